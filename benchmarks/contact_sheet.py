@@ -1,0 +1,127 @@
+"""Draw a model's clips as one picture: a row for each prompt, a few frames of its clip from left to right.
+
+    python benchmarks/contact_sheet.py --out sheet.png
+    python benchmarks/contact_sheet.py -m runs/mini/mini --beside-real --out sheet.png
+    python benchmarks/contact_sheet.py --prompt "a red ball falls on the snow" --prompt "a blue ring spins"
+
+The eight prompts that it draws by default are fixed: plain captions of toybox scenes with one object, in
+combinations of shape, colour and motion that training never shows. They hold every colour and, but for
+standing still, every motion once. ``--beside-real`` draws what the world itself shows of them on the right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from _common import BATCH, ClipForm, generate, load, lone_scenes, rendered
+from PIL import Image, ImageDraw, ImageFont
+
+from videodit.datasets.toybox import canonical_caption
+
+SCENES = (5, 14, 28, 71, 63, 73, 305, 160)
+"""Seeds of scenes of the test split."""
+SHORTER_SIDE = 128
+"""Small frames are drawn in whole multiples of their pixels, with a shorter side near this."""
+GAP = 8
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+
+
+def strip(clip: np.ndarray, count: int) -> Image.Image:
+    """A few frames of a clip [T,H,W,3], evenly spaced from the first to the last, side by side."""
+    frames = clip[np.linspace(0, len(clip) - 1, count).round().astype(int)]
+    scale = max(1, round(SHORTER_SIDE / min(frames.shape[1:3])))
+    gap = np.full((frames.shape[1] * scale, 2, 3), 255, np.uint8)
+    parts = [part for frame in frames for part in (frame.repeat(scale, 0).repeat(scale, 1), gap)]
+    return Image.fromarray(np.concatenate(parts[:-1], axis=1))
+
+
+def sheet(captions: Sequence[str], rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Rows of pictures of one size, with a caption above each row."""
+    font = ImageFont.load_default()
+    letter = font.getlength("m")
+    _, top, _, bottom = font.getbbox("Åg")
+    line = round(bottom - top) + 4
+    width = sum(picture.width for picture in rows[0]) + GAP * (len(rows[0]) + 1)
+    # Wrapped as if every letter were an "m", so that no line is too long; a prompt may have any length.
+    titles = [textwrap.wrap(caption, max(1, int((width - 2 * GAP) / letter))) or [""] for caption in captions]
+    heights = [len(title) * line + row[0].height + 2 * GAP for title, row in zip(titles, rows, strict=True)]
+    canvas = Image.new("RGB", (width, sum(heights) + GAP), WHITE)
+    draw = ImageDraw.Draw(canvas)
+    y = GAP
+    for title, row, height in zip(titles, rows, heights, strict=True):
+        for i, text in enumerate(title):
+            draw.text((GAP, y + i * line), text, fill=BLACK, font=font)
+        x = GAP
+        for picture in row:
+            canvas.paste(picture, (x, y + len(title) * line + GAP // 2))
+            x += picture.width + GAP
+        y += height
+    return canvas
+
+
+def prompts_in(path: str) -> list[str]:
+    """The prompts in a text file, one a line."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"cannot read {path}: {error}") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise argparse.ArgumentTypeError(f"{path} holds no prompts")
+    return prompts
+
+
+def draw(args: argparse.Namespace) -> Image.Image:
+    """Make the clips and draw them."""
+    pipe, how = load(args.model, device=args.device, steps=args.steps, cfg=args.cfg)
+    prompts = [*args.prompt, *args.prompts]
+    scenes = [] if prompts else lone_scenes("test", SCENES)
+    prompts = prompts or [canonical_caption(scene) for scene in scenes]
+    rows = []
+    for first in range(0, len(prompts), BATCH):
+        clips = generate(pipe, how, prompts[first : first + BATCH], first_seed=args.seed + first)
+        rows += [[strip(clip, args.frames)] for clip in clips]
+    if not args.beside_real:
+        return sheet(prompts, rows)
+    for row, clip in zip(rows, rendered(scenes, ClipForm.of(how)), strict=True):
+        row.append(strip(clip, args.frames))
+    return sheet([f"{prompt} (left: generated; right: the world's own render)" for prompt in prompts], rows)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", default="mini", help="a bundled model, a folder or a hub id")
+    parser.add_argument("--prompt", action="append", default=[], help="in place of the fixed prompts; may be repeated")
+    parser.add_argument("--prompts", type=prompts_in, default=[], metavar="FILE", help="the same, one prompt a line")
+    parser.add_argument("--beside-real", action="store_true", help="the world's render of the fixed prompts, too")
+    parser.add_argument("--frames", type=int, default=6, help="frames of each clip")
+    parser.add_argument("--seed", type=int, default=0, help="row i starts from the noise of seed + i")
+    parser.add_argument("--steps", type=int, help="default: the model's")
+    parser.add_argument("--cfg", type=float, help="guidance; default: the model's")
+    parser.add_argument("--device", help="default: the fastest that is here")
+    parser.add_argument("--out", type=Path, default=Path("sheet.png"), metavar="FILE")
+    args = parser.parse_args(argv)
+    if args.frames < 1:
+        parser.error(f"--frames must be at least 1; got {args.frames}")
+    if args.beside_real and (args.prompt or args.prompts):
+        parser.error("--beside-real goes with the fixed prompts: of others there is no scene to render")
+    if args.out.suffix.lower() != ".png" or not args.out.absolute().parent.is_dir():
+        parser.error(f"--out must be a .png in a folder that exists; got {args.out}")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw and write."""
+    args = parse(argv)
+    picture = draw(args)
+    picture.save(args.out)
+    print(f"wrote {args.out}, {picture.width}x{picture.height}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""Finding a model by name, and planning a generation, without loading any weights."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videodit.checkpoints import check_class, check_weights, read_json
+from videodit.shapes import Size3D, VideoGeometry
+
+if TYPE_CHECKING:
+    import torch
+
+BUNDLED = ("mini",)
+MAX_SIDE = 8192
+MAX_TOKENS = 2**20
+MAX_STEPS = 1000
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_WEIGHTED = ("text_encoder", "transformer", "vae")
+
+
+def resolve_model(name: str, **hub: Any) -> Path:
+    """The local folder of a model.
+
+    Args:
+        name: a bundled model (``"mini"``), a folder, or a hub id (``"owner/name"``), which is downloaded unless it
+            is in the cache.
+        hub: ``revision``, ``cache_dir``, ``token`` and ``local_files_only``, for a hub id.
+
+    Raises:
+        ValueError: nothing has that name (close names are given), the hub holds another pipeline there, or options
+            for the hub beside a local model.
+    """
+    found = _local(name)
+    if found is not None:
+        if hub:
+            raise ValueError(f"{', '.join(hub)} are for models on the hub; {name!r} is local")
+        return found
+    if _HUB_ID.fullmatch(name) and ".." not in name:
+        return _download(name, **hub)
+    close = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.4)
+    legal = f"{', '.join(BUNDLED)}, a folder, or a hub id owner/name"
+    if close:
+        raise ValueError(f"unknown model {name!r}; did you mean {close[0]!r}? Legal are {legal}")
+    raise ValueError(f"unknown model {name!r}; legal are {legal}")
+
+
+def _local(name: str) -> Path | None:
+    if name in BUNDLED:
+        return Path(str(resources.files("videodit") / "presets" / name))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ValueError(f"model {name!r} is a file; give the folder that holds model_index.json")
+    return None
+
+
+@cache  # a file of prompts asks for the same model again and again
+def _download(hub_id: str, **hub: Any) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        # First what it is: another class's model may be many gigabytes.
+        check_class(read_json(Path(hf_hub_download(hub_id, "model_index.json", **hub))), "VideoDiTPipeline", hub_id)
+        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, **hub))
+    except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"model {hub_id!r} is no local folder and could not be fetched from the hub: {reason}"
+        ) from None
+
+
+def check_model(folder: Path) -> dict[str, Any]:
+    """Check a model folder before its weights are read.
+
+    Returns:
+        The contents of ``model_index.json``.
+
+    Raises:
+        ValueError: a pipeline of another class, a missing component, pickled weights, or a broken shard (named).
+    """
+    index = read_json(folder / "model_index.json")
+    check_class(index, "VideoDiTPipeline", folder)
+    for name in (*_WEIGHTED, "tokenizer", "scheduler"):
+        if not (folder / name).is_dir():
+            raise ValueError(f"{folder} lacks the component {name}/")
+    for name in _WEIGHTED:
+        check_weights(folder / name)
+    check_class(read_json(folder / "transformer" / "config.json"), "VideoDiT", folder / "transformer")
+    check_class(read_json(folder / "vae" / "config.json"), "CausalVideoVAE", folder / "vae")
+    return index
+
+
+def model_hash(folder: Path, blocks: int = 64, block_size: int = 2**16) -> str:
+    """A fingerprint of a model's weights: 16 hexadecimal digits.
+
+    SHA-256 over each safetensors file's name and size and over ``blocks`` evenly spaced blocks of it (all of a
+    file that is smaller than that), so that it takes no minutes for large models.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*/*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder).as_posix()}:{size};".encode())
+        with path.open("rb") as file:
+            if size <= blocks * block_size:
+                digest.update(file.read())
+                continue
+            for i in range(blocks):
+                file.seek(i * (size - block_size) // (blocks - 1))
+                digest.update(file.read(block_size))
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model was trained for and what a call uses when it says nothing else."""
+
+    height: int
+    width: int
+    num_frames: int
+    fps: float
+    num_inference_steps: int
+    guidance_scale: float
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What planning needs to know of a model."""
+
+    geometry: VideoGeometry
+    latent_channels: int
+    defaults: Defaults
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> ModelSpec:
+        """Read it from the JSON files of a model folder."""
+        index = read_json(folder / "model_index.json")
+        return cls.from_configs(
+            index,
+            read_json(folder / "transformer" / "config.json"),
+            read_json(folder / "vae" / "config.json"),
+        )
+
+    @classmethod
+    def from_configs(cls, index: Any, transformer: Any, vae: Any) -> ModelSpec:
+        """Read it from the configs of a pipeline and its parts.
+
+        Raises:
+            ValueError: a config that lacks one of the entries.
+        """
+        try:
+            time, space = vae["scale_factor_temporal"], vae["scale_factor_spatial"]
+            return cls(
+                geometry=VideoGeometry(Size3D(time, space, space), Size3D(*transformer["patch_size"])),
+                latent_channels=transformer["in_channels"],
+                defaults=Defaults(**{name: index[name] for name in Defaults.__dataclass_fields__}),
+            )
+        except KeyError as error:
+            raise ValueError(f"the model's configs lack the entry {error}") from None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The checked numbers of one generation, every value legal, and what was adjusted on the way."""
+
+    height: int
+    width: int
+    num_frames: int
+    num_inference_steps: int
+    guidance_scale: float
+    fps: float
+    latent_shape: tuple[int, int, int, int]
+    num_tokens: int
+    notices: list[str] = field(default_factory=list)
+
+
+def settle(
+    spec: ModelSpec,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    fps: float | None = None,
+) -> Settings:
+    """Fill in defaults, check every number, and snap size and frame count to what the model can do.
+
+    Args:
+        spec: the model.
+        height: pixels.
+        width: pixels.
+        num_frames: frames.
+        num_inference_steps: steps of the sampler.
+        guidance_scale: classifier-free guidance; 1 or less turns it off.
+        fps: frames per second of the file.
+
+    Returns:
+        Legal settings; ``notices`` says what differs from what was asked, and where the model was not trained.
+
+    Raises:
+        ValueError: a value that no snapping can make legal; the message names it.
+    """
+    from videodit.media import frame_rate
+
+    d, notices = spec.defaults, []
+    asked = (
+        _whole("height", d.height if height is None else height, 1, MAX_SIDE),
+        _whole("width", d.width if width is None else width, 1, MAX_SIDE),
+    )
+    frames = _whole("num_frames", d.num_frames if num_frames is None else num_frames, 1, None)
+    steps = d.num_inference_steps if num_inference_steps is None else num_inference_steps
+    steps = _whole("num_inference_steps", steps, 1, MAX_STEPS)
+    scale = d.guidance_scale if guidance_scale is None else guidance_scale
+    if not 0 <= scale <= 100:  # false for NaN, too
+        raise ValueError(f"guidance_scale must be a number from 0 to 100, got {scale}")
+    rate = d.fps if fps is None else fps
+    frame_rate(rate)
+
+    size = spec.geometry.snap_size(*asked)
+    if size != asked:
+        mh, mw = spec.geometry.size_multiple
+        notices.append(
+            f"size {asked[1]}x{asked[0]} becomes {size[1]}x{size[0]}: sides must be multiples of {mw} and {mh}"
+        )
+    legal = spec.geometry.snap_frames(frames)
+    if legal != frames:
+        notices.append(f"{frames} frames become {legal}: the count must be {spec.geometry.vae_stride.t}k+1")
+    if (*size, legal) != (d.height, d.width, d.num_frames):
+        notices.append(
+            f"the model was trained at {d.width}x{d.height}, {d.num_frames} frames; "
+            f"{size[1]}x{size[0]}, {legal} frames may look worse"
+        )
+    latent = spec.geometry.latent_size(legal, *size)
+    tokens = spec.geometry.token_size(latent).numel
+    if tokens > MAX_TOKENS:
+        raise ValueError(
+            f"{legal} frames of {size[1]}x{size[0]} are {tokens} tokens; the limit is {MAX_TOKENS}: "
+            "ask for fewer frames or a smaller size"
+        )
+    shape = (spec.latent_channels, *latent)
+    return Settings(size[0], size[1], legal, steps, float(scale), rate, shape, tokens, notices)
+
+
+def _whole(name: str, value: Any, low: int, high: int | None) -> int:
+    is_whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
+    if not is_whole or isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if value < low or (high is not None and value > high):
+        legal = f"at least {low}" if high is None else f"{low} to {high}"
+        raise ValueError(f"{name} must be {legal}, got {value}")
+    return int(value)
+
+
+@dataclass(frozen=True)
+class GenerationPlan(Settings):
+    """Settings, and which model runs on what."""
+
+    model: str = ""
+    folder: Path = Path()
+    device: str = "cpu"
+    dtype: torch.dtype | None = None
+
+
+def plan(
+    model: str = "mini",
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    fps: float | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> GenerationPlan:
+    """Say what a generation would do, without loading weights.
+
+    Args:
+        model: see :func:`resolve_model`.
+        height: see :func:`settle`, as for the next five.
+        width: pixels.
+        num_frames: frames.
+        num_inference_steps: steps of the sampler.
+        guidance_scale: classifier-free guidance.
+        fps: frames per second of the file.
+        device: a torch device; ``None`` takes the fastest kind that is here.
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``None`` takes what suits the device.
+
+    Raises:
+        ValueError: an unknown or damaged model, or an illegal value.
+    """
+    from videodit.hardware import parse_device, parse_dtype
+
+    folder = resolve_model(model)
+    check_model(folder)
+    settings = settle(
+        ModelSpec.from_folder(folder),
+        height=height,
+        width=width,
+        num_frames=num_frames,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        fps=fps,
+    )
+    where = parse_device(device)
+    return GenerationPlan(**vars(settings), model=model, folder=folder, device=where, dtype=parse_dtype(dtype, where))

@@ -1,0 +1,712 @@
+"""The command line: what it prints, what it refuses, what it leaves behind.
+
+A fake model stands in for the real one, so that every path of the commands runs in milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.utils import logging as diffusers_logging
+from safetensors.torch import save_file
+from transformers.utils import logging as transformers_logging
+
+from videodit import hardware
+from videodit.cli import common, doctor, progress
+from videodit.cli.main import app, main
+from videodit.media import probe, read_recipe, read_video, write_video
+
+RUN = [sys.executable, "-c", "import sys; from videodit.cli.main import main; sys.exit(main())"]
+VERSIONS = {"videodit": "0.1.0", "torch": "2"}
+
+
+@dataclass
+class FakePlan:
+    """Resolved values, as `videodit.pipelines.registry.plan` gives them."""
+
+    model: str = "mini"
+    height: int = 16
+    width: int = 32
+    num_frames: int = 5
+    fps: float = 8.0
+    num_inference_steps: int = 3
+    guidance_scale: float = 4.0
+    num_tokens: int = 16
+    device: str = "cpu"
+    dtype: str = "float32"
+    folder: Path = Path("mini")
+    notices: list[str] = field(default_factory=list)
+
+
+def fake_plan(model: str = "mini", **values: Any) -> FakePlan:
+    plan = FakePlan(**{key: value for key, value in values.items() if value is not None}, model=model)
+    if model != "mini":
+        raise ValueError(f"unknown model {model!r}; did you mean mini?")
+    if plan.num_frames < 1:
+        raise ValueError(f"num_frames is {plan.num_frames}; it must be at least 1")
+    if plan.num_inference_steps < 1:
+        raise ValueError(f"steps is {plan.num_inference_steps}; it must be at least 1")
+    if not plan.guidance_scale >= 0:
+        raise ValueError(f"guidance is {plan.guidance_scale}; it must be a number from 0 on")
+    if not 0 < plan.width <= 512 or not 0 < plan.height <= 512:
+        raise ValueError(f"size is {plan.width}x{plan.height}; sides are 1 to 512")
+    if plan.num_frames % 4 != 1:
+        snapped = plan.num_frames // 4 * 4 + 1
+        plan.notices.append(f"{plan.num_frames} frames become {snapped}")
+        plan.num_frames = snapped
+    return plan
+
+
+@dataclass
+class FakeOutput:
+    frames: np.ndarray
+    fps: float
+    recipes: list[dict[str, Any]]
+
+    def save(self, path: Path) -> None:
+        pixels = (self.frames[0] * 255).round().astype(np.uint8)
+        write_video(path, pixels, fps=self.fps, recipe=self.recipes[0])
+
+
+class FakePipeline:
+    """Frames of noise that depend on the seed only."""
+
+    model_hash = "abc"
+    on_step: Callable[[int], None] | None = None
+    loaded = 0
+
+    @classmethod
+    def from_pretrained(cls, name: str, dtype: torch.dtype) -> FakePipeline:
+        assert isinstance(dtype, torch.dtype)
+        FakePipeline.loaded += 1
+        return cls()
+
+    def set_progress_bar_config(self, **_: object) -> None: ...
+
+    def to(self, device: str) -> FakePipeline:
+        return self
+
+    def text_encoder_notices(self, prompt: str) -> list[str]:
+        return [f"mini does not know: {word}" for word in prompt.split() if word == "dragon"]
+
+    def __call__(
+        self,
+        prompt: str,
+        *,
+        negative_prompt: str | None,
+        height: int,
+        width: int,
+        num_frames: int,
+        num_inference_steps: int,
+        guidance_scale: float,
+        generator: torch.Generator,
+        callback_on_step_end: Callable[..., dict[str, Any]],
+        output_type: str,
+    ) -> FakeOutput:
+        assert output_type == "np"
+        seed = generator.initial_seed()
+        frames = torch.rand(1, num_frames, height, width, 3, generator=generator).numpy()
+        for step in range(num_inference_steps):
+            if FakePipeline.on_step is not None:
+                FakePipeline.on_step(step)
+            assert callback_on_step_end(self, step, 0, {}) == {}
+        recipe = {
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "seed": seed,
+            "steps": num_inference_steps,
+            "guidance": guidance_scale,
+            "width": width,
+            "height": height,
+            "num_frames": num_frames,
+            "fps": 8,
+            "model": "mini",
+            "model_hash": FakePipeline.model_hash,
+            "versions": dict(VERSIONS),
+        }
+        return FakeOutput(frames, 8, [recipe])
+
+
+@pytest.fixture(autouse=True)
+def _fake_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    registry = types.ModuleType("videodit.pipelines.registry")
+    registry.plan = fake_plan  # type: ignore[attr-defined]
+    registry.model_hash = lambda folder: FakePipeline.model_hash  # type: ignore[attr-defined]
+    pipelines = types.ModuleType("videodit.pipelines")
+    pipelines.VideoDiTPipeline = FakePipeline  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "videodit.pipelines", pipelines)
+    monkeypatch.setitem(sys.modules, "videodit.pipelines.registry", registry)
+    monkeypatch.setattr(FakePipeline, "loaded", 0)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _restored_logging() -> Iterator[None]:
+    """The commands turn the libraries' logging down for the whole process, which is theirs but not ours."""
+    before = [library.get_verbosity() for library in (diffusers_logging, transformers_logging)]
+    yield
+    for library, level in zip((diffusers_logging, transformers_logging), before, strict=True):
+        library.set_verbosity(level)
+        library.enable_progress_bar()
+
+
+@pytest.fixture
+def mini_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where the fake registry finds "mini"; empty, and outside the commands' current folder."""
+    folder = tmp_path / "models" / "mini"
+    folder.mkdir(parents=True)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+    def resolve_model(name: str) -> Path:
+        fake_plan(model=name)
+        return folder
+
+    monkeypatch.setattr(sys.modules["videodit.pipelines.registry"], "resolve_model", resolve_model, raising=False)
+    return folder
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that has to be refused before weights load; return its one line on stderr."""
+    before = sorted(os.listdir())
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: ")
+    assert FakePipeline.loaded == 0
+    assert sorted(os.listdir()) == before
+    return line
+
+
+def write_lines(path: Path, *lines: object) -> str:
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return str(path)
+
+
+# --- the command itself --------------------------------------------------------------------------
+
+
+def test_help_names_the_commands_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from videodit.cli.main import main; code = main(['--help']);"
+        "print(sorted({'torch', 'diffusers', 'av', 'numpy'} & set(sys.modules))); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(command in done.stdout for command in ("generate", "remake", "info", "doctor"))
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("arguments", [[], ["generate", "--help"], ["remake", "--help"], ["--version"]])
+def test_help_and_version_succeed(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert main(arguments) == 0
+    assert "videodit" in capsys.readouterr().out
+
+
+def test_commands_stay_below_25_flags() -> None:
+    import inspect
+
+    for command in app.registered_commands:
+        assert command.callback is not None
+        assert len(inspect.signature(command.callback).parameters) < 25
+
+
+def test_exit_codes_and_the_line_on_stderr_of_a_real_process() -> None:
+    done = subprocess.run([*RUN, "info", "none.mp4"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: cannot read 'none.mp4': No such file or directory\n"
+
+
+def test_debug_shows_where_an_error_came_from() -> None:
+    with pytest.raises(ValueError, match=r"none\.mp4"):
+        main(["--debug", "info", "none.mp4"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "a ball", "--stepz", "3"], ["--stepz"]),
+        (["generate", "a ball", "--steps", "many"], ["--steps", "many"]),
+        (["paint"], ["paint"]),
+        (["remake"], ["clip"]),
+    ],
+)
+def test_a_mistyped_command_line_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    line = fails(capsys, *arguments)
+    assert all(word.lower() in line.lower() for word in words)
+
+
+# --- generate ------------------------------------------------------------------------------------
+
+
+def test_generate_writes_a_clip_and_says_what_it_made(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "a red ball", "-o", "clip.mp4", "--seed", "7"]) == 0
+    captured = capsys.readouterr()
+    assert re.fullmatch(r"clip\.mp4: 32x16, 5 frames at 8 fps, [\d.]+ kB, seed 7, made in [\d.]+ s\n", captured.out)
+    assert "note: seed 7" in captured.err
+    assert probe("clip.mp4").num_frames == 5
+    recipe = read_recipe("clip.mp4")
+    assert recipe is not None
+    assert (recipe["prompt"], recipe["seed"]) == ("a red ball", 7)
+    assert os.listdir() == ["clip.mp4"]
+
+
+def test_a_seed_is_drawn_printed_and_part_of_the_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "A red ball, bouncing!"]) == 0
+    assert main(["generate", "A red ball, bouncing!"]) == 0
+    seeds = re.findall(r"seed (\d+), made", capsys.readouterr().out)
+    assert len(set(seeds)) == 2
+    assert sorted(os.listdir()) == sorted(f"a-red-ball-bouncing-{seed}.mp4" for seed in seeds)
+
+
+def test_an_existing_file_is_overwritten_aloud(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("clip.mp4").write_text("old")
+    assert main(["generate", "a ball", "-o", "clip.mp4"]) == 0
+    assert "note: 'clip.mp4' exists and will be overwritten" in capsys.readouterr().err
+    assert probe("clip.mp4").num_frames == 5
+
+
+def test_a_folder_as_output_gets_the_default_name() -> None:
+    Path("clips").mkdir()
+    assert main(["generate", "a ball", "-o", "clips", "--seed", "3"]) == 0
+    assert os.listdir("clips") == ["a-ball-3.mp4"]
+
+
+def test_unknown_words_and_adjusted_lengths_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["generate", "a dragon", "--negative", "a dragon", "--seconds", "1", "-o", "clip.mp4"]
+    assert main(command) == 0
+    notes = capsys.readouterr().err
+    assert notes.count("does not know: dragon") == 2
+    assert "note: mini does not know: dragon" in notes
+    assert "note: 8 frames become 9" in notes
+    assert "note: 1 s becomes 1.125 s, 9 whole frames" in notes
+
+
+def test_the_asked_rate_is_in_the_file_and_in_the_recipe() -> None:
+    assert main(["generate", "a ball", "--fps", "12.5", "-o", "clip.mp4"]) == 0
+    clip = probe("clip.mp4")
+    assert clip.fps == 12.5
+    assert clip.recipe is not None
+    assert clip.recipe["fps"] == 12.5
+
+
+def test_seconds_are_frames_at_the_asked_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "a ball", "--seconds", "0.75", "--fps", "12", "--dry-run"]) == 0
+    assert re.search(r"frames +9 at 12 fps", capsys.readouterr().out)
+
+
+def test_library_warnings_become_notes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    warn = logging.getLogger("videodit.somewhere").warning
+    monkeypatch.setattr(FakePipeline, "on_step", staticmethod(lambda step: warn("step %d went wrong", step)))
+    assert main(["generate", "a ball", "-o", "clip.mp4", "--steps", "1"]) == 0
+    assert "note: step 0 went wrong" in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_everything_and_makes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--frames", "9", "--size", "64x48", "--steps", "2", "--cfg", "3.5", "--seed", "11"]
+    assert main(["generate", "a ball", "--dry-run", *flags]) == 0
+    rows = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert rows == {
+        "prompt": "a ball",
+        "negative": "(none)",
+        "model": "mini",
+        "size": "64x48",
+        "frames": "9 at 8 fps",
+        "seconds": "1.12",
+        "steps": "2",
+        "cfg": "3.5",
+        "seed": "11",
+        "tokens": "16",
+        "device": "cpu",
+        "dtype": "float32",
+        "output": "a-ball-11.mp4",
+    }
+    assert FakePipeline.loaded == 0
+    assert os.listdir() == []
+
+
+def test_ctrl_c_exits_130_and_leaves_no_half_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(step: int) -> None:
+        if step == 1:
+            raise KeyboardInterrupt
+
+    Path("clip.mp4").write_text("old")
+    monkeypatch.setattr(FakePipeline, "on_step", staticmethod(interrupt))
+    assert main(["generate", "a ball", "-o", "clip.mp4"]) == 130
+    assert os.listdir() == ["clip.mp4"]
+    assert Path("clip.mp4").read_text() == "old"
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--frames", "0"], ["0", "at least 1"]),
+        (["--frames", "-4"], ["-4", "at least 1"]),
+        (["--seconds", "0"], ["seconds is 0", "above 0"]),
+        (["--seconds", "nan"], ["seconds is nan", "above 0"]),
+        (["--seconds", "inf"], ["seconds is inf"]),
+        (["--seconds", "1e308"], ["seconds is 1e+308", "at most 86400"]),
+        (["--seconds", "1", "--frames", "9"], ["1.0", "9", "not both"]),
+        (["--size", "0x16"], ["0x16", "1 to 512"]),
+        (["--size", "16x99999"], ["16x99999", "1 to 512"]),
+        (["--size", "big"], ["'big'", "WIDTHxHEIGHT"]),
+        (["--size", "-1x5"], ["'-1x5'", "WIDTHxHEIGHT"]),
+        (["--cfg", "nan"], ["nan"]),
+        (["--steps", "-1"], ["-1", "at least 1"]),
+        (["--seed", "-1"], ["-1", "0 to"]),
+        (["--seed", str(2**70)], [str(2**70), "0 to"]),
+        (["-m", "mimi"], ["'mimi'", "mini"]),
+        (["-o", "clip.gif"], ["'clip.gif'", ".mp4"]),
+        (["-o", "none/clip.mp4"], ["'none/clip.mp4'", "no folder"]),
+        (["--prompts", "x.jsonl"], ["prompt", "--prompts"]),
+    ],
+)
+def test_bad_values_are_named(capsys: pytest.CaptureFixture[str], flags: list[str], words: list[str]) -> None:
+    line = fails(capsys, "generate", "a ball", *flags)
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_an_empty_prompt_is_refused(capsys: pytest.CaptureFixture[str], prompt: str) -> None:
+    assert "prompt is empty" in fails(capsys, "generate", prompt)
+
+
+def test_the_output_is_checked_before_a_model_is_looked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no folder" in fails(capsys, "generate", "a ball", "-m", "owner/model", "-o", "none/clip.mp4")
+
+
+def test_no_prompt_at_all_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "give a prompt" in fails(capsys, "generate")
+
+
+# --- prompts files -------------------------------------------------------------------------------
+
+
+def test_a_prompts_file_makes_a_clip_a_line_with_one_model(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out").mkdir()
+    file = write_lines(
+        Path("p.jsonl"),
+        {"prompt": "a red ball", "seed": 1},
+        "",
+        {"prompt": "a cube", "output": "cube 2.mp4", "frames": 9, "steps": 1, "cfg": 2, "size": "48x16"},
+    )
+    assert main(["generate", "--prompts", file, "-o", "out", "--seconds", "2"]) == 0
+    assert sorted(os.listdir("out")) == ["a-red-ball-1.mp4", "cube 2.mp4"]
+    assert probe("out/a-red-ball-1.mp4").num_frames == 17  # 16, adjusted
+    cube = probe("out/cube 2.mp4")
+    assert (cube.num_frames, cube.width, cube.height) == (9, 48, 16)
+    assert cube.recipe is not None
+    assert (cube.recipe["steps"], cube.recipe["guidance"]) == (1, 2)
+    assert FakePipeline.loaded == 1
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", ["not JSON at column 2"]),
+        ("[1]", ["[1] is no object", '{"prompt"']),
+        ("[" * 100_000, ["nested"]),
+        ({"seed": 3}, ['"prompt" is missing']),
+        ({"prompt": 3}, ["prompt is 3", "a text"]),
+        ({"prompt": " "}, ["prompt is empty"]),
+        ({"prompt": "x", "stepz": 3}, ["'stepz'", "prompt, negative, seed"]),
+        ({"prompt": "x", "steps": True}, ["steps is True", "a whole number"]),
+        ({"prompt": "x", "steps": 0}, ["steps is 0", "at least 1"]),
+        ({"prompt": "x", "frames": -1}, ["-1", "at least 1"]),
+        ('{"prompt": "x", "cfg": NaN}', ["cfg is nan", "a number"]),
+        ({"prompt": "x", "cfg": 10**400}, ["cfg is 1000", "a number"]),
+        ({"prompt": "x", "size": "0x0"}, ["0x0"]),
+        ({"prompt": "x", "seed": -5}, ["-5", "0 to"]),
+        ({"prompt": "x", "output": "../x.mp4"}, ["'../x.mp4'", "plain file name"]),
+        ({"prompt": "x", "output": "/tmp/x.mp4"}, ["'/tmp/x.mp4'", "plain file name"]),
+        ({"prompt": "x", "output": "a\\b.mp4"}, ["plain file name"]),
+        ({"prompt": "x", "output": ".x.mp4"}, ["plain file name"]),
+        ({"prompt": "x", "output": "x.gif"}, ["'x.gif'", "plain file name"]),
+        ({"prompt": "x", "output": "ok.mp4"}, ["'ok.mp4' is taken by p.jsonl, line 1"]),
+    ],
+)
+def test_a_broken_line_is_named_by_its_number(
+    capsys: pytest.CaptureFixture[str], line: object, words: list[str]
+) -> None:
+    file = write_lines(Path("p.jsonl"), {"prompt": "fine", "output": "ok.mp4"}, "", line)
+    message = fails(capsys, "generate", "--prompts", file)
+    assert "p.jsonl, line 3: " in message
+    assert all(word in message for word in words), message
+
+
+def test_a_line_that_is_not_utf8_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("p.jsonl").write_bytes(b'{"prompt": "x"}\n{"prompt": "\xff"}')
+    assert "p.jsonl, line 2: byte 13 is not UTF-8" in fails(capsys, "generate", "--prompts", "p.jsonl")
+
+
+@pytest.mark.parametrize("content", ["", "\n  \n"])
+def test_an_empty_prompts_file_is_refused(capsys: pytest.CaptureFixture[str], content: str) -> None:
+    Path("p.jsonl").write_text(content)
+    assert "'p.jsonl' is empty" in fails(capsys, "generate", "--prompts", "p.jsonl")
+
+
+def test_a_missing_prompts_file_and_folder_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'none.jsonl': No such file" in fails(capsys, "generate", "--prompts", "none.jsonl")
+    file = write_lines(Path("p.jsonl"), {"prompt": "x"})
+    assert "'out'; with --prompts" in fails(capsys, "generate", "--prompts", file, "-o", "out")
+
+
+# --- remake --------------------------------------------------------------------------------------
+
+
+def test_remake_makes_the_same_frames(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "a red ball", "-o", "clip.mp4", "--seed", "5", "--steps", "2"]) == 0
+    assert main(["remake", "clip.mp4"]) == 0
+    assert np.array_equal(read_video("clip.mp4").frames, read_video("clip-remake-5.mp4").frames)
+    assert read_recipe("clip.mp4") == read_recipe("clip-remake-5.mp4")
+    assert "may differ" not in capsys.readouterr().err
+
+
+def test_remake_with_another_seed_is_another_take() -> None:
+    assert main(["generate", "a red ball", "-o", "clip.mp4", "--seed", "5"]) == 0
+    assert main(["remake", "clip.mp4", "--seed", "6", "-o", "take.mp4"]) == 0
+    recipe = read_recipe("take.mp4")
+    assert recipe is not None
+    assert recipe["seed"] == 6
+    assert not np.array_equal(read_video("clip.mp4").frames, read_video("take.mp4").frames)
+
+
+def test_remake_tells_what_has_changed_since(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["generate", "a red ball", "-o", "clip.mp4"]) == 0
+    monkeypatch.setattr(FakePipeline, "model_hash", "other")
+    monkeypatch.setitem(VERSIONS, "torch", "3")
+    assert main(["remake", "clip.mp4"]) == 0
+    notes = capsys.readouterr().err
+    assert "note: the clip will differ: model 'mini' has other weights" in notes
+    assert "note: the clip may differ: torch is 3, was 2" in notes
+
+
+def test_remake_tells_that_another_scheduler_made_the_clip(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = {"prompt": "a ball", "model": "mini", "seed": 1, "scheduler": "UniPCMultistepScheduler"}
+    write_video("clip.mp4", np.zeros((1, 16, 16, 3), np.uint8), fps=8, recipe=recipe)
+    assert main(["remake", "clip.mp4"]) == 0
+    assert "may differ: scheduler is None, was UniPCMultistepScheduler" in capsys.readouterr().err
+
+
+def test_remake_takes_from_its_flags_what_the_recipe_lacks() -> None:
+    """A pipeline that was put together by hand names no model, and a used generator leaves no seed."""
+    recipe = {"prompt": "a ball", "model": None, "seed": None}
+    write_video("clip.mp4", np.zeros((1, 16, 16, 3), np.uint8), fps=8, recipe=recipe)
+    assert main(["remake", "clip.mp4", "--seed", "3", "-m", "mini", "-o", "take.mp4"]) == 0
+    assert probe("take.mp4").num_frames == 5
+
+
+def test_remake_can_be_tried_dry(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "a red ball", "-o", "clip.mp4", "--seed", "5"]) == 0
+    capsys.readouterr()
+    assert main(["remake", "clip.mp4", "--dry-run"]) == 0
+    assert re.search(r"output +clip-remake-5\.mp4", capsys.readouterr().out)
+    assert os.listdir() == ["clip.mp4"]
+
+
+def test_remake_needs_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    write_video("clip.mp4", np.zeros((1, 16, 16, 3), np.uint8), fps=8)
+    assert "'clip.mp4' carries no recipe" in fails(capsys, "remake", "clip.mp4")
+    assert "'none.mp4': No such file" in fails(capsys, "remake", "none.mp4")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({"prompt": "x", "model": "mini"}, ["seed = None", "int"]),
+        ({"prompt": "x", "model": "mini", "seed": "7"}, ["seed = '7'", "int"]),
+        ({"prompt": ["x"], "model": "mini", "seed": 7}, ["prompt = ['x']", "str"]),
+        ({"prompt": "x", "model": "mimi", "seed": 7}, ["'mimi'"]),
+        ({"prompt": "x", "model": "mini", "seed": 7, "steps": -1}, ["-1"]),
+    ],
+)
+def test_a_recipe_is_checked_like_any_input(
+    capsys: pytest.CaptureFixture[str], recipe: dict[str, Any], words: list[str]
+) -> None:
+    write_video("clip.mp4", np.zeros((1, 16, 16, 3), np.uint8), fps=8, recipe=recipe)
+    line = fails(capsys, "remake", "clip.mp4")
+    assert all(word in line for word in words), line
+
+
+# --- info and doctor -----------------------------------------------------------------------------
+
+
+def test_info_shows_a_clips_format_and_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = {"prompt": "a \x1b[31mred\x1b[0m ball\nbounces", "seed": 7, "versions": {"torch": "2"}}
+    write_video("clip.mp4", np.zeros((3, 21, 33, 3), np.uint8), fps=23.976, recipe=recipe)
+    assert main(["info", "clip.mp4"]) == 0
+    output = capsys.readouterr().out
+    for pattern in [
+        r"size +33x21 \(stored as 34x22\)",
+        r"frames +3 at 23\.976 fps \(24000/1001\)",
+        r"codec +h264, yuv420p",
+        r"colour +bt709, tv range",
+        r"prompt +a \\x1b\[31mred\\x1b\[0m ball bounces",
+        r"versions\.torch +2",
+    ]:
+        assert re.search(pattern, output), pattern
+    assert "\x1b" not in output
+
+
+def test_info_says_when_there_is_no_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    write_video("clip.mp4", np.zeros((1, 16, 16, 3), np.uint8), fps=8)
+    assert main(["info", "clip.mp4"]) == 0
+    assert "recipe: none" in capsys.readouterr().out
+
+
+def make_model_folder(folder: Path) -> None:
+    """A model's files, as small as they get."""
+    for part, config in {
+        "transformer": {"_class_name": "VideoDiT"},
+        "text_encoder": {"architectures": ["T5EncoderModel"]},
+    }.items():
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text(json.dumps(config))
+        weights = {"a": torch.zeros(100, 200, dtype=torch.bfloat16), "b": torch.zeros(5)}
+        save_file(weights, folder / part / "model.safetensors")
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"known_words": ["red", "ball"]}))
+
+
+def test_info_shows_a_models_parts_and_defaults(capsys: pytest.CaptureFixture[str], mini_folder: Path) -> None:
+    make_model_folder(mini_folder)
+    assert main(["info", "mini"]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"size +32x16\nframes +5 at 8 fps\nsteps +3\ncfg +4\n", output)
+    assert re.search(r"text_encoder +T5EncoderModel, 0\.02 M parameters, 40\.\d kB", output)
+    assert re.search(r"transformer +VideoDiT, 0\.02 M parameters", output)
+
+
+def test_info_prints_the_words_that_a_model_knows(capsys: pytest.CaptureFixture[str], mini_folder: Path) -> None:
+    make_model_folder(mini_folder)
+    assert main(["info", "mini", "--vocabulary"]) == 0
+    assert capsys.readouterr().out == "ball red\n"
+    (mini_folder / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    assert "'mini' records no vocabulary" in fails(capsys, "info", "mini", "--vocabulary")
+
+
+def test_info_names_what_it_cannot_show(capsys: pytest.CaptureFixture[str], mini_folder: Path) -> None:
+    assert "'mimi'" in fails(capsys, "info", "mimi")
+    assert "'clip.mp4' is a clip" in fails(capsys, "info", "clip.mp4", "--vocabulary")
+    make_model_folder(mini_folder)
+    (mini_folder / "transformer" / "model.safetensors").write_bytes(b"broken")
+    assert "model.safetensors is not a whole safetensors file" in fails(capsys, "info", "mini")
+
+
+def test_doctor_tries_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    output = capsys.readouterr().out
+    for pattern in [
+        rf"torch +{re.escape(torch.__version__)}",
+        r"cpu +\d+ threads",
+        r"dtype +(bfloat16|float16|float32): \w+",
+        r"forward +works, [\d.]+ ms",
+        r"native +works",
+        r"\*_hub +not tried",
+    ]:
+        assert re.search(pattern, output), pattern
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"bf16": True}, "bfloat16"), ({"avx512_fp16": True}, "float32")],
+)
+def test_a_cpu_computes_in_bf16_or_fp32(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], dtype: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert hardware.default_dtype("cpu")[0] is getattr(torch, dtype)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("Backend 'x' is not usable. Please install `x>=1.0`.", "install x>=1.0"),
+        ("Must be on a CUDA device.\nSee the docs.", "Must be on a CUDA device"),
+        ("word " * 40, ("word " * 40)[:71] + "…"),
+    ],
+)
+def test_reasons_are_a_few_words(message: str, reason: str) -> None:
+    assert doctor._short_reason(message) == reason
+
+
+# --- the small parts -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A red ball!", "a-red-ball"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("C:\\Windows\\x", "c-windows-x"),
+        ("Ein Ball über Größe", "ein-ball-uber-groe"),
+        ("日本", "clip"),
+        ("\x00\n", "clip"),
+        ("", "clip"),
+        ("-rf", "rf"),
+        ("word " * 40, "-".join(["word"] * 9)),
+        ("x" * 500, "x" * 48),
+    ],
+)
+def test_no_prompt_becomes_a_path(text: str, expected: str) -> None:
+    assert common.slug(text) == expected
+    assert re.fullmatch(r"[a-z0-9-]{1,48}", common.slug(text))
+
+
+@pytest.mark.parametrize(("text", "size"), [("128x96", (128, 96)), (" 64X48 ", (64, 48)), ("8×8", (8, 8))])
+def test_sizes_are_read(text: str, size: tuple[int, int]) -> None:
+    assert common.parse_size(text) == size
+
+
+def test_a_redirected_run_is_not_silent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_HEARTBEAT", 0.01)
+    with progress.show_progress("clip 1/2: ") as shown:
+        shown.stage("sampling", 30)
+        shown.step(10)
+        while not (err := capsys.readouterr().err):
+            pass
+    assert re.match(r"clip 1/2: sampling step 11/30, \d+ s, \d+ s left\n", err)
+
+
+def test_the_time_left_does_not_count_steps_of_an_earlier_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0, 10.0, 30.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    shown = progress.Progress()  # at 0 s
+    shown.stage("sampling", 5, done=1)  # at 10 s
+    assert str(shown) == "sampling step 2/5, 0 s"
+    shown.step(3)  # two steps in 20 s
+    assert str(shown) == "sampling step 4/5, 20 s, 20 s left"
+
+
+def test_a_terminal_gets_a_line_that_goes_away(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.show_progress() as shown:
+        shown.stage("sampling", 30)
+        shown.step(1)
+    captured = capsys.readouterr()
+    assert "sampling step 2/30" in captured.err
+    assert captured.out == ""

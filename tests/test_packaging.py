@@ -1,0 +1,166 @@
+"""What gets installed: the whole package, under one name, found from every folder, and light to import."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+# Folder at the root -> folder in site-packages.
+MAPPED = {"videodit": "videodit", "pipelines": "videodit/pipelines", "datasets": "videodit/datasets"}
+HALVES = [folder.replace("/", ".") for folder in MAPPED.values()]
+
+# Reads the .pth files of the folder argv[1], then prints where each module named in argv[2:] would come from.
+LOCATE = """
+import importlib.util, site, sys
+site.addsitedir(sys.argv[1])
+for name in sys.argv[2:]:
+    spec = importlib.util.find_spec(name)
+    print(spec.origin if spec else "nowhere")
+"""
+
+
+def run(*command: str | Path, cwd: Path, path: tuple[Path, ...] = ()) -> str:
+    """Run a command in a folder with `path` as PYTHONPATH; return what it printed, or fail with all of it."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path)), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def expected(source_files: list[PurePosixPath]) -> set[str]:
+    """Where each module and each data file of the sources belongs in site-packages."""
+    found = {"videodit/py.typed"}
+    for file in source_files:
+        top, *rest = file.parts
+        if top in MAPPED and rest and (file.suffix == ".py" or file.is_relative_to("videodit/presets")):
+            found.add("/".join([MAPPED[top], *rest]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkout(root: Path, source_files: list[PurePosixPath], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources, so that no build folder appears in the working tree or leaks into a wheel."""
+    copy = tmp_path_factory.mktemp("checkout") / "repo"
+    for file in source_files:
+        (copy / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / file, copy / file)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def dist(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An sdist, and the wheel built from it: what is missing from the one is missing from the other."""
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, checkout, cwd=out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    (found,) = dist.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def archive(wheel: Path) -> Iterator[zipfile.ZipFile]:
+    with zipfile.ZipFile(wheel) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site-packages folder with the wheel installed and nothing else."""
+    return install(wheel, tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def editable_site(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site-packages folder with what `pip install -e` puts there and nothing else."""
+    out = tmp_path_factory.mktemp("editable")
+    code = "import sys; from setuptools import build_meta; print(build_meta.build_editable(sys.argv[1]))"
+    name = run(sys.executable, "-c", code, out, cwd=checkout).splitlines()[-1]
+    return install(out / name, tmp_path_factory.mktemp("editable-site"))
+
+
+def install(wheel: Path, target: Path) -> Path:
+    """Install a wheel into a folder of its own; this environment stays as it is."""
+    options = ("--no-deps", "--no-index", "--target", target)
+    run(sys.executable, "-m", "pip", "install", *options, wheel, cwd=target)
+    return target
+
+
+def locate(names: list[str], cwd: Path, site: Path) -> list[Path]:
+    """Where modules are found from `cwd` when videodit is installed in `site`.
+
+    The dependencies come from this environment, but `-S` keeps its .pth files out: through one of them an
+    editable install of videodit itself would answer.
+    """
+    dependencies = (Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib")))
+    printed = run(sys.executable, "-S", "-c", LOCATE, site, *names, cwd=cwd, path=(site, *dependencies))
+    return [Path(line) for line in printed.splitlines()]
+
+
+def test_wheel_holds_every_module_and_preset_and_no_more(expected: set[str], archive: zipfile.ZipFile) -> None:
+    held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert expected - held == set(), "missing: is the subpackage listed in setup.cfg?"
+    assert held - expected == set()
+
+
+def test_wheel_adds_one_name_to_site_packages(archive: zipfile.ZipFile) -> None:
+    tops = {name.partition("/")[0] for name in archive.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"videodit"}
+
+
+def test_wheel_carries_licence_and_command(archive: zipfile.ZipFile) -> None:
+    (info,) = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+    assert f"{info}/licenses/LICENSE" in archive.namelist()
+    scripts = configparser.ConfigParser()
+    scripts.read_string(archive.read(f"{info}/entry_points.txt").decode())
+    assert dict(scripts["console_scripts"]) == {"videodit": "videodit.cli.main:main"}
+
+
+def test_sdist_holds_what_a_build_needs(dist: Path) -> None:
+    (sdist,) = dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"setup.cfg", "pyproject.toml", "README.md", "LICENSE", "pipelines/__init__.py"} <= held
+
+
+def test_installed_package_is_found_from_elsewhere(expected: set[str], site: Path, tmp_path: Path) -> None:
+    modules = sorted(name for name in expected if name.endswith("__init__.py"))
+    names = [name.removesuffix("/__init__.py").replace("/", ".") for name in modules]
+    assert locate(names, cwd=tmp_path, site=site) == [site / name for name in modules]
+
+
+def test_checkout_hides_an_installed_copy_completely(checkout: Path, site: Path) -> None:
+    """From the root `./videodit` comes first; its mapped halves must then be the checkout's, too."""
+    assert locate(HALVES, cwd=checkout, site=site) == [checkout / top / "__init__.py" for top in MAPPED]
+
+
+def test_editable_install_is_found_from_everywhere(checkout: Path, editable_site: Path, tmp_path: Path) -> None:
+    halves = [checkout / top / "__init__.py" for top in MAPPED]
+    assert locate(HALVES, cwd=tmp_path, site=editable_site) == halves
+    assert locate(HALVES, cwd=checkout, site=editable_site) == halves
+
+
+def test_root_datasets_refuses_to_pose_as_hugging_face(root: Path) -> None:
+    code = "try:\n    import datasets\nexcept ImportError as error:\n    print(error)"
+    message = run(sys.executable, "-c", code, cwd=root)
+    assert "Hugging Face" in message
+    assert "sys.path" in message
+
+
+def test_import_is_light(tmp_path: Path) -> None:
+    code = "import sys, videodit; print(*{'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules))"
+    assert run(sys.executable, "-c", code, cwd=tmp_path).split() == []

@@ -1,0 +1,72 @@
+"""The public surface, pinned: whoever changes a name or a parameter changes it here, too, and on purpose."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+import videodit
+
+PUBLIC = [
+    "CausalVideoVAE",
+    "TextEncoder",
+    "VideoDiT",
+    "VideoDiTPipeline",
+    "VideoDiTPipelineOutput",
+    "__version__",
+]
+
+# Public callable -> its parameters in order; `*` stands before the keyword-only ones.
+PARAMETERS = {
+    "CausalVideoVAE.encode": "self x return_dict",
+    "CausalVideoVAE.decode": "self z return_dict * clamp",
+    "VideoDiT.forward": "self hidden_states timestep encoder_hidden_states encoder_attention_mask "
+    "attention_kwargs return_dict",
+    "VideoDiTPipeline.__call__": "self prompt * negative_prompt height width num_frames num_inference_steps "
+    "guidance_scale num_videos_per_prompt generator latents prompt_embeds prompt_attention_mask "
+    "callback_on_step_end callback_on_step_end_tensor_inputs output_type return_dict",
+}
+
+# Absolute paths of somebody's machine: they mean nothing on any other.
+MACHINE_PATHS = re.compile(r"(?<![\w.$}/-])(/(home|root|Users|work|mnt|media)/\w|[A-Z]:\\Users\b)")
+
+
+def test_public_names() -> None:
+    assert sorted(videodit.__all__) == PUBLIC
+    assert dir(videodit) == PUBLIC
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_name_resolves(name: str) -> None:
+    assert getattr(videodit, name) is not None
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'VideoDIT'"):
+        videodit.VideoDIT  # noqa: B018
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_public_parameters(name: str) -> None:
+    holder, _, method = name.partition(".")
+    parameters = inspect.signature(getattr(getattr(videodit, holder), method)).parameters.values()
+    spelled = []
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in spelled:
+            spelled.append("*")
+        spelled.append(parameter.name)
+    assert " ".join(spelled) == PARAMETERS[name]
+
+
+def test_no_file_names_a_path_of_one_machine(root: Path, source_files: list[PurePosixPath]) -> None:
+    found = []
+    for file in source_files:
+        content = (root / file).read_bytes()
+        if b"\0" in content:  # not text
+            continue
+        lines = content.decode("utf-8").splitlines()
+        found += [f"{file}:{number}" for number, line in enumerate(lines, 1) if MACHINE_PATHS.search(line)]
+    assert found == []

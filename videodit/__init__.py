@@ -1,0 +1,51 @@
+"""videodit: one video diffusion transformer and one set of tools around it.
+
+The public names load on first use, so that ``import videodit`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# In a checkout, `pipelines/` and `datasets/` stand beside this package and not in it. When the
+# checkout's root is on sys.path it hides an installed copy, so let submodules be found there, too.
+_root = Path(__file__).resolve().parent.parent
+if (_root / "setup.cfg").is_file() and (_root / "pipelines").is_dir():
+    __path__.append(str(_root))
+
+_HOME = {
+    "CausalVideoVAE": "videodit.vae",
+    "TextEncoder": "videodit.text",
+    "VideoDiT": "videodit.transformer",
+    "VideoDiTPipeline": "videodit.pipelines",
+    "VideoDiTPipelineOutput": "videodit.pipelines",
+}
+
+if TYPE_CHECKING:
+    from videodit.pipelines import VideoDiTPipeline, VideoDiTPipelineOutput
+    from videodit.text import TextEncoder
+    from videodit.transformer import VideoDiT
+    from videodit.vae import CausalVideoVAE
+
+__all__ = [
+    "CausalVideoVAE",
+    "TextEncoder",
+    "VideoDiT",
+    "VideoDiTPipeline",
+    "VideoDiTPipelineOutput",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

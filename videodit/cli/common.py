@@ -1,0 +1,88 @@
+"""What the commands share: cleaning, naming, parsing and printing text.
+
+Prompts come from strangers' files and recipes from strangers' clips, so no text is printed or used in a
+file name as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable
+
+_SLUG_LENGTH = 48
+_SIZE = re.compile(r"([0-9]{1,6})[x×]([0-9]{1,6})")
+
+
+def printable(text: str) -> str:
+    """``text`` with everything escaped that could steer a terminal."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, safe to print."""
+    return printable(" ".join(text.split()))
+
+
+def slug(text: str) -> str:
+    """A file name's stem of the characters a-z, 0-9 and "-", cut between words; "clip" if none are left."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    if len(words) > _SLUG_LENGTH:
+        words = words[: _SLUG_LENGTH + 1].rpartition("-")[0] or words[:_SLUG_LENGTH]
+    return words or "clip"
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``(width, height)`` in pixels from "WxH".
+
+    Raises:
+        ValueError: ``text`` has another form.
+    """
+    match = _SIZE.fullmatch(text.strip().lower())
+    if match is None:
+        raise ValueError(f"size is {text!r}; it must be WIDTHxHEIGHT in pixels, such as 128x128")
+    return int(match[1]), int(match[2])
+
+
+def is_plain(value: object, types: tuple[type, ...]) -> bool:
+    """Whether a value out of someone's JSON is one of ``types`` exactly, and a sane number if it is one.
+
+    True and false are no integers here; NaN, the infinities and numbers beyond 64 bits are no numbers.
+    """
+    if type(value) not in types:
+        return False
+    return not isinstance(value, (int, float)) or abs(value) < 2**63
+
+
+def note(message: str) -> None:
+    """Say something that the user should know, on stderr, where it does not mix with results."""
+    print(f"note: {one_line(message)}", file=sys.stderr)
+
+
+def quiet_libraries() -> None:
+    """Keep the bars and hints of diffusers and transformers out of a command's output."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+def print_rows(rows: Iterable[tuple[str, object]], *, indent: int = 0) -> None:
+    """Print labelled values in two columns, one a line, never wrapped, so that they can be grepped."""
+    texts = [(label, one_line(str(value))) for label, value in rows]
+    width = max((len(label) for label, _ in texts), default=0)
+    for label, value in texts:
+        print(f"{'':{indent}}{label:<{width}}  {value}")
+
+
+def file_size(num_bytes: int) -> str:
+    """``num_bytes`` in a unit that people read."""
+    if num_bytes < 1000:
+        return f"{num_bytes} B"
+    if num_bytes < 1_000_000:
+        return f"{num_bytes / 1e3:.1f} kB"
+    return f"{num_bytes / 1e6:.1f} MB"

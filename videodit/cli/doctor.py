@@ -1,0 +1,153 @@
+"""`videodit doctor`: what this machine has, and what of it really works."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from videodit.cli.common import print_rows, quiet_libraries
+from videodit.cli.progress import show_progress
+
+if TYPE_CHECKING:
+    import torch
+
+_PACKAGES = ("videodit", "torch", "diffusers", "transformers", "accelerate", "av")
+_REASON_LENGTH = 72
+_TOLERANCE = 0.05  # of the largest value: what bf16 and 8-bit attention may be off by
+
+
+def doctor() -> None:
+    """Show versions, devices and the attention backends that work here, and try one small forward."""
+    with show_progress() as progress:
+        progress.stage("loading torch")
+        from videodit.hardware import default_device, default_dtype
+
+        device = default_device()
+        dtype, reason = default_dtype(device)
+        progress.stage("trying a small model")
+        forward = _try_forward(device, dtype)
+        # Last, because a foreign kernel that fails on a GPU can leave the process unable to use it.
+        progress.stage("trying attention backends")
+        backends = _try_backends(device, dtype)
+    for title, rows in [
+        ("versions", _versions()),
+        ("devices", _devices()),
+        ("default", [("device", device), ("dtype", f"{_name(dtype)}: {reason}")]),
+        ("small VideoDiT", forward),
+        ("attention backends", backends),
+    ]:
+        print(title)
+        print_rows(rows, indent=2)
+
+
+def _versions() -> list[tuple[str, str]]:
+    rows = [("python", platform.python_version())]
+    for package in _PACKAGES:
+        try:
+            rows.append((package, importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            rows.append((package, "not installed"))
+    return rows
+
+
+def _devices() -> list[tuple[str, str]]:
+    import torch
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    rows = [("cpu", f"{torch.get_num_threads()} threads, {platform.machine()}, {capability}")]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        rows.append((f"cuda:{index}", f"{properties.name}, {memory:.0f} GiB"))
+    if torch.backends.mps.is_available():
+        rows.append(("mps", "Apple GPU"))
+    return rows
+
+
+def _try_backends(device: str, dtype: torch.dtype) -> list[tuple[str, str]]:
+    """Run each of the dispatcher's backends once on a tiny input and compare it with the plain formula."""
+    import torch
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    query, key, value = (torch.randn(1, 64, 2, 64, device=device, dtype=dtype) for _ in range(3))
+    expected = _attention(query.float(), key.float(), value.float())
+    rows = []
+    for backend in AttentionBackendName:
+        # Their kernels would be downloaded, and run, from the Hub.
+        if not backend.value.endswith("_hub"):
+            rows.append((backend.value, _try_backend(backend, (query, key, value), expected)))
+    rows.sort(key=lambda row: row[1] != "works")
+    return [*rows, ("*_hub", "not tried: these fetch their kernel from the Hub")]
+
+
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """softmax(q kᵀ / √d) v over ``[B, S, N, d]``, written out."""
+    import torch
+
+    weights = torch.einsum("bqnd,bknd->bnqk", query, key) / query.shape[-1] ** 0.5
+    return torch.einsum("bnqk,bknd->bqnd", weights.softmax(dim=-1), value)
+
+
+def _try_backend(backend: Any, inputs: tuple[torch.Tensor, ...], expected: torch.Tensor) -> str:
+    """ "works", or why not."""
+    from diffusers.models import attention_dispatch
+
+    query, key, value = inputs
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            attention_dispatch._check_attention_backend_requirements(backend)
+            output = attention_dispatch.dispatch_attention_fn(query, key, value, backend=backend)
+        # A kernel without its hardware may well return; only the numbers tell.
+        error = (output.float() - expected).abs().max() / expected.abs().max()
+        return "works" if error <= _TOLERANCE else f"runs, but is off by {error:.0%}"
+    except Exception as error:  # whatever a foreign kernel raises is the answer
+        return _short_reason(str(error) or type(error).__name__)
+
+
+def _short_reason(message: str) -> str:
+    """The part of an error that says what to do, else its first sentence, in a few words."""
+    text = " ".join(message.replace("`", "").split())
+    advice = text.partition("Please ")[2] or text
+    sentence = advice.partition(". ")[0].rstrip(".")
+    return sentence if len(sentence) <= _REASON_LENGTH else sentence[: _REASON_LENGTH - 1] + "…"
+
+
+def _try_forward(device: str, dtype: torch.dtype) -> list[tuple[str, str]]:
+    """One forward of a small random model, timed the second time, when everything is loaded."""
+    import torch
+
+    from videodit.transformer import VideoDiT
+
+    quiet_libraries()
+    try:
+        model = VideoDiT(
+            num_attention_heads=2,
+            attention_head_dim=64,
+            in_channels=4,
+            text_dim=64,
+            ffn_dim=256,
+            num_layers=2,
+        )
+        model.to(device, dtype)
+        latents = torch.randn(1, 4, 5, 16, 16, device=device, dtype=dtype)
+        text = torch.randn(1, 8, 64, device=device, dtype=dtype)
+        timestep = torch.tensor([500.0], device=device)
+        with torch.inference_mode():
+            for _ in range(2):
+                started = time.perf_counter()
+                sample = model(latents, timestep, text).sample
+                finite = bool(sample.isfinite().all())  # reading the result also waits for the device
+                seconds = time.perf_counter() - started
+    except Exception as error:  # the point is to say what does not work
+        return [("forward", f"fails: {_short_reason(str(error))}")]
+    if not finite:
+        return [("forward", "runs, but gives NaN or infinity")]
+    return [("forward", f"works, {1000 * seconds:.1f} ms")]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

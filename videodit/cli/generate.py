@@ -1,0 +1,193 @@
+"""`videodit generate`: from a sentence, or a file of them, to MP4 files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from videodit.cli.common import is_plain, parse_size, slug
+from videodit.cli.flags import Device, DryRun, Dtype, integer, number
+from videodit.cli.request import Request, describe_jobs, draw_seed, plan_jobs, run_jobs
+
+# Letters, digits, "_", "-", "." and spaces, not starting with a dot: a name, and never a path.
+_FILE_NAME = re.compile(r"\w[\w .-]{0,99}\.mp4")
+
+# What a line of a prompts file may say: the Request's field, the JSON types, and their name in messages.
+_LINE_KEYS: dict[str, tuple[str, tuple[type, ...], str]] = {
+    "prompt": ("prompt", (str,), "a text"),
+    "negative": ("negative_prompt", (str,), "a text"),
+    "seed": ("seed", (int,), "a whole number"),
+    "steps": ("num_inference_steps", (int,), "a whole number"),
+    "cfg": ("guidance_scale", (int, float), "a number"),
+    "frames": ("num_frames", (int,), "a whole number"),
+    "size": ("size", (str,), 'a text such as "128x128"'),
+    "output": ("output", (str,), "a file name"),
+}
+_EXAMPLE_LINE = '{"prompt": "a red ball bounces"}'
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What the clip should show.", show_default=False)] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help='A JSONL file, one clip a line: {"prompt": "…"} and, if wanted, negative, seed, steps, cfg, '
+            "frames, size and output (a file name). --output is then the folder.",
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A model's name, its folder or its id on the Hub.")
+    ] = "mini",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The MP4 to write, or an existing folder to write into. Left out: the prompt's words and "
+            "the seed, in the current folder.",
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(parser=number, metavar="X", help="Length of the clip in seconds.")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(parser=integer, metavar="N", help="Length of the clip in frames.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels, such as 160x96.")] = None,
+    fps: Annotated[float | None, typer.Option(parser=number, metavar="X", help="Frames per second.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(parser=integer, metavar="N", help="Sampling steps: more look better and take longer."),
+    ] = None,
+    cfg: Annotated[
+        float | None,
+        typer.Option(parser=number, metavar="X", help="Guidance scale: higher keeps closer to the prompt."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            parser=integer,
+            metavar="N",
+            help="The same seed makes the same clip; drawn and printed if left out.",
+        ),
+    ] = None,
+    negative: Annotated[str | None, typer.Option(help="What the clip should not show.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Make a clip from a sentence, or one from each line of a file."""
+    settings: dict[str, Any] = {
+        "model": model,
+        "negative_prompt": negative,
+        "seconds": seconds,
+        "num_frames": frames,
+        "fps": fps,
+        "num_inference_steps": steps,
+        "guidance_scale": cfg,
+        "device": device,
+        "dtype": dtype,
+    }
+    if seed is not None:
+        settings["seed"] = seed
+    if size is not None:
+        settings["width"], settings["height"] = parse_size(size)
+    if prompt is not None and prompts is None:
+        requests = [_single_request(prompt, output, settings)]
+    elif prompts is not None and prompt is None:
+        requests = _read_prompts(prompts, _folder_for_many(output), settings)
+    else:
+        raise ValueError('give a prompt, as in `videodit generate "a red ball bounces"`, or --prompts FILE')
+    jobs = plan_jobs(requests)
+    if dry_run:
+        describe_jobs(jobs)
+    else:
+        run_jobs(jobs)
+
+
+def _single_request(prompt: str, output: Path | None, settings: dict[str, Any]) -> Request:
+    settings = {"seed": draw_seed(), **settings}
+    if output is None or output.is_dir():
+        output = (output or Path()) / _default_name(prompt, settings["seed"])
+    return Request(prompt=prompt, output=output, **settings)
+
+
+def _default_name(prompt: str, seed: int) -> str:
+    return f"{slug(prompt)}-{seed}.mp4"
+
+
+def _folder_for_many(output: Path | None) -> Path:
+    folder = output or Path()
+    if not folder.is_dir():
+        raise ValueError(f"--output is {str(folder)!r}; with --prompts it must be an existing folder")
+    return folder
+
+
+def _read_prompts(file: Path, folder: Path, settings: dict[str, Any]) -> list[Request]:
+    """One request for each line of ``file`` that is not blank; what a line says goes before ``settings``.
+
+    Raises:
+        ValueError: the file cannot be read, is empty or has a broken line (its number is in the message).
+    """
+    try:
+        lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+    except OSError as error:
+        raise ValueError(f"cannot read prompts file {str(file)!r}: {error.strerror}") from error
+    requests = []
+    for index, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        origin = f"{file.name}, line {index}"
+        try:
+            requests.append(_line_request(line, folder, settings, origin))
+        except ValueError as error:
+            raise ValueError(f"{origin}: {error}") from error
+    if not requests:
+        raise ValueError(f"prompts file {str(file)!r} is empty; each line must be like {_EXAMPLE_LINE}")
+    return requests
+
+
+def _parse_line(line: bytes) -> dict[str, Any]:
+    """The Request's fields in one line of JSON, their names and types checked.
+
+    Raises:
+        ValueError: the line is no JSON object, a key is unknown, a value of the wrong type, "prompt" missing.
+    """
+    try:
+        values = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start + 1} is not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON at column {error.colno}: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError(f"too deeply nested; it must be like {_EXAMPLE_LINE}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{values!r} is no object; it must be like {_EXAMPLE_LINE}")
+    if "prompt" not in values:
+        raise ValueError(f'"prompt" is missing; it must be like {_EXAMPLE_LINE}')
+    fields = {}
+    for key, value in values.items():
+        if key not in _LINE_KEYS:
+            raise ValueError(f"unknown key {key!r}; legal are {', '.join(_LINE_KEYS)}")
+        field, types, description = _LINE_KEYS[key]
+        if not is_plain(value, types):
+            raise ValueError(f"{key} is {value!r}; it must be {description}")
+        fields[field] = value
+    return fields
+
+
+def _line_request(line: bytes, folder: Path, settings: dict[str, Any], origin: str) -> Request:
+    said = _parse_line(line)
+    fields = {"seed": draw_seed(), **settings, **said, "origin": origin}
+    if "num_frames" in said:
+        fields["seconds"] = None  # that was the flag's way to say how long
+    if "size" in fields:
+        fields["width"], fields["height"] = parse_size(fields.pop("size"))
+    name = fields.pop("output", _default_name(fields["prompt"], fields["seed"]))
+    if _FILE_NAME.fullmatch(name) is None:
+        raise ValueError(f"output is {name!r}; it must be a plain file name such as ball.mp4, no folders")
+    return Request(output=folder / name, **fields)

@@ -1,0 +1,135 @@
+"""`videodit info`: what a clip or a model says about itself."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from videodit.cli.common import file_size, print_rows, printable
+from videodit.cli.progress import show_progress
+
+if TYPE_CHECKING:
+    from videodit.media import MediaInfo
+
+_CLIP_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
+_LINE_WIDTH = 80
+
+
+def info(
+    target: Annotated[str, typer.Argument(help="A clip, or a model's name or folder.", show_default=False)],
+    vocabulary: Annotated[bool, typer.Option("--vocabulary", help="Print the words that the model knows.")] = False,
+) -> None:
+    """Show a clip's format and recipe, or a model's sizes and defaults."""
+    is_clip = Path(target).is_file() or Path(target).suffix.lower() in _CLIP_SUFFIXES
+    if vocabulary and is_clip:
+        raise ValueError(f"{target!r} is a clip; only a model has a --vocabulary")
+    if vocabulary:
+        _print_vocabulary(target)
+    elif is_clip:
+        _print_clip(Path(target))
+    else:
+        _print_model(target)
+
+
+def _print_clip(path: Path) -> None:
+    from videodit.media import probe
+
+    clip = probe(path)
+    print_rows(_clip_rows(clip))
+    if clip.recipe is None:
+        print("recipe: none")
+        return
+    print("recipe")
+    print_rows(_flat(clip.recipe), indent=2)
+
+
+def _clip_rows(clip: MediaInfo) -> list[tuple[str, object]]:
+    size = f"{clip.width}x{clip.height}"
+    if (clip.coded_width, clip.coded_height) != (clip.width, clip.height):
+        size += f" (stored as {clip.coded_width}x{clip.coded_height})"
+    rate = f"{float(clip.fps):g} fps"
+    if clip.fps.denominator != 1:
+        rate += f" ({clip.fps})"
+    tags = (clip.color_space, clip.color_primaries, clip.color_transfer)
+    color = tags[0] if len(set(tags)) == 1 else "/".join(tags)
+    return [
+        ("size", size),
+        ("frames", f"{clip.num_frames} at {rate}"),
+        ("seconds", f"{clip.duration:.2f}"),
+        ("codec", f"{clip.codec}, {clip.pix_fmt}"),
+        ("colour", f"{color}, {clip.color_range} range"),
+        ("file", file_size(clip.size_bytes)),
+    ]
+
+
+def _flat(values: dict[str, Any]) -> list[tuple[str, object]]:
+    """The leaves of nested dicts as rows: {"versions": {"torch": "2"}} is "versions.torch"."""
+    rows: list[tuple[str, object]] = []
+    for key, value in values.items():
+        label = printable(str(key))
+        if isinstance(value, dict):
+            rows.extend((f"{label}.{inner}", leaf) for inner, leaf in _flat(value))
+        else:
+            rows.append((label, value))
+    return rows
+
+
+def _print_model(name: str) -> None:
+    with show_progress() as progress:
+        progress.stage("loading the libraries")
+        from videodit.pipelines.registry import plan, resolve_model
+
+        defaults = plan(model=name)
+        parts = _parts(Path(resolve_model(name)))
+    print_rows(
+        [
+            ("model", defaults.model),
+            ("size", f"{defaults.width}x{defaults.height}"),
+            ("frames", f"{defaults.num_frames} at {float(defaults.fps):g} fps"),
+            ("steps", defaults.num_inference_steps),
+            ("cfg", f"{defaults.guidance_scale:g}"),
+            ("tokens", defaults.num_tokens),
+        ]
+    )
+    print("parts")
+    print_rows(parts, indent=2)
+
+
+def _parts(folder: Path) -> list[tuple[str, object]]:
+    """Class, parameter count and bytes of each part of a model, from the headers of its files."""
+    from videodit.checkpoints import check_weights, read_json
+
+    rows: list[tuple[str, object]] = []
+    for path in sorted(folder.glob("*/config.json")):
+        config = read_json(path)
+        check_weights(path.parent)
+        name = config.get("_class_name") or ", ".join(config.get("architectures") or ["unknown class"])
+        shards = sorted(path.parent.glob("*.safetensors"))
+        count = sum(map(_parameter_count, shards))
+        size = file_size(sum(shard.stat().st_size for shard in shards))
+        rows.append((path.parent.name, f"{name}, {count / 1e6:.2f} M parameters, {size}"))
+    return rows
+
+
+def _parameter_count(shard: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(shard, framework="pt") as tensors:
+        return sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+
+
+def _print_vocabulary(name: str) -> None:
+    with show_progress() as progress:
+        progress.stage("loading the libraries")
+        from videodit.checkpoints import read_json
+        from videodit.pipelines.registry import resolve_model
+
+        config = read_json(Path(resolve_model(name)) / "tokenizer" / "tokenizer_config.json")
+    words = config.get("known_words")
+    if not words:
+        raise ValueError(f"model {name!r} records no vocabulary: it takes any words")
+    print(textwrap.fill(" ".join(sorted(map(str, words))), width=_LINE_WIDTH, break_on_hyphens=False))

@@ -1,0 +1,117 @@
+"""The `videodit` command: its sub-commands, and what happens when one of them fails.
+
+Bad input is one line on stderr and exit code 2; Ctrl-C is exit code 130. Everything heavy (torch,
+diffusers, av) is imported inside the commands, so that `videodit --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+import videodit
+from videodit.cli.common import note, one_line
+from videodit.cli.doctor import doctor
+from videodit.cli.generate import generate
+from videodit.cli.info import info
+from videodit.cli.remake import remake
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+# The base of everything typer says about a command line; older versions keep it in another package.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="videodit",
+    help="Video diffusion transformers: make clips from sentences.",
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for _command in (generate, remake, info, doctor):
+    app.command()(_command)
+
+
+@dataclass
+class _Settings:
+    """What the flags before the sub-command say."""
+
+    debug: bool = False
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"videodit {videodit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    context.ensure_object(_Settings).debug = debug
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+class _NoteHandler(logging.Handler):
+    """Turn the library's warnings into notes like the commands' own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line ``arguments`` (the process's own if None) and return the exit code."""
+    settings = _Settings()
+    _prepare_streams()
+    handler = _NoteHandler(logging.WARNING)
+    # The pipeline warns of nothing that the commands have not announced before they start.
+    handler.addFilter(lambda record: not record.name.startswith("videodit.pipelines"))
+    logging.getLogger("videodit").addHandler(handler)
+    try:
+        code = app(
+            args=None if arguments is None else list(arguments),
+            prog_name="videodit",
+            standalone_mode=False,
+            obj=settings,
+        )
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):  # older versions of typer only; newer ones return 130
+        return INTERRUPTED
+    except _UsageError as error:
+        return _fail(_usage_message(error))
+    except (ValueError, OSError) as error:
+        if settings.debug:
+            raise
+        return _fail(str(error))
+    finally:
+        logging.getLogger("videodit").removeHandler(handler)
+
+
+def _usage_message(error: Any) -> str:
+    command = error.ctx.command_path if error.ctx is not None else "videodit"
+    return f"{error.format_message().rstrip('.')} (see `{command} --help`)"
+
+
+def _fail(message: str) -> int:
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _prepare_streams() -> None:
+    """Let no character fail that the terminal's encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

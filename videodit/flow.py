@@ -1,0 +1,148 @@
+"""Objectives: what a model is trained to predict, and at which noise levels.
+
+A noisy latent is ``x_σ = α·x₀ + σ·ε``. Timesteps are ``1000·σ`` for flow matching, so 0 is clean and 1000
+is noise. Sampling itself is the work of diffusers' schedulers; this module is their counterpart in training.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+
+from videodit.shapes import Size3D
+
+Objective = Literal["flow", "v", "epsilon"]
+TimestepDensity = Literal["uniform", "logit_normal"]
+
+NUM_TRAIN_TIMESTEPS = 1000
+
+
+def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
+    """Move noise levels towards noise: ``s·σ / (1 + (s−1)·σ)`` (Esser et al., "Scaling Rectified Flow
+    Transformers for High-Resolution Image Synthesis", 2024, section 5.3.2).
+
+    Raises:
+        ValueError: a shift that is not above 0.
+    """
+    if not shift > 0:
+        raise ValueError(f"shift must be above 0, got {shift}")
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def sample_sigma(
+    batch: int,
+    *,
+    density: TimestepDensity = "logit_normal",
+    mean: float = 0.0,
+    std: float = 1.0,
+    shift: float = 1.0,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draw a noise level for each sample of a batch.
+
+    Args:
+        batch: how many.
+        density: uniform on (0, 1), or the sigmoid of a normal variable (Esser et al. 2024, section 3.1).
+        mean: of that normal variable.
+        std: of that normal variable.
+        shift: see :func:`shift_sigma`; clips with more tokens want more.
+        generator: on the CPU, so that the same seed draws the same levels on every device.
+        device: where the result goes.
+
+    Returns:
+        ``[B]`` in (0, 1), fp32.
+
+    Raises:
+        ValueError: an unknown density, or a shift that is not above 0.
+    """
+    if density == "uniform":
+        sigma = torch.rand(batch, generator=generator)
+    elif density == "logit_normal":
+        sigma = torch.sigmoid(mean + std * torch.randn(batch, generator=generator))
+    else:
+        raise ValueError(f"density must be one of {get_args(TimestepDensity)}, got {density!r}")
+    return shift_sigma(sigma, shift).to(device)
+
+
+def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor, keep: Tensor | None = None) -> Tensor:
+    """The rectified-flow interpolation ``(1−σ)·x₀ + σ·ε`` (Liu et al., "Flow Straight and Fast", 2022).
+
+    Args:
+        clean: ``x₀ [B, C, T, H, W]``.
+        noise: ``ε``, the same shape.
+        sigma: ``[B]``.
+        keep: ``[B, 1, T, H, W]``, True where the latent stays clean.
+    """
+    sigma = sigma.view(-1, 1, 1, 1, 1)
+    noisy = (1 - sigma) * clean + sigma * noise
+    return noisy if keep is None else torch.where(keep, clean, noisy)
+
+
+def training_target(
+    objective: Objective,
+    clean: Tensor,
+    noise: Tensor,
+    alpha: Tensor | None = None,
+    sigma: Tensor | None = None,
+) -> Tensor:
+    """What the model should have said.
+
+    Args:
+        objective: ``"flow"``: the velocity ``ε − x₀``; ``"epsilon"``: ``ε`` (Ho et al., 2020);
+            ``"v"``: ``α·ε − σ·x₀`` (Salimans and Ho, "Progressive Distillation", 2022, appendix D).
+        clean: ``x₀ [B, C, T, H, W]``.
+        noise: ``ε``, the same shape.
+        alpha: signal level ``[B]``, needed for ``"v"``.
+        sigma: noise level ``[B]``, needed for ``"v"``.
+
+    Raises:
+        ValueError: an unknown objective, or ``"v"`` without levels.
+    """
+    if objective == "flow":
+        return noise - clean
+    if objective == "epsilon":
+        return noise
+    if objective == "v":
+        if alpha is None or sigma is None:
+            raise ValueError("objective 'v' needs alpha and sigma")
+        return alpha.view(-1, 1, 1, 1, 1) * noise - sigma.view(-1, 1, 1, 1, 1) * clean
+    raise ValueError(f"objective must be one of {get_args(Objective)}, got {objective!r}")
+
+
+def token_timesteps(timestep: Tensor, keep: Tensor, patch: Size3D) -> Tensor:
+    """A timestep for each token: 0 where all latents of its patch are kept clean, else the sample's own.
+
+    Args:
+        timestep: ``[B]``.
+        keep: ``[B, 1, T, H, W]``, True where the latent is kept.
+        patch: latents a token.
+
+    Returns:
+        ``[B, S]``.
+    """
+    free = reduce(
+        (~keep).to(timestep.dtype), "b 1 (t i) (h j) (w k) -> b t h w", "max", i=patch.t, j=patch.h, k=patch.w
+    )
+    return timestep[:, None] * rearrange(free, "b t h w -> b (t h w)")
+
+
+def denoising_loss(prediction: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Mean squared error of each sample over the latents that are not kept clean.
+
+    Args:
+        prediction: the model's output ``[B, C, T, H, W]``.
+        target: see :func:`training_target`.
+        keep: ``[B, 1, T, H, W]``, True where no error counts.
+
+    Returns:
+        ``[B]`` in fp32; a sample that is kept whole gives 0.
+    """
+    error = (prediction.float() - target.float()).square().mean(dim=1, keepdim=True)  # [B, 1, T, H, W]
+    if keep is None:
+        return error.mean(dim=(1, 2, 3, 4))
+    free = (~keep).float().expand_as(error)
+    return (error * free).sum(dim=(1, 2, 3, 4)) / free.sum(dim=(1, 2, 3, 4)).clamp_min(1)

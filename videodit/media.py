@@ -1,0 +1,515 @@
+"""MP4 in and out, and the recipe that a clip carries.
+
+Files written here are H.264 in yuv420p with BT.709 colour and the index in front (faststart): the form
+that browsers, phones and editors all play. A clip's recipe (what it takes to make it again) travels as
+JSON in the container's standard ``comment`` tag, which survives a remux by stream copy.
+
+Frames are uint8 RGB everywhere: ``[T, H, W, 3]``, ``T`` frames, ``H`` and ``W`` in pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
+
+import av
+import numpy as np
+from av.container import InputContainer, OutputContainer
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "MediaInfo",
+    "VideoClip",
+    "VideoWriter",
+    "check_writable",
+    "frame_rate",
+    "probe",
+    "read_recipe",
+    "read_video",
+    "write_video",
+]
+
+logger = logging.getLogger(__name__)
+
+MAX_SIDE = 16384  # libx264 opens nothing wider or higher
+MIN_FPS, MAX_FPS = 1e-4, 1000
+_COMMENT_FORMAT = "videodit/1"
+
+# swscale's plain bicubic takes every second chroma sample as it is: on smooth colour that costs 17 dB.
+# With these flags it interpolates chroma at full width, in both directions.
+_SCALING = (
+    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP | Interpolation.FULL_CHR_H_INT
+)
+
+# Code points of ITU-T H.273, spelt as ffprobe spells them. Matrix, primaries and transfer share these.
+_H273 = {1: "bt709", 2: "unknown", 5: "bt470bg", 6: "smpte170m", 9: "bt2020"}
+_BT709 = 1
+_UNSPECIFIED = 2
+_RANGES = {0: "unknown", 1: "tv", 2: "pc"}
+_LIMITED_RANGE = 1
+
+
+@dataclass(frozen=True, eq=False)
+class VideoClip:
+    """A decoded clip: ``frames`` uint8 RGB ``[T, H, W, 3]``, ``fps`` frames per second, the recipe if any."""
+
+    frames: np.ndarray
+    fps: Fraction
+    recipe: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a video file says about itself.
+
+    ``width`` and ``height`` are the picture as it is meant to be seen; ``coded_width`` and
+    ``coded_height`` include the padding of an odd size. ``duration`` is in seconds, ``size_bytes`` the
+    file's size. Colour tags are ffprobe's names ("bt709", "tv", "unknown", …).
+    """
+
+    width: int
+    height: int
+    coded_width: int
+    coded_height: int
+    fps: Fraction
+    num_frames: int
+    duration: float
+    codec: str
+    pix_fmt: str
+    color_space: str
+    color_primaries: str
+    color_transfer: str
+    color_range: str
+    size_bytes: int
+    recipe: dict[str, Any] | None
+
+
+def frame_rate(fps: float | Fraction) -> Fraction:
+    """``fps`` as the exact fraction that a file stores.
+
+    Integers and fractions stay what they are. A float within 0.005 of a broadcast rate n × 1000/1001 is
+    meant to be that rate: 23.976 becomes 24000/1001.
+
+    Raises:
+        ValueError: ``fps`` is not a number from 0.0001 to 1000.
+    """
+    if not MIN_FPS <= fps <= MAX_FPS:  # false for NaN, too
+        raise ValueError(f"fps is {fps}; it must be {MIN_FPS} to {MAX_FPS}")
+    if isinstance(fps, float) and not fps.is_integer():
+        broadcast = Fraction(round(fps * 1.001) * 1000, 1001)
+        if broadcast and abs(fps - broadcast) < 0.005:
+            return broadcast
+    # The muxer counts time in 32-bit ticks of 1/numerator, so the fraction has to stay short.
+    return Fraction(fps).limit_denominator(10_000)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Make sure that an MP4 can be written to ``path``, and leave no trace of having tried.
+
+    An existing file is fine: it will be replaced.
+
+    Raises:
+        ValueError: the suffix is not ``.mp4``, the folder is missing or not writable, or ``path`` is a
+            folder or a read-only file.
+    """
+    target = Path(path)
+    if target.suffix.lower() != ".mp4":
+        raise ValueError(f"cannot write {str(target)!r}: the name must end in .mp4")
+    try:
+        if target.is_dir():
+            raise ValueError(f"cannot write {str(target)!r}: it is a folder; name a file in it")
+        if not target.parent.is_dir():
+            raise ValueError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
+        if target.exists() and not os.access(target, os.W_OK):
+            raise ValueError(f"cannot write {str(target)!r}: the file is read-only")
+        # Permission bits do not tell of read-only mounts and the like; only trying does.
+        _create_hidden(target.parent).unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write {str(target)!r}: {error.strerror}") from error
+
+
+class VideoWriter:
+    """Write an MP4 frame by frame, in constant memory; the file appears only once it is whole.
+
+    ::
+
+        with VideoWriter("clip.mp4", width=128, height=128, fps=16, recipe=recipe) as writer:
+            for chunk in chunks:  # uint8 [T, H, W, 3]
+                writer.write(chunk)
+
+    H.264 (libx264), yuv420p, converted to and tagged as BT.709 in TV range, index in front. Everything
+    goes to a hidden file beside the target, which takes the target's name when the ``with`` block ends.
+    An exception (Ctrl-C is one) removes the hidden file and leaves the target as it was.
+
+    There is a keyframe at least once a second, so that a player scrubs and a training job starts
+    anywhere without decoding much; more would cost size, since keyframes are the largest.
+
+    yuv420p stores even sizes only: an odd one is padded by repeating the last row or column. That is
+    logged, and the real size is stored beside the recipe, so that :func:`read_video` crops back to it.
+
+    Args:
+        path: where to write; the suffix must be ``.mp4``. An existing file is replaced.
+        width, height: size of the frames in pixels, 1 to 16384.
+        fps: frames per second, whole or fractional; see :func:`frame_rate`.
+        recipe: JSON-serialisable values, stored as they are. The file will be passed on, so whoever
+            builds the recipe keeps local paths out of it.
+        crf: libx264's quality, 0 (lossless but for the chroma) to 51 (worst).
+
+    Raises:
+        ValueError: one of the above is not as described, or ``path`` cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        width: int,
+        height: int,
+        fps: float | Fraction,
+        recipe: dict[str, Any] | None = None,
+        crf: int = 16,
+    ) -> None:
+        if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+            raise ValueError(f"size is {width}x{height}; both sides must be 1 to {MAX_SIDE} pixels")
+        if not 0 <= crf <= 51:
+            raise ValueError(f"crf is {crf}; it must be 0 (best) to 51 (worst)")
+        self.path = Path(path)
+        self.width, self.height = width, height
+        self.fps = frame_rate(fps)
+        self.num_frames = 0
+        self._crf = crf
+        self._padding = (height % 2, width % 2)
+        needs_comment = recipe is not None or any(self._padding)
+        self._comment = _pack_comment(recipe, width, height) if needs_comment else None
+        self._reformatter = VideoReformatter()
+        self._partial: Path | None = None
+        self._container: OutputContainer | None = None
+        self._stream: VideoStream | None = None
+
+    def __enter__(self) -> VideoWriter:
+        check_writable(self.path)
+        if any(self._padding):
+            padded = f"{self.width + self._padding[1]}x{self.height + self._padding[0]}"
+            logger.warning(
+                "%dx%d is odd and yuv420p is not: stored as %s, the last row or column repeated",
+                self.width,
+                self.height,
+                padded,
+            )
+        try:
+            self._partial = _create_hidden(self.path.parent)
+            self._open(self._partial)
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def _open(self, partial: Path) -> None:
+        container = av.open(_url(partial), "w", format="mp4", options={"movflags": "+faststart"})
+        self._container = container
+        if self._comment is not None:
+            container.metadata["comment"] = self._comment
+        keyframe_interval = max(1, round(self.fps))
+        stream = container.add_stream(
+            "libx264", rate=self.fps, options={"crf": str(self._crf), "g": str(keyframe_interval)}
+        )
+        stream.width = self.width + self._padding[1]
+        stream.height = self.height + self._padding[0]
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED_RANGE
+        self._stream = stream
+
+    def write(self, frames: np.ndarray | torch.Tensor) -> None:
+        """Append ``frames``, uint8 RGB ``[T, H, W, 3]``, an array or a tensor on any device.
+
+        Raises:
+            ValueError: another shape, size or dtype.
+            RuntimeError: the writer is not open.
+        """
+        if self._container is None or self._stream is None:
+            raise RuntimeError("VideoWriter writes inside its `with` block only")
+        array = _as_array(frames)
+        if array.shape[1:3] != (self.height, self.width):
+            raise ValueError(
+                f"frames are {array.shape[2]}x{array.shape[1]} pixels; the file is {self.width}x{self.height}"
+            )
+        bottom, right = self._padding
+        if bottom or right:
+            array = np.pad(array, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
+        for image in array:
+            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
+            # swscale would convert by BT.601, whatever the file is tagged as.
+            frame = self._reformatter.reformat(
+                rgb, format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=_SCALING
+            )
+            frame.pts, frame.time_base = self.num_frames, 1 / self.fps
+            self._container.mux(self._stream.encode(frame))
+            self.num_frames += 1
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if exc_type is None:
+                self._finish()
+        finally:
+            self._discard()
+
+    def _finish(self) -> None:
+        assert self._container is not None
+        assert self._stream is not None
+        assert self._partial is not None
+        if self.num_frames == 0:
+            raise ValueError(f"no frames to write to {str(self.path)!r}; a clip has at least one")
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        os.replace(self._partial, self.path)
+
+    def _discard(self) -> None:
+        """Let go of everything that is still held; after a success, that is nothing."""
+        container, self._container, self._stream = self._container, None, None
+        if container is not None:
+            with contextlib.suppress(av.FFmpegError):  # the first error is the one to report
+                container.close()
+        if self._partial is not None:
+            self._partial.unlink(missing_ok=True)
+
+
+def write_video(
+    path: str | os.PathLike[str],
+    frames: np.ndarray | torch.Tensor | Iterable[np.ndarray | torch.Tensor],
+    *,
+    fps: float | Fraction,
+    recipe: dict[str, Any] | None = None,
+    crf: int = 16,
+) -> None:
+    """Write ``frames`` to an MP4; see :class:`VideoWriter` for the format and the options.
+
+    ``frames`` is one uint8 RGB array or tensor ``[T, H, W, 3]``, or an iterable of them that is encoded
+    as it is drawn. The path is checked before the first chunk is drawn.
+
+    Raises:
+        ValueError: no frames, frames of another shape or dtype, or ``path`` cannot be written.
+    """
+    check_writable(path)
+    chunks: Iterator[Any] = iter([frames] if hasattr(frames, "shape") else frames)
+    first = next(chunks, None)
+    if first is None:
+        raise ValueError(f"no frames to write to {str(path)!r}; a clip has at least one")
+    first = _as_array(first)
+    height, width = first.shape[1:3]
+    with VideoWriter(path, width=width, height=height, fps=fps, recipe=recipe, crf=crf) as writer:
+        writer.write(first)
+        for chunk in chunks:
+            writer.write(chunk)
+
+
+def read_video(path: str | os.PathLike[str], *, max_frames: int | None = None) -> VideoClip:
+    """Decode the first video stream of ``path``, at most ``max_frames`` frames of it.
+
+    Colours are converted by the file's own tags; an untagged file counts as BT.709 from 720 lines on and
+    as BT.601 below, as players do. The padding of an odd size is cropped off. Rotation and pixel-aspect
+    tags are not applied.
+
+    Raises:
+        ValueError: the file is missing, broken, cut short or has no video; ``max_frames`` is below 1.
+    """
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"max_frames is {max_frames}; it must be at least 1")
+    with _opened(path) as (container, stream, fps):
+        recipe, size = _unpack_comment(container)
+        width, height = _shown_size(stream, size)
+        reformatter = VideoReformatter()
+        frames = []
+        for frame in container.decode(stream):
+            rgb = reformatter.reformat(frame, format="rgb24", src_colorspace=_matrix_of(frame), interpolation=_SCALING)
+            frames.append(rgb.to_ndarray()[:height, :width])
+            if len(frames) == max_frames:
+                break
+        if not frames:
+            raise ValueError(f"cannot read {os.fspath(path)!r}: it holds no frame that decodes")
+        return VideoClip(np.stack(frames), fps, recipe)
+
+
+def probe(path: str | os.PathLike[str]) -> MediaInfo:
+    """Read what ``path`` says about itself, without decoding it.
+
+    Raises:
+        ValueError: the file is missing, broken or has no video.
+    """
+    with _opened(path) as (container, stream, fps):
+        recipe, size = _unpack_comment(container)
+        width, height = _shown_size(stream, size)
+        context = stream.codec_context
+        # Not every container counts its frames; then the packets are.
+        num_frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+        return MediaInfo(
+            width=width,
+            height=height,
+            coded_width=context.width,
+            coded_height=context.height,
+            fps=fps,
+            num_frames=num_frames,
+            duration=float(num_frames / fps),
+            codec=context.name,
+            pix_fmt=context.pix_fmt or "unknown",
+            color_space=_color_name(context.colorspace),
+            color_primaries=_color_name(context.color_primaries),
+            color_transfer=_color_name(context.color_trc),
+            color_range=_RANGES.get(context.color_range, "unknown"),
+            size_bytes=Path(path).stat().st_size,
+            recipe=recipe,
+        )
+
+
+def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The recipe that ``path`` carries, or None where it has none.
+
+    The recipe is whatever the file says: check the values before using them.
+
+    Raises:
+        ValueError: the file is missing, broken or has no video.
+    """
+    with _opened(path) as (container, _, _):
+        return _unpack_comment(container)[0]
+
+
+def _create_hidden(folder: Path) -> Path:
+    """Create an empty hidden file in ``folder`` under a new name, with the permissions of any new file."""
+    path = folder / f".videodit-{secrets.token_hex(8)}.part"
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return path
+
+
+def _url(path: str | os.PathLike[str]) -> str:
+    """``path`` such that ffmpeg takes it for a file, even with a colon in it, never for an address."""
+    return f"file:{os.fspath(path)}"
+
+
+def _as_array(frames: np.ndarray | torch.Tensor) -> np.ndarray:
+    if hasattr(frames, "detach"):  # a tensor, told apart without importing torch
+        frames = cast("torch.Tensor", frames).detach().cpu().numpy()
+    array = np.asarray(frames)
+    if array.dtype != np.uint8:
+        raise ValueError(f"frames are {array.dtype}; they must be uint8, 0 to 255")
+    if array.ndim != 4 or array.shape[3] != 3:
+        raise ValueError(f"frames have shape {list(array.shape)}; it must be [T, H, W, 3]")
+    return array
+
+
+def _pack_comment(recipe: dict[str, Any] | None, width: int, height: int) -> str:
+    """The ``comment`` tag. Plain ASCII, since not every tool that copies it knows of UTF-8."""
+    content: dict[str, Any] = {"format": _COMMENT_FORMAT, "width": width, "height": height}
+    if recipe is not None:
+        content["recipe"] = recipe
+    try:
+        return json.dumps(content, allow_nan=False)
+    except TypeError as error:
+        raise ValueError(f"the recipe must be JSON: {error}") from error
+
+
+def _unpack_comment(container: InputContainer) -> tuple[dict[str, Any] | None, tuple[int, int] | None]:
+    """The recipe and the picture's ``(width, height)``; None for what the file does not say."""
+    tags = {key.lower(): value for key, value in container.metadata.items()}  # Matroska: COMMENT
+    try:
+        content = json.loads(tags.get("comment", ""))
+    except (ValueError, RecursionError):  # someone else's comment
+        return None, None
+    if not isinstance(content, dict) or content.get("format") != _COMMENT_FORMAT:
+        return None, None
+    recipe, width, height = (content.get(key) for key in ("recipe", "width", "height"))
+    size = (width, height) if isinstance(width, int) and isinstance(height, int) else None
+    return (recipe if isinstance(recipe, dict) else None), size
+
+
+def _shown_size(stream: VideoStream, size: tuple[int, int] | None) -> tuple[int, int]:
+    """``(width, height)`` without padding. A recorded size that padding cannot explain was not meant for
+    this stream (someone scaled the clip and kept the tag), so the stream's own size holds."""
+    coded = (stream.codec_context.width, stream.codec_context.height)
+    if size is not None and coded == (size[0] + size[0] % 2, size[1] + size[1] % 2):
+        return size
+    return coded
+
+
+def _rate_of(stream: VideoStream) -> Fraction | None:
+    return stream.average_rate or stream.guessed_rate
+
+
+def _matrix_of(frame: av.VideoFrame) -> int:
+    if frame.colorspace != _UNSPECIFIED:
+        return frame.colorspace
+    return Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
+
+
+def _color_name(code: int) -> str:
+    return _H273.get(code, f"h273:{code}")
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[InputContainer, VideoStream, Fraction]]:
+    """Open the first video stream of ``path`` and yield it with its container and frame rate.
+
+    Whatever goes wrong inside becomes a ValueError that names the file and the reason.
+    """
+    name = repr(os.fspath(path))
+    try:
+        with av.open(_url(path), metadata_errors="replace") as container:
+            reason = _why_unreadable(container, Path(path))
+            if reason is not None:
+                raise ValueError(f"cannot read {name}: {reason}")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            yield container, stream, cast(Fraction, _rate_of(stream))
+    except av.FFmpegError as error:
+        raise ValueError(f"cannot read {name}: {error.strerror}") from error
+
+
+def _why_unreadable(container: InputContainer, path: Path) -> str | None:
+    """What keeps an opened file from being read, or None."""
+    if not container.streams.video:
+        return "it has no video stream"
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        return "there is no decoder for its codec"
+    if not _rate_of(stream):
+        return "it does not say its frame rate"
+    if "mp4" in container.format.name.split(",") and _is_cut_short(path):
+        return "the file is cut short"
+    return None
+
+
+def _is_cut_short(path: Path) -> bool:
+    """Whether an MP4's last box claims more bytes than the file has.
+
+    The decoder would only stop early, without an error, and the missing frames would go unnoticed.
+    """
+    end = path.stat().st_size
+    with path.open("rb") as file:
+        position = 0
+        while position + 8 <= end:
+            file.seek(position)
+            size = int.from_bytes(file.read(4), "big")
+            if size == 1:  # the real size follows the box's type, in 64 bits
+                size = int.from_bytes(file.read(12)[4:], "big")
+            if size < 8:  # 0 means "up to the end of the file"; the rest is for the demuxer to judge
+                return False
+            position += size
+    return position > end

@@ -1,0 +1,341 @@
+"""CausalVideoVAE: clips to latents and back, causal in time.
+
+The network of the Wan 2.1 and 2.2 video autoencoders (Wan Team, "Wan: Open and Advanced Large-Scale
+Video Generative Models", 2025): causal 3D convolutions, RMS norm per position, one attention over each
+frame in the middle. Module names equal those of diffusers' ``AutoencoderKLWan``, so its weights load.
+
+One network, two ways to run it, equal to each other because no layer mixes positions in time except
+through causal convolutions:
+
+- **parallel**: the whole clip at once, stateless;
+- **streamed**: chunk by chunk; each temporal layer keeps its last frames in a :class:`Stream`.
+
+Shapes: ``B`` batch, ``C`` channels, ``T H W`` frames, height and width at the layer at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import AutoencoderMixin, DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from einops import rearrange
+from torch import Tensor
+
+from videodit.checkpoints import CheckedLoading
+from videodit.shapes import Size3D, VideoGeometry
+from videodit.vae_layers import CausalConv3d, Decoder, Encoder, Stream
+
+
+class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
+    """A causal video autoencoder with the shape of Wan's.
+
+    Args:
+        base_dim: channels of the encoder's first level.
+        decoder_base_dim: the same for the decoder; ``None`` takes ``base_dim``.
+        z_dim: latent channels.
+        dim_mult: channel multiplier of each level; every level but the last halves height and width.
+        num_res_blocks: residual blocks a level.
+        attn_scales: kept for published configs, where it is empty; anything else is refused.
+        temperal_downsample: for each level but the last, whether it halves time (spelt as published).
+        dropout: dropout in the residual blocks.
+        latents_mean: mean of each latent channel over the training data, ``z_dim`` numbers.
+        latents_std: their standard deviations.
+        is_residual: 2.2's levels with average-down and duplicate-up shortcuts instead of 2.1's plain ones.
+        in_channels: channels that the encoder sees: ``3 · patch_size²``.
+        out_channels: channels that the decoder writes: the same.
+        patch_size: pixels folded into channels along height and width, ``None`` for 1.
+        scale_factor_temporal: pixel frames per latent frame; must follow from the levels.
+        scale_factor_spatial: pixels per latent along height and width; must follow from the levels.
+
+    Raises:
+        ValueError: a config whose parts contradict each other.
+    """
+
+    _supports_gradient_checkpointing = False
+    _no_split_modules = ["ResidualBlock", "FrameAttention"]
+
+    @register_to_config
+    def __init__(
+        self,
+        base_dim: int = 96,
+        decoder_base_dim: int | None = None,
+        z_dim: int = 16,
+        dim_mult: list[int] = [1, 2, 4, 4],  # noqa: B006 - the config is copied, never changed
+        num_res_blocks: int = 2,
+        attn_scales: list[float] = [],  # noqa: B006
+        temperal_downsample: list[bool] = [False, True, True],  # noqa: B006
+        dropout: float = 0.0,
+        latents_mean: list[float] | None = None,
+        latents_std: list[float] | None = None,
+        is_residual: bool = False,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        patch_size: int | None = None,
+        scale_factor_temporal: int = 4,
+        scale_factor_spatial: int = 8,
+    ) -> None:
+        super().__init__()
+        patch = patch_size or 1
+        halvings = len(dim_mult) - 1
+        if attn_scales:
+            raise ValueError(f"attn_scales={attn_scales} is not supported; published VAEs leave it empty")
+        if len(temperal_downsample) != halvings:
+            raise ValueError(f"temperal_downsample needs {halvings} entries, got {temperal_downsample}")
+        expected = {
+            "in_channels": 3 * patch**2,
+            "out_channels": 3 * patch**2,
+            "scale_factor_temporal": 2 ** sum(temperal_downsample),
+            "scale_factor_spatial": patch * 2**halvings,
+        }
+        for name, value in expected.items():
+            if self.config[name] != value:
+                raise ValueError(f"{name}={self.config[name]} contradicts the other values, which give {value}")
+        statistics = {
+            "latents_mean": latents_mean or [0.0] * z_dim,
+            "latents_std": latents_std or [1.0] * z_dim,
+        }
+        for name, values in statistics.items():
+            if len(values) != z_dim:
+                raise ValueError(f"{name} needs z_dim={z_dim} numbers, got {len(values)}")
+        self.register_to_config(**statistics)
+
+        self.geometry = VideoGeometry(Size3D(scale_factor_temporal, scale_factor_spatial, scale_factor_spatial))
+        shared = (dim_mult, num_res_blocks)
+        self.encoder = Encoder(in_channels, base_dim, 2 * z_dim, *shared, temperal_downsample, dropout, is_residual)
+        self.quant_conv = CausalConv3d(2 * z_dim, 2 * z_dim, 1)
+        self.post_quant_conv = CausalConv3d(z_dim, z_dim, 1)
+        up = decoder_base_dim or base_dim
+        temporal_upsample = temperal_downsample[::-1]
+        self.decoder = Decoder(out_channels, up, z_dim, *shared, temporal_upsample, dropout, is_residual)
+
+        self.use_slicing = False
+        self.use_tiling = False
+        self.tile_size, self.tile_overlap = 256, 64
+        self.stream_latent_frames: int | None = None
+
+    # ---- switches --------------------------------------------------------------------------------
+
+    def enable_tiling(self, tile_size: int = 256, overlap: int = 64) -> None:
+        """Encode and decode in overlapping tiles, blended linearly, to bound memory.
+
+        Args:
+            tile_size: side of a tile in pixels.
+            overlap: pixels that neighbours share.
+
+        Raises:
+            ValueError: sizes that are no multiples of the spatial stride, or an overlap above half a tile.
+        """
+        stride = self.geometry.vae_stride.h
+        if tile_size < stride or tile_size % stride or overlap % stride or not 0 <= overlap <= tile_size // 2:
+            raise ValueError(
+                f"tile_size and overlap must be multiples of {stride} with overlap ≤ tile_size/2, "
+                f"got {tile_size} and {overlap}"
+            )
+        self.use_tiling, self.tile_size, self.tile_overlap = True, tile_size, overlap
+
+    def enable_streaming(self, latent_frames: int = 1) -> None:
+        """Encode and decode ``latent_frames`` at a time with carried state, to bound memory.
+
+        Raises:
+            ValueError: fewer than one latent frame.
+        """
+        if latent_frames < 1:
+            raise ValueError(f"latent_frames must be at least 1, got {latent_frames}")
+        self.stream_latent_frames = latent_frames
+
+    def disable_streaming(self) -> None:
+        """Encode and decode whole clips at once, the default."""
+        self.stream_latent_frames = None
+
+    # ---- encode ----------------------------------------------------------------------------------
+
+    @apply_forward_hook  # CPU offload moves a model when it is called, and would not see these calls
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
+        """Encode clips.
+
+        Args:
+            x: ``[B, 3, frames, height, width]`` in [-1, 1].
+            return_dict: an output object instead of a tuple.
+
+        Returns:
+            ``latent_dist``: a diagonal Gaussian over ``[B, z_dim, T, H, W]``, not normalised by the config's
+            statistics (see :meth:`normalize`).
+
+        Raises:
+            ValueError: a frame count that is not ``4k+1`` (for a temporal stride of 4), or sides that are no
+                multiples of the spatial stride. Nothing is dropped in silence.
+        """
+        if x.ndim != 5 or x.shape[1] != 3:
+            raise ValueError(f"expected a clip of shape [B, 3, frames, height, width], got {list(x.shape)}")
+        self.geometry.latent_size(*x.shape[2:])
+        scale = 1 / self.geometry.vae_stride.h
+        moments = torch.cat([self._tiled(self._encode, clip, scale) for clip in self._slices(x)])
+        posterior = DiagonalGaussianDistribution(moments)
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        if self.stream_latent_frames is None:
+            return self._encode_chunk(x, None)
+        step = self.stream_latent_frames * self.geometry.vae_stride.t
+        chunks = [x[:, :, :1], *(x[:, :, i : i + step] for i in range(1, x.shape[2], step))]
+        return torch.cat(list(self.encode_stream(chunks)), dim=2)
+
+    @apply_forward_hook
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Encode one clip that arrives in chunks, in constant memory.
+
+        Args:
+            chunks: ``[B, 3, frames, height, width]``: first ``4k+1`` frames, then multiples of 4 (for a
+                temporal stride of 4).
+
+        Yields:
+            Moments (mean and log-variance along the channels) of the latent frames that each chunk completes.
+
+        Raises:
+            ValueError: a chunk with another number of frames.
+        """
+        stream = Stream()
+        for chunk in chunks:
+            stride = self.geometry.vae_stride.t
+            if (chunk.shape[2] - stream.first) % stride or not chunk.shape[2]:
+                legal = f"{stride}k+1" if stream.first else f"a multiple of {stride}"
+                raise ValueError(f"this chunk must have {legal} frames, got {chunk.shape[2]}")
+            yield self._encode_chunk(chunk, stream)
+            stream.first = False
+
+    def _encode_chunk(self, x: Tensor, stream: Stream | None) -> Tensor:
+        p = self.config.patch_size or 1
+        x = rearrange(x, "b c t (h j) (w i) -> b (c i j) t h w", i=p, j=p)
+        return self.quant_conv(self.encoder(x, stream))
+
+    # ---- decode ----------------------------------------------------------------------------------
+
+    @apply_forward_hook
+    def decode(self, z: Tensor, return_dict: bool = True, *, clamp: bool = True) -> DecoderOutput | tuple:
+        """Decode latents.
+
+        Args:
+            z: ``[B, z_dim, T, H, W]``, not normalised by the config's statistics (see :meth:`denormalize`).
+            return_dict: an output object instead of a tuple.
+            clamp: cut the result to [-1, 1]; training wants the gradient outside, too.
+
+        Returns:
+            ``sample``: ``[B, 3, 4(T-1)+1, 8H, 8W]`` for strides 4×8×8.
+
+        Raises:
+            ValueError: a tensor of another rank or channel count.
+        """
+        self._check_latents(z)
+        scale = self.geometry.vae_stride.h
+        x = torch.cat([self._tiled(self._decode, latents, scale) for latents in self._slices(z)])
+        x = x.clamp(-1, 1) if clamp else x
+        return DecoderOutput(sample=x) if return_dict else (x,)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        if self.stream_latent_frames is None:
+            return self._decode_chunk(z, None)
+        return torch.cat(list(self._decode_stream(z, self.stream_latent_frames)), dim=2)
+
+    @apply_forward_hook
+    def decode_stream(self, z: Tensor, latent_frames: int = 1) -> Iterator[Tensor]:
+        """Decode a clip chunk by chunk, in memory that does not grow with its length.
+
+        Args:
+            z: ``[B, z_dim, T, H, W]``, as for :meth:`decode`.
+            latent_frames: latent frames a chunk.
+
+        Yields:
+            ``[B, 3, frames, height, width]`` in [-1, 1]; the concatenation equals :meth:`decode`
+            without tiles.
+
+        Raises:
+            ValueError: a tensor of another rank or channel count, or fewer than one latent frame a chunk.
+        """
+        self._check_latents(z)
+        if latent_frames < 1:
+            raise ValueError(f"latent_frames must be at least 1, got {latent_frames}")
+        return (chunk.clamp(-1, 1) for chunk in self._decode_stream(z, latent_frames))
+
+    def _decode_stream(self, z: Tensor, latent_frames: int) -> Iterator[Tensor]:
+        stream = Stream()
+        for chunk in z.split(latent_frames, dim=2):
+            yield self._decode_chunk(chunk, stream)
+            stream.first = False
+
+    def _decode_chunk(self, z: Tensor, stream: Stream | None) -> Tensor:
+        p = self.config.patch_size or 1
+        x = self.decoder(self.post_quant_conv(z), stream)
+        return rearrange(x, "b (c i j) t h w -> b c t (h j) (w i)", i=p, j=p)
+
+    def _check_latents(self, z: Tensor) -> None:
+        if z.ndim != 5 or z.shape[1] != self.config.z_dim:
+            raise ValueError(f"expected latents of shape [B, {self.config.z_dim}, T, H, W], got {list(z.shape)}")
+
+    # ---- statistics ------------------------------------------------------------------------------
+
+    def normalize(self, z: Tensor) -> Tensor:
+        """Latents as the VAE makes them → zero mean and unit deviation a channel, as the transformer sees them."""
+        mean, std = self._statistics(z)
+        return (z - mean) / std
+
+    def denormalize(self, z: Tensor) -> Tensor:
+        """The inverse of :meth:`normalize`."""
+        mean, std = self._statistics(z)
+        return z * std + mean
+
+    def _statistics(self, z: Tensor) -> tuple[Tensor, ...]:
+        values = (self.config.latents_mean, self.config.latents_std)
+        return tuple(torch.tensor(v, device=z.device, dtype=z.dtype).view(1, -1, 1, 1, 1) for v in values)
+
+    # ---- slices and tiles ------------------------------------------------------------------------
+
+    def _slices(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.split(1) if self.use_slicing else (x,)
+
+    def _tiled(self, run: Callable[[Tensor], Tensor], x: Tensor, scale: float) -> Tensor:
+        """``run`` on overlapping tiles of ``x`` whose outputs are ``scale`` times as large, blended linearly."""
+        unit = 1 if scale < 1 else scale  # input cells × unit = pixels
+        tile, overlap = int(self.tile_size / unit), int(self.tile_overlap / unit)
+        height, width = x.shape[3:]
+        if not self.use_tiling or max(height, width) <= tile:
+            return run(x)
+        out, total = None, None
+        for top in _tile_starts(height, tile, overlap):
+            for left in _tile_starts(width, tile, overlap):
+                part = run(x[..., top : top + tile, left : left + tile])
+                ramp = max(1, round(overlap * scale))
+                weight = _ramp(part.shape[3], ramp, part)[:, None] * _ramp(part.shape[4], ramp, part)
+                if out is None or total is None:
+                    shape = (*part.shape[:3], round(height * scale), round(width * scale))
+                    out, total = part.new_zeros(shape), part.new_zeros(shape[3:])
+                rows = slice(round(top * scale), round(top * scale) + part.shape[3])
+                columns = slice(round(left * scale), round(left * scale) + part.shape[4])
+                out[..., rows, columns] += part * weight
+                total[rows, columns] += weight
+        assert out is not None
+        assert total is not None
+        return out / total
+
+    def forward(
+        self, sample: Tensor, sample_posterior: bool = False, generator: torch.Generator | None = None
+    ) -> DecoderOutput:
+        """Encode and decode ``sample``; the mode of the posterior unless ``sample_posterior``."""
+        (posterior,) = self.encode(sample, return_dict=False)
+        return self.decode(posterior.sample(generator) if sample_posterior else posterior.mode())
+
+
+def _tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Starts of tiles that cover ``length``; the last one ends at the edge."""
+    last = max(0, length - tile)
+    return [*range(0, last, tile - overlap), last]
+
+
+def _ramp(length: int, ramp: int, like: Tensor) -> Tensor:
+    """Weights that rise from nearly 0 to 1 over ``ramp`` cells at both ends; neighbours are divided by their sum."""
+    distance = torch.arange(1, length + 1, device=like.device, dtype=like.dtype)
+    return (torch.minimum(distance, distance.flip(0)) / (ramp + 1)).clamp(max=1)
