@@ -55,6 +55,7 @@ class Recipe:
     vae_adam_lr: float = 2e-3
     vae_channels: int = 32
     latent_channels: int = 16
+    object_weight: float = 4.0  # what a pixel of an object counts above one of the background: objects are small
 
     clips: int = 40_000
     heads: int = 4
@@ -124,15 +125,26 @@ def scenes(first: int, count: int, split: str = "train") -> list[Scene]:
     return [sample_scene(seed, split=split) for seed in range(first, first + count)]
 
 
+def rendered(
+    recipe: Recipe, batch: list[Scene], device: torch.device, *, masks: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Clips ``[B, 3, frames, height, width]`` in [-1, 1] and, on demand, where objects are ``[B, 1, frames, …]``."""
+    rendering = render(
+        batch,
+        height=recipe.height,
+        width=recipe.width,
+        num_frames=recipe.num_frames,
+        fps=recipe.fps,
+        device=device,
+        ground_truth=masks,
+    )
+    mask = None if rendering.mask is None else (rendering.mask[:, None] > 0).float()
+    return rendering.video.float() / 127.5 - 1, mask
+
+
 def pixels(recipe: Recipe, batch: list[Scene], device: torch.device) -> Tensor:
-    """Rendered clips ``[B, 3, frames, height, width]`` in [-1, 1]."""
-    size = {
-        "height": recipe.height,
-        "width": recipe.width,
-        "num_frames": recipe.num_frames,
-        "fps": recipe.fps,
-    }
-    return render(batch, **size, device=device).video.float() / 127.5 - 1
+    """The clips of :func:`rendered` alone."""
+    return rendered(recipe, batch, device)[0]
 
 
 # ---- vae -----------------------------------------------------------------------------------------
@@ -143,28 +155,38 @@ def gradient_l1(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([(x.diff(dim=d) - y.diff(dim=d)).abs().mean() for d in (2, 3, 4) if x.shape[d] > 1]).sum()
 
 
-def train_vae(recipe: Recipe, out: Path, minutes: float, device: torch.device, seed: int) -> None:
-    """L1 + 0.5 × gradient L1 + 2 × L2 + a very small KL term."""
+def train_vae(
+    recipe: Recipe, out: Path, minutes: float, device: torch.device, seed: int, init: Path | None = None
+) -> None:
+    """L1 + 0.5 × gradient L1 + 2 × L2 + a very small KL term; objects count more than their background."""
     torch.manual_seed(seed)
-    vae = CausalVideoVAE(**recipe.vae_config()).to(device)
-    with torch.no_grad():  # a posterior that starts narrow: noise at deviation 1 would drown the first latents
-        vae.quant_conv.weight[recipe.latent_channels :] *= 0.1
-        vae.quant_conv.bias[recipe.latent_channels :] = -6.0
+    if init is not None:
+        vae = CausalVideoVAE.from_pretrained(init, subfolder="vae", dtype=torch.float32).to(device)
+    else:
+        vae = CausalVideoVAE(**recipe.vae_config()).to(device)
+        with torch.no_grad():  # a posterior that starts narrow: noise at deviation 1 would drown the first latents
+            vae.quant_conv.weight[recipe.latent_channels :] *= 0.1
+            vae.quant_conv.bias[recipe.latent_channels :] = -6.0
     optimizers = muon_and_adamw([vae], muon_lr=recipe.vae_muon_lr, adam_lr=recipe.vae_adam_lr)
     trainer = Trainer(out / "vae", {"vae": vae}, optimizers, minutes=minutes, seed=seed)
 
     def step(generator: torch.Generator) -> dict[str, Tensor]:
-        clips = pixels(recipe, scenes(trainer.batch_index * recipe.vae_batch, recipe.vae_batch), device)
+        batch = scenes(seed + trainer.batch_index * recipe.vae_batch, recipe.vae_batch)
+        clips, masks = rendered(recipe, batch, device, masks=True)
+        assert masks is not None
         # Short pieces first, because they train faster; whole clips at the end, because what the causal
         # layers have gathered by the last frame must be seen in training.
         length = recipe.vae_frames if trainer.seconds < 0.7 * trainer.minutes * 60 else recipe.num_frames
         start = int(torch.randint(recipe.num_frames - length + 1, (), generator=generator))
-        x = clips[:, :, start : start + length]
+        x, mask = clips[:, :, start : start + length], masks[:, :, start : start + length]
+        weight = 1 + recipe.object_weight * F.max_pool3d(mask, (1, 3, 3), 1, (0, 1, 1))  # with a rim of one pixel
+        weight = weight / weight.mean()
         with autocast(device):
             posterior = vae.encode(x).latent_dist
             y = vae.decode(posterior.sample(), clamp=False).sample.float()
-        l1, gradient, kl = (y - x).abs().mean(), gradient_l1(x, y), posterior.kl().mean() / x[0].numel()
-        loss = l1 + 0.5 * gradient + 2 * F.mse_loss(y, x) + 1e-5 * kl
+        l1, l2 = ((y - x).abs() * weight).mean(), ((y - x).square() * weight).mean()
+        gradient, kl = gradient_l1(x, y), posterior.kl().mean() / x[0].numel()
+        loss = l1 + 0.5 * gradient + 2 * l2 + 1e-5 * kl
         loss.backward()
         return {"loss": loss, "l1": l1, "kl": kl, "psnr": psnr(x, y)}
 
@@ -297,7 +319,13 @@ def keep_mask(batch: int, t: int, h: int, w: int, patch: tuple[int, int, int], g
 
 
 def train_dit(
-    recipe: Recipe, out: Path, minutes: float, device: torch.device, seed: int, compile_blocks: bool = False
+    recipe: Recipe,
+    out: Path,
+    minutes: float,
+    device: torch.device,
+    seed: int,
+    compile_blocks: bool = False,
+    init: Path | None = None,
 ) -> None:
     """Flow matching on stored latents, text encoder trained along; Muon for the blocks, AdamW for the rest."""
     files = sorted((out / "latents").glob("*.safetensors"))
@@ -311,10 +339,15 @@ def train_dit(
             first = int(shard.metadata()["first_seed"])
         seeds += range(first, first + len(shards[-1]))
     latents = torch.cat(shards)
-    tokenizer = build_tokenizer(seed)
     torch.manual_seed(seed)
-    dit = VideoDiT(**recipe.dit_config()).to(device)
-    text_model = T5EncoderModel(recipe.text_config(tokenizer)).to(device)
+    if init is not None:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(init, subfolder="tokenizer")
+        dit = VideoDiT.from_pretrained(init, subfolder="transformer", dtype=torch.float32).to(device)
+        text_model = T5EncoderModel.from_pretrained(init, subfolder="text_encoder", dtype=torch.float32).to(device)
+    else:
+        tokenizer = build_tokenizer(seed)
+        dit = VideoDiT(**recipe.dit_config()).to(device)
+        text_model = T5EncoderModel(recipe.text_config(tokenizer)).to(device)
     text = TextEncoder(tokenizer, text_model)
     optimizers = muon_and_adamw([dit, text_model], muon_lr=recipe.muon_lr, adam_lr=recipe.adam_lr)
     count = (
@@ -388,6 +421,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; each stage has its own inside")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init", type=Path, help="start vae and dit from the weights of this exported model")
     parser.add_argument("--compile", action="store_true", help="compile the DiT's blocks: faster after a minute")
     parser.add_argument("--tiny", action="store_true", help="minute networks, to try the stages out")
     args = parser.parse_args()
@@ -396,11 +430,11 @@ def main() -> None:
         torch.distributed.init_process_group("gloo")
     print(f"stage {args.stage}, seed {args.seed}, {device}, {args.minutes} min", flush=True)
     if args.stage == "vae":
-        train_vae(recipe, args.out, args.minutes, device, args.seed)
+        train_vae(recipe, args.out, args.minutes, device, args.seed, args.init)
     elif args.stage == "latents":
         encode_latents(recipe, args.out, args.minutes, device, args.seed)
     else:
-        train_dit(recipe, args.out, args.minutes, device, args.seed, args.compile)
+        train_dit(recipe, args.out, args.minutes, device, args.seed, args.compile, args.init)
     if WORLD > 1:
         torch.distributed.destroy_process_group()
 

@@ -157,6 +157,25 @@ def test_chunks_arrays_and_tensors_make_the_same_file(tmp_path: Path) -> None:
 # --- colour --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("height", "width", "tree"), [(16, 32, 0), (62, 80, 0), (80, 62, 0), (64, 64, 1)])
+def test_small_pictures_go_without_the_macroblock_tree(tmp_path: Path, height: int, width: int, tree: int) -> None:
+    write_video(tmp_path / "clip.mp4", smooth_clip(2, height, width), fps=8)
+    assert f" mbtree={tree} ".encode() in (tmp_path / "clip.mp4").read_bytes()  # libx264 signs its files
+
+
+@pytest.mark.slow
+def test_the_same_frames_give_the_same_file(tmp_path: Path) -> None:
+    """Whatever was encoded before: with the macroblock tree, one file in 200 was another one."""
+    clip = np.random.randint(0, 256, (9, 32, 32, 3), np.uint8)
+    path, files = tmp_path / "clip.mp4", set()
+    for _ in range(500):
+        frames, height, width = np.random.randint(1, 9), *2 * np.random.randint(4, 65, 2)
+        write_video(path, np.random.randint(0, 256, (frames, height, width, 3), np.uint8), fps=8)
+        write_video(path, clip, fps=8)
+        files.add(path.read_bytes())
+    assert len(files) == 1
+
+
 def test_colours_are_bt709_in_the_pixels_and_in_the_tags(tmp_path: Path) -> None:
     bars = color_bars()
     write_video(tmp_path / "bars.mp4", bars, fps=8)
