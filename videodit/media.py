@@ -46,9 +46,10 @@ logger = logging.getLogger(__name__)
 
 MAX_SIDE = 16384  # libx264 opens nothing wider or higher
 MIN_FPS, MAX_FPS = 1e-4, 1000
-# On pictures a few macroblocks high or wide, libx264's macroblock tree now and then decides by memory that nothing
-# wrote: one in about 200 files of the same 32x16 frames came out different, and none of 5,000 without the tree.
-_MIN_SIDE_FOR_MBTREE = 64
+# On pictures of a few macroblocks a row, libx264's macroblock tree now and then decides by memory that nothing wrote:
+# of files of the same noise, one in about 150 came out different at 32 to 64 pixels' width, none of 4,800 at 128, and
+# none of 5,000 without the tree (`pytest tests/test_media.py -k same_file` tries it).
+_MIN_WIDTH_FOR_MBTREE = 128
 _COMMENT_FORMAT = "videodit/1"
 
 # swscale's plain bicubic takes every second chroma sample as it is: on smooth colour that costs 17 dB.
@@ -227,7 +228,7 @@ class VideoWriter:
             container.metadata["comment"] = self._comment
         keyframe_interval = max(1, round(self.fps))
         options = {"crf": str(self._crf), "g": str(keyframe_interval)}
-        if min(self.width, self.height) < _MIN_SIDE_FOR_MBTREE:
+        if self.width < _MIN_WIDTH_FOR_MBTREE:
             options["x264-params"] = "mbtree=0"
         stream = container.add_stream("libx264", rate=self.fps, options=options)
         stream.width = self.width + self._padding[1]
