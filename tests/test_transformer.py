@@ -366,7 +366,7 @@ def test_a_new_model_predicts_zero_and_its_blocks_pass_everything_on(kind: Any, 
     passed: list[bool] = []
     for module in dit.modules():
         if isinstance(module, CrossBlock):
-            module.register_forward_hook(lambda _, args, out: passed.append(torch.equal(args[0], out)))
+            module.register_forward_hook(lambda _, args, out: passed.append(torch.equal(args[0], out[0])))
     assert not predict(dit, inputs).any()
     assert passed == [True] * (2 if kind == "full" else 4)
     assert all(parameter.isfinite().all() for parameter in dit.parameters())
@@ -516,7 +516,7 @@ def test_first_block_cache_changes_nothing_until_it_may(
     ("change", "message"),
     [
         ({"attention": "windowed"}, r"attention must be one of .*'full', 'factorized'.* got 'windowed'"),
-        ({"qk_norm": "layer_norm"}, r"qk_norm must be None or one of .* got 'layer_norm'"),
+        ({"qk_norm": "group_norm"}, r"qk_norm must be None or one of .* got 'group_norm'"),
         ({"num_attention_heads": 0}, "num_attention_heads must be at least 1, got 0"),
         ({"in_channels": -4}, "in_channels must be at least 1, got -4"),
         ({"out_channels": 0}, "out_channels must be at least 1, got 0"),

@@ -1,24 +1,34 @@
 """The blocks that a VideoDiT is made of.
 
-``CrossBlock`` is the block of Wan and of the DiT line before it: self-attention, cross-attention to the
-text, MLP, with adaLN-single modulation (Chen et al., "PixArt-α", 2023). ``FactorizedBlock`` pairs a
-spatial and a temporal one (Ma et al., "Latte", 2024).
+- ``CrossBlock``: self-attention, cross-attention to the text, MLP, with adaLN-single modulation (Chen et al.,
+  "PixArt-α", 2023): the block of Wan, LTX-Video, PixArt and Allegro. ``FactorizedBlock`` pairs a spatial and a
+  temporal one (Ma et al., "Latte", 2024).
+- ``JointBlock``: video and text attend together, each stream with its own weights (Esser et al., "Scaling Rectified
+  Flow Transformers", 2024: HunyuanVideo, FLUX) or both with one set (Yang et al., "CogVideoX", 2024).
+- ``SingleBlock``: attention and MLP side by side over both streams (HunyuanVideo, FLUX).
 
-Letters: ``B`` batch, ``S`` video tokens, ``L`` text tokens, ``D`` width, ``G`` groups of tokens that
-share a timestep: 1 (the clip), ``T`` (each latent frame) or ``S`` (each token).
+All are called as ``x, text = block(x, text, context)``. Norms, modulation and gates are computed in fp32.
+``TextRefiner`` is HunyuanVideo's way from the text encoder's tokens to the blocks' (Kong et al., "HunyuanVideo", 2024).
+
+Letters: ``B`` batch, ``S`` video tokens, ``L`` text tokens, ``D`` width, ``K`` width of the condition (timestep and
+what is added to it), ``G`` groups of tokens that share a timestep: 1 (the clip), ``T`` (each latent frame) or ``S``
+(each token).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
+from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
-from videodit.attention import Attention, Layout, QKNorm
+from videodit.attention import Attention, JointAttention, Layout, QKNorm
 from videodit.shapes import Size3D
+
+BlockNorm = Literal["layer_norm", "rms_norm"]
 
 
 class FP32LayerNorm(nn.LayerNorm):
@@ -29,6 +39,26 @@ class FP32LayerNorm(nn.LayerNorm):
         weight = self.weight.to(wide) if self.weight is not None else None
         bias = self.bias.to(wide) if self.bias is not None else None
         return F.layer_norm(x.to(wide), self.normalized_shape, weight, bias, self.eps)
+
+
+class FP32RMSNorm(nn.RMSNorm):
+    """Root-mean-square norm in fp32, likewise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight = self.weight.to(wide) if self.weight is not None else None
+        return F.rms_norm(x.to(wide), self.normalized_shape, weight, self.eps)
+
+
+def block_norm(kind: BlockNorm, dim: int, eps: float, affine: bool) -> nn.Module:
+    """The norm before an attention or an MLP.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind not in get_args(BlockNorm):
+        raise ValueError(f"block_norm must be one of {get_args(BlockNorm)}, got {kind!r}")
+    return (FP32LayerNorm if kind == "layer_norm" else FP32RMSNorm)(dim, eps, elementwise_affine=affine)
 
 
 class Modulation(NamedTuple):
@@ -50,15 +80,20 @@ class Modulation(NamedTuple):
         rows = self.values.unflatten(-1, table.shape).to(wide) + table.to(wide)  # [..., n, D]
         return list(rows.unbind(-2))
 
+    def projected(self, layer: nn.Module, n: int) -> list[Tensor]:
+        """Send the values through a block's own layer and split: ``n`` tensors ``[B, G, D]`` or ``[U, D]`` in fp32."""
+        rows = layer(self.values)  # [..., n·D]
+        return list(rows.to(torch.promote_types(rows.dtype, torch.float32)).chunk(n, dim=-1))
 
-def gated(x: Tensor, gate: Tensor, token_row: Tensor | None) -> Tensor:
+
+def gated(x: Tensor, gate: Tensor, token_row: Tensor | None = None) -> Tensor:
     """``x · gate`` with ``x [B, S, D]`` and ``gate [B, G, D]``, or ``gate [U, D]`` with ``token_row [B, S]``."""
     if token_row is not None:
         return x * gate[token_row]
     return (x.unflatten(1, (gate.shape[1], -1)) * gate[:, :, None]).flatten(1, 2)  # [B, G, S/G, D] inside
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor, token_row: Tensor | None) -> Tensor:
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, token_row: Tensor | None = None) -> Tensor:
     """``x · (1 + scale) + shift``; shapes as for :func:`gated`."""
     x = gated(x, 1 + scale, token_row)
     if token_row is not None:
@@ -70,30 +105,43 @@ class BlockContext(NamedTuple):
     """What is the same for all blocks of one forward.
 
     Attributes:
-        modulation: the timestep's say, ``6·D`` wide.
-        rotary: position tables.
         grid: token extents.
-        text_mask: ``[B, 1, 1, L]``, True where a text token counts, or ``None`` for all.
+        modulation: what the tables of cross blocks are added to, ``6·D`` wide; ``None`` for other blocks.
+        condition: SiLU of the condition, ``K`` wide, which joint and single blocks project by themselves.
+        text_condition: the same for their text, ``[B, 1, K]``: text has one timestep a clip.
+        rotary: position tables, or ``None``.
+        text_mask: ``[B, 1, 1, L]`` for cross blocks, ``[B, 1, 1, S + L]`` for the others, True where a token counts,
+            or ``None`` for all.
+        image: tokens of an image ``[B, I, D]`` for the cross-attention, or ``None``.
+        frame_embedding: ``[1, S, D]`` for the first temporal block, or ``None``.
     """
 
-    modulation: Modulation
-    rotary: tuple[Tensor, Tensor]
     grid: Size3D
+    modulation: Modulation | None = None
+    condition: Modulation | None = None
+    text_condition: Modulation | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
     text_mask: Tensor | None = None
+    image: Tensor | None = None
+    frame_embedding: Tensor | None = None
 
 
 class CrossBlock(nn.Module):
-    """Self-attention, cross-attention to the text, MLP; norms, modulation and gates in fp32.
+    """Self-attention, cross-attention to the text, MLP.
 
     Args:
         dim: width ``D``.
         ffn_dim: hidden width of the MLP.
         heads: attention heads.
         qk_norm: see :class:`videodit.attention.Attention`.
-        eps: of all norms.
-        cross_attn_norm: an affine norm before the cross-attention; without it, text is attended to from the
+        qk_norm_eps: of that norm.
+        eps: of all other norms.
+        norm: kind of the norms before self-attention and MLP.
+        norm_affine: learned scale and shift in them.
+        cross_attn_norm: an affine layer norm before the cross-attention; without it, text is attended to from the
             un-normed residual.
         cross_attention: leave it out where the text is not seen (the temporal half of a factorized layer).
+        image: the cross-attention sees an image, too.
         layout: which tokens see each other in the self-attention.
     """
 
@@ -104,28 +152,33 @@ class CrossBlock(nn.Module):
         heads: int,
         *,
         qk_norm: QKNorm | None = "rms_norm_across_heads",
+        qk_norm_eps: float = 1e-6,
         eps: float = 1e-6,
+        norm: BlockNorm = "layer_norm",
+        norm_affine: bool = False,
         cross_attn_norm: bool = True,
         cross_attention: bool = True,
+        image: bool = False,
         layout: Layout = "full",
     ) -> None:
         super().__init__()
         head_dim = dim // heads
-        self.norm1 = FP32LayerNorm(dim, eps, elementwise_affine=False)
-        self.attn1 = Attention(dim, heads, head_dim, qk_norm=qk_norm, eps=eps, layout=layout)
+        self.norm1 = block_norm(norm, dim, eps, norm_affine)
+        self.attn1 = Attention(dim, heads, head_dim, qk_norm=qk_norm, eps=qk_norm_eps, layout=layout)
         self.norm2, self.attn2 = None, None
         if cross_attention:
             self.norm2 = FP32LayerNorm(dim, eps) if cross_attn_norm else nn.Identity()
-            self.attn2 = Attention(dim, heads, head_dim, qk_norm=qk_norm, eps=eps)
-        self.norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
+            self.attn2 = Attention(dim, heads, head_dim, qk_norm=qk_norm, eps=qk_norm_eps, image=image)
+        self.norm3 = block_norm(norm, dim, eps, norm_affine)
         self.ffn = FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
         self.scale_shift_table = nn.Parameter(torch.empty(6, dim))
 
-    def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor, context: BlockContext) -> Tensor:
-        x, dtype = hidden_states, hidden_states.dtype  # [B, S, D]
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, context: BlockContext
+    ) -> tuple[Tensor, Tensor]:
+        assert context.modulation is not None
+        x, dtype, row = hidden_states, hidden_states.dtype, context.modulation.token_row  # [B, S, D]
         shift1, scale1, gate1, shift3, scale3, gate3 = context.modulation.chunks(self.scale_shift_table)
-
-        row = context.modulation.token_row
 
         h = modulate(self.norm1(x), shift1, scale1, row).to(dtype)  # [B, S, D]
         h = self.attn1(h, rotary=context.rotary, grid=context.grid)
@@ -133,23 +186,254 @@ class CrossBlock(nn.Module):
 
         if self.attn2 is not None and self.norm2 is not None:
             h = self.norm2(x).to(dtype)
-            x = x + self.attn2(h, encoder_hidden_states, context.text_mask)
+            x = x + self.attn2(h, encoder_hidden_states, context.text_mask, image_states=context.image)
 
         h = modulate(self.norm3(x), shift3, scale3, row).to(dtype)
-        return (x + gated(self.ffn(h), gate3, row)).to(dtype)
+        x = (x + gated(self.ffn(h), gate3, row)).to(dtype)
+        return x, encoder_hidden_states
 
 
 class FactorizedBlock(nn.Module):
     """One layer of factorized attention: within each frame (with the text), then along time at each place.
 
     The cost of attention falls from ``(T·H·W)²`` to ``T·(H·W)² + H·W·T²``.
+
+    Args:
+        dim: width ``D``.
+        ffn_dim: hidden width of the MLPs.
+        heads: attention heads.
+        embed_frames: add the context's ``frame_embedding`` between the two halves (the first layer alone does).
+        options: of both :class:`CrossBlock`\\ s.
     """
 
-    def __init__(self, dim: int, ffn_dim: int, heads: int, **options: Any) -> None:
+    def __init__(self, dim: int, ffn_dim: int, heads: int, *, embed_frames: bool = False, **options: Any) -> None:
         super().__init__()
+        self.embed_frames = embed_frames
         self.spatial = CrossBlock(dim, ffn_dim, heads, layout="spatial", **options)
         self.temporal = CrossBlock(dim, ffn_dim, heads, layout="temporal", cross_attention=False, **options)
 
-    def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor, context: BlockContext) -> Tensor:
-        x = self.spatial(hidden_states, encoder_hidden_states, context)  # [B, S, D]
-        return self.temporal(x, encoder_hidden_states, context)
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, context: BlockContext
+    ) -> tuple[Tensor, Tensor]:
+        x, text = self.spatial(hidden_states, encoder_hidden_states, context)  # [B, S, D]
+        if self.embed_frames and context.frame_embedding is not None:
+            x = x + context.frame_embedding.to(x.dtype)
+        return self.temporal(x, text, context)
+
+
+class JointBlock(nn.Module):
+    """Joint attention and an MLP for each stream.
+
+    Args:
+        dim: width ``D``.
+        ffn_dim: hidden width of the MLPs.
+        heads: attention heads.
+        cond_dim: width ``K`` of the condition.
+        tied: one set of weights for video and text; modulation stays apart.
+        qk_norm: see :class:`videodit.attention.JointAttention`.
+        qk_norm_eps: of that norm.
+        eps: of all other norms.
+        norm: kind of the norms before attention and MLP, which both streams share.
+        norm_affine: learned scale and shift in them.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        heads: int,
+        *,
+        cond_dim: int,
+        tied: bool,
+        qk_norm: QKNorm | None,
+        qk_norm_eps: float,
+        eps: float,
+        norm: BlockNorm,
+        norm_affine: bool,
+    ) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(cond_dim, 6 * dim)
+        self.text_modulation = nn.Linear(cond_dim, 6 * dim)
+        self.norm1 = block_norm(norm, dim, eps, norm_affine)
+        self.attn = JointAttention(dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps, tied=tied)
+        self.norm2 = block_norm(norm, dim, eps, norm_affine)
+        self.ffn = FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
+        self.text_ffn = None if tied else FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, context: BlockContext
+    ) -> tuple[Tensor, Tensor]:
+        assert context.condition is not None
+        assert context.text_condition is not None
+        x, text, dtype = hidden_states, encoder_hidden_states, hidden_states.dtype  # [B, S, D], [B, L, D]
+        row = context.condition.token_row
+        shift1, scale1, gate1, shift2, scale2, gate2 = context.condition.projected(self.modulation, 6)
+        text_shift1, text_scale1, text_gate1, text_shift2, text_scale2, text_gate2 = context.text_condition.projected(
+            self.text_modulation, 6
+        )
+
+        h = modulate(self.norm1(x), shift1, scale1, row).to(dtype)  # [B, S, D]
+        c = modulate(self.norm1(text), text_shift1, text_scale1).to(dtype)  # [B, L, D]
+        h, c = self.attn(h, c, context.text_mask, context.rotary)
+        x = (x + gated(h, gate1, row)).to(dtype)
+        text = (text + gated(c, text_gate1)).to(dtype)
+
+        h = modulate(self.norm2(x), shift2, scale2, row).to(dtype)
+        c = modulate(self.norm2(text), text_shift2, text_scale2).to(dtype)
+        x = (x + gated(self.ffn(h), gate2, row)).to(dtype)
+        text = (text + gated((self.text_ffn or self.ffn)(c), text_gate2)).to(dtype)
+        return x, text
+
+
+class SingleBlock(nn.Module):
+    """Attention and MLP side by side, one set of weights over video and text.
+
+    Args:
+        dim: width ``D``.
+        ffn_dim: hidden width of the MLP.
+        heads: attention heads.
+        cond_dim: width ``K`` of the condition.
+        qk_norm: see :class:`videodit.attention.JointAttention`.
+        qk_norm_eps: of that norm.
+        eps: of the other norm.
+        norm: its kind.
+        norm_affine: learned scale and shift in it.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        heads: int,
+        *,
+        cond_dim: int,
+        qk_norm: QKNorm | None,
+        qk_norm_eps: float,
+        eps: float,
+        norm: BlockNorm,
+        norm_affine: bool,
+    ) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(cond_dim, 3 * dim)
+        self.norm = block_norm(norm, dim, eps, norm_affine)
+        self.attn = JointAttention(
+            dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps, tied=True, project_out=False
+        )
+        self.proj_mlp = nn.Linear(dim, ffn_dim)
+        self.proj_out = nn.Linear(dim + ffn_dim, dim)
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, context: BlockContext
+    ) -> tuple[Tensor, Tensor]:
+        assert context.condition is not None
+        assert context.text_condition is not None
+        x, text, dtype = hidden_states, encoder_hidden_states, hidden_states.dtype  # [B, S, D], [B, L, D]
+        row = context.condition.token_row
+        shift, scale, gate = context.condition.projected(self.modulation, 3)
+        text_shift, text_scale, text_gate = context.text_condition.projected(self.modulation, 3)
+
+        h = modulate(self.norm(x), shift, scale, row).to(dtype)
+        c = modulate(self.norm(text), text_shift, text_scale).to(dtype)
+        attended = self.attn(h, c, context.text_mask, context.rotary)
+        h, c = (
+            self.proj_out(torch.cat([a, F.gelu(self.proj_mlp(y), approximate="tanh")], dim=-1))
+            for a, y in zip(attended, (h, c), strict=True)
+        )
+        return (x + gated(h, gate, row)).to(dtype), (text + gated(c, text_gate)).to(dtype)
+
+
+class TextRefiner(nn.Module):
+    """A small transformer over the text tokens, modulated by the timestep and by the text's own mean.
+
+    Args:
+        text_dim: width of the text encoder's tokens.
+        dim: width ``D``.
+        heads: attention heads.
+        layers: refiner blocks.
+        freq_dim: channels of the sinusoids that the timestep is first written in.
+    """
+
+    def __init__(self, text_dim: int, dim: int, heads: int, layers: int, freq_dim: int) -> None:
+        super().__init__()
+        self.timesteps = Timesteps(freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedder = TimestepEmbedding(freq_dim, dim)
+        self.pooled_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="silu")
+        self.proj_in = nn.Linear(text_dim, dim)
+        self.blocks = nn.ModuleList(RefinerBlock(dim, heads) for _ in range(layers))
+
+    def forward(self, text: Tensor, timestep: Tensor, mask: Tensor | None) -> Tensor:
+        """Refine.
+
+        Args:
+            text: ``[B, L, text_dim]``.
+            timestep: ``[B]``.
+            mask: boolean ``[B, L]``, True where a token counts; ``None`` for all.
+
+        Returns:
+            ``[B, L, D]``.
+        """
+        dtype = text.dtype
+        if mask is None:
+            mean, allowed = text.mean(dim=1), None
+        else:
+            weight = mask[..., None].float()
+            mean = ((text * weight).sum(dim=1) / weight.sum(dim=1)).to(dtype)  # [B, text_dim]
+            allowed = mask[:, None, :, None] & mask[:, None, None]  # [B, 1, L, L]
+            allowed[..., 0] = True  # a row without any key would be NaN
+        wide = self.time_embedder.linear_1.weight.dtype
+        time = self.time_embedder(self.timesteps(timestep).to(wide)).to(dtype)
+        condition = F.silu(time + self.pooled_embedder(mean))[:, None]  # [B, 1, D]
+        x = self.proj_in(text)
+        for block in self.blocks:
+            x = block(x, condition, allowed)
+        return x
+
+
+class RefinerBlock(nn.Module):
+    """Self-attention and MLP with gates from the condition, affine norms and SiLU."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(dim, 2 * dim)
+        self.norm1 = FP32LayerNorm(dim, 1e-6)
+        self.attn = Attention(dim, heads, dim // heads, qk_norm=None, eps=1e-6)
+        self.norm2 = FP32LayerNorm(dim, 1e-6)
+        self.ffn = FeedForward(dim, mult=4, activation_fn="linear-silu")
+
+    def forward(self, x: Tensor, condition: Tensor, allowed: Tensor | None) -> Tensor:
+        """``x [B, L, D]``, ``condition [B, 1, D]``, ``allowed [B, 1, L, L]``."""
+        dtype = x.dtype
+        gate1, gate2 = Modulation(condition).projected(self.modulation, 2)
+        h = self.attn(self.norm1(x).to(dtype), attention_mask=allowed)
+        x = (x + gated(h, gate1)).to(dtype)
+        return (x + gated(self.ffn(self.norm2(x).to(dtype)), gate2)).to(dtype)
+
+
+class ImageEmbedder(nn.Module):
+    """From an image encoder's tokens to the cross-attention's (Wan 2.1's image-to-video models).
+
+    Args:
+        image_dim: width of the image encoder's tokens.
+        dim: width ``D``.
+        tokens: learned positions for exactly so many tokens (two images in Wan's first-and-last-frame model).
+    """
+
+    def __init__(self, image_dim: int, dim: int, tokens: int | None) -> None:
+        super().__init__()
+        self.norm1 = FP32LayerNorm(image_dim, 1e-5)
+        self.ff = FeedForward(image_dim, dim, mult=1, activation_fn="gelu")
+        self.norm2 = FP32LayerNorm(dim, 1e-5)
+        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, image_dim)) if tokens is not None else None
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``[B, I, image_dim] → [B, I, D]``.
+
+        Raises:
+            ValueError: another number of tokens than the learned positions have.
+        """
+        if self.pos_embed is not None:
+            if image.shape[1] != self.pos_embed.shape[1]:
+                raise ValueError(f"expected {self.pos_embed.shape[1]} image tokens, got {image.shape[1]}")
+            image = image + self.pos_embed
+        x = self.ff(self.norm1(image).to(image.dtype))
+        return self.norm2(x).to(image.dtype)

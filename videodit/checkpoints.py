@@ -67,11 +67,28 @@ def check_weights(folder: Path) -> None:
         if missing:
             raise ValueError(f"{folder} lacks the shard {missing[0]}, which {index.name} names")
     for shard in shards:
-        try:
-            with safe_open(shard, framework="pt") as file:
-                file.keys()
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{shard} is not a whole safetensors file: {error}") from None
+        check_file(shard)
+
+
+def check_file(path: Path) -> None:
+    """Open the header of a safetensors file.
+
+    Raises:
+        ValueError: a file that is cut short or not safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.keys()
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def weight_files(folder: Path, stem: str = "diffusion_pytorch_model") -> list[Path]:
+    """The files that hold a model's weights, variants such as ``.fp16`` left aside; see :func:`check_weights`."""
+    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
+    if index.is_file():
+        return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
 
 
 class CheckedLoading:

@@ -1,13 +1,24 @@
-"""Rotary position tables for tokens on a time × height × width grid."""
+"""Where tokens are: rotary tables and sine-cosine embeddings on a time × height × width grid.
+
+Angles are computed in fp64 where nothing else is said. Tokens are in time-major order, ``S = t·h·w``.
+"""
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from videodit.shapes import Size3D
+
+RotaryKind = Literal["grid", "fractional"]
+PositionEmbedding = Literal["sincos_2d", "sincos_3d", "learned"]
+
+# Tables are shared between calls; made under inference mode they could not be used in training afterwards.
+_outside_inference_mode = torch.inference_mode(False)
 
 
 def split_head_dim(head_dim: int) -> Size3D:
@@ -24,9 +35,45 @@ def split_head_dim(head_dim: int) -> Size3D:
     return Size3D(head_dim - 2 * side, side, side)
 
 
+def axis_positions(
+    grid: Size3D, scale: tuple[float, float, float] = (1.0, 1.0, 1.0), base: tuple[float, float] | None = None
+) -> list[Tensor]:
+    """Positions of the tokens along time, height and width, three fp64 vectors.
+
+    Args:
+        grid: tokens along each axis.
+        scale: what one token is long.
+        base: fit height and width into a grid of this size, centred and in proportion (CogVideoX's way to other
+            sizes than the trained one; at that size it changes nothing).
+    """
+    starts, ends = [0.0, 0.0, 0.0], [float(n) for n in grid]
+    if base is not None:
+        if grid.h / grid.w > base[0] / base[1]:
+            fitted = (round(base[0]), round(base[0] / grid.h * grid.w))
+        else:
+            fitted = (round(base[1] / grid.w * grid.h), round(base[1]))
+        for axis in (0, 1):
+            starts[axis + 1] = float(round((base[axis] - fitted[axis]) / 2))
+            ends[axis + 1] = starts[axis + 1] + fitted[axis]
+    return [
+        factor * torch.linspace(start, end * (n - 1) / n, n, dtype=torch.float64)
+        for n, factor, start, end in zip(grid, scale, starts, ends, strict=True)
+    ]
+
+
+# ---- rotary --------------------------------------------------------------------------------------
+
+
 @lru_cache(maxsize=16)
-@torch.inference_mode(False)  # or tables first made under it could not be used in training afterwards
-def rotary_3d(grid: Size3D, dims: Size3D, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+@_outside_inference_mode
+def rotary_3d(
+    grid: Size3D,
+    dims: Size3D,
+    theta: float,
+    device: torch.device,
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    base: tuple[float, float] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines of 3D rotary positions (Su et al., "RoFormer", 2021, one table for each axis).
 
     Args:
@@ -34,20 +81,101 @@ def rotary_3d(grid: Size3D, dims: Size3D, theta: float, device: torch.device) ->
         dims: channels of a head that each axis rotates; even numbers.
         theta: base of the frequencies.
         device: where the tables live.
+        scale: see :func:`axis_positions`.
+        base: see :func:`axis_positions`.
 
     Returns:
-        Two fp32 tensors ``[1, S, 1, head_dim / 2]``, computed in fp64: tokens in time-major order, the axes'
-        frequencies one after the other. Shared between callers: do not change them in place.
+        Two fp32 tensors ``[1, S, 1, head_dim / 2]``: the axes' frequencies one after the other. Shared between
+        callers: do not change them in place.
     """
     angles = []
-    for axis, (length, dim) in enumerate(zip(grid, dims, strict=True)):
+    for axis, (positions, dim) in enumerate(zip(axis_positions(grid, scale, base), dims, strict=True)):
         frequencies = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)  # [dim/2]
-        angle = torch.outer(torch.arange(length, dtype=torch.float64), frequencies)  # [length, dim/2]
+        angle = torch.outer(positions, frequencies)  # [length, dim/2]
         shape = [1, 1, 1, dim // 2]
-        shape[axis] = length
-        angles.append(angle.view(shape).expand(*grid, -1))  # [T, H, W, dim/2]
+        shape[axis] = len(positions)
+        angles.append(angle.view(shape).expand(*grid, -1))  # [t, h, w, dim/2]
     table = torch.cat(angles, dim=-1).flatten(0, 2)[None, :, None]  # [1, S, 1, head_dim/2]
     return table.cos().float().to(device), table.sin().float().to(device)
+
+
+@lru_cache(maxsize=16)
+@_outside_inference_mode
+def rotary_fractional(
+    grid: Size3D, heads: int, head_dim: int, theta: float, device: torch.device, scale: tuple[float, float, float]
+) -> tuple[Tensor, Tensor]:
+    """LTX-Video's rotary positions: fractions of a base extent, over the whole width instead of each head
+    (HaCohen et al., "LTX-Video", 2024, section 2.2).
+
+    An axis at fraction ``f`` turns by ``θ^u · π/2 · (2f − 1)`` for ``u`` from 0 to 1; frequencies of the three axes
+    alternate. Channels that are left over come first and do not turn. In fp32, as the published models were trained:
+    at the highest frequencies its rounding shows.
+
+    Args:
+        grid: tokens along time, height and width.
+        heads: attention heads.
+        head_dim: channels of a head.
+        theta: the highest frequency.
+        device: where the tables live.
+        scale: what part of the base extent one token is.
+
+    Returns:
+        Two fp32 tensors ``[1, S, N, head_dim / 2]``.
+    """
+    width = heads * head_dim
+    frequencies = theta ** torch.linspace(0, 1, width // 6) * math.pi / 2  # [width/6]
+    places = torch.meshgrid(*(places.float() for places in axis_positions(grid, scale)), indexing="ij")
+    fractions = torch.stack(places, dim=-1).flatten(0, 2)  # [S, 3]
+    angles = (frequencies[:, None] * (2 * fractions[:, None] - 1)).flatten(1)  # [S, width/6 · 3]
+    still = angles.new_zeros(len(angles), width // 2 - angles.shape[1])
+    table = torch.cat([still, angles], dim=-1).unflatten(1, (heads, -1))[None]  # [1, S, N, head_dim/2]
+    return table.cos().to(device), table.sin().to(device)
+
+
+class RotaryTables(nn.Module):
+    """The rotary tables as a module, so that context parallelism can split what it returns.
+
+    Args:
+        kind: ``"grid"`` for :func:`rotary_3d`, ``"fractional"`` for :func:`rotary_fractional`.
+        heads: attention heads.
+        head_dim: channels of a head.
+        axes: channels of a head that each axis rotates; ``None`` for :func:`split_head_dim`.
+        theta: base of the frequencies.
+        scale: see :func:`axis_positions`; for ``"fractional"`` along time in seconds.
+        base: see :func:`axis_positions`.
+
+    Raises:
+        ValueError: an unknown kind, or axes that do not add up to the head.
+    """
+
+    def __init__(
+        self,
+        kind: RotaryKind,
+        heads: int,
+        head_dim: int,
+        *,
+        axes: tuple[int, int, int] | None,
+        theta: float,
+        scale: tuple[float, float, float],
+        base: tuple[float, float] | None,
+    ) -> None:
+        super().__init__()
+        if kind not in get_args(RotaryKind):
+            raise ValueError(f"rope must be None or one of {get_args(RotaryKind)}, got {kind!r}")
+        if kind == "grid":
+            dims = split_head_dim(head_dim) if axes is None else Size3D(*axes)
+            if sum(dims) != head_dim or any(dim % 2 for dim in dims):
+                raise ValueError(f"rope_axes must be even and add up to attention_head_dim {head_dim}, got {axes}")
+            self.dims = dims
+        self.kind, self.heads, self.head_dim = kind, heads, head_dim
+        self.theta, self.scale, self.base = theta, tuple(scale), None if base is None else tuple(base)
+
+    def forward(self, grid: Size3D, device: torch.device, fps: float) -> tuple[Tensor, Tensor]:
+        """Cosines and sines ``[1, S, 1 or N, head_dim / 2]``."""
+        if self.kind == "grid":
+            return rotary_3d(grid, self.dims, self.theta, device, self.scale, self.base)
+        scale = (self.scale[0] / fps, *self.scale[1:])
+        return rotary_fractional(grid, self.heads, self.head_dim, self.theta, device, scale)
 
 
 def apply_rotary(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -55,7 +183,7 @@ def apply_rotary(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
     Args:
         x: queries or keys ``[B, S, N, head_dim]``.
-        rotary: tables of :func:`rotary_3d`.
+        rotary: tables of :class:`RotaryTables`.
 
     Returns:
         The same shape and dtype; the arithmetic is done in fp32.
@@ -64,3 +192,73 @@ def apply_rotary(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)  # [B, S, N, head_dim/2] each
     pairs = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return pairs.flatten(-2).type_as(x)
+
+
+# ---- sines and cosines ---------------------------------------------------------------------------
+
+
+def sincos_1d(positions: Tensor, dim: int) -> Tensor:
+    """Sines, then cosines of ``p · 10000^(−2i/dim)`` (Vaswani et al., "Attention Is All You Need", 2017).
+
+    Args:
+        positions: ``[n]`` in fp64.
+        dim: an even number of channels.
+
+    Returns:
+        ``[n, dim]`` in fp64.
+    """
+    frequencies = 10000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    angles = torch.outer(positions, frequencies)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+@lru_cache(maxsize=16)
+@_outside_inference_mode
+def sincos_2d(grid: Size3D, dim: int, device: torch.device, base: tuple[float, float]) -> Tensor:
+    """Half of the channels for the column, half for the row, the same in each frame (DiT, PixArt, Latte).
+
+    Args:
+        grid: tokens along time, height and width.
+        dim: channels, a multiple of 4.
+        device: where the table lives.
+        base: positions are stretched along each axis to end here, whatever the number of tokens.
+
+    Returns:
+        fp32 ``[1, S, dim]``.
+    """
+    rows = sincos_1d(torch.arange(grid.h, dtype=torch.float64) * (base[0] / grid.h), dim // 2)
+    columns = sincos_1d(torch.arange(grid.w, dtype=torch.float64) * (base[1] / grid.w), dim // 2)
+    parts = [columns.expand(*grid, -1), rows[:, None].expand(*grid, -1)]
+    return torch.cat(parts, dim=-1).flatten(0, 2)[None].float().to(device)
+
+
+@lru_cache(maxsize=16)
+@_outside_inference_mode
+def sincos_3d(grid: Size3D, dim: int, device: torch.device, scale: tuple[float, float, float]) -> Tensor:
+    """A quarter of the channels for the frame, three eighths each for column and row (CogVideoX-2B).
+
+    Args:
+        grid: tokens along time, height and width.
+        dim: channels, a multiple of 16.
+        device: where the table lives.
+        scale: see :func:`axis_positions`.
+
+    Returns:
+        fp32 ``[1, S, dim]``.
+    """
+    t, h, w = axis_positions(grid, scale)
+    frames, columns, rows = sincos_1d(t, dim // 4), sincos_1d(w, 3 * dim // 8), sincos_1d(h, 3 * dim // 8)
+    parts = [frames[:, None, None].expand(*grid, -1), columns.expand(*grid, -1), rows[:, None].expand(*grid, -1)]
+    return torch.cat(parts, dim=-1).flatten(0, 2)[None].float().to(device)
+
+
+@lru_cache(maxsize=16)
+@_outside_inference_mode
+def sincos_frames(grid: Size3D, dim: int, device: torch.device) -> Tensor:
+    """The frame's number alone (Latte's temporal embedding).
+
+    Returns:
+        fp32 ``[1, S, dim]``.
+    """
+    frames = sincos_1d(torch.arange(grid.t, dtype=torch.float64), dim)
+    return frames[:, None, None].expand(*grid, -1).flatten(0, 2)[None].float().to(device)

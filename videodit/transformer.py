@@ -1,8 +1,11 @@
 """VideoDiT: a diffusion transformer over the spacetime patches of a clip's latents.
 
+One class for the published families: its options name what differs between them, and `videodit/families/` says which
+options a family has.
+
 Letters: ``B`` batch, ``C`` latent channels, ``T H W`` latent frames, height and width, ``t h w`` the same
-in tokens, ``S = t·h·w`` tokens, ``L`` text tokens, ``D`` width, ``G`` groups of tokens that share a
-timestep: 1, ``T`` or ``S``.
+in tokens, ``S = t·h·w`` tokens, ``L`` text tokens, ``D`` width, ``K`` width of the condition, ``G`` groups of
+tokens that share a timestep: 1, ``T`` or ``S``.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.loaders import PeftAdapterMixin
@@ -24,15 +28,36 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from videodit.attention import QKNorm
-from videodit.blocks import BlockContext, CrossBlock, FactorizedBlock, FP32LayerNorm, Modulation, modulate
-from videodit.checkpoints import CheckedLoading
-from videodit.positions import rotary_3d, split_head_dim
+from videodit.blocks import (
+    BlockContext,
+    BlockNorm,
+    CrossBlock,
+    FactorizedBlock,
+    FP32LayerNorm,
+    ImageEmbedder,
+    JointBlock,
+    Modulation,
+    SingleBlock,
+    TextRefiner,
+    modulate,
+)
+from videodit.families.loading import FamilyLoading
+from videodit.positions import PositionEmbedding, RotaryKind, RotaryTables, sincos_2d, sincos_3d, sincos_frames
 from videodit.shapes import Size3D, VideoGeometry
 
 AttentionKind = Literal["full", "factorized"]
+BlockKind = Literal["cross", "joint", "tied_joint"]
+TextEmbeddingKind = Literal["mlp", "linear", "refiner"]
+FinalLayerKind = Literal["table", "linear"]
+_CHOICES = {
+    "attention": AttentionKind,
+    "block": BlockKind,
+    "text_embedding": TextEmbeddingKind,
+    "final_layer": FinalLayerKind,
+}
 
 
-class VideoDiT(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):
+class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):
     """A video diffusion transformer.
 
     Args:
@@ -44,25 +69,65 @@ class VideoDiT(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheM
         text_dim: width of the text encoder's tokens.
         freq_dim: channels of the sinusoids that the timestep is first written in.
         ffn_dim: hidden width of the MLPs.
-        num_layers: number of blocks.
+        num_layers: number of cross or joint blocks.
         attention: ``"full"`` lets every token see every other; ``"factorized"`` sees within frames, then along
-            time, in two halves of each layer.
+            time, in two halves of each layer (cross blocks only).
         cross_attn_norm: an affine norm before the cross-attention.
-        qk_norm: root-mean-square norm of queries and keys over all heads together, over each head, or none.
-        eps: of all norms.
+        qk_norm: norm of queries and keys: root mean square over all heads together, over each head, layer norm over
+            each head, or none.
+        eps: of all norms but those of queries and keys.
         rope_theta: base of the rotary frequencies.
+        block: ``"cross"``: self-attention, then cross-attention to the text. ``"joint"``: video and text attend
+            together, each with its own weights. ``"tied_joint"``: with one set of weights for both.
+        num_single_layers: blocks with attention and MLP side by side, after joint ones.
+        block_norm: kind of the norms in the blocks.
+        norm_affine: learned scale and shift in them and in the final norm.
+        qk_norm_eps: of the norm of queries and keys; ``None`` for ``eps``.
+        text_embedding: ``"mlp"`` of two layers, one ``"linear"`` layer, or a ``"refiner"``, a small transformer that
+            knows the timestep and the mask.
+        num_refiner_layers: its blocks.
+        final_layer: shift and scale at the end from a learned ``"table"`` plus the condition, or from a ``"linear"``
+            layer of it.
+        final_layer_norm: one more affine layer norm before that.
+        time_embed_dim: width ``K`` of the condition; ``None`` for ``D``, which tables need.
+        pooled_dim: width of a pooled text embedding that is added to the condition; ``None`` for none.
+        guidance_embeds: the guidance scale is part of the condition.
+        size_condition_stride: pixels a latent, for models that are told height, width and their ratio; ``None`` for
+            others.
+        image_dim: width of an image encoder's tokens that the cross-attention sees, too; ``None`` for none.
+        image_tokens: how many of them, where their positions are learned.
+        rope: ``"grid"``: each axis turns its share of every head. ``"fractional"``: LTX-Video's, over the whole
+            width and in seconds. ``None``: none.
+        rope_axes: channels of a head for time, height and width; ``None`` for an even split.
+        position_embedding: added to the tokens: ``"sincos_2d"``, ``"sincos_3d"``, ``"learned"`` or ``None``.
+        position_scale: what a token is long along time, height and width.
+        position_base: height and width that positions are fitted to; ``None`` leaves them as they are.
+        learned_grid: tokens along time, height and width that learned positions were trained for.
+        learned_text: text tokens that they cover, too.
+        frame_embedding: sinusoids of the frame's number before the first temporal block (factorized attention).
+        family: whose weights these are, where they came from elsewhere; see :mod:`videodit.families`.
+        family_config: their config there.
 
     Raises:
-        ValueError: an unknown ``attention`` or ``qk_norm``, a size below 1, or a head that 3D rotary positions
-            cannot split.
+        ValueError: an unknown choice, a size below 1, options that contradict each other, or a head that rotary
+            positions cannot split.
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["CrossBlock", "FactorizedBlock"]
-    _repeated_blocks = ["CrossBlock"]
+    _no_split_modules = ["CrossBlock", "FactorizedBlock", "JointBlock", "SingleBlock"]
+    _repeated_blocks = ["CrossBlock", "JointBlock", "SingleBlock"]
     _skip_layerwise_casting_patterns = ["patch_embed", "time_embedder", "text_embedder", "norm"]
-    _keep_in_fp32_modules = ["time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"]
-    # For one timestep a clip and full attention; rows of single tokens are not split among ranks.
+    _keep_in_fp32_modules = [
+        "time_embedder",
+        "guidance_embedder",
+        "resolution_embedder",
+        "aspect_ratio_embedder",
+        "scale_shift_table",
+        "norm1",
+        "norm2",
+        "norm3",
+    ]
+    # For one timestep a clip and full attention of cross blocks; rows of single tokens are not split among ranks.
     _cp_plan = {
         "rotary": {i: ContextParallelInput(split_dim=1, expected_dims=4, split_output=True) for i in (0, 1)},
         "blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False)},
@@ -86,37 +151,135 @@ class VideoDiT(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheM
         qk_norm: QKNorm | None = "rms_norm_across_heads",
         eps: float = 1e-6,
         rope_theta: float = 10000.0,
+        block: BlockKind = "cross",
+        num_single_layers: int = 0,
+        block_norm: BlockNorm = "layer_norm",
+        norm_affine: bool = False,
+        qk_norm_eps: float | None = None,
+        text_embedding: TextEmbeddingKind = "mlp",
+        num_refiner_layers: int = 2,
+        final_layer: FinalLayerKind = "table",
+        final_layer_norm: bool = False,
+        time_embed_dim: int | None = None,
+        pooled_dim: int | None = None,
+        guidance_embeds: bool = False,
+        size_condition_stride: int | None = None,
+        image_dim: int | None = None,
+        image_tokens: int | None = None,
+        rope: RotaryKind | None = "grid",
+        rope_axes: tuple[int, int, int] | None = None,
+        position_embedding: PositionEmbedding | None = None,
+        position_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        position_base: tuple[float, float] | None = None,
+        learned_grid: tuple[int, int, int] | None = None,
+        learned_text: int = 0,
+        frame_embedding: bool = False,
+        family: str | None = None,
+        family_config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if attention not in get_args(AttentionKind):
-            raise ValueError(f"attention must be one of {get_args(AttentionKind)}, got {attention!r}")
-        sizes = ("num_attention_heads", "in_channels", "out_channels", "text_dim", "freq_dim", "ffn_dim", "num_layers")
-        for name in sizes:
-            if self.config[name] is not None and self.config[name] < 1:
-                raise ValueError(f"{name} must be at least 1, got {self.config[name]}")
-        axes = split_head_dim(attention_head_dim)
-        dim = num_attention_heads * attention_head_dim
+        self._check_options()
+        heads, dim = num_attention_heads, num_attention_heads * attention_head_dim
+        cond_dim = time_embed_dim or dim
         self.geometry = VideoGeometry(Size3D(1, 1, 1), patch_size)  # type: ignore[arg-type]  # it converts
         patch = self.geometry.patch
 
+        # What comes in: latents and their positions
+        self.rotary = None
+        if rope is not None:
+            scale, base = position_scale, position_base
+            self.rotary = RotaryTables(
+                rope, heads, attention_head_dim, axes=rope_axes, theta=rope_theta, scale=scale, base=base
+            )
         self.patch_embed = nn.Linear(in_channels * patch.numel, dim)
-        self.rotary = RotaryTables(axes, rope_theta)
+        if learned_grid is not None:
+            self.learned_positions = nn.Parameter(torch.empty(1, learned_text + Size3D(*learned_grid).numel, dim))
+
+        # the condition
         self.timesteps = Timesteps(freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
-        self.time_embedder = TimestepEmbedding(freq_dim, dim)
-        self.time_proj = nn.Linear(dim, 6 * dim)
-        self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
+        self.time_embedder = TimestepEmbedding(freq_dim, cond_dim)
+        self.pooled_embedder, self.guidance_embedder = None, None
+        if pooled_dim is not None:
+            self.pooled_embedder = PixArtAlphaTextProjection(pooled_dim, cond_dim, act_fn="silu")
+        if guidance_embeds:
+            self.guidance_embedder = TimestepEmbedding(freq_dim, cond_dim)
+        if size_condition_stride is not None:
+            self.resolution_embedder = TimestepEmbedding(freq_dim, cond_dim // 3)
+            self.aspect_ratio_embedder = TimestepEmbedding(freq_dim, cond_dim // 3)
+        self.time_proj = nn.Linear(dim, 6 * dim) if block == "cross" else None
 
-        block = FactorizedBlock if attention == "factorized" else CrossBlock
-        self.blocks = nn.ModuleList(
-            block(dim, ffn_dim, num_attention_heads, qk_norm=qk_norm, eps=eps, cross_attn_norm=cross_attn_norm)
-            for _ in range(num_layers)
-        )
+        # the text, and an image
+        self.text_embedder: nn.Module
+        if text_embedding == "mlp":
+            self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
+        elif text_embedding == "linear":
+            self.text_embedder = nn.Linear(text_dim, dim)
+        else:
+            self.text_embedder = TextRefiner(text_dim, dim, heads, num_refiner_layers, freq_dim)
+        self.image_embedder = None if image_dim is None else ImageEmbedder(image_dim, dim, image_tokens)
 
-        self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
-        self.scale_shift_table = nn.Parameter(torch.empty(2, dim))
+        # Blocks, one list: caches and offloading find one list alone
+        shared: dict[str, Any] = {
+            "qk_norm": qk_norm,
+            "qk_norm_eps": eps if qk_norm_eps is None else qk_norm_eps,
+            "eps": eps,
+            "norm": block_norm,
+            "norm_affine": norm_affine,
+        }
+        if block == "cross":
+            shared |= {"cross_attn_norm": cross_attn_norm, "image": image_dim is not None}
+        else:
+            shared["cond_dim"] = cond_dim
+
+        def make(index: int) -> nn.Module:
+            if index >= num_layers:
+                return SingleBlock(dim, ffn_dim, heads, **shared)
+            if block != "cross":
+                return JointBlock(dim, ffn_dim, heads, tied=block == "tied_joint", **shared)
+            if attention == "factorized":
+                return FactorizedBlock(dim, ffn_dim, heads, embed_frames=frame_embedding and index == 0, **shared)
+            return CrossBlock(dim, ffn_dim, heads, **shared)
+
+        self.blocks = nn.ModuleList(make(index) for index in range(num_layers + num_single_layers))
+
+        # What goes out
+        self.norm_final = FP32LayerNorm(dim, eps) if final_layer_norm else nn.Identity()
+        self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=norm_affine)
+        if final_layer == "table":
+            self.scale_shift_table = nn.Parameter(torch.empty(2, dim))
+        else:
+            self.final_modulation = nn.Linear(cond_dim, 2 * dim)
         self.proj_out = nn.Linear(dim, (out_channels or in_channels) * patch.numel)
         self.gradient_checkpointing = False
         self.init_weights()
+
+    def _check_options(self) -> None:
+        config = self.config
+        for name, kind in _CHOICES.items():
+            if config[name] not in get_args(kind):
+                raise ValueError(f"{name} must be one of {get_args(kind)}, got {config[name]!r}")
+        if config.position_embedding not in (None, *get_args(PositionEmbedding)):
+            legal = get_args(PositionEmbedding)
+            raise ValueError(f"position_embedding must be None or one of {legal}, got {config.position_embedding!r}")
+        sizes = ("num_attention_heads", "in_channels", "out_channels", "text_dim", "freq_dim", "ffn_dim", "num_layers")
+        for name in sizes:
+            if config[name] is not None and config[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {config[name]}")
+        cross = config.block == "cross"
+        contradictions = {
+            f"attention={config.attention!r} needs block='cross'": config.attention == "factorized" and not cross,
+            "num_single_layers needs joint blocks": config.num_single_layers > 0 and cross,
+            "image_dim needs block='cross'": config.image_dim is not None and not cross,
+            "time_embed_dim needs joint blocks and final_layer='linear'": config.time_embed_dim is not None
+            and (cross or config.final_layer == "table"),
+            "position_embedding='learned' and learned_grid need each other": (config.position_embedding == "learned")
+            != (config.learned_grid is not None),
+            "position_embedding='sincos_2d' needs position_base": config.position_embedding == "sincos_2d"
+            and config.position_base is None,
+        }
+        for message, found in contradictions.items():
+            if found:
+                raise ValueError(f"{message}; got block={config.block!r}")
 
     def init_weights(self) -> None:
         """Set every parameter.
@@ -126,21 +289,34 @@ class VideoDiT(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheM
         | weights of linear layers | Xavier uniform |
         | biases | 0 |
         | output projections of attention and MLP | 0: each block starts as the identity |
-        | time projection | 0: modulation starts as the blocks' tables alone |
+        | shared time projection | 0: modulation starts as the blocks' tables alone |
+        | blocks' own modulation | weight 0, bias 0 for shift and scale, 1 for gates |
         | tables | shift and scale 0, gates 1: gradients reach the output projections at once |
-        | final projection | 0: the first prediction is 0 |
+        | final modulation and projection | 0: the first prediction is 0 |
+        | learned positions | normal, deviation 0.02 |
         | norm weights | 1 |
         """
+        ends = (".to_out.0", ".to_add_out", ".ffn.net.2", ".text_ffn.net.2", ".proj_out", ".modulation")
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                zero = name in ("time_proj", "proj_out") or name.endswith((".to_out.0", ".ffn.net.2"))
+                zero = name in ("time_proj", "proj_out", "final_modulation") or f".{name}".endswith(ends)
+                zero = zero or name.endswith("text_modulation")
                 nn.init.zeros_(module.weight) if zero else nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+                if name.endswith("modulation") and name != "final_modulation":
+                    with torch.no_grad():  # (shift, scale, gate) once or twice; a refiner's are gates alone
+                        parts = module.bias.unflatten(0, (-1, self.patch_embed.out_features))
+                        parts[2::3] = 1.0
+                        if len(parts) == 2:
+                            parts[:] = 1.0
             elif isinstance(module, CrossBlock):
                 gates = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 1.0], device=module.scale_shift_table.device)
                 with torch.no_grad():
                     module.scale_shift_table.copy_(gates[:, None].expand_as(module.scale_shift_table))
-        nn.init.zeros_(self.scale_shift_table)
+        if self.config.final_layer == "table":
+            nn.init.zeros_(self.scale_shift_table)
+        if self.config.learned_grid is not None:
+            nn.init.normal_(self.learned_positions, std=0.02)
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -149,6 +325,10 @@ class VideoDiT(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheM
         timestep: Tensor,
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
+        pooled_projections: Tensor | None = None,
+        guidance: Tensor | None = None,
+        encoder_hidden_states_image: Tensor | None = None,
+        fps: float = 24.0,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
@@ -157,9 +337,14 @@ class VideoDiT(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheM
         Args:
             hidden_states: noisy latents ``[B, C, T, H, W]``.
             timestep: 0 (clean) to 1000 (noise): ``[B]`` for the clip, ``[B, t]`` for each latent frame of tokens,
-                or ``[B, S]`` for each token. (With one token a frame, ``[B, t]`` and ``[B, S]`` are the same.)
+                or ``[B, S]`` for each token. (With one token a frame, ``[B, t]`` and ``[B, S]`` are the same.) Text
+                that has a timestep of its own takes the clip's largest.
             encoder_hidden_states: text tokens ``[B, L, text_dim]``.
             encoder_attention_mask: ``[B, L]``, nonzero where a text token counts; ``None`` for all.
+            pooled_projections: pooled text ``[B, pooled_dim]``, for models that have it.
+            guidance: guidance scales ``[B]``, for models that embed them.
+            encoder_hidden_states_image: tokens of an image encoder ``[B, I, image_dim]``, for models that see one.
+            fps: frames per second, for fractional rotary positions.
             attention_kwargs: ``{"scale": s}`` scales loaded LoRA layers.
             return_dict: an output object instead of a tuple.
 
@@ -167,43 +352,65 @@ class VideoDiT(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheM
             ``sample``: ``[B, out_channels, T, H, W]``.
 
         Raises:
-            ValueError: latents, timesteps, text or a mask whose shape does not fit.
+            ValueError: latents, timesteps, text or a mask whose shape does not fit, or a condition that is missing
+                or that the model does not have.
         """
-        self._check_shapes(hidden_states, encoder_hidden_states, encoder_attention_mask)
+        grid = self._check_shapes(hidden_states, timestep, encoder_hidden_states, encoder_attention_mask)  # t, h, w
         pt, ph, pw = self.geometry.patch
-        grid = self.geometry.token_size(Size3D(*hidden_states.shape[2:]))  # t, h, w
         dtype = hidden_states.dtype
 
         # [B, C, T, H, W] → [B, S, C·patch] → [B, S, D]
         x = rearrange(hidden_states, "b c (t pt) (h ph) (w pw) -> b (t h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw)
         x = self.patch_embed(x)
-        text = self.text_embedder(encoder_hidden_states)  # [B, L, D]
-        text_mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()[:, None, None]
+        extra = self._embed_extras(pooled_projections, guidance, hidden_states)  # [B, K] or None
+        condition = self._embed_timestep(timestep, extra, grid, dtype)  # [B, G, K], or [U, K] and [B, S]
+        noisiest = timestep.flatten(1).amax(dim=1) if timestep.ndim > 1 else timestep  # [B]
+        mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()  # [B, L]
+        if isinstance(self.text_embedder, TextRefiner):
+            text = self.text_embedder(encoder_hidden_states, noisiest, mask)  # [B, L, D]
+        else:
+            text = self.text_embedder(encoder_hidden_states)  # [B, L, D]
+        x, text = self._add_positions(x, text, grid)
 
-        time, token_row = self._embed_timestep(
-            timestep, x.shape[0], grid, dtype
-        )  # [B, 1 or t, D], or [U, D] and [B, S]
         context = BlockContext(
-            modulation=Modulation(self.time_proj(nn.functional.silu(time)), token_row),  # [..., 6·D]
-            rotary=self.rotary(grid, x.device),  # two [1, S, 1, head_dim / 2]
             grid=grid,
-            text_mask=text_mask,  # [B, 1, 1, L]
+            rotary=None if self.rotary is None else self.rotary(grid, x.device, fps),  # [1, S, 1 or N, head_dim / 2]
+            image=self._embed_image(encoder_hidden_states_image),  # [B, I, D] or None
         )
+        if self.time_proj is not None:
+            context = context._replace(
+                modulation=condition._replace(values=self.time_proj(F.silu(condition.values))),  # [..., 6·D]
+                text_mask=None if mask is None else mask[:, None, None],  # [B, 1, 1, L]
+            )
+        else:
+            text_condition = self._embed_timestep(noisiest, extra, grid, dtype)  # [B, 1, K]
+            context = context._replace(
+                condition=condition._replace(values=F.silu(condition.values)),
+                text_condition=text_condition._replace(values=F.silu(text_condition.values)),
+                text_mask=None if mask is None else F.pad(mask, (grid.numel, 0), value=True)[:, None, None],
+            )
+        if self.config.frame_embedding and grid.t > 1:
+            context = context._replace(frame_embedding=sincos_frames(grid, x.shape[2], x.device))  # [1, S, D]
+
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, x, text, context)  # [B, S, D]
+                x, text = self._gradient_checkpointing_func(block, x, text, context)  # [B, S, D], [B, L, D]
             else:
-                x = block(x, text, context)  # [B, S, D]
+                x, text = block(x, text, context)  # [B, S, D], [B, L, D]
 
-        # The last table adds to the time embedding itself, the same for shift and scale.
-        shift, scale = Modulation(torch.cat([time, time], dim=-1), token_row).chunks(self.scale_shift_table)
-        x = modulate(self.norm_out(x), shift, scale, token_row).to(dtype)
+        if self.config.final_layer == "table":  # it adds to the condition itself, the same for shift and scale
+            twice = torch.cat([condition.values, condition.values], dim=-1)
+            shift, scale = condition._replace(values=twice).chunks(self.scale_shift_table)
+        else:
+            shift, scale = condition._replace(values=F.silu(condition.values)).projected(self.final_modulation, 2)
+        x = modulate(self.norm_out(self.norm_final(x)), shift, scale, condition.token_row).to(dtype)
         x = self.proj_out(x)  # [B, S, patch·C]
         t, h, w = grid
         sample = rearrange(x, "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)", t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
-    def _check_shapes(self, latents: Tensor, text: Tensor, mask: Tensor | None) -> None:
+    def _check_shapes(self, latents: Tensor, timestep: Tensor, text: Tensor, mask: Tensor | None) -> Size3D:
+        """The grid of tokens."""
         if latents.ndim != 5 or latents.shape[1] != self.config.in_channels:
             raise ValueError(f"expected latents [B, {self.config.in_channels}, T, H, W], got {list(latents.shape)}")
         batch, dim = latents.shape[0], self.config.text_dim
@@ -211,38 +418,85 @@ class VideoDiT(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheM
             raise ValueError(f"encoder_hidden_states must be [{batch}, L, {dim}], got {list(text.shape)}")
         if mask is not None and mask.shape != text.shape[:2]:
             raise ValueError(f"encoder_attention_mask must be {list(text.shape[:2])}, got {list(mask.shape)}")
-
-    def _embed_timestep(
-        self, timestep: Tensor, batch: int, grid: Size3D, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor | None]:
-        """Embeddings of the distinct timesteps and, for one a token, the row of each token."""
+        grid = self.geometry.token_size(Size3D(*latents.shape[2:]))
         shapes = ([batch], [batch, grid.t], [batch, grid.numel])
         if list(timestep.shape) not in shapes:
             raise ValueError(
                 f"timestep must be {shapes[0]}, {shapes[1]} (frames) or {shapes[2]} (tokens), "
                 f"got {list(timestep.shape)}"
             )
+        return grid
+
+    def _sinusoids(self, numbers: Tensor) -> Tensor:
+        """Any numbers ``[...]`` as sinusoids ``[..., freq_dim]`` in the dtype of the embedders."""
+        values = self.timesteps(numbers.flatten()).unflatten(0, numbers.shape)  # fp32
+        return values.to(self.time_embedder.linear_1.weight.dtype)
+
+    def _embed_extras(self, pooled: Tensor | None, guidance: Tensor | None, latents: Tensor) -> Tensor | None:
+        """What is added to the timestep's embedding, ``[B, K]``, or ``None``."""
+        for name, value, embedder in (
+            ("pooled_projections", pooled, self.pooled_embedder),
+            ("guidance", guidance, self.guidance_embedder),
+        ):
+            if (value is None) != (embedder is None):
+                raise ValueError(f"{name} is missing" if value is None else f"this model takes no {name}")
+        parts = []
+        if guidance is not None and self.guidance_embedder is not None:
+            parts.append(self.guidance_embedder(self._sinusoids(1000 * guidance.float())))
+        if pooled is not None and self.pooled_embedder is not None:
+            parts.append(self.pooled_embedder(pooled))
+        if stride := self.config.size_condition_stride:
+            height, width = (float(stride * side) for side in latents.shape[3:])
+            size = torch.tensor([[height, width]], device=latents.device)
+            resolution = self.resolution_embedder(self._sinusoids(size)).flatten(1)  # [1, 2·K/3]
+            ratio = self.aspect_ratio_embedder(self._sinusoids(size[:, 0] / size[:, 1]))  # [1, K/3]
+            parts.append(torch.cat([resolution, ratio], dim=1).expand(latents.shape[0], -1))
+        return sum(parts[1:], parts[0]).to(latents.dtype) if parts else None
+
+    def _embed_timestep(self, timestep: Tensor, extra: Tensor | None, grid: Size3D, dtype: torch.dtype) -> Modulation:
+        """The condition of the distinct timesteps and, for one timestep a token, the row of each token."""
         token_row = None
         if timestep.ndim == 1:
             timestep = timestep[:, None]  # [B, 1]
         elif timestep.shape[1] == grid.numel:
-            timestep, token_row = torch.unique(timestep, return_inverse=True)  # [U], [B, S]
-        frequencies = self.timesteps(timestep.flatten()).unflatten(0, timestep.shape)  # [..., freq_dim] fp32
-        wide = self.time_embedder.linear_1.weight.dtype
-        return self.time_embedder(frequencies.to(wide)).to(dtype), token_row
+            # Rows of different samples differ where something is added to them.
+            sample = torch.arange(len(timestep), device=timestep.device)[:, None]
+            keys = timestep.double() + (0 if extra is None else 10_000 * sample)  # timesteps end at 1000
+            keys, token_row = torch.unique(keys, return_inverse=True)  # [U], [B, S]
+            owner = (keys / 10_000).floor().long()
+            timestep = keys - 10_000 * owner if extra is not None else keys
+            extra = None if extra is None else extra[owner]  # [U, K]
+        values = self.time_embedder(self._sinusoids(timestep)).to(dtype)  # [B, G, K] or [U, K]
+        if extra is not None:
+            values = values + (extra if token_row is not None else extra[:, None])
+        return Modulation(values, token_row)
+
+    def _add_positions(self, x: Tensor, text: Tensor, grid: Size3D) -> tuple[Tensor, Tensor]:
+        """Add the position embedding, if there is one, to video ``[B, S, D]`` and text ``[B, L, D]`` tokens."""
+        config = self.config
+        if config.position_embedding == "sincos_2d":
+            x = x + sincos_2d(grid, x.shape[2], x.device, tuple(config.position_base)).to(x.dtype)
+        elif config.position_embedding == "sincos_3d":
+            x = x + sincos_3d(grid, x.shape[2], x.device, tuple(config.position_scale)).to(x.dtype)
+        elif config.position_embedding == "learned":
+            if tuple(grid) != tuple(config.learned_grid) or text.shape[1] != config.learned_text:
+                trained = Size3D(*config.learned_grid)
+                raise ValueError(
+                    f"this model has learned positions for {trained} tokens and {config.learned_text} of text, "
+                    f"got {grid} and {text.shape[1]}"
+                )
+            positions = self.learned_positions.to(x.dtype)
+            text, x = text + positions[:, : config.learned_text], x + positions[:, config.learned_text :]
+        return x, text
+
+    def _embed_image(self, image: Tensor | None) -> Tensor | None:
+        if (image is None) != (self.image_embedder is None):
+            name = "encoder_hidden_states_image"
+            raise ValueError(f"{name} is missing" if image is None else f"this model takes no {name}")
+        return None if self.image_embedder is None else self.image_embedder(image)
 
 
-class RotaryTables(nn.Module):
-    """The rotary tables as a module, so that context parallelism can split what it returns."""
-
-    def __init__(self, dims: Size3D, theta: float) -> None:
-        super().__init__()
-        self.dims, self.theta = dims, theta
-
-    def forward(self, grid: Size3D, device: torch.device) -> tuple[Tensor, Tensor]:
-        """See :func:`videodit.positions.rotary_3d`."""
-        return rotary_3d(grid, self.dims, self.theta, device)
-
-
-TransformerBlockRegistry.register(CrossBlock, TransformerBlockMetadata(return_hidden_states_index=0))
-TransformerBlockRegistry.register(FactorizedBlock, TransformerBlockMetadata(return_hidden_states_index=0))
+for _block in (CrossBlock, FactorizedBlock, JointBlock, SingleBlock):
+    TransformerBlockRegistry.register(
+        _block, TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=1)
+    )

@@ -17,7 +17,9 @@ import typer
 
 import videodit
 from videodit.cli.common import note, one_line
+from videodit.cli.convert import convert
 from videodit.cli.doctor import doctor
+from videodit.cli.families import families
 from videodit.cli.generate import generate
 from videodit.cli.info import info
 from videodit.cli.remake import remake
@@ -35,7 +37,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (generate, remake, info, doctor):
+for _command in (generate, remake, info, convert, families, doctor):
     app.command()(_command)
 
 

@@ -1,0 +1,74 @@
+"""`videodit families`: the published models that a VideoDiT runs, and the proof that it is the same network."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any
+
+import typer
+
+from videodit.cli.progress import show_progress
+
+# Sizes, and where weights came from: what is left of the options is what tells families apart.
+_SIZES = frozenset(
+    {
+        "patch_size", "num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "text_dim",
+        "freq_dim", "ffn_dim", "num_layers", "num_single_layers", "num_refiner_layers", "time_embed_dim", "pooled_dim",
+        "image_dim", "image_tokens", "learned_grid", "learned_text", "family", "family_config",
+    }
+)  # fmt: skip
+
+
+def families(
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Compare a tiny random member of each with diffusers' own class: the largest difference."
+        ),
+    ] = False,
+) -> None:
+    """List the published families and checkpoints as Markdown tables."""
+    with show_progress() as progress:
+        progress.stage("loading the libraries")
+        from videodit.families import FAMILIES
+        from videodit.families.parity import MEMBERS, deviation
+
+        rows = [("member", "family", "predicts", "options", *(("largest difference",) if check else ()))]
+        for index, (name, member) in enumerate(MEMBERS.items()):
+            progress.stage(f"comparing {name}, {index + 1}/{len(MEMBERS)}")
+            family = FAMILIES[member.family]
+            row = (name, family.title, family.objective, _options(family.native_config(member.config)))
+            rows.append((*row, f"{deviation(member):.0e}") if check else row)
+    _print_table(rows)
+    print()
+    published: list[tuple[str, ...]] = [("checkpoint", "hub id", "parameters", "transformer in bf16")]
+    for family in FAMILIES.values():
+        for title, one in family.published.items():
+            published.append((title, one.hub_id, f"{one.parameters:,}", f"{2e-9 * one.parameters:.1f} GB"))
+    _print_table(published)
+
+
+def _options(config: dict[str, Any]) -> str:
+    """What differs from the class defaults, sizes left aside."""
+    from videodit.transformer import VideoDiT
+
+    defaults = {p.name: p.default for p in inspect.signature(VideoDiT.__init__).parameters.values()}
+    parts = []
+    for key, value in config.items():
+        if key not in _SIZES and value != defaults[key]:
+            parts.append(f"{key}={_short(value)}")
+    return ", ".join(parts)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "·".join(f"{number:.3g}" for number in value)
+    return str(value)
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    header, *rest = rows
+    print(f"| {' | '.join(header)} |")
+    print("|" + "---|" * len(header))
+    for row in rest:
+        print(f"| {' | '.join(row)} |")

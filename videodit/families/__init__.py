@@ -1,0 +1,28 @@
+"""The published families that a VideoDiT runs, one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from videodit.families import allegro, cogvideox, flux, hunyuan_video, latte, ltx, pixart, skyreels, wan
+from videodit.families.base import Family
+
+FAMILIES: dict[str, Family] = {
+    module.FAMILY.name: module.FAMILY
+    for module in (wan, skyreels, ltx, cogvideox, hunyuan_video, latte, allegro, pixart, flux)
+}
+
+
+def family_of(config: Mapping[str, Any], where: object = "the config") -> Family:
+    """The family of a transformer's config of diffusers.
+
+    Raises:
+        ValueError: a class that is no family's.
+    """
+    name = config.get("_class_name")
+    for family in FAMILIES.values():
+        if family.class_name == name:
+            return family
+    known = ", ".join(family.class_name for family in FAMILIES.values())
+    raise ValueError(f"{where} holds a {name or 'config without a class'}, expected a VideoDiT or one of {known}")

@@ -1,0 +1,294 @@
+"""What a family of published models is: how its config and its weights become a VideoDiT's, and back.
+
+A family is data. Its config map names options of :class:`videodit.VideoDiT`; its key map is a list of rules, each
+from one or more of our tensors to one or more of theirs, with a transform that can be undone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from videodit.flow import Objective
+
+Tensors = list[Tensor]
+Config = Mapping[str, Any]
+
+
+class Transform(NamedTuple):
+    """A change of layout and its inverse. Both take tensors and our config."""
+
+    load: Callable[[Tensors, Config], Tensors]
+    save: Callable[[Tensors, Config], Tensors]
+
+
+class Rule(NamedTuple):
+    """Which of their tensors are which of ours.
+
+    Patterns may hold ``{n}``, the number of a cross or joint block, ``{s}``, the number of a single block counted from
+    the first of them, and ``{rest}``, any ending.
+    """
+
+    ours: str | tuple[str, ...]
+    theirs: str | tuple[str, ...]
+    transform: Transform | None = None
+
+
+class Group(NamedTuple):
+    """A rule applied: their tensors, ours, and the transform between them."""
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    transform: Transform | None
+
+
+class Published(NamedTuple):
+    """A checkpoint that exists: where it is, what its config says beyond the class defaults, how many parameters."""
+
+    hub_id: str
+    config: dict[str, Any]
+    parameters: int
+    subfolder: str = "transformer"
+
+
+@dataclass(frozen=True)
+class Original:
+    """The layout of the authors' own files.
+
+    Attributes:
+        mark: part of a tensor's name that only this layout has.
+        names: regular expressions and replacements from its names to diffusers', in order.
+        config: diffusers' config from the shapes of the renamed tensors.
+        dropped: a regular expression for tensors of other networks in the same file.
+    """
+
+    mark: str
+    names: tuple[tuple[str, str], ...]
+    config: Callable[[Mapping[str, list[int]]], dict[str, Any]]
+    dropped: str | None = None
+
+    def rename(self, name: str) -> str | None:
+        """diffusers' name of a tensor, or ``None`` for one of another network."""
+        if self.dropped is not None and re.match(self.dropped, name):
+            return None
+        for pattern, replacement in self.names:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+
+def count_blocks(names: Iterable[str], prefix: str) -> int:
+    """How many blocks there are under a prefix, from the names of their tensors."""
+    return 1 + max(int(match[1]) for name in names if (match := re.match(rf"{prefix}\.(\d+)\.", name)))
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of published models.
+
+    Attributes:
+        name: as it stands in a VideoDiT's config.
+        title: as people write it.
+        class_name: diffusers' class of its transformer.
+        objective: what the model predicts.
+        options: from their config, class defaults filled in, to ours.
+        rules: the key map; the first rule that fits a tensor of ours holds.
+        required: entries of their config that have to have this value, because we know no other.
+        published: checkpoints by name.
+        ignored: a regular expression for tensors of theirs that mean nothing.
+        original: the layout of the authors' own files, where we know it.
+    """
+
+    name: str
+    title: str
+    class_name: str
+    objective: Objective
+    options: Callable[[Config], dict[str, Any]]
+    rules: tuple[Rule, ...]
+    required: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, Published] = field(default_factory=dict)
+    ignored: str | None = None
+    original: Original | None = None
+
+    def native_config(self, config: Config) -> dict[str, Any]:
+        """Our config for one of theirs.
+
+        Raises:
+            ValueError: an entry with a value that the family's published models do not have.
+        """
+        given = {key: value for key, value in config.items() if not key.startswith("_")}
+        full = self.class_defaults() | given
+        for key, value in self.required.items():
+            if full.get(key) != value:
+                raise ValueError(f"{self.title}: {key} is {full.get(key)!r}, legal is {value!r}")
+        return self.options(full) | {"family": self.name, "family_config": given}
+
+    def class_defaults(self) -> dict[str, Any]:
+        """What diffusers' class takes for entries that a config leaves out."""
+        import diffusers
+
+        parameters = inspect.signature(getattr(diffusers, self.class_name).__init__).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+    def plan(self, our_keys: Iterable[str], config: Config) -> list[Group]:
+        """Which of their tensors each of ours is made of.
+
+        Args:
+            our_keys: names of a VideoDiT's tensors.
+            config: its config.
+
+        Raises:
+            KeyError: a tensor that no rule names.
+        """
+        groups: dict[tuple[str, ...], Group] = {}
+        for key in our_keys:
+            group = self._group_of(key, config["num_layers"])
+            groups.setdefault(group.ours, group)
+        return list(groups.values())
+
+    def _group_of(self, key: str, num_layers: int) -> Group:
+        for rule in self.rules:
+            ours, theirs = (p if isinstance(p, tuple) else (p,) for p in (rule.ours, rule.theirs))
+            for pattern in ours:
+                if (found := _match(pattern, key, num_layers)) is not None:
+                    return Group(
+                        tuple(_fill(p, found, num_layers) for p in ours),
+                        tuple(p.format(**found) for p in theirs),
+                        rule.transform,
+                    )
+        raise KeyError(f"{self.title} has no rule for {key}")
+
+
+_PARTS = {"n": r"(?P<n>\d+)", "s": r"(?P<s>\d+)", "rest": r"(?P<rest>.+)"}
+
+
+def _match(pattern: str, key: str, num_layers: int) -> dict[str, Any] | None:
+    """What stands in a pattern's braces, single blocks counted from the first of them, or ``None``."""
+    expression = re.sub(r"\\\{(\w+)\\\}", lambda m: _PARTS[m[1]], re.escape(pattern))
+    match = re.fullmatch(expression, key)
+    if match is None:
+        return None
+    found: dict[str, Any] = match.groupdict()
+    if "n" in found and int(found["n"]) >= num_layers:
+        return None
+    if "s" in found:
+        found["s"] = int(found["s"]) - num_layers
+        if found["s"] < 0:
+            return None
+    return found
+
+
+def _fill(pattern: str, found: dict[str, Any], num_layers: int) -> str:
+    return pattern.format(**(found | ({"s": found["s"] + num_layers} if "s" in found else {})))
+
+
+# ---- transforms ----------------------------------------------------------------------------------
+
+
+def _patch(config: Config) -> list[int]:
+    return list(config["patch_size"])
+
+
+CONV3D = Transform(
+    lambda x, _: [x[0].flatten(1)],
+    lambda x, config: [x[0].unflatten(1, (-1, *_patch(config)))],
+)
+"""A 3D patch convolution is a linear layer."""
+
+CONV2D = Transform(
+    lambda x, _: [x[0].flatten(1)],
+    lambda x, config: [x[0].unflatten(1, (-1, *_patch(config)[1:]))],
+)
+"""A 2D patch convolution is a linear layer."""
+
+LEADING_AXIS = Transform(lambda x, _: [x[0][0]], lambda x, _: [x[0][None]])
+"""A table with an axis of one in front."""
+
+CHANNEL_FIRST = Transform(
+    lambda x, config: [rearrange(x[0], "(c p) ... -> (p c) ...", p=_patch_numel(config))],
+    lambda x, config: [rearrange(x[0], "(p c) ... -> (c p) ...", p=_patch_numel(config))],
+)
+"""Rows of the final projection in the order channel, place in the patch."""
+
+SWAP_HALVES = Transform(
+    lambda x, _: [torch.cat(x[0].chunk(2)[::-1])],
+    lambda x, _: [torch.cat(x[0].chunk(2)[::-1])],
+)
+"""Scale and shift in the other order."""
+
+
+def _patch_numel(config: Config) -> int:
+    t, h, w = _patch(config)
+    return t * h * w
+
+
+def block_rules(ours: str, theirs: str, *, feed_forward: str = "ff") -> tuple[Rule, ...]:
+    """The MLP by its name, everything else in a block as it is."""
+    return (
+        Rule(f"{ours}.ffn.{{rest}}", f"{theirs}.{feed_forward}.{{rest}}"),
+        Rule(f"{ours}.{{rest}}", f"{theirs}.{{rest}}"),
+    )
+
+
+ADALN_SINGLE = (
+    Rule("time_embedder.{rest}", "adaln_single.emb.timestep_embedder.{rest}"),
+    Rule("resolution_embedder.{rest}", "adaln_single.emb.resolution_embedder.{rest}"),
+    Rule("aspect_ratio_embedder.{rest}", "adaln_single.emb.aspect_ratio_embedder.{rest}"),
+    Rule("time_proj.{rest}", "adaln_single.linear.{rest}"),
+    Rule("text_embedder.{rest}", "caption_projection.{rest}"),
+    Rule("patch_embed.weight", "pos_embed.proj.weight", CONV2D),
+    Rule("patch_embed.bias", "pos_embed.proj.bias"),
+)
+"""PixArt's names of what comes before the blocks, which Latte and Allegro share."""
+
+OUTPUT = (Rule("scale_shift_table", "scale_shift_table"), Rule("proj_out.{rest}", "proj_out.{rest}"))
+
+MMDIT = (
+    Rule("time_embedder.{rest}", "time_text_embed.timestep_embedder.{rest}"),
+    Rule("pooled_embedder.{rest}", "time_text_embed.text_embedder.{rest}"),
+    Rule("guidance_embedder.{rest}", "time_text_embed.guidance_embedder.{rest}"),
+    Rule("blocks.{n}.modulation.{rest}", "transformer_blocks.{n}.norm1.linear.{rest}"),
+    Rule("blocks.{n}.text_modulation.{rest}", "transformer_blocks.{n}.norm1_context.linear.{rest}"),
+    Rule("blocks.{n}.text_ffn.{rest}", "transformer_blocks.{n}.ff_context.{rest}"),
+    *block_rules("blocks.{n}", "transformer_blocks.{n}"),
+    Rule("blocks.{s}.modulation.{rest}", "single_transformer_blocks.{s}.norm.linear.{rest}"),
+    Rule("blocks.{s}.{rest}", "single_transformer_blocks.{s}.{rest}"),
+    Rule("final_modulation.weight", "norm_out.linear.weight", SWAP_HALVES),
+    Rule("final_modulation.bias", "norm_out.linear.bias", SWAP_HALVES),
+    Rule("proj_out.weight", "proj_out.weight", CHANNEL_FIRST),
+    Rule("proj_out.bias", "proj_out.bias", CHANNEL_FIRST),
+)
+"""Joint and single blocks as HunyuanVideo and FLUX name them."""
+
+
+# ---- from tensors to tensors ---------------------------------------------------------------------
+
+
+def to_native(groups: Iterable[Group], get: Callable[[str], Tensor], config: Config) -> Iterator[tuple[str, Tensor]]:
+    """Our tensors by name, one group at a time, so that no more than one is held twice.
+
+    Args:
+        groups: of :meth:`Family.plan`.
+        get: gives one of their tensors by name.
+        config: ours.
+    """
+    for group in groups:
+        tensors = [get(name) for name in group.theirs]
+        if group.transform is not None:
+            tensors = group.transform.load(tensors, config)
+        yield from zip(group.ours, tensors, strict=True)
+
+
+def to_foreign(groups: Iterable[Group], get: Callable[[str], Tensor], config: Config) -> Iterator[tuple[str, Tensor]]:
+    """Their tensors by name, the inverse of :func:`to_native`; ``get`` gives one of ours."""
+    for group in groups:
+        tensors = [get(name) for name in group.ours]
+        if group.transform is not None:
+            tensors = group.transform.save(tensors, config)
+        yield from zip(group.theirs, tensors, strict=True)

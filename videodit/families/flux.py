@@ -1,0 +1,52 @@
+"""FLUX.1, text to image: a clip of one frame (Black Forest Labs, 2024)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from videodit.families.base import MMDIT, Config, Family, Published, Rule
+
+
+def options(config: Config) -> dict[str, Any]:
+    """Our options. Their pipeline packs 2×2 latents into 64 channels; here that is the patch."""
+    heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
+    out_channels = config["out_channels"] or config["in_channels"]
+    if config["in_channels"] % 4 or out_channels % 4:
+        raise ValueError(f"FLUX.1: in_channels is {config['in_channels']}; legal are multiples of 4")
+    return {
+        "patch_size": (1, 2, 2),
+        "num_attention_heads": heads,
+        "attention_head_dim": head_dim,
+        "in_channels": config["in_channels"] // 4,
+        "out_channels": out_channels // 4,
+        "text_dim": config["joint_attention_dim"],
+        "ffn_dim": 4 * heads * head_dim,
+        "num_layers": config["num_layers"],
+        "num_single_layers": config["num_single_layers"],
+        "block": "joint",
+        "qk_norm": "rms_norm",
+        "text_embedding": "linear",
+        "final_layer": "linear",
+        "pooled_dim": config["pooled_projection_dim"],
+        "guidance_embeds": config["guidance_embeds"],
+        "rope_axes": tuple(config["axes_dims_rope"]),
+    }
+
+
+FAMILY = Family(
+    name="flux",
+    title="FLUX.1",
+    class_name="FluxTransformer2DModel",
+    objective="flow",
+    options=options,
+    rules=(
+        Rule("patch_embed.{rest}", "x_embedder.{rest}"),
+        Rule("text_embedder.{rest}", "context_embedder.{rest}"),
+        *MMDIT,
+    ),
+    required={"patch_size": 1},
+    published={
+        "FLUX.1 dev": Published("black-forest-labs/FLUX.1-dev", {"guidance_embeds": True}, 11_901_408_320),
+        "FLUX.1 schnell": Published("black-forest-labs/FLUX.1-schnell", {}, 11_891_178_560),
+    },
+)

@@ -1,0 +1,56 @@
+"""HunyuanVideo, text to video (Kong et al., "HunyuanVideo: A Systematic Framework For Large Video Generative Models",
+2024)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from videodit.families.base import CONV3D, MMDIT, Config, Family, Published, Rule, block_rules
+
+_REFINER = "context_embedder.token_refiner.refiner_blocks"
+
+
+def options(config: Config) -> dict[str, Any]:
+    """Our options."""
+    heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
+    return {
+        "patch_size": (config["patch_size_t"], config["patch_size"], config["patch_size"]),
+        "num_attention_heads": heads,
+        "attention_head_dim": head_dim,
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "text_dim": config["text_embed_dim"],
+        "ffn_dim": int(config["mlp_ratio"] * heads * head_dim),
+        "num_layers": config["num_layers"],
+        "num_single_layers": config["num_single_layers"],
+        "num_refiner_layers": config["num_refiner_layers"],
+        "block": "joint",
+        "qk_norm": config["qk_norm"],
+        "text_embedding": "refiner",
+        "final_layer": "linear",
+        "pooled_dim": config["pooled_projection_dim"],
+        "guidance_embeds": config["guidance_embeds"],
+        "rope_axes": tuple(config["rope_axes_dim"]),
+        "rope_theta": config["rope_theta"],
+    }
+
+
+FAMILY = Family(
+    name="hunyuan_video",
+    title="HunyuanVideo",
+    class_name="HunyuanVideoTransformer3DModel",
+    objective="flow",
+    options=options,
+    rules=(
+        Rule("patch_embed.weight", "x_embedder.proj.weight", CONV3D),
+        Rule("patch_embed.bias", "x_embedder.proj.bias"),
+        Rule("text_embedder.time_embedder.{rest}", "context_embedder.time_text_embed.timestep_embedder.{rest}"),
+        Rule("text_embedder.pooled_embedder.{rest}", "context_embedder.time_text_embed.text_embedder.{rest}"),
+        Rule("text_embedder.proj_in.{rest}", "context_embedder.proj_in.{rest}"),
+        Rule("text_embedder.blocks.{n}.modulation.{rest}", f"{_REFINER}.{{n}}.norm_out.linear.{{rest}}"),
+        *block_rules("text_embedder.blocks.{n}", f"{_REFINER}.{{n}}"),
+        *MMDIT,
+    ),
+    required={"image_condition_type": None},
+    published={"HunyuanVideo": Published("hunyuanvideo-community/HunyuanVideo", {}, 12_821_012_544)},
+)

@@ -1,0 +1,374 @@
+"""Loading and converting published weights: tensor by tensor, so that nothing is held twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from typing_extensions import Self
+
+from videodit.checkpoints import (
+    PICKLE_SUFFIXES,
+    CheckedLoading,
+    check_class,
+    check_file,
+    check_weights,
+    read_json,
+    weight_files,
+)
+from videodit.families import FAMILIES, family_of
+from videodit.families.base import Family, Group, to_foreign, to_native
+
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
+_NAMED = 5  # how many names an error lists
+_WEIGHTS = "diffusion_pytorch_model"
+
+
+class TensorFiles:
+    """The tensors of one or more safetensors files, read one at a time. A context manager.
+
+    Args:
+        files: the files.
+        rename: from the names in the files to the names to know them by; ``None`` leaves a tensor out.
+
+    Raises:
+        ValueError: a tensor that is in two files.
+    """
+
+    def __init__(self, files: Iterable[Path], rename: Callable[[str], str | None] = lambda name: name) -> None:
+        self._stack = ExitStack()
+        self._places: dict[str, tuple[Any, str]] = {}
+        for path in files:
+            file = self._stack.enter_context(safe_open(path, framework="pt"))
+            for stored in file.keys():  # noqa: SIM118 - a file is no mapping
+                name = rename(stored)
+                if name is None:
+                    continue
+                if name in self._places:
+                    raise ValueError(f"{path} holds {name}, which is in another file, too")
+                self._places[name] = (file, stored)
+
+    def __enter__(self) -> TensorFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def names(self) -> set[str]:
+        """The names that tensors are known by."""
+        return set(self._places)
+
+    def shape(self, name: str) -> list[int]:
+        """A tensor's shape, without reading it."""
+        file, stored = self._places[name]
+        return list(file.get_slice(stored).get_shape())
+
+    def get(self, name: str) -> Tensor:
+        """Read a tensor."""
+        file, stored = self._places[name]
+        return file.get_tensor(stored)
+
+
+class FamilyLoading(CheckedLoading):
+    """Loading that knows the published families, besides VideoDiT's own folders."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, **kwargs: Any) -> Self:
+        """Load a transformer: a folder or hub id of VideoDiT's own layout or of diffusers' for a known family.
+
+        Args:
+            pretrained_model_name_or_path: the folder or hub id.
+            kwargs: ``subfolder``, ``dtype`` (or ``torch_dtype``), ``device_map`` (a device, ``"auto"`` or a dict),
+                and for the hub ``revision``, ``cache_dir``, ``token``, ``local_files_only``; for folders of the own
+                layout whatever diffusers' ``ModelMixin.from_pretrained`` takes.
+
+        Raises:
+            ValueError: no safetensors, a broken or missing shard, a config of an unknown class, tensors that are
+                missing, left over or of another shape (the first few are named), or ``use_safetensors=False``.
+        """
+        name = os.fspath(pretrained_model_name_or_path or "")
+        hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
+        folder = _find_folder(name, kwargs.get("subfolder") or "", hub)
+        if folder is None or (config := read_json(folder / "config.json")).get("_class_name") == cls.__name__:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if kwargs.pop("use_safetensors", None) is False:
+            raise ValueError("use_safetensors=False is refused: weights are read from .safetensors files alone")
+        family = family_of(config, folder)
+        if not Path(name).is_dir():
+            folder = _fetch_weights(name, kwargs.get("subfolder") or "", hub)
+        check_weights(folder)
+        dtype = kwargs.pop("dtype", None) or kwargs.get("torch_dtype") or torch.float32  # diffusers' default
+        device_map = kwargs.pop("device_map", None)
+        unknown = sorted(set(kwargs) - {"subfolder", "torch_dtype", *HUB_OPTIONS})
+        if unknown:
+            raise ValueError(f"options {', '.join(unknown)} are not for weights of {family.title}")
+        with TensorFiles(weight_files(folder)) as files:
+            return _load(cls, family, family.native_config(config), files, folder, dtype, device_map)
+
+    @classmethod
+    def from_single_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device_map: str | dict[str, Any] | None = None,
+    ) -> Self:
+        """Load a file in the layout of its authors (Wan and LTX-Video), whatever prefix it has.
+
+        Args:
+            path: a safetensors file.
+            dtype: of the weights.
+            device_map: see :meth:`from_pretrained`.
+
+        Raises:
+            ValueError: a pickle, a broken file, or tensors that belong to neither.
+        """
+        path = Path(path)
+        if path.suffix in PICKLE_SUFFIXES:
+            raise ValueError(
+                f"{path} is a pickle, which can run code when opened; where you trust it, convert it: "
+                "safetensors.torch.save_file(torch.load(path, weights_only=True), target)"
+            )
+        if not path.is_file():
+            raise ValueError(f"{path} is no file")
+        check_file(path)
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+        for family in FAMILIES.values():
+            if family.original is not None and any(family.original.mark in name for name in names):
+                with TensorFiles([path], family.original.rename) as files:
+                    config = family.original.config({name: files.shape(name) for name in files.names})
+                    return _load(cls, family, family.native_config(config), files, path, dtype, device_map)
+        known = ", ".join(family.title for family in FAMILIES.values() if family.original is not None)
+        raise ValueError(
+            f"{path} holds no transformer of {known}; the first of its tensors is {min(names, default='none')}"
+        )
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """As diffusers' ``ConfigMixin.load_config``; a known family's config comes mapped to VideoDiT's."""
+        loaded: Any = super().load_config(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+        if isinstance(loaded, tuple):
+            return (cls._native(loaded[0], pretrained_model_name_or_path), *loaded[1:])
+        return cls._native(loaded, pretrained_model_name_or_path)
+
+    @classmethod
+    def from_config(cls, config: Any = None, **kwargs: Any) -> Any:
+        """Build a model with random weights from its config or a known family's.
+
+        Raises:
+            ValueError: a config of an unknown class, or an entry that the family does not have.
+        """
+        if isinstance(config, dict) and "_class_name" in config:
+            config = cls._native(config, "the config")
+        return super().from_config(config, **kwargs)
+
+    @classmethod
+    def _native(cls, config: dict[str, Any], where: object) -> dict[str, Any]:
+        if config.get("_class_name") in (None, cls.__name__):
+            return config
+        return {"_class_name": cls.__name__, **family_of(config, where).native_config(config)}
+
+
+def _find_folder(name: str, subfolder: str, hub: dict[str, Any]) -> Path | None:
+    """Where ``config.json`` lies, fetched if it must be; ``None`` leaves the error to diffusers."""
+    if Path(name).is_dir():
+        return Path(name) / subfolder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, "config.json", subfolder=subfolder or None, **hub)).parent
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{name!r} is no folder and could not be fetched from the hub: {reason}") from None
+
+
+def _fetch_weights(name: str, subfolder: str, hub: dict[str, Any]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    prefix = f"{subfolder}/" if subfolder else ""
+    patterns = [f"{prefix}*.json", f"{prefix}*.safetensors"]
+    return Path(snapshot_download(name, allow_patterns=patterns, **hub)) / subfolder
+
+
+def _load(
+    cls: Any,
+    family: Family,
+    config: Mapping[str, Any],
+    files: TensorFiles,
+    where: Path,
+    dtype: torch.dtype,
+    device_map: str | dict[str, Any] | None,
+) -> Any:
+    """A model with the weights of ``files``, which carry diffusers' names."""
+    from accelerate.utils import set_module_tensor_to_device
+
+    with torch.device("meta"):
+        model = cls(**config)
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    groups = check_keys(family, groups=family.plan(shapes, model.config), files=files, where=where)
+    places = _place(model, device_map, dtype)
+    wide = tuple(cls._keep_in_fp32_modules)
+    for name, tensor in to_native(groups, files.get, model.config):
+        if list(tensor.shape) != shapes[name]:
+            raise ValueError(f"{where}: {name} has shape {list(tensor.shape)}, the config needs {shapes[name]}")
+        kept = any(part in wide for part in name.split("."))
+        set_module_tensor_to_device(
+            model, name, _device_of(name, places), value=tensor, dtype=torch.float32 if kept else dtype
+        )
+    if len(set(places.values())) > 1:
+        from accelerate import dispatch_model
+
+        dispatch_model(model, places)
+    return model.eval()
+
+
+def check_keys(family: Family, *, groups: list[Group], files: TensorFiles, where: Path) -> list[Group]:
+    """The groups, once their tensors and those of the files are the same.
+
+    Raises:
+        ValueError: tensors that are missing or left over; the first few are named.
+    """
+    needed = {name for group in groups for name in group.theirs}
+    ignored = re.compile(family.ignored) if family.ignored else None
+    extra = {name for name in files.names - needed if ignored is None or not ignored.search(name)}
+    for problem, names in (("lacks", needed - files.names), ("holds unknown", extra)):
+        if names:
+            first = ", ".join(sorted(names)[:_NAMED])
+            raise ValueError(f"{where} {problem} {len(names)} tensors of {family.title}, for example {first}")
+    return groups
+
+
+def _place(model: Any, device_map: str | dict[str, Any] | None, dtype: torch.dtype) -> dict[str, Any]:
+    """The device of each module: ``{"": "cpu"}`` unless something else was asked for."""
+    if device_map is None:
+        return {"": "cpu"}
+    if isinstance(device_map, dict):
+        return device_map
+    if device_map in ("auto", "balanced"):
+        from accelerate import infer_auto_device_map
+
+        return dict(infer_auto_device_map(model, no_split_module_classes=model._no_split_modules, dtype=dtype))
+    from videodit.hardware import parse_device
+
+    return {"": parse_device(str(device_map))}
+
+
+def _device_of(name: str, places: Mapping[str, Any]) -> Any:
+    parts = name.split(".")
+    for length in range(len(parts), -1, -1):
+        if (module := ".".join(parts[:length])) in places:
+            return places[module]
+    raise ValueError(f"device_map says nothing of {name}")
+
+
+# ---- conversion ----------------------------------------------------------------------------------
+
+
+def convert_transformer(
+    model_class: Any,
+    source: Path,
+    target: Path,
+    *,
+    to: str,
+    max_shard_bytes: int = 5_000_000_000,
+    on_tensor: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Rewrite a transformer's folder in the other layout, bit for bit.
+
+    Args:
+        model_class: :class:`videodit.VideoDiT`.
+        source: a folder with ``config.json`` and safetensors files.
+        target: a folder that does not exist.
+        to: ``"native"`` or ``"diffusers"``.
+        max_shard_bytes: at which a new file begins.
+        on_tensor: called with tensors done and in all.
+
+    Raises:
+        ValueError: a source that is not in the other layout, whose weights came from no family, or that is broken; or
+            a target that exists.
+    """
+    if target.exists():
+        raise ValueError(f"{target} exists; name a folder that does not")
+    if not target.absolute().parent.is_dir():
+        raise ValueError(f"there is no folder {target.absolute().parent}")
+    config = read_json(source / "config.json")
+    check_weights(source)
+    if to == "native":
+        family = family_of(config, source)
+        native, written = family.native_config(config), None
+    else:
+        check_class(config, model_class.__name__, source)
+        if config.get("family") not in FAMILIES:
+            raise ValueError(f"{source} holds weights that came from no family; known are {', '.join(FAMILIES)}")
+        family = FAMILIES[config["family"]]
+        native = {key: value for key, value in config.items() if not key.startswith("_")}
+        written = {"_class_name": family.class_name, **config["family_config"]}
+    with torch.device("meta"):
+        model = model_class(**native)
+    groups = family.plan(model.state_dict(), model.config)
+    partial = target.with_name(f".{target.name}.part")
+    with TensorFiles(weight_files(source)) as files:
+        if to == "native":
+            tensors = to_native(check_keys(family, groups=groups, files=files, where=source), files.get, model.config)
+        else:
+            tensors = to_foreign(groups, files.get, model.config)
+        partial.mkdir()
+        try:
+            _write_shards(tensors, partial, max_shard_bytes, lambda done: on_tensor(done, len(files.names)))
+            if written is None:
+                model.save_config(partial)
+            else:
+                (partial / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+            os.replace(partial, target)
+        except BaseException:
+            for file in partial.glob("*"):
+                file.unlink()
+            partial.rmdir()
+            raise
+
+
+def _write_shards(
+    tensors: Iterator[tuple[str, Tensor]], folder: Path, max_bytes: int, on_tensor: Callable[[int], None]
+) -> None:
+    shard: dict[str, Tensor] = {}
+    homes: dict[str, int] = {}
+    paths: list[Path] = []
+    size = total = 0
+
+    def flush() -> None:
+        paths.append(folder / f"{len(paths)}.part")
+        save_file(shard, paths[-1], metadata={"format": "pt"})
+        shard.clear()
+
+    for name, tensor in tensors:
+        num_bytes = tensor.numel() * tensor.element_size()
+        if shard and size + num_bytes > max_bytes:
+            flush()
+            size = 0
+        shard[name] = tensor.contiguous().clone()
+        homes[name] = len(paths)
+        size, total = size + num_bytes, total + num_bytes
+        on_tensor(len(homes))
+    flush()
+    if len(paths) == 1:
+        paths[0].rename(folder / f"{_WEIGHTS}.safetensors")
+        return
+    names = [f"{_WEIGHTS}-{i:05d}-of-{len(paths):05d}.safetensors" for i in range(1, len(paths) + 1)]
+    for path, name in zip(paths, names, strict=True):
+        path.rename(folder / name)
+    index = {"metadata": {"total_size": total}, "weight_map": {key: names[home] for key, home in homes.items()}}
+    (folder / f"{_WEIGHTS}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

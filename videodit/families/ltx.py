@@ -1,0 +1,102 @@
+"""LTX-Video 0.9 (HaCohen et al., "LTX-Video: Realtime Video Latent Diffusion", 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from videodit.families.base import OUTPUT, Config, Family, Original, Published, Rule, block_rules, count_blocks
+
+# The rotary positions count seconds in 20ths of a second's frames and pixels in parts of 2048; a latent is 8 frames
+# of 32×32 pixels. (diffusers: LTXVideoRotaryPosEmbed, and what LTXPipeline passes to it.)
+_POSITION_SCALE = (8 / 20, 32 / 2048, 32 / 2048)
+
+
+def options(config: Config) -> dict[str, Any]:
+    """Our options."""
+    heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
+    if config["cross_attention_dim"] != heads * head_dim:
+        raise ValueError(
+            f"LTX-Video: cross_attention_dim is {config['cross_attention_dim']}, legal is {heads * head_dim}"
+        )
+    return {
+        "patch_size": (1, 1, 1),
+        "num_attention_heads": heads,
+        "attention_head_dim": head_dim,
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "text_dim": config["caption_channels"],
+        "ffn_dim": 4 * heads * head_dim,
+        "num_layers": config["num_layers"],
+        "cross_attn_norm": False,
+        "qk_norm": config["qk_norm"],
+        "qk_norm_eps": 1e-5,
+        "eps": config["norm_eps"],
+        "block_norm": "rms_norm",
+        "rope": "fractional",
+        "position_scale": _POSITION_SCALE,
+    }
+
+
+_HEADS = 32  # of every published LTX-Video
+
+
+def _config_from_shapes(shapes: Mapping[str, list[int]]) -> dict[str, Any]:
+    dim, channels = shapes["proj_in.weight"]
+    return {
+        "in_channels": channels,
+        "out_channels": shapes["proj_out.weight"][0],
+        "num_attention_heads": _HEADS,
+        "attention_head_dim": dim // _HEADS,
+        "cross_attention_dim": dim,
+        "num_layers": count_blocks(shapes, "transformer_blocks"),
+        "caption_channels": shapes["caption_projection.linear_1.weight"][1],
+    }
+
+
+ORIGINAL = Original(
+    mark="patchify_proj.",
+    names=(
+        (r"^model\.diffusion_model\.", ""),
+        (r"^patchify_proj\.", "proj_in."),
+        (r"^adaln_single\.", "time_embed."),
+        (r"\.q_norm\.", ".norm_q."),
+        (r"\.k_norm\.", ".norm_k."),
+    ),
+    config=_config_from_shapes,
+    dropped=r"vae\.|text_encoder",
+)
+
+FAMILY = Family(
+    name="ltx",
+    title="LTX-Video",
+    class_name="LTXVideoTransformer3DModel",
+    objective="flow",
+    options=options,
+    rules=(
+        Rule("patch_embed.{rest}", "proj_in.{rest}"),
+        Rule("time_embedder.{rest}", "time_embed.emb.timestep_embedder.{rest}"),
+        Rule("time_proj.{rest}", "time_embed.linear.{rest}"),
+        Rule("text_embedder.{rest}", "caption_projection.{rest}"),
+        *block_rules("blocks.{n}", "transformer_blocks.{n}"),
+        *OUTPUT,
+    ),
+    original=ORIGINAL,
+    required={
+        "patch_size": 1,
+        "patch_size_t": 1,
+        "norm_eps": 1e-6,
+        "norm_elementwise_affine": False,
+        "activation_fn": "gelu-approximate",
+        "attention_bias": True,
+        "attention_out_bias": True,
+    },
+    published={
+        "LTX-Video 2B 0.9.0–0.9.5": Published("Lightricks/LTX-Video", {}, 1_923_385_472),
+        "LTX-Video 13B 0.9.7": Published(
+            "Lightricks/LTX-Video-0.9.7-dev",
+            {"attention_head_dim": 128, "cross_attention_dim": 4096, "num_layers": 48},
+            13_042_569_344,
+        ),
+    },
+)

@@ -1,0 +1,331 @@
+"""Is it the same network? Tiny random members of each family, beside diffusers' own classes.
+
+What the tests of the families and ``videodit families --check`` have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import diffusers
+import torch
+from diffusers.models.embeddings import get_3d_rotary_pos_embed, get_3d_rotary_pos_embed_allegro
+from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
+from torch import Tensor, nn
+
+from videodit.families import FAMILIES
+from videodit.families.base import to_native
+from videodit.transformer import VideoDiT
+
+Inputs = dict[str, Any]
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A tiny member of a family.
+
+    Attributes:
+        family: its name.
+        config: diffusers' config beyond the class defaults.
+        call: runs diffusers' class on our inputs and gives its prediction in our layout.
+        sizes: latent sizes ``(T, H, W)`` to try.
+        inputs: names of the inputs beyond latents, timestep and text.
+    """
+
+    family: str
+    config: dict[str, Any]
+    call: Callable[[Any, Inputs], Tensor]
+    sizes: tuple[tuple[int, int, int], ...] = ((1, 4, 4), (3, 6, 10), (2, 2, 14))
+    inputs: tuple[str, ...] = ()
+    text_tokens: int = 7
+    fps: float = field(default=24.0)
+
+    @property
+    def class_name(self) -> str:
+        return FAMILIES[self.family].class_name
+
+    def theirs(self) -> Any:
+        """diffusers' network, its parameters random as diffusers makes them."""
+        return getattr(diffusers, self.class_name)(**self.config).eval()
+
+    def ours(self, theirs: Any) -> VideoDiT:
+        """A VideoDiT with the same weights."""
+        family = FAMILIES[self.family]
+        dit = VideoDiT(**family.native_config(dict(theirs.config)))
+        groups = family.plan(dit.state_dict(), dit.config)
+        weights = theirs.state_dict()
+        dit.load_state_dict(dict(to_native(groups, weights.__getitem__, dit.config)), strict=True)
+        assert {name for group in groups for name in group.theirs} == set(weights)
+        return dit.eval()
+
+    def draw(self, dit: VideoDiT, size: tuple[int, int, int], batch: int = 2, dtype: Any = torch.float32) -> Inputs:
+        """Random inputs of a call."""
+        config, tokens = dit.config, self.text_tokens
+        inputs: Inputs = {
+            "hidden_states": torch.randn(batch, config.in_channels, *size, dtype=dtype),
+            "timestep": torch.tensor([3.0, 987.0, 500.0])[:batch],
+            "encoder_hidden_states": torch.randn(batch, tokens, config.text_dim, dtype=dtype),
+        }
+        if "mask" in self.inputs:
+            inputs["encoder_attention_mask"] = torch.arange(tokens) < torch.tensor([[tokens - 3], [tokens]])[:batch]
+        if "pooled" in self.inputs:
+            inputs["pooled_projections"] = torch.randn(batch, config.pooled_dim, dtype=dtype)
+        if "guidance" in self.inputs:
+            inputs["guidance"] = torch.tensor([3.5, 6.0])[:batch]
+        if "image" in self.inputs:
+            inputs["encoder_hidden_states_image"] = torch.randn(
+                batch, config.image_tokens or 5, config.image_dim, dtype=dtype
+            )
+        if self.family == "ltx":
+            inputs["fps"] = self.fps
+        return inputs
+
+
+def _wan(theirs: Any, x: Inputs) -> Tensor:
+    image = x.get("encoder_hidden_states_image")
+    if image is not None and theirs.config.pos_embed_seq_len is not None:
+        image = image.unflatten(1, (2, -1)).flatten(0, 1)  # theirs comes as two images a clip
+    return theirs(x["hidden_states"], x["timestep"], x["encoder_hidden_states"], image, return_dict=False)[0]
+
+
+def _skyreels(theirs: Any, x: Inputs) -> Tensor:
+    return theirs(x["hidden_states"], x["timestep"], x["encoder_hidden_states"], return_dict=False)[0]
+
+
+def _ltx(theirs: Any, x: Inputs) -> Tensor:
+    frames, height, width = x["hidden_states"].shape[2:]
+    out = theirs(
+        x["hidden_states"].flatten(2).transpose(1, 2),
+        x["encoder_hidden_states"],
+        x["timestep"],
+        x["encoder_attention_mask"],
+        frames,
+        height,
+        width,
+        (8 / x["fps"], 32, 32),
+        return_dict=False,
+    )[0]
+    return out.transpose(1, 2).unflatten(2, (frames, height, width))
+
+
+def _cogvideox(theirs: Any, x: Inputs) -> Tensor:
+    config = theirs.config
+    frames, height, width = x["hidden_states"].shape[2:]
+    rotary = None
+    if config.use_rotary_positional_embeddings:
+        grid = (height // config.patch_size, width // config.patch_size)
+        base = (config.sample_width // config.patch_size, config.sample_height // config.patch_size)
+        crops = get_resize_crop_region_for_grid(grid, *base)
+        rotary = get_3d_rotary_pos_embed(config.attention_head_dim, crops, grid, frames)
+    out = theirs(
+        x["hidden_states"].transpose(1, 2),
+        x["encoder_hidden_states"],
+        x["timestep"],
+        image_rotary_emb=rotary,
+        return_dict=False,
+    )[0]
+    return out.transpose(1, 2)
+
+
+def _hunyuan(theirs: Any, x: Inputs) -> Tensor:
+    return theirs(
+        x["hidden_states"],
+        x["timestep"],
+        x["encoder_hidden_states"],
+        x["encoder_attention_mask"],
+        x["pooled_projections"],
+        1000 * x["guidance"],
+        return_dict=False,
+    )[0]
+
+
+def _latte(theirs: Any, x: Inputs) -> Tensor:
+    return theirs(x["hidden_states"], x["timestep"], x["encoder_hidden_states"], return_dict=False)[0]
+
+
+def _allegro(theirs: Any, x: Inputs) -> Tensor:
+    config = theirs.config
+    frames, height, width = x["hidden_states"].shape[2:]
+    grid = (height // config.patch_size, width // config.patch_size)
+    scales = (config.interpolation_scale_t, config.interpolation_scale_h, config.interpolation_scale_w)
+    freqs_t, freqs_h, freqs_w, *places = get_3d_rotary_pos_embed_allegro(
+        config.attention_head_dim, ((0, 0), grid), grid, frames, scales
+    )
+    positions = torch.cartesian_prod(*(place.long() for place in places)).T[:, None]
+    out = theirs(
+        x["hidden_states"],
+        x["encoder_hidden_states"],
+        x["timestep"],
+        encoder_attention_mask=x["encoder_attention_mask"],
+        image_rotary_emb=((freqs_t, freqs_h, freqs_w), positions),
+        return_dict=False,
+    )[0]
+    return out
+
+
+def _pixart(theirs: Any, x: Inputs) -> Tensor:
+    added = None
+    if theirs.use_additional_conditions:
+        batch, _, _, height, width = x["hidden_states"].shape
+        size = torch.tensor([[8.0 * height, 8.0 * width]]).expand(batch, -1)
+        added = {"resolution": size, "aspect_ratio": (size[:, :1] / size[:, 1:])}
+    return theirs(
+        x["hidden_states"][:, :, 0],
+        x["encoder_hidden_states"],
+        x["timestep"],
+        added_cond_kwargs=added,
+        encoder_attention_mask=x["encoder_attention_mask"],
+        return_dict=False,
+    )[0][:, :, None]
+
+
+def _flux(theirs: Any, x: Inputs) -> Tensor:
+    _, _, _, height, width = x["hidden_states"].shape
+    rows, columns = height // 2, width // 2
+    packed = x["hidden_states"][:, :, 0].unflatten(3, (columns, 2)).unflatten(2, (rows, 2))  # [B, C, h, 2, w, 2]
+    packed = packed.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    ids = torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(columns))
+    out = theirs(
+        packed,
+        x["encoder_hidden_states"],
+        x["pooled_projections"],
+        x["timestep"] / 1000,
+        ids,
+        torch.zeros(x["encoder_hidden_states"].shape[1], 3),
+        x.get("guidance"),
+        return_dict=False,
+    )[0]
+    out = out.unflatten(2, (-1, 2, 2)).unflatten(1, (rows, columns))  # [B, h, w, C, 2, 2]
+    return out.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)[:, :, None]
+
+
+_WAN = {
+    "num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4, "text_dim": 12,
+    "freq_dim": 16, "ffn_dim": 48, "num_layers": 2,
+}  # fmt: skip
+_COGVIDEOX = {
+    "num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4, "time_embed_dim": 20,
+    "text_embed_dim": 12, "num_layers": 2, "sample_width": 10, "sample_height": 6, "sample_frames": 9,
+    "max_text_seq_length": 7,
+}  # fmt: skip
+_PIXART = {
+    "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 8, "num_layers": 2,
+    "cross_attention_dim": 24, "caption_channels": 12, "sample_size": 16,
+}  # fmt: skip
+_LATTE = {
+    **_PIXART, "attention_bias": True, "patch_size": 2, "activation_fn": "gelu-approximate", "norm_eps": 1e-6,
+    "num_embeds_ada_norm": 1000, "norm_type": "ada_norm_single", "norm_elementwise_affine": False,
+}  # fmt: skip
+_FLUX = {
+    "in_channels": 16, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
+    "joint_attention_dim": 12, "pooled_projection_dim": 10, "axes_dims_rope": (4, 6, 6),
+}  # fmt: skip
+_IMAGES = ((1, 4, 4), (1, 6, 10), (1, 2, 14))
+
+MEMBERS = {
+    "wan": Member("wan", _WAN, _wan),
+    "wan-i2v": Member(
+        "wan",
+        _WAN | {"in_channels": 9, "image_dim": 10, "added_kv_proj_dim": 32},
+        _wan,
+        inputs=("image",),
+        text_tokens=512,  # theirs splits image and text there
+    ),
+    "wan-flf2v": Member(
+        "wan",
+        _WAN | {"in_channels": 9, "image_dim": 10, "added_kv_proj_dim": 32, "pos_embed_seq_len": 6},
+        _wan,
+        inputs=("image",),
+        text_tokens=512,
+    ),
+    "skyreels_v2": Member("skyreels_v2", _WAN, _skyreels),
+    "ltx": Member(
+        "ltx",
+        {
+            "in_channels": 6, "out_channels": 6, "num_attention_heads": 2, "attention_head_dim": 16,
+            "cross_attention_dim": 32, "num_layers": 2, "caption_channels": 12,
+        },
+        _ltx,
+        sizes=((1, 2, 2), (3, 3, 5), (2, 1, 7)),
+        inputs=("mask",),
+    ),
+    "cogvideox-2b": Member("cogvideox", _COGVIDEOX, _cogvideox, sizes=((3, 6, 10), (1, 4, 4), (2, 10, 6))),
+    "cogvideox-5b": Member(
+        "cogvideox",
+        _COGVIDEOX | {"use_rotary_positional_embeddings": True},
+        _cogvideox,
+        sizes=((3, 6, 10), (1, 4, 4), (2, 10, 6), (2, 2, 12)),
+    ),
+    "cogvideox-5b-i2v": Member(
+        "cogvideox",
+        _COGVIDEOX
+        | {"use_rotary_positional_embeddings": True, "use_learned_positional_embeddings": True, "in_channels": 8},
+        _cogvideox,
+        sizes=((3, 6, 10),),
+    ),
+    "hunyuan_video": Member(
+        "hunyuan_video",
+        {
+            "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2,
+            "num_single_layers": 2, "num_refiner_layers": 2, "text_embed_dim": 12, "pooled_projection_dim": 10,
+            "rope_axes_dim": (4, 6, 6),
+        },
+        _hunyuan,
+        inputs=("mask", "pooled", "guidance"),
+    ),
+    "latte": Member("latte", _LATTE | {"video_length": 3}, _latte, sizes=((3, 16, 16), (3, 6, 10), (1, 2, 14))),
+    "allegro": Member(
+        "allegro",
+        {
+            "num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 2, "cross_attention_dim": 24,
+            "caption_channels": 12,
+        },
+        _allegro,
+        inputs=("mask",),
+    ),
+    "pixart-sigma": Member(
+        "pixart", _PIXART | {"use_additional_conditions": False}, _pixart, sizes=_IMAGES, inputs=("mask",)
+    ),
+    "pixart-alpha": Member(
+        "pixart", _PIXART | {"use_additional_conditions": True, "interpolation_scale": 2}, _pixart,
+        sizes=_IMAGES, inputs=("mask",),
+    ),
+    "flux-dev": Member("flux", _FLUX | {"guidance_embeds": True}, _flux, sizes=_IMAGES, inputs=("pooled", "guidance")),
+    "flux-schnell": Member("flux", _FLUX, _flux, sizes=_IMAGES, inputs=("pooled",)),
+}  # fmt: skip
+
+
+@torch.no_grad()
+def randomize(module: M) -> M:
+    """Redraw all parameters and learned positions, so that no wrong layer hides behind a 0 or a 1.
+
+    Matrices and kernels keep the size of what passes through them; biases and norm weights move by about 0.3.
+    """
+    for parameter in module.parameters():
+        fan_in = parameter[0].numel()
+        if fan_in > 1:
+            parameter.normal_(std=fan_in**-0.5)
+        else:
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    for name, buffer in module.named_buffers():
+        if name in module.state_dict():
+            buffer.normal_()
+    return module
+
+
+@torch.no_grad()
+def deviation(member: Member, seed: int = 0) -> float:
+    """The largest difference to diffusers' prediction, relative to its largest value, over the member's sizes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        theirs = randomize(member.theirs())
+        ours = member.ours(theirs)
+        found = 0.0
+        for size in member.sizes:
+            inputs = member.draw(ours, size)
+            expected = member.call(theirs, inputs)
+            found = max(found, float((ours(**inputs).sample - expected).abs().max() / expected.abs().max()))
+    return found

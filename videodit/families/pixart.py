@@ -1,0 +1,76 @@
+"""PixArt-α and PixArt-Σ, text to image: a clip of one frame (Chen et al., 2023 and 2024)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from videodit.families.base import ADALN_SINGLE, OUTPUT, Config, Family, Published, block_rules
+
+REQUIRED = {
+    "attention_bias": True,
+    "activation_fn": "gelu-approximate",
+    "norm_type": "ada_norm_single",
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-6,
+}
+_PIXELS_PER_LATENT = 8
+
+
+def shared_options(config: Config) -> dict[str, Any]:
+    """What Latte and Allegro have in common with PixArt."""
+    heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
+    if config["cross_attention_dim"] != heads * head_dim:
+        raise ValueError(f"cross_attention_dim is {config['cross_attention_dim']}, legal is {heads * head_dim}")
+    return {
+        "patch_size": (1, config["patch_size"], config["patch_size"]),
+        "num_attention_heads": heads,
+        "attention_head_dim": head_dim,
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "text_dim": config["caption_channels"],
+        "ffn_dim": 4 * heads * head_dim,
+        "num_layers": config["num_layers"],
+        "cross_attn_norm": False,
+        "qk_norm": None,
+        "eps": config["norm_eps"],
+    }
+
+
+def image_positions(config: Config, interpolation_scale: float) -> dict[str, Any]:
+    """Sine-cosine positions, stretched so that every size ends where the trained one does."""
+    base = config["sample_size"] // config["patch_size"] / interpolation_scale
+    return {"rope": None, "position_embedding": "sincos_2d", "position_base": (base, base)}
+
+
+def options(config: Config) -> dict[str, Any]:
+    """Our options."""
+    scale = config["interpolation_scale"]
+    if scale is None:
+        scale = max(config["sample_size"] // 64, 1)
+    sized = config["use_additional_conditions"]
+    if sized is None:
+        sized = config["sample_size"] == 128
+    return (
+        shared_options(config)
+        | image_positions(config, scale)
+        | {"size_condition_stride": _PIXELS_PER_LATENT if sized else None}
+    )
+
+
+_T5 = {"caption_channels": 4096}
+_SIGMA = _T5 | {"use_additional_conditions": False}
+
+FAMILY = Family(
+    name="pixart",
+    title="PixArt",
+    class_name="PixArtTransformer2DModel",
+    objective="epsilon",
+    options=options,
+    rules=(*ADALN_SINGLE, *block_rules("blocks.{n}", "transformer_blocks.{n}"), *OUTPUT),
+    required=REQUIRED,
+    published={
+        "PixArt-Σ XL 1024": Published("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", _SIGMA, 610_856_096),
+        "PixArt-α XL 512": Published("PixArt-alpha/PixArt-XL-2-512x512", _T5 | {"sample_size": 64}, 610_856_096),
+        "PixArt-α XL 1024": Published("PixArt-alpha/PixArt-XL-2-1024-MS", _T5, 611_349_152),
+    },
+)

@@ -1,0 +1,120 @@
+"""Wan 2.1 and 2.2 (Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from videodit.families.base import CONV3D, LEADING_AXIS, Config, Family, Original, Published, Rule, count_blocks
+
+RULES = (
+    Rule("patch_embed.weight", "patch_embedding.weight", CONV3D),
+    Rule("patch_embed.bias", "patch_embedding.bias"),
+    Rule("time_embedder.{rest}", "condition_embedder.time_embedder.{rest}"),
+    Rule("time_proj.{rest}", "condition_embedder.time_proj.{rest}"),
+    Rule("text_embedder.{rest}", "condition_embedder.text_embedder.{rest}"),
+    Rule("image_embedder.{rest}", "condition_embedder.image_embedder.{rest}"),
+    Rule("blocks.{n}.scale_shift_table", "blocks.{n}.scale_shift_table", LEADING_AXIS),
+    Rule("blocks.{n}.{rest}", "blocks.{n}.{rest}"),
+    Rule("scale_shift_table", "scale_shift_table", LEADING_AXIS),
+    Rule("proj_out.{rest}", "proj_out.{rest}"),
+)
+
+_SAME = (
+    "patch_size", "num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "text_dim", "freq_dim",
+    "ffn_dim", "num_layers", "cross_attn_norm", "qk_norm", "eps", "image_dim",
+)  # fmt: skip
+
+
+def options(config: Config) -> dict[str, Any]:
+    """Our options."""
+    dim = config["num_attention_heads"] * config["attention_head_dim"]
+    added = config["added_kv_proj_dim"]
+    if (config["image_dim"] is None) != (added is None) or added not in (None, dim):
+        raise ValueError(f"Wan: added_kv_proj_dim is {added!r}, legal is {dim} where image_dim is set, else None")
+    return {name: config[name] for name in _SAME} | {"image_tokens": config["pos_embed_seq_len"]}
+
+
+_HEAD_DIM = 128  # of every published Wan
+
+
+def _config_from_shapes(shapes: Mapping[str, list[int]]) -> dict[str, Any]:
+    dim, channels = shapes["patch_embedding.weight"][:2]
+    patch = shapes["patch_embedding.weight"][2:]
+    image = shapes.get("condition_embedder.image_embedder.norm1.weight", [None])[0]
+    positions = shapes.get("condition_embedder.image_embedder.pos_embed")
+    head_dim = min(_HEAD_DIM, dim)
+    return {
+        "patch_size": tuple(patch),
+        "num_attention_heads": dim // head_dim,
+        "attention_head_dim": head_dim,
+        "in_channels": channels,
+        "out_channels": shapes["proj_out.weight"][0] // (patch[0] * patch[1] * patch[2]),
+        "text_dim": shapes["condition_embedder.text_embedder.linear_1.weight"][1],
+        "freq_dim": shapes["condition_embedder.time_embedder.linear_1.weight"][1],
+        "ffn_dim": shapes["blocks.0.ffn.net.0.proj.weight"][0],
+        "num_layers": count_blocks(shapes, "blocks"),
+        "image_dim": image,
+        "added_kv_proj_dim": None if image is None else dim,
+        "pos_embed_seq_len": None if positions is None else positions[1],
+    }
+
+
+ORIGINAL = Original(
+    mark="self_attn.norm_q.",
+    names=(
+        (r"^model\.diffusion_model\.", ""),
+        (r"^(time|text)_embedding\.0\.", r"condition_embedder.\1_embedder.linear_1."),
+        (r"^(time|text)_embedding\.2\.", r"condition_embedder.\1_embedder.linear_2."),
+        (r"^time_projection\.1\.", "condition_embedder.time_proj."),
+        (r"^img_emb\.proj\.0\.", "condition_embedder.image_embedder.norm1."),
+        (r"^img_emb\.proj\.1\.", "condition_embedder.image_embedder.ff.net.0.proj."),
+        (r"^img_emb\.proj\.3\.", "condition_embedder.image_embedder.ff.net.2."),
+        (r"^img_emb\.proj\.4\.", "condition_embedder.image_embedder.norm2."),
+        (r"^img_emb\.emb_pos$", "condition_embedder.image_embedder.pos_embed"),
+        (r"^head\.modulation$", "scale_shift_table"),
+        (r"^head\.head\.", "proj_out."),
+        (r"\.modulation$", ".scale_shift_table"),
+        (r"\.ffn\.0\.", ".ffn.net.0.proj."),
+        (r"\.ffn\.2\.", ".ffn.net.2."),
+        (r"^(blocks\.\d+)\.norm3\.", r"\1.norm2."),  # theirs is the affine one, second in order; no other has weights
+        (r"\.self_attn\.", ".attn1."),
+        (r"\.cross_attn\.", ".attn2."),
+        (r"\.(q|k|v)\.", r".to_\1."),
+        (r"\.o\.", ".to_out.0."),
+        (r"\.(k|v)_img\.", r".add_\1_proj."),
+        (r"\.norm_k_img\.", ".norm_added_k."),
+    ),
+    config=_config_from_shapes,
+)
+
+_SMALL = {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960}
+_IMAGE = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
+
+FAMILY = Family(
+    name="wan",
+    title="Wan",
+    class_name="WanTransformer3DModel",
+    objective="flow",
+    options=options,
+    rules=RULES,
+    ignored="norm_added_q",  # in some files, and used by nobody
+    original=ORIGINAL,
+    published={
+        "Wan 2.1 T2V 1.3B": Published("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", _SMALL, 1_418_996_800),
+        "Wan 2.1 T2V 14B": Published("Wan-AI/Wan2.1-T2V-14B-Diffusers", {}, 14_288_491_584),
+        "Wan 2.1 I2V 14B": Published("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", _IMAGE, 16_394_878_784),
+        "Wan 2.1 FLF2V 14B": Published(
+            "Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers", _IMAGE | {"pos_embed_seq_len": 514}, 16_395_536_704
+        ),
+        "Wan 2.2 T2V A14B, each expert": Published("Wan-AI/Wan2.2-T2V-A14B-Diffusers", {}, 14_288_491_584),
+        "Wan 2.2 I2V A14B, each expert": Published(
+            "Wan-AI/Wan2.2-I2V-A14B-Diffusers", {"in_channels": 36}, 14_288_901_184
+        ),
+        "Wan 2.2 TI2V 5B": Published(
+            "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+            {"num_attention_heads": 24, "num_layers": 30, "ffn_dim": 14336, "in_channels": 48, "out_channels": 48},
+            4_999_787_712,
+        ),
+    },
+)
