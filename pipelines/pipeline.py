@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,6 +21,11 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from typing_extensions import Self
 
+from videodit.families import sampling_of
+from videodit.families.sampling import Sampling
+from videodit.flow import NUM_TRAIN_TIMESTEPS
+from videodit.pipelines.autoencoders import decode
+from videodit.pipelines.loading import load_components
 from videodit.pipelines.output import VideoDiTPipelineOutput
 from videodit.pipelines.registry import (
     HUB_OPTIONS,
@@ -27,15 +33,17 @@ from videodit.pipelines.registry import (
     ModelSpec,
     Settings,
     check_model,
+    family_of_index,
     model_hash,
     resolve_model,
     settle,
 )
-from videodit.text import TextEncoder, TextTokens
+from videodit.text import TextEncoder, TextSpec, TextTokens
 
 logger = logging.getLogger(__name__)
 
 OutputType = Literal["pil", "np", "pt", "latent"]
+_PREDICTION_TYPES = {"flow": "flow_prediction", "v": "v_prediction", "epsilon": "epsilon"}
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 
 
@@ -47,8 +55,8 @@ class VideoDiTPipeline(DiffusionPipeline):
         text_encoder: its encoder; see :class:`videodit.text.TextEncoder`.
         transformer: a :class:`~videodit.VideoDiT`.
         vae: a :class:`~videodit.CausalVideoVAE`.
-        scheduler: any diffusers scheduler of flow models: FlowMatchEulerDiscrete, FlowMatchHeunDiscrete, or UniPC
-            and DPM++ with ``prediction_type="flow_prediction"``.
+        scheduler: any diffusers scheduler that fits what the model predicts; for flow models FlowMatchEulerDiscrete,
+            FlowMatchHeunDiscrete, or UniPC and DPM++ with ``prediction_type="flow_prediction"``.
         height: what the model was trained for, in pixels, and the default of a call; so are the next ones.
         width: pixels.
         num_frames: frames.
@@ -56,9 +64,15 @@ class VideoDiTPipeline(DiffusionPipeline):
         num_inference_steps: steps of the sampler.
         guidance_scale: classifier-free guidance.
         max_text_length: tokens at which prompts are cut; ``None`` takes the tokenizer's limit.
+        tokenizer_2: of a second text encoder, for families that have one.
+        text_encoder_2: the second text encoder.
+        transformer_2: the expert for the lower noise levels (Wan 2.2 A14B).
+        boundary_ratio: the noise level, of 1, below which it takes over.
+        sampled_as: diffusers' pipeline class whose way to sample this is; ``None`` for models made here.
     """
 
-    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->transformer_2->vae"
+    _optional_components = ["tokenizer_2", "text_encoder_2", "transformer_2"]
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
 
     def __init__(
@@ -75,14 +89,25 @@ class VideoDiTPipeline(DiffusionPipeline):
         num_inference_steps: int = 30,
         guidance_scale: float = 5.0,
         max_text_length: int | None = None,
+        tokenizer_2: Any = None,
+        text_encoder_2: Any = None,
+        transformer_2: Any = None,
+        boundary_ratio: float | None = None,
+        sampled_as: str | None = None,
     ) -> None:
         super().__init__()
+        self._sampling: Sampling | None = None if sampled_as is None else sampling_of(sampled_as)[1]
+        if (transformer_2 is None) != (boundary_ratio is None):
+            raise ValueError(f"transformer_2 and boundary_ratio need each other; boundary_ratio is {boundary_ratio}")
         self.register_modules(
             tokenizer=tokenizer,
             text_encoder=text_encoder,
             transformer=transformer,
             vae=vae,
             scheduler=scheduler,
+            tokenizer_2=tokenizer_2,
+            text_encoder_2=text_encoder_2,
+            transformer_2=transformer_2,
         )
         self.register_to_config(
             height=height,
@@ -92,6 +117,8 @@ class VideoDiTPipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             max_text_length=max_text_length,
+            boundary_ratio=boundary_ratio,
+            sampled_as=sampled_as,
         )
         self.video_processor = VideoProcessor()
         self._interrupt = False
@@ -105,7 +132,8 @@ class VideoDiTPipeline(DiffusionPipeline):
         """Load a pipeline.
 
         Args:
-            pretrained_model_name_or_path: a bundled model (``"mini"``), a folder, or a hub id.
+            pretrained_model_name_or_path: a bundled model (``"mini"``), a folder, or a hub id; a pipeline of
+                diffusers' of a known family, too.
             kwargs: as for diffusers' ``DiffusionPipeline.from_pretrained``: ``dtype``, components, and for the
                 hub ``revision``, ``cache_dir``, ``token``, ``local_files_only``.
 
@@ -118,7 +146,13 @@ class VideoDiTPipeline(DiffusionPipeline):
             raise ValueError("use_safetensors=False is refused: weights are read from .safetensors files alone")
         hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
         folder = resolve_model(name, **hub)
-        check_model(folder)
+        index = check_model(folder)
+        if index["_class_name"] != "VideoDiTPipeline":
+            found = family_of_index(index, folder)
+            assert found is not None
+            pipe = cls(**load_components(folder, index, found, **kwargs))
+            pipe._folder, pipe._model_id = folder, folder.resolve().name if Path(name).expanduser().is_dir() else name
+            return pipe
         # diffusers loads components only of modules that the program has imported itself.
         importlib.import_module("videodit.transformer")
         importlib.import_module("videodit.vae")
@@ -135,7 +169,8 @@ class VideoDiTPipeline(DiffusionPipeline):
     @property
     def spec(self) -> ModelSpec:
         """Strides, channels and defaults of the model."""
-        return ModelSpec.from_configs(self.config, self.transformer.config, self.vae.config)
+        parts = (self, self.transformer, self.vae)
+        return ModelSpec.from_configs(*({**part.config, "_class_name": type(part).__name__} for part in parts))
 
     @property
     def defaults(self) -> Defaults:
@@ -147,7 +182,17 @@ class VideoDiTPipeline(DiffusionPipeline):
     @property
     def text(self) -> TextEncoder:
         """Tokenizer and text encoder behind one call."""
-        return TextEncoder(self.tokenizer, self.text_encoder, max_length=self.config.max_text_length)
+        spec = TextSpec() if self._sampling is None else self._sampling.text
+        if self.config.max_text_length is not None:
+            spec = replace(spec, max_length=self.config.max_text_length)
+        encoders = {
+            "text_encoder": (self.tokenizer, self.text_encoder),
+            "text_encoder_2": (self.tokenizer_2, self.text_encoder_2),
+        }
+        if self._sampling is None:
+            return TextEncoder(*encoders["text_encoder"], spec)
+        pooled = self._sampling.pooled_component
+        return TextEncoder(*encoders[self._sampling.text_component], spec, pooled=encoders[pooled] if pooled else None)
 
     def text_encoder_notices(self, prompt: str) -> list[str]:
         """What a user should be told about a prompt: words the model does not know, text that is cut."""
@@ -197,6 +242,8 @@ class VideoDiTPipeline(DiffusionPipeline):
             raise ValueError(f"{len(negatives)} negative prompts for {count} prompts; give one or as many")
         if num_videos_per_prompt < 1:
             raise ValueError(f"num_videos_per_prompt must be at least 1, got {num_videos_per_prompt}")
+        if any(negatives) and self._sampling is not None and not self._sampling.guided:
+            raise ValueError(f"this model has its guidance built in and takes no negative_prompt, got {negatives[0]!r}")
         videos = count * num_videos_per_prompt
         if isinstance(generator, Sequence) and len(generator) != videos:
             raise ValueError(f"{len(generator)} generators for {videos} videos; give one or as many")
@@ -205,12 +252,16 @@ class VideoDiTPipeline(DiffusionPipeline):
         return settings
 
     def _check_scheduler(self) -> None:
-        for name, needed in (("prediction_type", "flow_prediction"), ("use_flow_sigmas", True)):
-            found = self.scheduler.config.get(name, needed)  # FlowMatch schedulers have neither
+        objective = "flow" if self._sampling is None else sampling_of(self.config.sampled_as)[0].objective
+        needs: dict[str, Any] = {"prediction_type": _PREDICTION_TYPES[objective]}
+        if objective == "flow":
+            needs["use_flow_sigmas"] = True
+        for name, needed in needs.items():
+            found = self.scheduler.config.get(name, needed if objective == "flow" else None)  # FlowMatch has neither
             if found != needed:
+                advice = " or a FlowMatch scheduler" if objective == "flow" else ""
                 raise ValueError(
-                    f"{type(self.scheduler).__name__} has {name} {found!r}; this model needs {name}={needed!r} "
-                    "or a FlowMatch scheduler"
+                    f"{type(self.scheduler).__name__} has {name} {found!r}; this model needs {name}={needed!r}{advice}"
                 )
 
     def _check_text(self, prompt: str | Sequence[str] | None, embeds: Tensor | None, mask: Tensor | None) -> int:
@@ -225,6 +276,8 @@ class VideoDiTPipeline(DiffusionPipeline):
             if not prompts:
                 raise ValueError("the list of prompts is empty")
             return len(prompts)
+        if self._sampling is not None and self._sampling.pooled_component is not None:
+            raise ValueError("this model reads a prompt in two ways; give prompt, not prompt_embeds")
         text_dim = self.transformer.config.text_dim
         if embeds.ndim != 3 or embeds.shape[2] != text_dim:
             raise ValueError(f"prompt_embeds must be [B, L, {text_dim}], got {list(embeds.shape)}")
@@ -248,6 +301,8 @@ class VideoDiTPipeline(DiffusionPipeline):
         latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
         prompt_attention_mask: Tensor | None = None,
+        guidance_scale_2: float | None = None,
+        dynamic_guidance: bool = False,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         output_type: OutputType = "pil",
@@ -262,12 +317,16 @@ class VideoDiTPipeline(DiffusionPipeline):
             width: pixels, likewise.
             num_frames: frames, likewise.
             num_inference_steps: steps of the sampler.
-            guidance_scale: classifier-free guidance (Ho and Salimans, 2022): ``u + s·(c − u)``; off at 1 or less.
+            guidance_scale: classifier-free guidance (Ho and Salimans, 2022): ``u + s·(c − u)``; off at 1 or less. For
+                models that were distilled from it, an input of the model.
             num_videos_per_prompt: clips a prompt.
             generator: one generator, or one a clip; ``None`` draws a seed a clip, which the recipes tell.
             latents: initial noise ``[B, C, T, H, W]`` in place of drawn noise.
             prompt_embeds: encoded prompts ``[B, L, text_dim]`` in place of ``prompt``.
             prompt_attention_mask: ``[B, L]`` for them, nonzero where a token counts; ``None`` for all.
+            guidance_scale_2: of the expert for the lower noise levels; ``None`` for the same.
+            dynamic_guidance: let the scale grow as CogVideoX's authors do:
+                ``1 + s·(1 − cos(π·((n − t)/n)⁵))/2`` for ``n`` steps.
             callback_on_step_end: called as ``f(pipe, step, timestep, tensors)`` after each step; what it returns
                 replaces the tensors. It may call :meth:`interrupt`.
             callback_on_step_end_tensor_inputs: which of ``latents``, ``prompt_embeds`` and
@@ -301,7 +360,8 @@ class VideoDiTPipeline(DiffusionPipeline):
         for notice in (*settings.notices, *(n for notices in told for n in notices)):
             logger.warning(notice)
         self._interrupt = False
-        device, guide = self._execution_device, settings.guidance_scale > 1
+        device, guided = self._execution_device, self._sampling is None or self._sampling.guided
+        guide = guided and settings.guidance_scale > 1
 
         # 1. Text
         if prompt_embeds is None:
@@ -309,30 +369,39 @@ class VideoDiTPipeline(DiffusionPipeline):
         else:
             mask = torch.ones(prompt_embeds.shape[:2]) if prompt_attention_mask is None else prompt_attention_mask
             cond = TextTokens(prompt_embeds.to(device), mask.to(device).bool())
-        cond = _repeat(cond, num_videos_per_prompt)
+        cond = _repeat(cond, num_videos_per_prompt, text_mask=self.text.spec.model_mask)
         videos = cond.embeds.shape[0]
         negatives = _as_list(negative_prompt) or [""]
         uncond = self.text(negatives, device=device) if guide else None
         if uncond is not None:
-            uncond = _repeat(uncond, videos // len(negatives))
+            uncond = _repeat(uncond, videos // len(negatives), text_mask=self.text.spec.model_mask)
+            if self.text.spec.negative_takes_mask:
+                uncond = replace(uncond, mask=cond.mask)
 
         # 2. Latents
         generators = _generators(generator, videos)
         seeds = _seeds(generators) if latents is None else [None] * videos
         if latents is None:
-            latents = torch.stack([_noise(settings.latent_shape, g, device) for g in generators])  # [B, C, T, H, W]
-        latents = latents.to(device, torch.float32)
-
+            first = self._sampling is not None and self._sampling.frames_first
+            noise = [_noise(settings.latent_shape, g, device, frames_first=first) for g in generators]
+            latents = torch.stack(noise)  # [B, C, T, H, W]
         # 3. Denoise
-        timesteps = self._set_timesteps(settings.num_inference_steps, device)
-        extra = {"generator": generators[0]} if _takes_generator(self.scheduler) else {}
+        timesteps = self._set_timesteps(settings, device)
+        latents = latents.to(device, torch.float32) * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        step = SchedulerStep(
+            self.scheduler, generators[0], frames_first=self._sampling is not None and self._sampling.frames_first
+        )
         with self.progress_bar(total=len(timesteps)) as bar:
             for i, t in enumerate(timesteps):
-                velocity = self._predict(latents, t, cond, "cond")
+                model, scale = self._expert(t, settings.guidance_scale, guidance_scale_2)
+                prediction = self._predict(model, latents, t, cond, "cond", scale, settings.fps)
                 if uncond is not None:
-                    away = self._predict(latents, t, uncond, "uncond")
-                    velocity = away + settings.guidance_scale * (velocity - away)
-                latents = self.scheduler.step(velocity, t, latents, return_dict=False, **extra)[0]
+                    away = self._predict(model, latents, t, uncond, "uncond", scale, settings.fps)
+                    if dynamic_guidance:
+                        turn = ((settings.num_inference_steps - float(t)) / settings.num_inference_steps) ** 5
+                        scale = 1 + scale * (1 - math.cos(math.pi * turn)) / 2
+                    prediction = away + scale * (prediction - away)
+                latents = step(prediction, t, latents)
 
                 if callback_on_step_end is not None:
                     tensors = {
@@ -353,7 +422,7 @@ class VideoDiTPipeline(DiffusionPipeline):
         # 4. Decode
         frames: Any = latents
         if output_type != "latent":
-            clips = self.vae.decode(self.vae.denormalize(latents).to(self.vae.dtype)).sample  # [B, 3, T, H, W]
+            clips = decode(self.vae, latents, causal=settings.causal)  # [B, 3, T, H, W]
             frames = self.video_processor.postprocess_video(clips.float(), output_type)
         self.maybe_free_model_hooks()
         if not return_dict:
@@ -373,25 +442,48 @@ class VideoDiTPipeline(DiffusionPipeline):
         """Stop the running call after its current step; what is there by then is decoded and returned."""
         self._interrupt = True
 
-    def _set_timesteps(self, steps: int, device: torch.device) -> Tensor:
-        if isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
+    def _set_timesteps(self, settings: Settings, device: torch.device) -> Tensor:
+        steps, config = settings.num_inference_steps, self.scheduler.config
+        spacing = "to_last_step" if self._sampling is None else self._sampling.sigmas
+        levels: dict[str, Any] = {"num_inference_steps": steps}
+        if spacing != "own" and isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
             # Its own default spacing applies the shift twice to the last step.
-            self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), device=device)
-        else:
-            self.scheduler.set_timesteps(steps, device=device)
+            last = 1 / steps if spacing == "to_last_step" else 0.0
+            levels = {"sigmas": np.linspace(1, last, steps + (spacing == "to_zero"))[:steps]}
+        if config.get("use_dynamic_shifting"):  # the shift grows with the number of tokens, in a straight line
+            slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+            levels["mu"] = config.base_shift + slope * (settings.num_tokens - config.base_image_seq_len)
+        self.scheduler.set_timesteps(**levels, device=device)
         return self.scheduler.timesteps
 
-    def _predict(self, latents: Tensor, t: Tensor, text: TextTokens, branch: str) -> Tensor:
-        """The velocity in fp32, ``[B, C, T, H, W]``; caches keep a state for each ``branch`` of guidance."""
-        dtype = self.transformer.dtype
-        with self.transformer.cache_context(branch):
-            return self.transformer(
+    def _expert(self, t: Tensor, scale: float, scale_2: float | None) -> tuple[Any, float]:
+        """The transformer for a noise level, and its guidance scale."""
+        if self.transformer_2 is None or float(t) >= self.config.boundary_ratio * NUM_TRAIN_TIMESTEPS:
+            return self.transformer, scale
+        return self.transformer_2, scale if scale_2 is None else scale_2
+
+    def _predict(
+        self, model: Any, latents: Tensor, t: Tensor, text: TextTokens, branch: str, guidance: float, fps: float
+    ) -> Tensor:
+        """The prediction in fp32, ``[B, C, T, H, W]``; caches keep a state for each ``branch`` of guidance."""
+        dtype, batch = model.dtype, latents.shape[0]
+        if hasattr(self.scheduler, "scale_model_input"):
+            latents = self.scheduler.scale_model_input(latents, t)
+        given: dict[str, Any] = {"fps": float(fps)}
+        if text.pooled is not None:
+            given["pooled_projections"] = text.pooled.to(dtype)
+        if model.config.guidance_embeds:
+            given["guidance"] = torch.full([batch], guidance, device=latents.device)
+        with model.cache_context(branch):
+            prediction = model(
                 latents.to(dtype),
-                t.expand(latents.shape[0]),
+                t.expand(batch),
                 text.embeds.to(dtype),
                 encoder_attention_mask=text.mask,
                 return_dict=False,
-            )[0].float()
+                **given,
+            )[0]
+        return prediction[:, : latents.shape[1]].float()  # some models predict their own variance behind it
 
     def _recipe(self, settings: Settings, prompt: str | None, negative: str, seed: int | None) -> dict[str, Any]:
         """What it takes to make a clip again; nothing of the machine that it was made on but its numerics."""
@@ -427,10 +519,12 @@ def _as_list(prompt: str | Sequence[str] | None, name: str = "prompt") -> list[s
     return prompts
 
 
-def _repeat(text: TextTokens, times: int) -> TextTokens:
+def _repeat(text: TextTokens, times: int, *, text_mask: bool = True) -> TextTokens:
     """Each prompt ``times`` times in a row, without a mask that hides nothing: not all attention backends take one."""
-    mask = None if text.mask is None or text.mask.all() else text.mask.repeat_interleave(times, dim=0)
-    return TextTokens(text.embeds.repeat_interleave(times, dim=0), mask)
+    mask = text.mask if text_mask else None
+    mask = None if mask is None or mask.all() else mask.repeat_interleave(times, dim=0)
+    pooled = None if text.pooled is None else text.pooled.repeat_interleave(times, dim=0)
+    return TextTokens(text.embeds.repeat_interleave(times, dim=0), mask, pooled)
 
 
 def _generators(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:
@@ -454,13 +548,42 @@ def _seeds(generators: list[torch.Generator]) -> list[int | None]:
     return seeds
 
 
-def _noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+def _noise(
+    shape: tuple[int, ...], generator: torch.Generator, device: torch.device, *, frames_first: bool = False
+) -> Tensor:
     """Noise of one clip, drawn where the generator lives: a batch draws what single calls draw."""
-    return torch.randn(shape, generator=generator, device=generator.device).to(device)
+    channels, frames, *size = shape
+    if frames_first:
+        drawn = torch.randn((frames, channels, *size), generator=generator, device=generator.device).transpose(0, 1)
+    else:
+        drawn = torch.randn(shape, generator=generator, device=generator.device)
+    return drawn.to(device)
 
 
-def _takes_generator(scheduler: Any) -> bool:
-    return "generator" in inspect.signature(scheduler.step).parameters
+class SchedulerStep:
+    """One call for the step of all of diffusers' schedulers."""
+
+    def __init__(self, scheduler: Any, generator: torch.Generator, *, frames_first: bool) -> None:
+        self.scheduler, self._frames_first = scheduler, frames_first
+        parameters = inspect.signature(scheduler.step).parameters
+        self._extra = {"generator": generator} if "generator" in parameters else {}
+        # CogVideoX's DPM solver is handed its own last state.
+        self._multistep = "old_pred_original_sample" in parameters
+        self._old: Tensor | None = None
+        self._last: Tensor | None = None
+
+    def __call__(self, prediction: Tensor, t: Tensor, latents: Tensor) -> Tensor:
+        """Latents at the next noise level, ``[B, C, T, H, W]`` like the prediction."""
+        if self._frames_first:
+            prediction, latents = prediction.transpose(1, 2), latents.transpose(1, 2)
+        if self._multistep:
+            latents, self._old = self.scheduler.step(
+                prediction, self._old, t, self._last, latents, return_dict=False, **self._extra
+            )
+            self._last = t
+        else:
+            latents = self.scheduler.step(prediction, t, latents, return_dict=False, **self._extra)[0]
+        return latents.transpose(1, 2) if self._frames_first else latents
 
 
 def _version(package: str) -> str | None:

@@ -18,6 +18,8 @@ from videodit.shapes import Size3D, VideoGeometry
 if TYPE_CHECKING:
     import torch
 
+    from videodit.families import Family, Sampling
+
 BUNDLED = ("mini",)
 MAX_SIDE = 8192
 MAX_TOKENS = 2**20
@@ -25,7 +27,8 @@ MAX_STEPS = 1000
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
-_WEIGHTED = ("text_encoder", "transformer", "vae")
+_NEEDED = ("text_encoder", "tokenizer", "transformer", "vae", "scheduler")
+_WEIGHTED = ("text_encoder", "text_encoder_2", "transformer", "transformer_2", "vae")
 
 
 def resolve_model(name: str, **hub: Any) -> Path:
@@ -72,7 +75,7 @@ def _download(hub_id: str, **hub: Any) -> Path:
 
     try:
         # First what it is: another class's model may be many gigabytes.
-        check_class(read_json(Path(hf_hub_download(hub_id, "model_index.json", **hub))), "VideoDiTPipeline", hub_id)
+        family_of_index(read_json(Path(hf_hub_download(hub_id, "model_index.json", **hub))), hub_id)
         return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, **hub))
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -91,15 +94,34 @@ def check_model(folder: Path) -> dict[str, Any]:
         ValueError: a pipeline of another class, a missing component, pickled weights, or a broken shard (named).
     """
     index = read_json(folder / "model_index.json")
-    check_class(index, "VideoDiTPipeline", folder)
-    for name in (*_WEIGHTED, "tokenizer", "scheduler"):
+    found = family_of_index(index, folder)
+    for name in _NEEDED:
         if not (folder / name).is_dir():
             raise ValueError(f"{folder} lacks the component {name}/")
     for name in _WEIGHTED:
-        check_weights(folder / name)
-    check_class(read_json(folder / "transformer" / "config.json"), "VideoDiT", folder / "transformer")
-    check_class(read_json(folder / "vae" / "config.json"), "CausalVideoVAE", folder / "vae")
+        if (folder / name).is_dir():
+            check_weights(folder / name)
+    own = index.get("_class_name") == "VideoDiTPipeline"
+    transformer = "VideoDiT" if own or found is None else found[0].class_name
+    vae = "CausalVideoVAE" if found is None or (own and found[1].vae == "AutoencoderKLWan") else found[1].vae
+    check_class(read_json(folder / "transformer" / "config.json"), transformer, folder / "transformer")
+    check_class(read_json(folder / "vae" / "config.json"), vae, folder / "vae")
     return index
+
+
+def family_of_index(index: Any, where: object) -> tuple[Family, Sampling] | None:
+    """Whose pipeline it is, from the contents of ``model_index.json``; ``None`` for one that was made here.
+
+    Raises:
+        ValueError: a pipeline class that nobody knows.
+    """
+    from videodit.families import sampling_of
+
+    pipeline = index.get("_class_name")
+    if pipeline == "VideoDiTPipeline":
+        pipeline = index.get("sampled_as")
+        return None if pipeline is None else sampling_of(pipeline, where)
+    return sampling_of(pipeline or "config without a class", where)
 
 
 def model_hash(folder: Path, blocks: int = 64, block_size: int = 2**16) -> str:
@@ -141,6 +163,7 @@ class ModelSpec:
     geometry: VideoGeometry
     latent_channels: int
     defaults: Defaults
+    images: bool = False
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelSpec:
@@ -157,14 +180,28 @@ class ModelSpec:
         """Read it from the configs of a pipeline and its parts.
 
         Raises:
-            ValueError: a config that lacks one of the entries.
+            ValueError: a config that lacks one of the entries, or a model that wants more than text.
         """
+        from videodit.pipelines.autoencoders import vae_stride
+
         try:
-            time, space = vae["scale_factor_temporal"], vae["scale_factor_spatial"]
+            found = family_of_index(index, "the pipeline")
+            if found is not None and transformer.get("_class_name") == found[0].class_name:
+                transformer = found[0].native_config(transformer)
+            defaults = index if found is None or "height" in index else found[1].defaults(transformer)
+            channels, out = transformer["in_channels"], transformer.get("out_channels") or transformer["in_channels"]
+            if out not in (channels, 2 * channels):
+                raise ValueError(
+                    f"this transformer takes {channels} channels and gives {out}: it starts from images, "
+                    "which the pipeline does not do"
+                )
             return cls(
-                geometry=VideoGeometry(Size3D(time, space, space), Size3D(*transformer["patch_size"])),
-                latent_channels=transformer["in_channels"],
-                defaults=Defaults(**{name: index[name] for name in Defaults.__dataclass_fields__}),
+                geometry=VideoGeometry(
+                    vae_stride(vae), Size3D(*transformer["patch_size"]), causal=found is None or found[1].causal
+                ),
+                latent_channels=channels,
+                defaults=Defaults(**{name: defaults[name] for name in Defaults.__dataclass_fields__}),
+                images=found is not None and found[1].images,
             )
         except KeyError as error:
             raise ValueError(f"the model's configs lack the entry {error}") from None
@@ -182,6 +219,7 @@ class Settings:
     fps: float
     latent_shape: tuple[int, int, int, int]
     num_tokens: int
+    causal: bool = True
     notices: list[str] = field(default_factory=list)
 
 
@@ -219,7 +257,7 @@ def settle(
         _whole("height", d.height if height is None else height, 1, MAX_SIDE),
         _whole("width", d.width if width is None else width, 1, MAX_SIDE),
     )
-    frames = _whole("num_frames", d.num_frames if num_frames is None else num_frames, 1, None)
+    frames = _whole("num_frames", d.num_frames if num_frames is None else num_frames, 1, 1 if spec.images else None)
     steps = d.num_inference_steps if num_inference_steps is None else num_inference_steps
     steps = _whole("num_inference_steps", steps, 1, MAX_STEPS)
     scale = d.guidance_scale if guidance_scale is None else guidance_scale
@@ -236,7 +274,7 @@ def settle(
         )
     legal = spec.geometry.snap_frames(frames)
     if legal != frames:
-        notices.append(f"{frames} frames become {legal}: the count must be {spec.geometry.vae_stride.t}k+1")
+        notices.append(f"{frames} frames become {legal}: the count must be {spec.geometry.frame_rule}")
     if (*size, legal) != (d.height, d.width, d.num_frames):
         notices.append(
             f"the model was trained at {d.width}x{d.height}, {d.num_frames} frames; "
@@ -250,7 +288,8 @@ def settle(
             "ask for fewer frames or a smaller size"
         )
     shape = (spec.latent_channels, *latent)
-    return Settings(size[0], size[1], legal, steps, float(scale), rate, shape, tokens, notices)
+    causal = spec.geometry.causal
+    return Settings(size[0], size[1], legal, steps, float(scale), rate, shape, tokens, causal, notices)
 
 
 def _whole(name: str, value: Any, low: int, high: int | None) -> int:

@@ -439,10 +439,10 @@ def test_hub_id_that_cannot_be_fetched() -> None:
 def test_another_pipeline_on_the_hub_is_refused_before_its_weights_are_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, name: str(tmp_path / name))
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("fetched the weights"))
-    with pytest.raises(ValueError, match="owner/wan holds a WanPipeline, expected a VideoDiTPipeline"):
+    with pytest.raises(ValueError, match="owner/wan holds a StableDiffusionPipeline, expected a VideoDiTPipeline"):
         resolve_model("owner/wan")
 
 
@@ -475,7 +475,7 @@ def test_pickle_is_refused(tiny_model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "found", "expected"),
     [
-        ("model_index.json", "WanPipeline", "VideoDiTPipeline"),
+        ("model_index.json", "StableDiffusionPipeline", "VideoDiTPipeline"),
         ("transformer/config.json", "WanTransformer3DModel", "VideoDiT"),
         ("vae/config.json", "AutoencoderKL", "CausalVideoVAE"),
     ],

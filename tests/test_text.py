@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from videodit.text import TextEncoder
+from videodit.text import TextEncoder, TextSpec
 
 CAPTIONS = [
     "a red ball bounces on the grass",
@@ -66,7 +66,7 @@ def test_a_batch_equals_its_prompts_one_by_one(
 ) -> None:
     prompts = ["ball", PROMPT, ""]
     lengths = [length(tokenizer, prompt) for prompt in prompts]
-    batch = TextEncoder(tokenizer, model, max_length=40, padding=padding)(prompts)
+    batch = TextEncoder(tokenizer, model, TextSpec(max_length=40, padding=padding))(prompts)
 
     assert batch.embeds.shape == (3, max(lengths) if padding == "longest" else 40, 16)
     assert batch.mask.dtype == torch.bool
@@ -121,7 +121,7 @@ def test_a_single_string_is_not_taken_for_a_list_of_letters(text: TextEncoder) -
 def test_window_is_the_tokenizers_own_within_reason(
     model: T5EncoderModel, options: dict[str, int], argument: int | None, expected: int
 ) -> None:
-    assert TextEncoder(build_tokenizer(**options), model, max_length=argument).max_length == expected
+    assert TextEncoder(build_tokenizer(**options), model, TextSpec(max_length=argument)).max_length == expected
 
 
 @pytest.mark.parametrize("max_length", [0, -3])
@@ -129,7 +129,7 @@ def test_window_below_one_token_is_named(
     tokenizer: PreTrainedTokenizerFast, model: T5EncoderModel, max_length: int
 ) -> None:
     with pytest.raises(ValueError, match=f"max_length must be at least 1, got {max_length}"):
-        TextEncoder(tokenizer, model, max_length=max_length)
+        TextEncoder(tokenizer, model, TextSpec(max_length=max_length))
 
 
 @torch.no_grad()
@@ -137,7 +137,7 @@ def test_window_below_one_token_is_named(
 def test_lost_text_is_exactly_what_the_model_does_not_read(
     tokenizer: PreTrainedTokenizerFast, model: T5EncoderModel, max_length: int
 ) -> None:
-    text = TextEncoder(tokenizer, model, max_length=max_length)
+    text = TextEncoder(tokenizer, model, TextSpec(max_length=max_length))
     lost = text.lost_text(PROMPT)
     assert lost
     assert PROMPT.endswith(lost)
@@ -149,12 +149,12 @@ def test_lost_text_is_exactly_what_the_model_does_not_read(
 
 @pytest.mark.parametrize("room", [0, 1, 20])
 def test_a_prompt_that_fits_loses_nothing(tokenizer: PreTrainedTokenizerFast, model: T5EncoderModel, room: int) -> None:
-    text = TextEncoder(tokenizer, model, max_length=length(tokenizer, PROMPT) + room)
+    text = TextEncoder(tokenizer, model, TextSpec(max_length=length(tokenizer, PROMPT) + room))
     assert text.lost_text(PROMPT) == ""
 
 
 def test_a_window_of_one_token_holds_the_end_alone(tokenizer: PreTrainedTokenizerFast, model: T5EncoderModel) -> None:
-    text = TextEncoder(tokenizer, model, max_length=1)
+    text = TextEncoder(tokenizer, model, TextSpec(max_length=1))
     assert text.lost_text(PROMPT) == PROMPT
     assert text.lost_text("") == ""
 
@@ -202,7 +202,7 @@ def test_the_vocabulary_is_saved_with_the_tokenizer(
 
 
 def test_notices_name_unknown_words_and_what_is_cut(tokenizer: PreTrainedTokenizerFast, model: T5EncoderModel) -> None:
-    text = TextEncoder(tokenizer, model, max_length=6)
+    text = TextEncoder(tokenizer, model, TextSpec(max_length=6))
     assert text.notices("ball") == []
     unknown, cut = text.notices("a dragon and a red ball on the moon")
     assert "dragon, and, moon" in unknown

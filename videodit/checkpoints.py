@@ -110,7 +110,7 @@ class CheckedLoading:
         folder = Path(pretrained_model_name_or_path or "")
         if pretrained_model_name_or_path and folder.is_dir():
             folder = folder / (kwargs.get("subfolder") or "")
-            check_class(read_json(folder / "config.json"), cls.__name__, folder)
+            cls._native_config(read_json(folder / "config.json"), folder)
             check_weights(folder)
         with_info = kwargs.pop("output_loading_info", False)
         # diffusers' own default falls back to pickles.
@@ -131,5 +131,27 @@ class CheckedLoading:
             ValueError: a config of another class.
         """
         if isinstance(config, dict) and "_class_name" in config:
-            check_class(config, cls.__name__, "the config")
+            config = cls._native_config(config, "the config")
         return super().from_config(config, **kwargs)  # type: ignore[misc]
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """As diffusers' ``ConfigMixin.load_config``; a config of another class that is understood comes translated.
+
+        Raises:
+            ValueError: a config of another class.
+        """
+        loaded: Any = super().load_config(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+        if isinstance(loaded, tuple):
+            return (cls._native_config(loaded[0], pretrained_model_name_or_path), *loaded[1:])
+        return cls._native_config(loaded, pretrained_model_name_or_path)
+
+    @classmethod
+    def _native_config(cls, config: dict[str, Any], where: object) -> dict[str, Any]:
+        """A config of this class from a file's, whatever class that one names.
+
+        Raises:
+            ValueError: a class that is not understood.
+        """
+        check_class(config, cls.__name__, str(where))
+        return config

@@ -37,6 +37,7 @@ class VideoGeometry:
     Args:
         vae_stride: pixels per latent along time, height and width, e.g. ``(4, 8, 8)``.
         patch: latents per token along the same axes, e.g. ``(1, 2, 2)``.
+        causal: the first frame is a latent of its own: ``stride·k + 1`` frames; else there are ``stride·k``.
 
     Raises:
         ValueError: a stride or patch that is not a positive integer.
@@ -44,6 +45,7 @@ class VideoGeometry:
 
     vae_stride: Size3D
     patch: Size3D = _UNIT
+    causal: bool = True
 
     def __post_init__(self) -> None:
         for name in ("vae_stride", "patch"):
@@ -58,20 +60,21 @@ class VideoGeometry:
         """Latent extents of a clip in pixels; the clip must be legal for the VAE (not for the patch).
 
         Raises:
-            ValueError: a frame count that is not ``stride·k + 1`` or a side that is no multiple of the stride.
+            ValueError: a frame count that breaks :attr:`frame_rule` or a side that is no multiple of the stride.
         """
         st, sh, sw = self.vae_stride
-        if num_frames < 1 or (num_frames - 1) % st:
+        if num_frames < 1 or (num_frames - self._lead) % st:
             below, above = self._frame_neighbours(num_frames)
             raise ValueError(
-                f"num_frames must be {st}k+1 for this VAE, got {num_frames}; the nearest are {below} and {above}"
+                f"num_frames must be {self.frame_rule} for this VAE, got {num_frames}; "
+                f"the nearest are {below} and {above}"
                 if below != above
-                else f"num_frames must be {st}k+1 and at least 1, got {num_frames}"
+                else f"num_frames must be {self.frame_rule} and at least {below}, got {num_frames}"
             )
         for name, value, stride in (("height", height, sh), ("width", width, sw)):
             if value < stride or value % stride:
                 raise ValueError(f"{name} must be a positive multiple of {stride}, got {value}")
-        return Size3D((num_frames - 1) // st + 1, height // sh, width // sw)
+        return Size3D((num_frames - self._lead) // st + self._lead, height // sh, width // sw)
 
     def token_size(self, latent: Size3D) -> Size3D:
         """Token extents of a latent grid.
@@ -93,9 +96,18 @@ class VideoGeometry:
     def pixel_size(self, latent: Size3D) -> Size3D:
         """Frames, height and width that a latent grid decodes to."""
         st, sh, sw = self.vae_stride
-        return Size3D((latent.t - 1) * st + 1, latent.h * sh, latent.w * sw)
+        return Size3D((latent.t - self._lead) * st + self._lead, latent.h * sh, latent.w * sw)
 
     # ---- snapping to what is legal -------------------------------------------------------------
+
+    @property
+    def _lead(self) -> int:
+        return 1 if self.causal else 0
+
+    @property
+    def frame_rule(self) -> str:
+        """What frame counts are: ``"4k+1"`` or ``"4k"`` for a stride of 4."""
+        return f"{self.vae_stride.t}k" + ("+1" if self.causal else "")
 
     @property
     def size_multiple(self) -> tuple[int, int]:
@@ -126,9 +138,9 @@ class VideoGeometry:
         return max(mh, (height + mh // 2) // mh * mh), max(mw, (width + mw // 2) // mw * mw)
 
     def _frame_neighbours(self, num_frames: int) -> tuple[int, int]:
-        # A temporal patch p groups p latent frames: (f-1)/stride + 1 must be a multiple of p.
-        st, pt = self.vae_stride.t, self.patch.t
-        after_first = max(0, num_frames - 1)
-        below = max(pt, (after_first // st + 1) // pt * pt)
-        above = -(-(-(-after_first // st) + 1) // pt) * pt  # -(-a // b) rounds up
-        return (below - 1) * st + 1, (above - 1) * st + 1
+        # A temporal patch p groups p latent frames: their number must be a multiple of p.
+        st, pt, lead = self.vae_stride.t, self.patch.t, self._lead
+        rest = max(0, num_frames - lead)
+        below = max(pt, (rest // st + lead) // pt * pt)
+        above = max(pt, -(-(-(-rest // st) + lead) // pt) * pt)  # -(-a // b) rounds up
+        return (below - lead) * st + lead, (above - lead) * st + lead

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,44 @@ import torch
 from torch import Tensor
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_POOLED_LENGTH = 77  # CLIP's window
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """How a model wants its prompts.
+
+    Attributes:
+        max_length: tokens at which prompts are cut; ``None`` takes the tokenizer's own limit.
+        padding: pad to the longest prompt of the batch, or always to ``max_length``.
+        clean: ``"whitespace"`` undoes HTML entities and runs of blanks, ``"lower"`` lowers and strips.
+        encoder_mask: the encoder is told which tokens are padding.
+        zero_padding: what the encoder made of padding is set to zero.
+        model_mask: the transformer is told which tokens are padding; else it attends to them, too.
+        negative_takes_mask: guidance's other prompt has the mask of the prompt itself (Latte).
+        hidden_layer: index into the encoder's hidden states; ``None`` takes its last, normalised one.
+        template: a text with ``{}`` where the prompt goes.
+        template_tokens: how many tokens at the front belong to the template and are dropped.
+    """
+
+    max_length: int | None = None
+    padding: Literal["longest", "max_length"] = "longest"
+    clean: Literal["whitespace", "lower"] | None = None
+    encoder_mask: bool = True
+    zero_padding: bool = False
+    model_mask: bool = True
+    negative_takes_mask: bool = False
+    hidden_layer: int | None = None
+    template: str | None = None
+    template_tokens: int = 0
+
+    def written(self, prompt: str) -> str:
+        """What the tokenizer reads for a prompt."""
+        if self.clean == "whitespace":
+            prompt = re.sub(r"\s+", " ", html.unescape(html.unescape(prompt))).strip()
+        elif self.clean == "lower":
+            prompt = prompt.lower().strip()
+        return prompt if self.template is None else self.template.format(prompt)
 
 
 @dataclass(frozen=True)
@@ -20,10 +59,12 @@ class TextTokens:
     Attributes:
         embeds: ``[B, L, text_dim]``.
         mask: boolean ``[B, L]``, True where a token belongs to the prompt; ``None`` where all do.
+        pooled: ``[B, pooled_dim]`` of a second encoder, or ``None``.
     """
 
     embeds: Tensor
     mask: Tensor | None
+    pooled: Tensor | None = None
 
 
 class TextEncoder:
@@ -33,8 +74,8 @@ class TextEncoder:
         tokenizer: any transformers tokenizer. Where its saved configuration has ``known_words``, other words are
             reported by :meth:`unknown_words`.
         model: an encoder whose output has ``last_hidden_state`` (T5, UMT5, …).
-        max_length: tokens at which prompts are cut; ``None`` takes the tokenizer's own limit.
-        padding: pad to the longest prompt of the batch, or always to ``max_length``.
+        spec: how the model wants its prompts.
+        pooled: a tokenizer and an encoder whose output has ``pooler_output`` (CLIP), for models that have both.
 
     Raises:
         ValueError: a ``max_length`` below 1.
@@ -44,12 +85,12 @@ class TextEncoder:
         self,
         tokenizer: Any,
         model: torch.nn.Module,
+        spec: TextSpec = TextSpec(),
         *,
-        max_length: int | None = None,
-        padding: Literal["longest", "max_length"] = "longest",
+        pooled: tuple[Any, torch.nn.Module] | None = None,
     ) -> None:
-        self.tokenizer, self.model, self.padding = tokenizer, model, padding
-        self.max_length = max_length if max_length is not None else min(tokenizer.model_max_length, 512)
+        self.tokenizer, self.model, self.spec, self.pooled = tokenizer, model, spec, pooled
+        self.max_length = spec.max_length if spec.max_length is not None else min(tokenizer.model_max_length, 512)
         if self.max_length < 1:
             raise ValueError(f"max_length must be at least 1, got {self.max_length}")
         self.known_words = frozenset(tokenizer.init_kwargs.get("known_words", ()))
@@ -68,25 +109,43 @@ class TextEncoder:
             raise ValueError(f"expected a list of prompts, got the single string {prompts!r}")
         if not prompts:
             raise ValueError("at least one prompt is needed")
+        spec = self.spec
+        device = device if device is not None else next(self.model.parameters()).device
         tokens = self.tokenizer(
-            list(prompts),
-            padding=self.padding,
+            [spec.written(prompt) for prompt in prompts],
+            padding=spec.padding,
             truncation=True,
-            max_length=self.max_length,
+            max_length=self.max_length + spec.template_tokens,
             return_tensors="pt",
         )
-        device = device if device is not None else next(self.model.parameters()).device
         ids, mask = tokens["input_ids"].to(device), tokens["attention_mask"].to(device)
-        embeds = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        return TextTokens(embeds.to(device), mask.bool())
+        given = {"attention_mask": mask} if spec.encoder_mask else {}
+        if spec.hidden_layer is None:
+            embeds = self.model(input_ids=ids, **given).last_hidden_state
+        else:
+            embeds = self.model(input_ids=ids, output_hidden_states=True, **given).hidden_states[spec.hidden_layer]
+        embeds, mask = embeds[:, spec.template_tokens :].to(device), mask[:, spec.template_tokens :].bool()
+        if spec.zero_padding:
+            embeds = embeds * mask[..., None].to(embeds.dtype)
+        return TextTokens(embeds, mask if spec.model_mask else None, self._pool(prompts, device))
+
+    def _pool(self, prompts: Sequence[str], device: torch.device | str) -> Tensor | None:
+        if self.pooled is None:
+            return None
+        tokenizer, model = self.pooled
+        length = min(tokenizer.model_max_length, _POOLED_LENGTH)
+        tokens = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        return model(tokens["input_ids"].to(device)).pooler_output.to(device)
 
     def lost_text(self, prompt: str) -> str:
         """The end of a prompt that does not fit into ``max_length`` tokens; ``""`` when all fits."""
-        tokens = self.tokenizer(prompt, truncation=True, max_length=self.max_length, return_offsets_mapping=True)
-        if len(tokens["input_ids"]) < self.max_length:  # nothing was cut, though some text may give no token
+        text, limit = self.spec.written(prompt), self.max_length + self.spec.template_tokens
+        tokens = self.tokenizer(text, truncation=True, max_length=limit, return_offsets_mapping=True)
+        if len(tokens["input_ids"]) < limit:  # nothing was cut, though some text may give no token
             return ""
         end = max((stop for _, stop in tokens["offset_mapping"]), default=0)
-        return prompt[end:].strip()
+        ending = (self.spec.template or "{}").partition("{}")[2]
+        return text[end:].removesuffix(ending).strip()
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words that the model has never seen, in order, without repeats; empty where no vocabulary is recorded."""

@@ -15,7 +15,9 @@ Shapes: ``B`` batch, ``C`` channels, ``T H W`` frames, height and width at the l
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -117,6 +119,20 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         self.use_tiling = False
         self.tile_size, self.tile_overlap = 256, 64
         self.stream_latent_frames: int | None = None
+
+    @classmethod
+    def _native_config(cls, config: dict[str, Any], where: object) -> dict[str, Any]:
+        """Also reads a config of diffusers' ``AutoencoderKLWan``, whose weights are this class's."""
+        if config.get("_class_name") != "AutoencoderKLWan":
+            return super()._native_config(config, where)
+        from diffusers import AutoencoderKLWan
+
+        known = inspect.signature(AutoencoderKLWan.__init__).parameters.values()
+        defaults = {
+            parameter.name: parameter.default for parameter in known if parameter.default is not parameter.empty
+        }
+        given = {name: value for name, value in config.items() if name in defaults}
+        return {"_class_name": cls.__name__, **defaults, **given}
 
     # ---- switches --------------------------------------------------------------------------------
 

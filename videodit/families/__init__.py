@@ -7,6 +7,7 @@ from typing import Any
 
 from videodit.families import allegro, cogvideox, flux, hunyuan_video, latte, ltx, pixart, skyreels, wan
 from videodit.families.base import Family
+from videodit.families.sampling import Sampling
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.name: module.FAMILY
@@ -26,3 +27,16 @@ def family_of(config: Mapping[str, Any], where: object = "the config") -> Family
             return family
     known = ", ".join(family.class_name for family in FAMILIES.values())
     raise ValueError(f"{where} holds a {name or 'config without a class'}, expected a VideoDiT or one of {known}")
+
+
+def sampling_of(pipeline: str, where: object = "the folder") -> tuple[Family, Sampling]:
+    """The family of one of diffusers' pipeline classes, and how it makes clips.
+
+    Raises:
+        ValueError: a class that is no family's.
+    """
+    for family in FAMILIES.values():
+        if pipeline in family.sampling:
+            return family, family.sampling[pipeline]
+    known = ", ".join(name for family in FAMILIES.values() for name in family.sampling)
+    raise ValueError(f"{where} holds a {pipeline}, expected a VideoDiTPipeline or one of {known}")

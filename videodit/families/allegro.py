@@ -18,6 +18,8 @@ from videodit.families.base import (
     block_rules,
 )
 from videodit.families.pixart import shared_options
+from videodit.families.sampling import Sampling, always
+from videodit.text import TextSpec
 
 
 def _pairs(x: Tensors, config: Config) -> Tensors:
@@ -57,6 +59,14 @@ FAMILY = Family(
         *block_rules("blocks.{n}", "transformer_blocks.{n}"),
         *OUTPUT,
     ),
+    sampling={
+        "AllegroPipeline": Sampling(
+            text=TextSpec(max_length=512, padding="max_length", clean="lower"),
+            vae="AutoencoderKLAllegro",
+            defaults=always(720, 1280, 88, 15.0, 100, 7.5),
+            causal=False,
+        )
+    },
     required={
         "patch_size_t": 1,
         "attention_bias": True,

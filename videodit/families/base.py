@@ -16,6 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from videodit.families.sampling import Sampling
 from videodit.flow import Objective
 
 Tensors = list[Tensor]
@@ -103,6 +104,7 @@ class Family:
         published: checkpoints by name.
         ignored: a regular expression for tensors of theirs that mean nothing.
         original: the layout of the authors' own files, where we know it.
+        sampling: how diffusers' pipelines of the family make clips, by their class.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Family:
     published: Mapping[str, Published] = field(default_factory=dict)
     ignored: str | None = None
     original: Original | None = None
+    sampling: Mapping[str, Sampling] = field(default_factory=dict)
 
     def native_config(self, config: Config) -> dict[str, Any]:
         """Our config for one of theirs.

@@ -17,6 +17,8 @@ from videodit.families.base import (
     Transform,
     block_rules,
 )
+from videodit.families.sampling import Sampling, always
+from videodit.text import TextSpec
 
 
 def _by_stream(x: Tensors, _: Config) -> Tensors:
@@ -102,6 +104,14 @@ FAMILY = Family(
         Rule("proj_out.weight", "proj_out.weight", CHANNEL_FIRST),
         Rule("proj_out.bias", "proj_out.bias", CHANNEL_FIRST),
     ),
+    sampling={
+        "CogVideoXPipeline": Sampling(
+            text=TextSpec(max_length=226, padding="max_length", encoder_mask=False, model_mask=False),
+            vae="AutoencoderKLCogVideoX",
+            defaults=always(480, 720, 49, 8.0, 50, 6.0),
+            frames_first=True,
+        )
+    },
     required={
         "patch_size_t": None,  # CogVideoX 1.5
         "ofs_embed_dim": None,

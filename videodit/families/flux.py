@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from videodit.families.base import MMDIT, Config, Family, Published, Rule
+from videodit.families.sampling import Sampling
+from videodit.text import TextSpec
 
 
 def options(config: Config) -> dict[str, Any]:
@@ -33,6 +35,18 @@ def options(config: Config) -> dict[str, Any]:
     }
 
 
+def _defaults(config: Config) -> dict[str, Any]:
+    distilled_steps = not config["guidance_embeds"]  # schnell
+    return {
+        "height": 1024,
+        "width": 1024,
+        "num_frames": 1,
+        "fps": 1.0,
+        "num_inference_steps": 4 if distilled_steps else 28,
+        "guidance_scale": 0.0 if distilled_steps else 3.5,
+    }
+
+
 FAMILY = Family(
     name="flux",
     title="FLUX.1",
@@ -44,6 +58,18 @@ FAMILY = Family(
         Rule("text_embedder.{rest}", "context_embedder.{rest}"),
         *MMDIT,
     ),
+    sampling={
+        "FluxPipeline": Sampling(
+            text=TextSpec(max_length=512, padding="max_length", encoder_mask=False, model_mask=False),
+            vae="AutoencoderKL",
+            defaults=_defaults,
+            images=True,
+            guided=False,
+            sigmas="to_last_step",
+            text_component="text_encoder_2",
+            pooled_component="text_encoder",
+        )
+    },
     required={"patch_size": 1},
     published={
         "FLUX.1 dev": Published("black-forest-labs/FLUX.1-dev", {"guidance_embeds": True}, 11_901_408_320),

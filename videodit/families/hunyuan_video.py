@@ -6,6 +6,21 @@ from __future__ import annotations
 from typing import Any
 
 from videodit.families.base import CONV3D, MMDIT, Config, Family, Published, Rule, block_rules
+from videodit.families.sampling import Sampling, always
+from videodit.text import TextSpec
+
+# What the language model is told to do with the prompt (HunyuanVideo's own words: its weights know no other), and how
+# many tokens of it are dropped again.
+_TEMPLATE = (
+    "<|start_header_id|>system<|end_header_id|>\n\nDescribe the video by detailing the following aspects: "
+    "1. The main content and theme of the video."
+    "2. The color, shape, size, texture, quantity, text, and spatial relationships of the objects."
+    "3. Actions, events, behaviors temporal relationships, physical movement changes of the objects."
+    "4. background environment, light, style and atmosphere."
+    "5. camera angles, movements, and transitions used in the video:<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>"
+)
+_TEMPLATE_TOKENS = 95
 
 _REFINER = "context_embedder.token_refiner.refiner_blocks"
 
@@ -51,6 +66,22 @@ FAMILY = Family(
         *block_rules("text_embedder.blocks.{n}", f"{_REFINER}.{{n}}"),
         *MMDIT,
     ),
+    sampling={
+        "HunyuanVideoPipeline": Sampling(
+            text=TextSpec(
+                max_length=256,
+                padding="max_length",
+                hidden_layer=-3,
+                template=_TEMPLATE,
+                template_tokens=_TEMPLATE_TOKENS,
+            ),
+            vae="AutoencoderKLHunyuanVideo",
+            defaults=always(720, 1280, 129, 24.0, 50, 6.0),
+            guided=False,
+            sigmas="to_zero",
+            pooled_component="text_encoder_2",
+        )
+    },
     required={"image_condition_type": None},
     published={"HunyuanVideo": Published("hunyuanvideo-community/HunyuanVideo", {}, 12_821_012_544)},
 )

@@ -6,6 +6,8 @@ from typing import Any
 
 from videodit.families.base import ADALN_SINGLE, OUTPUT, Config, Family, Published, block_rules
 from videodit.families.pixart import REQUIRED, image_positions, shared_options
+from videodit.families.sampling import Sampling, always
+from videodit.text import TextSpec
 
 
 def options(config: Config) -> dict[str, Any]:
@@ -29,6 +31,13 @@ FAMILY = Family(
         *OUTPUT,
     ),
     required=REQUIRED,
+    sampling={
+        "LattePipeline": Sampling(
+            text=TextSpec(max_length=120, padding="max_length", clean="lower", negative_takes_mask=True),
+            vae="AutoencoderKL",
+            defaults=always(512, 512, 16, 8.0, 50, 7.5),
+        )
+    },
     published={
         "Latte-1": Published(
             "maxin-cn/Latte-1",

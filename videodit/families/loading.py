@@ -155,27 +155,8 @@ class FamilyLoading(CheckedLoading):
         )
 
     @classmethod
-    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """As diffusers' ``ConfigMixin.load_config``; a known family's config comes mapped to VideoDiT's."""
-        loaded: Any = super().load_config(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
-        if isinstance(loaded, tuple):
-            return (cls._native(loaded[0], pretrained_model_name_or_path), *loaded[1:])
-        return cls._native(loaded, pretrained_model_name_or_path)
-
-    @classmethod
-    def from_config(cls, config: Any = None, **kwargs: Any) -> Any:
-        """Build a model with random weights from its config or a known family's.
-
-        Raises:
-            ValueError: a config of an unknown class, or an entry that the family does not have.
-        """
-        if isinstance(config, dict) and "_class_name" in config:
-            config = cls._native(config, "the config")
-        return super().from_config(config, **kwargs)
-
-    @classmethod
-    def _native(cls, config: dict[str, Any], where: object) -> dict[str, Any]:
-        if config.get("_class_name") in (None, cls.__name__):
+    def _native_config(cls, config: dict[str, Any], where: object) -> dict[str, Any]:
+        if config.get("_class_name") == cls.__name__:
             return config
         return {"_class_name": cls.__name__, **family_of(config, where).native_config(config)}
 

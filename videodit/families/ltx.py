@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from videodit.families.base import OUTPUT, Config, Family, Original, Published, Rule, block_rules, count_blocks
+from videodit.families.sampling import Sampling, always
+from videodit.text import TextSpec
 
 # The rotary positions count seconds in 20ths of a second's frames and pixels in parts of 2048; a latent is 8 frames
 # of 32×32 pixels. (diffusers: LTXVideoRotaryPosEmbed, and what LTXPipeline passes to it.)
@@ -82,6 +84,14 @@ FAMILY = Family(
         *OUTPUT,
     ),
     original=ORIGINAL,
+    sampling={
+        "LTXPipeline": Sampling(
+            text=TextSpec(max_length=128, padding="max_length", encoder_mask=False),
+            vae="AutoencoderKLLTXVideo",
+            defaults=always(512, 704, 161, 25.0, 50, 3.0),
+            sigmas="to_last_step",
+        )
+    },
     required={
         "patch_size": 1,
         "patch_size_t": 1,

@@ -293,6 +293,7 @@ MEMBERS = {
         "pixart", _PIXART | {"use_additional_conditions": True, "interpolation_scale": 2}, _pixart,
         sizes=_IMAGES, inputs=("mask",),
     ),
+    "pixart-alpha-512": Member("pixart", _PIXART, _pixart, sizes=_IMAGES, inputs=("mask",)),
     "flux-dev": Member("flux", _FLUX | {"guidance_embeds": True}, _flux, sizes=_IMAGES, inputs=("pooled", "guidance")),
     "flux-schnell": Member("flux", _FLUX, _flux, sizes=_IMAGES, inputs=("pooled",)),
 }  # fmt: skip

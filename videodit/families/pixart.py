@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from videodit.families.base import ADALN_SINGLE, OUTPUT, Config, Family, Published, block_rules
+from videodit.families.sampling import Sampling, always
+from videodit.text import TextSpec
 
 REQUIRED = {
     "attention_bias": True,
@@ -57,6 +59,15 @@ def options(config: Config) -> dict[str, Any]:
     )
 
 
+def _sampling(tokens: int) -> Sampling:
+    return Sampling(
+        text=TextSpec(max_length=tokens, padding="max_length", clean="lower"),
+        vae="AutoencoderKL",
+        defaults=always(1024, 1024, 1, 1.0, 20, 4.5),
+        images=True,
+    )
+
+
 _T5 = {"caption_channels": 4096}
 _SIGMA = _T5 | {"use_additional_conditions": False}
 
@@ -68,6 +79,7 @@ FAMILY = Family(
     options=options,
     rules=(*ADALN_SINGLE, *block_rules("blocks.{n}", "transformer_blocks.{n}"), *OUTPUT),
     required=REQUIRED,
+    sampling={"PixArtSigmaPipeline": _sampling(300), "PixArtAlphaPipeline": _sampling(120)},
     published={
         "PixArt-Σ XL 1024": Published("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", _SIGMA, 610_856_096),
         "PixArt-α XL 512": Published("PixArt-alpha/PixArt-XL-2-512x512", _T5 | {"sample_size": 64}, 610_856_096),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from videodit.families import wan
 from videodit.families.base import Published
+from videodit.families.sampling import Sampling, always
 
 FAMILY = replace(
     wan.FAMILY,
@@ -13,6 +14,11 @@ FAMILY = replace(
     title="SkyReels-V2",
     class_name="SkyReelsV2Transformer3DModel",
     original=None,  # the authors' files carry Wan's names and load as Wan
+    sampling={
+        "SkyReelsV2Pipeline": Sampling(
+            text=wan.TEXT, vae="AutoencoderKLWan", defaults=always(544, 960, 97, 24.0, 50, 6.0)
+        )
+    },
     required={"inject_sample_info": False},  # True is the frame rate input of the diffusion-forcing models
     published={
         "SkyReels-V2 T2V 14B": Published(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from videodit.families.base import CONV3D, LEADING_AXIS, Config, Family, Original, Published, Rule, count_blocks
+from videodit.families.sampling import Sampling
+from videodit.text import TextSpec
 
 RULES = (
     Rule("patch_embed.weight", "patch_embedding.weight", CONV3D),
@@ -88,6 +90,19 @@ ORIGINAL = Original(
     config=_config_from_shapes,
 )
 
+# Padding is zero and attended to, as in training.
+TEXT = TextSpec(max_length=512, padding="max_length", clean="whitespace", zero_padding=True, model_mask=False)
+_LATENT_CHANNELS_OF_2_2 = 48
+
+
+def _defaults(config: Config) -> dict[str, Any]:
+    if config["in_channels"] == _LATENT_CHANNELS_OF_2_2:
+        size = {"height": 704, "width": 1280, "num_frames": 121, "fps": 24.0}
+    else:
+        size = {"height": 480, "width": 832, "num_frames": 81, "fps": 16.0}
+    return size | {"num_inference_steps": 50, "guidance_scale": 5.0}
+
+
 _SMALL = {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960}
 _IMAGE = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
 
@@ -100,6 +115,7 @@ FAMILY = Family(
     rules=RULES,
     ignored="norm_added_q",  # in some files, and used by nobody
     original=ORIGINAL,
+    sampling={"WanPipeline": Sampling(text=TEXT, vae="AutoencoderKLWan", defaults=_defaults)},
     published={
         "Wan 2.1 T2V 1.3B": Published("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", _SMALL, 1_418_996_800),
         "Wan 2.1 T2V 14B": Published("Wan-AI/Wan2.1-T2V-14B-Diffusers", {}, 14_288_491_584),

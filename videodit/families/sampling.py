@@ -1,0 +1,49 @@
+"""How a family's published pipelines make clips: prompts, noise levels, guidance, autoencoder and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from videodit.text import TextSpec
+
+Sigmas = Literal["own", "to_last_step", "to_zero"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What tells one of diffusers' pipelines from another.
+
+    Attributes:
+        text: how prompts are encoded.
+        vae: diffusers' class of the autoencoder; ``AutoencoderKLWan`` is our CausalVideoVAE.
+        defaults: from our config of the transformer: height, width, num_frames, fps, num_inference_steps and
+            guidance_scale.
+        causal: the first frame is a latent of its own, so clips have ``stride·k + 1`` frames; else ``stride·k``.
+        images: one frame only.
+        frames_first: noise is drawn with frames before channels, so that a seed gives what it gives in diffusers.
+        guided: two predictions are led apart by the guidance scale; else it is an input of the model, or plays no part.
+        sigmas: the scheduler's own noise levels, or evenly spaced ones from 1 to 1/n or to 0 (exclusive).
+        text_component: which of two text encoders gives the tokens.
+        pooled_component: which gives the pooled embedding.
+    """
+
+    text: TextSpec
+    vae: str
+    defaults: Callable[[Mapping[str, Any]], dict[str, Any]]
+    causal: bool = True
+    images: bool = False
+    frames_first: bool = False
+    guided: bool = True
+    sigmas: Sigmas = "own"
+    text_component: Literal["text_encoder", "text_encoder_2"] = "text_encoder"
+    pooled_component: Literal["text_encoder", "text_encoder_2"] | None = None
+
+
+def always(
+    height: int, width: int, num_frames: int, fps: float, num_inference_steps: int, guidance_scale: float
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """The same defaults for every member of a family."""
+    values = dict(locals())
+    return lambda _: dict(values)
