@@ -63,3 +63,23 @@ def decode(vae: Any, latents: Tensor, *, causal: bool) -> Tensor:
         vae.enable_tiling()
         return rearrange(vae.decode(z).sample, "b t c h w -> b c t h w")
     return vae.decode(z).sample
+
+
+@torch.no_grad()
+def encode_image(vae: Any, clip: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Frames to latents as the transformer sees them.
+
+    Args:
+        vae: a CausalVideoVAE or one of diffusers' autoencoders.
+        clip: ``[B, 3, frames, height, width]`` in [-1, 1].
+        generator: draws from the posterior; ``None`` takes its mode.
+
+    Returns:
+        fp32 ``[B, C, T, H, W]``.
+    """
+    posterior = vae.encode(clip.to(vae.dtype)).latent_dist
+    z = (posterior.mode() if generator is None else posterior.sample(generator)).float()
+    if hasattr(vae, "normalize"):
+        return vae.normalize(z)
+    inverted = getattr(vae.config, "invert_scale_latents", False)
+    return z / vae.config.scaling_factor if inverted else z * vae.config.scaling_factor

@@ -10,7 +10,7 @@ import torch
 
 from videodit.families import Family, Sampling
 
-_TEXT = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+_ENCODERS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "image_encoder", "image_processor")
 _TRANSFORMERS = ("transformer", "transformer_2")
 
 
@@ -41,7 +41,7 @@ def load_components(
     from videodit import CausalVideoVAE, VideoDiT
 
     family, sampling = found
-    names = (*_TEXT, *_TRANSFORMERS, "vae", "scheduler")
+    names = (*_ENCODERS, *_TRANSFORMERS, "vae", "scheduler")
     unknown = sorted(set(given) - set(names))
     if unknown:
         raise ValueError(f"options {', '.join(unknown)} are not for a pipeline of {family.title}")
@@ -59,14 +59,15 @@ def load_components(
             parts[name] = CausalVideoVAE.from_pretrained(folder, subfolder=name, dtype=wide)
         else:
             options: dict[str, Any] = {}
-            if name.startswith("text_encoder"):
+            if name.startswith(("text_encoder", "image_encoder")):
                 options = {"dtype": wide, "use_safetensors": use_safetensors}
             elif name == "vae":
                 options = {"torch_dtype": wide, "use_safetensors": use_safetensors}
             component = _class_of(library, class_name, name, folder)
             parts[name] = component.from_pretrained(folder, subfolder=name, **options)
     defaults = sampling.defaults(parts["transformer"].config)
-    return parts | defaults | {"sampled_as": index["_class_name"], "boundary_ratio": index.get("boundary_ratio")}
+    settings = {name: index[name] for name in ("boundary_ratio", "expand_timesteps") if index.get(name) is not None}
+    return parts | defaults | settings | {"sampled_as": index["_class_name"]}
 
 
 def _class_of(library: str | None, class_name: str, name: str, folder: Path) -> Any:

@@ -22,9 +22,10 @@ from torch import Tensor
 from typing_extensions import Self
 
 from videodit.families import sampling_of
-from videodit.families.sampling import Sampling
+from videodit.families.sampling import ImageCondition, Sampling
 from videodit.flow import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.autoencoders import decode
+from videodit.pipelines.conditions import Condition, image_condition
 from videodit.pipelines.loading import load_components
 from videodit.pipelines.output import VideoDiTPipelineOutput
 from videodit.pipelines.registry import (
@@ -68,11 +69,14 @@ class VideoDiTPipeline(DiffusionPipeline):
         text_encoder_2: the second text encoder.
         transformer_2: the expert for the lower noise levels (Wan 2.2 A14B).
         boundary_ratio: the noise level, of 1, below which it takes over.
+        image_encoder: for transformers that see the image that a clip starts from.
+        image_processor: prepares images for it.
+        expand_timesteps: the first image is kept clean by a timestep a token (Wan 2.2 TI2V).
         sampled_as: diffusers' pipeline class whose way to sample this is; ``None`` for models made here.
     """
 
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->transformer_2->vae"
-    _optional_components = ["tokenizer_2", "text_encoder_2", "transformer_2"]
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->transformer->transformer_2->vae"
+    _optional_components = ["tokenizer_2", "text_encoder_2", "transformer_2", "image_encoder", "image_processor"]
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
 
     def __init__(
@@ -93,6 +97,9 @@ class VideoDiTPipeline(DiffusionPipeline):
         text_encoder_2: Any = None,
         transformer_2: Any = None,
         boundary_ratio: float | None = None,
+        image_encoder: Any = None,
+        image_processor: Any = None,
+        expand_timesteps: bool = False,
         sampled_as: str | None = None,
     ) -> None:
         super().__init__()
@@ -108,6 +115,8 @@ class VideoDiTPipeline(DiffusionPipeline):
             tokenizer_2=tokenizer_2,
             text_encoder_2=text_encoder_2,
             transformer_2=transformer_2,
+            image_encoder=image_encoder,
+            image_processor=image_processor,
         )
         self.register_to_config(
             height=height,
@@ -118,6 +127,7 @@ class VideoDiTPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             max_text_length=max_text_length,
             boundary_ratio=boundary_ratio,
+            expand_timesteps=expand_timesteps,
             sampled_as=sampled_as,
         )
         self.video_processor = VideoProcessor()
@@ -213,6 +223,8 @@ class VideoDiTPipeline(DiffusionPipeline):
         num_videos_per_prompt: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
+        image: Any = None,
+        last_image: Any = None,
         prompt_embeds: Tensor | None = None,
         prompt_attention_mask: Tensor | None = None,
         output_type: str = "pil",
@@ -228,6 +240,7 @@ class VideoDiTPipeline(DiffusionPipeline):
         if output_type not in get_args(OutputType):
             raise ValueError(f"output_type must be one of {get_args(OutputType)}, got {output_type!r}")
         self._check_scheduler()
+        self._check_images(image, last_image)
         settings = settle(
             self.spec,
             height=height,
@@ -250,6 +263,26 @@ class VideoDiTPipeline(DiffusionPipeline):
         if latents is not None and tuple(latents.shape) != (videos, *settings.latent_shape):
             raise ValueError(f"latents must be {[videos, *settings.latent_shape]}, got {list(latents.shape)}")
         return settings
+
+    @property
+    def _image_kind(self) -> ImageCondition | None:
+        """How the transformer takes an image; models made here were trained with clean first frames."""
+        if self._sampling is None or self.config.expand_timesteps:
+            return "keep_first"
+        return self._sampling.image_condition
+
+    def _check_images(self, image: Any, last_image: Any) -> None:
+        kind, config = self._image_kind, self.transformer.config
+        if kind is None and image is not None:
+            raise ValueError("this model makes clips from text alone and takes no image")
+        if kind in ("concat", "concat_mask") and image is None:
+            raise ValueError("this model starts from an image; give image")
+        if last_image is not None and (image is None or kind != "concat_mask"):
+            raise ValueError("last_image needs image, and a model that was trained with both")
+        if config.image_tokens is not None and last_image is None:
+            raise ValueError("this model goes from a first image to a last one; give last_image, too")
+        if config.image_dim is not None and config.image_tokens is None and last_image is not None:
+            raise ValueError("this model sees one image; it takes no last_image")
 
     def _check_scheduler(self) -> None:
         objective = "flow" if self._sampling is None else sampling_of(self.config.sampled_as)[0].objective
@@ -299,6 +332,8 @@ class VideoDiTPipeline(DiffusionPipeline):
         num_videos_per_prompt: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
+        image: Any = None,
+        last_image: Any = None,
         prompt_embeds: Tensor | None = None,
         prompt_attention_mask: Tensor | None = None,
         guidance_scale_2: float | None = None,
@@ -322,6 +357,8 @@ class VideoDiTPipeline(DiffusionPipeline):
             num_videos_per_prompt: clips a prompt.
             generator: one generator, or one a clip; ``None`` draws a seed a clip, which the recipes tell.
             latents: initial noise ``[B, C, T, H, W]`` in place of drawn noise.
+            image: the first frame: a PIL image, an array or a tensor, resized to height and width.
+            last_image: the last frame, for models that take one.
             prompt_embeds: encoded prompts ``[B, L, text_dim]`` in place of ``prompt``.
             prompt_attention_mask: ``[B, L]`` for them, nonzero where a token counts; ``None`` for all.
             guidance_scale_2: of the expert for the lower noise levels; ``None`` for the same.
@@ -348,6 +385,8 @@ class VideoDiTPipeline(DiffusionPipeline):
             num_videos_per_prompt=num_videos_per_prompt,
             generator=generator,
             latents=latents,
+            image=image,
+            last_image=last_image,
             prompt_embeds=prompt_embeds,
             prompt_attention_mask=prompt_attention_mask,
             output_type=output_type,
@@ -380,7 +419,21 @@ class VideoDiTPipeline(DiffusionPipeline):
 
         # 2. Latents
         generators = _generators(generator, videos)
-        seeds = _seeds(generators) if latents is None else [None] * videos
+        seeds = _seeds(generators) if latents is None and image is None else [None] * videos
+        condition = Condition()
+        if image is not None:
+            kind = self._image_kind
+            assert kind is not None
+            condition = image_condition(
+                self,
+                kind,
+                image,
+                last_image,
+                size=(settings.height, settings.width),
+                latent_shape=settings.latent_shape,
+                generators=generators,
+                device=device,
+            )
         if latents is None:
             first = self._sampling is not None and self._sampling.frames_first
             noise = [_noise(settings.latent_shape, g, device, frames_first=first) for g in generators]
@@ -388,20 +441,21 @@ class VideoDiTPipeline(DiffusionPipeline):
         # 3. Denoise
         timesteps = self._set_timesteps(settings, device)
         latents = latents.to(device, torch.float32) * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        latents = condition.clamped(latents)
         step = SchedulerStep(
             self.scheduler, generators[0], frames_first=self._sampling is not None and self._sampling.frames_first
         )
         with self.progress_bar(total=len(timesteps)) as bar:
             for i, t in enumerate(timesteps):
                 model, scale = self._expert(t, settings.guidance_scale, guidance_scale_2)
-                prediction = self._predict(model, latents, t, cond, "cond", scale, settings.fps)
+                prediction = self._predict(model, latents, t, cond, condition, "cond", scale, settings.fps)
                 if uncond is not None:
-                    away = self._predict(model, latents, t, uncond, "uncond", scale, settings.fps)
+                    away = self._predict(model, latents, t, uncond, condition, "uncond", scale, settings.fps)
                     if dynamic_guidance:
                         turn = ((settings.num_inference_steps - float(t)) / settings.num_inference_steps) ** 5
                         scale = 1 + scale * (1 - math.cos(math.pi * turn)) / 2
                     prediction = away + scale * (prediction - away)
-                latents = step(prediction, t, latents)
+                latents = condition.clamped(step(prediction, t, latents))
 
                 if callback_on_step_end is not None:
                     tensors = {
@@ -463,10 +517,18 @@ class VideoDiTPipeline(DiffusionPipeline):
         return self.transformer_2, scale if scale_2 is None else scale_2
 
     def _predict(
-        self, model: Any, latents: Tensor, t: Tensor, text: TextTokens, branch: str, guidance: float, fps: float
+        self,
+        model: Any,
+        latents: Tensor,
+        t: Tensor,
+        text: TextTokens,
+        condition: Condition,
+        branch: str,
+        guidance: float,
+        fps: float,
     ) -> Tensor:
         """The prediction in fp32, ``[B, C, T, H, W]``; caches keep a state for each ``branch`` of guidance."""
-        dtype, batch = model.dtype, latents.shape[0]
+        dtype, (batch, channels) = model.dtype, latents.shape[:2]
         if hasattr(self.scheduler, "scale_model_input"):
             latents = self.scheduler.scale_model_input(latents, t)
         given: dict[str, Any] = {"fps": float(fps)}
@@ -474,16 +536,20 @@ class VideoDiTPipeline(DiffusionPipeline):
             given["pooled_projections"] = text.pooled.to(dtype)
         if model.config.guidance_embeds:
             given["guidance"] = torch.full([batch], guidance, device=latents.device)
+        if condition.tokens is not None:
+            given["encoder_hidden_states_image"] = condition.tokens.to(dtype)
+        if condition.channels is not None:
+            latents = torch.cat([latents, condition.channels], dim=1)
         with model.cache_context(branch):
             prediction = model(
                 latents.to(dtype),
-                t.expand(batch),
+                condition.timestep(t, batch, model.geometry.patch),
                 text.embeds.to(dtype),
                 encoder_attention_mask=text.mask,
                 return_dict=False,
                 **given,
             )[0]
-        return prediction[:, : latents.shape[1]].float()  # some models predict their own variance behind it
+        return prediction[:, :channels].float()  # some models predict their own variance behind it
 
     def _recipe(self, settings: Settings, prompt: str | None, negative: str, seed: int | None) -> dict[str, Any]:
         """What it takes to make a clip again; nothing of the machine that it was made on but its numerics."""

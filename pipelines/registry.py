@@ -28,7 +28,7 @@ HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _NEEDED = ("text_encoder", "tokenizer", "transformer", "vae", "scheduler")
-_WEIGHTED = ("text_encoder", "text_encoder_2", "transformer", "transformer_2", "vae")
+_WEIGHTED = ("text_encoder", "text_encoder_2", "image_encoder", "transformer", "transformer_2", "vae")
 
 
 def resolve_model(name: str, **hub: Any) -> Path:
@@ -190,10 +190,12 @@ class ModelSpec:
                 transformer = found[0].native_config(transformer)
             defaults = index if found is None or "height" in index else found[1].defaults(transformer)
             channels, out = transformer["in_channels"], transformer.get("out_channels") or transformer["in_channels"]
+            if found is not None and found[1].image_condition is not None and channels > out:
+                channels = out  # the others are the image's
             if out not in (channels, 2 * channels):
                 raise ValueError(
-                    f"this transformer takes {channels} channels and gives {out}: it starts from images, "
-                    "which the pipeline does not do"
+                    f"the transformer takes {channels} channels and gives {out}, which is not how "
+                    f"{index.get('sampled_as') or index['_class_name']} samples"
                 )
             return cls(
                 geometry=VideoGeometry(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,11 +14,15 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
+    CLIPImageProcessor,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
@@ -189,6 +194,22 @@ def pixart_parts(name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def image_encoder() -> dict[str, Any]:
+    config = CLIPVisionConfig(
+        hidden_size=10, intermediate_size=12, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=14,
+        projection_dim=10,
+    )  # fmt: skip
+    size = {"height": 28, "width": 28}
+    return {
+        "image_encoder": randomize(CLIPVisionModel(config).eval()),
+        "image_processor": CLIPImageProcessor(size=size, crop_size=size),
+    }
+
+
+def image(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8))
+
+
 PIXART = {"clean_caption": False, "use_resolution_binning": False}
 DYNAMIC = {"shift": 3.0, "use_dynamic_shifting": True}
 
@@ -201,6 +222,35 @@ CASES = {
     "wan-two-experts": Case(
         "WanPipeline", lambda: wan_parts(transformer_2=denoiser("wan"), boundary_ratio=0.875),
         (4, 2, 4, 4), {"num_frames": 5, "height": 32, "width": 32, "guidance_scale_2": 3.0},
+    ),
+    "wan-i2v": Case(
+        "WanImageToVideoPipeline",
+        lambda: wan_parts(transformer=denoiser("wan-i2v", in_channels=12), **image_encoder()),
+        (4, 3, 4, 6), {"num_frames": 9, "height": 32, "width": 48, "image": image(0)},
+    ),
+    "wan-flf2v": Case(
+        "WanImageToVideoPipeline",
+        lambda: wan_parts(transformer=denoiser("wan-flf2v", in_channels=12, pos_embed_seq_len=10), **image_encoder()),
+        (4, 2, 4, 4),
+        {"num_frames": 5, "height": 32, "width": 32, "image": image(0), "last_image": image(1)},
+    ),
+    "wan-2.2-i2v": Case(
+        "WanImageToVideoPipeline",
+        lambda: wan_parts(
+            transformer=denoiser("wan", in_channels=12), transformer_2=denoiser("wan", in_channels=12),
+            boundary_ratio=0.9,
+        ),
+        (4, 2, 4, 4), {"num_frames": 5, "height": 32, "width": 32, "image": image(0)},
+    ),
+    "wan-2.2-ti2v": Case(
+        "WanImageToVideoPipeline", lambda: wan_parts(expand_timesteps=True),
+        (4, 3, 4, 6), {"num_frames": 9, "height": 32, "width": 48, "image": image(0)},
+    ),
+    "cogvideox-5b-i2v": Case(
+        "CogVideoXImageToVideoPipeline",
+        lambda: cogvideox_parts("cogvideox-5b-i2v", "CogVideoXDDIMScheduler"),
+        (4, 3, 6, 10), {"num_frames": 9, "height": 48, "width": 80, "image": image(0)},
+        pack=lambda x: x.transpose(1, 2),
     ),
     "skyreels_v2": Case(
         "SkyReelsV2Pipeline", lambda: wan_parts(transformer=denoiser("skyreels_v2")),
@@ -289,13 +339,13 @@ def test_makes_the_frames_of_diffusers(
     name: str, folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = CASES[name]
-    # Theirs cannot do without ftfy, which leaves plain ASCII alone.
-    plain = types.SimpleNamespace(fix_text=lambda text: text)
-    monkeypatch.setattr("diffusers.pipelines.skyreels_v2.pipeline_skyreels_v2.ftfy", plain, raising=False)
     theirs = getattr(diffusers, case.pipeline).from_pretrained(folder(name))
     ours = VideoDiTPipeline.from_pretrained(folder(name))
     for pipe in (theirs, ours):
         pipe.set_progress_bar_config(disable=True)
+    # Some of theirs cannot do without ftfy, which leaves plain ASCII alone.
+    plain = types.SimpleNamespace(fix_text=lambda text: text)
+    monkeypatch.setattr(sys.modules[type(theirs).__module__], "ftfy", plain, raising=False)
     if name == "allegro":
         theirs.vae.enable_tiling()
     latents = torch.randn(1, *case.latent, generator=generator())
@@ -303,7 +353,7 @@ def test_makes_the_frames_of_diffusers(
     negative = {"negative_prompt": NEGATIVE} if ours._sampling is not None and ours._sampling.guided else {}
     expected = case.frames(
         theirs(
-            PROMPT, **steps, **negative, **case.theirs, latents=case.pack(latents), generator=generator(),
+            prompt=PROMPT, **steps, **negative, **case.theirs, latents=case.pack(latents), generator=generator(),
             output_type="pt",
         )
     )  # fmt: skip
@@ -390,6 +440,18 @@ def test_a_folder_that_is_no_familys_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         VideoDiTPipeline.from_pretrained(changed_index(folder("wan"), tmp_path / "changed", **changes))
+
+
+def test_an_image_too_many_or_too_few_is_named(folder: Callable[[str], Path]) -> None:
+    for name, images, message in (
+        ("wan", {"image": image(0)}, "makes clips from text alone and takes no image"),
+        ("wan-i2v", {}, "starts from an image; give image"),
+        ("wan-i2v", {"image": image(0), "last_image": image(1)}, "sees one image; it takes no last_image"),
+        ("wan-flf2v", {"image": image(0)}, "goes from a first image to a last one; give last_image"),
+        ("wan-2.2-ti2v", {"image": image(0), "last_image": image(1)}, "last_image needs image, and a model"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            VideoDiTPipeline.from_pretrained(folder(name))(PROMPT, **images)
 
 
 def test_what_a_family_cannot_take_is_named(folder: Callable[[str], Path]) -> None:

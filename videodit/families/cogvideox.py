@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -77,6 +78,13 @@ def options(config: Config) -> dict[str, Any]:
 
 _LARGE = {"num_attention_heads": 48, "num_layers": 42, "use_rotary_positional_embeddings": True}
 
+_SAMPLING = Sampling(
+    text=TextSpec(max_length=226, padding="max_length", encoder_mask=False, model_mask=False),
+    vae="AutoencoderKLCogVideoX",
+    defaults=always(480, 720, 49, 8.0, 50, 6.0),
+    frames_first=True,
+)
+
 FAMILY = Family(
     name="cogvideox",
     title="CogVideoX",
@@ -105,12 +113,8 @@ FAMILY = Family(
         Rule("proj_out.bias", "proj_out.bias", CHANNEL_FIRST),
     ),
     sampling={
-        "CogVideoXPipeline": Sampling(
-            text=TextSpec(max_length=226, padding="max_length", encoder_mask=False, model_mask=False),
-            vae="AutoencoderKLCogVideoX",
-            defaults=always(480, 720, 49, 8.0, 50, 6.0),
-            frames_first=True,
-        )
+        "CogVideoXPipeline": _SAMPLING,
+        "CogVideoXImageToVideoPipeline": replace(_SAMPLING, image_condition="concat"),
     },
     required={
         "patch_size_t": None,  # CogVideoX 1.5

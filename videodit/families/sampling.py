@@ -9,6 +9,7 @@ from typing import Any, Literal
 from videodit.text import TextSpec
 
 Sigmas = Literal["own", "to_last_step", "to_zero"]
+ImageCondition = Literal["keep_first", "concat", "concat_mask"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Sampling:
         guided: two predictions are led apart by the guidance scale; else it is an input of the model, or plays no part.
         sigmas: the scheduler's own noise levels, or evenly spaced ones from 1 to 1/n or to 0 (exclusive).
         text_component: which of two text encoders gives the tokens.
+        image_condition: how the transformer takes the image that a clip starts from: its latent kept clean at the
+            first frame, its latent (and zeros) as more channels, or those and a mask of the given frames. ``None``:
+            there is none.
         pooled_component: which gives the pooled embedding.
     """
 
@@ -37,6 +41,7 @@ class Sampling:
     frames_first: bool = False
     guided: bool = True
     sigmas: Sigmas = "own"
+    image_condition: ImageCondition | None = None
     text_component: Literal["text_encoder", "text_encoder_2"] = "text_encoder"
     pooled_component: Literal["text_encoder", "text_encoder_2"] | None = None
 

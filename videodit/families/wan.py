@@ -115,7 +115,13 @@ FAMILY = Family(
     rules=RULES,
     ignored="norm_added_q",  # in some files, and used by nobody
     original=ORIGINAL,
-    sampling={"WanPipeline": Sampling(text=TEXT, vae="AutoencoderKLWan", defaults=_defaults)},
+    sampling={
+        "WanPipeline": Sampling(text=TEXT, vae="AutoencoderKLWan", defaults=_defaults),
+        # With expand_timesteps (2.2 TI2V 5B) the image is kept at the first frame instead.
+        "WanImageToVideoPipeline": Sampling(
+            text=TEXT, vae="AutoencoderKLWan", defaults=_defaults, image_condition="concat_mask"
+        ),
+    },
     published={
         "Wan 2.1 T2V 1.3B": Published("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", _SMALL, 1_418_996_800),
         "Wan 2.1 T2V 14B": Published("Wan-AI/Wan2.1-T2V-14B-Diffusers", {}, 14_288_491_584),
