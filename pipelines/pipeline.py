@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import logging
@@ -419,7 +420,7 @@ class VideoDiTPipeline(DiffusionPipeline):
 
         # 2. Latents
         generators = _generators(generator, videos)
-        seeds = _seeds(generators) if latents is None and image is None else [None] * videos
+        seeds = _seeds(generators) if latents is None else [None] * videos
         condition = Condition()
         if image is not None:
             kind = self._image_kind
@@ -490,6 +491,9 @@ class VideoDiTPipeline(DiffusionPipeline):
             )
             for i in range(videos)
         ]
+        for name, given in (("image", image), ("last_image", last_image)):
+            if given is not None:  # a recipe tells which one it was, not what it shows
+                recipes = [recipe | {name: _fingerprint(given)} for recipe in recipes]
         return VideoDiTPipelineOutput(frames=frames, fps=settings.fps, recipes=recipes, output_type=output_type)
 
     def interrupt(self) -> None:
@@ -650,6 +654,12 @@ class SchedulerStep:
         else:
             latents = self.scheduler.step(prediction, t, latents, return_dict=False, **self._extra)[0]
         return latents.transpose(1, 2) if self._frames_first else latents
+
+
+def _fingerprint(image: Any) -> str:
+    """16 hexadecimal digits that tell an image from another."""
+    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
 
 
 def _version(package: str) -> str | None:

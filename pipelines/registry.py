@@ -104,7 +104,9 @@ def check_model(folder: Path) -> dict[str, Any]:
     own = index.get("_class_name") == "VideoDiTPipeline"
     transformer = "VideoDiT" if own or found is None else found[0].class_name
     vae = "CausalVideoVAE" if found is None or (own and found[1].vae == "AutoencoderKLWan") else found[1].vae
-    check_class(read_json(folder / "transformer" / "config.json"), transformer, folder / "transformer")
+    config = read_json(folder / "transformer" / "config.json")
+    if found is None or own or config.get("_class_name") not in found[0].aliases:
+        check_class(config, transformer, folder / "transformer")
     check_class(read_json(folder / "vae" / "config.json"), vae, folder / "vae")
     return index
 
@@ -186,7 +188,7 @@ class ModelSpec:
 
         try:
             found = family_of_index(index, "the pipeline")
-            if found is not None and transformer.get("_class_name") == found[0].class_name:
+            if found is not None and transformer.get("_class_name") != "VideoDiT":
                 transformer = found[0].native_config(transformer)
             defaults = index if found is None or "height" in index else found[1].defaults(transformer)
             channels, out = transformer["in_channels"], transformer.get("out_channels") or transformer["in_channels"]

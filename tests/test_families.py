@@ -269,6 +269,16 @@ def test_converted_there_and_back_it_is_the_same_to_the_bit(name: str, pairs: Pa
     assert settings(again) == settings(type(theirs).from_pretrained(source))
 
 
+def test_a_config_that_leaves_out_what_the_weights_show(pairs: Pairs, tmp_path: Path) -> None:
+    """As PixArt-Σ's published one does, under an older class name."""
+    folder = folder_of(pairs("pixart-sigma")[1], tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"_class_name": "Transformer2DModel", "sample_size": 128}
+    del config["use_additional_conditions"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert VideoDiT.from_pretrained(folder).config.size_condition_stride is None
+
+
 def test_bf16_keeps_what_needs_fp32(pairs: Pairs, tmp_path: Path) -> None:
     folder = folder_of(pairs("wan")[1], tmp_path)
     dit = VideoDiT.from_pretrained(folder, torch_dtype=torch.bfloat16)

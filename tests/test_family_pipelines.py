@@ -35,7 +35,7 @@ from transformers import (
 from videodit import VideoDiTPipeline
 from videodit.cli.main import main
 from videodit.families.parity import MEMBERS, randomize
-from videodit.media import probe
+from videodit.media import probe, read_recipe
 from videodit.pipelines.registry import plan
 
 WORDS = ["a", "red", "ball", "bounces", "on", "the", "grass", "blue", "cube"]
@@ -412,6 +412,24 @@ def test_generate_makes_a_clip(folder: Callable[[str], Path], tmp_path: Path, mo
     assert main(["generate", PROMPT, "-m", str(folder("wan")), "-o", "clip.mp4", *words]) == 0
     info = probe("clip.mp4")
     assert (info.width, info.height, info.num_frames) == (48, 32, 9)
+
+
+def test_generate_starts_from_an_image(
+    folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image(0).save("first.png")
+    Path("none.png").write_bytes(b"no picture")
+    words = ["--size", "48x32", "--frames", "5", "--steps", "2", "--seed", "3", "--dtype", "float32", "--device", "cpu"]
+    command = ["generate", PROMPT, "-m", str(folder("wan-2.2-ti2v")), "-o", "clip.mp4", *words]
+    assert main([*command, "--image", "none.png"]) == 2
+    assert "cannot read the image 'none.png'" in capsys.readouterr().err
+    assert main([*command, "--image", "first.png"]) == 0
+    recipe = read_recipe("clip.mp4")
+    assert recipe is not None
+    assert (recipe["seed"], len(recipe["image"])) == (3, 16)
+    assert main(["remake", "clip.mp4"]) == 2
+    assert "was made from an image, which a clip does not carry" in capsys.readouterr().err
 
 
 # --- what is refused -----------------------------------------------------------------------------

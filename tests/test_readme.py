@@ -90,12 +90,13 @@ def test_python_block_compiles(block: Block) -> None:
 
 
 @pytest.mark.slow
-def test_readme_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("document", {block.document: None for block in PYTHON}, ids=lambda path: path.name)
+def test_python_blocks_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order and in one namespace, as a reader would paste them."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "readme"}
     for block in PYTHON:
-        if block.document.name == "README.md" and not block.note.startswith("not run: "):
+        if block.document == document and not block.note.startswith("not run: "):
             exec(compiled(block), names)
 
 

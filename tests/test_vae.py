@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,19 @@ def test_equals_diffusers(vae: CausalVideoVAE, frames: int, h: int, w: int, devi
     x, z = pixels(vae, frames, h, w, batch=2), latents(vae, frames, h, w, batch=2)
     assert deviation(moments(vae, x), moments(theirs, x)) <= 1e-5  # type: ignore[arg-type]
     assert deviation(vae.decode(z).sample, theirs.decode(z).sample) <= 1e-5
+
+
+@every_config
+def test_loads_a_folder_of_diffusers(vae: CausalVideoVAE, tmp_path: Path) -> None:
+    config = {key: value for key, value in vae.config.items() if not key.startswith("_")}
+    theirs = AutoencoderKLWan(**config)
+    theirs.load_state_dict(vae.state_dict())
+    theirs.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"clip_output": False}))  # as the 2.2 release has
+    loaded = CausalVideoVAE.from_pretrained(tmp_path)
+    assert loaded.config.latents_std == theirs.config.latents_std
+    assert all(torch.equal(value, vae.state_dict()[key]) for key, value in loaded.state_dict().items())
 
 
 # --- streamed = parallel -------------------------------------------------------------------------

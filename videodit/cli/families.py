@@ -41,10 +41,13 @@ def families(
             rows.append((*row, f"{deviation(member):.0e}") if check else row)
     _print_table(rows)
     print()
-    published: list[tuple[str, ...]] = [("checkpoint", "hub id", "parameters", "transformer in bf16")]
+    published: list[tuple[str, ...]] = [
+        ("checkpoint", "hub id, for `-m`", "parameters of the transformer", "it in bf16", "the whole pipeline in bf16")
+    ]
     for family in FAMILIES.values():
         for title, one in family.published.items():
-            published.append((title, one.hub_id, f"{one.parameters:,}", f"{2e-9 * one.parameters:.1f} GB"))
+            sizes = [f"{2e-9 * count:.1f} GB" for count in (one.parameters, one.parameters + one.companions)]
+            published.append((title, one.hub_id, f"{one.parameters:,}", *sizes))
     _print_table(published)
 
 

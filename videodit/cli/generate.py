@@ -76,6 +76,10 @@ def generate(
         ),
     ] = None,
     negative: Annotated[str | None, typer.Option(help="What the clip should not show.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="The first frame, for models that can start from an image.")
+    ] = None,
+    last_image: Annotated[Path | None, typer.Option(help="The last frame, for models that can end at one.")] = None,
     device: Device = None,
     dtype: Dtype = None,
     dry_run: DryRun = False,
@@ -89,6 +93,8 @@ def generate(
         "fps": fps,
         "num_inference_steps": steps,
         "guidance_scale": cfg,
+        "image": image,
+        "last_image": last_image,
         "device": device,
         "dtype": dtype,
     }

@@ -56,6 +56,8 @@ def remake(
     recipe = read_recipe(clip)
     if recipe is None:
         raise ValueError(f"{str(clip)!r} carries no recipe; only clips that videodit made can be made again")
+    if "image" in recipe:
+        raise ValueError(f"{str(clip)!r} was made from an image, which a clip does not carry; use generate --image")
     changes = {"seed": seed, "model": model, "dtype": dtype}
     # What a flag says need not be in the recipe: a clip of a used generator, say, has no seed of its own.
     said = {key: value for key, value in changes.items() if value is not None}

@@ -44,6 +44,8 @@ class Request:
     fps: float | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    image: Path | None = None
+    last_image: Path | None = None
     device: str | None = None
     dtype: str | None = None
     origin: str = ""
@@ -89,6 +91,9 @@ def plan_jobs(requests: Sequence[Request]) -> list[Job]:
             progress.stage(f"checking request {index + 1}/{len(requests)}")
             try:
                 check_writable(request.output)  # first: a plan may fetch a model
+                for picture in (request.image, request.last_image):
+                    if picture is not None:
+                        _open_image(picture)
                 plan = _plan(request)
                 path = request.output.resolve()
                 if path in takers:
@@ -100,6 +105,21 @@ def plan_jobs(requests: Sequence[Request]) -> list[Job]:
     for message in dict.fromkeys(message for job in jobs for message in _notices(job)):
         note(message)
     return jobs
+
+
+def _open_image(path: Path) -> Any:
+    """A picture in RGB.
+
+    Raises:
+        ValueError: a file that is missing or no picture.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"cannot read the image {str(path)!r}: {error.strerror or error}") from error
 
 
 def _notices(job: Job) -> list[str]:
@@ -211,6 +231,7 @@ def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> dict[str
         return kwargs
 
     progress.stage("encoding the text, first step")
+    pictures = {"image": request.image, "last_image": request.last_image}
     output: Any = pipe(  # an output object, not a tuple, as return_dict is left alone
         request.prompt,
         negative_prompt=request.negative_prompt,
@@ -222,6 +243,7 @@ def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> dict[str
         generator=torch.Generator("cpu").manual_seed(request.seed),
         callback_on_step_end=on_step_end,
         output_type="np",
+        **{name: _open_image(path) for name, path in pictures.items() if path is not None},
     )
     progress.stage("writing")
     # The frames are the same at any rate; only the file plays them faster or slower.

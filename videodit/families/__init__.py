@@ -23,7 +23,7 @@ def family_of(config: Mapping[str, Any], where: object = "the config") -> Family
     """
     name = config.get("_class_name")
     for family in FAMILIES.values():
-        if family.class_name == name:
+        if name in (family.class_name, *family.aliases):
             return family
     known = ", ".join(family.class_name for family in FAMILIES.values())
     raise ValueError(f"{where} holds a {name or 'config without a class'}, expected a VideoDiT or one of {known}")

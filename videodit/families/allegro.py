@@ -19,6 +19,7 @@ from videodit.families.base import (
 )
 from videodit.families.pixart import shared_options
 from videodit.families.sampling import Sampling, always
+from videodit.families.sizes import ALLEGRO_VAE, T5_XXL
 from videodit.text import TextSpec
 
 
@@ -74,5 +75,5 @@ FAMILY = Family(
         "norm_elementwise_affine": False,
         "norm_eps": 1e-6,
     },
-    published={"Allegro": Published("rhymes-ai/Allegro", {}, 2_771_907_856)},
+    published={"Allegro": Published("rhymes-ai/Allegro", {}, 2_771_907_856, T5_XXL + ALLEGRO_VAE)},
 )

@@ -51,12 +51,19 @@ class Group(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A checkpoint that exists: where it is, what its config says beyond the class defaults, how many parameters."""
+    """A checkpoint that exists.
+
+    Attributes:
+        hub_id: where it is.
+        config: what its transformer's config says beyond the class defaults.
+        parameters: of the transformer (of each, if there are two).
+        companions: parameters of everything else in the pipeline.
+    """
 
     hub_id: str
     config: dict[str, Any]
     parameters: int
-    subfolder: str = "transformer"
+    companions: int
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,8 @@ class Family:
         published: checkpoints by name.
         ignored: a regular expression for tensors of theirs that mean nothing.
         original: the layout of the authors' own files, where we know it.
+        aliases: other class names in published configs.
+        settled_by_weights: entries of their config that the names of the weights decide, where files leave them out.
         sampling: how diffusers' pipelines of the family make clips, by their class.
     """
 
@@ -117,6 +126,8 @@ class Family:
     published: Mapping[str, Published] = field(default_factory=dict)
     ignored: str | None = None
     original: Original | None = None
+    aliases: tuple[str, ...] = ()
+    settled_by_weights: Callable[[set[str]], dict[str, Any]] = lambda names: {}
     sampling: Mapping[str, Sampling] = field(default_factory=dict)
 
     def native_config(self, config: Config) -> dict[str, Any]:

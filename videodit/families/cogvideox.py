@@ -19,6 +19,7 @@ from videodit.families.base import (
     block_rules,
 )
 from videodit.families.sampling import Sampling, always
+from videodit.families.sizes import COGVIDEOX_VAE, T5_XXL
 from videodit.text import TextSpec
 
 
@@ -128,12 +129,13 @@ FAMILY = Family(
         "freq_shift": 0,
     },
     published={
-        "CogVideoX 2B": Published("zai-org/CogVideoX-2b", {}, 1_693_783_872),
-        "CogVideoX 5B": Published("zai-org/CogVideoX-5b", _LARGE, 5_570_283_072),
+        "CogVideoX 2B": Published("zai-org/CogVideoX-2b", {}, 1_693_783_872, T5_XXL + COGVIDEOX_VAE),
+        "CogVideoX 5B": Published("zai-org/CogVideoX-5b", _LARGE, 5_570_283_072, T5_XXL + COGVIDEOX_VAE),
         "CogVideoX 5B I2V": Published(
             "zai-org/CogVideoX-5b-I2V",
             _LARGE | {"in_channels": 32, "use_learned_positional_embeddings": True},
             5_570_479_680,
+            T5_XXL + COGVIDEOX_VAE,
         ),
     },
 )

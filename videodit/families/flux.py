@@ -6,6 +6,7 @@ from typing import Any
 
 from videodit.families.base import MMDIT, Config, Family, Published, Rule
 from videodit.families.sampling import Sampling
+from videodit.families.sizes import CLIP_L, FLUX_VAE, T5_XXL
 from videodit.text import TextSpec
 
 
@@ -72,7 +73,9 @@ FAMILY = Family(
     },
     required={"patch_size": 1},
     published={
-        "FLUX.1 dev": Published("black-forest-labs/FLUX.1-dev", {"guidance_embeds": True}, 11_901_408_320),
-        "FLUX.1 schnell": Published("black-forest-labs/FLUX.1-schnell", {}, 11_891_178_560),
+        "FLUX.1 dev": Published(
+            "black-forest-labs/FLUX.1-dev", {"guidance_embeds": True}, 11_901_408_320, T5_XXL + CLIP_L + FLUX_VAE
+        ),
+        "FLUX.1 schnell": Published("black-forest-labs/FLUX.1-schnell", {}, 11_891_178_560, T5_XXL + CLIP_L + FLUX_VAE),
     },
 )

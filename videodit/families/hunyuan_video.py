@@ -7,6 +7,7 @@ from typing import Any
 
 from videodit.families.base import CONV3D, MMDIT, Config, Family, Published, Rule, block_rules
 from videodit.families.sampling import Sampling, always
+from videodit.families.sizes import CLIP_L, HUNYUAN_VAE, LLAMA_3_8B
 from videodit.text import TextSpec
 
 # What the language model is told to do with the prompt (HunyuanVideo's own words: its weights know no other), and how
@@ -83,5 +84,9 @@ FAMILY = Family(
         )
     },
     required={"image_condition_type": None},
-    published={"HunyuanVideo": Published("hunyuanvideo-community/HunyuanVideo", {}, 12_821_012_544)},
+    published={
+        "HunyuanVideo": Published(
+            "hunyuanvideo-community/HunyuanVideo", {}, 12_821_012_544, LLAMA_3_8B + CLIP_L + HUNYUAN_VAE
+        )
+    },
 )

@@ -7,6 +7,7 @@ from typing import Any
 from videodit.families.base import ADALN_SINGLE, OUTPUT, Config, Family, Published, block_rules
 from videodit.families.pixart import REQUIRED, image_positions, shared_options
 from videodit.families.sampling import Sampling, always
+from videodit.families.sizes import IMAGE_VAE, T5_XXL
 from videodit.text import TextSpec
 
 
@@ -53,6 +54,7 @@ FAMILY = Family(
                 "caption_channels": 4096,
             },
             1_057_246_880,
+            T5_XXL + IMAGE_VAE,
         ),
     },
 )

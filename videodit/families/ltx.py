@@ -7,6 +7,7 @@ from typing import Any
 
 from videodit.families.base import OUTPUT, Config, Family, Original, Published, Rule, block_rules, count_blocks
 from videodit.families.sampling import Sampling, always
+from videodit.families.sizes import LTX_VAE, T5_XXL
 from videodit.text import TextSpec
 
 # The rotary positions count seconds in 20ths of a second's frames and pixels in parts of 2048; a latent is 8 frames
@@ -102,11 +103,12 @@ FAMILY = Family(
         "attention_out_bias": True,
     },
     published={
-        "LTX-Video 2B 0.9.0–0.9.5": Published("Lightricks/LTX-Video", {}, 1_923_385_472),
+        "LTX-Video 2B 0.9.0–0.9.5": Published("Lightricks/LTX-Video", {}, 1_923_385_472, T5_XXL + LTX_VAE),
         "LTX-Video 13B 0.9.7": Published(
             "Lightricks/LTX-Video-0.9.7-dev",
             {"attention_head_dim": 128, "cross_attention_dim": 4096, "num_layers": 48},
             13_042_569_344,
+            T5_XXL + LTX_VAE,
         ),
     },
 )

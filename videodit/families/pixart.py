@@ -6,6 +6,7 @@ from typing import Any
 
 from videodit.families.base import ADALN_SINGLE, OUTPUT, Config, Family, Published, block_rules
 from videodit.families.sampling import Sampling, always
+from videodit.families.sizes import IMAGE_VAE, T5_XXL
 from videodit.text import TextSpec
 
 REQUIRED = {
@@ -79,10 +80,17 @@ FAMILY = Family(
     options=options,
     rules=(*ADALN_SINGLE, *block_rules("blocks.{n}", "transformer_blocks.{n}"), *OUTPUT),
     required=REQUIRED,
+    aliases=("Transformer2DModel",),
+    # A config of PixArt-Σ leaves it out, and its size would switch it on.
+    settled_by_weights=lambda names: {"use_additional_conditions": any("resolution_embedder" in n for n in names)},
     sampling={"PixArtSigmaPipeline": _sampling(300), "PixArtAlphaPipeline": _sampling(120)},
     published={
-        "PixArt-Σ XL 1024": Published("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", _SIGMA, 610_856_096),
-        "PixArt-α XL 512": Published("PixArt-alpha/PixArt-XL-2-512x512", _T5 | {"sample_size": 64}, 610_856_096),
-        "PixArt-α XL 1024": Published("PixArt-alpha/PixArt-XL-2-1024-MS", _T5, 611_349_152),
+        "PixArt-Σ XL 1024": Published(
+            "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", _SIGMA, 610_856_096, T5_XXL + IMAGE_VAE
+        ),
+        "PixArt-α XL 512": Published(
+            "PixArt-alpha/PixArt-XL-2-512x512", _T5 | {"sample_size": 64}, 610_856_096, T5_XXL + IMAGE_VAE
+        ),
+        "PixArt-α XL 1024": Published("PixArt-alpha/PixArt-XL-2-1024-MS", _T5, 611_349_152, T5_XXL + IMAGE_VAE),
     },
 )

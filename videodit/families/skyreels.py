@@ -7,6 +7,7 @@ from dataclasses import replace
 from videodit.families import wan
 from videodit.families.base import Published
 from videodit.families.sampling import Sampling, always
+from videodit.families.sizes import UMT5_XXL, WAN_VAE_2_1
 
 FAMILY = replace(
     wan.FAMILY,
@@ -25,6 +26,7 @@ FAMILY = replace(
             "Skywork/SkyReels-V2-T2V-14B-540P-Diffusers",
             {"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13824},
             14_288_491_584,
+            UMT5_XXL + WAN_VAE_2_1,
         ),
     },
 )
