@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 import logging
 import math
 import os
@@ -17,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from typing_extensions import Self
@@ -40,11 +39,16 @@ from videodit.pipelines.registry import (
     resolve_model,
     settle,
 )
+from videodit.pipelines.scheduling import SchedulerStep, draw_noise, make_generators, seeds_of, set_timesteps
 from videodit.text import TextEncoder, TextSpec, TextTokens
 
 logger = logging.getLogger(__name__)
 
 OutputType = Literal["pil", "np", "pt", "latent"]
+# Models made here: trained with parts of the clip given clean, the first frame among them.
+_OWN = Sampling(
+    text=TextSpec(), vae="CausalVideoVAE", defaults=dict, sigmas="to_last_step", image_condition="keep_first"
+)
 _PREDICTION_TYPES = {"flow": "flow_prediction", "v": "v_prediction", "epsilon": "epsilon"}
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 
@@ -104,7 +108,8 @@ class VideoDiTPipeline(DiffusionPipeline):
         sampled_as: str | None = None,
     ) -> None:
         super().__init__()
-        self._sampling: Sampling | None = None if sampled_as is None else sampling_of(sampled_as)[1]
+        family, self._sampling = (None, _OWN) if sampled_as is None else sampling_of(sampled_as)
+        self._objective = "flow" if family is None else family.objective
         if (transformer_2 is None) != (boundary_ratio is None):
             raise ValueError(f"transformer_2 and boundary_ratio need each other; boundary_ratio is {boundary_ratio}")
         self.register_modules(
@@ -193,15 +198,13 @@ class VideoDiTPipeline(DiffusionPipeline):
     @property
     def text(self) -> TextEncoder:
         """Tokenizer and text encoder behind one call."""
-        spec = TextSpec() if self._sampling is None else self._sampling.text
+        spec = self._sampling.text
         if self.config.max_text_length is not None:
             spec = replace(spec, max_length=self.config.max_text_length)
         encoders = {
             "text_encoder": (self.tokenizer, self.text_encoder),
             "text_encoder_2": (self.tokenizer_2, self.text_encoder_2),
         }
-        if self._sampling is None:
-            return TextEncoder(*encoders["text_encoder"], spec)
         pooled = self._sampling.pooled_component
         return TextEncoder(*encoders[self._sampling.text_component], spec, pooled=encoders[pooled] if pooled else None)
 
@@ -256,7 +259,7 @@ class VideoDiTPipeline(DiffusionPipeline):
             raise ValueError(f"{len(negatives)} negative prompts for {count} prompts; give one or as many")
         if num_videos_per_prompt < 1:
             raise ValueError(f"num_videos_per_prompt must be at least 1, got {num_videos_per_prompt}")
-        if any(negatives) and self._sampling is not None and not self._sampling.guided:
+        if any(negatives) and not self._sampling.guided:
             raise ValueError(f"this model has its guidance built in and takes no negative_prompt, got {negatives[0]!r}")
         videos = count * num_videos_per_prompt
         if isinstance(generator, Sequence) and len(generator) != videos:
@@ -267,10 +270,8 @@ class VideoDiTPipeline(DiffusionPipeline):
 
     @property
     def _image_kind(self) -> ImageCondition | None:
-        """How the transformer takes an image; models made here were trained with clean first frames."""
-        if self._sampling is None or self.config.expand_timesteps:
-            return "keep_first"
-        return self._sampling.image_condition
+        """How the transformer takes an image."""
+        return "keep_first" if self.config.expand_timesteps else self._sampling.image_condition
 
     def _check_images(self, image: Any, last_image: Any) -> None:
         kind, config = self._image_kind, self.transformer.config
@@ -286,14 +287,14 @@ class VideoDiTPipeline(DiffusionPipeline):
             raise ValueError("this model sees one image; it takes no last_image")
 
     def _check_scheduler(self) -> None:
-        objective = "flow" if self._sampling is None else sampling_of(self.config.sampled_as)[0].objective
-        needs: dict[str, Any] = {"prediction_type": _PREDICTION_TYPES[objective]}
-        if objective == "flow":
+        flow = self._objective == "flow"
+        needs: dict[str, Any] = {"prediction_type": _PREDICTION_TYPES[self._objective]}
+        if flow:
             needs["use_flow_sigmas"] = True
         for name, needed in needs.items():
-            found = self.scheduler.config.get(name, needed if objective == "flow" else None)  # FlowMatch has neither
+            found = self.scheduler.config.get(name, needed if flow else None)  # FlowMatch has neither
             if found != needed:
-                advice = " or a FlowMatch scheduler" if objective == "flow" else ""
+                advice = " or a FlowMatch scheduler" if flow else ""
                 raise ValueError(
                     f"{type(self.scheduler).__name__} has {name} {found!r}; this model needs {name}={needed!r}{advice}"
                 )
@@ -310,7 +311,7 @@ class VideoDiTPipeline(DiffusionPipeline):
             if not prompts:
                 raise ValueError("the list of prompts is empty")
             return len(prompts)
-        if self._sampling is not None and self._sampling.pooled_component is not None:
+        if self._sampling.pooled_component is not None:
             raise ValueError("this model reads a prompt in two ways; give prompt, not prompt_embeds")
         text_dim = self.transformer.config.text_dim
         if embeds.ndim != 3 or embeds.shape[2] != text_dim:
@@ -395,32 +396,33 @@ class VideoDiTPipeline(DiffusionPipeline):
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(f"callback tensors must be among {self._callback_tensor_inputs}, got {sorted(unknown)}")
-        texts = dict.fromkeys((*_as_list(prompt), *_as_list(negative_prompt)))
-        told = [self.text_encoder_notices(text) for text in texts]
+        told = [
+            self.text_encoder_notices(one) for one in dict.fromkeys((*_as_list(prompt), *_as_list(negative_prompt)))
+        ]
         for notice in (*settings.notices, *(n for notices in told for n in notices)):
             logger.warning(notice)
         self._interrupt = False
-        device, guided = self._execution_device, self._sampling is None or self._sampling.guided
-        guide = guided and settings.guidance_scale > 1
+        device, text, sampling = self._execution_device, self.text, self._sampling
+        guide = sampling.guided and settings.guidance_scale > 1
 
         # 1. Text
         if prompt_embeds is None:
-            cond = self.text(_as_list(prompt), device=device)
+            cond = text(_as_list(prompt), device=device)
         else:
             mask = torch.ones(prompt_embeds.shape[:2]) if prompt_attention_mask is None else prompt_attention_mask
             cond = TextTokens(prompt_embeds.to(device), mask.to(device).bool())
-        cond = _repeat(cond, num_videos_per_prompt, text_mask=self.text.spec.model_mask)
+        cond = _repeat(cond, num_videos_per_prompt, text_mask=text.spec.model_mask)
         videos = cond.embeds.shape[0]
         negatives = _as_list(negative_prompt) or [""]
-        uncond = self.text(negatives, device=device) if guide else None
+        uncond = text(negatives, device=device) if guide else None
         if uncond is not None:
-            uncond = _repeat(uncond, videos // len(negatives), text_mask=self.text.spec.model_mask)
-            if self.text.spec.negative_takes_mask:
+            uncond = _repeat(uncond, videos // len(negatives), text_mask=text.spec.model_mask)
+            if text.spec.negative_takes_mask:
                 uncond = replace(uncond, mask=cond.mask)
 
         # 2. Latents
-        generators = _generators(generator, videos)
-        seeds = _seeds(generators) if latents is None else [None] * videos
+        generators = make_generators(generator, videos)
+        seeds = seeds_of(generators) if latents is None else [None] * videos
         condition = Condition()
         if image is not None:
             kind = self._image_kind
@@ -436,16 +438,16 @@ class VideoDiTPipeline(DiffusionPipeline):
                 device=device,
             )
         if latents is None:
-            first = self._sampling is not None and self._sampling.frames_first
-            noise = [_noise(settings.latent_shape, g, device, frames_first=first) for g in generators]
+            first = sampling.frames_first
+            noise = [draw_noise(settings.latent_shape, g, device, frames_first=first) for g in generators]
             latents = torch.stack(noise)  # [B, C, T, H, W]
+
         # 3. Denoise
-        timesteps = self._set_timesteps(settings, device)
+        steps, tokens = settings.num_inference_steps, settings.num_tokens
+        timesteps = set_timesteps(self.scheduler, steps, spacing=sampling.sigmas, num_tokens=tokens, device=device)
         latents = latents.to(device, torch.float32) * getattr(self.scheduler, "init_noise_sigma", 1.0)
         latents = condition.clamped(latents)
-        step = SchedulerStep(
-            self.scheduler, generators[0], frames_first=self._sampling is not None and self._sampling.frames_first
-        )
+        step = SchedulerStep(self.scheduler, generators[0], frames_first=sampling.frames_first)
         with self.progress_bar(total=len(timesteps)) as bar:
             for i, t in enumerate(timesteps):
                 model, scale = self._expert(t, settings.guidance_scale, guidance_scale_2)
@@ -453,8 +455,7 @@ class VideoDiTPipeline(DiffusionPipeline):
                 if uncond is not None:
                     away = self._predict(model, latents, t, uncond, condition, "uncond", scale, settings.fps)
                     if dynamic_guidance:
-                        turn = ((settings.num_inference_steps - float(t)) / settings.num_inference_steps) ** 5
-                        scale = 1 + scale * (1 - math.cos(math.pi * turn)) / 2
+                        scale = 1 + scale * (1 - math.cos(math.pi * ((steps - float(t)) / steps) ** 5)) / 2
                     prediction = away + scale * (prediction - away)
                 latents = condition.clamped(step(prediction, t, latents))
 
@@ -499,20 +500,6 @@ class VideoDiTPipeline(DiffusionPipeline):
     def interrupt(self) -> None:
         """Stop the running call after its current step; what is there by then is decoded and returned."""
         self._interrupt = True
-
-    def _set_timesteps(self, settings: Settings, device: torch.device) -> Tensor:
-        steps, config = settings.num_inference_steps, self.scheduler.config
-        spacing = "to_last_step" if self._sampling is None else self._sampling.sigmas
-        levels: dict[str, Any] = {"num_inference_steps": steps}
-        if spacing != "own" and isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
-            # Its own default spacing applies the shift twice to the last step.
-            last = 1 / steps if spacing == "to_last_step" else 0.0
-            levels = {"sigmas": np.linspace(1, last, steps + (spacing == "to_zero"))[:steps]}
-        if config.get("use_dynamic_shifting"):  # the shift grows with the number of tokens, in a straight line
-            slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
-            levels["mu"] = config.base_shift + slope * (settings.num_tokens - config.base_image_seq_len)
-        self.scheduler.set_timesteps(**levels, device=device)
-        return self.scheduler.timesteps
 
     def _expert(self, t: Tensor, scale: float, scale_2: float | None) -> tuple[Any, float]:
         """The transformer for a noise level, and its guidance scale."""
@@ -595,65 +582,6 @@ def _repeat(text: TextTokens, times: int, *, text_mask: bool = True) -> TextToke
     mask = None if mask is None or mask.all() else mask.repeat_interleave(times, dim=0)
     pooled = None if text.pooled is None else text.pooled.repeat_interleave(times, dim=0)
     return TextTokens(text.embeds.repeat_interleave(times, dim=0), mask, pooled)
-
-
-def _generators(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:
-    if generator is None:
-        fresh = [torch.Generator() for _ in range(count)]
-        for g in fresh:
-            logger.info("seed %d", g.seed())
-        return fresh
-    return list(generator) if isinstance(generator, Sequence) else [generator] * count
-
-
-def _seeds(generators: list[torch.Generator]) -> list[int | None]:
-    """The seed that gives each clip again alone, or ``None`` where its generator was used before."""
-    seeds: list[int | None] = []
-    used: set[int] = set()
-    for g in generators:
-        fresh = torch.Generator(g.device).manual_seed(g.initial_seed())
-        unused = id(g) not in used and torch.equal(g.get_state(), fresh.get_state())
-        seeds.append(g.initial_seed() if unused else None)
-        used.add(id(g))
-    return seeds
-
-
-def _noise(
-    shape: tuple[int, ...], generator: torch.Generator, device: torch.device, *, frames_first: bool = False
-) -> Tensor:
-    """Noise of one clip, drawn where the generator lives: a batch draws what single calls draw."""
-    channels, frames, *size = shape
-    if frames_first:
-        drawn = torch.randn((frames, channels, *size), generator=generator, device=generator.device).transpose(0, 1)
-    else:
-        drawn = torch.randn(shape, generator=generator, device=generator.device)
-    return drawn.to(device)
-
-
-class SchedulerStep:
-    """One call for the step of all of diffusers' schedulers."""
-
-    def __init__(self, scheduler: Any, generator: torch.Generator, *, frames_first: bool) -> None:
-        self.scheduler, self._frames_first = scheduler, frames_first
-        parameters = inspect.signature(scheduler.step).parameters
-        self._extra = {"generator": generator} if "generator" in parameters else {}
-        # CogVideoX's DPM solver is handed its own last state.
-        self._multistep = "old_pred_original_sample" in parameters
-        self._old: Tensor | None = None
-        self._last: Tensor | None = None
-
-    def __call__(self, prediction: Tensor, t: Tensor, latents: Tensor) -> Tensor:
-        """Latents at the next noise level, ``[B, C, T, H, W]`` like the prediction."""
-        if self._frames_first:
-            prediction, latents = prediction.transpose(1, 2), latents.transpose(1, 2)
-        if self._multistep:
-            latents, self._old = self.scheduler.step(
-                prediction, self._old, t, self._last, latents, return_dict=False, **self._extra
-            )
-            self._last = t
-        else:
-            latents = self.scheduler.step(prediction, t, latents, return_dict=False, **self._extra)[0]
-        return latents.transpose(1, 2) if self._frames_first else latents
 
 
 def _fingerprint(image: Any) -> str:

@@ -153,22 +153,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def randomized() -> Callable[[M], M]:
-    """Redraws all parameters of a network, so that no wrong layer hides behind a 0 or a 1.
+    """Redraws all parameters of a network, so that no wrong layer hides behind a 0 or a 1."""
+    from videodit.families.parity import randomize
 
-    Matrices and kernels keep the size of what passes through them; biases and norm weights move by about 0.3.
-    """
-
-    def draw(module: M) -> M:
-        with torch.no_grad():
-            for parameter in module.parameters():
-                fan_in = parameter[0].numel()
-                if fan_in > 1:
-                    parameter.normal_(std=fan_in**-0.5)
-                else:
-                    parameter.add_(0.3 * torch.randn_like(parameter))
-        return module
-
-    return draw
+    return randomize
 
 
 @pytest.fixture(scope="session")

@@ -350,7 +350,7 @@ def test_makes_the_frames_of_diffusers(
         theirs.vae.enable_tiling()
     latents = torch.randn(1, *case.latent, generator=generator())
     steps = {"num_inference_steps": 3, "guidance_scale": 3.5, **case.call}
-    negative = {"negative_prompt": NEGATIVE} if ours._sampling is not None and ours._sampling.guided else {}
+    negative = {"negative_prompt": NEGATIVE} if ours._sampling.guided else {}
     expected = case.frames(
         theirs(
             prompt=PROMPT, **steps, **negative, **case.theirs, latents=case.pack(latents), generator=generator(),

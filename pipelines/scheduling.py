@@ -1,0 +1,103 @@
+"""What stands between a scheduler of diffusers' and the loop: noise levels, noise, and one call for its step."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from videodit.families.sampling import Sigmas
+
+logger = logging.getLogger(__name__)
+
+
+def set_timesteps(scheduler: Any, steps: int, *, spacing: Sigmas, num_tokens: int, device: torch.device) -> Tensor:
+    """Lay out the noise levels of a run.
+
+    Args:
+        scheduler: any of diffusers'.
+        steps: of the sampler.
+        spacing: see :class:`videodit.families.sampling.Sampling`.
+        num_tokens: of the transformer, on which a dynamic shift depends.
+        device: where the timesteps go.
+
+    Returns:
+        The timesteps, from noise to clean.
+    """
+    config = scheduler.config
+    levels: dict[str, Any] = {"num_inference_steps": steps}
+    if spacing != "own" and isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        # Its own default spacing applies the shift twice to the last step.
+        last = 1 / steps if spacing == "to_last_step" else 0.0
+        levels = {"sigmas": np.linspace(1, last, steps + (spacing == "to_zero"))[:steps]}
+    if config.get("use_dynamic_shifting"):  # the shift grows with the number of tokens, in a straight line
+        slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+        levels["mu"] = config.base_shift + slope * (num_tokens - config.base_image_seq_len)
+    scheduler.set_timesteps(**levels, device=device)
+    return scheduler.timesteps
+
+
+class SchedulerStep:
+    """One call for the step of all of diffusers' schedulers."""
+
+    def __init__(self, scheduler: Any, generator: torch.Generator, *, frames_first: bool) -> None:
+        self.scheduler, self._frames_first = scheduler, frames_first
+        parameters = inspect.signature(scheduler.step).parameters
+        self._extra = {"generator": generator} if "generator" in parameters else {}
+        # CogVideoX's DPM solver is handed its own last state.
+        self._multistep = "old_pred_original_sample" in parameters
+        self._old: Tensor | None = None
+        self._last: Tensor | None = None
+
+    def __call__(self, prediction: Tensor, t: Tensor, latents: Tensor) -> Tensor:
+        """Latents at the next noise level, ``[B, C, T, H, W]`` like the prediction."""
+        if self._frames_first:
+            prediction, latents = prediction.transpose(1, 2), latents.transpose(1, 2)
+        if self._multistep:
+            latents, self._old = self.scheduler.step(
+                prediction, self._old, t, self._last, latents, return_dict=False, **self._extra
+            )
+            self._last = t
+        else:
+            latents = self.scheduler.step(prediction, t, latents, return_dict=False, **self._extra)[0]
+        return latents.transpose(1, 2) if self._frames_first else latents
+
+
+def make_generators(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:
+    """A generator a clip: those given, the same one again and again, or fresh ones."""
+    if generator is None:
+        fresh = [torch.Generator() for _ in range(count)]
+        for g in fresh:
+            logger.info("seed %d", g.seed())
+        return fresh
+    return list(generator) if isinstance(generator, Sequence) else [generator] * count
+
+
+def seeds_of(generators: list[torch.Generator]) -> list[int | None]:
+    """The seed that gives each clip again alone, or ``None`` where its generator was used before."""
+    seeds: list[int | None] = []
+    used: set[int] = set()
+    for g in generators:
+        fresh = torch.Generator(g.device).manual_seed(g.initial_seed())
+        unused = id(g) not in used and torch.equal(g.get_state(), fresh.get_state())
+        seeds.append(g.initial_seed() if unused else None)
+        used.add(id(g))
+    return seeds
+
+
+def draw_noise(
+    shape: tuple[int, ...], generator: torch.Generator, device: torch.device, *, frames_first: bool = False
+) -> Tensor:
+    """Noise of one clip, drawn where the generator lives: a batch draws what single calls draw."""
+    channels, frames, *size = shape
+    if frames_first:
+        drawn = torch.randn((frames, channels, *size), generator=generator, device=generator.device).transpose(0, 1)
+    else:
+        drawn = torch.randn(shape, generator=generator, device=generator.device)
+    return drawn.to(device)
