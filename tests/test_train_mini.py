@@ -52,10 +52,10 @@ def example() -> Iterator[ModuleType]:
         yield module
 
 
-def stage(example: ModuleType, name: str, out: Path, minutes: float) -> None:
+def stage(example: ModuleType, name: str, out: Path, minutes: float, *more: str) -> None:
     """Run one stage as the command line does."""
     with pytest.MonkeyPatch.context() as patch:
-        words = ["--stage", name, "--out", str(out), "--minutes", str(minutes), "--tiny", "--device", "cpu"]
+        words = ["--stage", name, "--out", str(out), "--minutes", str(minutes), "--tiny", "--device", "cpu", *more]
         patch.setattr(sys, "argv", ["train_mini.py", *words])
         example.main()
 
@@ -114,6 +114,18 @@ def test_stages_lead_to_a_model_that_loads_and_generates(run: Path) -> None:
     assert pipe.defaults.num_frames == 17
     assert pipe.vae.config.latents_std is not None
     assert max(path.stat().st_size for path in (run / "mini").rglob("*.safetensors")) < 16_000_000
+
+
+@pytest.mark.slow
+def test_init_starts_from_an_exported_model(example: ModuleType, run: Path, tmp_path: Path) -> None:
+    """In no time at all, what comes out is what went in."""
+    shutil.copytree(run / "latents", tmp_path / "latents")
+    for name in ("vae", "dit"):
+        stage(example, name, tmp_path, 0, "--init", str(run / "mini"), "--seed", "9")
+    before, after = (VideoDiTPipeline.from_pretrained(folder / "mini") for folder in (run, tmp_path))
+    for part in ("vae", "text_encoder", "transformer"):
+        old, new = (getattr(pipe, part).state_dict() for pipe in (before, after))
+        assert all(torch.equal(new[key], value) for key, value in old.items()), part
 
 
 @pytest.mark.slow
