@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import torch
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
@@ -12,6 +15,25 @@ from torch import Tensor
 from videodit.families.sampling import ImageCondition
 from videodit.flow import token_timesteps
 from videodit.pipelines.autoencoders import encode_image
+
+
+def check_image(image: Any) -> None:
+    """See that an image is one image.
+
+    Raises:
+        ValueError: several, or something else.
+    """
+    if image is None or isinstance(image, PIL.Image.Image):
+        return
+    if not isinstance(image, (Tensor, np.ndarray)) or image.ndim not in (3, 4) or (image.ndim == 4 and len(image) != 1):
+        found = list(image.shape) if hasattr(image, "shape") else type(image).__name__
+        raise ValueError(f"an image must be one PIL image, array [H, W, 3] or tensor [3, H, W], got {found}")
+
+
+def fingerprint(image: Any) -> str:
+    """16 hexadecimal digits that tell an image from another."""
+    pixels = image.detach().cpu().float().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -69,6 +91,7 @@ def image_condition(
         device: where the result goes.
     """
     processor, (height, width) = VideoProcessor(), size
+    image, last_image = (one.convert("RGB") if isinstance(one, PIL.Image.Image) else one for one in (image, last_image))
     first, last = (
         None if one is None else processor.preprocess(one, height=height, width=width).to(device, torch.float32)
         for one in (image, last_image)

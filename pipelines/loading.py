@@ -48,33 +48,59 @@ def load_components(
     wide = dtype or torch_dtype or torch.float32
     parts: dict[str, Any] = {}
     for name in names:
-        library, class_name = index.get(name) or (None, None)
+        entry = index.get(name)
         if name in given:
             parts[name] = given[name]
-        elif class_name is None:
             continue
-        elif name in _TRANSFORMERS:
-            parts[name] = VideoDiT.from_pretrained(folder, subfolder=name, dtype=wide)
-        elif class_name == "AutoencoderKLWan":
-            parts[name] = CausalVideoVAE.from_pretrained(folder, subfolder=name, dtype=wide)
+        if entry is None or entry == [None, None]:
+            continue
+        component = _class_of(entry, name, folder)
+        # Always the component's own folder: with the pipeline's and a `subfolder`, transformers would follow an
+        # adapter's file to wherever that points.
+        home = folder / name
+        if name in _TRANSFORMERS:
+            parts[name] = VideoDiT.from_pretrained(home, dtype=wide)
+        elif component.__name__ == "AutoencoderKLWan":
+            parts[name] = CausalVideoVAE.from_pretrained(home, dtype=wide)
+        elif name in ("text_encoder", "text_encoder_2", "image_encoder"):
+            parts[name] = component.from_pretrained(home, dtype=wide, use_safetensors=use_safetensors)
+        elif name == "vae":
+            parts[name] = component.from_pretrained(home, torch_dtype=wide, use_safetensors=use_safetensors)
         else:
-            options: dict[str, Any] = {}
-            if name.startswith(("text_encoder", "image_encoder")):
-                options = {"dtype": wide, "use_safetensors": use_safetensors}
-            elif name == "vae":
-                options = {"torch_dtype": wide, "use_safetensors": use_safetensors}
-            component = _class_of(library, class_name, name, folder)
-            parts[name] = component.from_pretrained(folder, subfolder=name, **options)
-    defaults = sampling.defaults(parts["transformer"].config)
+            parts[name] = component.from_pretrained(home)
     settings = {name: index[name] for name in ("boundary_ratio", "expand_timesteps") if index.get(name) is not None}
+    defaults = sampling.defaults({**parts["transformer"].config, **settings})
     return parts | defaults | settings | {"sampled_as": index["_class_name"]}
 
 
-def _class_of(library: str | None, class_name: str, name: str, folder: Path) -> Any:
-    """A class by the names that the folder gives, out of two libraries alone: names from outside run nothing else."""
+def _class_of(entry: Any, name: str, folder: Path) -> Any:
+    """A component's class by the names that the folder gives: a kind that fits, out of two libraries alone.
+
+    Raises:
+        ValueError: an entry that is no pair of names, another library, or a class of another kind.
+    """
+    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
+        raise ValueError(f"{folder}: {name} is {entry!r}; legal is a library and a class in it")
+    library, class_name = entry
     if library not in ("diffusers", "transformers"):
         raise ValueError(f"{folder}: {name} is of {library!r}, legal are diffusers and transformers")
     component = getattr(importlib.import_module(library), class_name, None)
-    if not isinstance(component, type) or not hasattr(component, "from_pretrained"):
-        raise ValueError(f"{folder}: {name} is a {class_name}, which {library} does not have")
+    kind = _kind(name)
+    if not isinstance(component, type) or not issubclass(component, kind):
+        raise ValueError(f"{folder}: {name} is a {class_name} of {library}, legal is a {kind.__name__}")
     return component
+
+
+def _kind(name: str) -> type:
+    """What a component has to be."""
+    import diffusers
+    import transformers
+
+    kinds: dict[str, type] = {
+        "tokenizer": transformers.PreTrainedTokenizerBase,
+        "text_encoder": transformers.PreTrainedModel,
+        "image_encoder": transformers.PreTrainedModel,
+        "image_processor": transformers.ImageProcessingMixin,
+        "scheduler": diffusers.SchedulerMixin,
+    }
+    return kinds.get(name.removesuffix("_2"), diffusers.ModelMixin)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
 import math
@@ -14,7 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.video_processor import VideoProcessor
@@ -25,7 +23,7 @@ from videodit.families import sampling_of
 from videodit.families.sampling import ImageCondition, Sampling
 from videodit.flow import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.autoencoders import decode
-from videodit.pipelines.conditions import Condition, image_condition
+from videodit.pipelines.conditions import Condition, check_image, fingerprint, image_condition
 from videodit.pipelines.loading import load_components
 from videodit.pipelines.output import VideoDiTPipelineOutput
 from videodit.pipelines.registry import (
@@ -33,6 +31,7 @@ from videodit.pipelines.registry import (
     Defaults,
     ModelSpec,
     Settings,
+    check_conditions,
     check_model,
     family_of_index,
     model_hash,
@@ -224,6 +223,8 @@ class VideoDiTPipeline(DiffusionPipeline):
         num_frames: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_scale_2: float | None = None,
+        fps: float | None = None,
         num_videos_per_prompt: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
@@ -244,7 +245,6 @@ class VideoDiTPipeline(DiffusionPipeline):
         if output_type not in get_args(OutputType):
             raise ValueError(f"output_type must be one of {get_args(OutputType)}, got {output_type!r}")
         self._check_scheduler()
-        self._check_images(image, last_image)
         settings = settle(
             self.spec,
             height=height,
@@ -252,6 +252,7 @@ class VideoDiTPipeline(DiffusionPipeline):
             num_frames=num_frames,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            fps=fps,
         )
         count = self._check_text(prompt, prompt_embeds, prompt_attention_mask)
         negatives = _as_list(negative_prompt, "negative_prompt")
@@ -259,8 +260,15 @@ class VideoDiTPipeline(DiffusionPipeline):
             raise ValueError(f"{len(negatives)} negative prompts for {count} prompts; give one or as many")
         if num_videos_per_prompt < 1:
             raise ValueError(f"num_videos_per_prompt must be at least 1, got {num_videos_per_prompt}")
-        if any(negatives) and not self._sampling.guided:
-            raise ValueError(f"this model has its guidance built in and takes no negative_prompt, got {negatives[0]!r}")
+        check_conditions(
+            self.spec,
+            image=image is not None,
+            last_image=last_image is not None,
+            negative_prompt=next(filter(None, negatives), None),
+            guidance_scale_2=guidance_scale_2,
+        )
+        for one in (image, last_image):
+            check_image(one)
         videos = count * num_videos_per_prompt
         if isinstance(generator, Sequence) and len(generator) != videos:
             raise ValueError(f"{len(generator)} generators for {videos} videos; give one or as many")
@@ -272,19 +280,6 @@ class VideoDiTPipeline(DiffusionPipeline):
     def _image_kind(self) -> ImageCondition | None:
         """How the transformer takes an image."""
         return "keep_first" if self.config.expand_timesteps else self._sampling.image_condition
-
-    def _check_images(self, image: Any, last_image: Any) -> None:
-        kind, config = self._image_kind, self.transformer.config
-        if kind is None and image is not None:
-            raise ValueError("this model makes clips from text alone and takes no image")
-        if kind in ("concat", "concat_mask") and image is None:
-            raise ValueError("this model starts from an image; give image")
-        if last_image is not None and (image is None or kind != "concat_mask"):
-            raise ValueError("last_image needs image, and a model that was trained with both")
-        if config.image_tokens is not None and last_image is None:
-            raise ValueError("this model goes from a first image to a last one; give last_image, too")
-        if config.image_dim is not None and config.image_tokens is None and last_image is not None:
-            raise ValueError("this model sees one image; it takes no last_image")
 
     def _check_scheduler(self) -> None:
         flow = self._objective == "flow"
@@ -340,6 +335,7 @@ class VideoDiTPipeline(DiffusionPipeline):
         prompt_attention_mask: Tensor | None = None,
         guidance_scale_2: float | None = None,
         dynamic_guidance: bool = False,
+        fps: float | None = None,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         output_type: OutputType = "pil",
@@ -366,6 +362,7 @@ class VideoDiTPipeline(DiffusionPipeline):
             guidance_scale_2: of the expert for the lower noise levels; ``None`` for the same.
             dynamic_guidance: let the scale grow as CogVideoX's authors do:
                 ``1 + s·(1 − cos(π·((n − t)/n)⁵))/2`` for ``n`` steps.
+            fps: frames per second of the clip, which LTX-Video's motion follows; ``None`` takes the model's own.
             callback_on_step_end: called as ``f(pipe, step, timestep, tensors)`` after each step; what it returns
                 replaces the tensors. It may call :meth:`interrupt`.
             callback_on_step_end_tensor_inputs: which of ``latents``, ``prompt_embeds`` and
@@ -384,6 +381,8 @@ class VideoDiTPipeline(DiffusionPipeline):
             num_frames=num_frames,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            guidance_scale_2=guidance_scale_2,
+            fps=fps,
             num_videos_per_prompt=num_videos_per_prompt,
             generator=generator,
             latents=latents,
@@ -410,17 +409,25 @@ class VideoDiTPipeline(DiffusionPipeline):
             cond = text(_as_list(prompt), device=device)
         else:
             mask = torch.ones(prompt_embeds.shape[:2]) if prompt_attention_mask is None else prompt_attention_mask
-            cond = TextTokens(prompt_embeds.to(device), mask.to(device).bool())
-        cond = _repeat(cond, num_videos_per_prompt, text_mask=text.spec.model_mask)
+            cond = text.given(prompt_embeds.to(device), mask.to(device).bool())
+        cond = _repeat(cond, num_videos_per_prompt)
         videos = cond.embeds.shape[0]
         negatives = _as_list(negative_prompt) or [""]
         uncond = text(negatives, device=device) if guide else None
         if uncond is not None:
-            uncond = _repeat(uncond, videos // len(negatives), text_mask=text.spec.model_mask)
+            uncond = _repeat(uncond, videos // len(negatives))
             if text.spec.negative_takes_mask:
-                uncond = replace(uncond, mask=cond.mask)
+                uncond = replace(uncond, embeds=uncond.embeds[:, : cond.embeds.shape[1]], mask=cond.mask)
 
         # 2. Latents
+        extras = {
+            "guidance_2": guidance_scale_2,
+            "dynamic_guidance": dynamic_guidance or None,
+            # A recipe tells which image it was, not what it shows.
+            "image": None if image is None else fingerprint(image),
+            "last_image": None if last_image is None else fingerprint(last_image),
+        }
+        extras = {name: value for name, value in extras.items() if value is not None}
         generators = make_generators(generator, videos)
         seeds = seeds_of(generators) if latents is None else [None] * videos
         condition = Condition()
@@ -447,7 +454,9 @@ class VideoDiTPipeline(DiffusionPipeline):
         timesteps = set_timesteps(self.scheduler, steps, spacing=sampling.sigmas, num_tokens=tokens, device=device)
         latents = latents.to(device, torch.float32) * getattr(self.scheduler, "init_noise_sigma", 1.0)
         latents = condition.clamped(latents)
-        step = SchedulerStep(self.scheduler, generators[0], frames_first=sampling.frames_first)
+        step = SchedulerStep(self.scheduler, generators, frames_first=sampling.frames_first)
+        if step.draws or self._image_kind == "concat":  # a shared generator gives each clip what others left
+            seeds = seeds if len(set(map(id, generators))) == len(generators) else [None] * videos
         with self.progress_bar(total=len(timesteps)) as bar:
             for i, t in enumerate(timesteps):
                 model, scale = self._expert(t, settings.guidance_scale, guidance_scale_2)
@@ -492,9 +501,7 @@ class VideoDiTPipeline(DiffusionPipeline):
             )
             for i in range(videos)
         ]
-        for name, given in (("image", image), ("last_image", last_image)):
-            if given is not None:  # a recipe tells which one it was, not what it shows
-                recipes = [recipe | {name: _fingerprint(given)} for recipe in recipes]
+        recipes = [recipe | extras for recipe in recipes]
         return VideoDiTPipelineOutput(frames=frames, fps=settings.fps, recipes=recipes, output_type=output_type)
 
     def interrupt(self) -> None:
@@ -576,18 +583,11 @@ def _as_list(prompt: str | Sequence[str] | None, name: str = "prompt") -> list[s
     return prompts
 
 
-def _repeat(text: TextTokens, times: int, *, text_mask: bool = True) -> TextTokens:
+def _repeat(text: TextTokens, times: int) -> TextTokens:
     """Each prompt ``times`` times in a row, without a mask that hides nothing: not all attention backends take one."""
-    mask = text.mask if text_mask else None
-    mask = None if mask is None or mask.all() else mask.repeat_interleave(times, dim=0)
+    mask = None if text.mask is None or text.mask.all() else text.mask.repeat_interleave(times, dim=0)
     pooled = None if text.pooled is None else text.pooled.repeat_interleave(times, dim=0)
     return TextTokens(text.embeds.repeat_interleave(times, dim=0), mask, pooled)
-
-
-def _fingerprint(image: Any) -> str:
-    """16 hexadecimal digits that tell an image from another."""
-    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
 
 
 def _version(package: str) -> str | None:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from videodit.families import Family, Sampling
+    from videodit.families.sampling import ImageCondition
 
 BUNDLED = ("mini",)
 MAX_SIDE = 8192
@@ -75,8 +76,12 @@ def _download(hub_id: str, **hub: Any) -> Path:
 
     try:
         # First what it is: another class's model may be many gigabytes.
-        family_of_index(read_json(Path(hf_hub_download(hub_id, "model_index.json", **hub))), hub_id)
-        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, **hub))
+        index = read_json(Path(hf_hub_download(hub_id, "model_index.json", **hub)))
+        family_of_index(index, hub_id)
+        # The components alone: repositories hold other checkpoints beside them.
+        parts = [name for name, entry in index.items() if isinstance(entry, list) and entry[:1] != [None]]
+        patterns = ["model_index.json", *(f"{part}/{kind}" for part in parts for kind in _HUB_FILES)]
+        return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=["*.fp16.*"], **hub))
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
@@ -98,7 +103,14 @@ def check_model(folder: Path) -> dict[str, Any]:
     for name in _NEEDED:
         if not (folder / name).is_dir():
             raise ValueError(f"{folder} lacks the component {name}/")
+    if found is not None:
+        second = [part for part in (found[1].text_component, found[1].pooled_component) if part]
+        for name in (*second, *(part.replace("text_encoder", "tokenizer") for part in second)):
+            if not (folder / name).is_dir():
+                raise ValueError(f"{folder} lacks the component {name}/")
     for name in _WEIGHTED:
+        if (folder / name / "adapter_config.json").exists():
+            raise ValueError(f"{folder / name} holds an adapter, which points at weights elsewhere; merge it first")
         if (folder / name).is_dir():
             check_weights(folder / name)
     own = index.get("_class_name") == "VideoDiTPipeline"
@@ -166,6 +178,12 @@ class ModelSpec:
     latent_channels: int
     defaults: Defaults
     images: bool = False
+    guided: bool = True
+    image_kind: ImageCondition | None = "keep_first"
+    image_dim: int | None = None
+    image_tokens: int | None = None
+    learned_grid: tuple[int, int, int] | None = None
+    experts: int = 1
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelSpec:
@@ -190,7 +208,7 @@ class ModelSpec:
             found = family_of_index(index, "the pipeline")
             if found is not None and transformer.get("_class_name") != "VideoDiT":
                 transformer = found[0].native_config(transformer)
-            defaults = index if found is None or "height" in index else found[1].defaults(transformer)
+            defaults = index if found is None or "height" in index else found[1].defaults({**transformer, **index})
             channels, out = transformer["in_channels"], transformer.get("out_channels") or transformer["in_channels"]
             if found is not None and found[1].image_condition is not None and channels > out:
                 channels = out  # the others are the image's
@@ -206,9 +224,17 @@ class ModelSpec:
                 latent_channels=channels,
                 defaults=Defaults(**{name: defaults[name] for name in Defaults.__dataclass_fields__}),
                 images=found is not None and found[1].images,
+                guided=found is None or found[1].guided,
+                image_kind="keep_first" if found is None or index.get("expand_timesteps") else found[1].image_condition,
+                image_dim=transformer.get("image_dim"),
+                image_tokens=transformer.get("image_tokens"),
+                learned_grid=transformer.get("learned_grid"),
+                experts=1 if index.get("boundary_ratio") is None else 2,
             )
         except KeyError as error:
             raise ValueError(f"the model's configs lack the entry {error}") from None
+        except TypeError as error:
+            raise ValueError(f"the model's configs hold an entry of a wrong kind: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -265,8 +291,7 @@ def settle(
     steps = d.num_inference_steps if num_inference_steps is None else num_inference_steps
     steps = _whole("num_inference_steps", steps, 1, MAX_STEPS)
     scale = d.guidance_scale if guidance_scale is None else guidance_scale
-    if not 0 <= scale <= 100:  # false for NaN, too
-        raise ValueError(f"guidance_scale must be a number from 0 to 100, got {scale}")
+    _check_scale("guidance_scale", scale)
     rate = d.fps if fps is None else fps
     frame_rate(rate)
 
@@ -285,7 +310,15 @@ def settle(
             f"{size[1]}x{size[0]}, {legal} frames may look worse"
         )
     latent = spec.geometry.latent_size(legal, *size)
-    tokens = spec.geometry.token_size(latent).numel
+    grid = spec.geometry.token_size(latent)
+    if spec.learned_grid is not None and tuple(grid) != tuple(spec.learned_grid):
+        st, sh, sw = (a * b for a, b in zip(spec.geometry.vae_stride, spec.geometry.patch, strict=True))
+        t, h, w = spec.learned_grid
+        raise ValueError(
+            f"this model has learned positions and makes {w * sw}x{h * sh}, {(t - 1) * st + 1} frames alone, "
+            f"not {size[1]}x{size[0]}, {legal}"
+        )
+    tokens = grid.numel
     if tokens > MAX_TOKENS:
         raise ValueError(
             f"{legal} frames of {size[1]}x{size[0]} are {tokens} tokens; the limit is {MAX_TOKENS}: "
@@ -294,6 +327,44 @@ def settle(
     shape = (spec.latent_channels, *latent)
     causal = spec.geometry.causal
     return Settings(size[0], size[1], legal, steps, float(scale), rate, shape, tokens, causal, notices)
+
+
+def check_conditions(
+    spec: ModelSpec,
+    *,
+    image: bool = False,
+    last_image: bool = False,
+    negative_prompt: str | None = None,
+    guidance_scale_2: float | None = None,
+) -> None:
+    """Check what a clip starts from and is led away from against what the model can take.
+
+    Raises:
+        ValueError: an image too many or too few, a negative prompt for a model that takes none, or a second scale for
+            a model without a second expert.
+    """
+    kind = spec.image_kind
+    if kind is None and (image or last_image):
+        raise ValueError("this model makes clips from text alone and takes no image")
+    if kind in ("concat", "concat_mask") and not image:
+        raise ValueError("this model starts from an image; give image")
+    if last_image and (not image or kind != "concat_mask"):
+        raise ValueError("last_image needs image, and a model that was trained with both")
+    if spec.image_tokens is not None and not last_image:
+        raise ValueError("this model goes from a first image to a last one; give last_image, too")
+    if spec.image_dim is not None and spec.image_tokens is None and last_image:
+        raise ValueError("this model sees one image; it takes no last_image")
+    if negative_prompt and not spec.guided:
+        raise ValueError(f"this model has its guidance built in and takes no negative_prompt, got {negative_prompt!r}")
+    if guidance_scale_2 is not None and spec.experts < 2:
+        raise ValueError(f"this model has one transformer and takes no guidance_scale_2, got {guidance_scale_2!r}")
+    if guidance_scale_2 is not None:
+        _check_scale("guidance_scale_2", guidance_scale_2)
+
+
+def _check_scale(name: str, value: Any) -> None:
+    if not isinstance(value, Real) or not 0 <= float(value) <= 100:  # false for NaN, too
+        raise ValueError(f"{name} must be a number from 0 to 100, got {value}")
 
 
 def _whole(name: str, value: Any, low: int, high: int | None) -> int:
@@ -327,6 +398,10 @@ def plan(
     fps: float | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    image: bool | None = None,
+    last_image: bool | None = None,
+    negative_prompt: str | None = None,
+    guidance_scale_2: float | None = None,
 ) -> GenerationPlan:
     """Say what a generation would do, without loading weights.
 
@@ -340,6 +415,10 @@ def plan(
         fps: frames per second of the file.
         device: a torch device; ``None`` takes the fastest kind that is here.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``None`` takes what suits the device.
+        image: whether there is a first image; ``None`` asks about the model alone, whatever clips start from.
+        last_image: whether there is a last one.
+        negative_prompt: see :func:`check_conditions`.
+        guidance_scale_2: of the expert for the lower noise levels.
 
     Raises:
         ValueError: an unknown or damaged model, or an illegal value.
@@ -348,8 +427,17 @@ def plan(
 
     folder = resolve_model(model)
     check_model(folder)
+    spec = ModelSpec.from_folder(folder)
+    if image is not None:
+        check_conditions(
+            spec,
+            image=image,
+            last_image=bool(last_image),
+            negative_prompt=negative_prompt,
+            guidance_scale_2=guidance_scale_2,
+        )
     settings = settle(
-        ModelSpec.from_folder(folder),
+        spec,
         height=height,
         width=width,
         num_frames=num_frames,

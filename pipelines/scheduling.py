@@ -14,6 +14,7 @@ from torch import Tensor
 
 from videodit.families.sampling import Sigmas
 
+_STOCHASTIC = ("EulerAncestralDiscreteScheduler", "CogVideoXDPMScheduler")  # they draw noise in each step
 logger = logging.getLogger(__name__)
 
 
@@ -46,10 +47,13 @@ def set_timesteps(scheduler: Any, steps: int, *, spacing: Sigmas, num_tokens: in
 class SchedulerStep:
     """One call for the step of all of diffusers' schedulers."""
 
-    def __init__(self, scheduler: Any, generator: torch.Generator, *, frames_first: bool) -> None:
+    def __init__(self, scheduler: Any, generators: list[torch.Generator], *, frames_first: bool) -> None:
         self.scheduler, self._frames_first = scheduler, frames_first
         parameters = inspect.signature(scheduler.step).parameters
-        self._extra = {"generator": generator} if "generator" in parameters else {}
+        # A generator a clip: what a batch draws is what its clips draw alone.
+        given = generators if len(generators) > 1 else generators[0]
+        self._extra = {"generator": given} if "generator" in parameters else {}
+        self.draws = type(scheduler).__name__ in _STOCHASTIC
         # CogVideoX's DPM solver is handed its own last state.
         self._multistep = "old_pred_original_sample" in parameters
         self._old: Tensor | None = None

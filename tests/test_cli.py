@@ -52,7 +52,9 @@ class FakePlan:
 
 
 def fake_plan(model: str = "mini", **values: Any) -> FakePlan:
-    plan = FakePlan(**{key: value for key, value in values.items() if value is not None}, model=model)
+    conditions = ("image", "last_image", "negative_prompt", "guidance_scale_2")
+    given = {key: value for key, value in values.items() if value is not None and key not in conditions}
+    plan = FakePlan(**given, model=model)
     if model != "mini":
         raise ValueError(f"unknown model {model!r}; did you mean mini?")
     if plan.num_frames < 1:
@@ -115,6 +117,7 @@ class FakePipeline:
         generator: torch.Generator,
         callback_on_step_end: Callable[..., dict[str, Any]],
         output_type: str,
+        fps: float | None = None,
     ) -> FakeOutput:
         assert output_type == "np"
         seed = generator.initial_seed()

@@ -472,4 +472,16 @@ def test_a_conversion_that_cannot_be_is_refused_and_leaves_nothing(wan_folder: P
     (wan_folder / "config.json").write_text(json.dumps(config | {"num_layers": 3}))
     with pytest.raises(ValueError, match=r"lacks .* tensors of Wan"):
         convert_transformer(VideoDiT, wan_folder, target, to="native")
+    (wan_folder / "config.json").write_text(json.dumps(config))
+    change_weights(wan_folder, lambda t: t.update({"proj_out.bias": torch.zeros(3)}))
+    with pytest.raises(ValueError, match=r"proj_out.bias has shape \[3\], the config needs \[16\]"):
+        convert_transformer(VideoDiT, wan_folder, target, to="native")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["wan"]
+
+
+def test_a_broken_native_folder_is_not_converted(pairs: Pairs, tmp_path: Path) -> None:
+    pairs("wan")[2].save_pretrained(tmp_path / "native")
+    change_weights(tmp_path / "native", lambda t: t.pop("proj_out.bias"))
+    with pytest.raises(ValueError, match=r"lacks 1 tensors of VideoDiT, for example proj_out\.bias"):
+        convert_transformer(VideoDiT, tmp_path / "native", tmp_path / "out", to="diffusers")
+    assert [p.name for p in tmp_path.iterdir()] == ["native"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import types
 from collections.abc import Callable
@@ -436,8 +437,6 @@ def test_generate_starts_from_an_image(
 
 
 def changed_index(source: Path, target: Path, **changes: Any) -> Path:
-    import shutil
-
     shutil.copytree(source, target)
     index = json.loads((target / "model_index.json").read_text())
     (target / "model_index.json").write_text(json.dumps(index | changes))
@@ -448,8 +447,11 @@ def changed_index(source: Path, target: Path, **changes: Any) -> Path:
     ("changes", "message"),
     [
         ({"_class_name": "MochiPipeline"}, "holds a MochiPipeline, expected a VideoDiTPipeline or one of WanPipeline"),
+        ({"_class_name": ["pipeline", "My"]}, "holds a ..pipeline., .My.., expected a VideoDiTPipeline"),
         ({"text_encoder": ["os", "system"]}, "text_encoder is of 'os', legal are diffusers and transformers"),
-        ({"scheduler": ["diffusers", "utils"]}, "scheduler is a utils, which diffusers does not have"),
+        ({"scheduler": ["diffusers", "utils"]}, "scheduler is a utils of diffusers, legal is a SchedulerMixin"),
+        ({"tokenizer": ["transformers", "UMT5EncoderModel"]}, "legal is a PreTrainedTokenizerBase"),
+        ({"scheduler": ["diffusers"]}, "scheduler is .'diffusers'.; legal is a library and a class in it"),
         ({"_class_name": "LTXPipeline"}, "holds a WanTransformer3DModel, expected a LTXVideoTransformer3DModel"),
     ],
 )
@@ -458,6 +460,105 @@ def test_a_folder_that_is_no_familys_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         VideoDiTPipeline.from_pretrained(changed_index(folder("wan"), tmp_path / "changed", **changes))
+
+
+def test_an_adapter_that_points_elsewhere_is_refused(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    changed = changed_index(folder("wan"), tmp_path / "changed")
+    (changed / "text_encoder" / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere"}')
+    with pytest.raises(ValueError, match="holds an adapter, which points at weights elsewhere"):
+        VideoDiTPipeline.from_pretrained(changed)
+
+
+def test_a_missing_second_encoder_is_named_before_loading(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    changed = changed_index(folder("flux-dev"), tmp_path / "changed")
+    shutil.rmtree(changed / "text_encoder_2")
+    with pytest.raises(ValueError, match="lacks the component text_encoder_2/"):
+        plan(str(changed))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("wan-i2v", {"image": False}, "starts from an image; give image"),
+        ("wan", {"image": True}, "from text alone"),
+        ("flux-dev", {"image": False, "negative_prompt": NEGATIVE}, "takes no negative_prompt"),
+        (
+            "wan",
+            {"image": False, "guidance_scale_2": 3.0},
+            "has one transformer and takes no guidance_scale_2, got 3.0",
+        ),
+        (
+            "wan-two-experts",
+            {"image": False, "guidance_scale_2": 300.0},
+            "guidance_scale_2 must be a number from 0 to 100, got 300.0",
+        ),
+        ("cogvideox-5b-i2v", {"image": True}, "learned positions and makes 80x48, 9 frames alone, not 720x480, 49"),
+    ],
+)
+def test_a_plan_knows_what_a_model_can_take(
+    name: str, changes: dict[str, Any], message: str, folder: Callable[[str], Path]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(str(folder(name)), **changes)
+
+
+def test_defaults_are_those_of_the_checkpoint(folder: Callable[[str], Path]) -> None:
+    assert plan(str(folder("pixart-sigma"))).height == 8 * 16  # the tiny one's sample_size
+    two = plan(str(folder("wan-two-experts")))
+    assert (two.height, two.num_inference_steps, two.guidance_scale) == (720, 40, 4.0)
+    assert plan(str(folder("flux-schnell"))).guidance_scale == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["cogvideox-5b", "allegro"])
+def test_clips_of_a_noisy_sampler_are_made_again_alone(name: str, folder: Callable[[str], Path]) -> None:
+    """It draws noise in each step: from each clip's own generator, or no recipe tells a seed."""
+    case, pipe = CASES[name], VideoDiTPipeline.from_pretrained(folder(name))
+    pipe.set_progress_bar_config(disable=True)
+    call = {"num_inference_steps": 2, **case.call, "output_type": "latent"}
+    seeds = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    both = pipe([PROMPT, NEGATIVE], generator=seeds, **call)
+    assert [recipe["seed"] for recipe in both.recipes] == [1, 2]
+    second = pipe(NEGATIVE, generator=torch.Generator().manual_seed(2), **call)
+    assert (both.frames[1] - second.frames[0]).abs().max() <= 1e-3 * second.frames.abs().max()
+    shared = pipe([PROMPT, NEGATIVE], generator=generator(), **call)
+    assert [recipe["seed"] for recipe in shared.recipes] == [None, None]
+
+
+def test_a_recipe_tells_all_that_made_the_clip(folder: Callable[[str], Path]) -> None:
+    case, pipe = CASES["wan-two-experts"], VideoDiTPipeline.from_pretrained(folder("wan-two-experts"))
+    pipe.set_progress_bar_config(disable=True)
+    out = pipe(PROMPT, num_inference_steps=1, dynamic_guidance=True, **case.call)
+    assert out.recipes[0]["guidance_2"] == 3.0
+    assert out.recipes[0]["dynamic_guidance"] is True
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["wan", "latte", "allegro"])
+def test_prompts_encoded_beforehand_give_the_same_clip(name: str, folder: Callable[[str], Path]) -> None:
+    case, pipe = CASES[name], VideoDiTPipeline.from_pretrained(folder(name))
+    pipe.set_progress_bar_config(disable=True)
+    call = {"num_inference_steps": 1, "num_frames": case.latent[1], **case.call, "output_type": "latent"}
+    tokens = pipe.text.tokenizer(
+        [pipe.text.spec.written(PROMPT)], padding="max_length", max_length=pipe.text.max_length, return_tensors="pt"
+    )
+    embeds = pipe.text_encoder(**tokens).last_hidden_state
+    given = {"prompt_embeds": embeds, "prompt_attention_mask": tokens["attention_mask"]}
+    expected = pipe(PROMPT, generator=generator(), **call).frames
+    torch.testing.assert_close(pipe(**given, generator=generator(), **call).frames, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_mask_that_would_not_be_heeded_is_refused(folder: Callable[[str], Path]) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(folder("cogvideox-2b"))
+    mask = torch.arange(226)[None] < 5
+    with pytest.raises(ValueError, match="attends to all text tokens; prompt_attention_mask must not hide any"):
+        pipe(prompt_embeds=torch.zeros(1, 226, 12), prompt_attention_mask=mask)
+
+
+@pytest.mark.parametrize("picture", [[image(0), image(1)], torch.zeros(2, 3, 8, 8), "first.png"])
+def test_what_is_no_single_image_is_named(picture: Any, folder: Callable[[str], Path]) -> None:
+    with pytest.raises(ValueError, match="an image must be one PIL image"):
+        VideoDiTPipeline.from_pretrained(folder("wan-2.2-ti2v"))(PROMPT, image=picture)
 
 
 def test_an_image_too_many_or_too_few_is_named(folder: Callable[[str], Path]) -> None:

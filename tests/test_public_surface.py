@@ -27,7 +27,8 @@ PARAMETERS = {
     "pooled_projections guidance encoder_hidden_states_image fps attention_kwargs return_dict",
     "VideoDiTPipeline.__call__": "self prompt * negative_prompt height width num_frames num_inference_steps "
     "guidance_scale num_videos_per_prompt generator latents image last_image prompt_embeds prompt_attention_mask "
-    "guidance_scale_2 dynamic_guidance callback_on_step_end callback_on_step_end_tensor_inputs output_type return_dict",
+    "guidance_scale_2 dynamic_guidance fps callback_on_step_end callback_on_step_end_tensor_inputs "
+    "output_type return_dict",
 }
 
 # Absolute paths of somebody's machine: they mean nothing on any other.

@@ -63,6 +63,8 @@ def check_weights(folder: Path) -> None:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict):
             raise ValueError(f"{index} must hold a weight_map from tensors to shards")
+        if not all(isinstance(name, str) for name in weight_map.values()):
+            raise ValueError(f"{index} must hold a weight_map from tensors to the names of shards")
         missing = sorted(set(weight_map.values()) - {shard.name for shard in shards})
         if missing:
             raise ValueError(f"{folder} lacks the shard {missing[0]}, which {index.name} names")

@@ -129,6 +129,22 @@ class TextEncoder:
             embeds = embeds * mask[..., None].to(embeds.dtype)
         return TextTokens(embeds, mask if spec.model_mask else None, self._pool(prompts, device))
 
+    def given(self, embeds: Tensor, mask: Tensor) -> TextTokens:
+        """Prompts that somebody else has encoded.
+
+        Args:
+            embeds: ``[B, L, text_dim]``.
+            mask: boolean ``[B, L]``, True where a token counts.
+
+        Raises:
+            ValueError: a mask for a model that attends to padding, too, and would not heed it.
+        """
+        if self.spec.zero_padding:
+            embeds = embeds * mask[..., None].to(embeds.dtype)
+        elif not self.spec.model_mask and not mask.all():
+            raise ValueError("this model attends to all text tokens; prompt_attention_mask must not hide any")
+        return TextTokens(embeds, mask if self.spec.model_mask else None)
+
     def _pool(self, prompts: Sequence[str], device: torch.device | str) -> Tensor | None:
         if self.pooled is None:
             return None

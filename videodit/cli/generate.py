@@ -67,6 +67,10 @@ def generate(
         float | None,
         typer.Option(parser=number, metavar="X", help="Guidance scale: higher keeps closer to the prompt."),
     ] = None,
+    cfg_2: Annotated[
+        float | None,
+        typer.Option("--cfg-2", parser=number, metavar="X", help="The same for a second expert (Wan 2.2 A14B)."),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -93,6 +97,7 @@ def generate(
         "fps": fps,
         "num_inference_steps": steps,
         "guidance_scale": cfg,
+        "guidance_scale_2": cfg_2,
         "image": image,
         "last_image": last_image,
         "device": device,

@@ -19,6 +19,8 @@ _FIELDS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
     ("negative_prompt", "negative_prompt", (str,)),
     ("steps", "num_inference_steps", (int,)),
     ("guidance", "guidance_scale", (int, float)),
+    ("guidance_2", "guidance_scale_2", (int, float)),
+    ("dynamic_guidance", "dynamic_guidance", (bool,)),
     ("width", "width", (int,)),
     ("height", "height", (int,)),
     ("num_frames", "num_frames", (int,)),

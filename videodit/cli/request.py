@@ -44,6 +44,8 @@ class Request:
     fps: float | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    guidance_scale_2: float | None = None
+    dynamic_guidance: bool = False
     image: Path | None = None
     last_image: Path | None = None
     device: str | None = None
@@ -147,6 +149,10 @@ def _plan(request: Request) -> GenerationPlan:
         fps=request.fps,
         device=request.device,
         dtype=request.dtype,
+        image=request.image is not None,
+        last_image=request.last_image is not None,
+        negative_prompt=request.negative_prompt,
+        guidance_scale_2=request.guidance_scale_2,
     )
 
 
@@ -157,6 +163,7 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
         print_rows(
             [
                 ("prompt", request.prompt),
+                *((name, path) for name, path in (("image", request.image), ("last", request.last_image)) if path),
                 ("negative", request.negative_prompt or "(none)"),
                 ("model", plan.model),
                 ("size", f"{plan.width}x{plan.height}"),
@@ -232,6 +239,11 @@ def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> dict[str
 
     progress.stage("encoding the text, first step")
     pictures = {"image": request.image, "last_image": request.last_image}
+    said: dict[str, Any] = {
+        "guidance_scale_2": request.guidance_scale_2,
+        "dynamic_guidance": request.dynamic_guidance,
+        "fps": request.fps,
+    }
     output: Any = pipe(  # an output object, not a tuple, as return_dict is left alone
         request.prompt,
         negative_prompt=request.negative_prompt,
@@ -244,6 +256,7 @@ def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> dict[str
         callback_on_step_end=on_step_end,
         output_type="np",
         **{name: _open_image(path) for name, path in pictures.items() if path is not None},
+        **{name: value for name, value in said.items() if value},
     )
     progress.stage("writing")
     # The frames are the same at any rate; only the file plays them faster or slower.

@@ -29,14 +29,14 @@ def family_of(config: Mapping[str, Any], where: object = "the config") -> Family
     raise ValueError(f"{where} holds a {name or 'config without a class'}, expected a VideoDiT or one of {known}")
 
 
-def sampling_of(pipeline: str, where: object = "the folder") -> tuple[Family, Sampling]:
+def sampling_of(pipeline: object, where: object = "the folder") -> tuple[Family, Sampling]:
     """The family of one of diffusers' pipeline classes, and how it makes clips.
 
     Raises:
         ValueError: a class that is no family's.
     """
     for family in FAMILIES.values():
-        if pipeline in family.sampling:
+        if isinstance(pipeline, str) and pipeline in family.sampling:
             return family, family.sampling[pipeline]
     known = ", ".join(name for family in FAMILIES.values() for name in family.sampling)
     raise ValueError(f"{where} holds a {pipeline}, expected a VideoDiTPipeline or one of {known}")

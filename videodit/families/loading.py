@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -109,6 +111,8 @@ class FamilyLoading(CheckedLoading):
         check_weights(folder)
         dtype = kwargs.pop("dtype", None) or kwargs.get("torch_dtype") or torch.float32  # diffusers' default
         device_map = kwargs.pop("device_map", None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"dtype must be a torch.dtype such as torch.bfloat16, got {dtype!r}")
         unknown = sorted(set(kwargs) - {"subfolder", "torch_dtype", *HUB_OPTIONS})
         if unknown:
             raise ValueError(f"options {', '.join(unknown)} are not for weights of {family.title}")
@@ -182,8 +186,9 @@ def _fetch_weights(name: str, subfolder: str, hub: dict[str, Any]) -> Path:
     from huggingface_hub import snapshot_download
 
     prefix = f"{subfolder}/" if subfolder else ""
-    patterns = [f"{prefix}*.json", f"{prefix}*.safetensors"]
-    return Path(snapshot_download(name, allow_patterns=patterns, **hub)) / subfolder
+    patterns = [f"{prefix}*.json", f"{prefix}*.safetensors"]  # `*` matches slashes, too
+    ignored = [f"{prefix}*/*"]
+    return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=ignored, **hub)) / subfolder
 
 
 def _load(
@@ -204,9 +209,7 @@ def _load(
     groups = check_keys(family, groups=family.plan(shapes, model.config), files=files, where=where)
     places = _place(model, device_map, dtype)
     wide = tuple(cls._keep_in_fp32_modules)
-    for name, tensor in to_native(groups, files.get, model.config):
-        if list(tensor.shape) != shapes[name]:
-            raise ValueError(f"{where}: {name} has shape {list(tensor.shape)}, the config needs {shapes[name]}")
+    for name, tensor in _checked(to_native(groups, files.get, model.config), shapes, where):
         kept = any(part in wide for part in name.split("."))
         set_module_tensor_to_device(
             model, name, _device_of(name, places), value=tensor, dtype=torch.float32 if kept else dtype
@@ -226,24 +229,29 @@ def check_keys(family: Family, *, groups: list[Group], files: TensorFiles, where
     """
     needed = {name for group in groups for name in group.theirs}
     ignored = re.compile(family.ignored) if family.ignored else None
-    extra = {name for name in files.names - needed if ignored is None or not ignored.search(name)}
-    for problem, names in (("lacks", needed - files.names), ("holds unknown", extra)):
+    _check_names(needed, {n for n in files.names if ignored is None or not ignored.search(n)}, family.title, where)
+    return groups
+
+
+def _check_names(needed: set[str], found: set[str], title: str, where: Path) -> None:
+    for problem, names in (("lacks", needed - found), ("holds unknown", found - needed)):
         if names:
             first = ", ".join(sorted(names)[:_NAMED])
-            raise ValueError(f"{where} {problem} {len(names)} tensors of {family.title}, for example {first}")
-    return groups
+            raise ValueError(f"{where} {problem} {len(names)} tensors of {title}, for example {first}")
 
 
 def _place(model: Any, device_map: str | dict[str, Any] | None, dtype: torch.dtype) -> dict[str, Any]:
     """The device of each module: ``{"": "cpu"}`` unless something else was asked for."""
     if device_map is None:
         return {"": "cpu"}
-    if isinstance(device_map, dict):
-        return device_map
     if device_map in ("auto", "balanced"):
         from accelerate import infer_auto_device_map
 
-        return dict(infer_auto_device_map(model, no_split_module_classes=model._no_split_modules, dtype=dtype))
+        device_map = dict(infer_auto_device_map(model, no_split_module_classes=model._no_split_modules, dtype=dtype))
+    if isinstance(device_map, dict):
+        if "disk" in device_map.values():
+            raise ValueError("the model does not fit into memory here; device_map 'disk' is not supported")
+        return device_map
     from videodit.hardware import parse_device
 
     return {"": parse_device(str(device_map))}
@@ -304,13 +312,17 @@ def convert_transformer(
     with torch.device("meta"):
         model = model_class(**native)
     groups = family.plan(model.state_dict(), model.config)
-    partial = target.with_name(f".{target.name}.part")
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     with TensorFiles(weight_files(source)) as files:
         if to == "native":
-            tensors = to_native(check_keys(family, groups=groups, files=files, where=source), files.get, model.config)
+            check_keys(family, groups=groups, files=files, where=source)
+            tensors = _checked(to_native(groups, files.get, model.config), shapes, source)
         else:
+            _check_names(set(shapes), files.names, "VideoDiT", source)
+            for _ in _checked(((name, files.shape(name)) for name in shapes), shapes, source):
+                pass
             tensors = to_foreign(groups, files.get, model.config)
-        partial.mkdir()
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
         try:
             _write_shards(tensors, partial, max_shard_bytes, lambda done: on_tensor(done, len(files.names)))
             if written is None:
@@ -319,10 +331,19 @@ def convert_transformer(
                 (partial / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
             os.replace(partial, target)
         except BaseException:
-            for file in partial.glob("*"):
-                file.unlink()
-            partial.rmdir()
+            shutil.rmtree(partial)
             raise
+
+
+def _checked(
+    tensors: Iterable[tuple[str, Any]], shapes: Mapping[str, list[int]], where: Path
+) -> Iterator[tuple[str, Any]]:
+    """Our tensors, or their shapes, as they come, each of the shape that the config needs."""
+    for name, tensor in tensors:
+        found = list(tensor.shape) if isinstance(tensor, Tensor) else tensor
+        if found != shapes[name]:
+            raise ValueError(f"{where}: {name} has shape {found}, the config needs {shapes[name]}")
+        yield name, tensor
 
 
 def _write_shards(

@@ -103,8 +103,8 @@ FAMILY = Family(
         "attention_out_bias": True,
     },
     published={
-        "LTX-Video 2B 0.9.0–0.9.5": Published("Lightricks/LTX-Video", {}, 1_923_385_472, T5_XXL + LTX_VAE),
-        "LTX-Video 13B 0.9.7": Published(
+        "LTX-Video 2B 0.9.0, 0.9.1": Published("Lightricks/LTX-Video", {}, 1_923_385_472, T5_XXL + LTX_VAE),
+        "LTX-Video 13B 0.9.7, transformer alone": Published(
             "Lightricks/LTX-Video-0.9.7-dev",
             {"attention_head_dim": 128, "cross_attention_dim": 4096, "num_layers": 48},
             13_042_569_344,

@@ -60,11 +60,16 @@ def options(config: Config) -> dict[str, Any]:
     )
 
 
+def _defaults(config: Config) -> dict[str, Any]:
+    side = _PIXELS_PER_LATENT * config["family_config"].get("sample_size", 128)
+    return always(side, side, 1, 1.0, 20, 4.5)(config)
+
+
 def _sampling(tokens: int) -> Sampling:
     return Sampling(
         text=TextSpec(max_length=tokens, padding="max_length", clean="lower"),
         vae="AutoencoderKL",
-        defaults=always(1024, 1024, 1, 1.0, 20, 4.5),
+        defaults=_defaults,
         images=True,
     )
 

@@ -19,8 +19,8 @@ class Sampling:
     Attributes:
         text: how prompts are encoded.
         vae: diffusers' class of the autoencoder; ``AutoencoderKLWan`` is our CausalVideoVAE.
-        defaults: from our config of the transformer: height, width, num_frames, fps, num_inference_steps and
-            guidance_scale.
+        defaults: from our config of the transformer and the pipeline's own entries: height, width, num_frames, fps,
+            num_inference_steps and guidance_scale.
         causal: the first frame is a latent of its own, so clips have ``stride·k + 1`` frames; else ``stride·k``.
         images: one frame only.
         frames_first: noise is drawn with frames before channels, so that a seed gives what it gives in diffusers.

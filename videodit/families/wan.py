@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from videodit.families.base import CONV3D, LEADING_AXIS, Config, Family, Original, Published, Rule, count_blocks
-from videodit.families.sampling import Sampling
+from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import CLIP_H_VISION, UMT5_XXL, WAN_VAE_2_1, WAN_VAE_2_2
 from videodit.text import TextSpec
 
@@ -98,10 +98,10 @@ _LATENT_CHANNELS_OF_2_2 = 48
 
 def _defaults(config: Config) -> dict[str, Any]:
     if config["in_channels"] == _LATENT_CHANNELS_OF_2_2:
-        size = {"height": 704, "width": 1280, "num_frames": 121, "fps": 24.0}
-    else:
-        size = {"height": 480, "width": 832, "num_frames": 81, "fps": 16.0}
-    return size | {"num_inference_steps": 50, "guidance_scale": 5.0}
+        return always(704, 1280, 121, 24.0, 50, 5.0)(config)
+    if config.get("boundary_ratio") is not None:  # 2.2 A14B; image to video has more channels
+        return always(720, 1280, 81, 16.0, 40, 4.0 if config["in_channels"] == config["out_channels"] else 3.5)(config)
+    return always(480, 832, 81, 16.0, 50, 5.0)(config)
 
 
 _TEXT_ONLY, _WITH_IMAGE = UMT5_XXL + WAN_VAE_2_1, UMT5_XXL + WAN_VAE_2_1 + CLIP_H_VISION
