@@ -126,6 +126,7 @@ def test_init_starts_from_an_exported_model(example: ModuleType, run: Path, tmp_
     for part in ("vae", "text_encoder", "transformer"):
         old, new = (getattr(pipe, part).state_dict() for pipe in (before, after))
         assert all(torch.equal(new[key], value) for key, value in old.items()), part
+    assert all(str(run) not in path.read_text(encoding="utf-8") for path in (tmp_path / "mini").rglob("*.json"))
 
 
 @pytest.mark.slow
