@@ -153,7 +153,7 @@ def test_killed_stage_resumes_where_it_saved(
     example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(example, "pixels", killed_at(4, example.pixels))
+        patch.setattr(example, "rendered", killed_at(4, example.rendered))
         with pytest.raises(KeyboardInterrupt):
             stage(example, "vae", tmp_path, 1.0)
     killed = state_of(tmp_path / "vae")

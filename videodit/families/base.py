@@ -130,14 +130,21 @@ class Family:
     settled_by_weights: Callable[[set[str]], dict[str, Any]] = lambda names: {}
     sampling: Mapping[str, Sampling] = field(default_factory=dict)
 
-    def native_config(self, config: Config) -> dict[str, Any]:
+    def native_config(self, config: Config, names: Iterable[str] | None = None) -> dict[str, Any]:
         """Our config for one of theirs.
+
+        Args:
+            config: theirs.
+            names: of their tensors, where they are known: see ``settled_by_weights``.
 
         Raises:
             ValueError: an entry with a value that the family's published models do not have.
         """
         given = {key: value for key, value in config.items() if not key.startswith("_")}
         full = self.class_defaults() | given
+        if names is not None:
+            settled = self.settled_by_weights(set(names))
+            full |= {key: value for key, value in settled.items() if full.get(key) is None}
         for key, value in self.required.items():
             if full.get(key) != value:
                 raise ValueError(f"{self.title}: {key} is {full.get(key)!r}, legal is {value!r}")

@@ -117,8 +117,7 @@ class FamilyLoading(CheckedLoading):
         if unknown:
             raise ValueError(f"options {', '.join(unknown)} are not for weights of {family.title}")
         with TensorFiles(weight_files(folder)) as files:
-            config = config | family.settled_by_weights(files.names)
-            return _load(cls, family, family.native_config(config), files, folder, dtype, device_map)
+            return _load(cls, family, family.native_config(config, files.names), files, folder, dtype, device_map)
 
     @classmethod
     def from_single_file(
@@ -300,8 +299,7 @@ def convert_transformer(
     if to == "native":
         family = family_of(config, source)
         with TensorFiles(weight_files(source)) as files:
-            config = config | family.settled_by_weights(files.names)
-        native, written = family.native_config(config), None
+            native, written = family.native_config(config, files.names), None
     else:
         check_class(config, model_class.__name__, source)
         if config.get("family") not in FAMILIES:
