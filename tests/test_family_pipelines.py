@@ -310,7 +310,7 @@ CASES = {
     ),
     "flux-schnell": Case(
         "FluxPipeline", lambda: flux_parts("flux-schnell", {"shift": 1.0}), (4, 1, 4, 4), {"height": 32, "width": 32},
-        pack=pack_flux, frames=lambda out: out.images,
+        {"max_sequence_length": 256}, pack=pack_flux, frames=lambda out: out.images,
     ),
 }  # fmt: skip
 

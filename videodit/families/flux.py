@@ -39,6 +39,7 @@ def options(config: Config) -> dict[str, Any]:
 def _defaults(config: Config) -> dict[str, Any]:
     distilled_steps = not config["guidance_embeds"]  # schnell
     return {
+        "max_text_length": 256 if distilled_steps else 512,  # schnell was trained with no more
         "height": 1024,
         "width": 1024,
         "num_frames": 1,

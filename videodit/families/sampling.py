@@ -20,7 +20,7 @@ class Sampling:
         text: how prompts are encoded.
         vae: diffusers' class of the autoencoder; ``AutoencoderKLWan`` is our CausalVideoVAE.
         defaults: from our config of the transformer and the pipeline's own entries: height, width, num_frames, fps,
-            num_inference_steps and guidance_scale.
+            num_inference_steps, guidance_scale and, where it is not the family's, max_text_length.
         causal: the first frame is a latent of its own, so clips have ``stride·k + 1`` frames; else ``stride·k``.
         images: one frame only.
         frames_first: noise is drawn with frames before channels, so that a seed gives what it gives in diffusers.
