@@ -59,7 +59,7 @@ def load_components(
         # adapter's file to wherever that points.
         home = folder / name
         if name in _TRANSFORMERS:
-            parts[name] = VideoDiT.from_pretrained(home, dtype=wide)
+            parts[name] = VideoDiT.from_pretrained(home, dtype=wide, overrides=sampling.overrides)
         elif component.__name__ == "AutoencoderKLWan":
             parts[name] = CausalVideoVAE.from_pretrained(home, dtype=wide)
         elif name in ("text_encoder", "text_encoder_2", "image_encoder"):

@@ -35,13 +35,33 @@ def set_timesteps(scheduler: Any, steps: int, *, spacing: Sigmas, num_tokens: in
     levels: dict[str, Any] = {"num_inference_steps": steps}
     if spacing != "own" and isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         # Its own default spacing applies the shift twice to the last step.
-        last = 1 / steps if spacing == "to_last_step" else 0.0
-        levels = {"sigmas": np.linspace(1, last, steps + (spacing == "to_zero"))[:steps]}
+        levels = {"sigmas": noise_levels(steps, spacing)}
     if config.get("use_dynamic_shifting"):  # the shift grows with the number of tokens, in a straight line
         slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
         levels["mu"] = config.base_shift + slope * (num_tokens - config.base_image_seq_len)
     scheduler.set_timesteps(**levels, device=device)
     return scheduler.timesteps
+
+
+def noise_levels(steps: int, spacing: Sigmas) -> np.ndarray:
+    """Noise levels from 1 downwards, before any shift.
+
+    ``"linear_quadratic"`` is Movie Gen's (Polyak et al., "Movie Gen", 2024, section 3.4.2) with LTX-Video's numbers:
+    half of the steps take the first 40th of the way evenly, the others the rest ever faster.
+    """
+    if spacing != "linear_quadratic":
+        last = 1 / steps if spacing == "to_last_step" else 0.0
+        return np.linspace(1, last, steps + (spacing == "to_zero"))[:steps]
+    if steps < 2:
+        return np.ones(1)
+    threshold, even = 0.025, steps // 2
+    rest = steps - even
+    excess = even - threshold * steps
+    i = np.arange(even, steps)
+    square = excess / (even * rest**2)
+    slope = threshold / even - 2 * excess / rest**2
+    way = np.concatenate([np.arange(even) * threshold / even, square * i**2 + slope * i + square * even**2])
+    return 1 - way
 
 
 class SchedulerStep:

@@ -132,6 +132,7 @@ NUMBERS: dict[str, Any] = {
     "position_scale": (0.5, 0.25, 0.3),
     "position_base": (7.0, 3.0),
     "rope_axes": {16: (8, 4, 4), 12: (6, 4, 2)},
+    "rope_lag": 0.0,
 }
 CROSS_ALONE = ("attention", "cross_attn_norm", "frame_embedding")
 DEFAULTS = {p.name: p.default for p in inspect.signature(VideoDiT.__init__).parameters.values() if p.name != "self"}
@@ -140,7 +141,7 @@ DEFAULTS = {p.name: p.default for p in inspect.signature(VideoDiT.__init__).para
 def flips() -> list[Any]:
     cases = []
     for name, member in MEMBERS.items():
-        options = DEFAULTS | FAMILIES[member.family].native_config(member.config)
+        options = DEFAULTS | FAMILIES[member.family].native_config(member.config) | member.overrides
         changes = {key: values[options[key]] for key, values in FLIPS.items() if options[key] in values}
         for key, value in NUMBERS.items():
             if options[key] != DEFAULTS[key] or (key == "rope_theta" and options["rope"]):

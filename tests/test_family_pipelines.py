@@ -38,6 +38,7 @@ from videodit.cli.main import main
 from videodit.families.parity import MEMBERS, randomize
 from videodit.media import probe, read_recipe
 from videodit.pipelines.registry import plan
+from videodit.pipelines.scheduling import noise_levels
 
 WORDS = ["a", "red", "ball", "bounces", "on", "the", "grass", "blue", "cube"]
 VOCABULARY = {token: i for i, token in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
@@ -265,6 +266,11 @@ CASES = {
         "LTXPipeline", lambda: ltx_parts(timestep_conditioning=True), (6, 1, 2, 2),
         {"num_frames": 1, "height": 64, "width": 64}, pack=lambda x: x.flatten(2).transpose(1, 2),
     ),
+    "ltx-0.9.7": Case(
+        "LTXConditionPipeline",
+        lambda: ltx_parts() | {"scheduler": diffusers.FlowMatchEulerDiscreteScheduler()},
+        (6, 3, 2, 3), {"num_frames": 17, "height": 64, "width": 96}, pack=lambda x: x.flatten(2).transpose(1, 2),
+    ),
     "cogvideox-2b": Case(
         "CogVideoXPipeline", lambda: cogvideox_parts("cogvideox-2b", "CogVideoXDDIMScheduler"),
         (4, 3, 6, 10), {"num_frames": 9, "height": 48, "width": 80}, pack=lambda x: x.transpose(1, 2),
@@ -405,6 +411,14 @@ def test_a_plan_needs_no_weights(name: str, folder: Callable[[str], Path]) -> No
     planned = plan(str(folder(name)), **{"num_frames": case.latent[1], **size})
     assert planned.latent_shape == case.latent
     assert planned.num_inference_steps == VideoDiTPipeline.from_pretrained(folder(name)).defaults.num_inference_steps
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 8, 40])
+def test_noise_levels_of_movie_gen_are_diffusers(steps: int) -> None:
+    from diffusers.pipelines.ltx.pipeline_ltx_condition import linear_quadratic_schedule
+
+    expected = linear_quadratic_schedule(steps).numpy()
+    np.testing.assert_allclose(noise_levels(steps, "linear_quadratic"), expected, atol=1e-6)
 
 
 def test_generate_makes_a_clip(folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,13 @@ def rotary_3d(
 @lru_cache(maxsize=16)
 @_outside_inference_mode
 def rotary_fractional(
-    grid: Size3D, heads: int, head_dim: int, theta: float, device: torch.device, scale: tuple[float, float, float]
+    grid: Size3D,
+    heads: int,
+    head_dim: int,
+    theta: float,
+    device: torch.device,
+    scale: tuple[float, float, float],
+    lag: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """LTX-Video's rotary positions: fractions of a base extent, over the whole width instead of each head
     (HaCohen et al., "LTX-Video", 2024, section 2.2).
@@ -118,13 +124,16 @@ def rotary_fractional(
         theta: the highest frequency.
         device: where the tables live.
         scale: what part of the base extent one token is.
+        lag: how far tokens after the first are behind along time, as a share of a token.
 
     Returns:
         Two fp32 tensors ``[1, S, N, head_dim / 2]``.
     """
     width = heads * head_dim
     frequencies = theta ** torch.linspace(0, 1, width // 6) * math.pi / 2  # [width/6]
-    places = torch.meshgrid(*(places.float() for places in axis_positions(grid, scale)), indexing="ij")
+    t, h, w = axis_positions(grid)
+    axes = ((t - lag).clamp(min=0) * scale[0], h * scale[1], w * scale[2])
+    places = torch.meshgrid(*(axis.float() for axis in axes), indexing="ij")
     fractions = torch.stack(places, dim=-1).flatten(0, 2)  # [S, 3]
     angles = (frequencies[:, None] * (2 * fractions[:, None] - 1)).flatten(1)  # [S, width/6 · 3]
     still = angles.new_zeros(len(angles), width // 2 - angles.shape[1])
@@ -143,6 +152,7 @@ class RotaryTables(nn.Module):
         theta: base of the frequencies.
         scale: see :func:`axis_positions`; for ``"fractional"`` along time in seconds.
         base: see :func:`axis_positions`.
+        lag: see :func:`rotary_fractional`.
 
     Raises:
         ValueError: an unknown kind, or axes that do not add up to the head.
@@ -158,6 +168,7 @@ class RotaryTables(nn.Module):
         theta: float,
         scale: tuple[float, float, float],
         base: tuple[float, float] | None,
+        lag: float = 0.0,
     ) -> None:
         super().__init__()
         if kind not in get_args(RotaryKind):
@@ -168,6 +179,7 @@ class RotaryTables(nn.Module):
                 raise ValueError(f"rope_axes must be even and add up to attention_head_dim {head_dim}, got {axes}")
             self.dims = dims
         self.kind, self.heads, self.head_dim = kind, heads, head_dim
+        self.lag = lag
         self.theta, self.scale, self.base = theta, tuple(scale), None if base is None else tuple(base)
 
     def forward(self, grid: Size3D, device: torch.device, fps: float) -> tuple[Tensor, Tensor]:
@@ -175,7 +187,7 @@ class RotaryTables(nn.Module):
         if self.kind == "grid":
             return rotary_3d(grid, self.dims, self.theta, device, self.scale, self.base)
         scale = (self.scale[0] / fps, *self.scale[1:])
-        return rotary_fractional(grid, self.heads, self.head_dim, self.theta, device, scale)
+        return rotary_fractional(grid, self.heads, self.head_dim, self.theta, device, scale, self.lag)
 
 
 def apply_rotary(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

@@ -102,6 +102,8 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
         position_embedding: added to the tokens: ``"sincos_2d"``, ``"sincos_3d"``, ``"learned"`` or ``None``.
         position_scale: what a token is long along time, height and width.
         position_base: height and width that positions are fitted to; ``None`` leaves them as they are.
+        rope_lag: how far tokens after the first frame are behind along time, as a share of a token, with
+            ``"fractional"`` positions.
         learned_grid: tokens along time, height and width that learned positions were trained for.
         learned_text: text tokens that they cover, too.
         frame_embedding: sinusoids of the frame's number before the first temporal block (factorized attention).
@@ -171,6 +173,7 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
         position_embedding: PositionEmbedding | None = None,
         position_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
         position_base: tuple[float, float] | None = None,
+        rope_lag: float = 0.0,
         learned_grid: tuple[int, int, int] | None = None,
         learned_text: int = 0,
         frame_embedding: bool = False,
@@ -189,7 +192,7 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
         if rope is not None:
             scale, base = position_scale, position_base
             self.rotary = RotaryTables(
-                rope, heads, attention_head_dim, axes=rope_axes, theta=rope_theta, scale=scale, base=base
+                rope, heads, attention_head_dim, axes=rope_axes, theta=rope_theta, scale=scale, base=base, lag=rope_lag
             )
         self.patch_embed = nn.Linear(in_channels * patch.numel, dim)
         if learned_grid is not None:

@@ -37,7 +37,12 @@ def families(
         for index, (name, member) in enumerate(MEMBERS.items()):
             progress.stage(f"comparing {name}, {index + 1}/{len(MEMBERS)}")
             family = FAMILIES[member.family]
-            row = (name, family.title, family.objective, _options(family.native_config(member.config)))
+            row = (
+                name,
+                family.title,
+                family.objective,
+                _options(family.native_config(member.config) | member.overrides),
+            )
             rows.append((*row, f"{deviation(member):.0e}") if check else row)
     _print_table(rows)
     print()

@@ -91,8 +91,9 @@ class FamilyLoading(CheckedLoading):
         Args:
             pretrained_model_name_or_path: the folder or hub id.
             kwargs: ``subfolder``, ``dtype`` (or ``torch_dtype``), ``device_map`` (a device, ``"auto"`` or a dict),
-                and for the hub ``revision``, ``cache_dir``, ``token``, ``local_files_only``; for folders of the own
-                layout whatever diffusers' ``ModelMixin.from_pretrained`` takes.
+                ``overrides`` (options that the family's config does not tell), and for the hub ``revision``,
+                ``cache_dir``, ``token``, ``local_files_only``. For folders of the own layout: whatever diffusers'
+                ``ModelMixin.from_pretrained`` takes.
 
         Raises:
             ValueError: no safetensors, a broken or missing shard, a config of an unknown class, tensors that are
@@ -110,14 +111,15 @@ class FamilyLoading(CheckedLoading):
             folder = _fetch_weights(name, kwargs.get("subfolder") or "", hub)
         check_weights(folder)
         dtype = kwargs.pop("dtype", None) or kwargs.get("torch_dtype") or torch.float32  # diffusers' default
-        device_map = kwargs.pop("device_map", None)
+        device_map, overrides = kwargs.pop("device_map", None), kwargs.pop("overrides", {})
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"dtype must be a torch.dtype such as torch.bfloat16, got {dtype!r}")
         unknown = sorted(set(kwargs) - {"subfolder", "torch_dtype", *HUB_OPTIONS})
         if unknown:
             raise ValueError(f"options {', '.join(unknown)} are not for weights of {family.title}")
         with TensorFiles(weight_files(folder)) as files:
-            return _load(cls, family, family.native_config(config, files.names), files, folder, dtype, device_map)
+            native = family.native_config(config, files.names) | overrides
+            return _load(cls, family, native, files, folder, dtype, device_map)
 
     @classmethod
     def from_single_file(

@@ -91,7 +91,15 @@ FAMILY = Family(
             vae="AutoencoderKLLTXVideo",
             defaults=always(512, 704, 161, 25.0, 50, 3.0),
             sigmas="to_last_step",
-        )
+        ),
+        # Of 0.9.5 and later: a latent's time is that of its first frame, and the first latent is one frame alone.
+        "LTXConditionPipeline": Sampling(
+            text=TextSpec(max_length=256, padding="max_length"),
+            vae="AutoencoderKLLTXVideo",
+            defaults=always(512, 704, 161, 25.0, 50, 3.0),
+            sigmas="linear_quadratic",
+            overrides={"rope_lag": 7 / 8},
+        ),
     },
     required={
         "patch_size": 1,
@@ -103,8 +111,8 @@ FAMILY = Family(
         "attention_out_bias": True,
     },
     published={
-        "LTX-Video 2B 0.9.0, 0.9.1": Published("Lightricks/LTX-Video", {}, 1_923_385_472, T5_XXL + LTX_VAE),
-        "LTX-Video 13B 0.9.7, transformer alone": Published(
+        "LTX-Video 2B 0.9.0–0.9.5": Published("Lightricks/LTX-Video", {}, 1_923_385_472, T5_XXL + LTX_VAE),
+        "LTX-Video 13B 0.9.7": Published(
             "Lightricks/LTX-Video-0.9.7-dev",
             {"attention_head_dim": 128, "cross_attention_dim": 4096, "num_layers": 48},
             13_042_569_344,

@@ -32,6 +32,7 @@ class Member:
         config: diffusers' config beyond the class defaults.
         call: runs diffusers' class on our inputs and gives its prediction in our layout.
         sizes: latent sizes ``(T, H, W)`` to try.
+        overrides: options that diffusers' config does not tell.
         inputs: names of the inputs beyond latents, timestep and text.
     """
 
@@ -41,7 +42,8 @@ class Member:
     sizes: tuple[tuple[int, int, int], ...] = ((1, 4, 4), (3, 6, 10), (2, 2, 14))
     inputs: tuple[str, ...] = ()
     text_tokens: int = 7
-    fps: float = field(default=24.0)
+    fps: float = 24.0
+    overrides: dict[str, Any] = field(default_factory=dict)
 
     @property
     def class_name(self) -> str:
@@ -54,7 +56,7 @@ class Member:
     def ours(self, theirs: Any) -> VideoDiT:
         """A VideoDiT with the same weights."""
         family = FAMILIES[self.family]
-        dit = VideoDiT(**family.native_config(dict(theirs.config)))
+        dit = VideoDiT(**family.native_config(dict(theirs.config)) | self.overrides)
         groups = family.plan(dit.state_dict(), dit.config)
         weights = theirs.state_dict()
         dit.load_state_dict(dict(to_native(groups, weights.__getitem__, dit.config)), strict=True)
@@ -109,6 +111,23 @@ def _ltx(theirs: Any, x: Inputs) -> Tensor:
         return_dict=False,
     )[0]
     return out.transpose(1, 2).unflatten(2, (frames, height, width))
+
+
+def _ltx_lagging(theirs: Any, x: Inputs) -> Tensor:
+    """As the condition pipeline calls it: a latent's time is that of the first of its 8 frames."""
+    batch, _, *grid = x["hidden_states"].shape
+    places = torch.stack(torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")).flatten(1).float()  # [3, S]
+    coords = places * torch.tensor([8.0, 32.0, 32.0])[:, None]
+    coords[0] = (coords[0] - 7).clamp(min=0) / x["fps"]
+    out = theirs(
+        x["hidden_states"].flatten(2).transpose(1, 2),
+        x["encoder_hidden_states"],
+        x["timestep"],
+        x["encoder_attention_mask"],
+        video_coords=coords.expand(batch, -1, -1),
+        return_dict=False,
+    )[0]
+    return out.transpose(1, 2).unflatten(2, grid)
 
 
 def _cogvideox(theirs: Any, x: Inputs) -> Tensor:
@@ -251,6 +270,17 @@ MEMBERS = {
         _ltx,
         sizes=((1, 2, 2), (3, 3, 5), (2, 1, 7)),
         inputs=("mask",),
+    ),
+    "ltx-0.9.7": Member(
+        "ltx",
+        {
+            "in_channels": 6, "out_channels": 6, "num_attention_heads": 2, "attention_head_dim": 16,
+            "cross_attention_dim": 32, "num_layers": 2, "caption_channels": 12,
+        },
+        _ltx_lagging,
+        sizes=((1, 2, 2), (3, 3, 5), (2, 1, 7)),
+        inputs=("mask",),
+        overrides={"rope_lag": 7 / 8},
     ),
     "cogvideox-2b": Member("cogvideox", _COGVIDEOX, _cogvideox, sizes=((3, 6, 10), (1, 4, 4), (2, 10, 6))),
     "cogvideox-5b": Member(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from videodit.text import TextSpec
 
-Sigmas = Literal["own", "to_last_step", "to_zero"]
+Sigmas = Literal["own", "to_last_step", "to_zero", "linear_quadratic"]
 ImageCondition = Literal["keep_first", "concat", "concat_mask"]
 
 
@@ -25,7 +25,9 @@ class Sampling:
         images: one frame only.
         frames_first: noise is drawn with frames before channels, so that a seed gives what it gives in diffusers.
         guided: two predictions are led apart by the guidance scale; else it is an input of the model, or plays no part.
-        sigmas: the scheduler's own noise levels, or evenly spaced ones from 1 to 1/n or to 0 (exclusive).
+        sigmas: the scheduler's own noise levels, evenly spaced ones from 1 to 1/n or to 0 (exclusive), or Movie Gen's
+            linear, then quadratic ones.
+        overrides: options of the transformer that its config does not tell.
         text_component: which of two text encoders gives the tokens.
         image_condition: how the transformer takes the image that a clip starts from: its latent kept clean at the
             first frame, its latent (and zeros) as more channels, or those and a mask of the given frames. ``None``:
@@ -41,6 +43,7 @@ class Sampling:
     frames_first: bool = False
     guided: bool = True
     sigmas: Sigmas = "own"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     image_condition: ImageCondition | None = None
     text_component: Literal["text_encoder", "text_encoder_2"] = "text_encoder"
     pooled_component: Literal["text_encoder", "text_encoder_2"] | None = None
