@@ -193,7 +193,7 @@ EPSILONS = [
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "key"), EPSILONS)
 def test_each_epsilon_is_the_familys(name: str, key: str, pairs: Pairs) -> None:
-    """On tokens and queries so small that epsilons matter, in fp64, another one shows."""
+    """On tokens and queries so small that epsilons matter, another one shows."""
     member, theirs, ours = pairs(name)
     small = [
         value * 1e-3 if key.startswith("patch_embed") or re.search(r"\.(to|add)_[qk](_proj)?\.", key) else value
