@@ -225,6 +225,10 @@ _WAN = {
     "num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4, "text_dim": 12,
     "freq_dim": 16, "ffn_dim": 48, "num_layers": 2,
 }  # fmt: skip
+_LTX = {
+    "in_channels": 6, "out_channels": 6, "num_attention_heads": 2, "attention_head_dim": 16, "cross_attention_dim": 32,
+    "num_layers": 2, "caption_channels": 12,
+}  # fmt: skip
 _COGVIDEOX = {
     "num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4, "time_embed_dim": 20,
     "text_embed_dim": 12, "num_layers": 2, "sample_width": 10, "sample_height": 6, "sample_frames": 9,
@@ -263,20 +267,14 @@ MEMBERS = {
     "skyreels_v2": Member("skyreels_v2", _WAN, _skyreels),
     "ltx": Member(
         "ltx",
-        {
-            "in_channels": 6, "out_channels": 6, "num_attention_heads": 2, "attention_head_dim": 16,
-            "cross_attention_dim": 32, "num_layers": 2, "caption_channels": 12,
-        },
+        _LTX,
         _ltx,
         sizes=((1, 2, 2), (3, 3, 5), (2, 1, 7)),
         inputs=("mask",),
     ),
     "ltx-0.9.7": Member(
         "ltx",
-        {
-            "in_channels": 6, "out_channels": 6, "num_attention_heads": 2, "attention_head_dim": 16,
-            "cross_attention_dim": 32, "num_layers": 2, "caption_channels": 12,
-        },
+        _LTX,
         _ltx_lagging,
         sizes=((1, 2, 2), (3, 3, 5), (2, 1, 7)),
         inputs=("mask",),
