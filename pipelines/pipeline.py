@@ -19,15 +19,15 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from typing_extensions import Self
 
+from videodit.checkpoints import HUB_OPTIONS
 from videodit.families import sampling_of
-from videodit.families.sampling import ImageCondition, Sampling
+from videodit.families.sampling import Sampling
 from videodit.flow import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.conditions import Condition, check_image, fingerprint, image_condition
 from videodit.pipelines.loading import load_components
 from videodit.pipelines.output import VideoDiTPipelineOutput
 from videodit.pipelines.registry import (
-    HUB_OPTIONS,
     Defaults,
     ModelSpec,
     Settings,
@@ -44,10 +44,7 @@ from videodit.text import TextEncoder, TextSpec, TextTokens
 logger = logging.getLogger(__name__)
 
 OutputType = Literal["pil", "np", "pt", "latent"]
-# Models made here: trained with parts of the clip given clean, the first frame among them.
-_OWN = Sampling(
-    text=TextSpec(), vae="CausalVideoVAE", defaults=dict, sigmas="to_last_step", image_condition="keep_first"
-)
+_OWN = Sampling(text=TextSpec(), vae="CausalVideoVAE", defaults=dict, sigmas="to_last_step")  # models made here
 _PREDICTION_TYPES = {"flow": "flow_prediction", "v": "v_prediction", "epsilon": "epsilon"}
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 
@@ -166,12 +163,11 @@ class VideoDiTPipeline(DiffusionPipeline):
             found = family_of_index(index, folder)
             assert found is not None
             pipe = cls(**load_components(folder, index, found, **kwargs))
-            pipe._folder, pipe._model_id = folder, folder.resolve().name if Path(name).expanduser().is_dir() else name
-            return pipe
-        # diffusers loads components only of modules that the program has imported itself.
-        importlib.import_module("videodit.transformer")
-        importlib.import_module("videodit.vae")
-        pipe = super().from_pretrained(folder, **kwargs)
+        else:
+            # diffusers loads components only of modules that the program has imported itself.
+            importlib.import_module("videodit.transformer")
+            importlib.import_module("videodit.vae")
+            pipe = super().from_pretrained(folder, **kwargs)
         pipe._folder = folder
         # A path is the business of this machine alone and stays out of recipes.
         pipe._model_id = folder.resolve().name if Path(name).expanduser().is_dir() else name
@@ -245,8 +241,9 @@ class VideoDiTPipeline(DiffusionPipeline):
         if output_type not in get_args(OutputType):
             raise ValueError(f"output_type must be one of {get_args(OutputType)}, got {output_type!r}")
         self._check_scheduler()
+        spec = self.spec
         settings = settle(
-            self.spec,
+            spec,
             height=height,
             width=width,
             num_frames=num_frames,
@@ -261,7 +258,7 @@ class VideoDiTPipeline(DiffusionPipeline):
         if num_videos_per_prompt < 1:
             raise ValueError(f"num_videos_per_prompt must be at least 1, got {num_videos_per_prompt}")
         check_conditions(
-            self.spec,
+            spec,
             image=image is not None,
             last_image=last_image is not None,
             negative_prompt=next(filter(None, negatives), None),
@@ -275,11 +272,6 @@ class VideoDiTPipeline(DiffusionPipeline):
         if latents is not None and tuple(latents.shape) != (videos, *settings.latent_shape):
             raise ValueError(f"latents must be {[videos, *settings.latent_shape]}, got {list(latents.shape)}")
         return settings
-
-    @property
-    def _image_kind(self) -> ImageCondition | None:
-        """How the transformer takes an image."""
-        return "keep_first" if self.config.expand_timesteps else self._sampling.image_condition
 
     def _check_scheduler(self) -> None:
         flow = self._objective == "flow"
@@ -401,7 +393,7 @@ class VideoDiTPipeline(DiffusionPipeline):
         for notice in (*settings.notices, *(n for notices in told for n in notices)):
             logger.warning(notice)
         self._interrupt = False
-        device, text, sampling = self._execution_device, self.text, self._sampling
+        device, text, sampling, spec = self._execution_device, self.text, self._sampling, self.spec
         guide = sampling.guided and settings.guidance_scale > 1
 
         # 1. Text
@@ -431,12 +423,10 @@ class VideoDiTPipeline(DiffusionPipeline):
         generators = make_generators(generator, videos)
         seeds = seeds_of(generators) if latents is None else [None] * videos
         condition = Condition()
-        if image is not None:
-            kind = self._image_kind
-            assert kind is not None
+        if image is not None and spec.image_kind is not None:
             condition = image_condition(
                 self,
-                kind,
+                spec.image_kind,
                 image,
                 last_image,
                 size=(settings.height, settings.width),
@@ -455,7 +445,7 @@ class VideoDiTPipeline(DiffusionPipeline):
         latents = latents.to(device, torch.float32) * getattr(self.scheduler, "init_noise_sigma", 1.0)
         latents = condition.clamped(latents)
         step = SchedulerStep(self.scheduler, generators, frames_first=sampling.frames_first)
-        if step.draws or self._image_kind == "concat":  # a shared generator gives each clip what others left
+        if step.draws or spec.image_kind == "concat":  # a shared generator gives each clip what others left
             seeds = seeds if len(set(map(id, generators))) == len(generators) else [None] * videos
         with self.progress_bar(total=len(timesteps)) as bar:
             for i, t in enumerate(timesteps):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import re
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -12,7 +11,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videodit.checkpoints import check_class, check_weights, read_json
+from videodit.checkpoints import check_class, check_weights, is_hub_id, read_json
 from videodit.shapes import Size3D, VideoGeometry
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ BUNDLED = ("mini",)
 MAX_SIDE = 8192
 MAX_TOKENS = 2**20
 MAX_STEPS = 1000
-HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _NEEDED = ("text_encoder", "tokenizer", "transformer", "vae", "scheduler")
 _WEIGHTED = ("text_encoder", "text_encoder_2", "image_encoder", "transformer", "transformer_2", "vae")
@@ -49,7 +46,7 @@ def resolve_model(name: str, **hub: Any) -> Path:
         if hub:
             raise ValueError(f"{', '.join(hub)} are for models on the hub; {name!r} is local")
         return found
-    if _HUB_ID.fullmatch(name) and ".." not in name:
+    if is_hub_id(name):
         return _download(name, **hub)
     close = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.4)
     legal = f"{', '.join(BUNDLED)}, a folder, or a hub id owner/name"
@@ -200,7 +197,7 @@ class ModelSpec:
         """Read it from the configs of a pipeline and its parts.
 
         Raises:
-            ValueError: a config that lacks one of the entries, or a model that wants more than text.
+            ValueError: a config that lacks one of the entries, or channels that do not fit the way it is sampled.
         """
         from videodit.pipelines.autoencoders import vae_stride
 

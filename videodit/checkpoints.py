@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from typing_extensions import Self
 
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
+WEIGHTS_STEM = "diffusion_pytorch_model"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form ``owner/name``."""
+    return _HUB_ID.fullmatch(name) is not None and ".." not in name
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -85,9 +94,9 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
 
 
-def weight_files(folder: Path, stem: str = "diffusion_pytorch_model") -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The files that hold a model's weights, variants such as ``.fp16`` left aside; see :func:`check_weights`."""
-    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
+    index, single = folder / f"{WEIGHTS_STEM}.safetensors.index.json", folder / f"{WEIGHTS_STEM}.safetensors"
     if index.is_file():
         return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
     return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ class TextSpec:
         model_mask: the transformer is told which tokens are padding; else it attends to them, too.
         negative_takes_mask: guidance's other prompt has the mask of the prompt itself (Latte).
         hidden_layer: index into the encoder's hidden states; ``None`` takes its last, normalised one.
-        template: a text with ``{}`` where the prompt goes.
+        template: gives a text with ``{}`` where the prompt goes, when it is needed.
         template_tokens: how many tokens at the front belong to the template and are dropped.
     """
 
@@ -40,7 +40,7 @@ class TextSpec:
     model_mask: bool = True
     negative_takes_mask: bool = False
     hidden_layer: int | None = None
-    template: str | None = None
+    template: Callable[[], str] | None = None
     template_tokens: int = 0
 
     def written(self, prompt: str) -> str:
@@ -49,7 +49,7 @@ class TextSpec:
             prompt = re.sub(r"\s+", " ", html.unescape(html.unescape(prompt))).strip()
         elif self.clean == "lower":
             prompt = prompt.lower().strip()
-        return prompt if self.template is None else self.template.format(prompt)
+        return prompt if self.template is None else self.template().format(prompt)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class TextEncoder:
         if len(tokens["input_ids"]) < limit:  # nothing was cut, though some text may give no token
             return ""
         end = max((stop for _, stop in tokens["offset_mapping"]), default=0)
-        ending = (self.spec.template or "{}").partition("{}")[2]
+        ending = "" if self.spec.template is None else self.spec.template().partition("{}")[2]
         return text[end:].removesuffix(ending).strip()
 
     def unknown_words(self, prompt: str) -> list[str]:

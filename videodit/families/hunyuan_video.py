@@ -10,18 +10,15 @@ from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import CLIP_L, HUNYUAN_VAE, LLAMA_3_8B
 from videodit.text import TextSpec
 
-# What the language model is told to do with the prompt (HunyuanVideo's own words: its weights know no other), and how
-# many tokens of it are dropped again.
-_TEMPLATE = (
-    "<|start_header_id|>system<|end_header_id|>\n\nDescribe the video by detailing the following aspects: "
-    "1. The main content and theme of the video."
-    "2. The color, shape, size, texture, quantity, text, and spatial relationships of the objects."
-    "3. Actions, events, behaviors temporal relationships, physical movement changes of the objects."
-    "4. background environment, light, style and atmosphere."
-    "5. camera angles, movements, and transitions used in the video:<|eot_id|>"
-    "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>"
-)
-_TEMPLATE_TOKENS = 95
+
+def _template() -> str:
+    """What the language model is told to do with the prompt; diffusers has it, and its weights know no other."""
+    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+
+    return DEFAULT_PROMPT_TEMPLATE["template"]
+
+
+_TEMPLATE_TOKENS = 95  # of the template, dropped again
 
 _REFINER = "context_embedder.token_refiner.refiner_blocks"
 
@@ -73,7 +70,7 @@ FAMILY = Family(
                 max_length=256,
                 padding="max_length",
                 hidden_layer=-3,
-                template=_TEMPLATE,
+                template=_template,
                 template_tokens=_TEMPLATE_TOKENS,
             ),
             vae="AutoencoderKLHunyuanVideo",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,20 +19,21 @@ from torch import Tensor
 from typing_extensions import Self
 
 from videodit.checkpoints import (
+    HUB_OPTIONS,
     PICKLE_SUFFIXES,
+    WEIGHTS_STEM,
     CheckedLoading,
     check_class,
     check_file,
     check_weights,
+    is_hub_id,
     read_json,
     weight_files,
 )
 from videodit.families import FAMILIES, family_of
 from videodit.families.base import Family, Group, to_foreign, to_native
 
-HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 _NAMED = 5  # how many names an error lists
-_WEIGHTS = "diffusion_pytorch_model"
 
 
 class TensorFiles:
@@ -171,7 +172,7 @@ def _find_folder(name: str, subfolder: str, hub: dict[str, Any]) -> Path | None:
     """Where ``config.json`` lies, fetched if it must be; ``None`` leaves the error to diffusers."""
     if Path(name).is_dir():
         return Path(name) / subfolder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not is_hub_id(name):
         return None
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -322,7 +323,8 @@ def convert_transformer(
             for _ in _checked(((name, files.shape(name)) for name in shapes), shapes, source):
                 pass
             tensors = to_foreign(groups, files.get, model.config)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
+        partial = target.with_name(f".{target.name}-{secrets.token_hex(8)}.part")
+        partial.mkdir()
         try:
             _write_shards(tensors, partial, max_shard_bytes, lambda done: on_tensor(done, len(files.names)))
             if written is None:
@@ -370,10 +372,10 @@ def _write_shards(
         on_tensor(len(homes))
     flush()
     if len(paths) == 1:
-        paths[0].rename(folder / f"{_WEIGHTS}.safetensors")
+        paths[0].rename(folder / f"{WEIGHTS_STEM}.safetensors")
         return
-    names = [f"{_WEIGHTS}-{i:05d}-of-{len(paths):05d}.safetensors" for i in range(1, len(paths) + 1)]
+    names = [f"{WEIGHTS_STEM}-{i:05d}-of-{len(paths):05d}.safetensors" for i in range(1, len(paths) + 1)]
     for path, name in zip(paths, names, strict=True):
         path.rename(folder / name)
     index = {"metadata": {"total_size": total}, "weight_map": {key: names[home] for key, home in homes.items()}}
-    (folder / f"{_WEIGHTS}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (folder / f"{WEIGHTS_STEM}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
