@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 import torch
 
 from videodit.datasets.toybox import (
+    CAMERAS,
     COLORS,
     GROUNDS,
+    INTERACTIONS,
     LIGHTS,
     MATERIALS,
     MOTIONS,
@@ -34,6 +37,8 @@ from videodit.datasets.toybox import (
     split_of,
 )
 from videodit.datasets.toybox.look import COLOR_VALUES
+from videodit.datasets.toybox.motion import RADIUS, paths
+from videodit.datasets.toybox.scene import FOLLOWED, NUM_OBJECTS, STATIC
 
 SEED = 0  # as every test begins
 
@@ -41,6 +46,7 @@ SEED = 0  # as every test begins
 def one(shape: str = "ball", color: str = "red", motion: str = "still", **changes: Any) -> Scene:
     """A plain scene with one object."""
     ground, light = changes.pop("ground", "sand"), changes.pop("light", "daylight")
+    camera = changes.pop("camera", "static")
     fields: dict[str, Any] = {
         "size": "large",
         "material": "matte",
@@ -49,7 +55,7 @@ def one(shape: str = "ball", color: str = "red", motion: str = "still", **change
         "yaw": 0.3,
         "phase": 0.2,
     }
-    return Scene(7, (ToyObject(shape, color, motion=motion, **(fields | changes)),), ground, light)
+    return Scene(7, (ToyObject(shape, color, motion=motion, **(fields | changes)),), ground, light, camera)
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +83,23 @@ def test_scene_is_a_pure_function_of_its_arguments() -> None:
     assert len(set(first)) == 50
 
 
-def test_one_object_is_more_common_than_two() -> None:
-    counts = [len(sample_scene(seed).objects) for seed in range(1000)]
-    assert 0.6 < counts.count(1) / 1000 < 0.7
-    assert all(len(sample_scene(seed, num_objects=2).objects) == 2 for seed in range(20))
-    assert all(len(sample_scene(seed, num_objects=1).objects) == 1 for seed in range(20))
+def test_scenes_hold_one_to_three_objects_in_the_promised_shares() -> None:
+    drawn = [sample_scene(seed) for seed in range(1000)]
+    for count, share in zip((1, 2, 3), NUM_OBJECTS, strict=True):
+        assert abs([len(scene.objects) for scene in drawn].count(count) / 1000 - share) < 0.05
+        assert all(len(sample_scene(seed, num_objects=count).objects) == count for seed in range(20))
+    assert abs([scene.camera for scene in drawn].count("static") / 1000 - STATIC) < 0.05
+    assert {scene.camera for scene in drawn} == set(CAMERAS)
+
+
+def test_objects_interact_only_in_company() -> None:
+    drawn = [sample_scene(seed, num_objects=count) for count in (1, 2, 3) for seed in range(200)]
+    assert {scene.interaction for scene in drawn[:200]} == {"none"}
+    for company in (drawn[200:400], drawn[400:]):
+        counts = Counter(scene.interaction for scene in company)
+        assert set(counts) == set(INTERACTIONS)
+        assert 0.08 < counts["collide"] / 200 < 0.22
+        assert 0.08 < counts["follow"] / 200 < 0.22
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -120,10 +138,10 @@ def test_every_value_occurs_in_training() -> None:
     assert {scene.light for scene in drawn} == set(LIGHTS)
 
 
-def test_two_objects_are_told_apart_by_name() -> None:
+def test_objects_are_told_apart_by_name() -> None:
     for seed in range(300):
-        a, b = sample_scene(seed, split="test", num_objects=2).objects
-        assert (a.shape, a.color) != (b.shape, b.color)
+        objects = sample_scene(seed, split="test", num_objects=3).objects
+        assert len({(o.shape, o.color) for o in objects}) == 3
 
 
 @pytest.mark.parametrize(
@@ -132,7 +150,7 @@ def test_two_objects_are_told_apart_by_name() -> None:
         (lambda: sample_scene(-1), "-1"),
         (lambda: sample_scene(1.5), "1.5"),  # type: ignore[arg-type]
         (lambda: sample_scene(0, split="dev"), "train, validation, test, all; got 'dev'"),  # type: ignore[arg-type]
-        (lambda: sample_scene(0, num_objects=3), "between 1 and 2; got 3"),
+        (lambda: sample_scene(0, num_objects=4), "between 1 and 3; got 4"),
         (lambda: is_held_out("pyramid", "red", "still"), "ball, cube, cylinder, cone, ring; got 'pyramid'"),
         (lambda: is_held_out("ball", "pink", "still"), "pink"),
         (lambda: is_held_out("ball", "red", "dance"), "dance"),
@@ -143,7 +161,13 @@ def test_two_objects_are_told_apart_by_name() -> None:
         (lambda: one(ground="lava"), "lava"),
         (lambda: one(light="noon"), "noon"),
         (lambda: Scene(0, (), "grass", "night"), "got 0"),
-        (lambda: replace(one(), camera="drone"), "drone"),
+        (lambda: replace(one(), camera="drone"), "pan left, pan right, orbit left, orbit right; got 'drone'"),
+        (lambda: replace(one(), interaction="dance"), "none, collide, follow; got 'dance'"),
+        (lambda: replace(one(), interaction="follow"), "takes two objects; got 1"),
+        (lambda: pair("collide", ("left", "right"), ((-2.6, 7.0), (2.6, 7.0))), "got left and right"),
+        (lambda: pair("collide", ("right", "left"), ((-2.6, 7.0), (2.6, 7.5))), "equally far away"),
+        (lambda: pair("collide", ("right", "left"), ((2.6, 7.0), (-2.6, 7.0))), "further left"),
+        (lambda: pair("follow", ("spin", "spin"), ((2.6, 7.0), (-2.6, 7.0))), "left, right, away; got spin and spin"),
         (lambda: render([]), "empty"),
         (lambda: render([one()], height=8), "8"),
         (lambda: render([one()], num_frames=0), "0"),
@@ -253,8 +277,12 @@ def test_rendering_has_the_promised_form(clips: Rendering, scenes: list[Scene]) 
     assert clips.tracks is not None
     assert (clips.mask.shape, clips.mask.dtype) == ((B, 17, 64, 64), torch.uint8)
     assert (clips.depth.shape, clips.depth.dtype) == ((B, 17, 64, 64), torch.float32)
-    assert clips.boxes.shape == (B, 2, 17, 4)
-    assert clips.tracks.shape == (B, 2, 17, 2)
+    assert clips.world_to_camera is not None
+    assert clips.intrinsics is not None
+    assert clips.boxes.shape == (B, 3, 17, 4)
+    assert clips.tracks.shape == (B, 3, 17, 2)
+    assert (clips.world_to_camera.shape, clips.world_to_camera.dtype) == ((B, 17, 3, 4), torch.float32)
+    assert (clips.intrinsics.shape, clips.intrinsics.dtype) == ((B, 17, 3, 3), torch.float32)
     plain = render(scenes[:1], height=32, width=48, num_frames=3)
     assert plain.video.shape == (1, 3, 3, 32, 48)
     assert plain.mask is plain.depth is plain.boxes is plain.tracks is None
@@ -438,6 +466,136 @@ def test_nearer_object_hides_the_other() -> None:
         assert shown.mask is not None
         column, row = shown.tracks[0, objects.index(near), 0].long()
         assert shown.mask[0, 0, row, column] == objects.index(near) + 1
+
+
+# ---- camera
+
+
+@pytest.mark.parametrize("camera", CAMERAS)
+def test_camera_matrices_lead_from_the_world_to_the_pixels(camera: str) -> None:
+    scene = one(z=7.0, x=0.8, camera=camera)
+    shown = render([scene], height=48, width=80, num_frames=17, ground_truth=True)
+    assert shown.tracks is not None
+    assert shown.depth is not None
+    assert shown.mask is not None
+    assert shown.world_to_camera is not None
+    assert shown.intrinsics is not None
+    poses, intrinsics = shown.world_to_camera[0].double(), shown.intrinsics[0].double()
+    centre = torch.tensor(
+        [0.8, -1.25, 7.0, 1.0], dtype=torch.float64
+    )  # a large ball that lies on the ground; y is down
+    u, v, w = (intrinsics @ (poses @ centre)[..., None])[..., 0].T
+    assert (torch.stack([u / w, v / w], -1) - shown.tracks[0, 0]).abs().max() < 1e-3
+    # Back from pixels and depth to the world: what is not the ball is the ground, at height 0, or the sky.
+    for frame in (0, 8, 16):
+        row, column = ((shown.mask[0, frame] == 0) & shown.depth[0, frame].isfinite()).nonzero().double().T
+        depth = shown.depth[0, frame].double()[row.long(), column.long()]
+        seen = torch.stack([column + 0.5, row + 0.5, torch.ones_like(row)]) * depth
+        world = poses[frame, :, :3].T @ (torch.linalg.inv(intrinsics[frame]) @ seen - poses[frame, :, 3:])
+        assert world[1].abs().max() < 1e-3 * depth.max()
+        assert torch.linalg.det(poses[frame, :, :3]).item() == pytest.approx(1)
+
+
+def shown_by(camera: str, **changes: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Track [T,2] of a still ball, width [T] of its box, and the frames [3,T,H,W]."""
+    shown = render([one(camera=camera, **changes)], num_frames=33, ground_truth=True)
+    assert shown.tracks is not None
+    assert shown.boxes is not None
+    return shown.tracks[0, 0], shown.boxes[0, 0, :, 2] - shown.boxes[0, 0, :, 0], shown.video[0].float()
+
+
+def test_picture_moves_as_the_camera_says() -> None:
+    at, _, _ = shown_by("pan right", x=0.5)
+    assert (at[1:, 0] < at[:-1, 0]).all()  # the camera turns right, so what it sees moves left
+    assert 9 < at[0, 0] - at[16, 0] < 14
+    at, _, _ = shown_by("pan left", x=-0.5)
+    assert 9 < at[16, 0] - at[0, 0] < 14
+    _, width, _ = shown_by("zoom in", x=0.3)
+    assert 1.25 < width[16] / width[0] < 1.45
+    _, width, _ = shown_by("zoom out", x=0.3)
+    assert 1.25 < width[0] / width[16] < 1.45
+    for side in ("left", "right"):
+        sign = 1 if side == "right" else -1
+        at, _, _ = shown_by(f"orbit {side}", x=0.0, z=6.8)
+        assert (at[:, 0] - 32).abs().max() < 1e-2  # it goes around this ball ...
+        near, _, _ = shown_by(f"orbit {side}", x=0.0, z=4.6)
+        far, _, _ = shown_by(f"orbit {side}", x=0.0, z=10.0)
+        assert sign * (near[16, 0] - 32) < -5  # ... so that what is in front passes by against its way
+        assert sign * (far[16, 0] - 32) > 5
+
+
+@pytest.mark.parametrize("light", LIGHTS)
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_a_moving_camera_can_be_seen_in_the_background(ground: str, light: str) -> None:
+    place = {"ground": ground, "light": light, "z": 60.0, "size": "small"}
+    assert torch.equal(*(shown_by("static", **place)[2][:, t] for t in (0, 16)))
+    for camera in CAMERAS[1:]:
+        video = shown_by(camera, **place)[2]
+        assert (video[:, 16] - video[:, 0]).abs().mean() > 1.0, camera
+
+
+def test_what_is_behind_the_camera_is_not_drawn() -> None:
+    gone = one(motion="left", x=-3.0, z=4.2, camera="pan right")
+    shown = render([gone], num_frames=9, fps=0.5, ground_truth=True)
+    assert shown.boxes is not None
+    assert shown.boxes[0, 0, -1].isnan().all()
+
+
+# ---- interactions
+
+
+def pair(interaction: str, motions: tuple[str, str], places: tuple[tuple[float, float], ...], *sizes: str) -> Scene:
+    """Two balls that interact."""
+    a, b = sizes or ("large", "large")
+    first = ToyObject("ball", "red", a, "matte", motions[0], *places[0])
+    second = ToyObject("ball", "blue", b, "matte", motions[1], *places[1])
+    return Scene(3, (first, second), "sand", "daylight", "static", interaction)
+
+
+@pytest.mark.parametrize("sizes", list(product(SIZES, SIZES)))
+def test_objects_that_collide_touch_and_part_with_their_momentum(sizes: tuple[str, str]) -> None:
+    scene = pair("collide", ("right", "left"), ((-2.6, 7.0), (2.6, 7.0)), *sizes)
+    t = np.linspace(0, 2, 2001)
+    left, right = (way.x for way in paths(scene.objects, "collide", t))
+    radii = [RADIUS[size] for size in sizes]
+    gap = right - left - sum(radii)
+    touch = int(gap.argmin())
+    assert 0.2 < t[touch] < 0.8
+    assert abs(gap[touch]) < 0.01
+    assert (gap > -1e-6).all()
+    speed = np.gradient(np.stack([left, right]), t, axis=1)
+    before, after = speed[:, touch - 2], speed[:, touch + 2]
+    mass = np.array(radii) ** 3
+    assert mass @ after == pytest.approx(mass @ before, abs=0.02)
+    assert after[1] - after[0] == pytest.approx(0.75 * (before[0] - before[1]), rel=0.02)
+    assert np.abs(speed[:, -1]).max() < 0.15 * np.abs(after).max()
+
+
+def test_drawn_collisions_happen_in_view_within_the_first_second() -> None:
+    drawn = [sample_scene(seed, num_objects=2) for seed in range(400)]
+    drawn = [scene for scene in drawn if scene.interaction == "collide"][:24]
+    shown = render(drawn, num_frames=17, ground_truth=True)
+    assert shown.tracks is not None
+    apart = (shown.tracks[:, 1, :, 0] - shown.tracks[:, 0, :, 0]).double()
+    nearest = apart.argmin(1)
+    assert ((nearest > 2) & (nearest < 12)).all()
+    assert (apart.amin(1) < 0.75 * apart[:, 0]).all()
+    assert (apart[:, -1] > 1.05 * apart.amin(1)).all()
+    meeting = shown.tracks[torch.arange(len(drawn)), 0, nearest]
+    assert ((meeting > 8) & (meeting < 56)).float().mean() > 0.97
+
+
+def test_an_object_that_follows_is_behind_and_stays_there() -> None:
+    drawn = [sample_scene(seed, num_objects=2) for seed in range(400)]
+    drawn = [scene for scene in drawn if scene.interaction == "follow"]
+    assert {scene.objects[0].motion for scene in drawn} == set(FOLLOWED)
+    t = np.linspace(0, 2, 9)
+    for scene in drawn:
+        leader, follower = paths(scene.objects, "follow", t)
+        way = np.stack([leader.x[-1] - leader.x[0], leader.z[-1] - leader.z[0]])
+        ahead = np.stack([leader.x - follower.x, leader.z - follower.z], -1) @ way / np.linalg.norm(way)
+        assert (ahead > 0.8).all()
+        assert np.ptp(ahead) < 1e-6
 
 
 # ---- dataset

@@ -1,6 +1,6 @@
 """Where a chunk of scenes has its objects and shadows, frame by frame: the small numbers before any pixel.
 
-Letters: ``O`` objects of all scenes in one list, ``T`` frames.
+Everything is in view axes, see `camera`. Letters: ``O`` objects of all scenes in one list, ``T`` frames.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from videodit.datasets.toybox import camera as cam
 from videodit.datasets.toybox.look import COLOR_VALUES, LIGHT_VALUES, stripe_value
-from videodit.datasets.toybox.motion import EXTENT, RADIUS, path
+from videodit.datasets.toybox.motion import EXTENT, RADIUS, paths
 from videodit.datasets.toybox.scene import SHAPES, Scene
 
 
@@ -26,9 +26,10 @@ class Objects:
         shape: [O], index into `SHAPES`.
         radius: [O], see `motion.RADIUS`.
         half: [O,3], half the bounding box, in the object's own frame.
-        center: [O,T,3], the bounding box's centre in the world.
+        center: [O,T,3], the bounding box's centre.
         yaw: [O,T], turn about the vertical in radians.
-        light: [O,3], unit vector towards the light.
+        light: [O,T,3], unit vector towards the light.
+        zoom: [O,T], focal length relative to `camera.FOCAL`.
         albedo: [O,2,3], own colour and the stripes' colour.
         key: [O,3], colour of the direct light.
         fill: [O,3], colour of the light from all around.
@@ -43,6 +44,7 @@ class Objects:
     center: np.ndarray
     yaw: np.ndarray
     light: np.ndarray
+    zoom: np.ndarray
     albedo: np.ndarray
     key: np.ndarray
     fill: np.ndarray
@@ -54,11 +56,15 @@ class Objects:
         rows = []
         for b, scene in enumerate(scenes):
             light = LIGHT_VALUES[scene.light]
-            direction = np.asarray(light.direction) / np.linalg.norm(light.direction)
-            for n, o in enumerate(scene.objects):
+            lx, ly, lz = np.asarray(light.direction) / np.linalg.norm(light.direction)
+            at = cam.view(scene.camera, times)
+            lx, lz = cam.to_view(lx, lz, at._replace(x=0 * at.x, z=0 * at.z))
+            towards = np.stack(np.broadcast_arrays(lx, ly, lz), -1)
+            ways = paths(scene.objects, scene.interaction, times)
+            for n, (o, way) in enumerate(zip(scene.objects, ways, strict=True)):
                 radius = RADIUS[o.size]
                 half = radius * np.asarray(EXTENT[o.shape])
-                way = path(o.motion, x=o.x, z=o.z, phase=o.phase, t=times, size=o.size)
+                x, z = cam.to_view(way.x, way.z, at)
                 rows.append(
                     (
                         b,
@@ -66,9 +72,10 @@ class Objects:
                         SHAPES.index(o.shape),
                         radius,
                         half,
-                        np.stack([way.x, way.bottom + half[1], way.z], -1),
-                        o.yaw + way.turn,
-                        direction,
+                        np.stack([x, way.bottom + half[1], z], -1),
+                        o.yaw + way.turn - at.yaw,
+                        towards,
+                        at.zoom,
                         (COLOR_VALUES[o.color], stripe_value(o.color)),
                         light.key,
                         light.fill,
@@ -78,15 +85,13 @@ class Objects:
         return Objects(*(np.asarray(column) for column in zip(*rows, strict=True)))
 
     def into_frame(self, vector: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """World vectors [O,3] or [O,T,3] as seen by the turned objects: three components [O,T]."""
-        if vector.ndim == 2:
-            vector = vector[:, None]
+        """Vectors [O,T,3] as seen by the turned objects: three components [O,T]."""
         cos, sin = np.cos(self.yaw), np.sin(self.yaw)
         x, y, z = vector[..., 0], vector[..., 1], vector[..., 2]
-        return cos * x - sin * z, y + 0 * cos, sin * x + cos * z
+        return cos * x - sin * z, y, sin * x + cos * z
 
     def corners(self) -> np.ndarray:
-        """World positions [O,T,8,3] of the bounding boxes' corners."""
+        """Positions [O,T,8,3] of the bounding boxes' corners."""
         signs = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
         x, y, z = np.moveaxis(signs * self.half[:, None, None], -1, 0)  # [O,1,8] each
         # A body of revolution fills the same box however it is turned.
@@ -116,29 +121,29 @@ class Objects:
 
     def rectangles(self, *, height: int, width: int) -> np.ndarray:
         """Pixel rectangles [O,T,4] (left, top, right, bottom) around the objects."""
-        return _around(self.corners(), height=height, width=width)
+        return self._around(self.corners(), height=height, width=width)
 
     def shadow_rectangles(self, *, height: int, width: int) -> np.ndarray:
         """Pixel rectangles [O,T,4] around the shadows on the ground."""
-        slope = self.light / self.light[:, 1:2]
+        slope = self.light / self.light[..., 1:2]
         corners = self.corners()
-        cast = corners - corners[..., 1:2] * slope[:, None, None]  # [O,T,8,3], on the ground
-        middle = (self.center - self.center[..., 1:2] * slope[:, None])[:, :, None]
+        cast = corners - corners[..., 1:2] * slope[:, :, None]  # [O,T,8,3], on the ground
+        middle = (self.center - self.center[..., 1:2] * slope)[:, :, None]
         cast = middle + (cast - middle) * (1 + self.penumbra())[..., None, None]
         low, high = cast.min(2), cast.max(2)
         ends = [np.stack([a[..., 0], 0 * a[..., 0], c[..., 2]], -1) for a in (low, high) for c in (low, high)]
-        rectangles = _around(np.stack(ends, 2), height=height, width=width)
+        rectangles = self._around(np.stack(ends, 2), height=height, width=width)
         # Rows above the horizon show no ground.
-        first = cam.first_ground_row(height, width)
-        rectangles[..., 1::2] = np.maximum(rectangles[..., 1::2], first)
+        first = cam.first_ground_row(cam.focal_pixels(height, width) * self.zoom, height=height)
+        rectangles[..., 1::2] = np.maximum(rectangles[..., 1::2], first[..., None])
         return rectangles
 
-
-def _around(points: np.ndarray, *, height: int, width: int) -> np.ndarray:
-    """Pixel rectangles [O,T,4] around world points [O,T,K,3], cut to the frame."""
-    x, y, depth = cam.project(points[..., 0], points[..., 1], points[..., 2], height=height, width=width)
-    if depth.min() <= 0:
-        raise ValueError("an object or its shadow reaches behind the camera; place it further away")
-    bounds = [np.floor(x.min(-1)), np.floor(y.min(-1)), np.ceil(x.max(-1)), np.ceil(y.max(-1))]
-    limits = [width, height, width, height]
-    return np.stack([np.clip(b, 0, m) for b, m in zip(bounds, limits, strict=True)], -1).astype(np.int64)
+    def _around(self, points: np.ndarray, *, height: int, width: int) -> np.ndarray:
+        """Pixel rectangles [O,T,4] around points [O,T,K,3], cut to the frame; empty behind the camera."""
+        focal = cam.focal_pixels(height, width) * self.zoom[..., None]
+        x, y, z = np.moveaxis(points, -1, 0)
+        x, y, depth = cam.project(x, y, z, focal, height=height, width=width)
+        bounds = [np.floor(x.min(-1)), np.floor(y.min(-1)), np.ceil(x.max(-1)), np.ceil(y.max(-1))]
+        limits = [width, height, width, height]
+        cut = np.stack([np.clip(b, 0, m) for b, m in zip(bounds, limits, strict=True)], -1).astype(np.int64)
+        return np.where((depth > cam.NEAR).any(-1, keepdims=True), cut, 0)

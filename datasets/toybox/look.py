@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from videodit.datasets.toybox import camera as cam
@@ -95,14 +96,17 @@ def texture_shift(seed: int) -> tuple[float, float]:
     return (small * 0.7548776662466927) % 1.0 * 12.0, (small * 0.5698402909980532) % 1.0 * 12.0
 
 
-def ground_color(ground: str, x: torch.Tensor, z: torch.Tensor, blur: torch.Tensor) -> torch.Tensor:
+def ground_color(
+    ground: str, x: torch.Tensor, z: torch.Tensor, blur: torch.Tensor, turn: torch.Tensor | float = 0.0
+) -> torch.Tensor:
     """Colour of the ground, before light.
 
     Args:
         ground: One of `GROUNDS`.
         x: World position in toybox units, any shape.
         z: The same.
-        blur: How many units one pixel covers there along z: finer detail fades to its mean.
+        blur: How many units one pixel covers there along the line of sight: finer detail fades to its mean.
+        turn: Sine of the angle between the line of sight and z; all broadcast.
 
     Returns:
         [3, ...].
@@ -114,7 +118,10 @@ def ground_color(ground: str, x: torch.Tensor, z: torch.Tensor, blur: torch.Tens
             u = torch.sin(math.pi * v / side)
             return (u * side / (math.pi * width)).clamp(-1, 1)
 
-        square = wave(x, blur * 0.35 + 0.03) * wave(z, blur + 0.03)
+        # A pixel covers about a third as much across the line of sight as along it.
+        aside = turn * turn
+        along_x, along_z = 0.12 + 0.88 * aside, 1 - 0.88 * aside  # squares
+        square = wave(x, blur * along_x**0.5 + 0.03) * wave(z, blur * along_z**0.5 + 0.03)
         square = square * (1 - (blur / 1.6).clamp(0, 1))
         return _mix((0.17, 0.17, 0.20), (0.86, 0.86, 0.86), 0.5 + 0.5 * square)
     if ground == "grass":
@@ -144,7 +151,7 @@ def sky_color(light: str, seed: int, across: torch.Tensor, up: torch.Tensor) -> 
 
     Args:
         light: One of `LIGHTS`.
-        seed: Moves the clouds and the sun along the horizon.
+        seed: Moves the clouds, the sun and the moon along the horizon.
         across: World x of the ray for a step of 1 into the distance.
         up: World y of the same ray; both broadcast.
 
@@ -165,44 +172,67 @@ def sky_color(light: str, seed: int, across: torch.Tensor, up: torch.Tensor) -> 
         glow = torch.exp(-((across - sun) ** 2) / 0.05 - up * up / 0.012)
         warm = torch.tensor([1.0, 0.93, 0.60], device=up.device).view(3, *[1] * up.ndim)
         return sky + (warm - sky) * (0.9 * glow)
-    return sky
+    moon = (shift / 12 - 0.5) * 0.8
+    away = ((across - moon) ** 2 + (up - 0.17) ** 2).sqrt()
+    disc = ((0.06 - away) / 0.02).clamp(0, 1) + 0.25 * torch.exp(-(away**2) / 0.012)
+    pale = torch.tensor([0.88, 0.90, 0.84], device=up.device).view(3, *[1] * up.ndim)
+    return sky + (pale - sky) * disc.clamp(max=1)
 
 
 def background(
-    scenes: list[Scene], *, height: int, width: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ground and sky without objects, 2 x 2 samples a pixel.
+    scenes: list[Scene], times: np.ndarray, *, height: int, width: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Ground and sky without objects: one plate for a camera that stands still, else one a frame.
 
     Returns:
-        The picture [3, B, H, W], and the part of it that a shadow takes away [3, B, H, W] (0 in the sky).
+        The plates [3,K,H,W], the part of them that a shadow takes away [3,K,H,W] (0 in the sky), and the index
+        [B,T] of each frame's plate.
     """
-    column = (torch.arange(2 * width, device=device) + 0.5) / 2
-    row = (torch.arange(2 * height, device=device) + 0.5) / 2
-    dx = cam.column_rays(column, height=height, width=width)
-    dy, dz = cam.row_rays(row, height=height, width=width)
-    above = int((dy >= 0).sum())
-    across, up = dx / dz[:above, None], (dy / dz)[:above, None]
-    steps = -cam.HEIGHT / dy[above:, None]
-    x, z = dx * steps, (dz[above:, None] * steps).expand(-1, 2 * width)
-    blur = steps * steps * (2 / cam.HEIGHT) / cam.focal_pixels(height, width) * 0.5
+    pictures, shades, indices, first = [], [], [], 0
+    for scene in scenes:
+        frames = times[:1] if scene.camera == "static" else times
+        picture, shade = _plates(scene, cam.view(scene.camera, frames), height=height, width=width, device=device)
+        pictures.append(picture)
+        shades.append(shade)
+        indices.append(np.broadcast_to(np.arange(len(frames)), len(times)) + first)
+        first += len(frames)
+    return torch.cat(pictures, 1), torch.cat(shades, 1), np.stack(indices)
+
+
+def _plates(
+    scene: Scene, at: cam.View, *, height: int, width: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures [3,K,H,W] of a scene's ground and sky from K views, and what a shadow takes from them."""
+    light = LIGHT_VALUES[scene.light]
+    focal_values = cam.focal_pixels(height, width) * at.zoom
+    focal = torch.from_numpy(focal_values.astype(np.float32)).to(device)[:, None, None]  # [K,1,1]
+    dx = cam.column_rays(torch.arange(width, device=device) + 0.5, focal, width=width)  # [K,1,W]
+    rows = (torch.arange(height, device=device) + 0.5)[:, None]
+    dy, dz = cam.row_rays(rows, focal, height=height)  # [K,H,1]
+    split = cam.first_ground_row(focal_values, height=height)
+    low, high = int(split.min()), int(split.max())  # rows from here on may show the ground, up to here the sky
+
+    picture = torch.zeros(3, len(at.x), height, width, device=device)
+    shade = torch.zeros_like(picture)
+    yaw = torch.from_numpy(at.yaw.astype(np.float32)).to(device)[:, None, None]
+    ahead = dz[:, :high]
+    across = torch.tan((torch.atan(dx / ahead) + yaw).clamp(-1.4, 1.4))
+    picture[:, :, :high] = sky_color(scene.light, scene.seed, across, dy[:, :high] / ahead)
+
+    steps = -cam.HEIGHT / dy[:, low:].clamp(max=-1e-4)  # [K,h,1]
+    x, z = torch.broadcast_tensors(dx * steps, dz[:, low:] * steps)
     distance = (x * x + z * z).sqrt()
     clear = torch.exp(-(((distance - FOG_START).clamp(min=0) / FOG_LENGTH) ** 1.2))
-
-    picture = torch.empty(3, len(scenes), 2 * height, 2 * width, device=device)
-    shade = torch.zeros_like(picture)
-    for i, scene in enumerate(scenes):
-        light = LIGHT_VALUES[scene.light]
-        picture[:, i, :above] = sky_color(scene.light, scene.seed, across, up)
-        sx, sz = texture_shift(scene.seed)
-        albedo = ground_color(scene.ground, x + sx, z + sz, blur)
-        key, fill, far = (
-            torch.tensor(v, device=device).view(3, 1, 1) for v in (light.ground_key, light.ground_fill, light.horizon)
-        )
-        direct = albedo * key * clear
-        shade[:, i, above:] = direct
-        picture[:, i, above:] = direct + albedo * fill * clear + far * (1 - clear)
-    return _halve(picture), _halve(shade)
-
-
-def _halve(x: torch.Tensor) -> torch.Tensor:
-    return (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) * 0.25
+    sx, sz = texture_shift(scene.seed)
+    x, z = cam.from_view(x, z, at)
+    blur = steps * steps / (cam.HEIGHT * focal)
+    albedo = ground_color(scene.ground, x + sx, z + sz, blur, torch.sin(yaw))
+    key, fill, far = (
+        torch.tensor(v, device=device).view(3, 1, 1, 1) for v in (light.ground_key, light.ground_fill, light.horizon)
+    )
+    direct = albedo * key * clear
+    ground = dy[:, low:] < 0
+    shade[:, :, low:] = torch.where(ground, direct, 0)
+    lit = direct + albedo * fill * clear + far * (1 - clear)
+    picture[:, :, low:] = torch.where(ground, lit, picture[:, :, low:])
+    return picture, shade

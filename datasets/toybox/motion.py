@@ -6,7 +6,8 @@ once and the renderer gets its paths from the same functions.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -31,6 +32,29 @@ BOUNCE_SECONDS = 0.75
 SPIN_SECONDS = 1.0
 CIRCLE_SECONDS = 1.15
 CIRCLE_RADIUS = 1.15
+RESTITUTION = 0.75
+"""Share of their speed towards each other with which objects that collide part again."""
+SLIDE_SECONDS = 0.6
+"""After a collision, the time in which an object slides two thirds of its way."""
+
+
+class Body(Protocol):
+    """What decides an object's path. Start, phase and turn may be arrays, to try many at once."""
+
+    @property
+    def shape(self) -> str: ...
+    @property
+    def size(self) -> str: ...
+    @property
+    def motion(self) -> str: ...
+    @property
+    def x(self) -> np.ndarray | float: ...
+    @property
+    def z(self) -> np.ndarray | float: ...
+    @property
+    def yaw(self) -> np.ndarray | float: ...
+    @property
+    def phase(self) -> np.ndarray | float: ...
 
 
 class Path(NamedTuple):
@@ -87,6 +111,47 @@ def path(
         landing = 0.5 + 0.2 * np.asarray(phase)
         bottom = np.maximum(0.0, _drop_height(size, ahead) * (1 - (t / landing) ** 2))
     return Path(across, bottom, ahead, turn)
+
+
+def reach(body: Body) -> np.ndarray:
+    """How far a body extends sideways from its middle, in toybox units."""
+    across, _, deep = (RADIUS[body.size] * e for e in EXTENT[body.shape])
+    if body.shape in ("ball", "cylinder", "cone"):
+        return np.asarray(across)
+    return np.abs(np.cos(body.yaw)) * across + np.abs(np.sin(body.yaw)) * deep
+
+
+def paths(bodies: Sequence[Body], interaction: str, t: np.ndarray) -> list[Path]:
+    """The paths of all objects of a scene, whose first two may interact.
+
+    Args:
+        bodies: The objects.
+        interaction: One of `INTERACTIONS`. An object that follows another needs nothing but its own path.
+        t: Seconds.
+    """
+    ways = [path(b.motion, x=b.x, z=b.z, phase=b.phase, t=t, size=b.size) for b in bodies]
+    if interaction == "collide":
+        left, right = _collision(bodies[0], bodies[1], t)
+        ways[:2] = [ways[0]._replace(x=left), ways[1]._replace(x=right)]
+    return ways
+
+
+def _collision(left: Body, right: Body, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The x of two bodies that slide into each other and part as their masses say.
+
+    Until they touch, each is on its own path. Masses go with the cube of `RADIUS`. Afterwards each slows down
+    at a steady rate of its speed.
+    """
+    speed = SCREEN_SPEED * np.asarray(left.z)
+    touch = (right.x - left.x - reach(left) - reach(right)) / (2 * speed)
+    share = RADIUS[left.size] ** 3 / (RADIUS[left.size] ** 3 + RADIUS[right.size] ** 3)
+    both = (2 * share - 1) * speed  # the speed of the centre of mass
+    before, after = np.minimum(t, touch), np.maximum(t - touch, 0)
+    slide = SLIDE_SECONDS * (1 - np.exp(-after / SLIDE_SECONDS))
+    return (
+        left.x + speed * before + (both - RESTITUTION * (speed - both)) * slide,
+        right.x - speed * before + (both + RESTITUTION * (speed + both)) * slide,
+    )
 
 
 def _bounce_height(size: str) -> float:

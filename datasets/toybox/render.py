@@ -1,9 +1,9 @@
 """From scenes to pixels, in batched torch on any device.
 
-The camera stands still, so ground and sky are drawn once for a scene. Everything that moves is drawn only
-where it can be: each object's bounding box and each shadow is projected to a rectangle of pixels, and all
-rectangles of a batch are worked on as one flat list. Objects are painted from far to near with four samples a
-pixel.
+Ground and sky are drawn once for a scene whose camera stands still, else once a frame. Everything that moves is
+drawn only where it can be: each object's bounding box and each shadow is projected to a rectangle of pixels, and
+all rectangles of a batch are worked on as one flat list. Objects are painted from far to near with four samples
+a pixel.
 
 Letters: ``B`` scenes, ``N`` objects of a scene, ``O`` objects of all scenes, ``T`` frames, ``H W`` pixels,
 ``I`` pictures of objects (object * T + frame), ``P`` pixels in a flat list.
@@ -12,7 +12,7 @@ Letters: ``B`` scenes, ``N`` objects of a scene, ``O`` objects of all scenes, ``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -42,7 +42,9 @@ class Rendering:
         boxes: float32 [B,N,T,4], left, top, right, bottom of what the mask shows, in pixels (a box over the
             first pixel alone is 0, 0, 1, 1); NaN where the object cannot be seen or the scene has fewer.
         tracks: float32 [B,N,T,2], column and row of the object's projected centre, in or out of the frame;
-            NaN where the scene has fewer objects.
+            NaN where the scene has fewer objects or the centre is behind the camera.
+        world_to_camera: float32 [B,T,3,4], see `camera.matrices`.
+        intrinsics: float32 [B,T,3,3], in pixels, the same.
     """
 
     video: torch.Tensor
@@ -50,6 +52,8 @@ class Rendering:
     depth: torch.Tensor | None = None
     boxes: torch.Tensor | None = None
     tracks: torch.Tensor | None = None
+    world_to_camera: torch.Tensor | None = None
+    intrinsics: torch.Tensor | None = None
 
 
 @dataclass
@@ -118,15 +122,14 @@ def render(
             parts.append(painter.paint(slots if ground_truth else None))
     if not ground_truth:
         return Rendering(torch.cat([part.video for part in parts]))
-    names = ("video", "mask", "depth", "boxes", "tracks")
-    return Rendering(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+    return Rendering(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Rendering)})
 
 
 class _Painter:
     """Draws one chunk of scenes."""
 
     def __init__(self, scenes: list[Scene], height: int, width: int, times: np.ndarray, device: torch.device) -> None:
-        self.scenes, self.device = scenes, device
+        self.scenes, self.times, self.device = scenes, times, device
         self.B, self.T, self.H, self.W = len(scenes), len(times), height, width
         self.objects = Objects.of(scenes, times)
         # Of each picture of an object: its clip's frame, its shape, its place in the scene; all [I].
@@ -136,26 +139,45 @@ class _Painter:
 
     def paint(self, slots: int | None) -> Rendering:
         """Draw, and fill in the ground truth for this many objects a scene unless it is None."""
-        picture, shade = background(self.scenes, height=self.H, width=self.W, device=self.device)
-        canvas = picture[:, :, None].expand(-1, -1, self.T, -1, -1).reshape(3, -1)  # [3, B*T*H*W]
-        self._cast_shadows(canvas, picture.view(3, -1), shade.view(3, -1))
+        plates, shade, index = background(self.scenes, self.times, height=self.H, width=self.W, device=self.device)
+        plate = torch.from_numpy(index.reshape(-1)).to(self.device)  # [B*T]
+        canvas = plates[:, plate].reshape(3, -1)  # [3, B*T*H*W]
+        self._cast_shadows(canvas, shade.view(3, -1), plate)
         mask = depth = None
         if slots is not None:
             mask = torch.zeros(canvas.shape[1], dtype=torch.uint8, device=self.device)
-            depth = cam.ground_depth(self.H, self.W, self.device).repeat(self.B * self.T, 1, 1).view(-1)
+            depth = self._ground_depth()
         self._paint_objects(canvas, mask, depth)
         video = canvas.mul_(255).add_(0.5).clamp_(0, 255.4).byte()
         video = video.view(3, self.B, self.T, self.H, self.W).transpose(0, 1).contiguous()
         if slots is None or mask is None or depth is None:
             return Rendering(video)
         mask = mask.view(self.B, self.T, self.H, self.W)
-        return Rendering(video, mask, depth.view(mask.shape), _boxes(mask, slots), self._tracks(slots))
+        views = [cam.matrices(at, height=self.H, width=self.W) for at in self._views()]
+        poses, intrinsics = (torch.from_numpy(np.stack(m)).to(self.device) for m in zip(*views, strict=True))
+        return Rendering(
+            video, mask, depth.view(mask.shape), _boxes(mask, slots), self._tracks(slots), poses, intrinsics
+        )
+
+    def _views(self) -> list[cam.View]:
+        return [cam.view(scene.camera, self.times) for scene in self.scenes]
+
+    def _ground_depth(self) -> torch.Tensor:
+        """Depth [B*T*H*W] of the frames without objects."""
+        zoom = np.concatenate([at.zoom for at in self._views()])
+        focal = torch.from_numpy((cam.focal_pixels(self.H, self.W) * zoom).astype(np.float32)).to(self.device)
+        return cam.ground_depth(focal, height=self.H, width=self.W).reshape(-1)
+
+    def _focal(self) -> np.ndarray:
+        """Focal length [O,T] in pixels."""
+        return cam.focal_pixels(self.H, self.W) * self.objects.zoom
 
     def _tracks(self, slots: int) -> torch.Tensor:
         o = self.objects
-        x, y, _ = cam.project(*np.moveaxis(o.center, -1, 0), height=self.H, width=self.W)
+        x, y, z = np.moveaxis(o.center, -1, 0)
+        x, y, depth = cam.project(x, y, z, self._focal(), height=self.H, width=self.W)
         tracks = np.full((self.B, slots, self.T, 2), np.nan, np.float32)
-        tracks[o.scene, o.slot] = np.stack([x, y], -1)
+        tracks[o.scene, o.slot] = np.where(depth[..., None] > cam.NEAR, np.stack([x, y], -1), np.nan)
         return torch.from_numpy(tracks).to(self.device)
 
     def _table(self, *columns: np.ndarray) -> torch.Tensor:
@@ -169,8 +191,14 @@ class _Painter:
         first = torch.from_numpy(self.clip[instances] * self.H * self.W).to(self.device)
         return first[pixels.instance] + pixels.y * self.W + pixels.x
 
-    def _cast_shadows(self, canvas: torch.Tensor, picture: torch.Tensor, shade: torch.Tensor) -> None:
-        """Take the light ``shade`` [3,B*H*W] from the canvas [3,B*T*H*W] where objects stand in its way."""
+    def _cast_shadows(self, canvas: torch.Tensor, shade: torch.Tensor, plate: torch.Tensor) -> None:
+        """Take light from the canvas [3,B*T*H*W] where objects stand in its way.
+
+        Args:
+            canvas: The frames.
+            shade: What a full shadow takes from each plate, [3,K*H*W].
+            plate: The frames' plates, [B*T].
+        """
         o = self.objects
         rectangles = o.shadow_rectangles(height=self.H, width=self.W).reshape(-1, 4)
         table = self._shadow_table()
@@ -185,9 +213,10 @@ class _Painter:
             light[place] *= 1 - _SHADOW * self._shadow(pixels, columns)
             touched.append(place)
         place = torch.cat(touched)
+        # A place may come twice in the list, with the same value.
         frame = self.H * self.W
-        still = torch.div(place, self.T * frame, rounding_mode="floor") * frame + place % frame
-        canvas[:, place] = picture[:, still] - shade[:, still] * (1 - light[place])
+        source = plate[torch.div(place, frame, rounding_mode="floor")] * frame + place % frame
+        canvas[:, place] = canvas[:, place] - shade[:, source] * (1 - light[place])
 
     def _shadow_table(self) -> torch.Tensor:
         """What `_shadow` needs to know of each object.
@@ -206,19 +235,19 @@ class _Painter:
         place = (o.center[..., 0], o.center[..., 2])
         turn = (cos / ex, sin / ex, sin / ez, cos / ez)
         light = (lx / length, ly / length, lz / length)
-        return self._table(*place, *turn, -o.center[..., 1] / ey, *light, o.penumbra(), hole)
+        return self._table(*place, *turn, -o.center[..., 1] / ey, *light, o.penumbra(), hole, self._focal())
 
     def _shadow(self, pixels: _Pixels, columns: torch.Tensor) -> torch.Tensor:
         """How dark the ground is, 0 to 1, from how near to the unit ball's centre the light's ray passes.
 
         Args:
             pixels: Where, [P].
-            columns: The pixels' columns [12,P] of `_shadow_table`.
+            columns: The pixels' columns [13,P] of `_shadow_table`.
         """
-        cx, cz, cos_x, sin_x, sin_z, cos_z, qy, lx, ly, lz, soft, hole = columns
-        dy, dz = cam.row_rays(pixels.y + 0.5, height=self.H, width=self.W)
+        cx, cz, cos_x, sin_x, sin_z, cos_z, qy, lx, ly, lz, soft, hole, focal = columns
+        dy, dz = cam.row_rays(pixels.y + 0.5, focal, height=self.H)
         steps = -cam.HEIGHT / dy
-        x = cam.column_rays(pixels.x + 0.5, height=self.H, width=self.W) * steps - cx
+        x = cam.column_rays(pixels.x + 0.5, focal, width=self.W) * steps - cx
         z = dz * steps - cz
         qx, qz = cos_x * x - sin_x * z, sin_z * x + cos_z * z
         along = qx * lx + qy * ly + qz * lz
@@ -260,15 +289,16 @@ class _Painter:
         """Colour [3,P], cover [P] and depth [P] of pixels of the pictures ``which`` [P] of one shape."""
         o = self.objects
         camera = o.into_frame(np.asarray((0, cam.HEIGHT, 0)) - o.center)
-        columns = self._table(np.cos(o.yaw), np.sin(o.yaw), *camera, *o.into_frame(o.light), o.radius, o.shiny)
-        cos, sin, ox, oy, oz, lx, ly, lz, radius, shiny = columns[:, which]
+        turn = (np.cos(o.yaw), np.sin(o.yaw))
+        columns = self._table(*turn, *camera, *o.into_frame(o.light), o.radius, o.shiny, self._focal())
+        cos, sin, ox, oy, oz, lx, ly, lz, radius, shiny, focal = columns[:, which]
         origin = (ox, oy, oz)
         sample = torch.tensor([0.25, 0.75], device=self.device)
-        wx = cam.column_rays(pixels.x + sample.view(1, 2, 1), height=self.H, width=self.W)  # [1,2,P]
-        wy, wz = cam.row_rays(pixels.y + sample.view(2, 1, 1), height=self.H, width=self.W)  # [2,1,P]
+        wx = cam.column_rays(pixels.x + sample.view(1, 2, 1), focal, width=self.W)  # [1,2,P]
+        wy, wz = cam.row_rays(pixels.y + sample.view(2, 1, 1), focal, height=self.H)  # [2,1,P]
         direction = (cos * wx - sin * wz, wy, sin * wx + cos * wz)
         t = solids.hit(shape, origin, direction, radius)  # [2,2,P]
-        hit = t < solids.MISS
+        hit = (t < solids.MISS) & (t > cam.NEAR)
         t = torch.where(hit, t, 0)
         count = hit.sum((0, 1))
         # A pixel is shaded once, at the middle of its hits.

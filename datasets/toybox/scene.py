@@ -5,7 +5,7 @@ A `Scene` holds everything that decides the clip's pixels; there is no other sou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from typing import Literal, get_args
@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from videodit.datasets.toybox import camera as cam
-from videodit.datasets.toybox.motion import EXTENT, RADIUS, path
+from videodit.datasets.toybox.motion import EXTENT, RADIUS, SCREEN_SPEED, paths, reach
 
 SHAPES = ("ball", "cube", "cylinder", "cone", "ring")
 COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white")
@@ -22,14 +22,21 @@ MATERIALS = ("matte", "shiny")
 MOTIONS = ("still", "left", "right", "closer", "away", "bounce", "spin", "circle", "fall")
 GROUNDS = ("grass", "sand", "snow", "checkerboard")
 LIGHTS = ("daylight", "sunset", "night")
-CAMERAS = ("static",)
+CAMERAS = ("static", "zoom in", "zoom out", "pan left", "pan right", "orbit left", "orbit right")
+INTERACTIONS = ("none", "collide", "follow")
+FOLLOWED = ("left", "right", "away")
+"""Motions in which one object can follow another."""
 
 Split = Literal["train", "validation", "test", "all"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-MAX_OBJECTS = 2
-ONE_OBJECT = 0.65
-"""Share of scenes with a single object."""
+MAX_OBJECTS = 3
+NUM_OBJECTS = (0.5, 0.35, 0.15)
+"""Share of the scenes with one, two and three objects."""
+STATIC = 0.4
+"""Share of the scenes whose camera stands still; the other moves are equally frequent."""
+INTERACTING = 0.15
+"""Share of each interaction among the scenes with two objects or more."""
 
 
 def check_choice(name: str, value: object, legal: tuple[str, ...]) -> None:
@@ -89,10 +96,13 @@ class Scene:
         objects: One or more objects.
         ground: One of `GROUNDS`.
         light: One of `LIGHTS`.
-        camera: One of `CAMERAS`.
+        camera: One of `CAMERAS`: what it does, not what that looks like ("pan left" moves the picture right).
+        interaction: One of `INTERACTIONS`, between the first two objects: they collide (the first, which moves
+            right, and the second, which moves left), or the second follows the first with the same motion.
 
     Raises:
-        ValueError: No objects or too many, a negative seed, or a word that is not one of the legal ones.
+        ValueError: No objects or too many, a negative seed, a word that is not one of the legal ones, or an
+            interaction that the objects' motions do not allow.
     """
 
     seed: int
@@ -100,6 +110,7 @@ class Scene:
     ground: str
     light: str
     camera: str = "static"
+    interaction: str = "none"
 
     def __post_init__(self) -> None:
         _check_seed(self.seed)
@@ -108,6 +119,22 @@ class Scene:
         check_choice("ground", self.ground, GROUNDS)
         check_choice("light", self.light, LIGHTS)
         check_choice("camera", self.camera, CAMERAS)
+        check_choice("interaction", self.interaction, INTERACTIONS)
+        if self.interaction == "none":
+            return
+        if len(self.objects) < 2:
+            raise ValueError(f"{self.interaction!r} takes two objects; got {len(self.objects)}")
+        motions = self.objects[0].motion, self.objects[1].motion
+        if self.interaction == "collide" and motions != ("right", "left"):
+            raise ValueError(f"objects that collide move right and left, in this order; got {' and '.join(motions)}")
+        left, right = self.objects[:2]
+        if self.interaction == "collide" and (left.z != right.z or left.x + reach(left) >= right.x - reach(right)):
+            raise ValueError("objects that collide start apart, the first one further left, and equally far away")
+        if self.interaction == "follow" and (motions[0] != motions[1] or motions[0] not in FOLLOWED):
+            raise ValueError(
+                f"an object follows another with the same motion, one of {', '.join(FOLLOWED)}; "
+                f"got {' and '.join(motions)}"
+            )
 
 
 def _check_seed(seed: int) -> None:
@@ -141,8 +168,8 @@ def is_held_out(shape: str, color: str, motion: str) -> bool:
 
 
 @cache
-def _combinations(split: str) -> tuple[tuple[str, str, str], ...]:
-    everything = product(SHAPES, COLORS, MOTIONS)
+def _combinations(split: str, motion: str | None) -> tuple[tuple[str, str, str], ...]:
+    everything = product(SHAPES, COLORS, MOTIONS if motion is None else (motion,))
     return tuple(c for c in everything if split == "all" or split_of(*c) == split)
 
 
@@ -152,7 +179,7 @@ def sample_scene(seed: int, *, split: Split = "train", num_objects: int | None =
     Args:
         seed: Any integer of at least 0.
         split: Which combinations of shape, colour and motion its objects may have.
-        num_objects: How many objects; by default one in `ONE_OBJECT` of the scenes, else two.
+        num_objects: How many objects; by default one, two or three in the shares of `NUM_OBJECTS`.
 
     Raises:
         ValueError: An argument is not legal.
@@ -162,26 +189,59 @@ def sample_scene(seed: int, *, split: Split = "train", num_objects: int | None =
     if num_objects is not None and num_objects not in range(1, MAX_OBJECTS + 1):
         raise ValueError(f"num_objects must be between 1 and {MAX_OBJECTS}; got {num_objects!r}")
     rng = np.random.Generator(np.random.PCG64([int(seed), SPLITS.index(split)]))
-    alone = rng.random() < ONE_OBJECT
-    count = num_objects or (1 if alone else 2)
+    drawn = 1 + int(np.searchsorted(np.cumsum(NUM_OBJECTS[:-1]), rng.random(), side="right"))
+    count = num_objects or drawn
+    camera = _choose(rng, CAMERAS[1:])
+    camera = "static" if rng.random() < STATIC else camera
+    interaction = _interaction(rng, count)
+    starts = [
+        _Start(shape, color, _choose(rng, SIZES), _choose(rng, MATERIALS), motion, yaw=_yaw(rng, shape))
+        for shape, color, motion in _names(rng, split, count, interaction)
+    ]
+    objects = _place(rng, starts, interaction, camera)
+    return Scene(int(seed), objects, _choose(rng, GROUNDS), _choose(rng, LIGHTS), camera, interaction)
 
-    combinations = _combinations(split)
+
+@dataclass(frozen=True)
+class _Start:
+    """An object before it has its place, or with many places [C,1] to try."""
+
+    shape: str
+    color: str
+    size: str
+    material: str
+    motion: str
+    x: np.ndarray | float = 0.0
+    z: np.ndarray | float = 0.0
+    yaw: float = 0.0
+    phase: np.ndarray | float = 0.0
+
+
+def _choose(rng: np.random.Generator, legal: tuple[str, ...]) -> str:
+    return legal[rng.integers(len(legal))]
+
+
+def _interaction(rng: np.random.Generator, count: int) -> str:
+    if count < 2:
+        return "none"
+    share = rng.random()
+    return "collide" if share < INTERACTING else "follow" if share < 2 * INTERACTING else "none"
+
+
+def _names(rng: np.random.Generator, split: str, count: int, interaction: str) -> list[tuple[str, str, str]]:
+    """Shape, colour and motion of each object, each pair of shape and colour once: a caption tells by them."""
+    motions: list[str | None] = [None] * count
+    if interaction == "collide":
+        motions[:2] = ["right", "left"]
+    elif interaction == "follow":
+        motions[:2] = [_choose(rng, FOLLOWED)] * 2
     chosen: list[tuple[str, str, str]] = []
     while len(chosen) < count:
-        shape, color, motion = combinations[rng.integers(len(combinations))]
-        # Two objects with one name could not be told apart in a caption.
-        if all((shape, color) != other[:2] for other in chosen):
-            chosen.append((shape, color, motion))
-
-    sizes = [SIZES[rng.integers(len(SIZES))] for _ in chosen]
-    placed = _place(rng, [c[2] for c in chosen], [c[0] for c in chosen], sizes)
-    objects = tuple(
-        ToyObject(shape, color, size, MATERIALS[rng.integers(len(MATERIALS))], motion, x, z, _yaw(rng, shape), phase)
-        for (shape, color, motion), size, (x, z, phase) in zip(chosen, sizes, placed, strict=True)
-    )
-    ground = GROUNDS[rng.integers(len(GROUNDS))]
-    light = LIGHTS[rng.integers(len(LIGHTS))]
-    return Scene(int(seed), objects, ground, light, CAMERAS[rng.integers(len(CAMERAS))])
+        combinations = _combinations(split, motions[len(chosen)])
+        one = combinations[rng.integers(len(combinations))]
+        if all(one[:2] != other[:2] for other in chosen):
+            chosen.append(one)
+    return chosen
 
 
 def _yaw(rng: np.random.Generator, shape: str) -> float:
@@ -199,36 +259,68 @@ _TIMES = np.linspace(0, 2, 13)
 _WEIGHTS = np.where(_TIMES <= 1.01, 1.0, 0.5)
 
 
-def _place(
-    rng: np.random.Generator, motions: list[str], shapes: list[str], sizes: list[str]
-) -> list[tuple[float, float, float]]:
-    """Start x, z and phase of every object: of many random placements, the least faulty.
+def _place(rng: np.random.Generator, starts: list[_Start], interaction: str, camera: str) -> tuple[ToyObject, ...]:
+    """Give every object its place and phase: of many random placements, the least faulty.
 
     Faults are objects in the same place, one before another, and objects that leave the frame.
     """
-    starts, tracks = [], []
-    for motion, shape, size in zip(motions, shapes, sizes, strict=True):
-        low, high = _DEPTHS.get(motion, (5.6, 7.6) if len(motions) == 1 else (5.6, 8.4))
-        z = rng.uniform(low, high, (_CANDIDATES, 1))
-        low, high = _ACROSS.get("right" if motion == "left" else motion, (-0.72, 0.72))
-        across = rng.uniform(low, high, (_CANDIDATES, 1)) * (-1 if motion == "left" else 1)
-        x = across * z / cam.FOCAL
-        phase = rng.random((_CANDIDATES, 1))
-        starts.append((x, z, phase))
-        way = path(motion, x=x, z=z, phase=phase, t=_TIMES, size=size)
-        tracks.append((way.x, way.bottom + EXTENT[shape][1] * RADIUS[size], way.z, RADIUS[size]))
+    tried = [_somewhere(rng, start, alone=len(starts) == 1) for start in starts]
+    if interaction == "collide":
+        tried[:2] = _before_collision(rng, *tried[:2])
+    elif interaction == "follow":
+        tried[1] = _behind(rng, *tried[:2])
+    at = cam.view(camera, _TIMES)
+    tracks = []
+    for start, way in zip(tried, paths(tried, interaction, _TIMES), strict=True):
+        x, z = cam.to_view(way.x, way.z, at)
+        tracks.append((x, way.bottom + EXTENT[start.shape][1] * RADIUS[start.size], z, RADIUS[start.size]))
 
     fault = np.zeros((_CANDIDATES, len(_TIMES)))
     for x, _, z, radius in tracks:
-        reach = radius * cam.FOCAL / z
-        fault += np.maximum(0, np.abs(x) * cam.FOCAL / z + 0.9 * reach - 0.97)
+        focal = cam.FOCAL * at.zoom / z
+        fault += np.maximum(0, np.abs(x) * focal + 0.9 * radius * focal - 0.97)
+    touching = 1.0 if interaction == "collide" else 1.3
     for i, (x, y, z, radius) in enumerate(tracks):
-        for x2, y2, z2, radius2 in tracks[:i]:
+        for j, (x2, y2, z2, radius2) in enumerate(tracks[:i]):
+            near = touching if (j, i) == (0, 1) else 1.3
             apart = np.sqrt((x - x2) ** 2 + (y - y2) ** 2 + (z - z2) ** 2)
-            fault += 20 * np.maximum(0, 1.3 * (radius + radius2) - apart)
+            fault += 20 * np.maximum(0, near * (radius + radius2) - apart)
             across = x / z - x2 / z2
             up = (y - cam.HEIGHT) / z - (y2 - cam.HEIGHT) / z2
             fault += 3 * np.maximum(0, 0.95 * (radius / z + radius2 / z2) - np.hypot(across, up))
     # Rounding lets equal placements tie, and a tie goes to the first.
     best = int(np.argmin(np.round((fault * _WEIGHTS).sum(1), 3)))
-    return [(float(x[best, 0]), float(z[best, 0]), float(phase[best, 0])) for x, z, phase in starts]
+    return tuple(
+        ToyObject(o.shape, o.color, o.size, o.material, o.motion, *(_pick(v, best) for v in (o.x, o.z, o.yaw, o.phase)))
+        for o in tried
+    )
+
+
+def _pick(values: np.ndarray | float, row: int) -> float:
+    return float(np.broadcast_to(values, (_CANDIDATES, 1))[row, 0])
+
+
+def _somewhere(rng: np.random.Generator, start: _Start, *, alone: bool) -> _Start:
+    """Places and phases [C,1] for an object by itself."""
+    low, high = _DEPTHS.get(start.motion, (5.6, 7.6) if alone else (5.6, 8.4))
+    z = rng.uniform(low, high, (_CANDIDATES, 1))
+    low, high = _ACROSS.get("right" if start.motion == "left" else start.motion, (-0.72, 0.72))
+    across = rng.uniform(low, high, (_CANDIDATES, 1)) * (-1 if start.motion == "left" else 1)
+    return replace(start, x=across * z / cam.FOCAL, z=z, phase=rng.random((_CANDIDATES, 1)))
+
+
+def _before_collision(rng: np.random.Generator, left: _Start, right: _Start) -> list[_Start]:
+    """Places [C,1] from which two objects meet near the middle within half a second."""
+    z = rng.uniform(6.2, 8.2, (_CANDIDATES, 1))
+    middle = rng.uniform(-0.3, 0.3, (_CANDIDATES, 1)) * z / cam.FOCAL
+    way = SCREEN_SPEED * z * rng.uniform(0.3, 0.5, (_CANDIDATES, 1))
+    return [replace(left, x=middle - way - reach(left), z=z), replace(right, x=middle + way + reach(right), z=z)]
+
+
+def _behind(rng: np.random.Generator, leader: _Start, follower: _Start) -> _Start:
+    """Places [C,1] of an object that follows another, a little less than an object's width behind."""
+    gap = (reach(leader) + reach(follower)) * rng.uniform(1.15, 1.5, (_CANDIDATES, 1))
+    if leader.motion == "away":
+        aside = rng.uniform(-0.8, 0.8, (_CANDIDATES, 1))
+        return replace(follower, x=leader.x + aside, z=np.maximum(leader.z - 1.2 * gap, 3.4))
+    return replace(follower, x=leader.x + gap * (1 if leader.motion == "left" else -1), z=leader.z)
