@@ -58,7 +58,7 @@ class ToyboxDataset(Dataset[dict[str, Any]]):
         return self.num_clips
 
     def clip_seed(self, index: int) -> int:
-        """The seed of one clip's scene and caption.
+        """The seed of one clip's scene and caption, below 2^63 so that it fits a signed integer.
 
         Raises:
             IndexError: The index is outside of the dataset.
@@ -66,7 +66,7 @@ class ToyboxDataset(Dataset[dict[str, Any]]):
         if not -self.num_clips <= index < self.num_clips:
             raise IndexError(f"index {index} is outside of a dataset of {self.num_clips} clips")
         index = int(index) % self.num_clips
-        return int(np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)[0])
+        return int(np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def scene(self, index: int) -> Scene:
         """The scene of one clip."""

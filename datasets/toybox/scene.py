@@ -321,6 +321,6 @@ def _behind(rng: np.random.Generator, leader: _Start, follower: _Start) -> _Star
     """Places [C,1] of an object that follows another, a little less than an object's width behind."""
     gap = (reach(leader) + reach(follower)) * rng.uniform(1.15, 1.5, (_CANDIDATES, 1))
     if leader.motion == "away":
-        aside = rng.uniform(-0.8, 0.8, (_CANDIDATES, 1))
+        aside = rng.uniform(-1.6, 1.6, (_CANDIDATES, 1))  # else the one in front hides the other
         return replace(follower, x=leader.x + aside, z=np.maximum(leader.z - 1.2 * gap, 3.4))
     return replace(follower, x=leader.x + gap * (1 if leader.motion == "left" else -1), z=leader.z)

@@ -23,6 +23,7 @@ from videodit.cli.families import families
 from videodit.cli.generate import generate
 from videodit.cli.info import info
 from videodit.cli.remake import remake
+from videodit.cli.toybox import toybox
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -37,7 +38,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (generate, remake, info, convert, families, doctor):
+for _command in (generate, remake, info, convert, families, toybox, doctor):
     app.command()(_command)
 
 
