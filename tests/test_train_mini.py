@@ -1,67 +1,86 @@
-"""The training example: its stages at a minute size, resuming, two processes, and the parts with rules of their own."""
+"""The training example: its stages at a minute size, resuming, stopping, two processes, and what it refuses."""
 
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
+import mini.clips
+import mini.dit
+import mini.latents
+import mini.processes
+import mini.trainer
+import mini.vae
+import mini.validate
 import numpy as np
 import pytest
 import torch
-from mini_trainer import average, from_first, unpack
+import train_mini
+from mini.recipe import PRESETS
+from mini.trainer import unpack
+from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
-from transformers import PreTrainedTokenizerFast
 
 from videodit import VideoDiTPipeline
-from videodit.datasets.toybox import caption, known_words, sample_scene
+from videodit.datasets.toybox import known_words, sample_scene
 
-SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "train_mini.py"
+SCRIPT = Path(train_mini.__file__)
+TINY = PRESETS["tiny"]
 CPU = torch.device("cpu")
+RATES = {"color": 0.75, "camera": 0.25, "all": 0.1}
 
 
-def load_script() -> ModuleType:
-    """examples/train_mini.py as a module, under a name of its own."""
-    spec = importlib.util.spec_from_file_location("_train_mini", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def example() -> Iterator[ModuleType]:
-    """The script, logging every step, saving every step, and measuring the VAE on few clips."""
+@pytest.fixture(autouse=True, scope="module")
+def _every_step_counts() -> Iterator[None]:
+    """Every step is logged and saved."""
     with pytest.MonkeyPatch.context() as patch:
-        module = load_script()
-        patch.setattr(module.Trainer, "seconds_between_logs", 0)
-        patch.setattr(module.Trainer, "seconds_between_saves", 0)
-        module.finish_vae = functools.partial(module.finish_vae, clips=16)
-        module.build_tokenizer = functools.partial(module.build_tokenizer, captions=300)
-        yield module
+        patch.setattr(mini.trainer.Trainer, "seconds_between_logs", 0)
+        patch.setattr(mini.trainer.Trainer, "seconds_between_saves", 0)
+        yield
 
 
-def stage(example: ModuleType, name: str, out: Path, minutes: float, *more: str) -> None:
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A probe that reads the same rates in all clips; the list gets the shapes of what it was shown."""
+    shown: list[Any] = []
+
+    def adherence(clips: torch.Tensor, scenes: list[Any], probe: Any) -> dict[str, float]:
+        assert clips.dtype == torch.uint8
+        assert len(clips) == len(scenes)
+        assert all(a == sample_scene(i, split="validation") for i, a in enumerate(scenes))
+        shown.append(tuple(clips.shape))
+        return RATES
+
+    def from_pretrained(folder: Path) -> Any:
+        assert folder.is_dir()
+        return SimpleNamespace(to=lambda device: "probe")
+
+    monkeypatch.setattr(mini.validate, "adherence", adherence)
+    monkeypatch.setattr(mini.validate.ToyboxProbe, "from_pretrained", from_pretrained)
+    return shown
+
+
+def stage(name: str, out: Path, minutes: float, *more: str) -> None:
     """Run one stage as the command line does."""
     with pytest.MonkeyPatch.context() as patch:
-        words = ["--stage", name, "--out", str(out), "--minutes", str(minutes), "--tiny", "--device", "cpu", *more]
-        patch.setattr(sys, "argv", ["train_mini.py", *words])
-        example.main()
+        words = ["--stage", name, "--out", str(out), "--minutes", str(minutes), "--preset", "tiny", "--device", "cpu"]
+        patch.setattr(sys, "argv", ["train_mini.py", *words, *more])
+        train_mini.main()
 
 
-def logged_steps(folder: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
+def logged(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == kind]
 
 
 def state_of(folder: Path) -> dict[str, Any]:
@@ -71,26 +90,31 @@ def state_of(folder: Path) -> dict[str, Any]:
     return state
 
 
-def killed_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, but for one call of it, where the user loses patience."""
+def at_call(call: int, function: Callable[..., Any], happens: Callable[[], Any]) -> Callable[..., Any]:
+    """`function`, but at one call of it something happens first."""
     calls = 0
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == call:
-            raise KeyboardInterrupt
+            happens()
         return function(*args, **kwargs)
 
     return wrapper
 
 
+def lose_power() -> None:
+    raise RuntimeError("power is out")
+
+
 @pytest.fixture(scope="module")
-def run(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run through all stages."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run through the stages that need no probe."""
     out = tmp_path_factory.mktemp("run")
-    for name in ("vae", "latents", "dit"):
-        stage(example, name, out, 0.05)
+    stage("vae", out, 0.03)
+    stage("latents", out, 0.1)
+    stage("dit", out, 0.03)
     return out
 
 
@@ -100,182 +124,263 @@ def run(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_stages_lead_to_a_model_that_loads_and_generates(run: Path) -> None:
     report = json.loads((run / "vae" / "report.json").read_text())
-    assert report["clips"] == 16
-    assert report["psnr_db"] > 5
+    assert set(report["psnr_db"]) == {str(form) for form in TINY.forms()}
+    assert min(report["psnr_db"].values()) > 5
     pipe = VideoDiTPipeline.from_pretrained(run / "mini")
     pipe.set_progress_bar_config(disable=True)
     frames = pipe(
-        "a red ball bounces", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="np"
-    ).frames
+        "a red ball bounces",
+        num_inference_steps=2,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+        return_dict=False,
+    )[0]
     assert frames.shape == (1, 17, 32, 32, 3)
     assert np.isfinite(frames).all()
     assert frames.std() > 0
     assert pipe.text.known_words == frozenset(known_words())
     assert pipe.defaults.num_frames == 17
     assert pipe.vae.config.latents_std is not None
+    assert all(str(run) not in path.read_text(encoding="utf-8") for path in (run / "mini").rglob("*.json"))
     assert max(path.stat().st_size for path in (run / "mini").rglob("*.safetensors")) < 16_000_000
 
 
 @pytest.mark.slow
-def test_init_starts_from_an_exported_model(example: ModuleType, run: Path, tmp_path: Path) -> None:
+def test_every_form_is_encoded_and_trained_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = mini.latents.load_latents(run)
+    assert set(stored) == set(TINY.forms())
+    for form, (latents, scenes) in stored.items():
+        size = (4, 1 + (form.frames - 1) // 4, form.height // 8, form.width // 8)
+        assert latents.shape == (len(scenes), *size)
+        scene = mini.clips.scene_from(scenes[-1])
+        assert scene == sample_scene(scene.seed)
+    seen = set()
+
+    def describe(scene: Any, form: Any, seed: int) -> str:
+        seen.add(form)
+        return mini.clips.describe(scene, form, seed)
+
+    monkeypatch.setattr(mini.dit, "describe", describe)
+    out = run.parent / "forms"
+    for part in ("latents", "vae/export"):
+        shutil.copytree(run / part, out / part)
+    monkeypatch.setattr(TINY.__class__, "draw_form", lambda self, seed, step, among: among[step % len(among)])
+    stage("dit", out, 0.03)
+    assert seen == set(TINY.forms())
+
+
+@pytest.mark.slow
+def test_log_tells_loss_speed_and_flops(run: Path) -> None:
+    for row in (*logged(run / "vae"), *logged(run / "dit")):
+        assert row["loss"] > 0
+        assert row["samples_per_second"] > 0
+    assert sum(row["tflops"] for row in logged(run / "vae")) > 0
+
+
+@pytest.mark.slow
+def test_init_starts_from_an_exported_model(run: Path, tmp_path: Path) -> None:
     """In no time at all, what comes out is what went in."""
-    shutil.copytree(run / "latents", tmp_path / "latents")
-    for name in ("vae", "dit"):
-        stage(example, name, tmp_path, 0, "--init", str(run / "mini"), "--seed", "9")
+    for part in ("latents", "vae/export"):
+        shutil.copytree(run / part, tmp_path / part)
+    for train in (mini.vae.train_vae, mini.dit.train_dit):
+        train(TINY, tmp_path, 0.0, CPU, 0, init=run / "mini")
     before, after = (VideoDiTPipeline.from_pretrained(folder / "mini") for folder in (run, tmp_path))
     for part in ("vae", "text_encoder", "transformer"):
         old, new = (getattr(pipe, part).state_dict() for pipe in (before, after))
         assert all(torch.equal(new[key], value) for key, value in old.items()), part
-    assert all(str(run) not in path.read_text(encoding="utf-8") for path in (tmp_path / "mini").rglob("*.json"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vae", "dit"])
-def test_finished_stage_goes_on_with_more_minutes(example: ModuleType, run: Path, name: str) -> None:
-    before, rows = state_of(run / name), logged_steps(run / name)
-    assert rows == list(range(1, before["step"] + 1))
-    stage(example, name, run, before["seconds"] / 60 + 0.02)
+def test_finished_stage_goes_on_with_more_minutes(run: Path, name: str) -> None:
+    before = state_of(run / name)
+    assert [row["step"] for row in logged(run / name)] == list(range(1, before["step"] + 1))
+    stage(name, run, before["seconds"] / 60 + 0.02)
     after = state_of(run / name)
     assert after["step"] > before["step"]
     assert after["seconds"] > before["seconds"]
-    assert logged_steps(run / name) == list(range(1, after["step"] + 1))
+    assert [row["step"] for row in logged(run / name)] == list(range(1, after["step"] + 1))
+    stage(name, run, 0.01)  # fewer minutes than it has trained
+    assert state_of(run / name)["step"] == after["step"]
 
 
 @pytest.mark.slow
-def test_finished_stage_does_not_train_beyond_its_minutes(example: ModuleType, run: Path) -> None:
-    before = state_of(run / "vae")["step"]
-    stage(example, "vae", run, 0.01)
-    assert state_of(run / "vae")["step"] == before
+def test_killed_stage_resumes_where_it_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
 
+    def scenes(first: int, count: int, *split: Any) -> Any:
+        if not split:
+            drawn.append(first)
+        return mini.clips.scenes(first, count, *split)
 
-@pytest.mark.slow
-def test_killed_stage_resumes_where_it_saved(
-    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    monkeypatch.setattr(mini.vae, "scenes", scenes)
     with monkeypatch.context() as patch:
-        patch.setattr(example, "rendered", killed_at(4, example.rendered))
-        with pytest.raises(KeyboardInterrupt):
-            stage(example, "vae", tmp_path, 1.0)
+        patch.setattr(mini.vae, "rendered", at_call(4, mini.vae.rendered, lose_power))
+        with pytest.raises(RuntimeError, match="power"):
+            stage("vae", tmp_path, 1.0)
     killed = state_of(tmp_path / "vae")
     assert killed["step"] == 3
     assert not (tmp_path / "vae" / "export").exists()
-    stage(example, "vae", tmp_path, killed["seconds"] / 60 + 0.02)
-    assert logged_steps(tmp_path / "vae")[:4] == [1, 2, 3, 4]
+    with (tmp_path / "vae" / "log.jsonl").open("a") as file:  # logged, but never saved
+        file.write('{"kind": "train", "step": 4, "seconds": 99}\n')
+    stage("vae", tmp_path, killed["seconds"] / 60 + 0.02)
+    assert [row["step"] for row in logged(tmp_path / "vae")][:4] == [1, 2, 3, 4]
+    assert max(row["seconds"] for row in logged(tmp_path / "vae")) < 99
+    apart = drawn[1] - drawn[0]
+    assert drawn[:5] == [0, apart, 2 * apart, 3 * apart, 3 * apart]  # step 4 again, with the same scenes
     assert (tmp_path / "vae" / "export" / "config.json").is_file()
     assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stage_that_is_asked_to_stop_saves_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    monkeypatch.setattr(mini.trainer.Trainer, "seconds_between_saves", 1e9)
+    monkeypatch.setattr(mini.vae, "rendered", at_call(3, mini.vae.rendered, lambda: signal.raise_signal(number)))
+    with pytest.raises(SystemExit, match="vae stopped at step 3"):
+        stage("vae", tmp_path, 1.0)
+    assert signal.getsignal(number) == before
+    assert state_of(tmp_path / "vae")["step"] == 3
+    assert not (tmp_path / "vae" / "export").exists()
+
+
+@pytest.mark.slow
 def test_killed_latents_are_whole_shards_and_the_rest_follows(
-    example: ModuleType, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(run / "vae" / "export", tmp_path / "vae" / "export")
-    encode = functools.partial(example.encode_latents, example.TINY, tmp_path, 10.0, CPU, 0, shard=16)
+    shards = list(mini.latents.plan_shards(TINY))[:5]
+    monkeypatch.setattr(mini.latents, "plan_shards", lambda recipe: iter(shards))
+    encode = functools.partial(mini.latents.encode_latents, TINY, tmp_path, 10.0, CPU, 7)
     with monkeypatch.context() as patch:
-        patch.setattr(example, "pixels", killed_at(3, example.pixels))
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(mini.latents, "pixels", at_call(3, mini.latents.pixels, lose_power))
+        with pytest.raises(RuntimeError, match="power"):
             encode()
     folder = tmp_path / "latents"
     first = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert sorted(first) == ["0000000.safetensors", "0000016.safetensors"]
+    names = [f"{shard.first:07d}.safetensors" for shard in shards]
+    assert sorted(first) == names[:2]
     encode()
-    assert [path.name for path in sorted(folder.iterdir())] == [f"{n:07d}.safetensors" for n in (0, 16, 32, 48)]
+    assert sorted(path.name for path in folder.iterdir()) == names
     assert all((folder / name).stat().st_mtime_ns == time for name, time in first.items())
-    for path in folder.iterdir():
-        with safe_open(path, "pt") as file:
-            assert file.get_tensor("latents").shape == (16, 4, 5, 4, 4)
-            assert file.metadata()["first_seed"] == str(int(path.stem))
+    for name, shard in zip(names, shards, strict=True):
+        with safe_open(folder / name, "pt") as file:
+            assert len(file.get_tensor("latents")) == shard.clips
+            assert json.loads(file.metadata()["form"]) == list(shard.form)
+            assert file.metadata()["first_seed"] == str(7 + shard.first)
+            scenes = json.loads(file.metadata()["scenes"])
+        assert [scene["seed"] for scene in scenes] == list(range(7 + shard.first, 7 + shard.first + shard.clips))
+
+
+# ---- validation
 
 
 @pytest.mark.slow
-def test_captions_belong_to_their_latents_beside_a_missing_shard(
-    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_validation_is_logged_and_the_best_is_exported(
+    run: Path, tmp_path: Path, probe: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A killed run of several processes leaves holes between its shards."""
-    seed, firsts = 7, (0, 32)
-    (tmp_path / "latents").mkdir()
-    for first in firsts:
-        tensors, metadata = {"latents": torch.randn(16, 4, 5, 4, 4).bfloat16()}, {"first_seed": str(seed + first)}
-        save_file(tensors, tmp_path / "latents" / f"{first:07d}.safetensors", metadata)
-    told = set()
-
-    def scene(number: int, **options: Any) -> Any:
-        if not options:  # the tokenizer's are of all splits
-            told.add(number)
-        return sample_scene(number, **options)
-
-    monkeypatch.setattr(example, "sample_scene", scene)
-    monkeypatch.setattr(example, "export", lambda *_: None)
-    example.train_dit(example.TINY, tmp_path, 0.01, CPU, seed)
-    assert told
-    assert told <= {seed + first + n for first in firsts for n in range(16)}
+    for part in ("latents", "vae/export"):
+        shutil.copytree(run / part, tmp_path / part)
+    (tmp_path / "probe" / "export").mkdir(parents=True)
+    means = iter([0.9, *[0.1] * 1000])
+    monkeypatch.setattr(mini.dit, "measure", lambda *_, **__: {"adherence": next(means)})
+    stage("dit", tmp_path, 0.06, "--validate-minutes", "0.01")
+    rows = logged(tmp_path / "dit", "validation")
+    assert [row["adherence"] for row in rows] == [0.9] + [0.1] * (len(rows) - 1)
+    assert len(rows) > 1
+    last = state_of(tmp_path / "dit")
+    assert rows[-1]["step"] == last["step"]  # the end is measured, too
+    assert logged(tmp_path / "dit")[-1]["adherence"] in (0.9, 0.1)
+    assert f"exporting the best validated weights, of step {rows[0]['step']} of " in capsys.readouterr().out
+    exported = VideoDiTPipeline.from_pretrained(tmp_path / "mini").transformer.state_dict()
+    with safe_open(tmp_path / "dit" / "best.safetensors", "pt") as file:
+        assert file.metadata()["step"] == str(rows[0]["step"])
+        for key, value in exported.items():
+            assert torch.equal(file.get_tensor(f"transformer.{key}"), value.bfloat16())
+    assert any(not torch.equal(last["ema"]["transformer"]["shadow_params"][0].bfloat16(), v) for v in exported.values())
 
 
 @pytest.mark.slow
-def test_dit_stage_says_what_it_lacks(example: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="latents first"):
-        stage(example, "dit", tmp_path, 0.01)
+def test_tune_writes_its_table_and_the_choice(
+    run: Path, tmp_path: Path, probe: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run / "mini", tmp_path / "mini")
+    with pytest.raises(SystemExit, match="--stage probe first"):
+        stage("tune", tmp_path, 1)
+    (tmp_path / "probe" / "export").mkdir(parents=True)
+    stage("tune", tmp_path, 1e-9)
+    assert len(probe) == 1  # no time for a second row
+    stage("tune", tmp_path, 1)
+    assert probe == [(4, 3, 17, 32, 32)] * 4
+    report = json.loads((tmp_path / "tune" / "report.json").read_text())
+    assert [(row["guidance"], row["steps"]) for row in report["rows"]] == [(1.0, 1), (3.0, 1), (1.0, 2), (3.0, 2)]
+    assert all(row["adherence"] == 0.5 for row in report["rows"])
+    assert all(row.items() >= RATES.items() for row in report["rows"])
+    assert (report["best"]["guidance"], report["best"]["steps"]) == (1.0, 1)  # all are equal
+    pipe = VideoDiTPipeline.from_pretrained(tmp_path / "mini")
+    assert (pipe.defaults.guidance_scale, pipe.defaults.num_inference_steps) == (1.0, 1)
+    stage("tune", tmp_path, 1)
+    assert len(probe) == 4  # the rows of these weights are there
 
 
-# ---- given parts of a clip
+@pytest.mark.slow
+def test_dit_says_once_that_there_is_no_probe(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage("dit", run, state_of(run / "dit")["seconds"] / 60 + 0.02, "--validate-minutes", "0.001")
+    told = capsys.readouterr().out
+    assert told.count("nothing is validated") == 1
+    assert logged(run / "dit", "validation") == []
+    assert "exporting the last weights" in told
 
 
-@pytest.fixture(scope="module")
-def keep(example: ModuleType) -> torch.Tensor:
-    """Masks [B,T,H,W] of many samples."""
-    mask = example.keep_mask(3000, 5, 8, 6, (1, 2, 2), torch.Generator().manual_seed(0))
-    assert mask.shape == (3000, 1, 5, 8, 6)
-    assert mask.dtype == torch.bool
-    return mask[:, 0]
+@pytest.mark.slow
+def test_curves_are_drawn(run: Path) -> None:
+    stage("curves", run, 1)
+    with Image.open(run / "curves.png") as picture:
+        assert picture.height == 2 * importlib.import_module("mini.curves").SIZE[1]  # the losses of vae and dit
+        assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 3
 
 
-def test_a_third_of_the_samples_is_given_something_and_none_everything(keep: torch.Tensor) -> None:
-    given = keep.flatten(1).any(1).float().mean()
-    assert 0.30 < given < 0.37
-    assert not keep.flatten(1).all(1).any()
+# ---- what is refused
 
 
-def test_given_parts_are_whole_patches(keep: torch.Tensor) -> None:
-    patches = keep.unflatten(2, (4, 2)).unflatten(4, (3, 2))
-    assert torch.equal(patches.any(5).any(3), patches.all(5).all(3))
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--minutes", "0"], "--minutes must be above 0; got 0.0"),
+        (["--minutes", "nan"], "--minutes must be above 0"),
+        (["--validate-minutes", "-1"], "--validate-minutes must be above 0"),
+        (["--preset", "huge"], "invalid choice: 'huge'"),
+        (["--stage", "sleep"], "invalid choice: 'sleep'"),
+        (["--seed", "-1"], "--seed must be at least 0"),
+        (["--device", "abacus"], "--device abacus is not here"),
+        (["--out", __file__], "is a file"),
+        (["--init", "nowhere"], "nowhere holds no model_index.json"),
+    ],
+)
+def test_bad_arguments_are_named(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        stage("vae", tmp_path, 1, *words)
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_given_parts_follow_the_five_patterns(keep: torch.Tensor) -> None:
-    given = keep[keep.flatten(1).any(1)]
-    whole = given.flatten(2)
-    by_frame = whole.all(2) == whole.any(2)  # a frame is given as a whole or not at all
-    frames = {tuple(row) for row in whole.all(2)[by_frame.all(1)].int().tolist()}
-    leading = {(1,) * n + (0,) * (5 - n) for n in range(1, 5)}
-    assert frames == leading | {(0, 0, 0, 0, 1), (1, 0, 0, 0, 1)}
-    boxes = ~given[~by_frame.all(1)]
-    assert torch.equal(boxes, boxes[:, :1].expand_as(boxes))
-    for box in boxes[:100, 0]:  # what is missing is one rectangle
-        assert torch.equal(box, box.any(1)[:, None] & box.any(0))
-    assert 0.1 < len(boxes) / len(given) < 0.3
+@pytest.mark.parametrize(
+    ("name", "first"), [("latents", "vae"), ("dit", "latents"), ("tune", "dit"), ("curves", "vae or dit")]
+)
+def test_stage_says_which_one_it_needs(name: str, first: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"run --stage {first} first"):
+        stage(name, tmp_path, 1)
 
 
-# ---- words
-
-
-@pytest.fixture(scope="module")
-def tokenizer(example: ModuleType) -> PreTrainedTokenizerFast:
-    return example.build_tokenizer(0)
-
-
-def test_tokenizer_knows_every_caption_and_gives_it_back(tokenizer: PreTrainedTokenizerFast) -> None:
-    texts = [caption(sample_scene(n, split="all"), seed=n) for n in range(5000, 5300)]
-    for text, ids in zip(texts, tokenizer(texts)["input_ids"], strict=True):
-        assert tokenizer.unk_token_id not in ids
-        assert ids[-1] == tokenizer.eos_token_id
-        assert len(ids) <= tokenizer.model_max_length
-        assert tokenizer.decode(ids, skip_special_tokens=True) == text
-    assert tokenizer("A Red BALL")["input_ids"] == tokenizer("a red ball")["input_ids"]
-
-
-def test_tokenizer_has_a_token_for_each_known_word(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert tokenizer.init_kwargs["known_words"] == sorted(known_words())
-    for word in known_words():
-        assert len(tokenizer(word)["input_ids"]) == 2, word  # itself and the end
+def test_init_of_another_size_is_refused(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        stage("vae", tmp_path, 1, "--init", str(tiny_model))
+    assert "does not fit this preset: vae has base_dim=8, not 16" in capsys.readouterr().err
 
 
 # ---- processes
@@ -287,7 +392,7 @@ def test_two_processes_average_gradients_and_stay_equal(tmp_path: Path) -> None:
     done = subprocess.run(
         [*command, __file__, str(tmp_path)],
         cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
         timeout=240,
@@ -298,37 +403,43 @@ def test_two_processes_average_gradients_and_stay_equal(tmp_path: Path) -> None:
 
 
 def worker(out: Path) -> None:
-    """One of two processes: averages numbers, then trains a VAE for a moment."""
-    example = load_script()
+    """One of two processes: averages numbers, gathers others, then trains a VAE for a moment."""
+    from mini.processes import RANK, WORLD, agree, average, gather
+
     torch.distributed.init_process_group("gloo")
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    assert world == example.WORLD == 2
-    assert rank == example.RANK
+    assert world == WORLD == 2
+    assert rank == RANK
 
     gradients = [torch.full((2, 3), float(rank)), torch.arange(4.0) * (1 + 2 * rank)]
     average(gradients)
     assert torch.equal(gradients[0], torch.full((2, 3), 0.5))
     assert torch.equal(gradients[1], torch.arange(4.0) * 2)
-    assert from_first(10.0 + rank) == 10.0
+    assert agree(10.0 + rank, False) == (10.0, False)
+    assert agree(10.0 + rank, rank == 1) == (10.0, True)
+    numbers = torch.arange(10, dtype=torch.uint8).view(5, 2)
+    gathered = gather(numbers[rank::2])
+    assert (gathered is None) == (rank == 1)
+    assert gathered is None or torch.equal(gathered, numbers)
 
-    losses: list[float] = []
-    trainer_run = example.Trainer.run
+    losses = []
+    trainer_run = mini.trainer.Trainer.run
 
-    def run(self: Any, train_step: Callable[..., Any], **options: Any) -> None:
+    def run(self: Any, train_step: Callable[..., Any]) -> None:
         def step(generator: torch.Generator) -> Any:
-            metrics = train_step(generator)
-            losses.append(metrics["loss"].item())
-            return metrics
+            done = train_step(generator)
+            losses.append(done.metrics["loss"].item())
+            return done
 
-        trainer_run(self, step, **options)
+        trainer_run(self, step)
         weights = torch.cat([p.detach().flatten() for p in self.modules["vae"].parameters()])
         both = [torch.empty_like(weights) for _ in range(world)]
         torch.distributed.all_gather(both, weights)
         assert torch.equal(*both)
 
-    example.Trainer.run = run
-    example.finish_vae = lambda *_: None
-    example.train_vae(example.TINY, out, 0.03, CPU, 0)
+    mini.trainer.Trainer.run = run  # type: ignore[method-assign]
+    mini.vae.finish_vae = lambda *_: None
+    mini.vae.train_vae(TINY, out, 0.03, CPU, 0)
     first = torch.tensor(losses[0])
     all_first = [torch.empty_like(first) for _ in range(world)]
     torch.distributed.all_gather(all_first, first)

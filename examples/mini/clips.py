@@ -1,0 +1,61 @@
+"""Clips and scenes of toybox, as the stages want them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mini.recipe import Form, Recipe
+from videodit.datasets.toybox import Scene, ToyObject, caption, render, sample_scene
+
+
+def scenes(first: int, count: int, split: Literal["train", "validation", "test"] = "train") -> list[Scene]:
+    """``count`` scenes of the world; each is a pure function of its own seed."""
+    return [sample_scene(seed, split=split) for seed in range(first, first + count)]
+
+
+def rendered(
+    recipe: Recipe, batch: Sequence[Scene], form: Form, device: torch.device, *, masks: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Clips ``[B, 3, frames, height, width]`` in [-1, 1] and, on demand, where objects are ``[B, 1, frames, …]``.
+
+    A clip of one frame is the first frame of the longer clips of its scene.
+    """
+    rendering = render(
+        batch,
+        height=form.height,
+        width=form.width,
+        num_frames=form.frames,
+        fps=recipe.fps,
+        device=device,
+        ground_truth=masks,
+    )
+    mask = None if rendering.mask is None else (rendering.mask[:, None] > 0).float()
+    return rendering.video.float() / 127.5 - 1, mask
+
+
+def pixels(recipe: Recipe, batch: Sequence[Scene], form: Form, device: torch.device) -> Tensor:
+    """The clips of :func:`rendered` alone."""
+    return rendered(recipe, batch, form, device)[0]
+
+
+def describe(scene: Scene, form: Form, seed: int) -> str:
+    """A sentence that is true of the scene's clip in this form: nothing moves in an image."""
+    if form.frames == 1:
+        still = tuple(replace(o, motion="still") for o in scene.objects)
+        scene = replace(scene, objects=still, camera="static", interaction="none")
+    return caption(scene, seed=seed)
+
+
+def scene_from(values: dict[str, Any]) -> Scene:
+    """The scene that ``dataclasses.asdict`` made these values of, numbers and all."""
+    return Scene(**values | {"objects": tuple(ToyObject(**o) for o in values["objects"])})
+
+
+def scene_values(scene: Scene) -> dict[str, Any]:
+    """What :func:`scene_from` reads, ready for JSON."""
+    return asdict(scene)

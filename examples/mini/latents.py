@@ -1,0 +1,129 @@
+"""Stage `latents`: clips of the world, encoded once, for the transformer to train on again and again."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mini.clips import pixels, scene_values, scenes
+from mini.processes import RANK, WORLD
+from mini.recipe import Form, Recipe
+from mini.trainer import autocast
+from videodit import CausalVideoVAE
+from videodit.datasets.toybox import Scene
+
+SECONDS_BETWEEN_LINES = 10
+
+
+class Shard(NamedTuple):
+    """A file of latents: ``clips`` clips of the run from ``first`` on, all in one form."""
+
+    first: int
+    clips: int
+    form: Form
+
+
+def plan_shards(recipe: Recipe) -> Iterator[Shard]:
+    """Every form once, then always the one that is furthest behind its share; about ``recipe.clips`` clips in all.
+
+    Shards are as large as steps are: forms of fewer latents have more clips, since a step draws more of them. However
+    early the stage is stopped, what it leaves is close to the shares.
+    """
+    shares, made, first, index = recipe.forms(), dict.fromkeys(recipe.forms(), 0), 0, 0
+    while first < recipe.clips:
+        form = list(shares)[index] if index < len(shares) else max(shares, key=lambda f: shares[f] * index - made[f])
+        shard = Shard(first, recipe.scaled(recipe.shard, form), form)
+        yield shard
+        made[form] += 1
+        first, index = first + shard.clips, index + 1
+
+
+@torch.no_grad()
+def encode_latents(recipe: Recipe, out: Path, minutes: float, device: torch.device, seed: int) -> None:
+    """Render and encode clip after clip; only latents are stored, in shards that are complete or absent.
+
+    Clip ``n`` is the scene of seed ``seed + n``; a shard holds its scenes, since sampling them again would take
+    longer than a step has. Stops when the plan is done or when the minutes are used up.
+    """
+    if not (out / "vae" / "export" / "config.json").is_file():
+        raise SystemExit(f"no autoencoder in {out / 'vae' / 'export'}: run --stage vae first")
+    vae = CausalVideoVAE.from_pretrained(out / "vae" / "export").to(device).eval()
+    folder = out / "latents"
+    folder.mkdir(parents=True, exist_ok=True)
+    start = printed = time.monotonic()
+    done = 0
+    for shard in list(plan_shards(recipe))[RANK::WORLD]:
+        path = folder / f"{shard.first:07d}.safetensors"
+        if path.is_file():
+            continue
+        seconds = time.monotonic() - start
+        if seconds > minutes * 60:
+            break
+        batch = scenes(seed + shard.first, shard.clips)
+        metadata = {
+            "first_seed": str(seed + shard.first),
+            "form": json.dumps(shard.form),
+            "scenes": json.dumps([scene_values(scene) for scene in batch]),
+        }
+        save_file({"latents": encode(vae, recipe, batch, shard.form)}, path.with_suffix(".tmp"), metadata=metadata)
+        os.replace(path.with_suffix(".tmp"), path)
+        done, now = done + shard.clips, time.monotonic()
+        if now - printed > SECONDS_BETWEEN_LINES and not RANK:
+            rate, left = done * WORLD / (now - start), max(0.0, minutes - (now - start) / 60)
+            print(
+                f"{shard.first + shard.clips} of {recipe.clips} clips, {rate:.0f} a second, {left:.1f} min left",
+                flush=True,
+            )
+            printed = now
+    if not RANK:
+        held = sum(
+            shard.clips for shard in plan_shards(recipe) if (folder / f"{shard.first:07d}.safetensors").is_file()
+        )
+        print(f"{held} of {recipe.clips} clips are there", flush=True)
+
+
+def encode(vae: CausalVideoVAE, recipe: Recipe, batch: list[Scene], form: Form) -> Tensor:
+    """Normalised latents ``[B, C, T, H, W]`` of scenes in bf16, on the CPU."""
+    parts, size = [], recipe.scaled(recipe.encode_batch, form)
+    for first in range(0, len(batch), size):
+        x = pixels(recipe, batch[first : first + size], form, vae.device)
+        with autocast(vae.device):
+            mode = vae.encode(x).latent_dist.mode()
+        parts.append(vae.normalize(mode.float()).bfloat16().cpu())
+    return torch.cat(parts)
+
+
+class Stored(NamedTuple):
+    """What the shards of one form hold: latents ``[N, C, T, H, W]`` and, of each, the numbers of its scene."""
+
+    latents: Tensor
+    scenes: list[dict]
+
+
+def load_latents(out: Path) -> dict[Form, Stored]:
+    """Everything that the stage left, by form.
+
+    Raises:
+        SystemExit: nothing is there.
+    """
+    parts: dict[Form, list[Stored]] = {}
+    for file in sorted((out / "latents").glob("*.safetensors")):
+        with safe_open(file, framework="pt") as shard:
+            form = Form(*json.loads(shard.metadata()["form"]))
+            stored = Stored(shard.get_tensor("latents"), json.loads(shard.metadata()["scenes"]))
+        parts.setdefault(form, []).append(stored)
+    if not parts:
+        raise SystemExit(f"no latents in {out / 'latents'}: run --stage latents first")
+    return {
+        form: Stored(torch.cat([s.latents for s in same]), [scene for s in same for scene in s.scenes])
+        for form, same in parts.items()
+    }

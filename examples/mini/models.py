@@ -1,0 +1,77 @@
+"""Exported models: what a run starts from and what it ends with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from transformers import PreTrainedTokenizerFast, T5EncoderModel
+
+from mini.recipe import Recipe
+from mini.words import copy_embeddings
+from videodit import CausalVideoVAE, VideoDiT, VideoDiTPipeline
+
+
+def check_init(recipe: Recipe, init: Path) -> None:
+    """Check that a recipe can go on from an exported model.
+
+    Raises:
+        ValueError: it is no such folder, or its networks have other sizes.
+    """
+    if not (init / "model_index.json").is_file():
+        raise ValueError(f"--init must be the folder of an exported model; {init} holds no model_index.json")
+    text = {"d_model": recipe.text_dim, "num_layers": recipe.text_layers, "d_ff": 3 * recipe.text_dim, "num_heads": 4}
+    for part, wanted in (("vae", recipe.vae_config()), ("transformer", recipe.dit_config()), ("text_encoder", text)):
+        file = init / part / "config.json"
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        for name, value in wanted.items():
+            if found.get(name) != value:
+                raise ValueError(
+                    f"--init {init} does not fit this preset: {part} has {name}={found.get(name)!r}, not {value!r}"
+                )
+
+
+def start_dit(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, init: Path | None) -> tuple[VideoDiT, T5EncoderModel]:
+    """A fresh transformer and text encoder, or an exported model's with its embeddings moved to a new vocabulary."""
+    text_model = T5EncoderModel(recipe.text_config(tokenizer))
+    if init is None:
+        return VideoDiT(**recipe.dit_config()), text_model
+    old_tokenizer = PreTrainedTokenizerFast.from_pretrained(init, subfolder="tokenizer")
+    old = T5EncoderModel.from_pretrained(init, subfolder="text_encoder", dtype=text_model.dtype)
+    text_model.encoder.block.load_state_dict(old.encoder.block.state_dict())
+    text_model.encoder.final_layer_norm.load_state_dict(old.encoder.final_layer_norm.state_dict())
+    copied = copy_embeddings(old.get_input_embeddings(), old_tokenizer, text_model.get_input_embeddings(), tokenizer)
+    print(f"starting from {init}: {copied} of {len(tokenizer)} tokens known", flush=True)
+    return VideoDiT.from_pretrained(init, subfolder="transformer", dtype=text_model.dtype), text_model
+
+
+def assemble(
+    dit: VideoDiT, text_model: T5EncoderModel, tokenizer: PreTrainedTokenizerFast, vae: CausalVideoVAE, recipe: Recipe
+) -> VideoDiTPipeline:
+    """The pipeline of these parts, as they are."""
+    pipe = VideoDiTPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_model,
+        transformer=dit,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=recipe.shift),
+        height=recipe.form.height,
+        width=recipe.form.width,
+        num_frames=recipe.form.frames,
+        fps=float(recipe.fps),
+        num_inference_steps=recipe.num_inference_steps,
+        guidance_scale=recipe.guidance_scale,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def export(pipe: VideoDiTPipeline, folder: Path) -> None:
+    """Write a whole pipeline in bf16; its parts are converted on the way."""
+    for part in (pipe.vae, pipe.transformer):
+        part.register_to_config(_name_or_path="")  # else a path of this machine would travel along
+    pipe.to("cpu", torch.bfloat16)
+    pipe.save_pretrained(folder, max_shard_size="16MB")
+    print(f"wrote {folder}", flush=True)

@@ -1,0 +1,329 @@
+"""The loop that the trained stages share: it logs, validates, saves, stops on a signal and resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.training_utils import EMAModel
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mini.processes import RANK, WORLD, agree, average
+
+
+class Step(NamedTuple):
+    """What one step of training did, in one process.
+
+    Attributes:
+        metrics: single numbers, left on the device: to read one at every step would make the processor wait.
+        clips: how many clips it saw.
+        flops: of forward and backward; see :mod:`mini.flops`.
+    """
+
+    metrics: dict[str, Tensor]
+    clips: int
+    flops: float
+
+
+class Progress:
+    """Means and rates since the last line of the log."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = defaultdict(int)
+        self.clips, self.flops, self.seconds = 0, 0.0, 0.0
+
+    def add(self, done: Step, norm: Tensor, seconds: float) -> None:
+        """Take in a step that lasted so many seconds."""
+        for name, value in (done.metrics | {"grad_norm": norm}).items():
+            value = value.detach()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] += 1
+        self.clips, self.flops, self.seconds = self.clips + done.clips, self.flops + done.flops, self.seconds + seconds
+
+    def row(self) -> dict[str, float]:
+        """Clips and floating point operations a second over all processes, and the means of this one's metrics."""
+        rates = {
+            "samples_per_second": round(self.clips * WORLD / self.seconds, 1),
+            "tflops": round(self.flops * WORLD / self.seconds / 1e12, 4),
+        }
+        return rates | {name: round(total.item() / self.counts[name], 5) for name, total in self.sums.items()}
+
+
+class Trainer:
+    """Runs ``step`` until the minutes are used up; logs, validates, saves, stops on a signal and resumes.
+
+    Args:
+        folder: where the stage keeps its state, its best weights and its log.
+        modules: what is trained, by name.
+        optimizers: their optimizers.
+        minutes: training time of all starts together, validation included.
+        warmup_steps: steps over which learning rates rise.
+        cooldown: last share of the time over which they fall to zero, linearly.
+        ema_decay: decay of the averaged weights, which later stages use.
+        seed: seed of everything random; step ``n`` of process ``r`` draws from ``seed + n·processes + r``.
+        validate: is called in every process, with the averaged weights in the modules; returns rates from 0 to 1 by
+            name in the first process, ``adherence`` among them, by which the best weights are chosen, or nothing
+            where there is nothing to measure with.
+        validate_minutes: time between two calls of it; there is one more at the end.
+    """
+
+    seconds_between_logs = 10
+    seconds_between_saves = 60
+
+    def __init__(
+        self,
+        folder: Path,
+        modules: dict[str, torch.nn.Module],
+        optimizers: list[Any],
+        *,
+        minutes: float,
+        warmup_steps: int = 50,
+        cooldown: float = 0.5,
+        ema_decay: float = 0.998,
+        seed: int = 0,
+        validate: Callable[[], dict[str, float]] | None = None,
+        validate_minutes: float = 1.0,
+    ) -> None:
+        self.folder, self.modules, self.optimizers = folder, modules, optimizers
+        self.minutes, self.warmup_steps, self.cooldown, self.seed = minutes, warmup_steps, cooldown, seed
+        self.validate, self.validate_seconds = validate, validate_minutes * 60
+        self.ema = {k: EMAModel(m.parameters(), decay=ema_decay) for k, m in modules.items()}
+        self.base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
+        self.step, self.seconds = 0, 0.0
+        self.validated_step, self.validated_seconds = 0, 0.0
+        self.adherence: float | None = None
+        self.signal: int | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "state.safetensors").is_file():
+            self._load()
+
+    # ---- the loop
+
+    def run(self, train_step: Callable[[torch.Generator], Step]) -> None:
+        """Train until the minutes are used up.
+
+        Raises:
+            SystemExit: SIGTERM or SIGINT came, and the state was saved.
+        """
+        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            stopped = self._loop(train_step)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        if not stopped and self.validate is not None and self.validated_step < self.step:
+            self._validate()
+        if not RANK:
+            self.save()
+        if stopped:
+            raise SystemExit(f"{self.folder.name} stopped at step {self.step}; the same command goes on from there")
+
+    def _loop(self, train_step: Callable[[torch.Generator], Step]) -> bool:
+        """Train until the minutes are used up, False, or somebody wants it to stop, True."""
+        for module in self.modules.values():
+            module.train()
+        saved = logged = start = time.monotonic()
+        before, stop, progress = self.seconds, False, Progress()
+        while self.seconds < self.minutes * 60 and not stop:
+            begun = time.monotonic()
+            generator = torch.Generator().manual_seed(self.seed + self.batch_index)
+            torch.manual_seed(self.seed + self.batch_index)
+            self._set_lr()
+            done = train_step(generator)
+            norm = self._update()
+            self.step += 1
+            progress.add(done, norm, time.monotonic() - begun)
+            self.seconds, stop = agree(before + time.monotonic() - start, self.signal is not None)
+            if self.seconds - self.validated_seconds > self.validate_seconds and self.validate is not None and not stop:
+                self._validate()
+                self.seconds, stop = agree(before + time.monotonic() - start, self.signal is not None)
+                self.validated_seconds = self.seconds  # from its end, or a long one would follow every step
+            if RANK:
+                continue
+            if time.monotonic() - logged > self.seconds_between_logs:
+                self._log(progress.row())
+                logged, progress = time.monotonic(), Progress()
+            if time.monotonic() - saved > self.seconds_between_saves:
+                self.save()
+                saved = time.monotonic()
+        if progress.clips and not RANK:
+            self._log(progress.row())
+        return stop
+
+    def _update(self) -> Tensor:
+        """Average, clip and apply the gradients; the norm that they had."""
+        parameters = [p for module in self.modules.values() for p in module.parameters()]
+        average([p.grad for p in parameters if p.grad is not None])
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        for name, module in self.modules.items():
+            self.ema[name].step(module.parameters())
+        return norm
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number  # the step at hand is finished first
+        signal.signal(number, signal.SIG_DFL)  # whoever sends it twice does not want to wait
+
+    @property
+    def batch_index(self) -> int:
+        """Counts batches over all steps and processes."""
+        return self.step * WORLD + RANK
+
+    def _set_lr(self) -> None:
+        left = 1 - self.seconds / (self.minutes * 60)
+        factor = min(1.0, (self.step + 1) / self.warmup_steps, max(left, 0.0) / self.cooldown)
+        for optimizer, base in zip(self.optimizers, self.base_lr, strict=True):
+            for group, lr in zip(optimizer.param_groups, base, strict=True):
+                group["lr"] = lr * factor
+
+    # ---- what is measured
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Measure the averaged weights; keep them if none before did better."""
+        assert self.validate is not None
+        for name, module in self.modules.items():
+            self.ema[name].store(module.parameters())
+        self.use_ema()
+        rates = self.validate()
+        self.validated_step = self.step
+        if rates and not RANK:
+            self.adherence = rates["adherence"]
+            self._write({"kind": "validation"} | self._when() | rates)
+            if self.adherence >= (self.best() or 0.0):
+                self._save_best(self.adherence)
+        for name, module in self.modules.items():
+            self.ema[name].restore(module.parameters())
+            module.train()
+
+    def best(self) -> float | None:
+        """The best adherence so far, or ``None`` before the first."""
+        if not (self.folder / "best.safetensors").is_file():
+            return None
+        with safe_open(self.folder / "best.safetensors", framework="pt") as file:
+            return float(file.metadata()["adherence"])
+
+    def _save_best(self, adherence: float) -> None:
+        tensors = {
+            f"{name}.{key}": value.to("cpu", torch.bfloat16, copy=True).contiguous()
+            for name, module in self.modules.items()
+            for key, value in module.state_dict().items()
+        }
+        about = {"adherence": repr(adherence), "step": str(self.step)}
+        save_file(tensors, self.folder / "best.tmp", metadata=about)
+        os.replace(self.folder / "best.tmp", self.folder / "best.safetensors")
+
+    def use_ema(self) -> None:
+        """Put the averaged weights into the modules."""
+        for name, module in self.modules.items():
+            self.ema[name].copy_to(module.parameters())
+            module.eval()
+
+    def use_best(self) -> str:
+        """Put the averaged weights of the best validation into the modules, or the last where there was none.
+
+        Returns:
+            Which weights these are, in words.
+        """
+        self.use_ema()
+        if (best := self.best()) is None:
+            return f"the last weights, of step {self.step}: nothing was validated"
+        with safe_open(self.folder / "best.safetensors", framework="pt") as file:
+            step = file.metadata()["step"]
+            for name, module in self.modules.items():
+                module.load_state_dict({key: file.get_tensor(f"{name}.{key}") for key in module.state_dict()})
+        return f"the best validated weights, of step {step} of {self.step}, adherence {best:.3f}"
+
+    # ---- the log
+
+    def _when(self) -> dict[str, float]:
+        return {"step": self.step, "seconds": round(self.seconds, 1)}
+
+    def _log(self, row: dict[str, float]) -> None:
+        known = {} if self.adherence is None else {"adherence": self.adherence}
+        self._write({"kind": "train"} | self._when() | row | known)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        left = max(0.0, self.minutes - self.seconds / 60)
+        print("  ".join(f"{k} {v}" for k, v in row.items()), f" {left:.1f} min left", flush=True)
+
+    def _cut_log(self) -> None:
+        """Drop what was logged after the state was saved: those steps come again."""
+        log = self.folder / "log.jsonl"
+        if log.is_file() and not RANK:
+            lines = log.read_text().splitlines(keepends=True)
+            log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+
+    # ---- the state
+
+    def save(self) -> None:
+        """Write the whole state beside the old one, then put it in its place."""
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "validated": [self.validated_step, self.validated_seconds, self.adherence],
+            "modules": {k: m.state_dict() for k, m in self.modules.items()},
+            "ema": {k: e.state_dict() for k, e in self.ema.items()},
+            "optimizers": [o.state_dict() for o in self.optimizers],
+        }
+        tensors: dict[str, Tensor] = {}
+        tree = json.dumps(pack(state, tensors))
+        save_file(tensors, self.folder / "state.tmp", metadata={"tree": tree})
+        os.replace(self.folder / "state.tmp", self.folder / "state.safetensors")
+
+    def _load(self) -> None:
+        with safe_open(self.folder / "state.safetensors", framework="pt") as file:
+            state = unpack(json.loads(file.metadata()["tree"]), file.get_tensor)
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.validated_step, self.validated_seconds, self.adherence = state["validated"]
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+            self.ema[name].load_state_dict(state["ema"][name])
+            self.ema[name].to(next(module.parameters()).device)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self._cut_log()
+        if not RANK:
+            print(f"resuming {self.folder.name} at step {self.step}, {self.seconds / 60:.1f} min", flush=True)
+
+
+def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Nested dicts and lists as JSON; their tensors go to ``tensors`` and leave a number behind."""
+    if isinstance(value, Tensor):
+        key = str(len(tensors))
+        tensors[key] = value.detach().cpu().contiguous().clone()
+        return {"tensor": key}
+    if isinstance(value, dict):
+        return {"dict": [[key, pack(inner, tensors)] for key, inner in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return [pack(inner, tensors) for inner in value]
+    return value
+
+
+def unpack(value: Any, tensor: Callable[[str], Tensor]) -> Any:
+    """The inverse of :func:`pack`."""
+    if isinstance(value, dict):
+        if "tensor" in value:
+            return tensor(value["tensor"])
+        return {key: unpack(inner, tensor) for key, inner in value["dict"]}
+    return [unpack(inner, tensor) for inner in value] if isinstance(value, list) else value
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 arithmetic over fp32 weights."""
+    return torch.autocast(device.type, dtype=torch.bfloat16)

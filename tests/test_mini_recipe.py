@@ -1,0 +1,257 @@
+"""The parts of the training example that have rules of their own: forms, shards, given parts, words, numbers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mini.clips import describe, scene_from, scene_values
+from mini.curves import SIZE, draw_curves
+from mini.dit import keep_mask
+from mini.flops import dit_flops, vae_flops
+from mini.latents import Shard, plan_shards
+from mini.processes import gather
+from mini.recipe import PRESETS, Form, Recipe
+from mini.tune import choose, set_defaults
+from mini.words import build_tokenizer, copy_embeddings
+from transformers import PreTrainedTokenizerFast, T5EncoderModel
+
+from videodit import CausalVideoVAE, VideoDiT
+from videodit.datasets.toybox import caption, known_words, sample_scene
+from videodit.shapes import Size3D
+
+CPU_PRESET = PRESETS["cpu"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer(0, 300)
+
+
+# ---- forms
+
+
+@pytest.mark.parametrize("recipe", PRESETS.values(), ids=list(PRESETS))
+def test_presets_have_images_and_clips_in_three_aspect_ratios(recipe: Recipe) -> None:
+    forms = recipe.forms()
+    assert sum(forms.values()) == pytest.approx(1)
+    assert {form.frames for form in forms} == {1, 17, 33}
+    sizes = {(form.height, form.width) for form in forms}
+    assert len(sizes) == 3
+    assert {(w, h) for h, w in sizes} == sizes  # wide and tall are each other's mirror image
+    assert len(forms) == 9
+    for form in forms:
+        batches = recipe.scaled(recipe.dit_batch, form)
+        if recipe is not PRESETS["tiny"]:
+            assert batches * form.tokens == pytest.approx(recipe.dit_batch * recipe.form.tokens, rel=0.03)
+
+
+def test_steps_draw_forms_by_their_shares_and_always_the_same() -> None:
+    drawn = [CPU_PRESET.draw_form(3, step) for step in range(4000)]
+    assert drawn == [CPU_PRESET.draw_form(3, step) for step in range(4000)]
+    for form, share in CPU_PRESET.forms().items():
+        assert Counter(drawn)[form] / 4000 == pytest.approx(share, abs=0.025)
+    two = [Form(1, 64, 64), Form(33, 64, 64)]
+    assert {CPU_PRESET.draw_form(3, step, two) for step in range(100)} == set(two)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("cpu", (2.68, 7.0, 1.55)), ("gpu", (4.2, 12.6, 3.6))])
+def test_networks_are_as_large_as_promised(
+    name: str, millions: tuple[float, ...], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    recipe = PRESETS[name]
+    with torch.device("meta"):
+        parts = CausalVideoVAE(**recipe.vae_config()), VideoDiT(**recipe.dit_config())
+        models = (*parts, T5EncoderModel(recipe.text_config(tokenizer)))
+    counts = [sum(p.numel() for p in model.parameters()) / 1e6 for model in models]
+    assert counts == pytest.approx(millions, rel=0.02)
+    assert 2 * sum(counts) < 42  # megabytes in bf16
+
+
+# ---- shards
+
+
+def test_shards_follow_each_other_and_the_shares_however_few_there_are() -> None:
+    shards = list(plan_shards(CPU_PRESET))
+    ends = [shard.first + shard.clips for shard in shards]
+    assert [shard.first for shard in shards] == [0, *ends[:-1]]
+    assert ends[-2] < CPU_PRESET.clips <= ends[-1]
+    assert shards[0] == Shard(0, CPU_PRESET.shard, CPU_PRESET.form)
+    forms = CPU_PRESET.forms()
+    assert {shard.form for shard in shards[: len(forms)]} == set(forms)
+    for count in (60, 100, 150):
+        made = Counter(shard.form for shard in islice(shards, count))
+        assert all(abs(made[form] - share * count) <= 1 for form, share in forms.items())
+
+
+def test_scenes_survive_json() -> None:
+    for seed in range(20):
+        scene = sample_scene(seed)
+        assert scene_from(json.loads(json.dumps(scene_values(scene)))) == scene
+
+
+def test_images_are_told_without_motion() -> None:
+    image, clip = Form(1, 64, 64), Form(17, 64, 64)
+    moving = {"moves", "slides", "falls", "spins", "bounces", "circles", "zooms", "pans", "orbits", "follows"}
+    told = [describe(sample_scene(seed), image, seed) for seed in range(200)]
+    assert not moving & {word for text in told for word in text.replace(",", "").split()}
+    assert [describe(sample_scene(n), clip, n) for n in range(9)] == [
+        caption(sample_scene(n), seed=n) for n in range(9)
+    ]
+
+
+# ---- given parts of a clip
+
+
+@pytest.fixture(scope="module")
+def keep() -> torch.Tensor:
+    """Masks [B,T,H,W] of many samples."""
+    mask = keep_mask(3000, Size3D(5, 8, 6), Size3D(1, 2, 2), torch.Generator().manual_seed(0))
+    assert mask.shape == (3000, 1, 5, 8, 6)
+    assert mask.dtype == torch.bool
+    return mask[:, 0]
+
+
+def test_a_third_of_the_samples_is_given_something_and_none_everything(keep: torch.Tensor) -> None:
+    given = keep.flatten(1).any(1).float().mean()
+    assert 0.30 < given < 0.37
+    assert not keep.flatten(1).all(1).any()
+
+
+def test_given_parts_are_whole_patches(keep: torch.Tensor) -> None:
+    patches = keep.unflatten(2, (4, 2)).unflatten(4, (3, 2))
+    assert torch.equal(patches.any(5).any(3), patches.all(5).all(3))
+
+
+def test_given_parts_follow_the_five_patterns(keep: torch.Tensor) -> None:
+    given = keep[keep.flatten(1).any(1)]
+    whole = given.flatten(2)
+    by_frame = whole.all(2) == whole.any(2)  # a frame is given as a whole or not at all
+    frames = {tuple(row) for row in whole.all(2)[by_frame.all(1)].int().tolist()}
+    leading = {(1,) * n + (0,) * (5 - n) for n in range(1, 5)}
+    assert frames == leading | {(0, 0, 0, 0, 1), (1, 0, 0, 0, 1)}
+    boxes = ~given[~by_frame.all(1)]
+    assert torch.equal(boxes, boxes[:, :1].expand_as(boxes))
+    for box in boxes[:100, 0]:  # what is missing is one rectangle
+        assert torch.equal(box, box.any(1)[:, None] & box.any(0))
+    assert 0.1 < len(boxes) / len(given) < 0.3
+
+
+def test_nothing_of_an_image_is_given() -> None:
+    assert not keep_mask(300, Size3D(1, 8, 6), Size3D(1, 2, 2), torch.Generator().manual_seed(0)).any()
+
+
+# ---- words
+
+
+def test_tokenizer_knows_every_caption_and_gives_it_back(tokenizer: PreTrainedTokenizerFast) -> None:
+    texts = [caption(sample_scene(n, split="all"), seed=n) for n in range(5000, 5300)]
+    for text, ids in zip(texts, tokenizer(texts)["input_ids"], strict=True):
+        assert tokenizer.unk_token_id not in ids
+        assert ids[-1] == tokenizer.eos_token_id
+        assert len(ids) < tokenizer.model_max_length
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert tokenizer("A Red BALL")["input_ids"] == tokenizer("a red ball")["input_ids"]
+
+
+def test_tokenizer_has_a_token_for_each_known_word(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert tokenizer.init_kwargs["known_words"] == sorted(known_words())
+    for word in known_words():
+        assert len(tokenizer(word)["input_ids"]) == 2, word  # itself and the end
+
+
+def test_embeddings_move_to_a_new_vocabulary(tokenizer: PreTrainedTokenizerFast) -> None:
+    before = tokenizer.get_vocab()
+    old = torch.nn.Embedding(len(before), 4)
+    fewer = build_tokenizer(1, 3)  # other captions: other pieces of words, other numbers
+    after = fewer.get_vocab()
+    new = torch.nn.Embedding(len(after), 4)
+    fresh = new.weight.detach().clone()
+    copied = copy_embeddings(old, tokenizer, new, fewer)
+    assert copied == len(set(before) & set(after)) > 100
+    assert any(before[token] != after[token] for token in set(before) & set(after))
+    for token, row in after.items():
+        expected = old.weight[before[token]] if token in before else fresh[row]
+        assert torch.equal(new.weight[row], expected), token
+
+
+# ---- numbers
+
+
+@pytest.mark.parametrize("form", [Form(17, 64, 64), Form(1, 48, 80)], ids=str)
+def test_transformer_flops_are_those_of_the_formula(form: Form, tokenizer: PreTrainedTokenizerFast) -> None:
+    r, words = CPU_PRESET, 20
+    d, s = r.heads * r.head_dim, form.tokens - 20
+    linear = 8 * s * d * d + 4 * s * d * d + 4 * words * d * d + 16 * s * d * d  # self, cross, cross from text, MLP
+    blocks = r.layers * (linear + 4 * s * s * d + 4 * s * words * d)
+    edges = 2 * 2 * s * 4 * r.latent_channels * d + 2 * words * (r.text_dim * d + d * d) + 2 * (256 * d + 7 * d * d)
+    t = r.text_dim
+    text = r.text_layers * (8 * words * t * t + 4 * words**2 * t + 6 * words * t * 3 * t)
+    assert dit_flops(r, form, tokenizer, words) == blocks + edges + text
+
+
+def test_autoencoder_flops_are_those_of_its_convolutions_and_attention() -> None:
+    form, total = Form(5, 32, 48), 0
+    vae = CausalVideoVAE(**PRESETS["tiny"].vae_config())
+
+    def convolution(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal total
+        total += 2 * output.numel() * module.weight[0].numel()
+
+    def attention(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal total
+        b, c, t, h, w = output.shape
+        total += 4 * b * t * (h * w) ** 2 * c
+
+    for module in vae.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Conv3d)):
+            module.register_forward_hook(convolution)
+        elif type(module).__name__ == "FrameAttention":
+            module.register_forward_hook(attention)
+    with torch.no_grad():
+        vae(torch.zeros(1, 3, *form))
+    assert vae_flops(PRESETS["tiny"], form) == total
+
+
+def test_tune_prefers_adherence_then_low_guidance_then_few_steps() -> None:
+    def row(mean: float, guidance: float, steps: int) -> dict[str, Any]:
+        return {"adherence": mean, "guidance": guidance, "steps": steps}
+
+    assert choose([row(0.8, 2, 10), row(0.9, 5, 10)]) == row(0.9, 5, 10)
+    assert choose([row(0.9, 5, 10), row(0.9, 3, 30), row(0.9, 3, 20), row(0.1, 1, 1)]) == row(0.9, 3, 20)
+
+
+def test_choice_is_written_into_the_model_and_nothing_else_changes(tmp_path: Path) -> None:
+    index = {"_class_name": "VideoDiTPipeline", "guidance_scale": 3.0, "num_inference_steps": 20, "width": 64}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    set_defaults(tmp_path, guidance_scale=4.0, num_inference_steps=10)
+    after = json.loads((tmp_path / "model_index.json").read_text())
+    assert after == index | {"guidance_scale": 4.0, "num_inference_steps": 10}
+
+
+def test_one_process_gathers_its_own() -> None:
+    numbers = torch.arange(3)
+    assert gather(numbers) is numbers
+
+
+def test_curves_have_a_panel_for_each_log_and_kind(tmp_path: Path) -> None:
+    for name, kinds in (("vae", ["train"]), ("dit", ["train", "validation"])):
+        (tmp_path / name).mkdir()
+        rows = [
+            {"kind": kind, "step": n, "seconds": 10.0 * n, "loss": 1 / n, "color": 1 - 1 / n}
+            for n in range(1, 20)
+            for kind in kinds
+        ]
+        (tmp_path / name / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    from PIL import Image
+
+    with Image.open(draw_curves(tmp_path)) as picture:
+        assert picture.size == (SIZE[0], 3 * SIZE[1])
+        for i in range(3):
+            panel = picture.crop((80, i * SIZE[1] + 50, SIZE[0] - 30, (i + 1) * SIZE[1] - 50)).convert("HSV")
+            assert panel.getchannel("S").getextrema()[1] > 150  # a coloured line on white
