@@ -1,19 +1,24 @@
-"""What the scripts of this folder share: a model's clips and the world's own, in one form.
+"""What the scripts of this folder share: a model's clips and the world's own, in one form, and how shares are told.
 
 A clip is uint8 ``[T,H,W,3]``. Letters: ``B`` clips, ``T`` frames, ``H W`` pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from videodit import VideoDiTPipeline
-from videodit.datasets.toybox import Scene, render, sample_scene
-from videodit.datasets.toybox.scene import Split
+from videodit.datasets.toybox import Scene, render
+from videodit.datasets.toybox.probe import ToyboxProbe
+from videodit.hardware import parse_device
 from videodit.pipelines.registry import GenerationPlan, plan
 
 BATCH = 8
@@ -37,6 +42,9 @@ class ClipForm(NamedTuple):
         return f"{self.width}x{self.height}, {self.num_frames} frames at {self.fps:g} fps"
 
 
+# ---- clips -----------------------------------------------------------------------------------------
+
+
 def load(
     model: str, *, device: str | None, steps: int | None, cfg: float | None
 ) -> tuple[VideoDiTPipeline, GenerationPlan]:
@@ -54,6 +62,19 @@ def load(
     return pipe.to(how.device), how
 
 
+def load_probe(folder: Path | None, device: str | None) -> ToyboxProbe:
+    """The bundled probe, or a folder's, on a device; on the fastest that is here if that is None.
+
+    Raises:
+        SystemExit: no such probe or device, with one line that says so.
+    """
+    try:
+        where = parse_device(device)
+        return ToyboxProbe.from_pretrained(folder).to(where)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
 def generate(pipe: VideoDiTPipeline, how: GenerationPlan, prompts: Sequence[str], *, first_seed: int) -> np.ndarray:
     """Clips [B,T,H,W,3] of prompts; clip i starts from the noise of seed ``first_seed + i``, whatever the batch."""
     clips = pipe(
@@ -66,11 +87,77 @@ def generate(pipe: VideoDiTPipeline, how: GenerationPlan, prompts: Sequence[str]
     return (clips * 255).round().astype(np.uint8)
 
 
+@torch.no_grad()
+def through_vae(pipe: VideoDiTPipeline, clips: np.ndarray) -> np.ndarray:
+    """Clips [B,T,H,W,3] encoded and decoded by a model's VAE."""
+    vae = pipe.vae
+    x = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).to(vae.device, vae.dtype) / 127.5 - 1
+    y = vae.decode(vae.encode(x).latent_dist.mode()).sample.float()
+    return ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy()
+
+
 def rendered(scenes: Sequence[Scene], form: ClipForm) -> np.ndarray:
     """The world's own clips [B,T,H,W,3] of scenes."""
     return render(scenes, **form._asdict()).video.permute(0, 2, 3, 4, 1).numpy()
 
 
-def lone_scenes(split: Split, seeds: Iterable[int]) -> list[Scene]:
-    """Scenes with a single object."""
-    return [sample_scene(seed, split=split, num_objects=1) for seed in seeds]
+# ---- shares ----------------------------------------------------------------------------------------
+
+
+class Share(NamedTuple):
+    """A share of right answers, with its 95 % interval (Wilson, "Probable inference", 1927)."""
+
+    right: int
+    n: int
+    share: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(right: int, n: int, z: float = 1.96) -> Share:
+        """So many right answers of ``n``, at least 1."""
+        middle = (right + z * z / 2) / (n + z * z)
+        reach = z / (n + z * z) * math.sqrt(right * (n - right) / n + z * z / 4)
+        return Share(right, n, right / n, max(0.0, middle - reach), min(1.0, middle + reach))
+
+    def __str__(self) -> str:
+        return f"{self.share:.3f} ({self.low:.3f}–{self.high:.3f})"
+
+
+def print_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Rows of cells, in columns."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def progress(name: str, done: int, total: int) -> None:
+    """One line on stderr that is written over until all is done."""
+    end = "\n" if done == total else ""
+    print(f"\r{name}: {done} of {total} clips ", end=end, file=sys.stderr, flush=True)
+
+
+# ---- options ---------------------------------------------------------------------------------------
+
+
+def add_model_options(parser: argparse.ArgumentParser, *, model: str | None = "mini") -> None:
+    """What every script asks of a model."""
+    shown = "" if model is None else f"; default: {model}"
+    parser.add_argument("-m", "--model", default=model, help=f"a bundled model, a folder or a hub id{shown}")
+    parser.add_argument("--seed", type=int, default=0, help="clip i starts from the noise of seed + i; default: 0")
+    parser.add_argument("--steps", type=int, help="default: the model's")
+    parser.add_argument("--cfg", type=float, help="guidance; default: the model's")
+    parser.add_argument("--device", help="default: the fastest that is here")
+
+
+def add_count_options(parser: argparse.ArgumentParser, *, num_prompts: int) -> None:
+    """Which scenes are asked for, and what reads them."""
+    parser.add_argument("--num-prompts", type=int, default=num_prompts, help=f"default: {num_prompts}")
+    parser.add_argument("--split", choices=["test", "validation"], default="test", help="default: test")
+    parser.add_argument("--probe", type=Path, metavar="FOLDER", help="default: the bundled one")
+
+
+def check_count(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse what cannot be counted."""
+    if args.num_prompts < 1:
+        parser.error(f"--num-prompts must be at least 1; got {args.num_prompts}")

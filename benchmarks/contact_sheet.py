@@ -4,9 +4,10 @@
     python benchmarks/contact_sheet.py -m runs/mini/mini --beside-real --out sheet.png
     python benchmarks/contact_sheet.py --prompt "a red ball falls on the snow" --prompt "a blue ring spins"
 
-The eight prompts that it draws by default are fixed: plain captions of toybox scenes with one object, in
-combinations of shape, colour and motion that training never shows. They hold every colour and, but for
-standing still, every motion once. ``--beside-real`` draws what the world itself shows of them on the right.
+The sixteen prompts that it draws by default are fixed: plain captions of toybox scenes in combinations of shape,
+colour and motion that training never shows. The first eight have one object each: every colour once, every motion
+once but for standing still, and every move of the camera. The others have two or three objects; some collide or
+follow one another. ``--beside-real`` draws what the world itself shows of them on the right.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from _common import BATCH, ClipForm, generate, load, lone_scenes, rendered
+from _common import BATCH, ClipForm, add_model_options, generate, load, rendered
 from PIL import Image, ImageDraw, ImageFont
 
-from videodit.datasets.toybox import canonical_caption
+from videodit.datasets.toybox import Scene, canonical_caption, sample_scene
 
-SCENES = (5, 14, 28, 71, 63, 73, 305, 160)
-"""Seeds of scenes of the test split."""
+SCENES = (
+    *((seed, 1) for seed in (73, 27, 422, 285, 319, 1161, 1305, 1026)),
+    *((seed, 2) for seed in (47, 17, 12, 29, 48)),
+    *((seed, 3) for seed in (46, 48, 16)),
+)
+"""Seeds of scenes of the test split, and how many objects each has."""
 SHORTER_SIDE = 128
 """Small frames are drawn in whole multiples of their pixels, with a shorter side near this."""
 GAP = 8
@@ -63,6 +68,11 @@ def sheet(captions: Sequence[str], rows: Sequence[Sequence[Image.Image]]) -> Ima
     return canvas
 
 
+def fixed_scenes(rows: int) -> list[Scene]:
+    """The first of the fixed scenes."""
+    return [sample_scene(seed, split="test", num_objects=number) for seed, number in SCENES[:rows]]
+
+
 def prompts_in(path: str) -> list[str]:
     """The prompts in a text file, one a line."""
     try:
@@ -79,7 +89,7 @@ def draw(args: argparse.Namespace) -> Image.Image:
     """Make the clips and draw them."""
     pipe, how = load(args.model, device=args.device, steps=args.steps, cfg=args.cfg)
     prompts = [*args.prompt, *args.prompts]
-    scenes = [] if prompts else lone_scenes("test", SCENES)
+    scenes = [] if prompts else fixed_scenes(args.rows)
     prompts = prompts or [canonical_caption(scene) for scene in scenes]
     rows = []
     for first in range(0, len(prompts), BATCH):
@@ -95,19 +105,18 @@ def draw(args: argparse.Namespace) -> Image.Image:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", default="mini", help="a bundled model, a folder or a hub id")
+    add_model_options(parser)
     parser.add_argument("--prompt", action="append", default=[], help="in place of the fixed prompts; may be repeated")
     parser.add_argument("--prompts", type=prompts_in, default=[], metavar="FILE", help="the same, one prompt a line")
     parser.add_argument("--beside-real", action="store_true", help="the world's render of the fixed prompts, too")
-    parser.add_argument("--frames", type=int, default=6, help="frames of each clip")
-    parser.add_argument("--seed", type=int, default=0, help="row i starts from the noise of seed + i")
-    parser.add_argument("--steps", type=int, help="default: the model's")
-    parser.add_argument("--cfg", type=float, help="guidance; default: the model's")
-    parser.add_argument("--device", help="default: the fastest that is here")
+    parser.add_argument("--frames", type=int, default=6, help="frames of each clip; default: 6")
+    parser.add_argument("--rows", type=int, default=len(SCENES), help=f"of the fixed prompts; default: {len(SCENES)}")
     parser.add_argument("--out", type=Path, default=Path("sheet.png"), metavar="FILE")
     args = parser.parse_args(argv)
     if args.frames < 1:
         parser.error(f"--frames must be at least 1; got {args.frames}")
+    if not 1 <= args.rows <= len(SCENES):
+        parser.error(f"--rows must be 1 to {len(SCENES)}; got {args.rows}")
     if args.beside_real and (args.prompt or args.prompts):
         parser.error("--beside-real goes with the fixed prompts: of others there is no scene to render")
     if args.out.suffix.lower() != ".png" or not args.out.absolute().parent.is_dir():

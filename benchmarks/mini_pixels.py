@@ -1,46 +1,54 @@
-"""Count what a model's clips of the toybox world get right, by their pixels alone.
+"""A second opinion on the probe, without a network: colour and direction by pixels alone.
 
     python benchmarks/mini_pixels.py
-    python benchmarks/mini_pixels.py -m runs/mini/mini --split validation --cfg 4 --steps 20 --json counts.json
-    python benchmarks/mini_pixels.py --real
+    python benchmarks/mini_pixels.py -m runs/mini/mini --split validation --num-prompts 64
 
-Prompts are the plain captions of scenes with one object, in combinations of shape, colour and motion that
-training never shows. Of each clip the script reads colour, motion, ground and light. It is told neither the
-prompt nor where the object is, and there is no network in it; all it knows are statistics of the world's own
-clips of the training split:
+It reads clips of one object before a camera that stands still, and is told neither the scene nor where the object
+is. All it knows are statistics of the world's own clips of the training split:
 
 - ground and light: the nearest class by mean and deviation of the colours in four bands of the picture;
 - object and colour: per pixel, how much likelier its colour is on an object of a named colour than in that
   row of that background; the colour with the most evidence wins, and where there is evidence is the object;
-- motion: the nearest class by the track of the object's place and size, and by how much changes inside of it.
+- direction: that of the motion which is nearest by the track of the object's place and size.
 
-Beside the generated clips stand the world's own renders of the same scenes, which bound what this measure can
-say, and the same renders through the model's VAE, which bound what a transformer in front of it can reach.
-Intervals are Wilson's, 95 %. What is not measured: shape, size, material, and objects too many.
+The table has, for the world's own clips and with ``-m`` for a model's of the same scenes, the share that each of the
+two read as the scene says, and the share of which both say the same. All clips go through an MP4. Intervals are
+Wilson's, 95 %. How much of its prompts a model follows is counted by benchmarks/adherence.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import sys
-import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from itertools import count, islice
+from typing import Generic, TypeVar
 
 import numpy as np
-import torch
-from _common import BATCH, ClipForm, generate, load, lone_scenes, rendered
+from _common import (
+    BATCH,
+    ClipForm,
+    Share,
+    add_count_options,
+    add_model_options,
+    check_count,
+    generate,
+    load,
+    load_probe,
+    print_rows,
+    progress,
+    rendered,
+)
 
-from videodit import VideoDiTPipeline
-from videodit.datasets.toybox import COLORS, MOTIONS, Scene, canonical_caption, render
+from videodit.datasets.toybox import COLORS, Scene, canonical_caption, render, sample_scene
+from videodit.datasets.toybox.probe import Reading, ToyboxProbe, through_mp4
+from videodit.datasets.toybox.scene import Split
 
 PALETTE_CLIPS, TRACK_CLIPS = 640, 480
 """Clips of the training split from which colours and motions are learned."""
+SECOND_LOT = 10**6
+"""Seed from which scenes are taken for the motions, since what the colours were learned from is seen too well."""
 CALIBRATION_BATCH = 32
 LEVELS = 16
 """Steps of each colour channel in the tables of colours."""
@@ -54,10 +62,8 @@ EVIDENCE = 0.7
 """Logarithm of the likelihood ratio, averaged over 3 x 3 pixels, from which a pixel belongs to the object."""
 SMALLEST = 0.004
 """Share of the picture below which there is no object."""
-FLICKER = 0.01
-"""Change from frame to frame, of 1, that says nothing."""
 
-COARSE = {
+DIRECTIONS = {
     "left": "left",
     "right": "right",
     "closer": "towards",
@@ -68,20 +74,13 @@ COARSE = {
     "spin": "in place",
     "circle": "around",
 }
-ROWS = {
-    "color": "colour",
-    "motion": f"motion, {len(MOTIONS)} ways",
-    "coarse": f"motion, {len(set(COARSE.values()))} ways",
-    "ground": "ground",
-    "light": "light",
-    "all": "all four",
-}
+"""The direction of each motion."""
 
-Reading = dict[str, str]
 Name = TypeVar("Name", bound=Hashable)
+Make = Callable[[int, int], np.ndarray]
 
 
-# ---- the measure -----------------------------------------------------------------------------------
+# ---- what the pixels say ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -189,32 +188,38 @@ class Palette:
             {light: log_shares(counts) for light, counts in objects.items()},
         )
 
-    def find(self, clip: np.ndarray) -> tuple[str, str, str, np.ndarray]:
-        """Ground, light, the object's colour, and the mask [T,H,W] of what has this colour and moves as one."""
+    def find(self, clip: np.ndarray) -> tuple[str, np.ndarray]:
+        """The object's colour, and the mask [T,H,W] of what has this colour and moves as one."""
         ground, light = self.places(place_features(clip))
         index = color_index(clip)
         behind = self.background[ground, light][row_bands(clip.shape[1]), index]
         evidence = [box_mean(own[index] - behind) for own in self.objects[light]]
         best = int(np.argmax([np.maximum(e - EVIDENCE, 0).sum() for e in evidence]))
-        return ground, light, COLORS[best], largest_piece(evidence[best] > EVIDENCE)
+        return COLORS[best], largest_piece(evidence[best] > EVIDENCE)
 
 
-def training_clips(first: int, count: int, form: ClipForm) -> Iterator[tuple[Scene, np.ndarray, np.ndarray]]:
+def static_scenes(split: Split, first: int, number: int) -> list[Scene]:
+    """The first scenes from a seed on with one object and a camera that stands still."""
+    drawn = (sample_scene(seed, split=split, num_objects=1) for seed in count(first))
+    return list(islice((scene for scene in drawn if scene.camera == "static"), number))
+
+
+def training_clips(first: int, number: int, form: ClipForm) -> Iterator[tuple[Scene, np.ndarray, np.ndarray]]:
     """Scenes of the training split with their clips [T,H,W,3] and the objects' true masks [T,H,W]."""
-    for start in range(first, first + count, CALIBRATION_BATCH):
-        scenes = lone_scenes("train", range(start, min(start + CALIBRATION_BATCH, first + count)))
-        shown = render(scenes, **form._asdict(), ground_truth=True)
+    scenes = static_scenes("train", first, number)
+    for start in range(0, number, CALIBRATION_BATCH):
+        batch = scenes[start : start + CALIBRATION_BATCH]
+        shown = render(batch, **form._asdict(), ground_truth=True)
         assert shown.mask is not None
-        yield from zip(scenes, shown.video.permute(0, 2, 3, 4, 1).numpy(), shown.mask.numpy(), strict=True)
+        yield from zip(batch, shown.video.permute(0, 2, 3, 4, 1).numpy(), shown.mask.numpy(), strict=True)
 
 
-def track_features(clip: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+def track_features(mask: np.ndarray) -> np.ndarray | None:
     """How an object moves, from its mask [T,H,W]; None where half of the frames or more do not show it.
 
     Returns:
-        [9]: for column, row and logarithm of the size what a straight line explains, and the deviation from it;
-        the way upwards and the way downwards, all in parts of the picture; the logarithm of the mean change of the
-        object's pixels from frame to frame, since a decoder that blurs a turning stripe dims it by a factor.
+        [8]: for column, row and logarithm of the size what a straight line explains, and the deviation from it;
+        the way upwards and the way downwards, all in parts of the picture.
     """
     frames, height, width = mask.shape
     area = mask.sum((1, 2))
@@ -232,15 +237,24 @@ def track_features(clip: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
         features += [2 * rise, (line - line.mean() - rise * time).std()]
         lines.append(line)
     steps = np.diff(lines[1])
-    both = mask[1:] & mask[:-1]
-    change = np.abs(np.diff(clip.astype(np.float32) / 255, axis=0)).mean(-1)
-    inside = change[both].mean() if both.any() else 0.0
-    return np.array([*features, -steps[steps < 0].sum(), steps[steps > 0].sum(), np.log(inside + FLICKER)])
+    return np.array([*features, -steps[steps < 0].sum(), steps[steps > 0].sum()])
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What is said of a clip's object."""
+
+    color: str
+    direction: str
+
+
+NOTHING = Opinion("none", "none")
+"""What is said where there is no object."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Names what a clip shows."""
+    """Names what a clip shows by its pixels."""
 
     palette: Palette
     motions: Nearest[str]
@@ -250,166 +264,82 @@ class Reader:
         """Learn from clips of the training split: colours from some, motions from others."""
         palette = Palette.learn(form)
         features, motions = [], []
-        for scene, clip, _ in training_clips(PALETTE_CLIPS, TRACK_CLIPS, form):
-            track = track_features(clip, palette.find(clip)[-1])
+        for scene, clip, _ in training_clips(SECOND_LOT, TRACK_CLIPS, form):
+            track = track_features(palette.find(clip)[1])
             if track is not None:
                 features.append(track)
                 motions.append(scene.objects[0].motion)
         return Reader(palette, Nearest.fit(features, motions))
 
-    def read(self, clip: np.ndarray) -> Reading:
-        """Ground, light, colour and motion of a clip [T,H,W,3]; the last two are "none" without an object."""
-        ground, light, color, mask = self.palette.find(clip)
-        track = track_features(clip, mask)
-        if track is None:
-            return {"color": "none", "motion": "none", "ground": ground, "light": light}
-        return {"color": color, "motion": self.motions(track), "ground": ground, "light": light}
+    def read(self, clip: np.ndarray) -> Opinion:
+        """Colour and direction of the object in a clip [T,H,W,3]."""
+        color, mask = self.palette.find(clip)
+        track = track_features(mask)
+        return NOTHING if track is None else Opinion(color, DIRECTIONS[self.motions(track)])
 
 
-# ---- the count -------------------------------------------------------------------------------------
+# ---- the two beside each other ---------------------------------------------------------------------
 
 
-def asked(scene: Scene) -> Reading:
-    """What a reading of this scene should say."""
-    o = scene.objects[0]
-    return {"color": o.color, "motion": o.motion, "ground": scene.ground, "light": scene.light}
+def of_scene(scene: Scene) -> Opinion:
+    """What is true of a scene."""
+    return Opinion(scene.objects[0].color, DIRECTIONS[scene.objects[0].motion])
 
 
-def verdicts(wanted: Reading, read: Reading) -> dict[str, bool]:
-    """What a reading got right, by the keys of `ROWS`."""
-    right = {key: read[key] == value for key, value in wanted.items()}
-    coarse = COARSE[wanted["motion"]] == COARSE.get(read["motion"])
-    return right | {"coarse": coarse, "all": all(right.values())}
+def of_reading(reading: Reading) -> Opinion:
+    """What the probe says of the object that it is surest of."""
+    if not reading.objects or reading.objects[0].motion is None:
+        return NOTHING
+    return Opinion(reading.objects[0].color, DIRECTIONS[reading.objects[0].motion])
 
 
-def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson, "Probable inference", 1927)."""
-    middle = (right + z * z / 2) / (n + z * z)
-    reach = z / (n + z * z) * math.sqrt(right * (n - right) / n + z * z / 4)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
-
-
-@dataclass(frozen=True)
-class Column:
-    """One source of clips: what was read of each, and how long a clip took to make."""
-
-    readings: list[Reading]
-    seconds: float
-
-    def shares(self, scenes: Sequence[Scene]) -> dict[str, dict[str, float]]:
-        """For each of `ROWS` how many were right, of how many, and the share with its interval."""
-        judged = [verdicts(asked(s), r) for s, r in zip(scenes, self.readings, strict=True)]
-        table, n = {}, len(judged)
-        for key in ROWS:
-            right = sum(j[key] for j in judged)
-            low, high = wilson(right, n)
-            table[key] = {"right": right, "n": n, "share": right / n, "low": low, "high": high}
-        return table
-
-
-def read_all(name: str, reader: Reader, scenes: Sequence[Scene], make: Callable[[int, int], np.ndarray]) -> Column:
-    """Make clips batch by batch, as ``make(first, last)``, and read each."""
-    readings, seconds = [], 0.0
+def compare(name: str, scenes: Sequence[Scene], reader: Reader, probe: ToyboxProbe, form: ClipForm, make: Make) -> None:
+    """Make clips as ``make(first, last)``, read them in both ways after an MP4, and print the table."""
+    by_pixels: list[Opinion] = []
+    by_probe: list[Opinion] = []
     for first in range(0, len(scenes), BATCH):
         last = min(first + BATCH, len(scenes))
-        start = time.perf_counter()
-        clips = make(first, last)
-        seconds += time.perf_counter() - start
-        readings += [reader.read(clip) for clip in clips]
-        print(f"\r{name}: {last} of {len(scenes)} clips ", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return Column(readings, seconds / len(scenes))
-
-
-@torch.no_grad()
-def through_vae(pipe: VideoDiTPipeline, clips: np.ndarray) -> np.ndarray:
-    """Clips [B,T,H,W,3] encoded and decoded by a model's VAE."""
-    vae = pipe.vae
-    x = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).to(vae.device, vae.dtype) / 127.5 - 1
-    y = vae.decode(vae.encode(x).latent_dist.mode()).sample.float()
-    return ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy()
-
-
-def print_table(columns: dict[str, Column], scenes: Sequence[Scene]) -> None:
-    """Shares with their intervals, a column for each source of clips."""
-    tables = [column.shares(scenes) for column in columns.values()]
-    rows = [["", *columns]]
-    for key, title in ROWS.items():
-        cells = [table[key] for table in tables]
-        rows.append([title, *(f"{c['share']:.3f} ({c['low']:.3f}–{c['high']:.3f})" for c in cells)])
-    rows.append(["seconds a clip", *(f"{column.seconds:.3f}" for column in columns.values())])
-    for title, *texts in rows:
-        print(f"{title:16}" + "  ".join(f"{text:21}" for text in texts).rstrip())
-
-
-def print_motions(name: str, column: Column, scenes: Sequence[Scene]) -> None:
-    """What each motion that was asked for was read as."""
-    print(f"\nmotions, {name}:")
-    for motion in MOTIONS:
-        pairs = zip(scenes, column.readings, strict=True)
-        read = Counter(r["motion"] for s, r in pairs if s.objects[0].motion == motion)
-        others = ", ".join(f"{other} {n}" for other, n in read.most_common() if other != motion)
-        print(f"  {motion:8}{read[motion]:3} of {read.total():3}   {others}".rstrip())
-
-
-def write_json(path: Path, settings: dict[str, Any], columns: dict[str, Column], scenes: Sequence[Scene]) -> None:
-    """Everything that was measured, with the reading of every clip."""
-    clips = [
-        {"prompt": canonical_caption(scene), "asked": asked(scene)}
-        | {name: column.readings[i] for name, column in columns.items()}
-        for i, scene in enumerate(scenes)
-    ]
-    shares = {name: column.shares(scenes) | {"seconds": column.seconds} for name, column in columns.items()}
-    path.write_text(json.dumps({"settings": settings, "shares": shares, "clips": clips}, indent=1) + "\n")
+        clips = np.stack([through_mp4(clip, fps=form.fps) for clip in make(first, last)])
+        by_pixels += map(reader.read, clips)
+        by_probe += map(of_reading, probe.read(clips))
+        progress(name, last, len(scenes))
+    true = [of_scene(scene) for scene in scenes]
+    pairs = {
+        "pixels are right": (by_pixels, true),
+        "probe is right": (by_probe, true),
+        "both agree": (by_pixels, by_probe),
+    }
+    rows = [[name, *pairs]]
+    for key, title in {"color": "colour", "direction": f"direction, {len(set(DIRECTIONS.values()))} ways"}.items():
+        same = [[getattr(a, key) == getattr(b, key) for a, b in zip(*pair, strict=True)] for pair in pairs.values()]
+        rows.append([title, *(str(Share.of(sum(column), len(column))) for column in same)])
+    print_rows(rows)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", default="mini", help="a bundled model, a folder or a hub id")
-    parser.add_argument("--real", action="store_true", help="read the world's own clips alone, without a model")
-    parser.add_argument("--num-prompts", type=int, default=128)
-    parser.add_argument("--split", choices=["test", "validation"], default="test")
-    parser.add_argument("--seed", type=int, default=0, help="clip i starts from the noise of seed + i")
-    parser.add_argument("--steps", type=int, help="default: the model's")
-    parser.add_argument("--cfg", type=float, help="guidance; default: the model's")
-    parser.add_argument("--device", help="default: the fastest that is here")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here, too")
+    add_model_options(parser, model=None)
+    add_count_options(parser, num_prompts=256)
     args = parser.parse_args(argv)
-    if args.num_prompts < 1:
-        parser.error(f"--num-prompts must be at least 1; got {args.num_prompts}")
-    if args.json is not None and not args.json.absolute().parent.is_dir():
-        parser.error(f"the folder of {args.json} does not exist")
+    check_count(parser, args)
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, write."""
+    """Learn, read, print."""
     args = parse(argv)
-    scenes = lone_scenes(args.split, range(args.num_prompts))
-    prompts = [canonical_caption(scene) for scene in scenes]
-    form = ClipForm()
-    settings: dict[str, Any] = {"split": args.split}
-    sources = {"real": lambda first, last: rendered(scenes[first:last], form)}
-    if not args.real:
+    probe, form = load_probe(args.probe, args.device), ClipForm()
+    scenes = static_scenes(args.split, 0, args.num_prompts)
+    makers: dict[str, Make] = {"real": lambda first, last: rendered(scenes[first:last], form)}
+    if args.model is not None:
         pipe, how = load(args.model, device=args.device, steps=args.steps, cfg=args.cfg)
-        form = ClipForm.of(how)
-        dtype = str(pipe.dtype).removeprefix("torch.")
-        settings |= {"model": Path(args.model).name, "device": how.device, "dtype": dtype}
-        settings |= {"steps": how.num_inference_steps, "guidance": how.guidance_scale, "seed": args.seed}
-        sources["decoded"] = lambda first, last: through_vae(pipe, rendered(scenes[first:last], form))
-        sources["generated"] = lambda first, last: generate(
-            pipe, how, prompts[first:last], first_seed=args.seed + first
-        )
-    settings["clips"] = str(form)
-    print(", ".join(f"{key} {value}" for key, value in settings.items()), flush=True)
+        form, prompts = ClipForm.of(how), [canonical_caption(scene) for scene in scenes]
+        makers["generated"] = lambda first, last: generate(pipe, how, prompts[first:last], first_seed=args.seed + first)
+    print(f"split {args.split}, {len(scenes)} clips of {form}", flush=True)
     reader = Reader.learn(form)
-    columns = {name: read_all(name, reader, scenes, make) for name, make in sources.items()}
-    print_table(columns, scenes)
-    last = list(columns)[-1]
-    print_motions(last, columns[last], scenes)
-    if args.json is not None:
-        write_json(args.json, settings, columns, scenes)
+    for name, make in makers.items():
+        compare(name, scenes, reader, probe, form, make)
 
 
 if __name__ == "__main__":

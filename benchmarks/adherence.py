@@ -1,0 +1,288 @@
+"""Count what a model's clips have of their prompts, with the probe.
+
+    python benchmarks/adherence.py
+    python benchmarks/adherence.py -m runs/mini/mini --split validation --cfg 4 --steps 20 --json counts.json
+    python benchmarks/adherence.py --real --objects any
+
+Prompts are the plain captions of toybox scenes in combinations of shape, colour and motion that training never
+shows. By default every second scene has one object and the others two; cameras move as the world draws them. Each
+clip is written as an MP4 and decoded again before the probe reads it (videodit/datasets/toybox/probe.py says how).
+
+Beside the generated clips stand the world's own renders of the same scenes, which bound what the probe can say, and
+the same renders through the model's VAE, which bound what a transformer in front of it can reach. All three go
+through the same MP4. Intervals are Wilson's, 95 %; attributes of objects are counted object by object.
+
+With ``--json`` the readings of finished clips are kept beside that file, and a run that was stopped goes on there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from _common import (
+    BATCH,
+    ClipForm,
+    Share,
+    add_count_options,
+    add_model_options,
+    check_count,
+    generate,
+    load,
+    load_probe,
+    print_rows,
+    progress,
+    rendered,
+    through_vae,
+)
+
+from videodit.datasets.toybox import MOTIONS, Scene, canonical_caption, sample_scene
+from videodit.datasets.toybox.probe import Found, Match, Reading, ToyboxProbe, match, tally, through_mp4
+from videodit.datasets.toybox.scene import Split
+from videodit.pipelines.registry import model_hash, resolve_model
+
+ROWS = {
+    "color": "colour",
+    "shape": "shape",
+    "size": "size",
+    "motion": "motion",
+    "ground": "ground",
+    "light": "light",
+    "camera": "camera",
+    "interaction": "interaction",
+    "count": "number of objects",
+    "bound": "all colours and shapes, bound",
+    "bound_motion": "... and motions",
+    "all": "everything",
+}
+SOURCES = {"real": "real", "decoded": "through the VAE", "generated": "generated"}
+GROUPS = {1: "one object", 2: "two objects", 3: "three objects"}
+
+Make = Callable[[int, int], np.ndarray]
+
+
+class Result(NamedTuple):
+    """What was read of a clip, and the seconds that it took to make."""
+
+    reading: Reading
+    seconds: float
+
+
+# ---- what is asked, and what is kept ---------------------------------------------------------------
+
+
+def asked_scenes(split: Split, count: int, objects: str) -> list[Scene]:
+    """Scene i is that of seed i; of "mixed" ones, those with even seeds have one object and the others two."""
+    numbers = {"any": (None,), "mixed": (1, 2)}.get(objects) or (int(objects),)
+    return [sample_scene(seed, split=split, num_objects=numbers[seed % len(numbers)]) for seed in range(count)]
+
+
+class Kept:
+    """Results of finished clips, in a file of JSON lines whose first one says how they were made.
+
+    Raises:
+        SystemExit: the file is there and was made in another way, with one line that says so.
+    """
+
+    def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
+        self.path = path
+        self.results: dict[tuple[str, int], Result] = {}
+        if path is None:
+            return
+        if not path.is_file():
+            path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+            return
+        first, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        self._check(json.loads(first), settings)
+        for line in lines:
+            if line.endswith("\n"):  # else it was cut off
+                row = json.loads(line)
+                self.results[row["source"], row["clip"]] = Result(reading_of(row["reading"]), row["seconds"])
+        path.write_text("".join([first, *(line for line in lines if line.endswith("\n"))]), encoding="utf-8")
+
+    def _check(self, before: dict[str, Any], settings: dict[str, Any]) -> None:
+        for name in before | settings:
+            if before.get(name) != settings.get(name):
+                raise SystemExit(
+                    f"error: {self.path} holds clips of {name} {before.get(name)}, not {settings.get(name)}; "
+                    "delete it or name another --json"
+                )
+
+    def add(self, source: str, clip: int, result: Result) -> None:
+        """Keep a result."""
+        self.results[source, clip] = result
+        if self.path is not None:
+            row = {"source": source, "clip": clip, "seconds": result.seconds, "reading": asdict(result.reading)}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def reading_of(values: dict[str, Any]) -> Reading:
+    """The reading that ``dataclasses.asdict`` and JSON made these values of."""
+    objects = tuple(Found(**o | {"center": tuple(o["center"])}) for o in values["objects"])
+    return Reading(**values | {"objects": objects})
+
+
+def fingerprint(probe: ToyboxProbe) -> str:
+    """16 hexadecimal digits that tell a probe's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in probe.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+# ---- clips -----------------------------------------------------------------------------------------
+
+
+def read_all(source: str, count: int, batch: int, make: Make, fps: float, probe: ToyboxProbe, kept: Kept) -> None:
+    """Make clips as ``make(first, last)``, batch by batch, and read each after an MP4; batches that are kept are not
+    made again."""
+    for first in range(0, count, batch):
+        last = min(first + batch, count)
+        if any((source, i) not in kept.results for i in range(first, last)):
+            start = time.perf_counter()
+            clips = make(first, last)
+            seconds = (time.perf_counter() - start) / len(clips)
+            decoded = np.stack([through_mp4(clip, fps=fps) for clip in clips])
+            for i, reading in enumerate(probe.read(decoded), first):
+                kept.add(source, i, Result(reading, seconds))
+        progress(SOURCES[source], last, count)
+
+
+# ---- what is told ----------------------------------------------------------------------------------
+
+
+def judged(source: str, scenes: Sequence[Scene], kept: Kept) -> list[Match]:
+    """Every clip of a source beside its scene."""
+    return [match(scene, kept.results[source, i].reading) for i, scene in enumerate(scenes)]
+
+
+def tables(scenes: Sequence[Scene], matches: dict[str, list[Match]]) -> dict[str, dict[str, dict[str, Share]]]:
+    """By the words of `GROUPS`, source and the keys of `ROWS`, the share of right answers."""
+    found = {}
+    for number, group in GROUPS.items():
+        members = [i for i, scene in enumerate(scenes) if len(scene.objects) == number]
+        if members:
+            counts = {source: tally(rows[i] for i in members) for source, rows in matches.items()}
+            found[group] = {
+                source: {key: Share.of(*count[key]) for key in ROWS if key in count} for source, count in counts.items()
+            }
+    return found
+
+
+def motions(scenes: Sequence[Scene], kept: Kept, source: str, rows: Sequence[Match]) -> dict[str, Counter[str]]:
+    """What each motion that was asked for was read as, object by object; "none" where the object is missing."""
+    read: dict[str, Counter[str]] = {motion: Counter() for motion in MOTIONS}
+    for i, (scene, row) in enumerate(zip(scenes, rows, strict=True)):
+        objects = kept.results[source, i].reading.objects
+        for thing, verdicts, place in zip(scene.objects, row.objects, row.found, strict=True):
+            if verdicts["motion"] is not None:
+                word = None if place is None else objects[place].motion
+                read[thing.motion][word or "none"] += 1
+    return read
+
+
+def print_tables(found: dict[str, dict[str, dict[str, Share]]], seconds: dict[str, float]) -> None:
+    """A table for each number of objects, a column for each source."""
+    for group, columns in found.items():
+        first = next(iter(columns.values()))
+        lone = ("bound", "bound_motion") if group == GROUPS[1] else ()  # there they say nothing new
+        keys = [key for key in ROWS if key in first and key not in lone]
+        print(f"\n{group}, {first['all'].n} prompts")
+        rows = [[ROWS[key], *(str(column[key]) for column in columns.values())] for key in keys]
+        print_rows([["", *(SOURCES[source] for source in columns)], *rows])
+    print("\nseconds a clip: " + ", ".join(f"{SOURCES[source]} {value:.3f}" for source, value in seconds.items()))
+
+
+def print_motions(source: str, read: dict[str, Counter[str]]) -> None:
+    """What each motion was read as."""
+    print(f"\nmotions, {SOURCES[source]}:")
+    for motion, words in read.items():
+        others = ", ".join(f"{word} {n}" for word, n in words.most_common() if word != motion)
+        print(f"  {motion:8}{words[motion]:4} of {words.total():4}   {others}".rstrip())
+
+
+def report(scenes: Sequence[Scene], sources: Sequence[str], settings: dict[str, Any], kept: Kept) -> dict[str, Any]:
+    """Print the tables; everything that was measured, for JSON."""
+    matches = {source: judged(source, scenes, kept) for source in sources}
+    found = tables(scenes, matches)
+    seconds = {s: float(np.mean([kept.results[s, i].seconds for i in range(len(scenes))])) for s in sources}
+    confusion = {source: motions(scenes, kept, source, rows) for source, rows in matches.items()}
+    print_tables(found, seconds)
+    print_motions(sources[-1], confusion[sources[-1]])
+    shares = {
+        group: {source: {key: share._asdict() for key, share in column.items()} for source, column in columns.items()}
+        for group, columns in found.items()
+    }
+    clips = [
+        {"prompt": canonical_caption(scene), "asked": asdict(scene)}
+        | {source: asdict(kept.results[source, i].reading) for source in sources}
+        for i, scene in enumerate(scenes)
+    ]
+    return {"settings": settings, "shares": shares, "seconds": seconds, "motions": confusion, "clips": clips}
+
+
+# ---- the command -----------------------------------------------------------------------------------
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_options(parser)
+    add_count_options(parser, num_prompts=1024)
+    parser.add_argument("--objects", choices=["mixed", "1", "2", "3", "any"], default="mixed", help="default: mixed")
+    parser.add_argument("--real", action="store_true", help="read the world's own clips alone, without a model")
+    parser.add_argument("--batch", type=int, default=BATCH, help=f"clips made at a time; default: {BATCH}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here, too")
+    args = parser.parse_args(argv)
+    check_count(parser, args)
+    if args.batch < 1:
+        parser.error(f"--batch must be at least 1; got {args.batch}")
+    if args.json is not None and not args.json.absolute().parent.is_dir():
+        parser.error(f"the folder of {args.json} does not exist")
+    if args.real and not (args.steps is args.cfg is None):
+        parser.error("--steps and --cfg go with a model, and --real reads no model's clips")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print, write."""
+    args = parse(argv)
+    probe, form = load_probe(args.probe, args.device), ClipForm()
+    scenes = asked_scenes(args.split, args.num_prompts, args.objects)
+    settings: dict[str, Any] = {"split": args.split, "objects": args.objects, "probe": fingerprint(probe)}
+    makers: dict[str, Make] = {"real": lambda first, last: rendered(scenes[first:last], form)}
+    if not args.real:
+        pipe, how = load(args.model, device=args.device, steps=args.steps, cfg=args.cfg)
+        prompts = [canonical_caption(scene) for scene in scenes]
+        form = ClipForm.of(how)
+        settings |= {"model": Path(args.model).name, "weights": model_hash(resolve_model(args.model))}
+        settings |= {"device": how.device, "dtype": str(pipe.dtype).removeprefix("torch."), "seed": args.seed}
+        settings |= {"steps": how.num_inference_steps, "guidance": how.guidance_scale}
+        makers["decoded"] = lambda first, last: through_vae(pipe, rendered(scenes[first:last], form))
+        makers["generated"] = lambda first, last: generate(pipe, how, prompts[first:last], first_seed=args.seed + first)
+    settings["clips"] = str(form)
+    kept = Kept(args.json and args.json.with_name(f"{args.json.name}.clips.jsonl"), settings)
+    print(", ".join(f"{key} {value}" for key, value in settings.items()), flush=True)
+    try:
+        for source, make in makers.items():
+            read_all(source, len(scenes), args.batch, make, form.fps, probe, kept)
+    except KeyboardInterrupt:
+        again = "" if kept.path is None else f"; {kept.path} keeps what is finished, and the same command goes on there"
+        raise SystemExit(f"\nstopped{again}") from None
+    measured = report(scenes, list(makers), settings, kept)
+    if args.json is not None:
+        args.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
