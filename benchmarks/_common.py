@@ -91,7 +91,7 @@ def generate(pipe: VideoDiTPipeline, how: GenerationPlan, prompts: Sequence[str]
 def through_vae(pipe: VideoDiTPipeline, clips: np.ndarray) -> np.ndarray:
     """Clips [B,T,H,W,3] encoded and decoded by a model's VAE."""
     vae = pipe.vae
-    x = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).to(vae.device, vae.dtype) / 127.5 - 1
+    x = (torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1).to(vae.device, vae.dtype)
     y = vae.decode(vae.encode(x).latent_dist.mode()).sample.float()
     return ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy()
 

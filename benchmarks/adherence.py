@@ -97,16 +97,15 @@ class Kept:
         self.results: dict[tuple[str, int], Result] = {}
         if path is None:
             return
-        if not path.is_file():
-            path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
-            return
-        first, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        self._check(json.loads(first), settings)
-        for line in lines:
-            if line.endswith("\n"):  # else it was cut off
-                row = json.loads(line)
-                self.results[row["source"], row["clip"]] = Result(reading_of(row["reading"]), row["seconds"])
-        path.write_text("".join([first, *(line for line in lines if line.endswith("\n"))]), encoding="utf-8")
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        lines = [line for line in lines if line.endswith("\n")]  # the last may have been cut off
+        if lines:
+            self._check(json.loads(lines[0]), settings)
+        for row in map(json.loads, lines[1:]):
+            self.results[row["source"], row["clip"]] = Result(reading_of(row["reading"]), row["seconds"])
+        beside = path.with_name(f".{path.name}.part")
+        beside.write_text("".join(lines or [json.dumps(settings) + "\n"]), encoding="utf-8")
+        beside.replace(path)
 
     def _check(self, before: dict[str, Any], settings: dict[str, Any]) -> None:
         for name in before | settings:
@@ -133,11 +132,13 @@ def reading_of(values: dict[str, Any]) -> Reading:
 
 def fingerprint(probe: ToyboxProbe) -> str:
     """16 hexadecimal digits that tell a probe's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in probe.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    parts = (name.encode() + tensor.cpu().float().numpy().tobytes() for name, tensor in probe.state_dict().items())
+    return digest(b"".join(parts))
+
+
+def digest(content: bytes) -> str:
+    """16 hexadecimal digits that tell content from other content."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 # ---- clips -----------------------------------------------------------------------------------------
@@ -247,8 +248,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     check_count(parser, args)
     if args.batch < 1:
         parser.error(f"--batch must be at least 1; got {args.batch}")
-    if args.json is not None and not args.json.absolute().parent.is_dir():
-        parser.error(f"the folder of {args.json} does not exist")
+    if args.json is not None and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
+        parser.error(f"--json must be a file in a folder that exists; got {args.json}")
     if args.real and not (args.steps is args.cfg is None):
         parser.error("--steps and --cfg go with a model, and --real reads no model's clips")
     return args
@@ -259,7 +260,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     probe, form = load_probe(args.probe, args.device), ClipForm()
     scenes = asked_scenes(args.split, args.num_prompts, args.objects)
-    settings: dict[str, Any] = {"split": args.split, "objects": args.objects, "probe": fingerprint(probe)}
+    settings: dict[str, Any] = {"split": args.split, "objects": args.objects, "scenes": digest(repr(scenes).encode())}
+    settings |= {"probe": fingerprint(probe)}
     makers: dict[str, Make] = {"real": lambda first, last: rendered(scenes[first:last], form)}
     if not args.real:
         pipe, how = load(args.model, device=args.device, steps=args.steps, cfg=args.cfg)

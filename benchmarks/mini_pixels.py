@@ -60,8 +60,8 @@ RARE = 1e-5
 """Share of pixels that any colour is granted, so that one never seen is no proof."""
 EVIDENCE = 0.7
 """Logarithm of the likelihood ratio, averaged over 3 x 3 pixels, from which a pixel belongs to the object."""
-SMALLEST = 0.004
-"""Share of the picture below which there is no object."""
+SMALLEST = 0.009
+"""Share of the picture below which there is no object; the moon has 0.008."""
 
 DIRECTIONS = {
     "left": "left",

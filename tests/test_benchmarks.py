@@ -223,6 +223,7 @@ def test_tables_and_motions_are_counted_object_by_object(
         (["--split", "train"], "train"),
         (["--objects", "4"], "4"),
         (["--json", "nowhere/counts.json"], "nowhere/counts.json"),
+        (["--json", "."], "--json must be a file"),
         (["--real", "--cfg", "3"], "go with a model"),
         (["--real", "--device", "warp"], "warp"),
         (["--real", "--probe", "nowhere"], "no probe in nowhere"),

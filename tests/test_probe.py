@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ import pytest
 import torch
 from mini.probe import Places, ProbeRecipe, losses, train_probe, training_step, word_indices, worsened
 from mini.recipe import PRESETS, Form
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from videodit.datasets.toybox import MOTIONS, Rendering, Scene, ToyObject, render, sample_scene
@@ -144,6 +147,16 @@ def test_weights_are_kept_small_and_come_back(tmp_path: Path) -> None:
         assert torch.equal(again.state_dict()[name], tensor.float())
 
 
+def test_weights_that_are_not_whole_are_refused(tmp_path: Path) -> None:
+    ToyboxProbe(**TINY).save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    del tensors["conv_in.weight"]
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match=r"not this network's: 1 missing .* conv_in.weight"):
+        ToyboxProbe.from_pretrained(tmp_path)
+
+
 def test_weights_of_another_world_are_refused(tmp_path: Path) -> None:
     ToyboxProbe(**TINY).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -194,6 +207,17 @@ def test_no_more_objects_are_found_than_can_be_matched() -> None:
     assert len(read.objects) == MOST_FOUND
 
 
+def test_clips_that_never_were_files_are_read_without_pyav() -> None:
+    code = """
+import sys
+sys.modules["av"] = None
+import numpy as np
+from videodit.datasets.toybox.probe import ToyboxProbe
+print(len(ToyboxProbe(width=16, early=0, late=1).read(np.zeros((2, 5, 32, 32, 3), np.uint8))))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "2\n"
+
+
 def test_an_mp4_is_written_and_decoded() -> None:
     clip = render([sample_scene(3)], num_frames=5).video[0].permute(1, 2, 3, 0)
     decoded, worst = through_mp4(clip, fps=16), through_mp4(clip.numpy(), fps=16, crf=40)
@@ -238,11 +262,18 @@ def test_swapped_motions_are_not_bound() -> None:
 
 
 def test_binding_goes_before_the_number_of_right_attributes() -> None:
-    asked = scene(toy("ball", "red", "left", size="large"))
+    asked = scene(toy("ball", "red", "left", size="large"), toy("cone", "cyan"))
     decoy = seen("cube", "red", "left", size="large", score=0.95)
     one = match(asked, reading(decoy, seen("ball", "red", "spin", size="small")))
-    assert one.found == (1,)
-    assert one.bound
+    assert one.found == (1, 0)
+
+
+def test_a_clip_full_of_objects_has_no_better_chance() -> None:
+    asked = scene(toy("ball", "red"))
+    crowd = [seen("cube", "blue", score=0.95), seen("ball", "red"), seen("cone", "cyan")]
+    one = match(asked, reading(*crowd))
+    assert one.found == (0,)  # the surest, as many as were asked for
+    assert not one.bound
     assert not one.count
 
 
@@ -270,6 +301,8 @@ def test_of_a_collision_the_pair_is_not_asked_how_it_moves() -> None:
     assert [o["motion"] for o in one.objects] == [None, None, True]
     assert one.all
     assert tally([one])["motion"] == (1, 1)
+    swapped = seen("ball", "blue"), seen("cube", "red"), read.objects[2]
+    assert match(asked, replace(read, objects=swapped)).bound_motion is False
     alone = match(replace(asked, objects=pair), replace(read, objects=read.objects[:2]))
     assert alone.bound_motion is None
     assert "bound_motion" not in tally([alone])
@@ -421,9 +454,10 @@ def test_the_stage_writes_weights_and_what_they_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_bundled_probe_reads_real_clips() -> None:
-    probe = ToyboxProbe.from_pretrained()
-    scenes = [sample_scene(seed, split="test") for seed in range(96)]
+@pytest.mark.parametrize(("number", "floor"), [(1, 0.95), (2, 0.85)])
+def test_bundled_probe_reads_real_clips(number: int, floor: float) -> None:
+    """Floors under what was measured on many more clips; a third object is often hidden, and is not asked for here."""
+    scenes = [sample_scene(seed, split="test", num_objects=number) for seed in range(48)]
     video = render(scenes).video.permute(0, 2, 3, 4, 1).numpy()
-    rates = adherence(np.stack([through_mp4(clip, fps=16) for clip in video]), scenes, probe)
-    assert {name: rate for name, rate in rates.items() if rate < 0.9 and name != "all"} == {}
+    rates = adherence(np.stack([through_mp4(clip, fps=16) for clip in video]), scenes, ToyboxProbe.from_pretrained())
+    assert {name: rate for name, rate in rates.items() if rate < floor and name != "all"} == {}

@@ -331,14 +331,20 @@ def canonical_caption(scene: Scene) -> str:
     return _CAMERA_FORMS[0].format(s=text, moves=CAMERA_WORDS[scene.camera][0][0])
 
 
-def caption(scene: Scene, *, seed: int) -> str:
-    """A random sentence about a scene, in lower case, without a full stop; the same for the same seed."""
+def caption(scene: Scene, *, seed: int, moving: bool = True) -> str:
+    """A random sentence about a scene, in lower case, without a full stop; the same for the same seed.
+
+    Args:
+        scene: What to speak of.
+        seed: Another seed gives another sentence.
+        moving: Whether it speaks of motion, interaction and camera, which a single frame does not show.
+    """
     rng = random.Random(seed)
     title = rng.random() < 0.2  # "a red ball bouncing on the grass" beside "a red ball bounces on the grass"
     style = rng.choices(("a", "the", ""), (0.75, 0.15, 0.1))[0]
-    camera = _camera(scene.camera, title, rng)
+    camera = _camera(scene.camera, title, rng) if moving else "{s}"
     front, middle, back = _places(scene, rng, may_open=camera.startswith("{s}"))
-    clauses, options = _clauses(scene, title, style, rng)
+    clauses, options = _clauses(scene, title, style, rng, moving=moving)
     # "... while ... while the camera ..." would be clumsy.
     used = {" as ", " while "} & {f" {word} " for word in camera.split()}
     joints = rng.choice([joint for joint in options if not used & set(joint)])
@@ -348,12 +354,12 @@ def caption(scene: Scene, *, seed: int) -> str:
 
 
 def _clauses(
-    scene: Scene, title: bool, style: str, rng: random.Random
+    scene: Scene, title: bool, style: str, rng: random.Random, *, moving: bool
 ) -> tuple[list[str], tuple[tuple[str, ...], ...]]:
     """What the objects do, in any order, and what may join each clause to the next."""
     objects, joints = list(scene.objects), _TITLE_JOINTS if title else _JOINTS
     names = [_with_article(_name(o, rng), style) for o in objects]
-    if all(o.motion == "still" for o in objects) and rng.random() > _SAY_STILL:
+    if not moving or (all(o.motion == "still" for o in objects) and rng.random() > _SAY_STILL):
         rng.shuffle(names)
         return [_listed(names)], joints[1]
     if scene.interaction != "none":

@@ -1,7 +1,7 @@
 """What the toybox looks like: colours, lights, ground and sky.
 
 Colours are red, green, blue from 0 to 1 as they stand in the video: the world is lit in display space, so
-that a colour in these tables is the colour on the screen. Textures are functions of world position alone.
+that a colour in these tables is the colour on the screen. The ground's textures are functions of world position alone.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ def sky_color(light: str, seed: int, across: torch.Tensor, up: torch.Tensor) -> 
     Args:
         light: One of `LIGHTS`.
         seed: Moves the clouds, the sun and the moon along the horizon.
-        across: World x of the ray for a step of 1 into the distance.
-        up: World y of the same ray; both broadcast.
+        across: World x of the ray for a step of 1 along the world's z.
+        up: y of the ray for a step of 1 ahead of the camera; both broadcast.
 
     Returns:
         [3, ...].

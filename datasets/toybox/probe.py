@@ -40,7 +40,6 @@ from videodit.datasets.toybox.scene import (
     SIZES,
     Scene,
 )
-from videodit.media import read_video, write_video
 
 OF_OBJECT: dict[str, tuple[str, ...]] = {"shape": SHAPES, "color": COLORS, "size": SIZES, "motion": MOTIONS}
 """What is read of each object, and its words in the order of the network's outputs."""
@@ -213,12 +212,17 @@ class ToyboxProbe(ModelMixin, ConfigMixin):
         """Load the bundled weights, or those of a folder, for reading.
 
         Raises:
-            ValueError: There are no weights in the folder, or they are of another world.
+            ValueError: There are no weights in the folder, they are not whole, or they are of another world.
         """
         where = Path(str(resources.files("videodit"))) / "presets" / "probe" if folder is None else Path(folder)
         if not (where / "config.json").is_file():
             raise ValueError(f"no probe in {where}: it holds no config.json")
-        return super().from_pretrained(where, **options)
+        probe, info = super().from_pretrained(where, output_loading_info=True, **options)
+        if wrong := sorted({*info["missing_keys"], *info["unexpected_keys"]}):
+            raise ValueError(
+                f"the weights in {where} are not this network's: {len(wrong)} missing or too many, as {wrong[0]}"
+            )
+        return probe
 
     @torch.no_grad()
     def read(self, clips: Tensor | np.ndarray | Sequence[np.ndarray]) -> list[Reading]:
@@ -267,6 +271,8 @@ def as_read(clips: Tensor | np.ndarray) -> Tensor:
 
 def through_mp4(clip: np.ndarray | Tensor, *, fps: float, crf: int = 16) -> np.ndarray:
     """A clip uint8 [T,H,W,3] written to an MP4 by `videodit.media` and decoded again."""
+    from videodit.media import read_video, write_video  # reading clips that never were files takes no PyAV
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         write_video(path, clip, fps=fps, crf=crf)
@@ -365,8 +371,8 @@ class Match:
     @property
     def bound_motion(self) -> bool | None:
         """Whether each has, besides, its motion; None where no motion was judged."""
-        judged = [o for o in self.objects if o["motion"] is not None]
-        return all(o["color"] and o["shape"] and o["motion"] for o in judged) if judged else None
+        judged = [o["motion"] for o in self.objects if o["motion"] is not None]
+        return self.bound and all(judged) if judged else None
 
     @property
     def all(self) -> bool:
@@ -378,8 +384,9 @@ class Match:
 def match(scene: Scene, reading: Reading) -> Match:
     """Compare a reading with the scene that was asked for.
 
-    Found objects stand for those of the scene so that as many as possible have both their colour and their shape,
-    then so that as many attributes as possible are right; of equally good ways, the one with the surer objects.
+    The surest found objects, as many as the scene has, stand for its objects so that as many as possible have both
+    their colour and their shape, then so that as many attributes as possible are right: a clip full of objects does
+    not have a better chance than one with few.
     """
     one_frame = reading.camera is None
     asked = scene.objects
@@ -398,8 +405,8 @@ def match(scene: Scene, reading: Reading) -> Match:
             value is True for r in rows for value in r.values()
         )
 
-    there: list[int | None] = [*range(len(reading.objects)), *[None] * max(0, len(asked) - len(reading.objects))]
-    best = max(permutations(there, len(asked)), key=worth)
+    there: list[int | None] = [n if n < len(reading.objects) else None for n in range(len(asked))]
+    best = max(permutations(there), key=worth)
     clip: dict[str, bool | None] = {name: getattr(scene, name) == getattr(reading, name) for name in OF_CLIP}
     if one_frame:
         clip |= {"camera": None, "interaction": None}

@@ -5,6 +5,7 @@ A `Scene` holds everything that decides the clip's pixels; there is no other sou
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -82,6 +83,9 @@ class ToyObject:
         check_choice("motion", self.motion, MOTIONS)
         if not 0 <= self.phase <= 1:
             raise ValueError(f"phase must be between 0 and 1; got {self.phase!r}")
+        for name in ("x", "z", "yaw"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be a finite number; got {getattr(self, name)!r}")
         nearest = 4.2 if self.motion == "circle" else 3.0
         if not self.z >= nearest:
             raise ValueError(f"z must be at least {nearest} for {self.motion!r}, clear of the camera; got {self.z!r}")
@@ -102,7 +106,7 @@ class Scene:
 
     Raises:
         ValueError: No objects or too many, a negative seed, a word that is not one of the legal ones, or an
-            interaction that the objects' motions do not allow.
+            interaction that the objects' motions and places do not allow.
     """
 
     seed: int
@@ -135,6 +139,14 @@ class Scene:
                 f"an object follows another with the same motion, one of {', '.join(FOLLOWED)}; "
                 f"got {' and '.join(motions)}"
             )
+        if self.interaction == "follow" and not _is_behind(left, right):
+            raise ValueError(f"the second object must be behind the first, which moves {left.motion!r}")
+
+
+def _is_behind(leader: ToyObject, follower: ToyObject) -> bool:
+    if leader.motion == "away":
+        return follower.z < leader.z
+    return follower.x > leader.x if leader.motion == "left" else follower.x < leader.x
 
 
 def _check_seed(seed: int) -> None:
@@ -318,7 +330,7 @@ def _before_collision(rng: np.random.Generator, left: _Start, right: _Start) -> 
 
 
 def _behind(rng: np.random.Generator, leader: _Start, follower: _Start) -> _Start:
-    """Places [C,1] of an object that follows another, a little less than an object's width behind."""
+    """Places [C,1] of an object that follows another, closely."""
     gap = (reach(leader) + reach(follower)) * rng.uniform(1.15, 1.5, (_CANDIDATES, 1))
     if leader.motion == "away":
         aside = rng.uniform(-1.6, 1.6, (_CANDIDATES, 1))  # else the one in front hides the other

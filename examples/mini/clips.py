@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -44,11 +44,8 @@ def pixels(recipe: Recipe, batch: Sequence[Scene], form: Form, device: torch.dev
 
 
 def describe(scene: Scene, form: Form, seed: int) -> str:
-    """A sentence that is true of the scene's clip in this form: nothing moves in an image."""
-    if form.frames == 1:
-        still = tuple(replace(o, motion="still") for o in scene.objects)
-        scene = replace(scene, objects=still, camera="static", interaction="none")
-    return caption(scene, seed=seed)
+    """A sentence about the scene's clip in this form; of an image it says nothing that takes time to see."""
+    return caption(scene, seed=seed, moving=form.frames > 1)
 
 
 def scene_from(values: dict[str, Any]) -> Scene:

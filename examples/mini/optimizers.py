@@ -14,8 +14,12 @@ class KernelMuon:
         self.parameters = parameters
         self.views = [torch.nn.Parameter(p.data.view(p.shape[0], -1)) for p in parameters]  # the same memory
         self.muon = torch.optim.Muon(self.views, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-        self.param_groups = self.muon.param_groups
         self.state_dict, self.load_state_dict = self.muon.state_dict, self.muon.load_state_dict
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Muon's own: loading a state puts new ones in their place."""
+        return self.muon.param_groups
 
     def step(self) -> None:
         for view, parameter in zip(self.views, self.parameters, strict=True):

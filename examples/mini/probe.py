@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,8 @@ class ProbeRecipe:
 def train_probe(recipe: Recipe, out: Path, minutes: float, device: torch.device, seed: int) -> None:
     """Focal loss on where objects are, cross entropy on what is read of them and of the clip."""
     own = ProbeRecipe(**recipe.probe)
+    if find_spec("av") is None:
+        raise SystemExit("the probe trains on clips that went through an MP4, which takes PyAV: pip install av")
     torch.manual_seed(seed)
     probe = ToyboxProbe().to(device)
     optimizers = muon_and_adamw([probe], muon_lr=own.muon_lr, adam_lr=own.adam_lr)

@@ -88,8 +88,8 @@ class Recipe:
     num_inference_steps: int = 20
     guidance_scale: float = 3.0
     tune_prompts: int = 64
-    tune_guidance: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0)
-    tune_steps: tuple[int, ...] = (10, 20, 30)
+    tune_guidance: tuple[float, ...] = (2.0, 3.0, 4.0, 6.0)
+    tune_steps: tuple[int, ...] = (10, 20)
 
     probe: dict[str, Any] = field(default_factory=dict)  # what differs from the defaults of :mod:`mini.probe`
 
