@@ -2,7 +2,7 @@
 
     python examples/train_mini.py --stage vae     --minutes 30 --out runs/mini
     python examples/train_mini.py --stage latents --minutes 10 --out runs/mini
-    python examples/train_mini.py --stage probe   --minutes 10 --out runs/mini
+    python examples/train_mini.py --stage probe   --minutes 20 --out runs/mini
     python examples/train_mini.py --stage dit     --minutes 60 --out runs/mini
     python examples/train_mini.py --stage tune    --minutes 10 --out runs/mini
     python examples/train_mini.py --stage curves               --out runs/mini
@@ -12,11 +12,13 @@ on from there when it is started again. A killed stage loses a minute, one that 
 nothing. ``--minutes`` counts the training time of all starts of a stage together, and learning rates follow it
 (`latents` and `tune` train nothing: there it counts each start).
 
-`--preset` says what is trained: `gpu` fits half an hour of one H100, `cpu` is its half in every direction, `tiny`
-tries the stages out. The code is the same. On a CPU, one process of one thread a core is faster than threads; on two
-cores, put this before each command:
+`--preset` says what is trained: `gpu` is meant for half an hour of one H100, `cpu` trains smaller networks on pictures
+of half the width and height, `tiny` tries the stages out. The code is the same. On a CPU, one process of one thread a
+core is faster than threads, and memory that is kept is faster than memory that is given back (it was a fifth of the
+time); on two cores:
 
-    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 examples/train_mini.py --stage vae --minutes 30 --out runs/mini
+    export OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184
+    torchrun --nproc-per-node 2 examples/train_mini.py --stage vae --minutes 30 --out runs/mini
 
 What each stage does is in the module of its name in the folder `mini` beside this file.
 """

@@ -26,8 +26,10 @@ import numpy as np
 import pytest
 import torch
 import train_mini
+from mini.models import assemble, start_dit, weights_hash
 from mini.recipe import PRESETS
 from mini.trainer import unpack
+from mini.words import build_tokenizer
 from PIL import Image
 from safetensors import safe_open
 
@@ -157,7 +159,10 @@ def test_every_form_is_encoded_and_trained_on(run: Path, monkeypatch: pytest.Mon
     seen = set()
 
     def describe(scene: Any, form: Any, seed: int) -> str:
-        seen.add(form)
+        if form not in seen:
+            seen.add(form)
+            if seen == set(TINY.forms()):
+                signal.raise_signal(signal.SIGTERM)
         return mini.clips.describe(scene, form, seed)
 
     monkeypatch.setattr(mini.dit, "describe", describe)
@@ -165,8 +170,8 @@ def test_every_form_is_encoded_and_trained_on(run: Path, monkeypatch: pytest.Mon
     for part in ("latents", "vae/export"):
         shutil.copytree(run / part, out / part)
     monkeypatch.setattr(TINY.__class__, "draw_form", lambda self, seed, step, among: among[step % len(among)])
-    stage("dit", out, 0.03)
-    assert seen == set(TINY.forms())
+    with pytest.raises(SystemExit, match=f"dit stopped at step {len(TINY.forms())};"):
+        stage("dit", out, 1.0)
 
 
 @pytest.mark.slow
@@ -180,10 +185,9 @@ def test_log_tells_loss_speed_and_flops(run: Path) -> None:
 @pytest.mark.slow
 def test_init_starts_from_an_exported_model(run: Path, tmp_path: Path) -> None:
     """In no time at all, what comes out is what went in."""
-    for part in ("latents", "vae/export"):
-        shutil.copytree(run / part, tmp_path / part)
-    for train in (mini.vae.train_vae, mini.dit.train_dit):
-        train(TINY, tmp_path, 0.0, CPU, 0, init=run / "mini")
+    mini.vae.train_vae(TINY, tmp_path, 0.0, CPU, 0, init=run / "mini")
+    mini.latents.encode_latents(TINY, tmp_path, 0.001, CPU, 0)
+    mini.dit.train_dit(TINY, tmp_path, 0.0, CPU, 0, init=run / "mini")
     before, after = (VideoDiTPipeline.from_pretrained(folder / "mini") for folder in (run, tmp_path))
     for part in ("vae", "text_encoder", "transformer"):
         old, new = (getattr(pipe, part).state_dict() for pipe in (before, after))
@@ -192,7 +196,8 @@ def test_init_starts_from_an_exported_model(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vae", "dit"])
-def test_finished_stage_goes_on_with_more_minutes(run: Path, name: str) -> None:
+def test_finished_stage_goes_on_with_more_minutes(run: Path, tmp_path: Path, name: str) -> None:
+    run = shutil.copytree(run, tmp_path / "run")  # other autoencoders would not fit the latents
     before = state_of(run / name)
     assert [row["step"] for row in logged(run / name)] == list(range(1, before["step"] + 1))
     stage(name, run, before["seconds"] / 60 + 0.02)
@@ -270,7 +275,7 @@ def test_killed_latents_are_whole_shards_and_the_rest_follows(
         with safe_open(folder / name, "pt") as file:
             assert len(file.get_tensor("latents")) == shard.clips
             assert json.loads(file.metadata()["form"]) == list(shard.form)
-            assert file.metadata()["first_seed"] == str(7 + shard.first)
+            assert file.metadata()["seed"] == "7"
             scenes = json.loads(file.metadata()["scenes"])
         assert [scene["seed"] for scene in scenes] == list(range(7 + shard.first, 7 + shard.first + shard.clips))
 
@@ -305,11 +310,13 @@ def test_validation_is_logged_and_the_best_is_exported(
 
 @pytest.mark.slow
 def test_tune_writes_its_table_and_the_choice(
-    run: Path, tmp_path: Path, probe: list[Any], capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, probe: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(run / "mini", tmp_path / "mini")
-    with pytest.raises(SystemExit, match="--stage probe first"):
-        stage("tune", tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(mini.validate, "BUNDLED", tmp_path / "none")
+        with pytest.raises(SystemExit, match="--stage probe first"):
+            stage("tune", tmp_path, 1)
     (tmp_path / "probe" / "export").mkdir(parents=True)
     stage("tune", tmp_path, 1e-9)
     assert len(probe) == 1  # no time for a second row
@@ -327,19 +334,38 @@ def test_tune_writes_its_table_and_the_choice(
 
 
 @pytest.mark.slow
-def test_dit_says_once_that_there_is_no_probe(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stage("dit", run, state_of(run / "dit")["seconds"] / 60 + 0.02, "--validate-minutes", "0.001")
+def test_dit_says_once_that_there_is_no_probe(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("latents", "vae/export"):
+        shutil.copytree(run / part, tmp_path / part)
+    monkeypatch.setattr(mini.validate, "BUNDLED", tmp_path / "none")
+    stage("dit", tmp_path, 0.02, "--validate-minutes", "0.001")
     told = capsys.readouterr().out
     assert told.count("nothing is validated") == 1
-    assert logged(run / "dit", "validation") == []
+    assert logged(tmp_path / "dit", "validation") == []
     assert "exporting the last weights" in told
+
+
+@pytest.mark.slow
+def test_bundled_probe_measures_a_run_that_has_none_of_its_own(run: Path) -> None:
+    rows = logged(run / "dit", "validation")
+    assert rows[-1]["step"] == state_of(run / "dit")["step"]
+    for row in rows:
+        assert 0 <= row["adherence"] <= 1
+        assert {"color", "shape", "motion", "camera"} <= row.keys()
+    with safe_open(run / "dit" / "best.safetensors", "pt") as file:
+        about = file.metadata()
+    assert float(about["adherence"]) == max(row["adherence"] for row in rows)
+    assert about["vae"] == weights_hash(run / "vae" / "export")
+    assert about["probe"] == weights_hash(mini.validate.BUNDLED)
 
 
 @pytest.mark.slow
 def test_curves_are_drawn(run: Path) -> None:
     stage("curves", run, 1)
     with Image.open(run / "curves.png") as picture:
-        assert picture.height == 2 * importlib.import_module("mini.curves").SIZE[1]  # the losses of vae and dit
+        assert picture.height == 3 * importlib.import_module("mini.curves").SIZE[1]  # two losses and the adherence
         assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 3
 
 
@@ -386,24 +412,72 @@ def test_init_of_another_size_is_refused(tiny_model: Path, tmp_path: Path, capsy
 # ---- processes
 
 
-@pytest.mark.slow
-def test_two_processes_average_gradients_and_stay_equal(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What two processes printed, and their folder."""
+    out = tmp_path_factory.mktemp("together")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, __file__, str(tmp_path)],
-        cwd=tmp_path,
+        [*command, __file__, str(out)],
+        cwd=out,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
         timeout=240,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("equal weights") == 2
-    assert state_of(tmp_path / "vae")["step"] >= 1
+    return done.stdout, out
+
+
+@pytest.mark.slow
+def test_two_processes_average_gradients_and_stay_equal(together: tuple[str, Path]) -> None:
+    told, out = together
+    assert told.count("equal weights") == 2
+    assert state_of(out / "vae")["step"] >= 1
+
+
+@pytest.mark.slow
+def test_two_processes_validate_together(together: tuple[str, Path]) -> None:
+    """The second has no prompt of its own when there is one."""
+    told, out = together
+    assert told.count("same clips") == 1
+    for count in (1, 3):
+        (row,) = logged(out / f"dit{count}", "validation")
+        assert (row["step"], row["adherence"], row["color"]) == (5, 0.5, 0.75)
+        assert state_of(out / f"dit{count}")["step"] == 5
+        assert (out / f"dit{count}" / "best.safetensors").is_file()
+
+
+def validate_together(out: Path) -> None:
+    """Validate with fewer prompts than processes, then with more; the first process is shown all clips."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(0, 300)
+    dit, text_model = start_dit(TINY, tokenizer, None)
+    torch.nn.init.normal_(dit.proj_out.weight)
+    pipe = assemble(dit, text_model, tokenizer, mini.vae.start_vae(TINY, None).eval(), TINY)
+    shown: list[torch.Tensor] = []
+
+    def adherence(clips: torch.Tensor, scenes: list[Any], probe: Any) -> dict[str, float]:
+        shown.append(clips)
+        return RATES
+
+    mini.validate.adherence = adherence
+    for count in (1, 3):
+        options = {"count": count, "steps": 1, "guidance": 1.0, "batch": 1}
+        measure = functools.partial(mini.validate.measure, pipe, "probe", **options)  # type: ignore[arg-type]
+        trainer = mini.trainer.Trainer(out / f"dit{count}", {"transformer": dit}, [], minutes=1, validate=measure)
+        trainer.step = 5
+        trainer._validate()
+    assert len(shown) == (0 if mini.processes.RANK else 2)
+    if shown:
+        assert [len(clips) for clips in shown] == [1, 3]
+        assert torch.equal(shown[0][0], shown[1][0])
+        assert not torch.equal(shown[1][0], shown[1][1])
+        print("same clips", flush=True)
 
 
 def worker(out: Path) -> None:
-    """One of two processes: averages numbers, gathers others, then trains a VAE for a moment."""
+    """One of two processes: averages numbers, gathers others, trains a VAE for a moment, then validates."""
     from mini.processes import RANK, WORLD, agree, average, gather
 
     torch.distributed.init_process_group("gloo")
@@ -445,6 +519,7 @@ def worker(out: Path) -> None:
     torch.distributed.all_gather(all_first, first)
     assert not torch.equal(*all_first)  # they saw different clips
     print("equal weights", flush=True)
+    validate_together(out)
     torch.distributed.destroy_process_group()
 
 

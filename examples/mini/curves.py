@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
+
+from mini.trainer import read_log
 
 SIZE = (760, 360)
 MARGIN = (70, 44, 24, 46)  # left, top, right, bottom
@@ -30,7 +31,7 @@ def draw_curves(out: Path) -> Path:
     """
     panels = []
     for log in sorted(out.glob("*/log.jsonl")):
-        rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        rows = read_log(log)
         for kind, title in (("train", "loss"), ("validation", "adherence, validation split")):
             panels.append((f"{log.parent.name}: {title}", curves_of([row for row in rows if row.get("kind") == kind])))
     panels = [(title, curves) for title, curves in panels if curves]

@@ -10,12 +10,12 @@ from torch import Tensor
 from mini.clips import describe, scene_from
 from mini.flops import TRAINING, dit_flops
 from mini.latents import load_latents
-from mini.models import assemble, export, start_dit
+from mini.models import assemble, export, start_dit, vae_folder, weights_hash
 from mini.optimizers import muon_and_adamw
 from mini.processes import RANK
 from mini.recipe import Recipe
 from mini.trainer import Step, Trainer, autocast
-from mini.validate import load_probe, measure
+from mini.validate import load_probe, measure, probe_folder
 from mini.words import build_tokenizer
 from videodit import CausalVideoVAE, TextEncoder, VideoDiT
 from videodit.flow import add_noise, denoising_loss, sample_sigma, token_timesteps, training_target
@@ -38,9 +38,7 @@ def train_dit(
 ) -> None:
     """Flow matching with clean parts; Muon for the blocks, AdamW for the rest."""
     stored = load_latents(out)
-    if not (out / "vae" / "export" / "config.json").is_file():
-        raise SystemExit(f"no autoencoder in {out / 'vae' / 'export'}: run --stage vae first")
-    vae = CausalVideoVAE.from_pretrained(out / "vae" / "export").to(device).eval()
+    vae = CausalVideoVAE.from_pretrained(vae_folder(out)).to(device).eval()
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(seed, recipe.captions)
     dit, text_model = (module.to(device) for module in start_dit(recipe, tokenizer, init))
@@ -73,6 +71,7 @@ def train_dit(
         ema_decay=recipe.ema_decay,
         validate=validate,
         validate_minutes=validate_minutes or minutes / 10,
+        measured_by={"vae": weights_hash(vae_folder(out)), "probe": weights_hash(probe_folder(out))},
     )
     forms = list(stored)
     batches = {form: recipe.scaled(recipe.dit_batch, form) for form in forms}

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mini.clips import pixels, scene_values, scenes
+from mini.models import vae_folder, weights_hash
 from mini.processes import RANK, WORLD
 from mini.recipe import Form, Recipe
 from mini.trainer import autocast
@@ -53,12 +54,16 @@ def encode_latents(recipe: Recipe, out: Path, minutes: float, device: torch.devi
 
     Clip ``n`` is the scene of seed ``seed + n``; a shard holds its scenes, since sampling them again would take
     longer than a step has. Stops when the plan is done or when the minutes are used up.
+
+    Raises:
+        SystemExit: there is no autoencoder, or a shard is there that was made with another one, seed or form.
     """
-    if not (out / "vae" / "export" / "config.json").is_file():
-        raise SystemExit(f"no autoencoder in {out / 'vae' / 'export'}: run --stage vae first")
-    vae = CausalVideoVAE.from_pretrained(out / "vae" / "export").to(device).eval()
+    made_by = weights_hash(vae_folder(out))
     folder = out / "latents"
     folder.mkdir(parents=True, exist_ok=True)
+    for shard in plan_shards(recipe):
+        check_shard(folder / f"{shard.first:07d}.safetensors", vae=made_by, seed=str(seed), form=json.dumps(shard.form))
+    vae = CausalVideoVAE.from_pretrained(vae_folder(out)).to(device).eval()
     start = printed = time.monotonic()
     done = 0
     for shard in list(plan_shards(recipe))[RANK::WORLD]:
@@ -70,7 +75,8 @@ def encode_latents(recipe: Recipe, out: Path, minutes: float, device: torch.devi
             break
         batch = scenes(seed + shard.first, shard.clips)
         metadata = {
-            "first_seed": str(seed + shard.first),
+            "vae": made_by,
+            "seed": str(seed),
             "form": json.dumps(shard.form),
             "scenes": json.dumps([scene_values(scene) for scene in batch]),
         }
@@ -89,6 +95,24 @@ def encode_latents(recipe: Recipe, out: Path, minutes: float, device: torch.devi
             shard.clips for shard in plan_shards(recipe) if (folder / f"{shard.first:07d}.safetensors").is_file()
         )
         print(f"{held} of {recipe.clips} clips are there", flush=True)
+
+
+def check_shard(path: Path, **wanted: str) -> None:
+    """Check that a shard, if it is there, was made of and by what is wanted now.
+
+    Raises:
+        SystemExit: it was not.
+    """
+    if not path.is_file():
+        return
+    with safe_open(path, framework="pt") as file:
+        found = file.metadata() or {}
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise SystemExit(
+                f"{path} was made with {name} {found.get(name)}, not {value}: remove {path.parent} and run "
+                "--stage latents again"
+            )
 
 
 def encode(vae: CausalVideoVAE, recipe: Recipe, batch: list[Scene], form: Form) -> Tensor:
@@ -113,10 +137,13 @@ def load_latents(out: Path) -> dict[Form, Stored]:
     """Everything that the stage left, by form.
 
     Raises:
-        SystemExit: nothing is there.
+        SystemExit: nothing is there, or the run's autoencoder is another one by now.
     """
     parts: dict[Form, list[Stored]] = {}
-    for file in sorted((out / "latents").glob("*.safetensors")):
+    files = sorted((out / "latents").glob("*.safetensors"))
+    made_by = weights_hash(vae_folder(out)) if files else ""
+    for file in files:
+        check_shard(file, vae=made_by)
         with safe_open(file, framework="pt") as shard:
             form = Form(*json.loads(shard.metadata()["form"]))
             stored = Stored(shard.get_tensor("latents"), json.loads(shard.metadata()["scenes"]))

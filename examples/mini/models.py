@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,6 +13,26 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 from mini.recipe import Recipe
 from mini.words import copy_embeddings
 from videodit import CausalVideoVAE, VideoDiT, VideoDiTPipeline
+
+
+def weights_hash(folder: Path) -> str:
+    """The first twelve hexadecimal digits of the SHA-256 of the weights that were exported to a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def vae_folder(out: Path) -> Path:
+    """Where a run has its autoencoder.
+
+    Raises:
+        SystemExit: it has none yet.
+    """
+    folder = out / "vae" / "export"
+    if not (folder / "config.json").is_file():
+        raise SystemExit(f"no autoencoder in {folder}: run --stage vae first")
+    return folder
 
 
 def check_init(recipe: Recipe, init: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -76,6 +77,11 @@ class Trainer:
             name in the first process, ``adherence`` among them, by which the best weights are chosen, or nothing
             where there is nothing to measure with.
         validate_minutes: time between two calls of it; there is one more at the end.
+        measured_by: hashes, by name, of what ``validate`` measures with. Best weights that were chosen with anything
+            else do not count.
+
+    Raises:
+        SystemExit: the folder holds the state of networks of other sizes.
     """
 
     seconds_between_logs = 10
@@ -94,10 +100,12 @@ class Trainer:
         seed: int = 0,
         validate: Callable[[], dict[str, float]] | None = None,
         validate_minutes: float = 1.0,
+        measured_by: dict[str, str] | None = None,
     ) -> None:
         self.folder, self.modules, self.optimizers = folder, modules, optimizers
         self.minutes, self.warmup_steps, self.cooldown, self.seed = minutes, warmup_steps, cooldown, seed
         self.validate, self.validate_seconds = validate, validate_minutes * 60
+        self.measured_by = measured_by or {}
         self.ema = {k: EMAModel(m.parameters(), decay=ema_decay) for k, m in modules.items()}
         self.base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
         self.step, self.seconds = 0, 0.0
@@ -107,6 +115,12 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "state.safetensors").is_file():
             self._load()
+        self._cut_log()
+        if (folder / "best.safetensors").is_file() and self.best() is None:
+            self.validated_step, self.adherence = 0, None
+            if not RANK:
+                names = " or ".join(self.measured_by)
+                print(f"{folder / 'best.safetensors'} was chosen with another {names}: it does not count", flush=True)
 
     # ---- the loop
 
@@ -119,13 +133,14 @@ class Trainer:
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             stopped = self._loop(train_step)
+            if not stopped and self.validate is not None and self.validated_step < self.step:
+                self._validate()
+                _, stopped = agree(self.seconds, self.signal is not None)
+            if not RANK:
+                self.save()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        if not stopped and self.validate is not None and self.validated_step < self.step:
-            self._validate()
-        if not RANK:
-            self.save()
         if stopped:
             raise SystemExit(f"{self.folder.name} stopped at step {self.step}; the same command goes on from there")
 
@@ -149,6 +164,7 @@ class Trainer:
                 self._validate()
                 self.seconds, stop = agree(before + time.monotonic() - start, self.signal is not None)
                 self.validated_seconds = self.seconds  # from its end, or a long one would follow every step
+                saved = float("-inf")  # best weights and the state that knows of them belong together
             if RANK:
                 continue
             if time.monotonic() - logged > self.seconds_between_logs:
@@ -195,6 +211,8 @@ class Trainer:
     def _validate(self) -> None:
         """Measure the averaged weights; keep them if none before did better."""
         assert self.validate is not None
+        if not RANK:
+            self.save()  # whoever wants it to stop may not wait until it is over
         for name, module in self.modules.items():
             self.ema[name].store(module.parameters())
         self.use_ema()
@@ -210,11 +228,12 @@ class Trainer:
             module.train()
 
     def best(self) -> float | None:
-        """The best adherence so far, or ``None`` before the first."""
+        """The best adherence so far, or ``None`` before the first that was measured as now."""
         if not (self.folder / "best.safetensors").is_file():
             return None
         with safe_open(self.folder / "best.safetensors", framework="pt") as file:
-            return float(file.metadata()["adherence"])
+            about = file.metadata()
+        return float(about["adherence"]) if about.items() >= self.measured_by.items() else None
 
     def _save_best(self, adherence: float) -> None:
         tensors = {
@@ -222,7 +241,7 @@ class Trainer:
             for name, module in self.modules.items()
             for key, value in module.state_dict().items()
         }
-        about = {"adherence": repr(adherence), "step": str(self.step)}
+        about = {"adherence": repr(adherence), "step": str(self.step)} | self.measured_by
         save_file(tensors, self.folder / "best.tmp", metadata=about)
         os.replace(self.folder / "best.tmp", self.folder / "best.safetensors")
 
@@ -266,8 +285,9 @@ class Trainer:
         """Drop what was logged after the state was saved: those steps come again."""
         log = self.folder / "log.jsonl"
         if log.is_file() and not RANK:
-            lines = log.read_text().splitlines(keepends=True)
-            log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+            rows = [row for row in read_log(log) if row["step"] <= self.step]
+            log.with_suffix(".tmp").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            os.replace(log.with_suffix(".tmp"), log)
 
     # ---- the state
 
@@ -289,6 +309,7 @@ class Trainer:
     def _load(self) -> None:
         with safe_open(self.folder / "state.safetensors", framework="pt") as file:
             state = unpack(json.loads(file.metadata()["tree"]), file.get_tensor)
+        self._check_sizes(state["modules"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.validated_step, self.validated_seconds, self.adherence = state["validated"]
         for name, module in self.modules.items():
@@ -297,9 +318,31 @@ class Trainer:
             self.ema[name].to(next(module.parameters()).device)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self._cut_log()
         if not RANK:
             print(f"resuming {self.folder.name} at step {self.step}, {self.seconds / 60:.1f} min", flush=True)
+
+    def _check_sizes(self, saved: dict[str, dict[str, Tensor]]) -> None:
+        """Refuse the state of other networks, before anything of it is loaded."""
+        here, there = (
+            {f"{name}.{key}": tuple(value.shape) for name, tensors in modules.items() for key, value in tensors.items()}
+            for modules in ({name: module.state_dict() for name, module in self.modules.items()}, saved)
+        )
+        for key in sorted(here.keys() | there.keys()):
+            if here.get(key) != there.get(key):
+                raise SystemExit(
+                    f"{self.folder} holds a run of another preset or seed: {key} is {there.get(key)} there and "
+                    f"{here.get(key)} here; give another --out"
+                )
+
+
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """The rows of a log, without a last one that was not written to its end."""
+    lines = log.read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines[:-1]]
+    for line in lines[-1:]:
+        with suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -16,12 +16,19 @@ from videodit import VideoDiTPipeline
 from videodit.datasets.toybox import canonical_caption
 from videodit.datasets.toybox.probe import OF_CLIP, OF_OBJECT, ToyboxProbe, adherence
 
+BUNDLED = Path(str(resources.files("videodit"))) / "presets" / "probe"
+
+
+def probe_folder(out: Path) -> Path:
+    """Where the run's own probe is, else where the bundled one would be."""
+    own = out / "probe" / "export"
+    return own if own.is_dir() else BUNDLED
+
 
 def load_probe(out: Path, device: torch.device) -> ToyboxProbe | None:
     """The run's own probe, else the bundled one, else ``None``, in so many words."""
-    for folder in (out / "probe" / "export", Path(str(resources.files("videodit"))) / "presets" / "probe"):
-        if folder.is_dir():
-            return ToyboxProbe.from_pretrained(folder).to(device)
+    if (folder := probe_folder(out)).is_dir():
+        return ToyboxProbe.from_pretrained(folder).to(device)
     if not RANK:
         print(f"no probe in {out / 'probe' / 'export'}: nothing is validated; --stage probe makes one", flush=True)
     return None
@@ -36,7 +43,8 @@ def make_clips(
     Clip ``i`` starts from the noise of seed ``i``, in whatever batch and process it is made.
     """
     mine = list(enumerate(prompts))[RANK::WORLD]
-    parts = []
+    size = pipe.defaults.num_frames, pipe.defaults.height, pipe.defaults.width
+    parts = [torch.empty(0, 3, *size, dtype=torch.uint8)]  # all that a process has which gets no prompt
     for first in range(0, len(mine), batch):
         numbers, sentences = zip(*mine[first : first + batch], strict=True)
         with autocast(pipe.device):
