@@ -2,6 +2,7 @@
 
     python benchmarks/contact_sheet.py --out sheet.png
     python benchmarks/contact_sheet.py -m runs/mini/mini --beside-real --out sheet.png
+    python benchmarks/contact_sheet.py --real --out world.png
     python benchmarks/contact_sheet.py --prompt "a red ball falls on the snow" --prompt "a blue ring spins"
 
 The sixteen prompts that it draws by default are fixed: plain captions of toybox scenes in combinations of shape,
@@ -87,6 +88,10 @@ def prompts_in(path: str) -> list[str]:
 
 def draw(args: argparse.Namespace) -> Image.Image:
     """Make the clips and draw them."""
+    if args.real:
+        scenes = fixed_scenes(args.rows)
+        clips = rendered(scenes, ClipForm(128, 128, 33))
+        return sheet([canonical_caption(scene) for scene in scenes], [[strip(clip, args.frames)] for clip in clips])
     pipe, how = load(args.model, device=args.device, steps=args.steps, cfg=args.cfg)
     prompts = [*args.prompt, *args.prompts]
     scenes = [] if prompts else fixed_scenes(args.rows)
@@ -109,6 +114,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt", action="append", default=[], help="in place of the fixed prompts; may be repeated")
     parser.add_argument("--prompts", type=prompts_in, default=[], metavar="FILE", help="the same, one prompt a line")
     parser.add_argument("--beside-real", action="store_true", help="the world's render of the fixed prompts, too")
+    parser.add_argument("--real", action="store_true", help="that alone, 128x128 and two seconds long, without a model")
     parser.add_argument("--frames", type=int, default=6, help="frames of each clip; default: 6")
     parser.add_argument("--rows", type=int, default=len(SCENES), help=f"of the fixed prompts; default: {len(SCENES)}")
     parser.add_argument("--out", type=Path, default=Path("sheet.png"), metavar="FILE")
@@ -117,8 +123,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--frames must be at least 1; got {args.frames}")
     if not 1 <= args.rows <= len(SCENES):
         parser.error(f"--rows must be 1 to {len(SCENES)}; got {args.rows}")
-    if args.beside_real and (args.prompt or args.prompts):
-        parser.error("--beside-real goes with the fixed prompts: of others there is no scene to render")
+    if (args.beside_real or args.real) and (args.prompt or args.prompts):
+        parser.error("--beside-real and --real go with the fixed prompts: of others there is no scene to render")
     if args.out.suffix.lower() != ".png" or not args.out.absolute().parent.is_dir():
         parser.error(f"--out must be a .png in a folder that exists; got {args.out}")
     return args

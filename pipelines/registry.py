@@ -303,7 +303,7 @@ def settle(
         notices.append(f"{frames} frames become {legal}: the count must be {spec.geometry.frame_rule}")
     if (*size, legal) != (d.height, d.width, d.num_frames):
         notices.append(
-            f"the model was trained at {d.width}x{d.height}, {d.num_frames} frames; "
+            f"the model is at its best at {d.width}x{d.height}, {d.num_frames} frames; "
             f"{size[1]}x{size[0]}, {legal} frames may look worse"
         )
     latent = spec.geometry.latent_size(legal, *size)

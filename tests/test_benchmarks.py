@@ -335,6 +335,14 @@ def test_fixed_prompts_are_held_out_and_show_everything(sheets: ModuleType) -> N
     assert {scene.interaction for scene in scenes} == {"none", "collide", "follow"}
 
 
+def test_sheet_of_the_world_alone_needs_no_model(sheets: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "world.png"
+    sheets.main(["-m", "nowhere", "--real", "--rows", "2", "--frames", "3", "--out", str(out)])
+    with Image.open(out) as picture:
+        assert picture.width == 3 * 128 + 2 * 2 + 2 * sheets.GAP
+        assert np.asarray(picture)[-100:].std() > 10
+
+
 def test_sheet_of_the_fixed_prompts_beside_the_world(sheets: ModuleType, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     sheets.main(
@@ -383,6 +391,7 @@ def test_sheet_of_own_prompts(sheets: ModuleType, tiny_model: Path, tmp_path: Pa
         (["--rows", "17"], "1 to 16; got 17"),
         (["--out", "sheet.jpg"], "sheet.jpg"),
         (["--beside-real", "--prompt", "a red ball"], "fixed prompts"),
+        (["--real", "--prompt", "a red ball"], "fixed prompts"),
         (["--prompts", "nowhere.txt"], "nowhere.txt"),
         (["--prompts", "{empty}"], "holds no prompts"),
     ],
