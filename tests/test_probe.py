@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from mini.flops import probe_flops
 from mini.probe import Places, ProbeRecipe, losses, train_probe, training_step, word_indices, worsened
 from mini.recipe import PRESETS, Form
 from safetensors.torch import load_file, save_file
@@ -448,6 +449,22 @@ def test_the_stage_writes_weights_and_what_they_read(tmp_path: Path) -> None:
     assert set(report["right"]) == {"validation", "test"}
     assert all("color" in rates for forms in report["right"].values() for rates in forms.values())
     assert len(probe.read(np.zeros((1, 5, 32, 32, 3), np.uint8))) == 1
+    rows = [json.loads(line) for line in (tmp_path / "probe" / "log.jsonl").read_text().splitlines()]
+    assert all(row["tflops"] > 0 for row in rows)
+
+
+def test_flops_of_reading_are_those_of_the_convolutions() -> None:
+    probe, form, total = ToyboxProbe(), Form(3, 64, 64), 0
+
+    def add(layer: Any, _: Any, y: Tensor) -> None:
+        nonlocal total  # a multiplication and an addition for each weight and place
+        total += 2 * layer.weight.numel() * y.numel() // y.shape[1]
+
+    for layer in probe.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+            layer.register_forward_hook(add)
+    probe(torch.zeros(1, 3, *form))
+    assert probe_flops(form) == total
 
 
 # ---- the bundled weights

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from mini.recipe import Form, Recipe
 from videodit import CausalVideoVAE, VideoDiT
+from videodit.datasets.toybox.probe import ToyboxProbe, as_read
 
 TRAINING = 3
 """Forwards that a step of training counts as."""
@@ -34,6 +35,14 @@ def vae_flops(recipe: Recipe, form: Form) -> int:
     with torch.device("meta"):
         vae, clip = CausalVideoVAE(**recipe.vae_config()), torch.empty(1, 3, *form)
     return count(lambda: vae.decode(vae.encode(clip).latent_dist.mode()))
+
+
+def probe_flops(form: Form) -> int:
+    """FLOPs of reading one clip."""
+    size = as_read(torch.zeros(1, 3, *form, dtype=torch.uint8)).shape
+    with torch.device("meta"):
+        probe, clip = ToyboxProbe(), torch.empty(size)
+    return count(lambda: probe(clip))
 
 
 def dit_flops(recipe: Recipe, form: Form, tokenizer: PreTrainedTokenizerFast, words: int) -> int:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mini.flops import TRAINING, probe_flops
 from mini.optimizers import muon_and_adamw
 from mini.processes import RANK
 from mini.recipe import Form, Recipe
@@ -88,11 +89,15 @@ def train_probe(recipe: Recipe, out: Path, minutes: float, device: torch.device,
     optimizers = muon_and_adamw([probe], muon_lr=own.muon_lr, adam_lr=own.adam_lr)
     trainer = Trainer(out / "probe", {"probe": probe}, optimizers, minutes=minutes, seed=seed, ema_decay=own.ema_decay)
 
+    flops: dict[Form, int] = {}
+
     def step(generator: torch.Generator) -> Step:
         form = own.draw_form(seed, trainer.step)
+        if form not in flops:
+            flops[form] = TRAINING * probe_flops(form)
         scenes = own.scenes(seed + trainer.batch_index * own.batch, own.batch)
         metrics = training_step(probe, scenes, form, own, recipe.fps, device, generator)
-        return Step(metrics, len(scenes), 0.0)
+        return Step(metrics, len(scenes), len(scenes) * flops[form])
 
     trainer.run(step)
     if RANK:

@@ -167,7 +167,7 @@ PRESETS = {
         size_shares=((128, 128, 0.6), (96, 160, 0.2), (160, 96, 0.2)),
         vae_batch=32, vae_channels=40, vae_validation_clips=64, clips=120_000, encode_batch=64,
         heads=5, layers=7, text_dim=256, text_layers=4, dit_batch=256, muon_lr=1e-3, adam_lr=6e-4, shift=3.0,
-        ema_decay=0.999, validation_prompts=256, generate_batch=64, tune_prompts=256,
+        ema_decay=0.999, validation_prompts=256, generate_batch=64, tune_prompts=256, probe={"batch": 64},
     ),
     # Minute networks, to try the stages out.
     "tiny": Recipe(
@@ -175,6 +175,6 @@ PRESETS = {
         vae_batch=2, vae_channels=16, latent_channels=4, vae_validation_clips=2, clips=150, shard=8, encode_batch=8,
         heads=2, head_dim=16, layers=2, text_dim=32, text_layers=1, captions=300, dit_batch=4,
         validation_prompts=4, validation_steps=1, generate_batch=2,
-        tune_prompts=4, tune_guidance=(1.0, 3.0), tune_steps=(1, 2),
+        tune_prompts=4, tune_guidance=(1.0, 3.0), tune_steps=(1, 2), probe={"batch": 2, "report_clips": 8},
     ),
 }  # fmt: skip
