@@ -100,8 +100,7 @@ def main() -> None:
     elif args.stage == "dit":
         from mini.dit import train_dit
 
-        validate_minutes = args.validate_minutes or args.minutes / 10
-        train_dit(*common, init=args.init, compile_blocks=args.compile, validate_minutes=validate_minutes)
+        train_dit(*common, init=args.init, compile_blocks=args.compile, validate_minutes=args.validate_minutes)
     elif args.stage == "tune":
         from mini.tune import tune
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from mini.clips import describe, scene_from
 from mini.flops import TRAINING, dit_flops
-from mini.latents import load_latents
+from mini.latents import Stored, load_latents
 from mini.models import assemble, export, start_dit, vae_folder, weights_hash
 from mini.optimizers import muon_and_adamw
 from mini.processes import RANK
-from mini.recipe import Recipe
+from mini.recipe import Form, Recipe
 from mini.trainer import Step, Trainer, autocast
 from mini.validate import load_probe, measure, probe_folder
 from mini.words import build_tokenizer
@@ -76,9 +77,7 @@ def train_dit(
     forms = list(stored)
     batches = {form: recipe.scaled(recipe.dit_batch, form) for form in forms}
     apart = max(batches.values())  # so that no two captions share a seed
-    sample = [describe(scene_from(s), forms[0], i) for i, s in enumerate(stored[forms[0]].scenes[:256])]
-    words = round(sum(map(len, tokenizer(sample)["input_ids"])) / len(sample))
-    flops = {form: TRAINING * dit_flops(recipe, form, tokenizer, words) for form in forms}
+    flops = clip_flops(recipe, stored, tokenizer)
     if not RANK:
         sizes = [f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M" for module in (dit, text_model)]
         print(f"DiT {sizes[0]}, text encoder {sizes[1]} parameters; latents:", flush=True)
@@ -101,6 +100,14 @@ def train_dit(
         return
     print(f"exporting {trainer.use_best()}", flush=True)
     export(pipe, out / "mini")
+
+
+def clip_flops(recipe: Recipe, stored: dict[Form, Stored], tokenizer: PreTrainedTokenizerFast) -> dict[Form, int]:
+    """FLOPs of training on a clip of each form, with a sentence of the usual length."""
+    form = next(iter(stored))
+    sample = [describe(scene_from(numbers), form, i) for i, numbers in enumerate(stored[form].scenes[:256])]
+    words = round(sum(map(len, tokenizer(sample)["input_ids"])) / len(sample))
+    return {form: TRAINING * dit_flops(recipe, form, tokenizer, words) for form in stored}
 
 
 def dit_loss(
