@@ -83,3 +83,58 @@ def encode_image(vae: Any, clip: Tensor, generator: torch.Generator | None) -> T
         return vae.normalize(z)
     inverted = getattr(vae.config, "invert_scale_latents", False)
     return z / vae.config.scaling_factor if inverted else z * vae.config.scaling_factor
+
+
+@torch.no_grad()
+def encode_posterior(vae: Any, clip: Tensor) -> tuple[Tensor, Tensor]:
+    """Frames to the posterior of their latents as the transformer sees them: the inverse of :func:`decode`.
+
+    Args:
+        vae: a CausalVideoVAE or one of diffusers' autoencoders.
+        clip: ``[B, 3, frames, height, width]`` in [-1, 1].
+
+    Returns:
+        Mean and standard deviation, fp32 ``[B, C, T, H, W]`` each.
+
+    Raises:
+        ValueError: a clip that an autoencoder of tiles alone (Allegro's) would leave parts of at zero.
+    """
+    x = clip.to(vae.dtype)
+    if type(vae).__name__ == "AutoencoderKL":  # images: a clip's frames one by one
+        posteriors = [vae.encode(frame).latent_dist for frame in rearrange(x, "b c t h w -> t b c h w")]
+        mean, std = (torch.stack([getattr(one, name) for one in posteriors], dim=2) for name in ("mean", "std"))
+    else:
+        if type(vae).__name__ == "AutoencoderKLAllegro":
+            check_tiles(vae, *x.shape[2:])
+            vae.enable_tiling()
+        posterior = vae.encode(x).latent_dist
+        mean, std = posterior.mean, posterior.std
+    shift, scale = _shift_and_scale(vae, x.device)
+    return (mean.float() - shift) / scale, std.float() / scale
+
+
+def _shift_and_scale(vae: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What the transformer's latents are multiplied by, and what is added then, to become the autoencoder's."""
+    config, buffers = vae.config, dict(vae.named_buffers(recurse=False))
+    if hasattr(vae, "normalize"):
+        shift, scale = torch.tensor(config.latents_mean), torch.tensor(config.latents_std)
+    elif "latents_mean" in buffers:
+        shift, scale = buffers["latents_mean"].float(), buffers["latents_std"].float() / config.scaling_factor
+    else:
+        shift = torch.tensor([getattr(config, "shift_factor", None) or 0.0])
+        scale = torch.tensor([1 / config.scaling_factor])
+    return shift.to(device).view(1, -1, 1, 1, 1), scale.to(device).view(1, -1, 1, 1, 1)
+
+
+def check_tiles(vae: Any, num_frames: int, height: int, width: int) -> None:
+    """See that an autoencoder that works in tiles alone (Allegro's) reaches every part of a clip.
+
+    Raises:
+        ValueError: it would leave parts of the latents at zero.
+    """
+    if type(vae).__name__ != "AutoencoderKLAllegro":
+        return
+    extents = (("frames", num_frames), ("a height", height), ("a width", width))
+    for (name, length), tile, step in zip(extents, vae.kernel, vae.stride, strict=True):
+        if length < tile or (length - tile) % step:
+            raise ValueError(f"this autoencoder takes {name} of {tile} + {step}k, got {length}")

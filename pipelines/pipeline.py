@@ -22,7 +22,8 @@ from typing_extensions import Self
 from videodit.checkpoints import HUB_OPTIONS
 from videodit.families import sampling_of
 from videodit.families.sampling import Sampling
-from videodit.flow import NUM_TRAIN_TIMESTEPS
+from videodit.flow import NUM_TRAIN_TIMESTEPS, Objective
+from videodit.pipelines.adapters import LoRAPipeline
 from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.conditions import Condition, check_image, fingerprint, image_condition
 from videodit.pipelines.loading import load_components
@@ -39,7 +40,7 @@ from videodit.pipelines.registry import (
     settle,
 )
 from videodit.pipelines.scheduling import SchedulerStep, draw_noise, make_generators, seeds_of, set_timesteps
-from videodit.text import TextEncoder, TextSpec, TextTokens
+from videodit.text import EncodedPrompts, TextEncoder, TextSpec, TextTokens
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ _PREDICTION_TYPES = {"flow": "flow_prediction", "v": "v_prediction", "epsilon": 
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 
 
-class VideoDiTPipeline(DiffusionPipeline):
+class VideoDiTPipeline(LoRAPipeline, DiffusionPipeline):
     """Text to video with a :class:`~videodit.VideoDiT` and a :class:`~videodit.CausalVideoVAE`.
 
     Args:
@@ -105,7 +106,7 @@ class VideoDiTPipeline(DiffusionPipeline):
     ) -> None:
         super().__init__()
         family, self._sampling = (None, _OWN) if sampled_as is None else sampling_of(sampled_as)
-        self._objective = "flow" if family is None else family.objective
+        self._objective: Objective = "flow" if family is None else family.objective
         if (transformer_2 is None) != (boundary_ratio is None):
             raise ValueError(f"transformer_2 and boundary_ratio need each other; boundary_ratio is {boundary_ratio}")
         self.register_modules(
@@ -134,6 +135,7 @@ class VideoDiTPipeline(DiffusionPipeline):
         )
         self.video_processor = VideoProcessor()
         self._interrupt = False
+        self._encoded: EncodedPrompts | None = None
         self._folder: Path | None = None
         self._model_id: str | None = None
 
@@ -191,8 +193,20 @@ class VideoDiTPipeline(DiffusionPipeline):
     # ---- text ------------------------------------------------------------------------------------
 
     @property
-    def text(self) -> TextEncoder:
-        """Tokenizer and text encoder behind one call."""
+    def sampling(self) -> Sampling:
+        """How clips are made with it; see :class:`videodit.families.sampling.Sampling`."""
+        return self._sampling
+
+    @property
+    def objective(self) -> Objective:
+        """What the transformer predicts."""
+        return self._objective
+
+    @property
+    def text(self) -> TextEncoder | EncodedPrompts:
+        """Tokenizer and text encoder behind one call, or what :meth:`encode_ahead` made."""
+        if self._encoded is not None:
+            return self._encoded
         spec = self._sampling.text
         if self.config.max_text_length is not None:
             spec = replace(spec, max_length=self.config.max_text_length)
@@ -202,6 +216,23 @@ class VideoDiTPipeline(DiffusionPipeline):
         }
         pooled = self._sampling.pooled_component
         return TextEncoder(*encoders[self._sampling.text_component], spec, pooled=encoders[pooled] if pooled else None)
+
+    def encode_ahead(self, prompts: Sequence[str]) -> None:
+        """Encode prompts once, and let go of the text encoders: from then on the pipeline knows these prompts alone.
+
+        Args:
+            prompts: all that calls will name, negative ones among them; the empty prompt is always there.
+
+        Raises:
+            ValueError: the text encoders are gone already.
+        """
+        if not isinstance(text := self.text, TextEncoder):
+            raise ValueError("prompts were encoded ahead before, and the text encoders are gone")
+        for notice in dict.fromkeys(notice for prompt in prompts for notice in text.notices(prompt)):
+            logger.warning(notice)
+        with torch.no_grad():
+            self._encoded = EncodedPrompts(text, prompts)
+        self.register_modules(text_encoder=None, text_encoder_2=None)
 
     def text_encoder_notices(self, prompt: str) -> list[str]:
         """What a user should be told about a prompt: words the model does not know, text that is cut."""
@@ -418,6 +449,7 @@ class VideoDiTPipeline(DiffusionPipeline):
             # A recipe tells which image it was, not what it shows.
             "image": None if image is None else fingerprint(image),
             "last_image": None if last_image is None else fingerprint(last_image),
+            "loras": self._lora_entries() or None,
         }
         extras = {name: value for name, value in extras.items() if value is not None}
         generators = make_generators(generator, videos)

@@ -36,11 +36,21 @@ def set_timesteps(scheduler: Any, steps: int, *, spacing: Sigmas, num_tokens: in
     if spacing != "own" and isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         # Its own default spacing applies the shift twice to the last step.
         levels = {"sigmas": noise_levels(steps, spacing)}
-    if config.get("use_dynamic_shifting"):  # the shift grows with the number of tokens, in a straight line
-        slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
-        levels["mu"] = config.base_shift + slope * (num_tokens - config.base_image_seq_len)
+    if config.get("use_dynamic_shifting"):
+        levels["mu"] = dynamic_mu(config, num_tokens)
     scheduler.set_timesteps(**levels, device=device)
     return scheduler.timesteps
+
+
+def dynamic_mu(config: Any, num_tokens: int) -> float:
+    """The logarithm of a dynamic shift: it grows with the number of tokens, in a straight line.
+
+    Args:
+        config: of a scheduler with ``use_dynamic_shifting``.
+        num_tokens: of the transformer.
+    """
+    slope = (config["max_shift"] - config["base_shift"]) / (config["max_image_seq_len"] - config["base_image_seq_len"])
+    return config["base_shift"] + slope * (num_tokens - config["base_image_seq_len"])
 
 
 def noise_levels(steps: int, spacing: Sigmas) -> np.ndarray:

@@ -10,12 +10,15 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
+from torch.testing import assert_close
 
 from videodit.flow import (
     add_noise,
     denoising_loss,
+    quantile_of,
     sample_sigma,
     shift_sigma,
+    sigma_at,
     token_timesteps,
     training_target,
 )
@@ -229,3 +232,25 @@ def test_loss_is_summed_in_fp32(pair: tuple[Tensor, Tensor]) -> None:
     loss = denoising_loss(prediction, target)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, denoising_loss(prediction.float(), target.float()))
+
+
+@pytest.mark.parametrize("density", ["uniform", "logit_normal"])
+def test_levels_at_quantiles_are_those_of_the_samples(density):
+    options = {"density": density, "shift": 3.0} | ({"mean": 0.3, "std": 0.8} if density == "logit_normal" else {})
+    drawn = sample_sigma(200_000, generator=torch.Generator().manual_seed(0), **options)
+    quantiles = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99])
+    levels = sigma_at(quantiles, **options)
+    assert_close(levels, drawn.quantile(quantiles), atol=0.005, rtol=0)
+    assert_close(quantile_of(levels, **options).float(), quantiles, atol=1e-5, rtol=0)
+
+
+def test_an_unknown_density_has_no_quantiles():
+    with pytest.raises(ValueError, match="density must be one of"):
+        sigma_at(torch.tensor([0.5]), density="beta")
+
+
+def test_noise_with_a_signal_level_of_its_own():
+    clean, noise = torch.randn(2, 4, 1, 2, 2), torch.randn(2, 4, 1, 2, 2)
+    alpha, sigma = torch.tensor([0.8, 0.6]), torch.tensor([0.6, 0.8])
+    noisy = add_noise(clean, noise, sigma, alpha=alpha)
+    assert_close(noisy[1], 0.6 * clean[1] + 0.8 * noise[1])

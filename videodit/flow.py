@@ -68,17 +68,56 @@ def sample_sigma(
     return shift_sigma(sigma, shift).to(device)
 
 
-def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor, keep: Tensor | None = None) -> Tensor:
-    """The rectified-flow interpolation ``(1−σ)·x₀ + σ·ε`` (Liu et al., "Flow Straight and Fast", 2022).
+def sigma_at(
+    quantile: Tensor,
+    *,
+    density: TimestepDensity = "logit_normal",
+    mean: float = 0.0,
+    std: float = 1.0,
+    shift: float = 1.0,
+) -> Tensor:
+    """The noise level below which a share of the levels of :func:`sample_sigma` lie.
+
+    Args:
+        quantile: the share, in (0, 1), of any shape.
+        density: see :func:`sample_sigma`, as for the next ones.
+        mean: of the normal variable.
+        std: of the normal variable.
+        shift: see :func:`shift_sigma`.
+
+    Raises:
+        ValueError: an unknown density, or a shift that is not above 0.
+    """
+    if density not in get_args(TimestepDensity):
+        raise ValueError(f"density must be one of {get_args(TimestepDensity)}, got {density!r}")
+    level = quantile.double()
+    if density == "logit_normal":
+        level = torch.sigmoid(mean + std * torch.special.ndtri(level))
+    return shift_sigma(level, shift).float()
+
+
+def quantile_of(
+    sigma: Tensor, *, density: TimestepDensity = "logit_normal", mean: float = 0.0, std: float = 1.0, shift: float = 1.0
+) -> Tensor:
+    """The inverse of :func:`sigma_at`: the share of noise levels that lie below one, in fp64."""
+    level = shift_sigma(sigma.double(), 1 / shift)
+    return torch.special.ndtr((torch.logit(level) - mean) / std) if density == "logit_normal" else level
+
+
+def add_noise(
+    clean: Tensor, noise: Tensor, sigma: Tensor, keep: Tensor | None = None, *, alpha: Tensor | None = None
+) -> Tensor:
+    """Noisy latents ``α·x₀ + σ·ε``.
 
     Args:
         clean: ``x₀ [B, C, T, H, W]``.
         noise: ``ε``, the same shape.
         sigma: ``[B]``.
         keep: ``[B, 1, T, H, W]``, True where the latent stays clean.
+        alpha: ``[B]``; ``None`` for ``1 − σ``, rectified flow (Liu et al., "Flow Straight and Fast", 2022).
     """
     sigma = sigma.view(-1, 1, 1, 1, 1)
-    noisy = (1 - sigma) * clean + sigma * noise
+    noisy = (1 - sigma if alpha is None else alpha.view(-1, 1, 1, 1, 1)) * clean + sigma * noise
     return noisy if keep is None else torch.where(keep, clean, noisy)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -139,11 +140,7 @@ class TextEncoder:
         Raises:
             ValueError: a mask for a model that attends to padding, too, and would not heed it.
         """
-        if self.spec.zero_padding:
-            embeds = embeds * mask[..., None].to(embeds.dtype)
-        elif not self.spec.model_mask and not mask.all():
-            raise ValueError("this model attends to all text tokens; prompt_attention_mask must not hide any")
-        return TextTokens(embeds, mask if self.spec.model_mask else None)
+        return _given(self.spec, embeds, mask)
 
     def _pool(self, prompts: Sequence[str], device: torch.device | str) -> Tensor | None:
         if self.pooled is None:
@@ -178,3 +175,58 @@ class TextEncoder:
         if lost := self.lost_text(prompt):
             found.append(f"the prompt is longer than {self.max_length} tokens; left out: “{lost}”")
         return found
+
+
+class EncodedPrompts:
+    """Prompts that were encoded ahead, in the place of the encoder that made them.
+
+    Args:
+        text: the encoder; it is not kept.
+        prompts: what can be asked for; the empty prompt is always among them.
+    """
+
+    def __init__(self, text: TextEncoder, prompts: Sequence[str]) -> None:
+        self.spec = text.spec
+        self._tokens = {prompt: _on_cpu(text([prompt])) for prompt in ("", *prompts)}
+
+    def __call__(self, prompts: Sequence[str], *, device: torch.device | str = "cpu") -> TextTokens:
+        """What the encoder made of them, padded to the longest.
+
+        Raises:
+            ValueError: a prompt that was not encoded.
+        """
+        if unknown := [prompt for prompt in prompts if prompt not in self._tokens]:
+            raise ValueError(f"prompt {unknown[0]!r} was not encoded ahead; there are {len(self._tokens)} that were")
+        found = [self._tokens[prompt] for prompt in prompts]
+        longest = max(one.embeds.shape[1] for one in found)
+        missing = [longest - one.embeds.shape[1] for one in found]
+        embeds = torch.cat([F.pad(one.embeds, (0, 0, 0, n)) for one, n in zip(found, missing, strict=True)])
+        masks = [torch.ones(one.embeds.shape[:2], dtype=torch.bool) if one.mask is None else one.mask for one in found]
+        mask = torch.cat([F.pad(one, (0, n)) for one, n in zip(masks, missing, strict=True)])
+        pooled = [one.pooled for one in found if one.pooled is not None]
+        return TextTokens(
+            embeds.to(device),
+            mask.to(device) if self.spec.model_mask else None,
+            torch.cat(pooled).to(device) if pooled else None,
+        )
+
+    def given(self, embeds: Tensor, mask: Tensor) -> TextTokens:
+        """See :meth:`TextEncoder.given`."""
+        return _given(self.spec, embeds, mask)
+
+    def notices(self, prompt: str) -> list[str]:
+        """None: what there was to tell of a prompt was told when it was encoded."""
+        return []
+
+
+def _on_cpu(tokens: TextTokens) -> TextTokens:
+    mask, pooled = (None if one is None else one.cpu() for one in (tokens.mask, tokens.pooled))
+    return TextTokens(tokens.embeds.cpu(), mask, pooled)
+
+
+def _given(spec: TextSpec, embeds: Tensor, mask: Tensor) -> TextTokens:
+    if spec.zero_padding:
+        embeds = embeds * mask[..., None].to(embeds.dtype)
+    elif not spec.model_mask and not mask.all():
+        raise ValueError("this model attends to all text tokens; prompt_attention_mask must not hide any")
+    return TextTokens(embeds, mask if spec.model_mask else None)

@@ -1,8 +1,7 @@
 """Floating point operations of the networks, counted by torch on tensors that hold no data.
 
-Model FLOPs: matrix products, convolutions and attention, an addition and a multiplication each. A step of training
-counts as three forwards (Kaplan et al., "Scaling Laws for Neural Language Models", 2020, section 2.1); what is
-computed again on the way back does not count, and norms, activations and optimizers do not either.
+What counts is said in :mod:`videodit.training.flops`. A step of training counts as three forwards (Kaplan et al.,
+"Scaling Laws for Neural Language Models", 2020, section 2.1).
 """
 
 from __future__ import annotations
@@ -11,23 +10,21 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from mini.recipe import Form, Recipe
 from videodit import CausalVideoVAE, VideoDiT
 from videodit.datasets.toybox.probe import ToyboxProbe, as_read
+from videodit.training.flops import count_flops
 
 TRAINING = 3
 """Forwards that a step of training counts as."""
 
 
 def count(forward: Callable[[], Any]) -> int:
-    """FLOPs of a forward over meta tensors; attention is counted as its two matrix products."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        forward()
-    return counter.get_total_flops()
+    """FLOPs of a forward over meta tensors."""
+    with torch.no_grad():
+        return count_flops(forward)
 
 
 def vae_flops(recipe: Recipe, form: Form) -> int:

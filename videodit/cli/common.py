@@ -6,6 +6,7 @@ file name as it is.
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import unicodedata
@@ -59,6 +60,15 @@ def is_plain(value: object, types: tuple[type, ...]) -> bool:
 def note(message: str) -> None:
     """Say something that the user should know, on stderr, where it does not mix with results."""
     print(f"note: {one_line(message)}", file=sys.stderr)
+
+
+def quiet_torchao() -> None:
+    """Keep torchao from telling, when diffusers imports it, of every kernel that was built for another machine.
+
+    Whoever calls this has not imported diffusers yet.
+    """
+    for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def quiet_libraries() -> None:

@@ -11,6 +11,7 @@ import typer
 
 from videodit.cli.common import is_plain, parse_size, slug
 from videodit.cli.flags import Device, DryRun, Dtype, integer, number
+from videodit.cli.loras import HELP, HELP_2, parse_loras
 from videodit.cli.request import Request, describe_jobs, draw_seed, plan_jobs, run_jobs
 
 # Letters, digits, "_", "-", "." and spaces, not starting with a dot: a name, and never a path.
@@ -84,6 +85,8 @@ def generate(
         Path | None, typer.Option(help="The first frame, for models that can start from an image.")
     ] = None,
     last_image: Annotated[Path | None, typer.Option(help="The last frame, for models that can end at one.")] = None,
+    lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help=HELP)] = None,
+    lora_2: Annotated[list[str] | None, typer.Option("--lora-2", metavar="FILE[:WEIGHT]", help=HELP_2)] = None,
     device: Device = None,
     dtype: Dtype = None,
     dry_run: DryRun = False,
@@ -100,6 +103,7 @@ def generate(
         "guidance_scale_2": cfg_2,
         "image": image,
         "last_image": last_image,
+        "loras": parse_loras(lora, lora_2),
         "device": device,
         "dtype": dtype,
     }

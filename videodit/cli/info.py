@@ -20,10 +20,15 @@ _LINE_WIDTH = 80
 
 
 def info(
-    target: Annotated[str, typer.Argument(help="A clip, or a model's name or folder.", show_default=False)],
+    target: Annotated[str, typer.Argument(help="A clip, a LoRA, or a model's name or folder.", show_default=False)],
     vocabulary: Annotated[bool, typer.Option("--vocabulary", help="Print the words that the model knows.")] = False,
 ) -> None:
-    """Show a clip's format and recipe, or a model's sizes and defaults."""
+    """Show a clip's format and recipe, a LoRA's ranks and words, or a model's sizes and defaults."""
+    if Path(target).suffix == ".safetensors":
+        if vocabulary:
+            raise ValueError(f"{target!r} is a LoRA; only a model has a --vocabulary")
+        _print_lora(target)
+        return
     is_clip = Path(target).is_file() or Path(target).suffix.lower() in _CLIP_SUFFIXES
     if vocabulary and is_clip:
         raise ValueError(f"{target!r} is a clip; only a model has a --vocabulary")
@@ -33,6 +38,29 @@ def info(
         _print_clip(Path(target))
     else:
         _print_model(target)
+
+
+def _print_lora(name: str) -> None:
+    from videodit.adapters import find_lora, inspect_lora
+
+    source = find_lora(name)
+    found = inspect_lora(source)
+    print_rows(
+        [
+            ("name", source.name),
+            ("names", found.layout),
+            ("modules", found.modules),
+            ("rank", ", ".join(map(str, found.ranks))),
+            ("kind", "DoRA" if found.dora else "LoRA"),
+            ("made for", found.base_model or "not recorded"),
+            ("words", ", ".join(found.trigger_words) or "not recorded"),
+            ("SHA-256", source.content_hash),
+            ("file", file_size(Path(name).stat().st_size)),
+        ]
+    )
+    if source.metadata:
+        print("metadata")
+        print_rows(((printable(key), value) for key, value in sorted(source.metadata.items())), indent=2)
 
 
 def _print_clip(path: Path) -> None:

@@ -16,8 +16,9 @@ from typing import Annotated, Any
 import typer
 
 import videodit
-from videodit.cli.common import note, one_line
+from videodit.cli.common import note, one_line, quiet_torchao
 from videodit.cli.convert import convert
+from videodit.cli.data import app as data
 from videodit.cli.doctor import doctor
 from videodit.cli.families import families
 from videodit.cli.generate import generate
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 for _command in (generate, remake, info, convert, families, toybox, doctor):
     app.command()(_command)
+app.add_typer(data)
 
 
 @dataclass
@@ -79,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``arguments`` (the process's own if None) and return the exit code."""
     settings = _Settings()
     _prepare_streams()
+    quiet_torchao()
     handler = _NoteHandler(logging.WARNING)
     # The pipeline warns of nothing that the commands have not announced before they start.
     handler.addFilter(lambda record: not record.name.startswith("videodit.pipelines"))

@@ -9,6 +9,7 @@ import typer
 
 from videodit.cli.common import is_plain, note, slug
 from videodit.cli.flags import Device, DryRun, Dtype, integer
+from videodit.cli.loras import match_recipe, parse_loras
 from videodit.cli.request import Request, describe_jobs, plan_jobs, run_jobs
 
 # Recipe key, Request field, and the JSON types that it may have. The first three have to be there.
@@ -47,6 +48,13 @@ def remake(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Another model, or where the clip's own model is now.")
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[:WEIGHT]",
+            help="Where a LoRA that made the clip is now; a weight for another take. Repeatable.",
+        ),
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
     dry_run: DryRun = False,
@@ -64,6 +72,7 @@ def remake(
     # What a flag says need not be in the recipe: a clip of a used generator, say, has no seed of its own.
     said = {key: value for key, value in changes.items() if value is not None}
     settings = _settings(recipe | said, clip)
+    settings["loras"] = match_recipe(recipe.get("loras"), parse_loras(lora), clip)
     if output is None:
         output = Path(f"{slug(clip.stem)}-remake-{settings['seed']}.mp4")
     jobs = plan_jobs([Request(output=output, device=device, **settings)])

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videodit.cli.common import file_size, note, print_rows, printable, quiet_libraries
+from videodit.cli.loras import LoRARequest, check_loras, load_loras, weight_of
 from videodit.cli.progress import Progress, show_progress
 
 if TYPE_CHECKING:
+    from videodit.adapters import LoRAInfo
     from videodit.pipelines import VideoDiTPipeline
     from videodit.pipelines.registry import GenerationPlan
 
@@ -48,6 +50,7 @@ class Request:
     dynamic_guidance: bool = False
     image: Path | None = None
     last_image: Path | None = None
+    loras: tuple[LoRARequest, ...] = ()
     device: str | None = None
     dtype: str | None = None
     origin: str = ""
@@ -69,6 +72,7 @@ class Job:
 
     request: Request
     plan: GenerationPlan
+    loras: tuple[LoRAInfo, ...] = ()
 
 
 def draw_seed() -> int:
@@ -84,6 +88,7 @@ def plan_jobs(requests: Sequence[Request]) -> list[Job]:
             message starts with the request's origin.
     """
     jobs: list[Job] = []
+    checked: dict[tuple[Path, tuple[LoRARequest, ...]], tuple[LoRAInfo, ...]] = {}
     takers: dict[Path, str] = {}
     with show_progress() as progress:
         progress.stage("loading the libraries")
@@ -97,13 +102,15 @@ def plan_jobs(requests: Sequence[Request]) -> list[Job]:
                     if picture is not None:
                         _open_image(picture)
                 plan = _plan(request)
+                if (key := (plan.folder, request.loras)) not in checked:
+                    checked[key] = check_loras(request.loras, plan.folder)
                 path = request.output.resolve()
                 if path in takers:
                     raise ValueError(f"output {request.output.name!r} is taken by {takers[path]}")
             except ValueError as error:
                 raise ValueError(f"{request.origin}: {error}" if request.origin else str(error)) from error
             takers[path] = request.origin
-            jobs.append(Job(request, plan))
+            jobs.append(Job(request, plan, checked[key]))
     for message in dict.fromkeys(message for job in jobs for message in _notices(job)):
         note(message)
     return jobs
@@ -166,6 +173,10 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
                 *((name, path) for name, path in (("image", request.image), ("last", request.last_image)) if path),
                 ("negative", request.negative_prompt or "(none)"),
                 ("model", plan.model),
+                *(
+                    ("lora", f"{info.name} at {weight_of(asked)}, {info.matched}/{info.total} modules, {info.layout}")
+                    for asked, info in zip(request.loras, job.loras, strict=True)
+                ),
                 ("size", f"{plan.width}x{plan.height}"),
                 ("frames", f"{plan.num_frames} at {float(plan.fps):g} fps"),
                 ("seconds", f"{plan.num_frames / float(plan.fps):.2f}"),
@@ -192,6 +203,7 @@ def run_jobs(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     with show_progress() as progress:
         progress.stage("loading")
         pipe = _load(jobs[0].plan)
+        load_loras(pipe, jobs[0].request.loras, jobs[0].loras)
     recipes = []
     for index, job in enumerate(jobs, start=1):
         _announce(pipe, job)

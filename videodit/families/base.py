@@ -71,24 +71,38 @@ class Original:
     """The layout of the authors' own files.
 
     Attributes:
+        rules: from diffusers' names ("ours" in a rule) to the authors'. One tensor of theirs may hold several of
+            diffusers', one under the other; such rules are for adapters alone, as are second names of the same tensor.
+            What no rule names is called the same in both.
         mark: part of a tensor's name that only this layout has.
-        names: regular expressions and replacements from its names to diffusers', in order.
-        config: diffusers' config from the shapes of the renamed tensors.
+        config: diffusers' config from the shapes of the renamed tensors; ``None`` where whole files are not read.
         dropped: a regular expression for tensors of other networks in the same file.
     """
 
-    mark: str
-    names: tuple[tuple[str, str], ...]
-    config: Callable[[Mapping[str, list[int]]], dict[str, Any]]
+    rules: tuple[Rule, ...]
+    mark: str = ""
+    config: Callable[[Mapping[str, list[int]]], dict[str, Any]] | None = None
     dropped: str | None = None
 
     def rename(self, name: str) -> str | None:
         """diffusers' name of a tensor, or ``None`` for one of another network."""
         if self.dropped is not None and re.match(self.dropped, name):
             return None
-        for pattern, replacement in self.names:
-            name = re.sub(pattern, replacement, name)
+        name = name.removeprefix("model.diffusion_model.")
+        for rule in self.rules:
+            ours, theirs = rule.ours, rule.theirs
+            if isinstance(ours, str) and isinstance(theirs, str) and (found := _match(theirs, name)) is not None:
+                return ours.format(**found)
         return name
+
+    def names_of(self, name: str) -> Iterator[Group]:
+        """For one of diffusers' tensors: each tensor of the authors' that holds it, and all that this one holds."""
+        for rule in self.rules:
+            ours = rule.ours if isinstance(rule.ours, tuple) else (rule.ours,)
+            found = _match(ours[0], name)
+            if found is not None and isinstance(rule.theirs, str):
+                theirs = (rule.theirs.format(**found),)
+                yield Group(tuple(pattern.format(**found) for pattern in ours), theirs, rule.transform)
 
 
 def count_blocks(names: Iterable[str], prefix: str) -> int:
@@ -189,13 +203,15 @@ class Family:
 _PARTS = {"n": r"(?P<n>\d+)", "s": r"(?P<s>\d+)", "rest": r"(?P<rest>.+)"}
 
 
-def _match(pattern: str, key: str, num_layers: int) -> dict[str, Any] | None:
+def _match(pattern: str, key: str, num_layers: int | None = None) -> dict[str, Any] | None:
     """What stands in a pattern's braces, single blocks counted from the first of them, or ``None``."""
     expression = re.sub(r"\\\{(\w+)\\\}", lambda m: _PARTS[m[1]], re.escape(pattern))
     match = re.fullmatch(expression, key)
     if match is None:
         return None
     found: dict[str, Any] = match.groupdict()
+    if num_layers is None:
+        return found
     if "n" in found and int(found["n"]) >= num_layers:
         return None
     if "s" in found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from videodit.families.base import MMDIT, Config, Family, Published, Rule
+from videodit.families.base import MMDIT, SWAP_HALVES, Config, Family, Original, Published, Rule
 from videodit.families.sampling import Sampling
 from videodit.families.sizes import CLIP_L, FLUX_VAE, T5_XXL
 from videodit.text import TextSpec
@@ -49,6 +49,39 @@ def _defaults(config: Config) -> dict[str, Any]:
     }
 
 
+_DOUBLE, _SINGLE, _TIME = "transformer_blocks.{n}", "single_transformer_blocks.{n}", "time_text_embed"
+
+ORIGINAL = Original(
+    rules=(
+        Rule("x_embedder.{rest}", "img_in.{rest}"),
+        Rule("context_embedder.{rest}", "txt_in.{rest}"),
+        *(
+            Rule(f"{_TIME}.{name}_embedder.linear_{i + 1}.{{rest}}", f"{theirs}_in.{side}_layer.{{rest}}")
+            for name, theirs in (("timestep", "time"), ("text", "vector"), ("guidance", "guidance"))
+            for i, side in enumerate(("in", "out"))
+        ),
+        Rule(f"{_DOUBLE}.norm1.linear.{{rest}}", "double_blocks.{n}.img_mod.lin.{rest}"),
+        Rule(f"{_DOUBLE}.norm1_context.linear.{{rest}}", "double_blocks.{n}.txt_mod.lin.{rest}"),
+        Rule(tuple(f"{_DOUBLE}.attn.to_{x}.{{rest}}" for x in "qkv"), "double_blocks.{n}.img_attn.qkv.{rest}"),
+        Rule(tuple(f"{_DOUBLE}.attn.add_{x}_proj.{{rest}}" for x in "qkv"), "double_blocks.{n}.txt_attn.qkv.{rest}"),
+        Rule(f"{_DOUBLE}.attn.to_out.0.{{rest}}", "double_blocks.{n}.img_attn.proj.{rest}"),
+        Rule(f"{_DOUBLE}.attn.to_add_out.{{rest}}", "double_blocks.{n}.txt_attn.proj.{rest}"),
+        *(
+            Rule(f"{_DOUBLE}.{ours}.{layer}.{{rest}}", f"double_blocks.{{n}}.{theirs}_mlp.{i}.{{rest}}")
+            for ours, theirs in (("ff", "img"), ("ff_context", "txt"))
+            for layer, i in (("net.0.proj", 0), ("net.2", 2))
+        ),
+        Rule(f"{_SINGLE}.norm.linear.{{rest}}", "single_blocks.{n}.modulation.lin.{rest}"),
+        Rule(
+            (*(f"{_SINGLE}.attn.to_{x}.{{rest}}" for x in "qkv"), f"{_SINGLE}.proj_mlp.{{rest}}"),
+            "single_blocks.{n}.linear1.{rest}",
+        ),
+        Rule(f"{_SINGLE}.proj_out.{{rest}}", "single_blocks.{n}.linear2.{rest}"),
+        Rule("norm_out.linear.{rest}", "final_layer.adaLN_modulation.1.{rest}", SWAP_HALVES),
+        Rule("proj_out.{rest}", "final_layer.linear.{rest}"),
+    ),
+)
+
 FAMILY = Family(
     name="flux",
     title="FLUX.1",
@@ -60,6 +93,7 @@ FAMILY = Family(
         Rule("text_embedder.{rest}", "context_embedder.{rest}"),
         *MMDIT,
     ),
+    original=ORIGINAL,
     sampling={
         "FluxPipeline": Sampling(
             text=TextSpec(max_length=512, padding="max_length", encoder_mask=False, model_mask=False),

@@ -151,12 +151,15 @@ class FamilyLoading(CheckedLoading):
         check_file(path)
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
-        for family in FAMILIES.values():
-            if family.original is not None and any(family.original.mark in name for name in names):
-                with TensorFiles([path], family.original.rename) as files:
-                    config = family.original.config({name: files.shape(name) for name in files.names})
+        whole = [(family, family.original) for family in FAMILIES.values() if family.original is not None]
+        whole = [(family, original) for family, original in whole if original.config is not None]
+        for family, original in whole:
+            if any(original.mark in name for name in names):
+                with TensorFiles([path], original.rename) as files:
+                    assert original.config is not None
+                    config = original.config({name: files.shape(name) for name in files.names})
                     return _load(cls, family, family.native_config(config), files, path, dtype, device_map)
-        known = ", ".join(family.title for family in FAMILIES.values() if family.original is not None)
+        known = ", ".join(family.title for family, _ in whole)
         raise ValueError(
             f"{path} holds no transformer of {known}; the first of its tensors is {min(names, default='none')}"
         )

@@ -59,12 +59,17 @@ def _config_from_shapes(shapes: Mapping[str, list[int]]) -> dict[str, Any]:
 
 ORIGINAL = Original(
     mark="patchify_proj.",
-    names=(
-        (r"^model\.diffusion_model\.", ""),
-        (r"^patchify_proj\.", "proj_in."),
-        (r"^adaln_single\.", "time_embed."),
-        (r"\.q_norm\.", ".norm_q."),
-        (r"\.k_norm\.", ".norm_k."),
+    rules=(
+        Rule("proj_in.{rest}", "patchify_proj.{rest}"),
+        Rule("time_embed.{rest}", "adaln_single.{rest}"),
+        *(
+            Rule(
+                f"transformer_blocks.{{n}}.{attention}.norm_{x}.{{rest}}",
+                f"transformer_blocks.{{n}}.{attention}.{x}_norm.{{rest}}",
+            )
+            for attention in ("attn1", "attn2")
+            for x in ("q", "k")
+        ),
     ),
     config=_config_from_shapes,
     dropped=r"vae\.|text_encoder",

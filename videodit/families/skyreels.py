@@ -14,7 +14,7 @@ FAMILY = replace(
     name="skyreels_v2",
     title="SkyReels-V2",
     class_name="SkyReelsV2Transformer3DModel",
-    original=None,  # the authors' files carry Wan's names and load as Wan
+    original=replace(wan.ORIGINAL, config=None),  # the authors' files carry Wan's names and load as Wan
     sampling={
         "SkyReelsV2Pipeline": Sampling(
             text=wan.TEXT, vae="AutoencoderKLWan", defaults=always(544, 960, 97, 24.0, 50, 6.0)

@@ -63,30 +63,37 @@ def _config_from_shapes(shapes: Mapping[str, list[int]]) -> dict[str, Any]:
     }
 
 
+_EMBEDDER, _IMAGE_EMBEDDER = "condition_embedder", "condition_embedder.image_embedder"
+_PROJECTIONS = {
+    "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "o", "add_k_proj": "k_img", "add_v_proj": "v_img",
+    "norm_added_k": "norm_k_img", "norm_q": "norm_q", "norm_k": "norm_k",
+}  # fmt: skip
+
 ORIGINAL = Original(
     mark="self_attn.norm_q.",
-    names=(
-        (r"^model\.diffusion_model\.", ""),
-        (r"^(time|text)_embedding\.0\.", r"condition_embedder.\1_embedder.linear_1."),
-        (r"^(time|text)_embedding\.2\.", r"condition_embedder.\1_embedder.linear_2."),
-        (r"^time_projection\.1\.", "condition_embedder.time_proj."),
-        (r"^img_emb\.proj\.0\.", "condition_embedder.image_embedder.norm1."),
-        (r"^img_emb\.proj\.1\.", "condition_embedder.image_embedder.ff.net.0.proj."),
-        (r"^img_emb\.proj\.3\.", "condition_embedder.image_embedder.ff.net.2."),
-        (r"^img_emb\.proj\.4\.", "condition_embedder.image_embedder.norm2."),
-        (r"^img_emb\.emb_pos$", "condition_embedder.image_embedder.pos_embed"),
-        (r"^head\.modulation$", "scale_shift_table"),
-        (r"^head\.head\.", "proj_out."),
-        (r"\.modulation$", ".scale_shift_table"),
-        (r"\.ffn\.0\.", ".ffn.net.0.proj."),
-        (r"\.ffn\.2\.", ".ffn.net.2."),
-        (r"^(blocks\.\d+)\.norm3\.", r"\1.norm2."),  # theirs is the affine one, second in order; no other has weights
-        (r"\.self_attn\.", ".attn1."),
-        (r"\.cross_attn\.", ".attn2."),
-        (r"\.(q|k|v)\.", r".to_\1."),
-        (r"\.o\.", ".to_out.0."),
-        (r"\.(k|v)_img\.", r".add_\1_proj."),
-        (r"\.norm_k_img\.", ".norm_added_k."),
+    rules=(
+        *(
+            Rule(f"{_EMBEDDER}.{part}_embedder.linear_{i + 1}.{{rest}}", f"{part}_embedding.{2 * i}.{{rest}}")
+            for part in ("time", "text")
+            for i in (0, 1)
+        ),
+        Rule(f"{_EMBEDDER}.time_proj.{{rest}}", "time_projection.1.{rest}"),
+        Rule(f"{_IMAGE_EMBEDDER}.norm1.{{rest}}", "img_emb.proj.0.{rest}"),
+        Rule(f"{_IMAGE_EMBEDDER}.ff.net.0.proj.{{rest}}", "img_emb.proj.1.{rest}"),
+        Rule(f"{_IMAGE_EMBEDDER}.ff.net.2.{{rest}}", "img_emb.proj.3.{rest}"),
+        Rule(f"{_IMAGE_EMBEDDER}.norm2.{{rest}}", "img_emb.proj.4.{rest}"),
+        Rule(f"{_IMAGE_EMBEDDER}.pos_embed", "img_emb.emb_pos"),
+        Rule("scale_shift_table", "head.modulation"),
+        Rule("proj_out.{rest}", "head.head.{rest}"),
+        Rule("blocks.{n}.scale_shift_table", "blocks.{n}.modulation"),
+        Rule("blocks.{n}.ffn.net.0.proj.{rest}", "blocks.{n}.ffn.0.{rest}"),
+        Rule("blocks.{n}.ffn.net.2.{rest}", "blocks.{n}.ffn.2.{rest}"),
+        Rule("blocks.{n}.norm2.{rest}", "blocks.{n}.norm3.{rest}"),  # the affine one; no other has weights
+        *(
+            Rule(f"blocks.{{n}}.{attention}.{name}.{{rest}}", f"blocks.{{n}}.{theirs}.{short}.{{rest}}")
+            for attention, theirs in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+            for name, short in _PROJECTIONS.items()
+        ),
     ),
     config=_config_from_shapes,
 )

@@ -1,0 +1,347 @@
+"""Clips and captions into a cache that training reads: each sample once, whatever is added later."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import PIL.Image
+import torch
+
+from videodit.datasets.clips.buckets import Bucket, Sample, SamplePlan
+from videodit.datasets.clips.cache import (
+    CODE_VERSION,
+    CachedSample,
+    CacheInfo,
+    begin,
+    write_samples,
+)
+from videodit.datasets.clips.latent_shards import ShardWriter, make_key, open_shards
+from videodit.datasets.clips.readers import ReaderName, read_window
+from videodit.datasets.clips.records import Clip
+
+Report = Callable[[str, int, int], object]
+_WINDOWS_AHEAD = 2  # decoded and waiting, for each thread that decodes
+_NAMES_TOLD = 3
+
+
+class Encoder(Protocol):
+    """What encodes: :class:`videodit.pipelines.encoding.ClipEncoder`. All tensors are on the CPU."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The fields of `CacheInfo` that the model decides."""
+
+    def check_form(self, num_frames: int, height: int, width: int) -> None:
+        """Raise a ValueError if the model cannot be trained on clips of this form."""
+
+    def latents(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation ``[C, T, H, W]`` of uint8 frames ``[T, H, W, 3]``."""
+
+    def condition(self, frames: np.ndarray, *, seed: int) -> dict[str, torch.Tensor]:
+        """What the model takes of the first image besides its latent."""
+
+    def text(self, caption: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Embeddings ``[L, D]`` of a caption, and its pooled one ``[P]``."""
+
+    def text_notices(self, caption: str) -> list[str]:
+        """What a user should be told about a caption."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a run left behind.
+
+    Attributes:
+        samples: how many the cache lists now.
+        new_samples: how many of them were encoded by this run.
+        new_texts: how many captions were.
+        failed: names of clips that could not be decoded, each with the reason.
+        unlisted: entries in the shards that no sample of the list needs.
+        removed: shards that were removed, since nothing in them is needed.
+        notices: what a user should know.
+    """
+
+    samples: int
+    new_samples: int
+    new_texts: int
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    unlisted: int = 0
+    removed: int = 0
+    notices: list[str] = field(default_factory=list)
+
+
+def cache_info(encoder: Encoder, fps: float) -> CacheInfo:
+    """What a cache by an encoder says about itself.
+
+    Args:
+        encoder: the model's.
+        fps: frames per second at which clips are read.
+    """
+    return CacheInfo(**encoder.facts, fps=float(fps), empty_text=text_key(encoder.facts, ""))
+
+
+def text_key(facts: Mapping[str, Any], caption: str) -> str:
+    """The key of a caption's embeddings."""
+    return make_key(caption=caption, text=facts["text_hash"], dtype=facts["dtype"], code=CODE_VERSION)
+
+
+def entry_key(info: CacheInfo, clip: Clip, *, content: str, start: float, bucket: Bucket) -> str:
+    """The key of a window's latents: of the bytes, the stretch, the form and what encodes. Captions play no part.
+
+    Args:
+        info: of the cache.
+        clip: its range and rate.
+        content: SHA-256 of its bytes.
+        start: of the window, in seconds from the clip's own start.
+        bucket: the window's form.
+    """
+    return make_key(
+        content=content,
+        range=[clip.start, clip.end, clip.fps, start, info.fps],
+        bucket=list(bucket),
+        vae=info.vae_hash,
+        image=[info.image_kind, info.image_hash],
+        dtype=info.dtype,
+        code=info.code_version,
+    )
+
+
+def fit(frames: np.ndarray, bucket: Bucket) -> np.ndarray:
+    """Bring frames to a bucket's size: scaled so that they cover it (Lanczos, antialiased), the middle kept.
+
+    Args:
+        frames: uint8 ``[T, H, W, 3]``.
+        bucket: its height and width count.
+
+    Returns:
+        uint8 ``[T, height, width, 3]``.
+    """
+    height, width = frames.shape[1:3]
+    scale = max(bucket.height / height, bucket.width / width)
+    # The part of the picture that is kept, in its own pixels; Pillow takes fractions of them.
+    h, w = bucket.height / scale, bucket.width / scale
+    box = ((width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2)
+    size, method = (bucket.width, bucket.height), PIL.Image.Resampling.LANCZOS
+    return np.stack([np.asarray(PIL.Image.fromarray(frame).resize(size, method, box)) for frame in frames])
+
+
+def read_fitted(clip: Clip, *, start: float, bucket: Bucket, fps: float, reader: ReaderName = "pyav") -> np.ndarray:
+    """The frames of a window as they are encoded: uint8 ``[T, height, width, 3]``.
+
+    Args:
+        clip: which.
+        start: of the window, in seconds from the clip's own start.
+        bucket: the window's form.
+        fps: frames per second.
+        reader: what decodes.
+
+    Raises:
+        ValueError: a clip that cannot be decoded.
+    """
+    return fit(read_window(clip, start=start, num_frames=bucket.frames, fps=fps, reader=reader), bucket)
+
+
+def encode(
+    plan: SamplePlan,
+    encoder: Encoder,
+    folder: Path,
+    *,
+    reader: ReaderName = "pyav",
+    workers: int = 1,
+    restart: bool = False,
+    prune: bool = False,
+    report: Report = lambda stage, done, total: None,
+) -> Encoded:
+    """Encode what a plan has and the cache has not, and list the plan's samples.
+
+    Samples are encoded one at a time, so that each has the same bits whatever is encoded beside it. Stopped at any
+    moment, the call loses the shard at hand, and the same call goes on from there.
+
+    Args:
+        plan: the samples.
+        encoder: the model's.
+        folder: the cache's; made if it is not there.
+        reader: what decodes.
+        workers: threads that decode ahead.
+        restart: throw away what another model has made in the folder.
+        prune: remove shards that hold nothing which the list needs.
+        report: called with the stage's name, how many entries of it are done, and how many there are.
+
+    Returns:
+        What there is now. Clips that could not be decoded are in ``failed``; the others went on.
+
+    Raises:
+        ValueError: a plan without samples or for another model, or a folder whose entries something else has made.
+            Nothing was encoded then. Also if not one clip could be decoded.
+    """
+    if not plan.samples:
+        raise ValueError("there is no sample to encode: no clip fits what is wanted")
+    info = cache_info(encoder, plan.wanted.fps)
+    if info.geometry != plan.wanted.geometry:
+        raise ValueError(f"the samples were planned for {plan.wanted.geometry}, but the model has {info.geometry}")
+    for bucket in plan.counts():
+        encoder.check_form(*bucket)
+    there = {entry for shard in begin(folder, info, restart=restart) for entry in shard.entries}
+    captions = {text_key(encoder.facts, caption): caption for caption in ["", *map(_caption, plan.samples)]}
+    new_captions = {key: caption for key, caption in captions.items() if key not in there}
+    _encode_texts(new_captions, encoder, folder, report)
+    entries: dict[str, Sample] = {}
+    for sample in plan.samples:  # clips of the same bytes share an entry
+        entries.setdefault(_entry(info, sample), sample)
+    todo = [(key, sample) for key, sample in entries.items() if key not in there]
+    failed = _encode_latents(todo, encoder, folder, info, report, reader=reader, workers=workers)
+    samples, notices = _list_samples(plan.samples, info, encoder.facts, folder)
+    if not samples:
+        name, reason = failed[0]
+        raise ValueError(f"no clip could be decoded; the first was {name}: {reason}")
+    write_samples(folder, samples)
+    unlisted, removed = _unlisted(folder, samples, info, prune)
+    unwritten = sum(not sample.caption for sample in samples)
+    if unwritten:
+        notices.append(f"samples without a caption, which get the empty prompt: {unwritten}")
+    notices += _text_notices(new_captions.values(), encoder)
+    done = {sample.entry for sample in samples} & {key for key, _ in todo}
+    return Encoded(len(samples), len(done), len(new_captions), failed, unlisted, removed, notices)
+
+
+def caption_of(clip: Clip) -> str:
+    """What a clip is encoded with: its caption, or the empty prompt if there is nothing in it."""
+    return clip.caption if clip.caption is not None and clip.caption.strip() else ""
+
+
+def _caption(sample: Sample) -> str:
+    return caption_of(sample.scanned.clip)
+
+
+def _entry(info: CacheInfo, sample: Sample) -> str:
+    scanned = sample.scanned
+    return entry_key(info, scanned.clip, content=scanned.content, start=sample.start, bucket=sample.bucket)
+
+
+def _encode_texts(captions: Mapping[str, str], encoder: Encoder, folder: Path, report: Report) -> None:
+    writer = ShardWriter(folder, "text")
+    for done, (key, caption) in enumerate(captions.items()):
+        report("captions", done, len(captions))
+        embeds, pooled = encoder.text(caption)
+        tensors = {"embeds": embeds} if pooled is None else {"embeds": embeds, "pooled": pooled}
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError(f"the text encoder gives values that are not finite for {caption!r}; try another dtype")
+        writer.add(key, tensors)
+    writer.write()
+
+
+def _encode_latents(
+    todo: Sequence[tuple[str, Sample]],
+    encoder: Encoder,
+    folder: Path,
+    info: CacheInfo,
+    report: Report,
+    *,
+    reader: ReaderName,
+    workers: int,
+) -> list[tuple[str, str]]:
+    """Encode samples into shards, and return the clips that could not be decoded."""
+    writer, failed = ShardWriter(folder, "latents"), {}
+    for done, (key, sample, frames) in enumerate(_decoded(todo, info.fps, reader, workers)):
+        report("latents", done, len(todo))
+        if isinstance(frames, Exception):
+            failed[sample.scanned.clip.name] = str(frames) or type(frames).__name__
+            continue
+        mean, std = encoder.latents(frames)
+        tensors = {"mean": mean, "std": std, **encoder.condition(frames, seed=int(key[:15], 16))}
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError(
+                f"the autoencoder gives values that are not finite for {sample.scanned.clip.name} in {info.dtype}; "
+                "try another dtype"
+            )
+        writer.add(key, tensors)
+    writer.write()
+    return sorted(failed.items())
+
+
+def _decoded(
+    todo: Sequence[tuple[str, Sample]], fps: float, reader: ReaderName, workers: int
+) -> Iterator[tuple[str, Sample, np.ndarray | Exception]]:
+    """Samples with their frames, or with what went wrong, in order; threads decode ahead."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    waiting: deque[tuple[str, Sample, Future[np.ndarray]]] = deque()
+    following = iter(todo)
+    try:
+        while True:
+            while len(waiting) < _WINDOWS_AHEAD * workers and (item := next(following, None)) is not None:
+                waiting.append((*item, pool.submit(_read, item[1], fps, reader)))
+            if not waiting:
+                return
+            key, sample, future = waiting.popleft()
+            # Any error of a decoder is about this clip alone. (Ctrl-C and the like are no `Exception`s.)
+            error = future.exception()
+            if error is not None and not isinstance(error, Exception):
+                raise error
+            yield key, sample, future.result() if error is None else error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(sample: Sample, fps: float, reader: ReaderName) -> np.ndarray:
+    return read_fitted(sample.scanned.clip, start=sample.start, bucket=sample.bucket, fps=fps, reader=reader)
+
+
+def _list_samples(
+    planned: Sequence[Sample], info: CacheInfo, facts: Mapping[str, Any], folder: Path
+) -> tuple[list[CachedSample], list[str]]:
+    """The samples whose entries are in the shards, each once, and what a user should know of the others."""
+    shapes = {name: entry.shape for shard in open_shards(folder) for name, entry in shard.tensors.items()}
+    found: dict[str, CachedSample] = {}
+    twice = []
+    for sample in planned:
+        entry, text = _entry(info, sample), text_key(facts, _caption(sample))
+        if f"{entry}.mean" not in shapes:
+            continue
+        key = make_key(entry=entry, text=text)
+        if key in found:
+            twice.append(sample.scanned.clip.name)
+            continue
+        found[key] = CachedSample(
+            key=key,
+            entry=entry,
+            clip=sample.scanned.clip.name,
+            content=sample.scanned.content,
+            start=sample.start,
+            bucket=sample.bucket,
+            caption=_caption(sample),
+            text_key=text,
+            tokens=info.geometry.num_tokens(*sample.bucket),
+            text_tokens=info.text_length or shapes[f"{text}.embeds"][0],
+        )
+    names = sorted(set(twice))
+    told = ", ".join(names[:_NAMES_TOLD]) + (", …" if len(names) > _NAMES_TOLD else "")
+    same = [f"clips that equal others to the byte, captions included, and count once: {told}"] if names else []
+    return list(found.values()), same
+
+
+def _unlisted(folder: Path, samples: Sequence[CachedSample], info: CacheInfo, prune: bool) -> tuple[int, int]:
+    """How many entries nothing needs, after shards of them alone were removed if that is wanted, and how many were."""
+    needed = {sample.entry for sample in samples} | {sample.text_key for sample in samples} | {info.empty_text}
+    unlisted = removed = 0
+    for shard in open_shards(folder):
+        if prune and not shard.entries & needed:
+            shard.path.unlink()
+            removed += 1
+        else:
+            unlisted += len(shard.entries - needed)
+    return unlisted, removed
+
+
+def _text_notices(captions: Any, encoder: Encoder) -> list[str]:
+    """What is to be said of captions, the same thing once, with how many it is true of."""
+    counts: dict[str, int] = {}
+    for caption in captions:
+        for notice in encoder.text_notices(caption):
+            counts[notice] = counts.get(notice, 0) + 1
+    return [notice if count == 1 else f"{notice} ({count} captions)" for notice, count in counts.items()]

@@ -1,0 +1,75 @@
+"""JSONL files: answers that are kept while work goes on, and lists that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a JSONL file, an object a line: whole, or not at all.
+
+    Raises:
+        OSError: it cannot be written; what was there before is untouched.
+    """
+    partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
+    try:
+        # Half a character, as in file names that are no UTF-8, becomes JSON's own escape for it.
+        with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class Ledger:
+    """Answers in a JSONL file, by key. Whole lines are added to it; the last line of a killed run may be broken.
+
+    Args:
+        path: the file; made if it is not there.
+        check: raises KeyError, TypeError or ValueError for what is no answer.
+
+    Raises:
+        ValueError: its folder is not there, or it is a folder.
+    """
+
+    def __init__(self, path: Path, check: Callable[[dict[str, Any]], object]) -> None:
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise ValueError(f"cannot keep results in {str(path)!r}; it must be a file in a folder that is there")
+        self._known: dict[str, dict[str, Any]] = {}
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+        line = b"\n"
+        with path.open("rb") as file:
+            for line in file:
+                # What cannot be understood is asked again.
+                with contextlib.suppress(KeyError, TypeError, ValueError):
+                    entry = json.loads(line)
+                    check(entry["answer"])
+                    self._known[entry["key"]] = entry["answer"]
+        if not line.endswith(b"\n"):
+            os.write(self._file, b"\n")
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+
+    def get(self, key: str | None) -> dict[str, Any] | None:
+        """What was said; ``None`` if nothing was."""
+        return None if key is None else self._known.get(key)
+
+    def put(self, key: str | None, answer: dict[str, Any]) -> None:
+        """Add an answer, in one write, so that lines of two runs never mix."""
+        if key is not None:
+            os.write(self._file, (json.dumps({"key": key, "answer": answer}) + "\n").encode())

@@ -1,0 +1,103 @@
+"""What all sources share: names of files, captions, times, and clips that are collected under names of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from videodit.datasets.clips.records import Clip, Source
+
+VIDEO_SUFFIXES = frozenset(
+    {".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts"}
+    | {".webm", ".wmv"}
+)
+"""Names of videos end in one of these, in capitals or not."""
+IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
+"""Names of images end in one of these, in capitals or not."""
+
+
+@contextlib.contextmanager
+def named(source: str) -> Iterator[None]:
+    """Errors of the file system become ValueErrors that name the file, or the source where no file is known."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot read {os.fspath(error.filename or source)!r}: {error.strerror or error}") from error
+
+
+@dataclass
+class Collected:
+    """Clips so far, each under a name of its own, and what was passed over."""
+
+    clips: list[Clip] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+
+    def add(self, clip: Clip, where: str) -> None:
+        if clip.name in self.names:
+            raise ValueError(f"{where}: there already is a clip {clip.name!r}")
+        self.names.add(clip.name)
+        self.clips.append(clip)
+
+    def source(self, where: str, notices: Iterable[str]) -> Source:
+        if not self.clips:
+            raise ValueError(f"there is no video or image in {where!r}")
+        return Source(tuple(self.clips), tuple(notice for notice in notices if notice))
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def listed(names: list[str], what: str, shown: int = 3) -> str:
+    """A notice: "12 files that are no clips were passed over: a, b, c, …"; empty for no names."""
+    if not names:
+        return ""
+    more = ", …" if len(names) > shown else ""
+    return f"{len(names)} {what}: {', '.join(names[:shown])}{more}"
+
+
+def decode(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: it is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def caption_of(value: object, where: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: the caption is {value!r}; it must be text")
+    return value.strip() or None
+
+
+def _seconds(row: Mapping[str, object], name: str, where: str) -> float | None:
+    """A column's finite number; None where nothing is said."""
+    value = row.get(name)
+    if isinstance(value, str):
+        value = value.strip()
+    if value is None or value == "":
+        return None
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{where}: {name} is {value!r}; it must be a number")
+    return number
+
+
+def timing_of(row: Mapping[str, object], where: str) -> tuple[float, float | None, float | None]:
+    """``start``, ``end`` and ``fps`` of a row."""
+    start, end, fps = (_seconds(row, name, where) for name in ("start", "end", "fps"))
+    start = 0.0 if start is None else start
+    if start < 0:
+        raise ValueError(f"{where}: start is {start:g}; it must be 0 or more seconds")
+    if end is not None and end <= start:
+        raise ValueError(f"{where}: end is {end:g}; it must be after start, {start:g}")
+    if fps is not None and fps <= 0:
+        raise ValueError(f"{where}: fps is {fps:g}; it must be above 0")
+    return start, end, fps

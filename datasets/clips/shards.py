@@ -1,0 +1,124 @@
+"""Clips in WebDataset shards: tars whose members belong together by the first part of their names."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import tarfile
+from pathlib import Path
+
+from videodit.datasets.clips.listing import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Collected,
+    caption_of,
+    decode,
+    is_hidden,
+    listed,
+)
+from videodit.datasets.clips.records import Clip, Media, Source
+
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+"""Where a pattern of shards counts."""
+_MAX_SHARDS = 100_000
+_BLOCK = 512  # bytes: what tars are made of
+
+
+def expand(pattern: str) -> list[Path]:
+    """The paths of ``shard-{000..012}.tar``."""
+    pieces = RANGE.split(pattern)
+    choices: list[list[str]] = []
+    for low, high in zip(pieces[1::3], pieces[2::3], strict=True):
+        first, last = int(low), int(high)
+        if not first <= last < first + _MAX_SHARDS:
+            raise ValueError(f"the range {{{low}..{high}}} of {pattern!r} must rise, over at most {_MAX_SHARDS} shards")
+        choices.append([f"{number:0{len(low)}d}" for number in range(first, last + 1)])
+    if math.prod(map(len, choices)) > _MAX_SHARDS:
+        raise ValueError(f"{pattern!r} names over {_MAX_SHARDS} shards")
+    paths = []
+    for numbers in itertools.product(*choices):
+        between = itertools.chain.from_iterable(zip(numbers, pieces[3::3], strict=True))
+        paths.append(Path(pieces[0] + "".join(between)))
+    for path in paths:
+        if path.suffix != ".tar" or not path.is_file():
+            raise ValueError(f"{pattern!r}: there is no shard {str(path)!r}")
+    return paths
+
+
+def read_shards(paths: list[Path]) -> Source:
+    """The clips of tars; see :func:`videodit.datasets.clips.sources.read_source`."""
+    collected, others = Collected(), list[str]()
+    for path in paths:
+        for key, members in _grouped(path).items():
+            clip, unused = _clip_of(path, key, members)
+            others += [f"{path.name}/{key}.{kind}" for kind in unused]
+            if clip is not None:
+                collected.add(clip, str(path))
+    return collected.source(
+        str(paths[0] if len(paths) == 1 else paths[0].parent),
+        [listed(others, "members of the tars that are neither clip nor caption were passed over")],
+    )
+
+
+def _grouped(path: Path) -> dict[str, dict[str, Media]]:
+    """What a tar holds: by key, and under it by what follows the first dot of the member's name."""
+    found: dict[str, dict[str, Media]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                folder, _, base = member.name.rpartition("/")
+                if member.isdir() or is_hidden(base):
+                    continue
+                if not member.isreg() or member.issparse():
+                    raise ValueError(f"{path}: its member {member.name!r} is no plain file")
+                stem, _, kind = base.partition(".")
+                members = found.setdefault(f"{folder}/{stem}" if folder else stem, {})
+                if kind.lower() in members:
+                    raise ValueError(f"{path}: it has two members {member.name!r}")
+                members[kind.lower()] = Media(path, member.offset_data, member.size)
+            end = tar.offset
+    except tarfile.TarError as error:
+        raise ValueError(f"{path}: it is no whole tar: {error}") from None
+    # tarfile takes a missing end, and rubbish in place of a member, for the end.
+    with path.open("rb") as file:
+        file.seek(end)
+        if file.read(_BLOCK) != bytes(_BLOCK):
+            raise ValueError(f"{path}: it is no whole tar: it is cut short or damaged after byte {end}")
+    return found
+
+
+def _clip_of(path: Path, key: str, members: dict[str, Media]) -> tuple[Clip | None, list[str]]:
+    """The clip of a key, and what of the key was not used. A picture beside a video is not used."""
+    where = f"{path}, key {key!r}"
+    videos = [kind for kind in members if f".{kind}" in VIDEO_SUFFIXES]
+    kinds = videos or [kind for kind in members if f".{kind}" in IMAGE_SUFFIXES]
+    if not kinds:
+        return None, list(members)
+    if len(kinds) > 1:
+        raise ValueError(f"{where}: it has several clips, {' and '.join(kinds)}")
+    caption = None
+    if "txt" in members:
+        caption = caption_of(decode(_content(members["txt"]), f"{where}, txt"), where)
+    elif "json" in members:
+        caption = _json_caption(_content(members["json"]), f"{where}, json")
+    unused = [kind for kind in members if kind not in (*kinds, "txt", "json")]
+    return Clip(f"{path.name}/{key}", members[kinds[0]], caption), unused
+
+
+def _content(media: Media) -> bytes:
+    with media.open() as file:
+        return file.read()
+
+
+def _json_caption(data: bytes, where: str) -> str | None:
+    try:
+        content = json.loads(decode(data, where))
+    except RecursionError:
+        raise ValueError(f"{where}: it is not JSON: it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: it is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f'{where}: it must be an object like {{"caption": "a ball"}}')
+    return caption_of(content.get("caption", content.get("text")), where)

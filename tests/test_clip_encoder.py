@@ -1,0 +1,157 @@
+"""What is encoded for training is what sampling sees, in every family: latents, texts and first images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from einops import rearrange
+from test_family_pipelines import CASES, PROMPT
+from torch import Tensor
+
+from videodit import VideoDiTPipeline
+from videodit.datasets.clips.buckets import Bucket
+from videodit.datasets.clips.cache import LatentCache, begin, write_samples
+from videodit.datasets.clips.encode import cache_info, text_key
+from videodit.datasets.clips.latent_shards import ShardWriter
+from videodit.pipelines.autoencoders import decode
+from videodit.pipelines.conditions import image_condition
+from videodit.pipelines.encoding import ClipEncoder
+from videodit.text import TextTokens
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The saved pipeline of a case."""
+    saved: dict[str, Path] = {}
+
+    def save(name: str) -> Path:
+        if name not in saved:
+            torch.manual_seed(0)
+            saved[name] = tmp_path_factory.mktemp("pipelines") / name
+            getattr(diffusers, CASES[name].pipeline)(**CASES[name].parts()).save_pretrained(saved[name])
+        return saved[name]
+
+    return save
+
+
+def frames_for(name: str, encoder: ClipEncoder) -> np.ndarray:
+    geometry = encoder.pipe.spec.geometry
+    frames, height, width = geometry.pixel_size(type(geometry.vae_stride)(*CASES[name].latent[1:]))
+    return np.random.default_rng(1).integers(0, 256, (frames, height, width, 3), np.uint8)
+
+
+def reconstructed(vae: object, clip: Tensor) -> Tensor:
+    """A clip there and back, by the autoencoder's own methods, its latents in its own numbers."""
+    if type(vae).__name__ == "AutoencoderKL":
+        images = rearrange(clip, "b c t h w -> (b t) c h w")
+        made = vae.decode(vae.encode(images).latent_dist.mode()).sample  # type: ignore[attr-defined]
+        return rearrange(made, "(b t) c h w -> b c t h w", b=len(clip))
+    latents = vae.encode(clip).latent_dist.mode()  # type: ignore[attr-defined]
+    if type(vae).__name__ == "AutoencoderKLAllegro":
+        return rearrange(vae.decode(latents).sample, "b t c h w -> b c t h w")  # type: ignore[attr-defined]
+    timestep = (torch.zeros(1),) if getattr(vae.config, "timestep_conditioning", False) else ()  # type: ignore[attr-defined]
+    return vae.decode(latents, *timestep).sample  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CASES)
+def test_latents_are_the_inverse_of_decoding(name: str, folder: Callable[[str], Path]) -> None:
+    encoder = ClipEncoder(str(folder(name)))
+    frames, vae = frames_for(name, encoder), encoder.pipe.vae
+    mean, std = encoder.latents(frames)
+    assert mean.shape == std.shape == CASES[name].latent
+    assert (std > 0).all()
+    clip = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    expected = reconstructed(vae, clip)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(decode(vae, mean[None], causal=encoder.facts["causal"]), expected, atol=1e-4, rtol=1e-3)
+
+
+def cached_texts(encoder: ClipEncoder, folder: Path) -> LatentCache:
+    """A cache of the prompt and the empty one."""
+    begin(folder, cache_info(encoder, 16.0))
+    writer = ShardWriter(folder, "text")
+    for caption in (PROMPT, ""):
+        embeds, pooled = encoder.text(caption)
+        tensors = {"embeds": embeds} if pooled is None else {"embeds": embeds, "pooled": pooled}
+        writer.add(text_key(encoder.facts, caption), tensors)
+    writer.write()
+    write_samples(folder, [])
+    return LatentCache(folder)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CASES)
+def test_texts_give_the_predictions_of_sampling(name: str, folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Stored and read again, without padding and mask, a text leads to the same prediction."""
+    pipe, encoder = VideoDiTPipeline.from_pretrained(folder(name)), ClipEncoder(str(folder(name)))
+    cache = cached_texts(encoder, tmp_path)
+    condition = encoder.condition(frames_for(name, encoder), seed=0)
+    given = {"encoder_hidden_states_image": condition["tokens"][None]} if "tokens" in condition else {}
+    if pipe.transformer.config.guidance_embeds:
+        given["guidance"] = torch.full([1], 3.0)
+    x = torch.cat([torch.randn(CASES[name].latent), *(condition[k] for k in ("channels",) if k in condition)])[None]
+
+    def predict(text: TextTokens) -> Tensor:
+        extra = given if text.pooled is None else {**given, "pooled_projections": text.pooled}
+        timestep, mask = torch.tensor([500.0]), text.mask
+        return pipe.transformer(x, timestep, text.embeds, encoder_attention_mask=mask, fps=16.0, **extra).sample
+
+    prompt, empty = pipe.text([PROMPT]), pipe.text([""])
+    stored, stored_empty = cache.text(text_key(encoder.facts, PROMPT)), cache.text(cache.empty_text)
+    if cache.info.empty_takes_length:
+        empty = replace(empty, mask=prompt.mask)
+        stored_empty = replace(stored_empty, embeds=stored_empty.embeds[: len(stored.embeds)])
+    for live, kept in ((prompt, stored), (empty, stored_empty)):
+        tokens = TextTokens(kept.embeds[None], None, None if kept.pooled is None else kept.pooled[None])
+        torch.testing.assert_close(predict(tokens), predict(live), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["wan-i2v", "wan-flf2v", "wan-2.2-i2v", "wan-2.2-ti2v", "cogvideox-5b-i2v", "wan"])
+def test_first_images_are_those_of_sampling(name: str, folder: Callable[[str], Path]) -> None:
+    encoder, pipe = ClipEncoder(str(folder(name))), VideoDiTPipeline.from_pretrained(folder(name))
+    frames = frames_for(name, encoder)
+    found = encoder.condition(frames, seed=3)
+    if pipe.spec.image_kind in (None, "keep_first") or name == "wan":
+        assert found == {}
+        return
+    pictures = [frames[0] / 255.0, frames[-1] / 255.0 if name == "wan-flf2v" else None]
+    expected = image_condition(
+        pipe,
+        pipe.spec.image_kind,
+        *pictures,
+        size=frames.shape[1:3],
+        latent_shape=CASES[name].latent,
+        generators=[torch.Generator().manual_seed(3)],
+        device=torch.device("cpu"),
+    )
+    assert set(found) == ({"channels", "tokens"} if expected.tokens is not None else {"channels"})
+    assert expected.channels is not None
+    torch.testing.assert_close(found["channels"], expected.channels[0], atol=1e-5, rtol=1e-5)
+    assert len(found["channels"]) + CASES[name].latent[0] == pipe.transformer.config.in_channels
+    again = encoder.condition(frames, seed=3)
+    assert all(torch.equal(found[key], again[key]) for key in found)
+
+
+def test_an_autoencoder_of_tiles_refuses_what_it_would_leave_at_zero(folder: Callable[[str], Path]) -> None:
+    encoder = ClipEncoder(str(folder("allegro")))
+    bucket = Bucket(20, 32, 32)
+    with pytest.raises(ValueError, match=r"this autoencoder takes frames of 24 \+ 16k, got 20"):
+        encoder.latents(np.zeros((*bucket, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"this autoencoder takes a width of 32 \+ \d+k, got 40"):
+        encoder.check_form(24, 32, 40)
+
+
+def test_a_model_with_learned_positions_refuses_other_forms(folder: Callable[[str], Path]) -> None:
+    encoder = ClipEncoder(str(folder("cogvideox-5b-i2v")))
+    encoder.check_form(9, 48, 80)
+    with pytest.raises(ValueError, match="takes clips of 80x48, 9 frames alone, not 48x48, 9"):
+        encoder.check_form(9, 48, 48)
+    ClipEncoder(str(folder("wan"))).check_form(5, 16, 48)

@@ -1,0 +1,106 @@
+"""Configs of fine-tuning: what is checked, overridden, saved and compared."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from videodit.training.config import differences, load_config, preset_names
+
+SMALL = "model: mini\noutput: out\ndata: {cache: cache}\n"
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "lora.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+def test_defaults_fill_what_a_file_leaves_out(file):
+    config = load_config(file)
+    assert (config.method.kind, config.method.rank, config.train.accumulation) == ("lora", 16, 1)
+    assert config.data.cache.name == "cache"
+
+
+def test_overrides_win_and_are_yaml(file):
+    config = load_config(file, ["train.steps=7", "validation.prompts=[a red ball, b]", "method.targets=[to_q]"])
+    assert config.train.steps == 7
+    assert config.validation.prompts == ("a red ball", "b")
+    assert config.method.targets == ("to_q",)
+
+
+def test_a_resolved_config_reads_back_the_same(file, tmp_path):
+    config = load_config(file, ["train.ema_decay=0.9", "noise.shift=2.5"])
+    saved = tmp_path / "config.yaml"
+    saved.write_text(config.to_yaml())
+    assert load_config(saved) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stepz=5", r"unknown key train\.stepz; legal here are steps, batch_size"),
+        ("trian.steps=5", r"unknown key trian; legal here are model, output"),
+        ("train.steps=0", r"train\.steps is 0: .*greater than or equal to 1"),
+        ("train.schedule=linear", r"train\.schedule is 'linear': .*'constant' or 'cosine'"),
+        ("method.kind=adapter", "'lora' or 'full'"),
+        ("noise.shift=-1", "shift must be above 0 or 'auto', got -1"),
+        ("validation.quantiles=[0.5, 1.0]", r"above 0 and below 1, got 1\.0"),
+        ("data.holdout=1.0", r"data\.holdout is 1\.0"),
+        ("train", "must be like train.steps=50"),
+        ("=5", "must be like train.steps=50"),
+        ("train.steps=[", "not valid YAML"),
+        ("model.name=5", "model holds no keys"),
+    ],
+)
+def test_bad_values_are_named(file, override, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(file, [override])
+
+
+def test_all_bad_values_are_named_at_once(file):
+    with pytest.raises(ValueError, match=r"method\.rank is 0.*train\.steps is 0"):
+        load_config(file, ["train.steps=0", "method.rank=0"])
+
+
+def test_what_is_missing_is_named(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("model: mini\n")
+    with pytest.raises(ValueError, match=r"output is missing; data is missing"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [", "\xff"])
+def test_a_file_of_something_else(tmp_path, text):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.yaml"):
+        load_config(path)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="is no file and none of mini-lora, wan-1.3b-lora, wan-5b-lora"):
+        load_config("nothing")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_the_configs_that_come_with_it_are_whole(name):
+    config = load_config(name)
+    assert config.train.steps > 0
+    assert load_config(name, ["output=elsewhere"]).output.name == "elsewhere"
+
+
+def test_differences_that_change_what_is_learned(file):
+    before = yaml.safe_load(load_config(file).to_yaml())
+    now = load_config(file, ["method.rank=8", "train.seed=3", "data.workers=0", "validation.every=5", "output=b"])
+    assert differences(before, now) == ["method.rank: 16 became 8", "train.seed: 0 became 3"]
+
+
+def test_more_steps_are_no_difference_at_a_constant_rate(file):
+    before = yaml.safe_load(load_config(file).to_yaml())
+    assert differences(before, load_config(file, ["train.steps=5000"])) == []
+    cosine = yaml.safe_load(load_config(file, ["train.schedule=cosine"]).to_yaml())
+    assert differences(cosine, load_config(file, ["train.schedule=cosine", "train.steps=5000"])) == [
+        "train.steps: 1000 became 5000"
+    ]

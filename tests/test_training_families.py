@@ -1,0 +1,115 @@
+"""Every family trains: its own objective, texts, images and experts, and its LoRA comes back into its pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from test_family_pipelines import CASES, PROMPT
+
+from videodit import VideoDiTPipeline
+from videodit.datasets.clips.buckets import Bucket, Sample, SamplePlan, Wanted
+from videodit.datasets.clips.encode import encode
+from videodit.datasets.clips.readers import open_clip
+from videodit.datasets.clips.records import Clip, Media
+from videodit.datasets.clips.scan import Scanned
+from videodit.media import write_video
+from videodit.pipelines.encoding import ClipEncoder
+from videodit.training.config import TrainingConfig
+from videodit.training.trainer import Trainer
+
+# The family's case, what its config says besides, and what the model predicts.
+FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
+    "wan": ({}, "flow"),
+    "wan-i2v": ({}, "flow"),
+    "wan-two-experts": ({"method": {"expert": "low"}}, "flow"),
+    "wan-2.2-ti2v": ({"noise": {"first_frame": 1.0}}, "flow"),
+    "skyreels_v2": ({}, "flow"),
+    "ltx-0.9.0": ({}, "flow"),
+    "cogvideox-5b": ({}, "v"),
+    "cogvideox-5b-i2v": ({}, "v"),
+    "hunyuan_video": ({"noise": {"guidance": 6.0}}, "flow"),
+    "latte": ({"data": {"caption_dropout": 0.5}}, "epsilon"),
+    "allegro": ({}, "epsilon"),
+    "pixart-sigma": ({}, "epsilon"),
+    "flux-dev": ({"noise": {"guidance": 1.0}}, "flow"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate() -> Iterator[None]:
+    """accelerate keeps one state a process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
+    """The tiny pipeline of a case, and a cache of two clips for it."""
+
+    def make(name: str) -> tuple[Path, Path]:
+        torch.manual_seed(0)
+        model, cache = tmp_path / name, tmp_path / "cache"
+        getattr(diffusers, CASES[name].pipeline)(**CASES[name].parts()).save_pretrained(model)
+        encoder = ClipEncoder(str(model))
+        geometry = encoder.pipe.spec.geometry
+        bucket = Bucket(*geometry.pixel_size(type(geometry.vae_stride)(*CASES[name].latent[1:])))
+        samples = tuple(sample(tmp_path / f"{seed}.mp4", bucket, seed) for seed in range(2))
+        wanted = Wanted(geometry, 8.0, (bucket.frames,), geometry.num_tokens(*bucket))
+        encode(SamplePlan(wanted, samples), encoder, cache)
+        return model, cache
+
+    return make
+
+
+def sample(path: Path, bucket: Bucket, seed: int) -> Sample:
+    """A clip of noise in a bucket's form."""
+    shape = (bucket.frames, bucket.height, bucket.width, 3)
+    write_video(path, np.random.default_rng(seed).integers(0, 256, shape, np.uint8), fps=8)
+    clip = Clip(path.name, Media(path), PROMPT)
+    with open_clip(clip.media) as opened:
+        return Sample(Scanned(clip, content=clip.media.content_hash(), info=opened.info), 0.0, bucket)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_trains(name: str, prepared: Callable[[str], tuple[Path, Path]], tmp_path: Path) -> None:
+    more, objective = FAMILIES[name]
+    model, cache = prepared(name)
+    values: dict[str, Any] = {
+        "model": str(model),
+        "output": str(tmp_path / "out"),
+        "data": {"cache": str(cache), "workers": 0, "holdout": 0.0},
+        "method": {"rank": 2},
+        "train": {"steps": 2, "precision": "fp32", "learning_rate": 0.01, "warmup_steps": 0, "batch_size": 2},
+        "validation": {"every": 0},
+        "tracking": {"tracker": "none", "every": 1},
+    }
+    for part, options in more.items():
+        values[part] = values.get(part, {}) | options
+    trainer = Trainer(TrainingConfig.model_validate(values))
+    assert trainer.diffusion.objective == objective
+    trainer.run()
+    component = "transformer_2" if trainer.config.method.expert == "low" else "transformer"
+    trained = getattr(trainer.pipe, component).eval()
+    changed = [p for n, p in trained.named_parameters() if "lora_B" in n and p.abs().max() > 0]
+    assert len(changed) == len(trainer.adapted)
+    assert trainer.adapted
+
+    pipe = VideoDiTPipeline.from_pretrained(model)
+    options = {"load_into_transformer_2": True} if component == "transformer_2" else {}
+    pipe.load_lora_weights(tmp_path / "out", **options)
+    batch = trainer.batches.largest(0)
+    with torch.no_grad():
+        for network in (getattr(pipe, component), trained):
+            torch.manual_seed(1)
+            loss = trainer.diffusion.losses(network, batch, dtype=torch.float32)
+            assert loss.isfinite().all()
+            if network is not trained:
+                loaded = loss
+    torch.testing.assert_close(loaded, loss, atol=1e-5, rtol=1e-5)

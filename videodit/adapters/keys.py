@@ -1,0 +1,85 @@
+"""What the name of a tensor in a LoRA file says: which network it is for, which module of it, which part."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+Part = Literal["down", "up", "up_bias", "alpha", "magnitude", "diff", "diff_b"]
+Network = Literal["transformer", "transformer_2", "text"]
+
+_DOWN = r"(?:\.lora_A|\.lora_down|\.lora\.down|\.lora_linear_layer\.down|_lora\.down)"
+_UP = r"(?:\.lora_B|\.lora_up|\.lora\.up|\.lora_linear_layer\.up|_lora\.up)"
+_ENDINGS: dict[Part, str] = {
+    "down": rf"{_DOWN}(?:\.\w+)?\.weight",  # peft may put the adapter's name in between
+    "up": rf"{_UP}(?:\.\w+)?\.weight",
+    "up_bias": rf"{_UP}(?:\.\w+)?\.bias",
+    "magnitude": r"(?:\.dora_scale|\.lora_magnitude_vector(?:\.\w+)?(?:\.weight)?)",
+    "alpha": r"\.alpha",
+    "diff": r"\.diff",
+    "diff_b": r"\.diff_b",
+}
+_OTHER_METHODS = {
+    "LoHa": r"\.hada_",
+    "LoKr": r"\.lokr_",
+    "LoCon with a middle layer": r"\.lora_mid\.",
+    "OFT": r"\.oft_",
+    "IA3": r"\.on_input|\.ia3_",
+}
+_TEXT = ("text_encoder", "lora_te", "te.", "te1.", "te2.", "cond_stage_model.", "conditioner.", "text_encoders.")
+# In front of a module's name; each may stand behind another.
+_PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "unet.")
+_SECOND = "transformer_2."
+_FLAT_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_")
+
+
+class Key(NamedTuple):
+    """A name taken apart.
+
+    Attributes:
+        network: which one it is for.
+        module: the module's name there, without prefixes; of kohya's files its dots are underscores.
+        part: what the tensor is.
+        kohya: the name has the form of kohya's scripts.
+    """
+
+    network: Network
+    module: str
+    part: Part
+    kohya: bool
+
+
+def parse_key(name: str) -> Key | None:
+    """Take a tensor's name apart; ``None`` for one that has no form we know.
+
+    Raises:
+        ValueError: a tensor of another kind of adapter.
+    """
+    if name.startswith(_TEXT):
+        return Key("text", name, "down", name.startswith("lora_te"))
+    for part, ending in _ENDINGS.items():
+        if (found := re.fullmatch(rf"(.+?){ending}", name)) is not None:
+            network, module, kohya = _strip(found[1])
+            return Key(network, module, part, kohya)
+    for method, mark in _OTHER_METHODS.items():
+        if re.search(mark, name):
+            raise ValueError(f"holds {method} ({name}); legal are LoRA and DoRA")
+    return None
+
+
+def _strip(module: str) -> tuple[Network, str, bool]:
+    network: Network = "transformer"
+    for prefix in _FLAT_PREFIXES:
+        if module.startswith(prefix):
+            return network, module.removeprefix(prefix), True
+    while True:
+        if module.startswith(_SECOND):
+            network, module = "transformer_2", module.removeprefix(_SECOND)
+            continue
+        prefix = next((prefix for prefix in _PREFIXES if module.startswith(prefix)), "")
+        if not prefix:
+            break
+        module = module.removeprefix(prefix)
+    if ".processor." in module:  # of diffusers before peft: attn1.processor.to_out_lora
+        module = re.sub(r"\.to_out$", ".to_out.0", module.replace(".processor.", "."))
+    return network, module, False

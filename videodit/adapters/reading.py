@@ -1,0 +1,423 @@
+"""From a LoRA file of any layout to what it adds to our layers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from videodit.adapters.keys import Key, Network, parse_key
+from videodit.adapters.modules import Delta, ModuleMap, Names, Place
+from videodit.adapters.sources import LoRASource, json_metadata
+
+Layout = Literal["diffusers", "kohya", "original", "native"]
+LAYOUT = "videodit.layout"  # in the metadata: "native" for our own names
+BASE_MODEL = "videodit.base_model"
+BASE_HASH = "videodit.base_model_hash"
+DIFFUSERS_METADATA = "lora_adapter_metadata"
+_NAMED = 5
+_TRIGGERS = ("modelspec.trigger_phrase", "ss_trigger_words", "trigger_words")
+
+
+@dataclass(frozen=True)
+class LoRAInfo:
+    """What a LoRA is.
+
+    Attributes:
+        name: it goes by this name in the pipeline and in recipes.
+        content_hash: SHA-256, 64 hexadecimal digits.
+        layout: whose names its tensors have.
+        ranks: all that occur.
+        dora: it is a DoRA.
+        matched: modules of the file that the model has.
+        total: modules of the file, those of text encoders left aside.
+        networks: which transformers it changes.
+        base_model: what it was made for, as far as the file says.
+        base_hash: of the model that it was made for, if the file was made here.
+        trigger_words: to be written into prompts.
+        notices: what a user should know.
+        metadata: of the file.
+    """
+
+    name: str
+    content_hash: str
+    layout: Layout
+    ranks: tuple[int, ...]
+    dora: bool
+    matched: int
+    total: int
+    networks: tuple[str, ...]
+    base_model: str | None
+    base_hash: str | None
+    trigger_words: tuple[str, ...]
+    notices: tuple[str, ...]
+    metadata: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """A LoRA for a model: what it adds, by network and module."""
+
+    info: LoRAInfo
+    deltas: Mapping[str, Mapping[str, Delta]]
+
+
+def read_lora(
+    source: LoRASource,
+    models: Mapping[str, ModuleMap],
+    *,
+    name: str | None = None,
+    into: str | None = None,
+    base_hash: str | None = None,
+    header_only: bool = False,
+) -> LoRA:
+    """Read a LoRA for a model.
+
+    Args:
+        source: the LoRA.
+        models: the layers of ``"transformer"``, and of ``"transformer_2"`` where there is one.
+        name: to go by; ``None`` takes the source's.
+        into: of the two, the one that tensors for ``"transformer"`` are for.
+        base_hash: the model's fingerprint, compared with that of the model that the LoRA was made for.
+        header_only: check names and shapes alone; the deltas then have no values.
+
+    Raises:
+        ValueError: another kind of adapter, a LoRA that fits no module, one of a wrong shape or with parts missing,
+            or changes that are not of linear layers.
+    """
+    notices: list[str] = []
+    modules, unknown = _collect(source, into, notices)
+    deltas: dict[str, dict[str, Delta]] = {}
+    layouts: list[Layout] = []
+    matched = 0
+    for network in sorted({network for network, _ in modules}):
+        parts = {module: found for (owner, module), found in modules.items() if owner == network}
+        model = models.get(network)
+        if model is None:
+            unknown += [next(iter(found.values()))[1] for found in parts.values()]
+            continue
+        reader = _Reader(source, model, network, header_only)
+        found = reader.read(parts)
+        unknown += reader.unknown
+        notices += reader.notices
+        matched += reader.matched
+        layouts.append(reader.layout)
+        if found:
+            deltas[network] = found
+    total = matched + len(unknown)
+    if matched == 0:
+        raise ValueError(_nothing_fits(source, unknown, models))
+    if unknown:
+        first = ", ".join(unknown[:_NAMED])
+        notices.append(f"LoRA {source.name!r}: {matched}/{total} modules match; the model lacks {first}")
+    notices += _base_notices(source, base_hash)
+    if len(models) > 1 and len(deltas) == 1:
+        notices.append(f"LoRA {source.name!r} changes {next(iter(deltas))} alone; the other expert stays as it is")
+    every = [delta for found in deltas.values() for delta in found.values()]
+    info = LoRAInfo(
+        name=name or adapter_name(source.name),
+        content_hash=source.content_hash,
+        layout=layouts[0],
+        ranks=tuple(sorted({delta.rank for delta in every})),
+        dora=any(delta.magnitude is not None for delta in every),
+        matched=matched,
+        total=total,
+        networks=tuple(deltas),
+        base_hash=source.metadata.get(BASE_HASH),
+        notices=tuple(notices),
+        metadata=source.metadata,
+        **describe(source),
+    )
+    return LoRA(info, deltas)
+
+
+def describe(source: LoRASource) -> dict[str, Any]:
+    """What the metadata tell without a model: ``base_model`` and ``trigger_words``."""
+    data = source.metadata
+    base = next(
+        (data[key] for key in (BASE_MODEL, "ss_base_model_version", "modelspec.architecture") if data.get(key)), None
+    )
+    base = base or source.peft_config.get("base_model_name_or_path")
+    words = [word.strip() for key in _TRIGGERS for word in data.get(key, "").split(",")]
+    return {"base_model": base, "trigger_words": tuple(dict.fromkeys(word for word in words if word))}
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a LoRA's file says, whatever model it is for.
+
+    Attributes:
+        layout: ``"kohya"``, or ``"dotted"`` for all others, which a model tells apart.
+        modules: how many it changes, those of text encoders left aside.
+        ranks: all that occur.
+        dora: it is a DoRA.
+        base_model: what it was made for, as far as it says.
+        trigger_words: to be written into prompts.
+    """
+
+    layout: Literal["kohya", "dotted"]
+    modules: int
+    ranks: tuple[int, ...]
+    dora: bool
+    base_model: str | None
+    trigger_words: tuple[str, ...]
+
+
+def inspect_lora(source: LoRASource) -> FileInfo:
+    """Look into a LoRA's header.
+
+    Raises:
+        ValueError: no LoRA.
+    """
+    modules, _ = _collect(source, None, [])
+    if not modules:
+        raise ValueError(f"{source.where} is no LoRA: it holds {source.names[0]}")
+    keys = [key for parts in modules.values() for key, _ in parts.values()]
+    return FileInfo(
+        layout="kohya" if any(key.kohya for key in keys) else "dotted",
+        modules=len(modules),
+        ranks=tuple(sorted({source.shape(parts["down"][1])[0] for parts in modules.values() if "down" in parts})),
+        dora=any(key.part == "magnitude" for key in keys),
+        **describe(source),
+    )
+
+
+def adapter_name(text: str) -> str:
+    """A name that peft takes: no dots, which separate modules."""
+    return re.sub(r"[^\w-]+", "_", text).strip("_") or "lora"
+
+
+def _collect(
+    source: LoRASource, into: str | None, notices: list[str]
+) -> tuple[dict[tuple[str, str], dict[str, tuple[Key, str]]], list[str]]:
+    """The tensors' names by network and module, then by part; and names without a form that we know."""
+    modules: dict[tuple[str, str], dict[str, tuple[Key, str]]] = {}
+    unknown: list[str] = []
+    text: list[str] = []
+    for name in source.names:
+        try:
+            key = parse_key(name)
+        except ValueError as error:
+            raise ValueError(f"LoRA {source.name!r} {error}") from None
+        if key is None:
+            unknown.append(name)
+            continue
+        if key.network == "text":
+            text.append(name)
+            continue
+        network: Network | str = into if into is not None and key.network == "transformer" else key.network
+        parts = modules.setdefault((network, key.module), {})
+        if key.part in parts:
+            raise ValueError(f"LoRA {source.name!r} holds {key.module} twice: {parts[key.part][1]} and {name}")
+        parts[key.part] = (key, name)
+    if text:
+        notices.append(
+            f"LoRA {source.name!r}: {len(text)} tensors for text encoders are left out, for example {text[0]}"
+        )
+    return modules, unknown
+
+
+def _nothing_fits(source: LoRASource, unknown: list[str], models: Mapping[str, ModuleMap]) -> str:
+    model = next(iter(models.values()))
+    legal = list(model.published.places)
+    shown = [legal[i] for i in sorted({0, len(legal) // 2, len(legal) - 1})]
+    found = ", ".join(unknown[:_NAMED]) or source.names[0]
+    return (
+        f"LoRA {source.name!r} fits no module of this {model.title}: it holds {found}; "
+        f"legal are names such as {', '.join(shown)}"
+    )
+
+
+def _base_notices(source: LoRASource, base_hash: str | None) -> list[str]:
+    made_for = source.metadata.get(BASE_HASH)
+    if base_hash is None or made_for is None or made_for == base_hash:
+        return []
+    base = source.metadata.get(BASE_MODEL, "another model")
+    return [f"LoRA {source.name!r} was made for {base} ({made_for}), not for these weights ({base_hash})"]
+
+
+class _Reader:
+    """Reads the modules of one network."""
+
+    def __init__(self, source: LoRASource, model: ModuleMap, network: str, header_only: bool) -> None:
+        self.source, self.model, self.header_only = source, model, header_only
+        self.settings = _settings(source, network)
+        self.notices: list[str] = []
+        self.unknown: list[str] = []
+        self.matched = 0
+        self.layout: Layout = "diffusers"
+
+    def read(self, modules: Mapping[str, Mapping[str, tuple[Key, str]]]) -> dict[str, Delta]:
+        """Our deltas by module."""
+        native, names = self._names(modules)
+        found: dict[str, Delta] = {}
+        kohya = original = False
+        for module, parts in modules.items():
+            place = names.find(module)
+            first_key, first_name = next(iter(parts.values()))
+            if place is None or not {"down", "up", "diff", "diff_b"} & set(parts):
+                if not self._is_zero(parts):
+                    self.unknown.append(first_name)
+                continue
+            self.matched += 1
+            kohya, original = kohya or first_key.kohya, original or place.original
+            for name, delta in self._deltas(module, parts, place, native).items():
+                if name in found:
+                    raise ValueError(f"LoRA {self.source.name!r} changes {name} twice, once as {module}")
+                found[name] = delta
+        self.layout = "kohya" if kohya else "native" if native else "original" if original else "diffusers"
+        changed = [module for module in found if found[module].magnitude is not None]
+        if changed and len(changed) < len(found):
+            plain = next(module for module in found if found[module].magnitude is None)
+            raise ValueError(
+                f"LoRA {self.source.name!r} is a DoRA for {changed[0]} and none for {plain}; it must be one for all"
+            )
+        try:
+            return found if native else self.model.from_published(found)
+        except ValueError as error:
+            raise ValueError(f"LoRA {self.source.name!r} {error}") from None
+
+    def _names(self, modules: Mapping[str, Any]) -> tuple[bool, Names]:
+        """Whether the names are ours, and the table that they are looked up in."""
+        own, published = self.model.native, self.model.published
+        counts = [sum(names.find(module) is not None for module in modules) for names in (own, published)]
+        native = self.source.metadata.get(LAYOUT) == "native" or counts[0] > counts[1] or own is published
+        return native, own if native else published
+
+    def _is_zero(self, parts: Mapping[str, tuple[Key, str]]) -> bool:
+        """Whether it is a change of something else than a linear layer, and nothing but zeros.
+
+        Raises:
+            ValueError: there is more to it than zeros.
+        """
+        if not set(parts) <= {"diff", "diff_b"}:
+            return False
+        for _, name in parts.values():
+            if self.source.get(name).any():
+                raise ValueError(
+                    f"LoRA {self.source.name!r} holds {name}, the change of a weight that is no linear layer of this "
+                    f"{self.model.title}; legal are changes of linear layers"
+                )
+            self.notices.append(f"LoRA {self.source.name!r}: {name} is all zeros and left out")
+        return True
+
+    def _deltas(
+        self, module: str, parts: Mapping[str, tuple[Key, str]], place: Place, native: bool
+    ) -> dict[str, Delta]:
+        """What one module of the file adds to the modules that it stands for."""
+        sizes = [self.model.size(name, native=native) for name in place.modules]
+        delta = self._delta(module, parts, sum(out for out, _ in sizes), sizes[0][1])
+        if place.transform is not None:
+            up, bias, magnitude = (
+                None if rows is None else place.transform.load([rows], self.model.config)[0]
+                for rows in (delta.up, delta.bias, delta.magnitude)
+            )
+            assert up is not None
+            delta = Delta(delta.down, up, delta.alpha, bias, magnitude)
+        rows = [out for out, _ in sizes]
+        if len(rows) == 1:
+            return {place.modules[0]: delta}
+        nothing = [None] * len(rows)
+        biases = nothing if delta.bias is None else delta.bias.split(rows)
+        magnitudes = nothing if delta.magnitude is None else delta.magnitude.split(rows)
+        pieces = zip(delta.up.split(rows), biases, magnitudes, strict=True)
+        return {
+            name: Delta(delta.down, up, delta.alpha, bias, magnitude)
+            for name, (up, bias, magnitude) in zip(place.modules, pieces, strict=True)
+        }
+
+    def _delta(self, module: str, parts: Mapping[str, tuple[Key, str]], rows: int, columns: int) -> Delta:
+        tensors = {
+            part: self.source.get(name, header_only=self.header_only and part != "alpha")
+            for part, (_, name) in parts.items()
+        }
+        given = set(tensors)
+        if len(given & {"down", "up"}) == 1:
+            raise ValueError(f"LoRA {self.source.name!r}: {module} has one of lora_A and lora_B, both are needed")
+        if "diff" in given and given & {"down", "magnitude"}:
+            raise ValueError(f"LoRA {self.source.name!r}: {module} has a difference beside LoRA or DoRA; legal is one")
+        if "diff" in given:  # of full rank: the difference times an identity
+            diff = tensors["diff"].flatten(1)
+            self._check(module, "difference", diff, [rows, columns])
+            eye = torch.eye(min(rows, columns), dtype=diff.dtype, device=diff.device)
+            down, up = (eye, diff) if columns <= rows else (diff, eye)
+        elif "down" in given:
+            down, up = tensors["down"].flatten(1), tensors["up"].flatten(1)
+            self._check(module, "lora_A", down, [up.shape[1], columns])
+            self._check(module, "lora_B", up, [rows, down.shape[0]])
+        else:  # a difference of the bias alone
+            down = tensors["diff_b"].new_zeros(1, columns)
+            up = tensors["diff_b"].new_zeros(rows, 1)
+        alpha = self._alpha(module, tensors.get("alpha"), down.shape[0]) if "down" in given else float(down.shape[0])
+        bias = tensors.get("up_bias")
+        if (difference := tensors.get("diff_b")) is not None:
+            bias = difference * (down.shape[0] / alpha)  # the scale that it will get is not meant for it
+        magnitude = tensors.get("magnitude")
+        for title, vector in (("bias", bias), ("magnitude", magnitude)):
+            if vector is not None:
+                self._check(module, title, vector, None, rows)
+        magnitude = None if magnitude is None else magnitude.reshape(-1)
+        return Delta(down, up, alpha, None if bias is None else bias.reshape(-1), magnitude)
+
+    def _check(self, module: str, part: str, tensor: Tensor, shape: list[int] | None, count: int = 0) -> None:
+        found = list(tensor.shape)
+        if shape is None:
+            # Of two axes, the first is the rows': LyCORIS can also normalise columns, which is another function.
+            wrong = tensor.numel() != count or (len(found) == 2 and found[0] != count)
+        else:
+            wrong = found != shape
+        if wrong:
+            raise ValueError(
+                f"LoRA {self.source.name!r}: {part} of {module} has shape {found}, this {self.model.title} needs "
+                f"{shape or [count]}"
+            )
+
+    def _alpha(self, module: str, stored: Tensor | None, rank: int) -> float:
+        """What ``up · down`` is scaled with, times the rank."""
+        alpha = self.settings.alpha(module, rank) if stored is None else float(stored.float().reshape(-1)[0])
+        if not math.isfinite(alpha) or alpha == 0:
+            raise ValueError(f"LoRA {self.source.name!r}: alpha of {module} is {alpha}, legal is a number but 0")
+        return alpha
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What peft's config says about alpha; empty for files without one, whose changes are not scaled."""
+
+    config: Mapping[str, Any]
+
+    def alpha(self, module: str, rank: int) -> float:
+        alpha: Any = self.config.get("lora_alpha", rank)
+        patterns = self.config.get("alpha_pattern")
+        if isinstance(patterns, dict):
+            for pattern, value in patterns.items():
+                # As peft: a pattern is a regular expression for the end of a name. Names are all that is needed here.
+                if re.sub(r"\\(.)", r"\1", str(pattern)).strip("^$") in _endings(module):
+                    alpha = value
+                    break
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+            raise ValueError(f"lora_alpha of {module} is {alpha!r}, legal is a number")
+        return alpha * math.sqrt(rank) if self.config.get("use_rslora") else float(alpha)
+
+
+def _endings(module: str) -> set[str]:
+    parts = module.split(".")
+    return {".".join(parts[i:]) for i in range(len(parts))}
+
+
+def _settings(source: LoRASource, network: str) -> _Settings:
+    if source.peft_config:
+        return _Settings(source.peft_config)
+    stored = json_metadata(source, DIFFUSERS_METADATA)
+    prefix = f"{network}."
+    config = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
+    if not config and network == "transformer_2":  # of a file for one transformer
+        return _settings(source, "transformer")
+    if not config and "lora_alpha" in stored:  # of a model's own save_lora_adapter
+        config = stored
+    return _Settings(config)

@@ -1,0 +1,169 @@
+"""A LoRA out: one safetensors file with what loading it needs to know."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from videodit.adapters.modules import Delta, ModuleMap
+from videodit.adapters.reading import DIFFUSERS_METADATA, LAYOUT
+
+SaveLayout = Literal["diffusers", "native"]
+_PREFIX = "transformer"
+
+
+def save_lora(
+    transformer: Any,
+    path: str | os.PathLike[str],
+    *,
+    adapter_name: str = "default",
+    metadata: Mapping[str, str] | None = None,
+    layout: SaveLayout = "diffusers",
+    state_dict: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write one of a transformer's LoRAs.
+
+    The file is written beside its place, brought to disk and renamed, so that there is a whole one or none.
+
+    Args:
+        transformer: a :class:`~videodit.VideoDiT` with peft's layers in it.
+        path: the file, which ends in ``.safetensors``; one that exists is replaced.
+        adapter_name: which one.
+        metadata: written into the header: ModelSpec's keys (``modelspec.title``, ``modelspec.trigger_phrase``, …),
+            :data:`~videodit.adapters.BASE_HASH`, and whatever else. What loading needs is added.
+        layout: ``"diffusers"`` for the names of the family's own class there, which diffusers loads, too (for models
+            made here the names are ours in any case); ``"native"`` for our names.
+        state_dict: the adapter's tensors by the names of the transformer's own ``state_dict``, where the transformer
+            itself holds no more than a part of them (FSDP); ``None`` takes them from it.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: another layout or suffix, an adapter that is not there, metadata that are no texts, or a name in
+            them that is written by this function.
+    """
+    path = Path(path)
+    if layout not in get_args(SaveLayout):
+        raise ValueError(f"layout is {layout!r}, legal are {', '.join(get_args(SaveLayout))}")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path is {str(path)!r}; it must end in .safetensors")
+    header = {"format": "pt", **_checked_metadata(metadata or {})}
+    deltas = adapter_deltas(transformer, adapter_name, state_dict)
+    model = ModuleMap(transformer.config)
+    native = layout == "native" or not model.groups
+    named = deltas if native else model.to_published(deltas)
+    header[LAYOUT] = "native" if native else "diffusers"
+    header[DIFFUSERS_METADATA] = json.dumps(
+        {f"{_PREFIX}.{key}": value for key, value in peft_config(named).items()}, indent=2, sort_keys=True
+    )
+    tensors = {
+        f"{_PREFIX}.{key}": value.detach().cpu().contiguous().clone() for key, value in peft_state(named).items()
+    }
+    partial = path.with_name(f".{path.name}-{secrets.token_hex(8)}.part")
+    try:
+        save_file(tensors, partial, metadata=header)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _checked_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise ValueError(f"metadata must be texts by name, got {key!r}: {value!r}")
+        if key in (LAYOUT, DIFFUSERS_METADATA):
+            raise ValueError(f"metadata holds {key!r}, which is written by save_lora itself")
+    return dict(metadata)
+
+
+def adapter_deltas(
+    transformer: Any, adapter_name: str, state_dict: Mapping[str, Tensor] | None = None
+) -> dict[str, Delta]:
+    """What one adapter adds to a transformer, by module; see :func:`save_lora`.
+
+    Raises:
+        ValueError: an adapter that is not there.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    found: dict[str, Delta] = {}
+    present: set[str] = set()
+    for name, module in transformer.named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        present |= set(module.lora_A)
+        if adapter_name not in module.lora_A:
+            continue
+        down: Any = module.lora_A[adapter_name]
+        up: Any = module.lora_B[adapter_name]
+        magnitudes: Any = module.lora_magnitude_vector
+        parts: dict[str, Tensor | None] = {
+            f"lora_A.{adapter_name}.weight": down.weight,
+            f"lora_B.{adapter_name}.weight": up.weight,
+            f"lora_B.{adapter_name}.bias": up.bias,
+            f"lora_magnitude_vector.{adapter_name}.weight": (
+                magnitudes[adapter_name].weight if adapter_name in magnitudes else None
+            ),
+        }
+        if state_dict is not None:
+            parts = {key: None if x is None else state_dict[f"{name}.{key}"] for key, x in parts.items()}
+        tensors = [None if x is None else x.detach() for x in parts.values()]
+        rank, alpha = module.r[adapter_name], float(module.lora_alpha[adapter_name])
+        if module.use_rslora.get(adapter_name, False):
+            alpha *= math.sqrt(rank)
+        assert tensors[0] is not None
+        assert tensors[1] is not None
+        found[name] = Delta(tensors[0], tensors[1], alpha, tensors[2], tensors[3])
+    if not found:
+        legal = ", ".join(sorted(present)) or "none: the transformer has no LoRA"
+        raise ValueError(f"adapter_name is {adapter_name!r}; there are {legal}")
+    return found
+
+
+def peft_state(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
+    """Tensors under peft's names."""
+    biased = any(delta.bias is not None for delta in deltas.values())
+    tensors: dict[str, Tensor] = {}
+    for name, delta in deltas.items():
+        tensors |= {f"{name}.lora_A.weight": delta.down, f"{name}.lora_B.weight": delta.up}
+        if biased:  # peft has them for all modules or for none
+            zeros = torch.zeros(delta.up.shape[0], dtype=delta.up.dtype, device=delta.up.device)
+            tensors[f"{name}.lora_B.bias"] = zeros if delta.bias is None else delta.bias
+        if delta.magnitude is not None:
+            tensors[f"{name}.lora_magnitude_vector"] = delta.magnitude
+    return tensors
+
+
+def peft_config(deltas: Mapping[str, Delta]) -> dict[str, Any]:
+    """Arguments of peft's ``LoraConfig`` that make these layers again."""
+    rank = Counter(delta.rank for delta in deltas.values()).most_common(1)[0][0]
+    alpha = Counter(delta.alpha for delta in deltas.values()).most_common(1)[0][0]
+    # `^` keeps a pattern from fitting the ends of longer names; dots fit themselves.
+    return {
+        "r": rank,
+        "lora_alpha": _number(alpha),
+        "rank_pattern": {f"^{name}": delta.rank for name, delta in deltas.items() if delta.rank != rank},
+        "alpha_pattern": {f"^{name}": _number(delta.alpha) for name, delta in deltas.items() if delta.alpha != alpha},
+        "target_modules": sorted(deltas),
+        "use_dora": any(delta.magnitude is not None for delta in deltas.values()),
+        "lora_bias": any(delta.bias is not None for delta in deltas.values()),
+    }
+
+
+def _number(value: float) -> float | int:
+    return int(value) if value == int(value) else value

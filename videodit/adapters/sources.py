@@ -1,0 +1,194 @@
+"""Where a LoRA comes from: a file, a folder, the hub or a dict of tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from videodit.checkpoints import PICKLE_SUFFIXES, check_file, is_hub_id, read_json
+
+_USUAL = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+_PEFT_CONFIG = "adapter_config.json"
+_BLOCK = 2**20
+_NAMED = 5
+
+
+class LoRASource:
+    """The tensors of a LoRA, read one at a time, and what is written beside them.
+
+    Args:
+        tensors: a safetensors file, or the tensors by name.
+        name: what to call it, unless a caller says so.
+        peft_config: contents of peft's ``adapter_config.json``, if there is one.
+
+    Attributes:
+        where: for messages.
+        metadata: of the file's header.
+
+    Raises:
+        ValueError: no whole safetensors file, or no tensors at all.
+    """
+
+    def __init__(
+        self, tensors: Path | Mapping[str, Tensor], name: str, *, peft_config: Mapping[str, Any] | None = None
+    ) -> None:
+        self.name, self.peft_config = name, dict(peft_config or {})
+        self.metadata: dict[str, str] = {}
+        self._file: Any = None
+        self._tensors: Mapping[str, Tensor] = {}
+        self._path = tensors if isinstance(tensors, Path) else None
+        if isinstance(tensors, Path):
+            self.where = str(tensors)
+            check_file(tensors)
+            self._file = safe_open(tensors, framework="pt")
+            self.metadata = dict(self._file.metadata() or {})
+            self.names = tuple(self._file.keys())
+        else:
+            self.where = "the dict"
+            for key, value in tensors.items():
+                if not isinstance(key, str) or not isinstance(value, Tensor):
+                    raise ValueError(f"a LoRA's dict must be of tensors by name, got {key!r}: {type(value).__name__}")
+            self._tensors, self.names = tensors, tuple(tensors)
+        if not self.names:
+            raise ValueError(f"{self.where} holds no tensors")
+
+    def shape(self, name: str) -> list[int]:
+        """A tensor's shape, without reading it."""
+        if self._file is None:
+            return list(self._tensors[name].shape)
+        return list(self._file.get_slice(name).get_shape())
+
+    def get(self, name: str, *, header_only: bool = False) -> Tensor:
+        """A tensor; with ``header_only``, vectors and numbers as they are and all others without values."""
+        if header_only and len(shape := self.shape(name)) > 1:
+            return torch.empty(shape, device="meta")
+        return self._tensors[name] if self._file is None else self._file.get_tensor(name)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 of the file, or of a dict's names, types, shapes and bytes: 64 hexadecimal digits."""
+        digest = hashlib.sha256()
+        if self._path is not None:
+            with self._path.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+            return digest.hexdigest()
+        for name in sorted(self.names):
+            tensor = self._tensors[name].detach().cpu().contiguous()
+            digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)};".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def find_lora(
+    source: str | os.PathLike[str] | Mapping[str, Tensor], *, weight_name: str | None = None, **hub: Any
+) -> LoRASource:
+    """Find a LoRA, and open its header.
+
+    Args:
+        source: a .safetensors file; a folder; ``"owner/name"`` on the hub, or ``"owner/name/FILE.safetensors"``
+            there; or a dict of tensors.
+        weight_name: which file of a folder or of the hub, where it holds more than one.
+        hub: ``revision``, ``cache_dir``, ``token`` and ``local_files_only``.
+
+    Raises:
+        ValueError: nothing is there, a pickle, a file that is no safetensors file, or several to choose from.
+    """
+    if isinstance(source, Mapping):
+        if weight_name is not None:
+            raise ValueError(f"weight_name is {weight_name!r}; it is for folders and the hub")
+        return LoRASource(source, "lora")
+    path = Path(source).expanduser()
+    if path.suffix in PICKLE_SUFFIXES or (weight_name is not None and Path(weight_name).suffix in PICKLE_SUFFIXES):
+        raise ValueError(
+            f"LoRA {weight_name or str(source)!r} is a pickle, which can run code when opened; where you trust it, "
+            "convert it to .safetensors"
+        )
+    if path.is_dir():
+        return _in_folder(path, weight_name, path.resolve().name)
+    if path.is_file():
+        if weight_name is not None:
+            raise ValueError(f"weight_name is {weight_name!r}, but {str(source)!r} is a file")
+        return _of_file(path, path.parent.resolve().name)
+    name = os.fspath(source)
+    owner, _, rest = name.partition("/")
+    repository, _, file = rest.partition("/")
+    if is_hub_id(f"{owner}/{repository}") and (not file or file.endswith(".safetensors")) and not path.is_absolute():
+        if not file and name.endswith(".safetensors"):
+            raise ValueError(
+                f"LoRA {name!r} is no file; legal are a .safetensors file, a folder, or a hub id owner/name"
+            )
+        return _from_hub(f"{owner}/{repository}", file or weight_name, hub)
+    raise ValueError(f"LoRA {name!r} is no file; legal are a .safetensors file, a folder, or a hub id owner/name")
+
+
+def _of_file(path: Path, folder_name: str) -> LoRASource:
+    config = path.with_name(_PEFT_CONFIG)
+    of_peft = path.name == "adapter_model.safetensors" and config.is_file()
+    name = folder_name if path.name in _USUAL else path.stem
+    return LoRASource(path, name, peft_config=read_json(config) if of_peft else None)
+
+
+def _in_folder(folder: Path, weight_name: str | None, name: str) -> LoRASource:
+    if weight_name is not None:
+        if not (folder / weight_name).is_file():
+            raise ValueError(f"{folder} holds no {weight_name!r}")
+        return _of_file(folder / weight_name, name)
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
+    if not files and pickles:
+        raise ValueError(f"{folder} holds a LoRA as a pickle ({pickles[0]}), which can run code when opened")
+    return _of_file(folder / _choose(files, str(folder)), name)
+
+
+def _choose(files: list[str], where: str) -> str:
+    usual = [name for name in _USUAL if name in files]
+    if usual or len(files) == 1:
+        return (usual or files)[0]
+    if not files:
+        raise ValueError(f"{where} holds no .safetensors file")
+    raise ValueError(
+        f"{where} holds {len(files)} .safetensors files; name one of them: {', '.join(files[:_NAMED])}"
+        f"{', …' if len(files) > _NAMED else ''}"
+    )
+
+
+def _from_hub(hub_id: str, weight_name: str | None, hub: dict[str, Any]) -> LoRASource:
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    name = re.sub(r".*/", "", hub_id)
+    try:
+        if weight_name is None:
+            given = {key: hub[key] for key in ("revision", "token") if key in hub}
+            # Offline, nobody says what there is; then it is looked for under the usual names.
+            listed = [_USUAL[0]] if hub.get("local_files_only") else HfApi().list_repo_files(hub_id, **given)
+            weight_name = _choose(sorted(n for n in listed if n.endswith(".safetensors") and "/" not in n), hub_id)
+        path = Path(hf_hub_download(hub_id, weight_name, **hub))
+        if path.name == "adapter_model.safetensors":
+            with suppress(EntryNotFoundError):  # diffusers' form under peft's name
+                hf_hub_download(hub_id, _PEFT_CONFIG, **hub)
+        return _of_file(path, name)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"LoRA {hub_id!r} is no file and could not be fetched from the hub: {reason}") from None
+
+
+def json_metadata(source: LoRASource, key: str) -> dict[str, Any]:
+    """An entry of the metadata that is a JSON object; empty if it is not there or something else."""
+    try:
+        value = json.loads(source.metadata.get(key, "{}"))
+    except (json.JSONDecodeError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,168 @@
+"""`videodit data encode`: clips and captions into a cache of latents that training reads."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from videodit.cli.common import note, one_line, printable, quiet_libraries
+from videodit.cli.data_options import (
+    DEFAULT_DROP,
+    READERS,
+    Drop,
+    Fps,
+    Frames,
+    MaxBuckets,
+    MaxTokens,
+    Model,
+    Reader,
+    SourceArgument,
+    Split,
+    Timeout,
+    Windows,
+    Workers,
+    count_of,
+    one_of,
+    parse_drop,
+    parse_frames,
+    print_plan,
+    wanted_for,
+)
+from videodit.cli.flags import Device, DryRun, Dtype
+from videodit.cli.progress import Progress, show_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from videodit.datasets.clips.encode import Encoded
+
+_SCAN = "scan.jsonl"
+
+
+def encode(
+    source: SourceArgument,
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The cache's folder; made if it is not there.")],
+    fps: Fps = None,
+    frames: Frames = None,
+    max_tokens: MaxTokens = None,
+    max_buckets: MaxBuckets = 8,
+    windows: Windows = "all",
+    drop: Drop = DEFAULT_DROP,
+    split: Split = "train",
+    reader: Reader = "pyav",
+    device: Device = None,
+    dtype: Dtype = None,
+    timeout: Timeout = 30.0,
+    workers: Workers = 1,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away latents in the folder that another model has made.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove files of latents that no clip of the source needs any more.")
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Encode clips and captions for training, into a folder that training reads.
+
+    What is there already is not encoded again: started again, it goes on where it was stopped, and a clip that was
+    added costs one clip. Clips without a caption get the empty prompt where --drop does not name them.
+    """
+    started = time.monotonic()
+    one_of("reader", reader, READERS)
+    flags, counts = parse_drop(drop), parse_frames(frames)
+    _check_folder(out)
+    with show_progress() as progress:
+        progress.stage("loading the libraries")
+        from videodit.datasets.clips.buckets import plan_samples
+        from videodit.datasets.clips.readers import ReaderName
+        from videodit.datasets.clips.scan import scan
+        from videodit.datasets.clips.sources import read_source
+        from videodit.hardware import parse_device, parse_dtype
+
+        decoder = cast(ReaderName, reader)
+        where = parse_device(device)
+        kind = parse_dtype(dtype, where)
+        wanted, notices = wanted_for(
+            model, fps=fps, frames=counts, max_tokens=max_tokens, max_buckets=max_buckets, windows=windows
+        )
+        progress.stage("listing the clips")
+        clips = read_source(source, split=split)
+        if not dry_run:
+            out.mkdir(parents=True, exist_ok=True)
+        show = reporter(progress)
+        scanned = scan(
+            clips,
+            cache=out / _SCAN if out.is_dir() else None,
+            timeout=timeout,
+            workers=workers,
+            reader=decoder,
+            report=lambda done, total: show("reading clips, clip", done, total),
+        )
+        plan = plan_samples(scanned, wanted, drop_flags=flags)
+    for message in (*clips.notices, *notices, *plan.notices):
+        note(message)
+    print_plan(scanned, plan)
+    if dry_run:
+        return
+    with show_progress() as progress:
+        progress.stage("loading the model")
+        quiet_libraries()
+        from videodit.datasets.clips.encode import encode as encode_plan
+        from videodit.pipelines.encoding import ClipEncoder
+
+        result = encode_plan(
+            plan,
+            ClipEncoder(model, device=where, dtype=kind),
+            out,
+            reader=decoder,
+            workers=workers,
+            restart=restart,
+            prune=prune,
+            report=reporter(progress),
+        )
+    _print_result(result, out, time.monotonic() - started)
+
+
+def reporter(progress: Progress) -> Callable[[str, int, int], None]:
+    """A function that shows the stages that a function of the data sets reports."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        if (progress.name, progress.total) != (stage, total):
+            progress.stage(stage, total, done=done)
+        progress.step(done)
+
+    return report
+
+
+def _check_folder(out: Path) -> None:
+    """Make sure before long work that a cache can be written.
+
+    Raises:
+        ValueError: the folder cannot be made or written to.
+    """
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"cannot write into {str(out)!r}: {str(existing)!r} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write into {str(out)!r}: {str(existing)!r} is not writable")
+
+
+def _print_result(result: Encoded, out: Path, seconds: float) -> None:
+    for name, reason in result.failed:
+        note(f"{name} is left out: {reason}")
+    for message in result.notices:
+        note(message)
+    if result.removed:
+        note(f"{count_of(result.removed, 'file')} that nothing needs any more are removed")
+    if result.unlisted:
+        note(f"{result.unlisted} entries of the cache belong to no clip of this source and are kept; see --prune")
+    print(
+        f"{printable(str(out))}: {count_of(result.samples, 'sample')}, {result.new_samples} encoded now; "
+        f"{count_of(result.new_texts, 'caption')} encoded now; {seconds:.1f} s"
+    )
+    print(f"next: videodit data verify {one_line(str(out))}, then accelerate launch examples/finetune.py")

@@ -1,0 +1,220 @@
+"""What `videodit data scan` and `videodit data encode` share: their flags, and how a plan is printed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from videodit.cli.common import one_line, print_rows
+from videodit.cli.flags import integer, number
+
+if TYPE_CHECKING:
+    from videodit.datasets.clips.buckets import SamplePlan, Wanted
+    from videodit.datasets.clips.scan import Scanned
+
+# The words of --drop, and what a plan calls them.
+DROPPABLE = {
+    "static": "static",
+    "black": "black",
+    "letterboxed": "letterboxed",
+    "duplicate": "duplicate",
+    "uncaptioned": "no caption",
+}
+DEFAULT_DROP = "duplicate,uncaptioned"
+READERS = ("pyav", "decord")
+WINDOWS = ("all", "first")
+_LISTED = 10  # names printed of each group; the report has them all
+
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A folder, a .jsonl or .csv manifest, WebDataset shards (a.tar, a-{000..009}.tar), "
+        "or hf:owner/name for a Hugging Face dataset.",
+        show_default=False,
+    ),
+]
+Model = Annotated[str, typer.Option("--model", "-m", help="The model to train: a name, a folder or an id on the Hub.")]
+Fps = Annotated[
+    float | None,
+    typer.Option(parser=number, metavar="X", help="Frames per second of the samples. Left out: the model's own."),
+]
+Frames = Annotated[
+    str | None,
+    typer.Option(metavar="N,N", help="Lengths of the samples in frames, such as 1,17. Left out: 1 and the model's."),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(parser=integer, metavar="N", help="The most tokens of a sample. Left out: what the model makes."),
+]
+MaxBuckets = Annotated[
+    int, typer.Option(parser=integer, metavar="N", help="The most kinds of samples (length × size).")
+]
+Windows = Annotated[str, typer.Option(help="all: a long clip gives several samples; first: its beginning alone.")]
+Drop = Annotated[
+    str,
+    typer.Option(metavar="A,B", help=f"Which clips to leave out, of {', '.join(DROPPABLE)}; or none."),
+]
+Split = Annotated[str, typer.Option("--split", help="Of a Hugging Face dataset.")]
+Reader = Annotated[str, typer.Option(help="What decodes: pyav or decord.")]
+Timeout = Annotated[
+    float, typer.Option(parser=number, metavar="X", help="Seconds that a file may take before it is given up.")
+]
+Workers = Annotated[int, typer.Option(parser=integer, metavar="N", help="How many files are read at the same time.")]
+
+
+def one_of(name: str, value: str, legal: Sequence[str]) -> str:
+    """``value`` if it is among ``legal``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if value not in legal:
+        raise ValueError(f"{name} is {value!r}; it must be {' or '.join(legal)}")
+    return value
+
+
+def parse_frames(text: str | None) -> tuple[int, ...] | None:
+    """The lengths that ``--frames 1,17`` names, each once, in rising order; ``None`` stays ``None``.
+
+    Raises:
+        ValueError: something in it is no whole number above 0.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"frames is {text!r}; it must be whole numbers above 0 with commas between, such as 1,17")
+    return tuple(sorted(set(map(int, parts))))
+
+
+def parse_drop(text: str) -> frozenset[str]:
+    """What ``--drop static,black`` names, as ``plan_samples`` calls it; "none" is nothing.
+
+    Raises:
+        ValueError: a kind that there is not.
+    """
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if names == ["none"]:
+        return frozenset()
+    for name in names:
+        if name not in DROPPABLE:
+            raise ValueError(f"drop names {name!r}; legal are {', '.join(DROPPABLE)}, or none alone")
+    return frozenset(DROPPABLE[name] for name in names)
+
+
+def wanted_for(
+    model: str,
+    *,
+    fps: float | None = None,
+    frames: tuple[int, ...] | None = None,
+    max_tokens: int | None = None,
+    max_buckets: int = 8,
+    windows: str = "all",
+) -> tuple[Wanted, list[str]]:
+    """What samples ``model`` is to be trained on. Reads the model's configs and no weights.
+
+    Args:
+        model: a bundled model, a folder or a hub id.
+        fps: frames per second; ``None`` for the model's own.
+        frames: lengths in frames; ``None`` for 1 (where the model can make it) and the model's own.
+        max_tokens: the most tokens that the transformer may see of a sample; ``None`` for as many as a clip of the
+            model's own size and length has.
+        max_buckets: the most pairs of length and size.
+        windows: "all" or "first".
+
+    Returns:
+        The wish, and a notice that says what was taken from the model.
+
+    Raises:
+        ValueError: an unknown model, or a value that it cannot do, with the nearest legal one.
+    """
+    from videodit.datasets.clips.buckets import Wanted
+    from videodit.pipelines.registry import ModelSpec, resolve_model
+
+    one_of("windows", windows, WINDOWS)
+    spec = ModelSpec.from_folder(resolve_model(model))
+    geometry, own, taken = spec.geometry, spec.defaults, []
+    if fps is None:
+        fps = float(own.fps)
+        taken.append(f"{fps:g} fps")
+    if frames is None:
+        frames = tuple(sorted({own.num_frames, *({1} if geometry.snap_frames(1) == 1 else ())}))
+        taken.append(f"{' or '.join(map(str, frames))} frames")
+    if max_tokens is None:
+        max_tokens = geometry.num_tokens(own.num_frames, own.height, own.width)
+        taken.append(f"at most {max_tokens} tokens")
+    wanted = Wanted(geometry, fps, frames, max_tokens, max_buckets, "all" if windows == "all" else "first")
+    return wanted, [f"{', '.join(taken)} a sample: the defaults of {model}"] if taken else []
+
+
+def print_plan(scanned: Sequence[Scanned], plan: SamplePlan) -> None:
+    """Print what of the scanned clips is kept, by bucket, and what is not and why.
+
+    Args:
+        scanned: every clip of the source.
+        plan: the samples that come of them.
+    """
+    broken = [(item.clip.name, item.reason) for item in scanned if item.reason is not None]
+    names = {name for name, _ in broken}
+    others = [(name, reason) for name, reason in plan.dropped if name not in names]
+    used = {sample.scanned.clip.name for sample in plan.samples}
+    print(f"{count_of(len(scanned), 'clip')}: {len(used)} used, {len(others)} left out, {len(broken)} unreadable")
+    _print_buckets(plan)
+    print_groups("unreadable", broken)
+    print_groups("left out", others)
+
+
+def count_of(number: int, noun: str) -> str:
+    """``"1 clip"``, ``"2 clips"``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _print_buckets(plan: SamplePlan) -> None:
+    clips = Counter(bucket for _, bucket in {(sample.scanned.clip.name, sample.bucket) for sample in plan.samples})
+    if not clips:
+        return
+    print("buckets")
+    rows = [
+        (
+            str(bucket),
+            f"{count_of(clips[bucket], 'clip')}, {count_of(windows, 'window')}, "
+            f"{windows * bucket.frames / plan.wanted.fps:.1f} s",
+        )
+        for bucket, windows in plan.counts().items()
+    ]
+    print_rows(rows, indent=2)
+
+
+def print_groups(title: str, pairs: Iterable[tuple[str, str]]) -> None:
+    """Names under the reason that they share, the largest group first; long lists are cut."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in pairs:
+        groups.setdefault(reason, []).append(name)
+    if not groups:
+        return
+    print(title)
+    for reason, names in sorted(groups.items(), key=lambda pair: -len(pair[1])):
+        print(f"  {one_line(reason)}: {len(names)}")
+        print_names(names)
+
+
+def print_names(names: Sequence[str]) -> None:
+    """Print names one a line, and how many more there are."""
+    for name in names[:_LISTED]:
+        print(f"    {one_line(name)}")
+    if len(names) > _LISTED:
+        print(f"    and {len(names) - _LISTED} more, see --report")
+
+
+def check_new_file(name: str, path: Path) -> None:
+    """Make sure before long work that a file can be written.
+
+    Raises:
+        ValueError: its folder is missing, or it is a folder.
+    """
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ValueError(f"{name} is {str(path)!r}; it must be a file in a folder that is there")

@@ -1,0 +1,201 @@
+"""`videodit data scan`: look at every clip before anything is trained on it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from videodit.cli.common import note, one_line, printable
+from videodit.cli.data_options import (
+    DEFAULT_DROP,
+    READERS,
+    Drop,
+    Fps,
+    Frames,
+    MaxBuckets,
+    MaxTokens,
+    Model,
+    Reader,
+    SourceArgument,
+    Split,
+    Timeout,
+    Windows,
+    Workers,
+    check_new_file,
+    one_of,
+    parse_drop,
+    parse_frames,
+    print_groups,
+    print_plan,
+    wanted_for,
+)
+from videodit.cli.progress import show_progress
+
+if TYPE_CHECKING:
+    from videodit.datasets.clips.buckets import SamplePlan
+    from videodit.datasets.clips.scan import Scanned
+
+
+def scan(
+    source: SourceArgument,
+    model: Model = "mini",
+    fps: Fps = None,
+    frames: Frames = None,
+    max_tokens: MaxTokens = None,
+    max_buckets: MaxBuckets = 8,
+    windows: Windows = "all",
+    drop: Drop = DEFAULT_DROP,
+    split: Split = "train",
+    reader: Reader = "pyav",
+    timeout: Timeout = 30.0,
+    workers: Workers = 1,
+    report: Annotated[
+        Path | None, typer.Option(help="A .jsonl file to write what was found to, one clip a line.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Where what was found is kept for the next scan. Left out: in the user's cache folder."),
+    ] = None,
+) -> None:
+    """Say which clips can be trained on, in which buckets, and which cannot and why.
+
+    Each file is read in a process of its own with a time limit. A second scan reads only what is new, and an
+    interrupted one goes on.
+    """
+    one_of("reader", reader, READERS)
+    drop_flags = parse_drop(drop)
+    if report is not None:
+        check_new_file("report", report)
+    with show_progress() as progress:
+        progress.stage("loading the libraries")
+        from videodit.datasets.clips.buckets import plan_samples
+        from videodit.datasets.clips.readers import ReaderName
+        from videodit.datasets.clips.scan import scan as scan_source
+        from videodit.datasets.clips.sources import read_source
+
+        wanted, notices = wanted_for(
+            model,
+            fps=fps,
+            frames=parse_frames(frames),
+            max_tokens=max_tokens,
+            max_buckets=max_buckets,
+            windows=windows,
+        )
+        progress.stage("listing the clips")
+        clips = read_source(source, split=split)
+
+        def show(done: int, total: int) -> None:
+            if progress.total is None:
+                progress.stage("reading clips", total, done=done)
+            progress.step(done)
+
+        scanned = scan_source(
+            clips,
+            cache=cache or default_cache(source),
+            timeout=timeout,
+            workers=workers,
+            reader=cast(ReaderName, reader),
+            report=show,
+        )
+        plan = plan_samples(scanned, wanted, drop_flags=drop_flags)
+    for notice in (*clips.notices, *notices, *plan.notices):
+        note(notice)
+    print_plan(scanned, plan)
+    _print_flags(scanned, drop_flags)
+    if report is not None:
+        _write_report(report, scanned, plan)
+    _print_next(source, model, scanned, plan, drop_flags)
+
+
+def default_cache(source: str) -> Path:
+    """Where a source's scan is kept: a file of its own in the user's cache folder, which is made.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "videodit" / "scans"
+    folder.mkdir(parents=True, exist_ok=True)
+    where = source if source.startswith("hf:") else os.path.abspath(source)
+    return folder / f"{hashlib.sha256(os.fsencode(where)).hexdigest()[:32]}.jsonl"
+
+
+def _print_flags(scanned: Sequence[Scanned], drop_flags: frozenset[str]) -> None:
+    """What is told and not left out."""
+    told: list[tuple[str, str]] = []
+    for item in scanned:
+        if item.reason is not None:
+            continue
+        told += [(_with_bars(item, flag), flag) for flag in item.flags if flag not in drop_flags]
+        if item.duplicate_of is not None and "duplicate" not in drop_flags:
+            told.append((f"{item.clip.name} ({item.duplicate_of})", "nearly the same as another"))
+    print_groups("used, but look at them", told)
+
+
+def _with_bars(item: Scanned, flag: str) -> str:
+    if flag != "letterboxed" or item.bars is None:
+        return item.clip.name
+    sides = zip(item.bars, ("top", "bottom", "left", "right"), strict=True)
+    return f"{item.clip.name} ({', '.join(f'{pixels} px {side}' for pixels, side in sides if pixels)})"
+
+
+def _write_report(path: Path, scanned: Sequence[Scanned], plan: SamplePlan) -> None:
+    """One line a clip, in the source's order."""
+    from videodit.datasets.clips.ledger import write_rows
+
+    dropped = dict(plan.dropped)
+    windows: dict[str, list[dict[str, Any]]] = {}
+    for sample in plan.samples:
+        entry = {"start": sample.start, **sample.bucket._asdict()}
+        windows.setdefault(sample.scanned.clip.name, []).append(entry)
+    rows = (
+        {
+            "name": item.clip.name,
+            "file": str(item.clip.media),
+            "start": item.clip.start,
+            "end": item.clip.end,
+            "caption": item.clip.caption,
+            "reason": item.reason,
+            "left_out": dropped.get(item.clip.name) if item.reason is None else None,
+            "flags": item.flags,
+            "bars": item.bars,
+            "duplicate_of": item.duplicate_of,
+            "content": item.content or None,
+            "phash": item.phash,
+            "info": None if item.info is None else asdict(item.info),
+            "windows": windows.get(item.clip.name, []),
+        }
+        for item in scanned
+    )
+    write_rows(path, rows)
+
+
+def _print_next(
+    source: str, model: str, scanned: Sequence[Scanned], plan: SamplePlan, drop_flags: frozenset[str]
+) -> None:
+    """What to do now.
+
+    Raises:
+        ValueError: nothing can be used.
+    """
+    uncaptioned = [item for item in scanned if item.reason is None and "no caption" in item.flags]
+    if uncaptioned and "no caption" in drop_flags:
+        print(
+            "captions: write what a clip shows into a .txt file of the same name, or into the manifest; "
+            "clips without one can be kept by leaving uncaptioned out of --drop"
+        )
+    if not plan.samples:
+        broken = sum(item.reason is not None for item in scanned)
+        raise ValueError(
+            f"nothing in {printable(source)!r} can be used: {broken} of {len(scanned)} clips cannot be read, "
+            f"and {len(scanned) - broken} are left out"
+        )
+    command = f"videodit data encode {shlex.quote(source)} -m {shlex.quote(model)} -o cache/"
+    print(f"next: {one_line(command)}, with the same flags as here")

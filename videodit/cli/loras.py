@@ -1,0 +1,157 @@
+"""`--lora FILE:WEIGHT`: read from the command line, checked against a model, matched with a recipe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videodit.cli.common import is_plain, note
+
+if TYPE_CHECKING:
+    from videodit.adapters import LoRAInfo
+    from videodit.pipelines import VideoDiTPipeline
+
+HELP = "A LoRA and its weight, FILE:0.8; a folder or a hub id, too. The weight is 1 if left out. Repeatable."
+HELP_2 = "The same for a second expert (Wan 2.2 A14B)."
+_HASH_SHOWN = 16
+
+
+@dataclass(frozen=True)
+class LoRARequest:
+    """One ``--lora``: where it is, its weight (``None`` if nobody said), and whether it is for a second expert."""
+
+    source: str
+    weight: Any = None
+    second: bool = False
+
+
+def parse_loras(first: Sequence[str] | None, second: Sequence[str] | None = None) -> tuple[LoRARequest, ...]:
+    """The flags' values.
+
+    Raises:
+        ValueError: a weight that is no number from -100 to 100.
+    """
+    return (
+        *(_parse(text) for text in first or ()),
+        *(replace(_parse(text), second=True) for text in second or ()),
+    )
+
+
+def _parse(text: str) -> LoRARequest:
+    """A weight stands behind the last colon, unless that is part of a path (``C:\\loras\\x.safetensors``)."""
+    from videodit.pipelines.adapters import check_weight
+
+    head, colon, tail = text.rpartition(":")
+    if not colon or Path(text).exists() or re.search(r"[\\/]|\.safetensors$", tail):
+        return LoRARequest(text)
+    if not head:
+        raise ValueError(f"--lora is {text!r}; it must be FILE or FILE:WEIGHT")
+    try:
+        weight = float(tail)
+    except ValueError:
+        raise ValueError(f"the weight of LoRA {head!r} is {tail!r}; it must be a number from -100 to 100") from None
+    return LoRARequest(head, check_weight(weight, head))
+
+
+def check_loras(requests: Sequence[LoRARequest], folder: Path) -> tuple[LoRAInfo, ...]:
+    """Check LoRAs against a model from headers alone, and announce what a user should know of them.
+
+    Args:
+        requests: the LoRAs.
+        folder: the model's.
+
+    Returns:
+        What they are, each under a name of its own.
+
+    Raises:
+        ValueError: see :meth:`videodit.VideoDiTPipeline.load_lora_weights`.
+    """
+    from videodit.pipelines.adapters import free_name, plan_lora
+
+    found: dict[str, LoRAInfo] = {}
+    for request in requests:
+        info = plan_lora(folder, request.source, load_into_transformer_2=request.second)
+        name = free_name(info.name, found)
+        found[name] = replace(info, name=name)
+        for message in info.notices:
+            note(message)
+        if info.trigger_words:
+            note(f"LoRA {info.name!r} is called by {', '.join(map(repr, info.trigger_words))} in a prompt")
+    return tuple(found.values())
+
+
+def load_loras(pipe: VideoDiTPipeline, requests: Sequence[LoRARequest], infos: Sequence[LoRAInfo]) -> None:
+    """Load what :func:`check_loras` has checked."""
+    for request, info in zip(requests, infos, strict=True):
+        pipe.load_lora_weights(request.source, adapter_name=info.name, load_into_transformer_2=request.second)
+    if infos:
+        pipe.set_adapters([info.name for info in infos], [weight_of(request) for request in requests])
+
+
+def weight_of(request: LoRARequest) -> Any:
+    """The weight that holds."""
+    return 1.0 if request.weight is None else request.weight
+
+
+def match_recipe(entries: Any, given: Sequence[LoRARequest], clip: Path) -> tuple[LoRARequest, ...]:
+    """The LoRAs that a clip was made with, found among given files by their hash.
+
+    Args:
+        entries: what the recipe says under ``loras``; anyone can write a recipe.
+        given: the files, a weight where another one is wanted.
+        clip: for messages.
+
+    Raises:
+        ValueError: a LoRA whose file was not given, a file that is none of them, or a broken recipe.
+    """
+    from videodit.adapters import find_lora
+
+    wanted = [_checked_entry(entry, clip) for entry in _as_list(entries, clip)]
+    files = {find_lora(request.source).content_hash: request for request in given}
+    for content, request in files.items():
+        if content not in {entry["hash"] for entry in wanted}:
+            told = ", ".join(_told(entry) for entry in wanted) or "none"
+            raise ValueError(f"LoRA {request.source!r} is not one that {str(clip)!r} was made with: {told}")
+    matched = []
+    for entry in wanted:
+        if entry["hash"] not in files:
+            raise ValueError(
+                f"{str(clip)!r} was made with LoRA {_told(entry)}, which a clip does not carry; "
+                "give its file with --lora"
+            )
+        request = files[entry["hash"]]
+        if request.weight is not None and request.weight != entry["weight"]:
+            note(f"the clip will differ: LoRA {entry['name']!r} weighs {request.weight:g}, was {entry['weight']}")
+        weight = entry["weight"] if request.weight is None else request.weight
+        second = entry.get("networks") == ["transformer_2"]
+        matched.append(LoRARequest(request.source, weight, second))
+    return tuple(matched)
+
+
+def _told(entry: dict[str, Any]) -> str:
+    return f"{entry['name']!r} (SHA-256 {entry['hash'][:_HASH_SHOWN]}…)"
+
+
+def _as_list(entries: Any, clip: Path) -> list[Any]:
+    if entries is None:
+        return []
+    if not isinstance(entries, list):
+        raise ValueError(f"the recipe in {str(clip)!r} has loras = {entries!r}; it must be a list")
+    return entries
+
+
+def _checked_entry(entry: Any, clip: Path) -> dict[str, Any]:
+    def is_weight(value: Any) -> bool:
+        return is_plain(value, (int, float))
+
+    good = isinstance(entry, dict) and all(is_plain(entry.get(key), (str,)) for key in ("name", "hash"))
+    if good:
+        weight = entry.get("weight")
+        of_each = isinstance(weight, dict) and set(weight) <= {"transformer", "transformer_2"}
+        good = is_weight(weight) or (of_each and all(map(is_weight, weight.values())))
+    if not good:
+        raise ValueError(f"the recipe in {str(clip)!r} has a LoRA {entry!r}; it must hold a name, a hash and a weight")
+    return dict(entry)

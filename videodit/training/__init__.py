@@ -1,0 +1,1 @@
+"""Fine-tuning: config, objective, loop and checkpoints around one :class:`~videodit.VideoDiT`."""

@@ -1,0 +1,170 @@
+"""What a run leaves for others: a LoRA file or a whole model, and a card that says how it was made."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+import videodit
+from videodit.adapters import BASE_HASH, BASE_MODEL
+from videodit.datasets.clips.cache import CachedSample
+from videodit.training.config import TrainingConfig
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+MODEL_FOLDER = "model"
+CARD = "README.md"
+FRAMES = "validation.png"
+
+
+def model_spec(config: TrainingConfig, *, family: str | None, base_hash: str, size: tuple[int, int]) -> dict[str, str]:
+    """Metadata of a LoRA file by the names of ModelSpec 1.0.1 (Stability AI, 2023), and the base model's hash.
+
+    Args:
+        config: of the run.
+        family: of the base model; ``None`` for models made here.
+        base_hash: of the base model's weights.
+        size: ``(width, height)`` that most samples have, in pixels.
+    """
+    export = config.export
+    architecture = f"{family or 'videodit'}/lora"
+    found = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": architecture,
+        "modelspec.implementation": f"videodit {videodit.__version__}",
+        "modelspec.title": title(config),
+        "modelspec.resolution": f"{size[0]}x{size[1]}",
+        "modelspec.date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "modelspec.trigger_phrase": ", ".join(export.trigger_words),
+        "modelspec.author": export.author or "",
+        "modelspec.license": export.license or "",
+        BASE_MODEL: base_name(config),
+        BASE_HASH: base_hash,
+        "videodit.training": json.dumps(
+            {"steps": config.train.steps, "learning_rate": config.train.learning_rate, "seed": config.train.seed}
+        ),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def title(config: TrainingConfig) -> str:
+    """The result's name."""
+    return config.export.title or config.output.resolve().name
+
+
+def base_name(config: TrainingConfig) -> str:
+    """The base model's name; of a folder its last part, since a path is this machine's business."""
+    path = Path(config.model).expanduser()
+    return path.resolve().name if path.is_dir() else config.model
+
+
+def counts(samples: Sequence[CachedSample]) -> list[tuple[str, int, int]]:
+    """Samples and clips of each bucket."""
+    by_bucket = Counter(sample.bucket for sample in samples)
+    return [
+        (str(bucket), count, len({s.content for s in samples if s.bucket == bucket}))
+        for bucket, count in sorted(by_bucket.items())
+    ]
+
+
+def write_card(
+    config: TrainingConfig,
+    *,
+    samples: Sequence[CachedSample],
+    held: Sequence[CachedSample],
+    base_hash: str,
+    rows: Sequence[Mapping[str, Any]],
+    strips: Tensor | None,
+) -> None:
+    """Write the card, and the frames that it shows.
+
+    Args:
+        config: of the run, into whose output folder it goes.
+        samples: that were trained on.
+        held: that were held out.
+        base_hash: of the base model's weights.
+        rows: of the log.
+        strips: frames of validation clips, uint8 ``[clips, height, width, 3]``.
+    """
+    import PIL.Image
+
+    base, lora = base_name(config), config.method.kind == "lora"
+    head = {
+        "base_model": base,
+        "library_name": "videodit",
+        "pipeline_tag": "text-to-video",
+        "tags": ["video", "lora"] if lora else ["video"],
+    }
+    if config.export.license:
+        head["license"] = config.export.license
+    if config.export.trigger_words:
+        head["instance_prompt"] = ", ".join(config.export.trigger_words)
+    prompt = next(iter(config.validation.prompts), samples[0].caption or "")
+    use = f'videodit generate "{prompt}" ' + (f"-m {base} --lora ." if lora else f"-m {MODEL_FOLDER}")
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"# {title(config)}",
+        f"{_what(config)} of `{base}` (weights {base_hash}), made with videodit {videodit.__version__}.",
+        f"```bash\n{use}\n```",
+    ]
+    if config.export.trigger_words:
+        parts.append(f"Trigger words: {', '.join(config.export.trigger_words)}")
+    if strips is not None:
+        pixels = strips.flatten(0, 1).numpy()
+        PIL.Image.fromarray(pixels).save(config.output / FRAMES)
+        told = "\n".join(f"{n + 1}. {text}" for n, text in enumerate(config.validation.prompts))
+        parts.append(f"## Validation\n\nFirst, middle and last frame of each prompt:\n\n![]({FRAMES})\n\n{told}")
+    table = ["| frames×height×width | samples | clips |", "|---|---|---|"]
+    table += [f"| {name} | {number} | {clips} |" for name, number, clips in counts(samples)]
+    parts.append("## Data\n\n" + "\n".join(table) + f"\n\n{len(held)} samples were held out.")
+    parts.append(_losses(rows))
+    parts.append(f"## Config\n\n```yaml\n{_public(config)}```")
+    (config.output / CARD).write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+
+
+def _what(config: TrainingConfig) -> str:
+    method = config.method
+    if method.kind == "full":
+        return "A fine-tuned version"
+    return f"A {'DoRA' if method.dora else 'LoRA'} of rank {method.rank}"
+
+
+def _losses(rows: Sequence[Mapping[str, Any]]) -> str:
+    train = [row for row in rows if row["kind"] == "train"]
+    measured = [row for row in rows if row["kind"] == "validation"]
+    lines = []
+    if train:
+        lines.append(f"Training loss {train[0]['loss']:.4f} at first, {train[-1]['loss']:.4f} in the end.")
+    if measured:
+        first, last = measured[0], measured[-1]
+        lines.append(
+            f"Loss on held-out samples {first['loss']:.4f} at step {first['step']}, "
+            f"{last['loss']:.4f} at step {last['step']}."
+        )
+    return "## Loss\n\n" + " ".join(lines) if lines else ""
+
+
+def _public(config: TrainingConfig) -> str:
+    """The config as YAML, without paths of this machine."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    values["model"], values["output"] = base_name(config), config.output.name
+    values["data"]["cache"] = config.data.cache.name
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def push_to_hub(config: TrainingConfig) -> str:
+    """Upload the result to the Hub, checkpoints and trackers' files left out; the address of the commit."""
+    import huggingface_hub
+
+    assert config.export.push_to_hub is not None
+    api = huggingface_hub.HfApi()
+    api.create_repo(config.export.push_to_hub, exist_ok=True)
+    kept = [CARD, FRAMES, LORA_FILE, "config.yaml", "log.jsonl", f"{MODEL_FOLDER}/**"]
+    commit = api.upload_folder(repo_id=config.export.push_to_hub, folder_path=str(config.output), allow_patterns=kept)
+    return str(commit)

@@ -1,0 +1,356 @@
+"""What a fine-tuning run is told: one YAML file, checked before anything is loaded.
+
+A file is read, `a.b=c` overrides of the command line are put over it, and pydantic checks the whole: an unknown key is
+an error. The resolved config is saved beside every checkpoint, and :func:`differences` tells whether a run may go on
+from one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PRESETS = resources.files("videodit") / "presets" / "training"
+
+# What may change between a checkpoint and a resume without changing what is learned. The cache's content and the number
+# of forwards in a step are compared by themselves: neither a folder's name nor how many devices share a step matters.
+_SAFE = (
+    "output",
+    "validation",
+    "checkpoints",
+    "tracking",
+    "export",
+    "data.cache",
+    "data.workers",
+    "train.accumulation",
+    "train.checkpointing",
+    "train.rehearse",
+)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+
+class Data(_Part):
+    """Where the samples come from.
+
+    Attributes:
+        cache: the folder that ``videodit data encode`` wrote.
+        holdout: share of the samples that are never trained on and whose loss is measured; whole clips of ten clips
+            and more, windows of fewer.
+        caption_dropout: share of captions that are replaced by the empty prompt, for guidance.
+        workers: processes that read the cache; 0 reads in the training process.
+    """
+
+    cache: Path
+    holdout: float = Field(0.1, ge=0, lt=1)
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    workers: int = Field(2, ge=0, le=64)
+
+
+class Method(_Part):
+    """What is trained.
+
+    Attributes:
+        kind: ``"lora"``: low-rank adapters beside the frozen model; ``"full"``: every weight.
+        rank: of the adapters.
+        alpha: their scale is ``alpha / rank``; ``None`` for the rank.
+        targets: endings of the names of the linear layers that get one; ``None``: attention and MLP of every block.
+        dropout: of the adapters' input.
+        dora: also learn the magnitude of each output (Liu et al., "DoRA", 2024).
+        expert: which transformer of a model with two: for the high or the low noise levels.
+    """
+
+    kind: Literal["lora", "full"] = "lora"
+    rank: int = Field(16, ge=1, le=1024)
+    alpha: float | None = Field(None, gt=0)
+    targets: tuple[str, ...] | None = None
+    dropout: float = Field(0.0, ge=0, lt=1)
+    dora: bool = False
+    expert: Literal["high", "low"] | None = None
+
+
+class Noise(_Part):
+    """At which noise levels is trained, and what is given clean.
+
+    Attributes:
+        density: how noise levels are drawn; ``None``: logit-normal for flow models, uniform for the others.
+        mean: of the logit-normal density.
+        std: of the logit-normal density.
+        shift: moves the levels of flow models towards noise; ``"auto"``: the scheduler's own, times
+            ``sqrt(tokens / tokens of the model's default clip)``.
+        first_frame: share of samples whose first frame is given clean, for models that take images this way.
+        guidance: what models with built-in guidance are told.
+    """
+
+    density: Literal["uniform", "logit_normal"] | None = None
+    mean: float = 0.0
+    std: float = Field(1.0, gt=0)
+    shift: float | Literal["auto"] = "auto"
+    first_frame: float = Field(0.0, ge=0, le=1)
+    guidance: float = Field(1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_shift(self) -> Noise:
+        if self.shift != "auto" and not self.shift > 0:
+            raise ValueError(f"shift must be above 0 or 'auto', got {self.shift}")
+        return self
+
+
+class Train(_Part):
+    """How it is trained.
+
+    Attributes:
+        steps: of the optimizer.
+        batch_size: clips of the largest bucket in one forward of one device; smaller buckets have more clips, up to
+            the same tokens and the same cost.
+        accumulation: forwards of one device in a step.
+        learning_rate: after the warm-up.
+        warmup_steps: over which it rises from zero.
+        schedule: what it does then.
+        optimizer: ``"adamw8bit"`` keeps its state in 8 bits (torchao).
+        betas: of AdamW.
+        eps: of AdamW.
+        weight_decay: of matrices.
+        max_grad_norm: at which gradients are clipped.
+        ema_decay: of the averaged weights that are validated and exported; ``None`` for no averaging.
+        precision: of the forward. Weights that are trained are kept in fp32.
+        checkpointing: which activations are computed again in the backward: none, all of a block, or all but what
+            attention gives (``"selective"``).
+        compile: compile the blocks.
+        rehearse: before the first step, try one step of the largest bucket, a validation and a checkpoint.
+        seed: of everything random.
+    """
+
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(1, ge=1)
+    accumulation: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    warmup_steps: int = Field(20, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    checkpointing: Literal["none", "full", "selective"] = "none"
+    compile: bool = False
+    rehearse: bool = True
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class Validation(_Part):
+    """What is measured on the way, with the averaged weights where there are some.
+
+    Attributes:
+        every: steps; 0 for the end alone.
+        prompts: of which clips are made, always from the same noise.
+        steps: of the sampler; ``None`` for the model's own, as for the next two.
+        guidance: classifier-free guidance.
+        frames: of these clips.
+        size: ``(width, height)``.
+        seed: of the first prompt; the next have the next ones.
+        quantiles: of the training's noise levels, at which the loss on held-out samples is measured.
+        samples: how many held-out samples at most.
+    """
+
+    every: int = Field(100, ge=0)
+    prompts: tuple[str, ...] = ()
+    steps: int | None = Field(None, ge=1)
+    guidance: float | None = Field(None, ge=0)
+    frames: int | None = Field(None, ge=1)
+    size: tuple[int, int] | None = None
+    seed: int = Field(0, ge=0)
+    quantiles: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    samples: int = Field(16, ge=0)
+
+    @model_validator(mode="after")
+    def _check_quantiles(self) -> Validation:
+        for quantile in self.quantiles:
+            if not 0 < quantile < 1:
+                raise ValueError(f"quantiles must be above 0 and below 1, got {quantile}")
+        return self
+
+
+class Checkpoints(_Part):
+    """When the whole state is written, and how many are kept.
+
+    Attributes:
+        every: steps; the end and a signal to stop write one, too.
+        keep: the newest ones that are kept.
+    """
+
+    every: int = Field(250, ge=1)
+    keep: int = Field(2, ge=1)
+
+
+class Tracking(_Part):
+    """Where the numbers go besides ``log.jsonl``.
+
+    Attributes:
+        tracker: ``"auto"`` takes TensorBoard where it is installed.
+        every: steps between two lines.
+        project: the tracker's name for the runs.
+    """
+
+    tracker: Literal["auto", "tensorboard", "wandb", "none"] = "auto"
+    every: int = Field(10, ge=1)
+    project: str = "videodit"
+
+
+class Export(_Part):
+    """What is said in the exported files.
+
+    Attributes:
+        title: the model's name; ``None`` for the output folder's.
+        author: who made it.
+        license: of the weights.
+        trigger_words: that call up what was learned.
+        push_to_hub: a repository on the Hub, ``owner/name``, that the result is uploaded to.
+    """
+
+    title: str | None = None
+    author: str | None = None
+    license: str | None = None
+    trigger_words: tuple[str, ...] = ()
+    push_to_hub: str | None = None
+
+
+class TrainingConfig(_Part):
+    """A whole run.
+
+    Attributes:
+        model: what is fine-tuned: a bundled model's name, a folder or a hub id.
+        output: the folder of the run.
+    """
+
+    model: str
+    output: Path
+    data: Data
+    method: Method = Method()
+    noise: Noise = Noise()
+    train: Train = Train()
+    validation: Validation = Validation()
+    checkpoints: Checkpoints = Checkpoints()
+    tracking: Tracking = Tracking()
+    export: Export = Export()
+
+    def to_yaml(self) -> str:
+        """The resolved config, defaults included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def preset_names() -> list[str]:
+    """Names of the configs that come with videodit."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in PRESETS.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """Read a config.
+
+    Args:
+        source: a YAML file, or the name of a config that comes with videodit.
+        overrides: ``a.b=c``, where ``c`` is YAML: ``train.steps=50``, ``validation.prompts=["a red ball"]``.
+
+    Raises:
+        ValueError: no such file or name, broken YAML, an override that is none, an unknown key or a bad value; all
+            bad values are named at once.
+    """
+    values = _read_yaml(source)
+    for override in overrides:
+        _override(values, override)
+    try:
+        return TrainingConfig.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"config {str(source)!r}: {_told(error)}") from None
+
+
+def _read_yaml(source: str | Path) -> dict[str, Any]:
+    path = Path(source)
+    if path.is_file():
+        text = path.read_bytes()
+    elif str(source) in preset_names():
+        text = (PRESETS / f"{source}.yaml").read_bytes()
+    else:
+        raise ValueError(f"config {str(source)!r} is no file and none of {', '.join(preset_names())}")
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"config {str(source)!r} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"config {str(source)!r} must hold keys and values, got {type(values).__name__}")
+    return values
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Put one ``a.b=c`` over the values."""
+    name, equals, text = override.partition("=")
+    if not equals or not all(name.split(".")):
+        raise ValueError(f"override {override!r} must be like train.steps=50")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"override {override!r}: {text!r} is not valid YAML") from None
+    *parents, last = name.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"override {override!r}: {parent} holds no keys")
+    values[last] = value
+
+
+def _told(error: ValidationError) -> str:
+    """All that is wrong, by key, with the bad values."""
+    parts = []
+    for one in error.errors():
+        key = ".".join(map(str, one["loc"])) or "the whole"
+        if one["type"] == "extra_forbidden":
+            parts.append(f"unknown key {key}; legal here are {', '.join(_keys_beside(one['loc']))}")
+        elif one["type"] == "missing":
+            parts.append(f"{key} is missing")
+        else:
+            parts.append(f"{key} is {one['input']!r}: {one['msg'][0].lower()}{one['msg'][1:]}")
+    return "; ".join(parts)
+
+
+def _keys_beside(where: Sequence[Any]) -> list[str]:
+    part: Any = TrainingConfig
+    for name in where[:-1]:
+        part = part.model_fields[name].annotation
+    return list(part.model_fields)
+
+
+def differences(before: Mapping[str, Any], now: TrainingConfig) -> list[str]:
+    """What differs, of that which decides what is learned, between a checkpoint's config and this one.
+
+    With a constant learning rate more steps are no difference: a run may be made longer.
+
+    Args:
+        before: the config that was saved, as plain values.
+        now: the one to go on with.
+    """
+    left, right = dict(_leaves(before)), dict(_leaves(now.model_dump(mode="json")))
+    safe = set(_SAFE)
+    if now.train.schedule == "constant" and left.get("train.schedule") == "constant":
+        safe.add("train.steps")
+    return [
+        f"{key}: {left.get(key)!r} became {right.get(key)!r}"
+        for key in dict.fromkeys((*left, *right))
+        if left.get(key) != right.get(key) and not any(key == s or key.startswith(f"{s}.") for s in safe)
+    ]
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,243 @@
+"""From the cache to micro-batches: everything random of a sample is a function of (seed, sample, step).
+
+Letters: ``B`` samples, ``C`` latent channels, ``T H W`` latent frames, height and width, ``L`` text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from videodit.datasets.clips.buckets import Bucket
+from videodit.datasets.clips.cache import CachedSample, LatentCache
+from videodit.training.sampler import StepSampler, keyed
+
+WHOLE_CLIPS = 10
+"""From so many clips on, whole clips are held out; of fewer, windows are."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Samples of one bucket, ready for one forward.
+
+    Attributes:
+        clean: latents ``x₀ [B, C, T, H, W]``, drawn from the autoencoder's posterior.
+        noise: ``ε``, the same shape.
+        quantile: of the noise levels' density, ``[B]`` in (0, 1).
+        given: boolean ``[B]``: the first frame is given clean.
+        embeds: text tokens ``[B, L, text_dim]``.
+        mask: boolean ``[B, L]``, True where a text token counts.
+        pooled: ``[B, pooled_dim]``, for models that have it.
+        channels: ``[B, C', T, H, W]`` that the transformer takes beside the latents.
+        tokens: of an image encoder, ``[B, I, image_dim]``.
+    """
+
+    clean: Tensor
+    noise: Tensor
+    quantile: Tensor
+    given: Tensor
+    embeds: Tensor
+    mask: Tensor
+    pooled: Tensor | None = None
+    channels: Tensor | None = None
+    tokens: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that there are, by name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """On another device."""
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in self.tensors.items()})
+
+    def pin_memory(self) -> MicroBatch:
+        """In memory that a GPU can read while it works; the loader calls it."""
+        return replace(self, **{k: v.pin_memory() for k, v in self.tensors.items()})
+
+
+class Collator:
+    """Reads samples from the cache and draws what is random about them.
+
+    Args:
+        cache: what ``videodit data encode`` left.
+        seed: of everything random.
+        caption_dropout: share of samples that get the empty prompt.
+        first_frame: share of samples whose first frame is given clean.
+    """
+
+    def __init__(self, cache: LatentCache, *, seed: int, caption_dropout: float = 0.0, first_frame: float = 0.0):
+        self.cache, self.seed = cache, seed
+        self.caption_dropout, self.first_frame = caption_dropout, first_frame
+
+    def __call__(self, samples: Sequence[CachedSample], step: int | str) -> MicroBatch:
+        """A micro-batch of samples of one bucket.
+
+        Args:
+            samples: in the order of the batch.
+            step: what is drawn for a sample depends on it.
+        """
+        parts = [self._one(sample, step) for sample in samples]
+        stacked = {name: torch.stack([part[name] for part in parts]) for name in parts[0] if name != "embeds"}
+        longest = max(len(part["embeds"]) for part in parts)
+        embeds = torch.stack([_padded(part["embeds"], longest) for part in parts])
+        mask = torch.tensor([[i < len(part["embeds"]) for i in range(longest)] for part in parts])
+        return MicroBatch(embeds=embeds, mask=mask, **stacked)
+
+    def _one(self, sample: CachedSample, step: int | str) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(keyed(self.seed, sample.key, step))
+        quantile, dropped, given = torch.rand(3, generator=generator, dtype=torch.float64)
+        mean, std = self.cache.latents(sample.key)
+        draws = torch.randn(2, *mean.shape, generator=generator)
+        drop = bool(dropped < self.caption_dropout)
+        text = self.cache.text(self.cache.empty_text if drop else sample.text_key)
+        shorter = drop and self.cache.info.empty_takes_length
+        found: dict[str, Tensor] = {
+            "clean": mean.float() + std.float() * draws[0],
+            "noise": draws[1],
+            "quantile": quantile.clamp(1e-6, 1 - 1e-6).float(),
+            "given": given < self.first_frame,
+            "embeds": text.embeds[: sample.text_tokens] if shorter else text.embeds,
+        }
+        if text.pooled is not None:
+            found["pooled"] = text.pooled
+        return found | self.cache.condition(sample.key)
+
+
+def _padded(tokens: Tensor, length: int) -> Tensor:
+    """Text tokens ``[L, dim]``, with zeros up to ``length``."""
+    return torch.nn.functional.pad(tokens, (0, 0, 0, length - len(tokens)))
+
+
+def hold_out(
+    samples: Sequence[CachedSample], share: float, *, seed: int
+) -> tuple[list[CachedSample], list[CachedSample], str]:
+    """Split samples into those that are trained on and those that never are.
+
+    Units come in an order of their content and the seed, so that a clip that is added moves one other at most.
+
+    Args:
+        samples: of a cache.
+        share: that is held out.
+        seed: of the choice.
+
+    Returns:
+        The two lists, and what was done in words.
+
+    Raises:
+        ValueError: nothing would be left to train on.
+    """
+    clips = {sample.content for sample in samples}
+    by_clip = len(clips) >= WHOLE_CLIPS
+    name = "clip" if by_clip else "window"
+    units: dict[str, list[CachedSample]] = {}
+    for sample in samples:
+        units.setdefault(sample.content if by_clip else sample.key, []).append(sample)
+    wanted = round(share * len(units)) or int(share > 0 and len(units) > 1)
+    chosen = set(sorted(units, key=lambda unit: keyed(seed, "holdout", unit))[:wanted])
+    held = [sample for unit, group in units.items() if unit in chosen for sample in group]
+    kept = [sample for unit, group in units.items() if unit not in chosen for sample in group]
+    if not kept:
+        raise ValueError(f"holding out {share} of {len(units)} {name}s leaves none to train on")
+    return kept, held, f"{len(kept)} samples to train on, {len(held)} held out ({wanted} of {len(units)} {name}s)"
+
+
+def micro_batch_sizes(samples: Sequence[CachedSample], batch_size: int, *, balance: float) -> dict[Bucket, int]:
+    """Clips of each bucket in one forward: as many as have the tokens and the cost of the largest bucket's batch.
+
+    The cost of a clip of ``S`` tokens is ``S·(1 + S/balance)``: linear layers, and attention.
+
+    Args:
+        samples: of all buckets.
+        batch_size: of the largest bucket.
+        balance: tokens at which attention takes as many operations as the linear layers do.
+    """
+    tokens = {sample.bucket: sample.tokens for sample in samples}
+    largest = max(tokens.values())
+
+    def cost(count: int) -> float:
+        return count * (1 + count / balance)
+
+    return {
+        bucket: max(1, int(batch_size * min(largest / count, cost(largest) / cost(count)) + 1e-9))
+        for bucket, count in sorted(tokens.items())
+    }
+
+
+class TrainingBatches(Dataset[MicroBatch]):
+    """The micro-batches of a run, by (step, number in the step).
+
+    Args:
+        samples: that are trained on.
+        collator: makes batches of them.
+        micro: clips of each bucket in a micro-batch; see :func:`micro_batch_sizes`.
+        per_step: micro-batches in a step, all devices together.
+        seed: of the order.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[CachedSample],
+        collator: Collator,
+        micro: dict[Bucket, int],
+        *,
+        per_step: int,
+        seed: int,
+    ) -> None:
+        self.collator, self.micro, self.per_step = collator, micro, per_step
+        self.by_bucket: dict[Bucket, list[CachedSample]] = {}
+        for sample in sorted(samples, key=lambda sample: sample.key):
+            self.by_bucket.setdefault(sample.bucket, []).append(sample)
+        counts = {bucket: len(same) for bucket, same in self.by_bucket.items()}
+        batches = {bucket: micro[bucket] * per_step for bucket in counts}
+        self.sampler = StepSampler(counts, batches, seed=seed)
+
+    def __getitem__(self, place: tuple[int, int]) -> MicroBatch:
+        step, number = place
+        return self.collator(self.samples_of(step, number), step)
+
+    def samples_of(self, step: int, number: int) -> list[CachedSample]:
+        """The samples of one micro-batch of a step."""
+        draw = self.sampler[step]
+        size, same = self.micro[draw.bucket], self.by_bucket[draw.bucket]
+        return [same[n] for n in draw.samples[number * size : (number + 1) * size]]
+
+    def largest(self, number: int) -> MicroBatch:
+        """A micro-batch of the bucket with the most tokens, to try what it takes."""
+        bucket = max(self.by_bucket, key=lambda bucket: self.by_bucket[bucket][0].tokens)
+        same, size = self.by_bucket[bucket], self.micro[bucket]
+        return self.collator([same[(number * size + i) % len(same)] for i in range(size)], "rehearsal")
+
+
+def make_loader(
+    batches: TrainingBatches, *, first_step: int, last_step: int, rank: int, world: int, workers: int, pin: bool
+) -> DataLoader[MicroBatch]:
+    """Micro-batches of one device in order: its own of every step from ``first_step`` up to ``last_step``, exclusive.
+
+    Micro-batch ``n`` of a step belongs to device ``n mod world``.
+    """
+    options: dict[str, Any] = {"prefetch_factor": 4, "multiprocessing_context": "spawn"} if workers else {}
+    places = _Places(first_step, last_step, batches.per_step, rank, world)
+    return DataLoader(batches, batch_size=None, sampler=places, num_workers=workers, pin_memory=pin, **options)
+
+
+class _Places:
+    """What a loader asks for, one after the other."""
+
+    def __init__(self, first: int, last: int, per_step: int, rank: int, world: int) -> None:
+        self.steps, self.numbers = range(first, last), range(rank, per_step, world)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((step, number) for step in self.steps for number in self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.steps) * len(self.numbers)

@@ -1,0 +1,114 @@
+"""The numbers of a run: `log.jsonl`, a tracker, and a line on the screen."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from videodit.training.config import TrainingConfig
+
+LOG = "log.jsonl"
+
+
+def tracker_of(config: TrainingConfig) -> tuple[str | None, str | None]:
+    """The tracker by accelerate's name, and what a user should know of the choice.
+
+    Raises:
+        ValueError: a tracker that is not installed.
+    """
+    wanted = config.tracking.tracker
+    if wanted == "none":
+        return None, None
+    if wanted == "auto":
+        if find_spec("tensorboard") is None:
+            return None, 'no TensorBoard: numbers go to log.jsonl alone (pip install "videodit[train]" has it)'
+        return "tensorboard", None
+    if find_spec(wanted) is None:
+        raise ValueError(f"tracking.tracker is {wanted!r}, which is not installed: pip install {wanted}")
+    return wanted, None
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings with dotted names and plain values, as trackers want them."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value if isinstance(value, (bool, int, float, str)) else str(value)
+    return found
+
+
+class RunLog:
+    """Writes what happens in a run; only the first process does.
+
+    Args:
+        accelerator: of the run, whose trackers are used.
+        config: of the run.
+        step: from which it goes on: later lines of an earlier start are dropped, since those steps come again.
+    """
+
+    def __init__(self, accelerator: Accelerator, config: TrainingConfig, *, step: int) -> None:
+        self.accelerator, self.path, self.total = accelerator, config.output / LOG, config.train.steps
+        self.started, self.first_step = time.monotonic(), step
+        if accelerator.is_main_process:
+            self._cut(step)
+        accelerator.init_trackers(config.tracking.project, flat(config.model_dump(mode="json")))
+
+    def say(self, text: str) -> None:
+        """Tell the user something."""
+        if self.accelerator.is_main_process:
+            print(text, file=sys.stderr, flush=True)
+
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Keep numbers of a step, and show them.
+
+        Args:
+            kind: ``"train"`` or ``"validation"``.
+            step: steps that are done.
+            values: numbers by name; lists are kept in the file alone.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+        self.accelerator.log({f"{kind}/{name}": value for name, value in numbers.items()}, step=step)
+        told = "  ".join(f"{name} {_short(value)}" for name, value in numbers.items())
+        self.say(f"{kind} step {step}/{self.total}  {told}{self._left(step)}")
+
+    def _left(self, step: int) -> str:
+        done = step - self.first_step
+        if done < 1 or step >= self.total:
+            return ""
+        seconds = (time.monotonic() - self.started) / done * (self.total - step)
+        return f"  {seconds / 60:.0f} min left" if seconds > 90 else f"  {seconds:.0f} s left"
+
+    def _cut(self, step: int) -> None:
+        if not self.path.is_file():
+            return
+        kept = [row for row in read_log(self.path) if row["step"] <= step and step]
+        partial = self.path.with_suffix(".part")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        os.replace(partial, self.path)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``log.jsonl``; a last line that a kill cut short does not count."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            rows.append(json.loads(line))
+    return rows
+
+
+def _short(value: float) -> str:
+    return f"{value}" if isinstance(value, int) else f"{value:.4g}"

@@ -1,0 +1,164 @@
+"""The model of a run: loaded, made trainable in the way that the config asks for, and exported in the end."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videodit.pipelines import VideoDiTPipeline
+from videodit.pipelines.registry import resolve_model
+from videodit.training.config import Method, TrainingConfig
+
+ATTENTION_AND_MLP = r"blocks\.\d+\..*(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out|ffn\.net\.0\.proj|ffn\.net\.2)"
+"""Linear layers that get an adapter when nothing else is said: those of every block's attention and MLP."""
+
+
+def load_pipeline(config: TrainingConfig, *, frozen_dtype: torch.dtype, trained_dtype: torch.dtype) -> VideoDiTPipeline:
+    """The pipeline that is fine-tuned, on the CPU.
+
+    Args:
+        config: of the run.
+        frozen_dtype: of everything that is not trained.
+        trained_dtype: of the transformer that is.
+    """
+    from videodit import VideoDiT
+
+    folder, name = resolve_model(config.model), expert_name(config.method)
+    pipe = VideoDiTPipeline.from_pretrained(config.model, dtype=frozen_dtype)
+    if trained_dtype != frozen_dtype:  # from the file again, since not every value survives the narrow type
+        overrides = pipe.sampling.overrides
+        given = {"overrides": overrides} if overrides else {}
+        wide = VideoDiT.from_pretrained(folder / name, dtype=trained_dtype, **given)
+        pipe.register_modules(**{name: wide})
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def expert_name(method: Method) -> str:
+    """The component that is trained."""
+    return "transformer_2" if method.expert == "low" else "transformer"
+
+
+def make_trainable(transformer: Any, method: Method, *, seed: int) -> list[str]:
+    """Freeze what is not trained, and add adapters where they are.
+
+    Args:
+        transformer: a :class:`~videodit.VideoDiT`.
+        method: what is trained.
+        seed: of the adapters' first values.
+
+    Returns:
+        Names of the layers that got an adapter; none for full fine-tuning.
+
+    Raises:
+        ValueError: targets that name no linear layer.
+    """
+    transformer.requires_grad_(method.kind == "full")
+    if method.kind == "full":
+        return []
+    from peft import LoraConfig
+
+    names = target_layers(transformer, method.targets)
+    torch.manual_seed(seed)
+    transformer.add_adapter(
+        LoraConfig(
+            r=method.rank,
+            lora_alpha=method.rank if method.alpha is None else method.alpha,  # type: ignore[arg-type]
+            lora_dropout=method.dropout,
+            target_modules="|".join(map(re.escape, names)),  # a list would match the endings of other names, too
+            use_dora=method.dora,
+            init_lora_weights=True,
+        )
+    )
+    for parameter in transformer.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return names
+
+
+def target_layers(transformer: nn.Module, targets: tuple[str, ...] | None) -> list[str]:
+    """Linear layers by the endings of their names, or the usual ones.
+
+    Raises:
+        ValueError: an ending that no linear layer has.
+    """
+    linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+    if targets is None:
+        return [name for name in linear if re.fullmatch(ATTENTION_AND_MLP, name)]
+    found: dict[str, None] = {}
+    for target in targets:
+        same = [name for name in linear if name == target or name.endswith(f".{target}")]
+        if not same:
+            endings = sorted({re.sub(r"^.*\.\d+\.", "", name) for name in linear if "blocks." in name})
+            raise ValueError(f"method.targets names {target!r}, which no linear layer ends in; there are {endings}")
+        found |= dict.fromkeys(same)
+    return list(found)
+
+
+def set_checkpointing(transformer: Any, kind: str) -> None:
+    """Compute activations again in the backward: none, all of each block, or all but what attention gives.
+
+    Attention takes the most time to compute again and its output the least memory to keep (Korthikanti et al.,
+    "Reducing Activation Recomputation in Large Transformer Models", 2022, keep the other half).
+    """
+    if kind == "full":
+        transformer.enable_gradient_checkpointing()
+    elif kind == "selective":
+        transformer.enable_gradient_checkpointing(_keep_attention)
+
+
+def _keep_attention(block: Callable[..., Any], *args: Any) -> Any:
+    from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+    contexts = functools.partial(create_selective_checkpoint_contexts, _attention_operators())
+    return checkpoint(block.__call__, *args, use_reentrant=False, context_fn=contexts)
+
+
+def _attention_operators() -> list[Any]:
+    names = (
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_attention_math",
+    )
+    return [getattr(torch.ops.aten, name).default for name in names if hasattr(torch.ops.aten, name)]
+
+
+def attention_balance(transformer: Any) -> float:
+    """Tokens at which a clip's attention takes as many operations as its linear layers.
+
+    A token costs ``2·N`` in linear layers of ``N`` weights, and ``4·S·D`` in each of the attentions over ``S`` tokens
+    of width ``D``.
+    """
+    config = transformer.config
+    weights = sum(p.numel() for name, p in transformer.named_parameters() if p.ndim == 2 and "blocks." in name)
+    width = config.num_attention_heads * config.attention_head_dim
+    layers = config.num_layers + config.num_single_layers
+    return math.inf if not layers else weights / (2 * width * layers)
+
+
+def export_full(model: str, name: str, trained: Mapping[str, Tensor], folder: Path, dtype: torch.dtype) -> None:
+    """Write the whole pipeline with the trained transformer into a folder, in the layout of diffusers.
+
+    Args:
+        model: what was fine-tuned.
+        name: the component that was trained.
+        trained: its weights by name, whole.
+        folder: where to.
+        dtype: of all weights.
+    """
+    pipe = VideoDiTPipeline.from_pretrained(model, dtype=dtype)
+    component = getattr(pipe, name)
+    component.load_state_dict(dict(trained))  # each is converted to the dtype that its place has
+    for part in (pipe, *pipe.components.values()):
+        if hasattr(part, "register_to_config"):
+            part.register_to_config(_name_or_path="")  # else a path of this machine would travel along
+    pipe.save_pretrained(folder)

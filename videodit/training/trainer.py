@@ -1,0 +1,473 @@
+"""The training loop: from a cache of latents to a LoRA or a fine-tuned model, on one device or many.
+
+accelerate does the devices. What is trained on, and everything random about it, is a function of the seed and the
+step (:mod:`videodit.training.sampler`, :mod:`videodit.training.data`), so a resumed run repeats an uninterrupted one
+to the last bit, and the same number of micro-batches in a step gives the same losses on any number of devices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+import videodit
+from videodit.adapters import save_lora
+from videodit.datasets.clips.cache import CachedSample, LatentCache
+from videodit.pipelines.registry import model_hash, resolve_model
+from videodit.training.card import LORA_FILE, MODEL_FOLDER, model_spec, push_to_hub, write_card
+from videodit.training.checkpoints import Checkpoint, CheckpointStore
+from videodit.training.config import TrainingConfig, differences
+from videodit.training.data import Collator, MicroBatch, TrainingBatches, hold_out, make_loader, micro_batch_sizes
+from videodit.training.flops import matmul_peak, mfu, training_flops
+from videodit.training.log import LOG, RunLog, read_log, tracker_of
+from videodit.training.model import (
+    attention_balance,
+    expert_name,
+    export_full,
+    load_pipeline,
+    make_trainable,
+    set_checkpointing,
+)
+from videodit.training.objective import Diffusion
+from videodit.training.optimizers import clip_grad_norm, lr_factor, make_optimizer, set_lr
+from videodit.training.sampler import keyed
+from videodit.training.state import Ema, TrainingState, trainable_parameters
+from videodit.training.validation import held_out_loss, make_clips
+
+CONFIG = "config.yaml"
+REHEARSAL_STEPS = 2
+"""Of the sampler, in the clip that is made before training starts."""
+
+
+@dataclass
+class Meter:
+    """What happened since the last line of the log."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)
+    samples: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+    waited: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+
+class Trainer:
+    """Fine-tunes a model as a config says.
+
+    Args:
+        config: of the run.
+        resume: ``"latest"``, a checkpoint's folder, or ``None`` for a new run.
+
+    Raises:
+        ValueError: a cache, model, tracker or output folder that does not fit, or a checkpoint that the config may not
+            go on from (each difference is named). Nothing was trained or written then.
+    """
+
+    def __init__(self, config: TrainingConfig, *, resume: str | None = None) -> None:
+        self.config = config
+        tracker, notice = tracker_of(config)
+        self.cache = LatentCache(config.data.cache)
+        folder = resolve_model(config.model)
+        self.model_hash = model_hash(folder)
+        if self.cache.info.model_hash != self.model_hash:
+            raise ValueError(
+                f"the cache {str(config.data.cache)!r} was made with {self.cache.info.model} "
+                f"({self.cache.info.model_hash}), not with {config.model} ({self.model_hash}): "
+                f"videodit data encode … -m {config.model} makes another"
+            )
+        kept, self.held, split = hold_out(self.cache.samples, config.data.holdout, seed=config.train.seed)
+        self.data_hash = hashlib.sha256("".join(s.key for s in (*kept, *self.held)).encode()).hexdigest()[:16]
+        precision = "bf16" if config.train.precision == "bf16" else "no"
+        self.accelerator = Accelerator(mixed_precision=precision, log_with=tracker, project_dir=str(config.output))
+        if self.accelerator.distributed_type == "DEEPSPEED":
+            raise ValueError("DeepSpeed keeps its state in pickles, which are refused here: use FSDP2 instead")
+        self.dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+        self.per_step = config.train.accumulation * self.accelerator.num_processes
+        self.store = CheckpointStore(config.output / "checkpoints", keep=config.checkpoints.keep)
+        self.store.clear_leftovers()
+        self.checkpoint = self._find_checkpoint(resume)
+        self.step = 0
+        self.signal: int | None = None
+        self.strips: Tensor | None = None
+        self._prepare(kept)
+        if self.checkpoint is not None:
+            self.state.load(self.checkpoint)
+            self.step = self.checkpoint.step
+        self.log = RunLog(self.accelerator, config, step=self.step)
+        for text in (notice, split, *self._summary()):
+            if text:
+                self.log.say(text)
+
+    # ---- before the first step -------------------------------------------------------------------
+
+    def _find_checkpoint(self, resume: str | None) -> Checkpoint | None:
+        """The checkpoint to go on from, found whole and of this very run."""
+        latest = self.store.latest()
+        if resume is None and latest is not None:
+            raise ValueError(
+                f"{str(self.config.output)!r} holds checkpoints of an earlier run: --resume latest goes on from "
+                "there, output=… names another folder"
+            )
+        if resume is None or (resume == "latest" and latest is None):
+            return None
+        checkpoint = self.store.open(self.store.resolve_resume(resume))
+        about = checkpoint.about
+        found = differences(about["config"], self.config)
+        now = {"data_hash": self.data_hash, "model_hash": self.model_hash, "micro_batches": self.per_step}
+        found += [f"{name}: {about[name]!r} became {value!r}" for name, value in now.items() if about[name] != value]
+        if found:
+            raise ValueError(f"{checkpoint.path.name} was made by a run that differs: {'; '.join(found)}")
+        return checkpoint
+
+    def _prepare(self, kept: list[CachedSample]) -> None:
+        """Load the model, make the batches and hand what is trained to accelerate."""
+        config, train = self.config, self.config.train
+        sharded = self.accelerator.distributed_type == "FSDP"  # which wants one dtype for all
+        trained = torch.float32 if config.method.kind == "full" or sharded else self.dtype
+        self.pipe = load_pipeline(config, frozen_dtype=self.dtype, trained_dtype=trained)
+        name = expert_name(config.method)
+        transformer = getattr(self.pipe, name)
+        info = self.cache.info
+        self.diffusion = Diffusion.of(self.pipe, config.noise, expert=config.method.expert, fps=info.fps)
+        if config.validation.prompts:
+            self.pipe.check_inputs(  # now, not after an hour
+                list(config.validation.prompts),
+                num_frames=config.validation.frames,
+                num_inference_steps=config.validation.steps,
+                guidance_scale=config.validation.guidance,
+            )
+            self.pipe.text_encoder.to(self.accelerator.device)
+            self.pipe.encode_ahead(config.validation.prompts)
+        self.adapted = make_trainable(transformer, config.method, seed=keyed(train.seed, "adapters"))
+        set_checkpointing(transformer, train.checkpointing)
+        micro = micro_batch_sizes(kept, train.batch_size, balance=attention_balance(transformer))
+        dropout, first = config.data.caption_dropout, config.noise.first_frame
+        collator = Collator(self.cache, seed=train.seed, caption_dropout=dropout, first_frame=first)
+        self.batches = TrainingBatches(kept, collator, micro, per_step=self.per_step, seed=train.seed)
+        self.flops = self._count_flops(transformer)
+        if train.compile:
+            transformer.compile_repeated_blocks(dynamic=True)
+        trainable = [(n, p) for n, p in transformer.named_parameters() if p.requires_grad]
+        optimizer = make_optimizer(
+            train.optimizer,
+            trainable,
+            lr=train.learning_rate,
+            betas=train.betas,
+            eps=train.eps,
+            weight_decay=train.weight_decay,
+        )
+        transformer.train()
+        self.model, self.optimizer = self.accelerator.prepare(transformer, optimizer)
+        self.transformer = self.accelerator.unwrap_model(self.model)
+        self.pipe.register_modules(**{name: self.transformer})
+        if config.validation.prompts:
+            for part in (self.pipe.vae, self.pipe.transformer, self.pipe.transformer_2):
+                if part is not None:
+                    part.to(self.accelerator.device)
+        self.ema = None if train.ema_decay is None else Ema(self.transformer, decay=train.ema_decay)
+        self.state = TrainingState(self.transformer, self.optimizer.optimizer, self.ema)
+
+    def _count_flops(self, transformer: Any) -> dict[Any, int]:
+        """Model FLOPs of a training step for one sample of each bucket."""
+        info = self.cache.info
+        return {
+            bucket: training_flops(
+                transformer, info.geometry.latent_size(*bucket), text_tokens=max(s.text_tokens for s in same)
+            )
+            for bucket, same in self.batches.by_bucket.items()
+        }
+
+    def _summary(self) -> Iterator[str]:
+        trainable = sum(p.numel() for p in self.transformer.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in self.transformer.parameters())
+        config, accelerator = self.config, self.accelerator
+        yield (
+            f"{config.method.kind} fine-tuning of {config.model}: {trainable / 1e6:.2f} M of {total / 1e6:.2f} M "
+            f"parameters, {accelerator.num_processes} x {accelerator.device.type}, "
+            f"{config.train.precision}, seed {config.train.seed}"
+        )
+        for bucket, same in self.batches.by_bucket.items():
+            size = self.batches.micro[bucket]
+            yield f"  {bucket}: samples {len(same)} of {same[0].tokens} tokens, {size} x {self.per_step} in a step"
+        yield f"going on from step {self.step}" if self.step else "starting at step 0"
+
+    # ---- the run ---------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train, validate and export.
+
+        Raises:
+            SystemExit: SIGTERM or SIGINT came, and the state was saved; or the loss is no number any more.
+        """
+        config = self.config
+        if self.accelerator.is_main_process:
+            config.output.mkdir(parents=True, exist_ok=True)
+            (config.output / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
+        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self.peak_flops = matmul_peak(self.accelerator.device, self.dtype)
+            if self.step < config.train.steps:
+                if config.train.rehearse:
+                    self._rehearse()
+                if self.step == 0 and config.validation.every:
+                    self._validate()
+                self._train()
+            self._export()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            self.accelerator.end_training()
+
+    def _rehearse(self) -> None:
+        """Do once what the run will do, so that what fails later fails now; the state is put back afterwards."""
+        self.log.say("rehearsal: a checkpoint, a step of the largest bucket, a validation")
+        started = time.perf_counter()
+        checkpoint = self.checkpoint or self.store.open(self._save())
+        batch = self.batches.largest(self.accelerator.process_index)
+        loss, _ = self._forward_backward([batch], step=self.step)
+        self._update()
+        if not torch.isfinite(loss):
+            raise SystemExit(f"rehearsal: the loss of the first batch is {loss.item()}; nothing was trained")
+        with self._averaged():
+            self._held_out(self.held[:1])
+            scratch = self.config.output / ".rehearsal"
+            one = self.config.validation.model_copy(update={"prompts": self.config.validation.prompts[:1]})
+            make_clips(self.pipe, one, scratch, accelerator=self.accelerator, steps=REHEARSAL_STEPS)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            shutil.rmtree(scratch, ignore_errors=True)
+        self.state.load(checkpoint)
+        seconds = time.perf_counter() - started
+        self.log.say(f"rehearsal: done in {seconds:.1f} s, peak memory {peak_memory(self.accelerator.device):.2f} GB")
+
+    def _train(self) -> None:
+        config, accelerator = self.config, self.accelerator
+        loader = iter(
+            make_loader(
+                self.batches,
+                first_step=self.step,
+                last_step=config.train.steps,
+                rank=accelerator.process_index,
+                world=accelerator.num_processes,
+                workers=config.data.workers,
+                pin=accelerator.device.type == "cuda",
+            )
+        )
+        meter, saved = Meter(), self.step
+        while self.step < config.train.steps:
+            self._set_lr()
+            loss, batch = self._forward_backward(self._timed(loader, meter), step=self.step)
+            meter.losses.append(loss)
+            meter.norms.append(self._update())
+            self._count(meter, batch)
+            self.step += 1
+            last, stop = self.step == config.train.steps, self._stop()
+            save = last or stop or self.step % config.checkpoints.every == 0
+            if save or self.step % config.tracking.every == 0:  # before a checkpoint, or a resume would leave a gap
+                self._flush(meter)
+                meter = Meter()
+            if save:
+                self._save()
+                saved = self.step
+            if stop:
+                name = config.output / "checkpoints"
+                raise SystemExit(f"stopped at step {saved}, saved in {name}; --resume latest goes on from there")
+            if last or (config.validation.every and self.step % config.validation.every == 0):
+                self._validate()
+                meter.started = time.perf_counter()
+
+    def _timed(self, loader: Iterator[MicroBatch], meter: Meter) -> Iterator[MicroBatch]:
+        """The micro-batches of one step, and how long they were waited for."""
+        for _ in range(self.config.train.accumulation):
+            started = time.perf_counter()
+            batch = next(loader)
+            meter.waited += time.perf_counter() - started
+            yield batch
+
+    def _forward_backward(self, batches: Any, *, step: int) -> tuple[Tensor, MicroBatch]:
+        """Gradients of a step's micro-batches of this process; their mean loss, and the last of them."""
+        accelerator, count = self.accelerator, self.config.train.accumulation
+        losses: list[Tensor] = []
+        for turn, batch in enumerate(batches):
+            number = turn * accelerator.num_processes + accelerator.process_index
+            torch.manual_seed(keyed(self.config.train.seed, "forward", step, number))  # what an adapter drops
+            batch = batch.to(accelerator.device)
+            waits = contextlib.nullcontext() if turn == count - 1 else accelerator.no_sync(self.model)
+            with waits:
+                with accelerator.autocast():
+                    loss = self.diffusion.losses(self.model, batch, dtype=self.dtype).mean()
+                accelerator.backward(loss / count)
+            losses.append(loss.detach())
+        return torch.stack(losses).mean(), batch
+
+    def _update(self) -> Tensor:
+        """Clip and apply the gradients; the norm that they had."""
+        trainable = [p for p in self.transformer.parameters() if p.requires_grad]
+        norm = clip_grad_norm(trainable, self.config.train.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.step + 1)
+        return norm
+
+    def _set_lr(self) -> None:
+        train = self.config.train
+        factor = lr_factor(self.step, schedule=train.schedule, warmup_steps=train.warmup_steps, total_steps=train.steps)
+        set_lr(self.optimizer, train.learning_rate * factor)
+
+    # ---- what is measured ------------------------------------------------------------------------
+
+    def _count(self, meter: Meter, batch: MicroBatch) -> None:
+        samples = len(batch) * self.per_step
+        bucket = self.batches.sampler[self.step].bucket
+        meter.samples += samples
+        meter.tokens += samples * self.batches.by_bucket[bucket][0].tokens
+        meter.flops += samples * self.flops[bucket]
+
+    def _flush(self, meter: Meter) -> None:
+        """Write a line of the log: means and rates since the last one, over all processes."""
+        accelerator = self.accelerator
+        losses = accelerator.reduce(torch.stack(meter.losses), reduction="mean").tolist()
+        seconds = time.perf_counter() - meter.started
+        bad = [loss for loss in losses if loss != loss or loss in (float("inf"), float("-inf"))]
+        if bad:
+            last = self.store.latest()
+            raise SystemExit(f"the loss became {bad[0]} before step {self.step}; the last checkpoint is {last}")
+        self.log.write(
+            "train",
+            self.step,
+            {
+                "loss": sum(losses) / len(losses),
+                "lr": float(self.optimizer.param_groups[0]["lr"]),
+                "grad_norm": torch.stack(meter.norms).mean().item(),
+                "samples_per_second": meter.samples / seconds,
+                "tokens_per_second": meter.tokens / seconds,
+                "tflops": meter.flops / seconds / 1e12,
+                "mfu": mfu(meter.flops, seconds, self.peak_flops, devices=accelerator.num_processes),
+                "loader_wait": meter.waited / seconds,
+                "peak_memory_gb": peak_memory(accelerator.device),
+                "losses": losses,
+            },
+        )
+
+    def _averaged(self) -> contextlib.AbstractContextManager[Any]:
+        """The averaged weights in the model, and none of dropout, until it ends."""
+        stack = contextlib.ExitStack()
+        if self.ema is not None:
+            stack.enter_context(self.ema.swapped())
+        self.model.eval()
+        stack.callback(self.model.train)
+        return stack
+
+    def _held_out(self, samples: list[CachedSample]) -> dict[str, float]:
+        return held_out_loss(
+            self.model,
+            self.diffusion,
+            Collator(self.cache, seed=self.config.train.seed),
+            samples,
+            self.config.validation.quantiles,
+            accelerator=self.accelerator,
+            dtype=self.dtype,
+        )
+
+    def _validate(self) -> None:
+        settings, folder = self.config.validation, self.config.output / "validation" / f"step-{self.step:08d}"
+        with self._averaged():
+            values = self._held_out(self.held[: settings.samples])
+            strips = make_clips(self.pipe, settings, folder, accelerator=self.accelerator)
+        self.strips = strips
+        if strips is not None and self.accelerator.is_main_process:
+            for tracker in self.accelerator.trackers:
+                tracker.log_images({"validation": strips.numpy()}, step=self.step, dataformats="NHWC")
+        if values:
+            self.log.write("validation", self.step, values)
+        self.accelerator.wait_for_everyone()
+
+    def _export(self) -> None:
+        """Write the result and its card; with averaged weights where there are some."""
+        config, accelerator = self.config, self.accelerator
+        with self._averaged():
+            trained = self._whole_weights()
+        if not accelerator.is_main_process:
+            return
+        if config.method.kind == "lora":
+            common = max(self.batches.by_bucket, key=lambda bucket: len(self.batches.by_bucket[bucket]))
+            metadata = model_spec(
+                config,
+                family=self.transformer.config.family,
+                base_hash=self.model_hash,
+                size=(common.width, common.height),
+            )
+            target = config.output / LORA_FILE
+            save_lora(self.transformer, target, metadata=metadata, state_dict=trained)
+        else:
+            target = config.output / MODEL_FOLDER
+            export_full(config.model, expert_name(config.method), trained, target, self.dtype)
+        kept = [sample for same in self.batches.by_bucket.values() for sample in same]
+        rows = read_log(config.output / LOG) if (config.output / LOG).is_file() else []
+        write_card(config, samples=kept, held=self.held, base_hash=self.model_hash, rows=rows, strips=self.strips)
+        self.log.say(f"wrote {target}")
+        if config.export.push_to_hub is not None:
+            self.log.say(f"uploaded: {push_to_hub(config)}")
+
+    def _whole_weights(self) -> dict[str, Tensor]:
+        """What was trained, by name, on the CPU; every process has its part in gathering it."""
+        whole = {}
+        for name, parameter in trainable_parameters(self.transformer).items():
+            tensor = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+            whole[name] = tensor.detach().to("cpu", copy=True)
+        return whole
+
+    # ---- stopping and going on -------------------------------------------------------------------
+
+    def _save(self) -> Path:
+        about = {
+            "step": self.step,
+            "config": self.config.model_dump(mode="json"),
+            "data_hash": self.data_hash,
+            "model_hash": self.model_hash,
+            "micro_batches": self.per_step,
+            "versions": {name: version(name) for name in ("torch", "diffusers", "accelerate", "peft")}
+            | {"videodit": videodit.__version__},
+            "random": "every draw is a function of the seed, the sample and the step: there is no state to keep",
+        }
+        return self.store.save(self.step, self.state.tensors(), about)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number  # the step at hand is finished first
+        signal.signal(number, signal.SIG_DFL)  # whoever sends it twice does not want to wait
+
+    def _stop(self) -> bool:
+        """Whether any process was asked to stop; they find out together, at every line of the log."""
+        if self.accelerator.num_processes == 1:
+            return self.signal is not None
+        if self.step % self.config.tracking.every:
+            return False
+        flag = torch.tensor([float(self.signal is not None)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum").item() > 0)
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that was in use so far, in GB: of the GPU, or of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    import resource
+    import sys
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / 1e9 if sys.platform == "darwin" else used * 1024 / 1e9

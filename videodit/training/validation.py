@@ -1,0 +1,108 @@
+"""What is measured on the way: the loss on samples that are never trained on, and clips of fixed prompts and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videodit.datasets.clips.cache import CachedSample
+from videodit.media import write_video
+from videodit.pipelines import VideoDiTPipeline
+from videodit.training.config import Validation
+from videodit.training.data import Collator
+from videodit.training.objective import Diffusion
+
+
+@torch.no_grad()
+def held_out_loss(
+    model: Any,
+    diffusion: Diffusion,
+    collator: Collator,
+    samples: Sequence[CachedSample],
+    quantiles: Sequence[float],
+    *,
+    accelerator: Any,
+    dtype: torch.dtype,
+) -> dict[str, float]:
+    """The mean loss of samples at fixed quantiles of the noise levels, always with the same noise.
+
+    Args:
+        model: the transformer as it is trained, wrapped or not.
+        diffusion: noise levels and objective.
+        collator: reads the samples; it drops no captions.
+        samples: that are measured, one after the other, shared among the processes.
+        quantiles: of the noise levels.
+        accelerator: accelerate's.
+        dtype: of what goes into the model.
+
+    Returns:
+        ``loss`` over all, and ``loss_q0.1`` … for each quantile; empty without samples.
+    """
+    if not samples:
+        return {}
+    rank, world = accelerator.process_index, accelerator.num_processes
+    turns = -(-len(samples) // world)  # every process has as many forwards: sharded models need all in each
+    sums = torch.zeros(len(quantiles), device=accelerator.device, dtype=torch.float64)
+    for turn in range(turns):
+        index = turn * world + rank
+        batch = collator([samples[index % len(samples)]], "held out").to(accelerator.device)
+        for n, quantile in enumerate(quantiles):
+            level = type(batch)(**{**batch.tensors, "quantile": torch.full_like(batch.quantile, quantile)})
+            with accelerator.autocast():
+                loss = diffusion.losses(model, level, dtype=dtype)[0]
+            sums[n] += loss.double() * (index < len(samples))
+    means = (accelerator.reduce(sums, reduction="sum") / len(samples)).tolist()
+    return {"loss": sum(means) / len(means)} | {
+        f"loss_q{quantile:g}": mean for quantile, mean in zip(quantiles, means, strict=True)
+    }
+
+
+@torch.no_grad()
+def make_clips(
+    pipe: VideoDiTPipeline, settings: Validation, folder: Path, *, accelerator: Any, steps: int | None = None
+) -> Tensor | None:
+    """Make a clip of each prompt and write them as ``00.mp4`` …, each with its prompt, seed and settings inside.
+
+    Prompts are shared among the processes.
+
+    Args:
+        pipe: with the transformer as it is trained.
+        settings: prompts, seed and size.
+        folder: of the clips; made if it is not there.
+        accelerator: accelerate's.
+        steps: of the sampler, in place of the settings'.
+
+    Returns:
+        Frames from the beginning, the middle and the end of each clip of this process, uint8
+        ``[clips, height, 3·width, 3]``; ``None`` where there is none.
+    """
+    prompts, rank, world = settings.prompts, accelerator.process_index, accelerator.num_processes
+    strips = []
+    for turn in range(-(-len(prompts) // world)):
+        index = turn * world + rank
+        real = index < len(prompts)
+        prompt = prompts[index % len(prompts)]
+        size = {} if settings.size is None else {"width": settings.size[0], "height": settings.size[1]}
+        with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
+            out = pipe(
+                prompt,
+                num_frames=settings.frames,
+                num_inference_steps=steps or settings.steps,
+                guidance_scale=settings.guidance,
+                generator=torch.Generator().manual_seed(settings.seed + index),
+                output_type="np",
+                **size,
+            )
+        frames = (out.frames[0] * 255).round().astype(np.uint8)  # [T, H, W, 3]
+        if real:
+            folder.mkdir(parents=True, exist_ok=True)
+            # No model that can be named makes this clip again.
+            recipe = out.recipes[0] | {"model": None, "model_hash": None}
+            write_video(folder / f"{index:02d}.mp4", frames, fps=out.fps, recipe=recipe)
+            strips.append(np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]], axis=1))
+    return torch.from_numpy(np.stack(strips)) if strips else None
