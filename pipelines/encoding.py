@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from videodit.checkpoints import read_json
+from videodit.files import add_blocks
 from videodit.pipelines.autoencoders import check_tiles, encode_posterior
 from videodit.pipelines.conditions import image_condition
 from videodit.pipelines.pipeline import VideoDiTPipeline
@@ -202,20 +203,9 @@ def component_hash(folder: Path, parts: Iterable[str], *settings: str) -> str:
                 digest.update(f"{part}/{path.name}:{json.dumps(entries, sort_keys=True)};".encode())
             elif path.suffix in (".safetensors", ".txt", ".model"):
                 digest.update(f"{part}/{path.name}:{path.stat().st_size};".encode())
-                _update_with_blocks(digest, path)
+                add_blocks(digest, path)
     return digest.hexdigest()[:16]
 
 
 def _is_note(key: str) -> bool:
     return key.startswith("_") or key == "transformers_version"
-
-
-def _update_with_blocks(digest: Any, path: Path, blocks: int = 64, block_size: int = 2**16) -> None:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size <= blocks * block_size:
-            digest.update(file.read())
-            return
-        for i in range(blocks):
-            file.seek(i * (size - block_size) // (blocks - 1))
-            digest.update(file.read(block_size))

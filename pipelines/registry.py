@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videodit.checkpoints import check_class, check_weights, is_hub_id, read_json
+from videodit.files import add_blocks
 from videodit.shapes import Size3D, VideoGeometry
 
 if TYPE_CHECKING:
@@ -135,23 +136,16 @@ def family_of_index(index: Any, where: object) -> tuple[Family, Sampling] | None
     return sampling_of(pipeline or "config without a class", where)
 
 
-def model_hash(folder: Path, blocks: int = 64, block_size: int = 2**16) -> str:
+def model_hash(folder: Path) -> str:
     """A fingerprint of a model's weights: 16 hexadecimal digits.
 
-    SHA-256 over each safetensors file's name and size and over ``blocks`` evenly spaced blocks of it (all of a
-    file that is smaller than that), so that it takes no minutes for large models.
+    SHA-256 over each safetensors file's name and size and over evenly spaced blocks of it, so that it takes no minutes
+    for large models.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*/*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()}:{size};".encode())
-        with path.open("rb") as file:
-            if size <= blocks * block_size:
-                digest.update(file.read())
-                continue
-            for i in range(blocks):
-                file.seek(i * (size - block_size) // (blocks - 1))
-                digest.update(file.read(block_size))
+        digest.update(f"{path.relative_to(folder).as_posix()}:{path.stat().st_size};".encode())
+        add_blocks(digest, path)
     return digest.hexdigest()[:16]
 
 

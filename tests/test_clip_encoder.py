@@ -145,8 +145,8 @@ def test_an_autoencoder_of_tiles_refuses_what_it_would_leave_at_zero(folder: Cal
     bucket = Bucket(20, 32, 32)
     with pytest.raises(ValueError, match=r"this autoencoder takes frames of 24 \+ 16k, got 20"):
         encoder.latents(np.zeros((*bucket, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"this autoencoder takes a width of 32 \+ \d+k, got 40"):
-        encoder.check_form(24, 32, 40)
+    with pytest.raises(ValueError, match=r"this autoencoder takes a width of 32 .*, got 16"):
+        encoder.check_form(24, 32, 16)
 
 
 def test_a_model_with_learned_positions_refuses_other_forms(folder: Callable[[str], Path]) -> None:

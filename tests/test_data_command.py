@@ -54,9 +54,9 @@ def test_a_folder_becomes_a_cache_that_is_whole(
     assert f"{out}: 5 samples, 5 encoded now; 4 captions encoded now" in printed.out
     assert f"next: videodit data verify {out}" in printed.out
     made = LatentCache(out)
-    # tiny makes 32x32 of 17 frames: five times four tokens, and as many of a picture
+    # tiny makes 32x32 of 17 frames: five times four tokens, and a picture is no larger
     assert {sample.clip.partition(".")[0]: sample.bucket for sample in made.samples} == {
-        "square": (17, 32, 32), "wide": (17, 32, 32), "tall": (17, 32, 32), "picture": (1, 48, 48),
+        "square": (17, 32, 32), "wide": (17, 32, 32), "tall": (17, 32, 32), "picture": (1, 32, 32),
     }  # fmt: skip
     assert (made.info.model, made.info.dtype, made.info.fps) == ("tiny", "float32", 16.0)
 

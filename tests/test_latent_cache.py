@@ -382,7 +382,7 @@ def test_a_full_disk_leaves_what_was_there(copied: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     before = contents(copied)
-    monkeypatch.setattr(latent_shards.os, "fsync", full)
+    monkeypatch.setattr("videodit.files.os.fsync", full)
     writer = ShardWriter(copied, "latents")
     writer.add("0" * 32, {"mean": torch.zeros(2)})
     with pytest.raises(OSError, match="No space left"):

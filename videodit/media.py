@@ -27,6 +27,8 @@ from av.container import InputContainer, OutputContainer
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from videodit.files import is_cut_short
+
 if TYPE_CHECKING:
     import torch
 
@@ -61,7 +63,7 @@ _SCALING = (
 # Code points of ITU-T H.273, spelt as ffprobe spells them. Matrix, primaries and transfer share these.
 _H273 = {1: "bt709", 2: "unknown", 5: "bt470bg", 6: "smpte170m", 9: "bt2020"}
 _BT709 = 1
-_UNSPECIFIED = 2
+UNSPECIFIED_MATRIX = 2
 _RANGES = {0: "unknown", 1: "tv", 2: "pc"}
 _LIMITED_RANGE = 1
 
@@ -340,12 +342,12 @@ def read_video(path: str | os.PathLike[str], *, max_frames: int | None = None) -
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames is {max_frames}; it must be at least 1")
     with _opened(path) as (container, stream, fps):
-        recipe, size = _unpack_comment(container)
-        width, height = _shown_size(stream, size)
+        recipe, size = unpack_comment(container)
+        width, height = shown_size(stream, size)
         reformatter = VideoReformatter()
         frames = []
         for frame in container.decode(stream):
-            rgb = reformatter.reformat(frame, format="rgb24", src_colorspace=_matrix_of(frame), interpolation=_SCALING)
+            rgb = reformatter.reformat(frame, format="rgb24", src_colorspace=matrix_of(frame), interpolation=_SCALING)
             frames.append(rgb.to_ndarray()[:height, :width])
             if len(frames) == max_frames:
                 break
@@ -361,8 +363,8 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
         ValueError: the file is missing, broken or has no video.
     """
     with _opened(path) as (container, stream, fps):
-        recipe, size = _unpack_comment(container)
-        width, height = _shown_size(stream, size)
+        recipe, size = unpack_comment(container)
+        width, height = shown_size(stream, size)
         context = stream.codec_context
         # Not every container counts its frames; then the packets are.
         num_frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
@@ -394,7 +396,7 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         ValueError: the file is missing, broken or has no video.
     """
     with _opened(path) as (container, _, _):
-        return _unpack_comment(container)[0]
+        return unpack_comment(container)[0]
 
 
 def _create_hidden(folder: Path) -> Path:
@@ -431,7 +433,7 @@ def _pack_comment(recipe: dict[str, Any] | None, width: int, height: int) -> str
         raise ValueError(f"the recipe must be JSON: {error}") from error
 
 
-def _unpack_comment(container: InputContainer) -> tuple[dict[str, Any] | None, tuple[int, int] | None]:
+def unpack_comment(container: InputContainer) -> tuple[dict[str, Any] | None, tuple[int, int] | None]:
     """The recipe and the picture's ``(width, height)``; None for what the file does not say."""
     tags = {key.lower(): value for key, value in container.metadata.items()}  # Matroska: COMMENT
     try:
@@ -445,7 +447,7 @@ def _unpack_comment(container: InputContainer) -> tuple[dict[str, Any] | None, t
     return (recipe if isinstance(recipe, dict) else None), size
 
 
-def _shown_size(stream: VideoStream, size: tuple[int, int] | None) -> tuple[int, int]:
+def shown_size(stream: VideoStream, size: tuple[int, int] | None) -> tuple[int, int]:
     """``(width, height)`` without padding. A recorded size that padding cannot explain was not meant for
     this stream (someone scaled the clip and kept the tag), so the stream's own size holds."""
     coded = (stream.codec_context.width, stream.codec_context.height)
@@ -458,8 +460,8 @@ def _rate_of(stream: VideoStream) -> Fraction | None:
     return stream.average_rate or stream.guessed_rate
 
 
-def _matrix_of(frame: av.VideoFrame) -> int:
-    if frame.colorspace != _UNSPECIFIED:
+def matrix_of(frame: av.VideoFrame) -> int:
+    if frame.colorspace != UNSPECIFIED_MATRIX:
         return frame.colorspace
     return Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
 
@@ -496,25 +498,7 @@ def _why_unreadable(container: InputContainer, path: Path) -> str | None:
         return "there is no decoder for its codec"
     if not _rate_of(stream):
         return "it does not say its frame rate"
-    if "mp4" in container.format.name.split(",") and _is_cut_short(path):
-        return "the file is cut short"
-    return None
-
-
-def _is_cut_short(path: Path) -> bool:
-    """Whether an MP4's last box claims more bytes than the file has.
-
-    The decoder would only stop early, without an error, and the missing frames would go unnoticed.
-    """
-    end = path.stat().st_size
     with path.open("rb") as file:
-        position = 0
-        while position + 8 <= end:
-            file.seek(position)
-            size = int.from_bytes(file.read(4), "big")
-            if size == 1:  # the real size follows the box's type, in 64 bits
-                size = int.from_bytes(file.read(12)[4:], "big")
-            if size < 8:  # 0 means "up to the end of the file"; the rest is for the demuxer to judge
-                return False
-            position += size
-    return position > end
+        if is_cut_short(file, path.stat().st_size):
+            return "the file is cut short"
+    return None

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from videodit.datasets.clips.buckets import Bucket
-from videodit.datasets.clips.latent_shards import DTYPES, Shard, make_folders, open_shards, write_whole
+from videodit.datasets.clips.latent_shards import DTYPES, Shard, make_folders, open_shards
+from videodit.files import write_whole
 from videodit.shapes import Size3D, VideoGeometry
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save
 from torch import Tensor
+
+from videodit.files import write_whole
 
 MAX_SHARD_BYTES = 64 * 10**6
 MAX_SHARD_ENTRIES = 256
@@ -156,20 +157,3 @@ class ShardWriter:
         content = save(together, metadata={_HASHES: json.dumps(hashes, sort_keys=True)})
         write_whole(self._folder / f"{self._kind}-{name}.safetensors", content)
         self._entries, self._bytes = {}, 0
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place, see that it is on the disk, and rename it: it is there whole or not at all.
-
-    Raises:
-        OSError: no room, or no right to write; what was there before is untouched.
-    """
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from videodit.files import write_whole
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -18,16 +19,9 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     Raises:
         OSError: it cannot be written; what was there before is untouched.
     """
-    partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
-    try:
-        # Half a character, as in file names that are no UTF-8, becomes JSON's own escape for it.
-        with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # Half a character, as in file names that are no UTF-8, becomes JSON's own escape for it.
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_whole(path, "".join(lines).encode("utf-8", errors="backslashreplace"))
 
 
 class Ledger:

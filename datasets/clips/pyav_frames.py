@@ -19,8 +19,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from videodit.datasets.clips.records import Media
-from videodit.datasets.clips.whole import is_cut_short
-from videodit.media import _UNSPECIFIED, _matrix_of, _shown_size, _unpack_comment
+from videodit.files import is_cut_short
+from videodit.media import UNSPECIFIED_MATRIX, matrix_of, shown_size, unpack_comment
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,mxf,nut,ivf"
 """FFmpeg's names of the containers that may be opened. Those that lead to other files (hls, concat, dash) are not."""
@@ -201,7 +201,7 @@ class PyavFrames(Frames):
             shown, last = self._index_frames()
         self.pts: list[int] = shown
         first = self._first_frame()
-        self.matrix_is_told = first.colorspace != _UNSPECIFIED
+        self.matrix_is_told = first.colorspace != UNSPECIFIED_MATRIX
         self.turn = Turn.of(first)
         self.info, self.times = self._describe(first, last)
 
@@ -281,7 +281,7 @@ class PyavFrames(Frames):
             raise Unreadable(f"it is transparent in places ({first.format.name}); lay it over a background first")
         if first.color_trc in _HDR:
             raise Unreadable(f"its colours are HDR ({_HDR[int(first.color_trc)]}); map its tones to SDR first")
-        width, height = _shown_size(self._stream, _unpack_comment(self._container)[1])
+        width, height = shown_size(self._stream, unpack_comment(self._container)[1])
         self._size = (height, width)
         if self.turn.transpose:
             width, height = height, width
@@ -310,7 +310,7 @@ class PyavFrames(Frames):
             rgb = self._reformatter.reformat(
                 frame,
                 format="rgb24",
-                src_colorspace=_matrix_of(frame),
+                src_colorspace=matrix_of(frame),
                 interpolation=Interpolation.BICUBIC,
                 threads=1,
             )

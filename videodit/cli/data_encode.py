@@ -26,6 +26,7 @@ from videodit.cli.data_options import (
     Windows,
     Workers,
     count_of,
+    default_cache,
     one_of,
     parse_drop,
     parse_frames,
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from videodit.datasets.clips.encode import Encoded
-
-_SCAN = "scan.jsonl"
 
 
 def encode(
@@ -92,12 +91,10 @@ def encode(
         )
         progress.stage("listing the clips")
         clips = read_source(source, split=split)
-        if not dry_run:
-            out.mkdir(parents=True, exist_ok=True)
         show = reporter(progress)
         scanned = scan(
             clips,
-            cache=out / _SCAN if out.is_dir() else None,
+            cache=default_cache(source),
             timeout=timeout,
             workers=workers,
             reader=decoder,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -147,8 +150,26 @@ def wanted_for(
     if max_tokens is None:
         max_tokens = geometry.num_tokens(own.num_frames, own.height, own.width)
         taken.append(f"at most {max_tokens} tokens")
-    wanted = Wanted(geometry, fps, frames, max_tokens, max_buckets, "all" if windows == "all" else "first")
+    fixed = (own.height, own.width) if spec.learned_grid is not None else None
+    wanted = Wanted(geometry, fps, frames, max_tokens, max_buckets, "all" if windows == "all" else "first", size=fixed)
+    height, width = fixed or geometry.size_multiple
+    # Shorter clips and images get no larger frames than the longest clips have.
+    cells = max_tokens // geometry.num_tokens(max(frames), height, width)
+    wanted = replace(wanted, max_pixels=cells * height * width)
     return wanted, [f"{', '.join(taken)} a sample: the defaults of {model}"] if taken else []
+
+
+def default_cache(source: str) -> Path:
+    """Where a source's scan is kept: a file of its own in the user's cache folder, which is made.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "videodit" / "scans"
+    folder.mkdir(parents=True, exist_ok=True)
+    where = source if source.startswith("hf:") else os.path.abspath(source)
+    return folder / f"{hashlib.sha256(os.fsencode(where)).hexdigest()[:32]}.jsonl"
 
 
 def print_plan(scanned: Sequence[Scanned], plan: SamplePlan) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,6 +27,7 @@ from videodit.cli.data_options import (
     Windows,
     Workers,
     check_new_file,
+    default_cache,
     one_of,
     parse_drop,
     parse_frames,
@@ -112,19 +111,6 @@ def scan(
     if report is not None:
         _write_report(report, scanned, plan)
     _print_next(source, model, scanned, plan, drop_flags)
-
-
-def default_cache(source: str) -> Path:
-    """Where a source's scan is kept: a file of its own in the user's cache folder, which is made.
-
-    Raises:
-        OSError: the folder cannot be made.
-    """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "videodit" / "scans"
-    folder.mkdir(parents=True, exist_ok=True)
-    where = source if source.startswith("hf:") else os.path.abspath(source)
-    return folder / f"{hashlib.sha256(os.fsencode(where)).hexdigest()[:32]}.jsonl"
 
 
 def _print_flags(scanned: Sequence[Scanned], drop_flags: frozenset[str]) -> None:

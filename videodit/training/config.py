@@ -49,9 +49,9 @@ class Data(_Part):
     """
 
     cache: Path
-    holdout: float = Field(0.1, ge=0, lt=1)
-    caption_dropout: float = Field(0.1, ge=0, le=1)
-    workers: int = Field(2, ge=0, le=64)
+    holdout: float = Field(default=0.1, ge=0, lt=1)
+    caption_dropout: float = Field(default=0.1, ge=0, le=1)
+    workers: int = Field(default=2, ge=0, le=64)
 
 
 class Method(_Part):
@@ -68,10 +68,10 @@ class Method(_Part):
     """
 
     kind: Literal["lora", "full"] = "lora"
-    rank: int = Field(16, ge=1, le=1024)
-    alpha: float | None = Field(None, gt=0)
+    rank: int = Field(default=16, ge=1, le=1024)
+    alpha: float | None = Field(default=None, gt=0)
     targets: tuple[str, ...] | None = None
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     dora: bool = False
     expert: Literal["high", "low"] | None = None
 
@@ -91,10 +91,10 @@ class Noise(_Part):
 
     density: Literal["uniform", "logit_normal"] | None = None
     mean: float = 0.0
-    std: float = Field(1.0, gt=0)
+    std: float = Field(default=1.0, gt=0)
     shift: float | Literal["auto"] = "auto"
-    first_frame: float = Field(0.0, ge=0, le=1)
-    guidance: float = Field(1.0, ge=0)
+    first_frame: float = Field(default=0.0, ge=0, le=1)
+    guidance: float = Field(default=1.0, ge=0)
 
     @model_validator(mode="after")
     def _check_shift(self) -> Noise:
@@ -128,23 +128,23 @@ class Train(_Part):
         seed: of everything random.
     """
 
-    steps: int = Field(1000, ge=1)
-    batch_size: int = Field(1, ge=1)
-    accumulation: int = Field(1, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)
-    warmup_steps: int = Field(20, ge=0)
+    steps: int = Field(default=1000, ge=1)
+    batch_size: int = Field(default=1, ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    warmup_steps: int = Field(default=20, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    ema_decay: float | None = Field(None, gt=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
     precision: Literal["bf16", "fp32"] = "bf16"
     checkpointing: Literal["none", "full", "selective"] = "none"
     compile: bool = False
     rehearse: bool = True
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class Validation(_Part):
@@ -162,15 +162,15 @@ class Validation(_Part):
         samples: how many held-out samples at most.
     """
 
-    every: int = Field(100, ge=0)
+    every: int = Field(default=100, ge=0)
     prompts: tuple[str, ...] = ()
-    steps: int | None = Field(None, ge=1)
-    guidance: float | None = Field(None, ge=0)
-    frames: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    guidance: float | None = Field(default=None, ge=0)
+    frames: int | None = Field(default=None, ge=1)
     size: tuple[int, int] | None = None
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     quantiles: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    samples: int = Field(16, ge=0)
+    samples: int = Field(default=16, ge=0)
 
     @model_validator(mode="after")
     def _check_quantiles(self) -> Validation:
@@ -188,8 +188,8 @@ class Checkpoints(_Part):
         keep: the newest ones that are kept.
     """
 
-    every: int = Field(250, ge=1)
-    keep: int = Field(2, ge=1)
+    every: int = Field(default=250, ge=1)
+    keep: int = Field(default=2, ge=1)
 
 
 class Tracking(_Part):
@@ -202,7 +202,7 @@ class Tracking(_Part):
     """
 
     tracker: Literal["auto", "tensorboard", "wandb", "none"] = "auto"
-    every: int = Field(10, ge=1)
+    every: int = Field(default=10, ge=1)
     project: str = "videodit"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +114,11 @@ def set_checkpointing(transformer: Any, kind: str) -> None:
         transformer.enable_gradient_checkpointing(_keep_attention)
 
 
-def _keep_attention(block: Callable[..., Any], *args: Any) -> Any:
+def _keep_attention(block: nn.Module, *args: Any) -> Any:
     from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
     contexts = functools.partial(create_selective_checkpoint_contexts, _attention_operators())
-    return checkpoint(block.__call__, *args, use_reentrant=False, context_fn=contexts)
+    return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
 
 
 def _attention_operators() -> list[Any]:

@@ -104,14 +104,14 @@ class Trainer:
         self.step = 0
         self.signal: int | None = None
         self.strips: Tensor | None = None
+        self.notices = [*filter(None, [notice]), split]
         self._prepare(kept)
         if self.checkpoint is not None:
             self.state.load(self.checkpoint)
             self.step = self.checkpoint.step
         self.log = RunLog(self.accelerator, config, step=self.step)
-        for text in (notice, split, *self._summary()):
-            if text:
-                self.log.say(text)
+        for text in (*self.notices, *self._summary()):
+            self.log.say(text)
 
     # ---- before the first step -------------------------------------------------------------------
 
@@ -145,12 +145,16 @@ class Trainer:
         info = self.cache.info
         self.diffusion = Diffusion.of(self.pipe, config.noise, expert=config.method.expert, fps=info.fps)
         if config.validation.prompts:
-            self.pipe.check_inputs(  # now, not after an hour
+            width, height = config.validation.size or (None, None)
+            settings = self.pipe.check_inputs(  # now, not after an hour
                 list(config.validation.prompts),
                 num_frames=config.validation.frames,
                 num_inference_steps=config.validation.steps,
                 guidance_scale=config.validation.guidance,
+                width=width,
+                height=height,
             )
+            self.notices += settings.notices
             self.pipe.text_encoder.to(self.accelerator.device)
             self.pipe.encode_ahead(config.validation.prompts)
         self.adapted = make_trainable(transformer, config.method, seed=keyed(train.seed, "adapters"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,21 +84,22 @@ def make_clips(
         ``[clips, height, 3·width, 3]``; ``None`` where there is none.
     """
     prompts, rank, world = settings.prompts, accelerator.process_index, accelerator.num_processes
+    width, height = settings.size or (None, None)
     strips = []
     for turn in range(-(-len(prompts) // world)):
         index = turn * world + rank
         real = index < len(prompts)
         prompt = prompts[index % len(prompts)]
-        size = {} if settings.size is None else {"width": settings.size[0], "height": settings.size[1]}
-        with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
-            out = pipe(
+        with accelerator.autocast(), torch.compiler.set_stance("force_eager"), _silent():
+            out: Any = pipe(
                 prompt,
                 num_frames=settings.frames,
                 num_inference_steps=steps or settings.steps,
                 guidance_scale=settings.guidance,
                 generator=torch.Generator().manual_seed(settings.seed + index),
                 output_type="np",
-                **size,
+                width=width,
+                height=height,
             )
         frames = (out.frames[0] * 255).round().astype(np.uint8)  # [T, H, W, 3]
         if real:
@@ -106,3 +109,15 @@ def make_clips(
             write_video(folder / f"{index:02d}.mp4", frames, fps=out.fps, recipe=recipe)
             strips.append(np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]], axis=1))
     return torch.from_numpy(np.stack(strips)) if strips else None
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without the pipeline's notices: they were told when the run began."""
+    logger = logging.getLogger("videodit.pipelines")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

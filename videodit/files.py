@@ -1,18 +1,57 @@
-"""Whether a video file is whole, by the lengths that it states.
-
-Decoders stop early at a cut, without an error, and the missing frames would go unnoticed. MP4, Matroska and AVI say
-how long they are; MPEG streams do not, so there a cut shows as a shorter clip.
-"""
+"""Files: written whole or not at all, told apart without reading all of them, and found to be cut short."""
 
 from __future__ import annotations
 
-from typing import BinaryIO
+import os
+import secrets
+from pathlib import Path
+from typing import Any, BinaryIO
 
 _EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside its place, see that it is on the disk, and rename it: it is there whole or not at all.
+
+    Raises:
+        OSError: no room, or no right to write; what was there before is untouched.
+    """
+    partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def add_blocks(digest: Any, path: Path, blocks: int = 64, block_size: int = 2**16) -> None:
+    """Add a file to a digest: evenly spaced blocks of it, or all of one that is smaller than these.
+
+    Args:
+        digest: of hashlib's.
+        path: the file.
+        blocks: how many.
+        block_size: bytes of each.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= blocks * block_size:
+            digest.update(file.read())
+            return
+        for i in range(blocks):
+            file.seek(i * (size - block_size) // (blocks - 1))
+            digest.update(file.read(block_size))
+
+
 def is_cut_short(file: BinaryIO, end: int) -> bool:
-    """Whether a file claims more bytes than the ``end`` that it has."""
+    """Whether a video file claims more bytes than the ``end`` that it has.
+
+    Decoders stop early at a cut, without an error, and the missing frames would go unnoticed. MP4, Matroska and AVI say
+    how long they are; MPEG streams do not, so there a cut shows as a shorter clip.
+    """
     file.seek(0)
     head = file.read(12)
     if head[4:8] == b"ftyp":
