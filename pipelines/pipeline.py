@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,10 +21,11 @@ from typing_extensions import Self
 from videodit.checkpoints import HUB_OPTIONS
 from videodit.families import sampling_of
 from videodit.families.sampling import Sampling
-from videodit.flow import NUM_TRAIN_TIMESTEPS, Objective
+from videodit.flow import Objective
 from videodit.pipelines.adapters import LoRAPipeline
 from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.conditions import Condition, check_image, fingerprint, image_condition
+from videodit.pipelines.denoising import Denoiser
 from videodit.pipelines.loading import load_components
 from videodit.pipelines.output import VideoDiTPipelineOutput
 from videodit.pipelines.registry import (
@@ -479,29 +479,26 @@ class VideoDiTPipeline(LoRAPipeline, DiffusionPipeline):
         step = SchedulerStep(self.scheduler, generators, frames_first=sampling.frames_first)
         if step.draws or spec.image_kind == "concat":  # a shared generator gives each clip what others left
             seeds = seeds if len(set(map(id, generators))) == len(generators) else [None] * videos
+        denoise = Denoiser(
+            self,
+            cond=cond,
+            uncond=uncond,
+            condition=condition,
+            settings=settings,
+            guidance_scale_2=guidance_scale_2,
+            dynamic_guidance=dynamic_guidance,
+        )
         with self.progress_bar(total=len(timesteps)) as bar:
             for i, t in enumerate(timesteps):
-                model, scale = self._expert(t, settings.guidance_scale, guidance_scale_2)
-                prediction = self._predict(model, latents, t, cond, condition, "cond", scale, settings.fps)
-                if uncond is not None:
-                    away = self._predict(model, latents, t, uncond, condition, "uncond", scale, settings.fps)
-                    if dynamic_guidance:
-                        scale = 1 + scale * (1 - math.cos(math.pi * ((steps - float(t)) / steps) ** 5)) / 2
-                    prediction = away + scale * (prediction - away)
+                prediction = denoise(i, t, latents)
                 latents = condition.clamped(step(prediction, t, latents))
 
                 if callback_on_step_end is not None:
-                    tensors = {
-                        "latents": latents,
-                        "prompt_embeds": cond.embeds,
-                        "negative_prompt_embeds": uncond.embeds if uncond is not None else None,
-                    }
+                    tensors = {"latents": latents} | denoise.embeds
                     given = {k: tensors[k] for k in callback_on_step_end_tensor_inputs}
                     changed = callback_on_step_end(self, i, t, given) or {}
                     latents = changed.get("latents", latents)
-                    cond = replace(cond, embeds=changed.get("prompt_embeds", cond.embeds))
-                    if uncond is not None:
-                        uncond = replace(uncond, embeds=changed.get("negative_prompt_embeds", uncond.embeds))
+                    denoise.embeds = changed
                 bar.update()
                 if self._interrupt:
                     break
@@ -529,47 +526,6 @@ class VideoDiTPipeline(LoRAPipeline, DiffusionPipeline):
     def interrupt(self) -> None:
         """Stop the running call after its current step; what is there by then is decoded and returned."""
         self._interrupt = True
-
-    def _expert(self, t: Tensor, scale: float, scale_2: float | None) -> tuple[Any, float]:
-        """The transformer for a noise level, and its guidance scale."""
-        if self.transformer_2 is None or float(t) >= self.config.boundary_ratio * NUM_TRAIN_TIMESTEPS:
-            return self.transformer, scale
-        return self.transformer_2, scale if scale_2 is None else scale_2
-
-    def _predict(
-        self,
-        model: Any,
-        latents: Tensor,
-        t: Tensor,
-        text: TextTokens,
-        condition: Condition,
-        branch: str,
-        guidance: float,
-        fps: float,
-    ) -> Tensor:
-        """The prediction in fp32, ``[B, C, T, H, W]``; caches keep a state for each ``branch`` of guidance."""
-        dtype, (batch, channels) = model.dtype, latents.shape[:2]
-        if hasattr(self.scheduler, "scale_model_input"):
-            latents = self.scheduler.scale_model_input(latents, t)
-        given: dict[str, Any] = {"fps": float(fps)}
-        if text.pooled is not None:
-            given["pooled_projections"] = text.pooled.to(dtype)
-        if model.config.guidance_embeds:
-            given["guidance"] = torch.full([batch], guidance, device=latents.device)
-        if condition.tokens is not None:
-            given["encoder_hidden_states_image"] = condition.tokens.to(dtype)
-        if condition.channels is not None:
-            latents = torch.cat([latents, condition.channels], dim=1)
-        with model.cache_context(branch):
-            prediction = model(
-                latents.to(dtype),
-                condition.timestep(t, batch, model.geometry.patch),
-                text.embeds.to(dtype),
-                encoder_attention_mask=text.mask,
-                return_dict=False,
-                **given,
-            )[0]
-        return prediction[:, :channels].float()  # some models predict their own variance behind it
 
     def _recipe(self, settings: Settings, prompt: str | None, negative: str, seed: int | None) -> dict[str, Any]:
         """What it takes to make a clip again; nothing of the machine that it was made on but its numerics."""

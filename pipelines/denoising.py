@@ -1,0 +1,139 @@
+"""One prediction of the sampling loop: which expert, guided how, and what of it may be reused from earlier steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from videodit.flow import NUM_TRAIN_TIMESTEPS
+from videodit.pipelines.conditions import Condition
+from videodit.pipelines.registry import Settings
+from videodit.text import TextTokens
+
+Action = Literal["full", "conditional", "reuse"]
+"""What a step computes: everything; the conditional prediction alone, the difference to the unconditional one taken
+from the last step that had both; or nothing, the prediction extrapolated from the last two that were computed."""
+
+
+class Denoiser:
+    """Predicts what a scheduler's step needs, with classifier-free guidance where there is some.
+
+    Args:
+        pipe: the pipeline, for its transformers and scheduler.
+        cond: what the clips should show.
+        uncond: what guidance leads away from; ``None`` for no guidance.
+        condition: given parts of the clips.
+        settings: of the call.
+        guidance_scale_2: of the second expert; ``None`` for the same.
+        dynamic_guidance: see :meth:`VideoDiTPipeline.__call__`.
+        actions: what each step computes; ``None``: everything.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        *,
+        cond: TextTokens,
+        uncond: TextTokens | None,
+        condition: Condition,
+        settings: Settings,
+        guidance_scale_2: float | None = None,
+        dynamic_guidance: bool = False,
+        actions: Sequence[Action] | None = None,
+    ) -> None:
+        self.pipe, self.cond, self.uncond, self.condition, self.settings = pipe, cond, uncond, condition, settings
+        self.guidance_scale_2, self.dynamic_guidance, self.actions = guidance_scale_2, dynamic_guidance, actions
+        self._computed: list[tuple[float, Tensor]] = []  # the last two predictions, with their timesteps
+        self._difference: Tensor | None = None  # conditional less unconditional
+
+    def __call__(self, step: int, t: Tensor, latents: Tensor) -> Tensor:
+        """The guided prediction in fp32, ``[B, C, T, H, W]``.
+
+        Args:
+            step: its number, from 0.
+            t: the timestep.
+            latents: ``[B, C, T, H, W]``.
+        """
+        action = "full" if self.actions is None else self.actions[step]
+        if action == "reuse":
+            return self._extrapolated(float(t))
+        model, scale = self._expert(t)
+        prediction = self._predict(model, latents, t, self.cond, "cond", scale)
+        if self.uncond is not None:
+            if action == "full" or self._difference is None:
+                away = self._predict(model, latents, t, self.uncond, "uncond", scale)
+                difference = prediction - away
+            else:
+                difference = self._difference
+                away = prediction - difference
+            prediction = away + self._scale_at(t, scale) * difference
+            if self.actions is not None:
+                self._difference = difference
+        if self.actions is not None:
+            self._computed = [*self._computed[-1:], (float(t), prediction)]
+        return prediction
+
+    @property
+    def embeds(self) -> dict[str, Tensor | None]:
+        """The encoded prompts, by the names that callbacks know them by."""
+        uncond = None if self.uncond is None else self.uncond.embeds
+        return {"prompt_embeds": self.cond.embeds, "negative_prompt_embeds": uncond}
+
+    @embeds.setter
+    def embeds(self, changed: Mapping[str, Any]) -> None:
+        self.cond = replace(self.cond, embeds=changed.get("prompt_embeds", self.cond.embeds))
+        if self.uncond is not None:
+            self.uncond = replace(self.uncond, embeds=changed.get("negative_prompt_embeds", self.uncond.embeds))
+
+    def _extrapolated(self, t: float) -> Tensor:
+        """The line through the last two predictions, at another timestep."""
+        last_t, last = self._computed[-1]
+        if len(self._computed) < 2:
+            return last
+        before_t, before = self._computed[0]
+        return last + (last - before) * ((t - last_t) / (last_t - before_t))
+
+    def _scale_at(self, t: Tensor, scale: float) -> float:
+        if not self.dynamic_guidance:
+            return scale
+        steps = self.settings.num_inference_steps
+        return 1 + scale * (1 - math.cos(math.pi * ((steps - float(t)) / steps) ** 5)) / 2
+
+    def _expert(self, t: Tensor) -> tuple[Any, float]:
+        """The transformer for a noise level, and its guidance scale."""
+        pipe, scale = self.pipe, self.settings.guidance_scale
+        if pipe.transformer_2 is None or float(t) >= pipe.config.boundary_ratio * NUM_TRAIN_TIMESTEPS:
+            return pipe.transformer, scale
+        return pipe.transformer_2, scale if self.guidance_scale_2 is None else self.guidance_scale_2
+
+    def _predict(
+        self, model: Any, latents: Tensor, t: Tensor, text: TextTokens, branch: str, guidance: float
+    ) -> Tensor:
+        """One prediction in fp32; caches keep a state for each ``branch`` of guidance."""
+        dtype, (batch, channels) = model.dtype, latents.shape[:2]
+        if hasattr(self.pipe.scheduler, "scale_model_input"):
+            latents = self.pipe.scheduler.scale_model_input(latents, t)
+        given: dict[str, Any] = {"fps": float(self.settings.fps)}
+        if text.pooled is not None:
+            given["pooled_projections"] = text.pooled.to(dtype)
+        if model.config.guidance_embeds:
+            given["guidance"] = torch.full([batch], guidance, device=latents.device)
+        if self.condition.tokens is not None:
+            given["encoder_hidden_states_image"] = self.condition.tokens.to(dtype)
+        if self.condition.channels is not None:
+            latents = torch.cat([latents, self.condition.channels], dim=1)
+        with model.cache_context(branch):
+            prediction = model(
+                latents.to(dtype),
+                self.condition.timestep(t, batch, model.geometry.patch),
+                text.embeds.to(dtype),
+                encoder_attention_mask=text.mask,
+                return_dict=False,
+                **given,
+            )[0]
+        return prediction[:, :channels].float()  # some models predict their own variance behind it
