@@ -50,7 +50,10 @@ class LoRAPipeline(LoraBaseMixin):
     """
 
     _lora_loadable_modules = ["transformer", "transformer_2"]
-    _model_hash: Any
+    if TYPE_CHECKING:
+
+        @property
+        def model_hash(self) -> str | None: ...
 
     def __init__(self) -> None:
         super().__init__()
@@ -248,7 +251,7 @@ class LoRAPipeline(LoraBaseMixin):
     def _base_hash(self, source: LoRASource) -> str | None:
         from videodit.adapters import BASE_HASH
 
-        return self._model_hash if BASE_HASH in source.metadata else None
+        return self.model_hash if BASE_HASH in source.metadata else None
 
     def _refuse_while_fused(self, what: str) -> None:
         fused = [name for name, loaded in self._loras.items() if loaded.fused is not None]

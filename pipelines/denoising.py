@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from videodit.flow import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.conditions import Condition
 from videodit.pipelines.registry import Settings
 from videodit.text import TextTokens
-
-Action = Literal["full", "conditional", "reuse"]
-"""What a step computes: everything; the conditional prediction alone, the difference to the unconditional one taken
-from the last step that had both; or nothing, the prediction extrapolated from the last two that were computed."""
 
 
 class Denoiser:
@@ -31,7 +28,9 @@ class Denoiser:
         settings: of the call.
         guidance_scale_2: of the second expert; ``None`` for the same.
         dynamic_guidance: see :meth:`VideoDiTPipeline.__call__`.
-        actions: what each step computes; ``None``: everything.
+        batched: both predictions of guidance in one forward.
+        actions: what each step computes, by the letters of :mod:`videodit.acceleration.schedule`; ``None``:
+            everything.
     """
 
     def __init__(
@@ -44,10 +43,12 @@ class Denoiser:
         settings: Settings,
         guidance_scale_2: float | None = None,
         dynamic_guidance: bool = False,
-        actions: Sequence[Action] | None = None,
+        batched: bool = False,
+        actions: str | None = None,
     ) -> None:
         self.pipe, self.cond, self.uncond, self.condition, self.settings = pipe, cond, uncond, condition, settings
-        self.guidance_scale_2, self.dynamic_guidance, self.actions = guidance_scale_2, dynamic_guidance, actions
+        self.guidance_scale_2, self.dynamic_guidance = guidance_scale_2, dynamic_guidance
+        self.batched, self.actions = batched, actions
         self._computed: list[tuple[float, Tensor]] = []  # the last two predictions, with their timesteps
         self._difference: Tensor | None = None  # conditional less unconditional
 
@@ -59,24 +60,34 @@ class Denoiser:
             t: the timestep.
             latents: ``[B, C, T, H, W]``.
         """
-        action = "full" if self.actions is None else self.actions[step]
-        if action == "reuse":
+        action = "F" if self.actions is None else self.actions[step]
+        if action == "R":
             return self._extrapolated(float(t))
         model, scale = self._expert(t)
-        prediction = self._predict(model, latents, t, self.cond, "cond", scale)
-        if self.uncond is not None:
-            if action == "full" or self._difference is None:
-                away = self._predict(model, latents, t, self.uncond, "uncond", scale)
-                difference = prediction - away
+        if self.uncond is None:
+            prediction = self._predict(model, latents, t, self.cond, "cond", scale)
+        else:
+            if action == "F" or self._difference is None:
+                prediction, away = self._both(model, latents, t, self.cond, self.uncond, scale)
+                self._difference = prediction - away
             else:
-                difference = self._difference
-                away = prediction - difference
-            prediction = away + self._scale_at(t, scale) * difference
-            if self.actions is not None:
-                self._difference = difference
+                prediction = self._predict(model, latents, t, self.cond, "cond", scale)
+                away = prediction - self._difference
+            prediction = away + self._scale_at(t, scale) * self._difference
         if self.actions is not None:
             self._computed = [*self._computed[-1:], (float(t), prediction)]
         return prediction
+
+    def _both(
+        self, model: Any, latents: Tensor, t: Tensor, cond: TextTokens, uncond: TextTokens, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """The conditional and the unconditional prediction."""
+        if not self.batched:
+            prediction = self._predict(model, latents, t, cond, "cond", scale)
+            return prediction, self._predict(model, latents, t, uncond, "uncond", scale)
+        twice = torch.cat([latents, latents])
+        prediction, away = self._predict(model, twice, t, _together(cond, uncond), "both", scale).chunk(2)
+        return prediction, away
 
     @property
     def embeds(self) -> dict[str, Tensor | None]:
@@ -124,9 +135,9 @@ class Denoiser:
         if model.config.guidance_embeds:
             given["guidance"] = torch.full([batch], guidance, device=latents.device)
         if self.condition.tokens is not None:
-            given["encoder_hidden_states_image"] = self.condition.tokens.to(dtype)
+            given["encoder_hidden_states_image"] = _repeat(self.condition.tokens, batch).to(dtype)
         if self.condition.channels is not None:
-            latents = torch.cat([latents, self.condition.channels], dim=1)
+            latents = torch.cat([latents, _repeat(self.condition.channels, batch)], dim=1)
         with model.cache_context(branch):
             prediction = model(
                 latents.to(dtype),
@@ -137,3 +148,21 @@ class Denoiser:
                 **given,
             )[0]
         return prediction[:, :channels].float()  # some models predict their own variance behind it
+
+
+def _repeat(tensor: Tensor, batch: int) -> Tensor:
+    """``tensor [B, …]`` once more for each further copy of the batch."""
+    return tensor.repeat(batch // len(tensor), *[1] * (tensor.ndim - 1))
+
+
+def _together(first: TextTokens, second: TextTokens) -> TextTokens:
+    """Two sets of prompts as one, padded to the longer."""
+    length = max(first.embeds.shape[1], second.embeds.shape[1])
+    both, masks = (first, second), []
+    for one in both:
+        mask = torch.ones(one.embeds.shape[:2], dtype=torch.bool, device=one.embeds.device)
+        masks.append(F.pad(mask if one.mask is None else one.mask, (0, length - one.embeds.shape[1])))
+    embeds = torch.cat([F.pad(one.embeds, (0, 0, 0, length - one.embeds.shape[1])) for one in both])
+    mask = torch.cat(masks)
+    pooled = [one.pooled for one in both if one.pooled is not None]
+    return TextTokens(embeds, None if mask.all() else mask, torch.cat(pooled) if pooled else None)

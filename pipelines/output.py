@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -24,12 +25,14 @@ class VideoDiTPipelineOutput(BaseOutput):
         fps: frames per second at which :meth:`save` writes.
         recipes: one a clip: prompt, seed, settings, model and versions.
         output_type: what ``frames`` are.
+        timings: seconds: ``text``, ``prepare``, ``steps`` (a list), ``vae``, and ``mp4`` once it is saved.
     """
 
     frames: Any
     fps: float | Fraction = 16
     recipes: list[dict[str, Any]] = field(default_factory=list)
     output_type: str = "pil"
+    timings: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> list[Path]:
         """Write the clips as MP4 files with their recipes.
@@ -52,9 +55,11 @@ class VideoDiTPipelineOutput(BaseOutput):
         paths = [path] if len(clips) == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(1, len(clips) + 1)]
         for target in paths:
             check_writable(target)
+        started = time.perf_counter()
         recipes: Sequence[dict[str, Any] | None] = [*self.recipes] or [None] * len(clips)
         for target, clip, recipe in zip(paths, clips, recipes, strict=True):
             write_video(target, clip, fps=self.fps, recipe=recipe)
+        self.timings["mp4"] = time.perf_counter() - started
         return paths
 
     def _pixels(self, index: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from videodit.checkpoints import HUB_OPTIONS
 from videodit.families import sampling_of
 from videodit.families.sampling import Sampling
 from videodit.flow import Objective
+from videodit.pipelines.acceleration import AcceleratedPipeline, Stopwatch
 from videodit.pipelines.adapters import LoRAPipeline
 from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.conditions import Condition, check_image, fingerprint, image_condition
@@ -50,7 +51,7 @@ _PREDICTION_TYPES = {"flow": "flow_prediction", "v": "v_prediction", "epsilon": 
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 
 
-class VideoDiTPipeline(LoRAPipeline, DiffusionPipeline):
+class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
     """Text to video with a :class:`~videodit.VideoDiT` and a :class:`~videodit.CausalVideoVAE`.
 
     Args:
@@ -175,8 +176,14 @@ class VideoDiTPipeline(LoRAPipeline, DiffusionPipeline):
         pipe._model_id = folder.resolve().name if Path(name).expanduser().is_dir() else name
         return pipe
 
+    @property
+    def model_folder(self) -> Path | None:
+        """Where the pipeline was loaded from; ``None`` if it was made of parts."""
+        return self._folder
+
     @cached_property
-    def _model_hash(self) -> str | None:
+    def model_hash(self) -> str | None:
+        """A fingerprint of the weights that were loaded; ``None`` if it was made of parts."""
         return model_hash(self._folder) if self._folder is not None else None
 
     @property
@@ -424,6 +431,8 @@ class VideoDiTPipeline(LoRAPipeline, DiffusionPipeline):
         for notice in (*settings.notices, *(n for notices in told for n in notices)):
             logger.warning(notice)
         self._interrupt = False
+        actions = self._actions(settings.num_inference_steps)
+        watch = Stopwatch(self._execution_device)
         device, text, sampling, spec = self._execution_device, self.text, self._sampling, self.spec
         guide = sampling.guided and settings.guidance_scale > 1
 
@@ -441,6 +450,7 @@ class VideoDiTPipeline(LoRAPipeline, DiffusionPipeline):
             uncond = _repeat(uncond, videos // len(negatives))
             if text.spec.negative_takes_mask:
                 uncond = replace(uncond, embeds=uncond.embeds[:, : cond.embeds.shape[1]], mask=cond.mask)
+        watch.mark("text")
 
         # 2. Latents
         extras = {
@@ -450,6 +460,8 @@ class VideoDiTPipeline(LoRAPipeline, DiffusionPipeline):
             "image": None if image is None else fingerprint(image),
             "last_image": None if last_image is None else fingerprint(last_image),
             "loras": self._lora_entries() or None,
+            "step_actions": actions,
+            "batched_guidance": self.batch_guidance or None,
         }
         extras = {name: value for name, value in extras.items() if value is not None}
         generators = make_generators(generator, videos)
@@ -487,11 +499,15 @@ class VideoDiTPipeline(LoRAPipeline, DiffusionPipeline):
             settings=settings,
             guidance_scale_2=guidance_scale_2,
             dynamic_guidance=dynamic_guidance,
+            batched=self.batch_guidance,
+            actions=actions,
         )
+        watch.mark("prepare")
         with self.progress_bar(total=len(timesteps)) as bar:
             for i, t in enumerate(timesteps):
                 prediction = denoise(i, t, latents)
                 latents = condition.clamped(step(prediction, t, latents))
+                watch.mark("steps")
 
                 if callback_on_step_end is not None:
                     tensors = {"latents": latents} | denoise.embeds
@@ -508,6 +524,7 @@ class VideoDiTPipeline(LoRAPipeline, DiffusionPipeline):
         if output_type != "latent":
             clips = decode(self.vae, latents, causal=settings.causal)  # [B, 3, T, H, W]
             frames = self.video_processor.postprocess_video(clips.float(), output_type)
+        watch.mark("vae")
         self.maybe_free_model_hooks()
         if not return_dict:
             return (frames,)
@@ -521,7 +538,9 @@ class VideoDiTPipeline(LoRAPipeline, DiffusionPipeline):
             for i in range(videos)
         ]
         recipes = [recipe | extras for recipe in recipes]
-        return VideoDiTPipelineOutput(frames=frames, fps=settings.fps, recipes=recipes, output_type=output_type)
+        return VideoDiTPipelineOutput(
+            frames=frames, fps=settings.fps, recipes=recipes, output_type=output_type, timings=watch.timings()
+        )
 
     def interrupt(self) -> None:
         """Stop the running call after its current step; what is there by then is decoded and returned."""
@@ -541,7 +560,7 @@ class VideoDiTPipeline(LoRAPipeline, DiffusionPipeline):
             "fps": settings.fps,
             "scheduler": type(self.scheduler).__name__,
             "model": self._model_id,
-            "model_hash": self._model_hash,
+            "model_hash": self.model_hash,
             "device": self._execution_device.type,
             "dtype": str(self.transformer.dtype).removeprefix("torch."),
             "versions": {name: _version(name) for name in ("videodit", "torch", "diffusers", "transformers")},

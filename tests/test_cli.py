@@ -77,6 +77,7 @@ class FakeOutput:
     frames: np.ndarray
     fps: float
     recipes: list[dict[str, Any]]
+    timings: dict[str, Any] = field(default_factory=lambda: {"text": 0.25, "steps": [2.0, 1.0, 1.5], "vae": 0.5})
 
     def save(self, path: Path) -> None:
         pixels = (self.frames[0] * 255).round().astype(np.uint8)
@@ -713,3 +714,10 @@ def test_a_terminal_gets_a_line_that_goes_away(
     captured = capsys.readouterr()
     assert "sampling step 2/30" in captured.err
     assert captured.out == ""
+
+
+def test_a_profile_tells_where_the_time_went(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "a red ball", "-o", "ball.mp4", "--profile"]) == 0
+    told = capsys.readouterr().out
+    assert "text   0.250 s" in told
+    assert "steps  4.500 s: 3 steps, the first 2.000 s, then 1.500 s" in told

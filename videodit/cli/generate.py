@@ -87,8 +87,12 @@ def generate(
     last_image: Annotated[Path | None, typer.Option(help="The last frame, for models that can end at one.")] = None,
     lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help=HELP)] = None,
     lora_2: Annotated[list[str] | None, typer.Option("--lora-2", metavar="FILE[:WEIGHT]", help=HELP_2)] = None,
+    accelerate: Annotated[
+        str | None, typer.Option(help="lossless, balanced or fast; the last two need `videodit calibrate` once.")
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Print how long the parts of each clip took.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Make a clip from a sentence, or one from each line of a file."""
@@ -104,6 +108,7 @@ def generate(
         "image": image,
         "last_image": last_image,
         "loras": parse_loras(lora, lora_2),
+        "acceleration": accelerate,
         "device": device,
         "dtype": dtype,
     }
@@ -121,7 +126,7 @@ def generate(
     if dry_run:
         describe_jobs(jobs)
     else:
-        run_jobs(jobs)
+        run_jobs(jobs, profile=profile)
 
 
 def _single_request(prompt: str, output: Path | None, settings: dict[str, Any]) -> Request:

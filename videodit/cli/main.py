@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import videodit
+from videodit.cli.calibrate import calibrate
 from videodit.cli.common import note, one_line, quiet_torchao
 from videodit.cli.convert import convert
 from videodit.cli.data import app as data
@@ -39,7 +40,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (generate, remake, info, convert, families, toybox, doctor):
+for _command in (generate, remake, info, convert, families, toybox, calibrate, doctor):
     app.command()(_command)
 app.add_typer(data)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from videodit.cli.common import is_plain, note, slug
 from videodit.cli.flags import Device, DryRun, Dtype, integer
 from videodit.cli.loras import match_recipe, parse_loras
 from videodit.cli.request import Request, describe_jobs, plan_jobs, run_jobs
+
+if TYPE_CHECKING:
+    from videodit.acceleration import AccelConfig
 
 # Recipe key, Request field, and the JSON types that it may have. The first three have to be there.
 _FIELDS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
@@ -73,6 +76,7 @@ def remake(
     said = {key: value for key, value in changes.items() if value is not None}
     settings = _settings(recipe | said, clip)
     settings["loras"] = match_recipe(recipe.get("loras"), parse_loras(lora), clip)
+    settings["acceleration"] = _acceleration(recipe, clip)
     if output is None:
         output = Path(f"{slug(clip.stem)}-remake-{settings['seed']}.mp4")
     jobs = plan_jobs([Request(output=output, device=device, **settings)])
@@ -98,6 +102,18 @@ def _settings(recipe: dict[str, Any], clip: Path) -> dict[str, Any]:
             raise ValueError(f"the recipe in {str(clip)!r} has {key} = {value!r}; it must be of type {legal}")
         settings[field] = value
     return settings
+
+
+def _acceleration(recipe: dict[str, Any], clip: Path) -> AccelConfig | None:
+    """What the clip was accelerated with, as far as that changes frames."""
+    from videodit.acceleration import AccelConfig
+
+    actions, batched = recipe.get("step_actions"), recipe.get("batched_guidance")
+    if actions is None and batched is None:
+        return None
+    if not is_plain(actions, (str, type(None))) or batched not in (None, True):
+        raise ValueError(f"the recipe in {str(clip)!r} has step_actions = {actions!r}; it must be a letter a step")
+    return AccelConfig(cache=actions, guidance="batched" if batched else "sequential")
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

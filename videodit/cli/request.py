@@ -19,6 +19,7 @@ from videodit.cli.loras import LoRARequest, check_loras, load_loras, weight_of
 from videodit.cli.progress import Progress, show_progress
 
 if TYPE_CHECKING:
+    from videodit.acceleration import AccelConfig
     from videodit.adapters import LoRAInfo
     from videodit.pipelines import VideoDiTPipeline
     from videodit.pipelines.registry import GenerationPlan
@@ -51,6 +52,7 @@ class Request:
     image: Path | None = None
     last_image: Path | None = None
     loras: tuple[LoRARequest, ...] = ()
+    acceleration: str | AccelConfig | None = None
     device: str | None = None
     dtype: str | None = None
     origin: str = ""
@@ -102,6 +104,7 @@ def plan_jobs(requests: Sequence[Request]) -> list[Job]:
                     if picture is not None:
                         _open_image(picture)
                 plan = _plan(request)
+                _check_acceleration(request, plan)
                 if (key := (plan.folder, request.loras)) not in checked:
                     checked[key] = check_loras(request.loras, plan.folder)
                 path = request.output.resolve()
@@ -114,6 +117,29 @@ def plan_jobs(requests: Sequence[Request]) -> list[Job]:
     for message in dict.fromkeys(message for job in jobs for message in _notices(job)):
         note(message)
     return jobs
+
+
+def _check_acceleration(request: Request, plan: GenerationPlan) -> None:
+    """See that the schedule that is asked for is there and fits.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if request.acceleration is None:
+        return
+    from videodit.acceleration import AccelConfig
+    from videodit.acceleration.bind import find_schedule
+    from videodit.pipelines.registry import model_hash
+
+    wanted = request.acceleration
+    config = AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted
+    if config.cache is not None:
+        actions, _ = find_schedule(config.cache, folder=plan.folder, model_hash=model_hash(plan.folder))
+        if len(actions) != plan.num_inference_steps:
+            raise ValueError(
+                f"acceleration {wanted!r} is for {len(actions)} steps, not {plan.num_inference_steps}: "
+                f"videodit calibrate --steps {plan.num_inference_steps} finds another"
+            )
 
 
 def _open_image(path: Path) -> Any:
@@ -181,6 +207,7 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
                 ("frames", f"{plan.num_frames} at {float(plan.fps):g} fps"),
                 ("seconds", f"{plan.num_frames / float(plan.fps):.2f}"),
                 ("steps", plan.num_inference_steps),
+                ("accelerate", request.acceleration or "(no)"),
                 ("cfg", f"{plan.guidance_scale:g}"),
                 ("seed", request.seed),
                 ("tokens", plan.num_tokens),
@@ -193,8 +220,12 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
             print()
 
 
-def run_jobs(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, Any]]:
     """Make each clip, print a line about it, and return the recipes. The jobs share one model.
+
+    Args:
+        jobs: what to make.
+        profile: print how long the parts of each took.
 
     Raises:
         ValueError: the model's files are damaged or not a model.
@@ -204,12 +235,17 @@ def run_jobs(jobs: Sequence[Job]) -> list[dict[str, Any]]:
         progress.stage("loading")
         pipe = _load(jobs[0].plan)
         load_loras(pipe, jobs[0].request.loras, jobs[0].loras)
+        if (wanted := jobs[0].request.acceleration) is not None:
+            pipe.accelerate(wanted)
     recipes = []
     for index, job in enumerate(jobs, start=1):
         _announce(pipe, job)
         with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
-            recipes.append(_make_clip(pipe, job, progress))
+            recipe, timings = _make_clip(pipe, job, progress)
+        recipes.append(recipe)
         _report(job, time.monotonic() - started)
+        if profile:
+            _print_timings(timings)
         started = time.monotonic()
     return recipes
 
@@ -235,7 +271,8 @@ def _announce(pipe: VideoDiTPipeline, job: Job) -> None:
             note(message)
 
 
-def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> dict[str, Any]:
+def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Its recipe, and how long its parts took."""
     import torch
 
     request, plan = job.request, job.plan
@@ -274,7 +311,7 @@ def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> dict[str
     # The frames are the same at any rate; only the file plays them faster or slower.
     output.fps = output.recipes[0]["fps"] = plan.fps
     output.save(request.output)
-    return output.recipes[0]
+    return output.recipes[0], output.timings
 
 
 def _report(job: Job, seconds: float) -> None:
@@ -285,6 +322,19 @@ def _report(job: Job, seconds: float) -> None:
         f"{file_size(path.stat().st_size)}, seed {job.request.seed}, made in {seconds:.1f} s",
         flush=True,
     )
+
+
+def _print_timings(timings: dict[str, Any]) -> None:
+    """Seconds of each part; of steps their sum, the first, and the middle of the others."""
+    rows = []
+    for name, value in timings.items():
+        if not isinstance(value, list):
+            rows.append((name, f"{value:.3f} s"))
+            continue
+        rest = sorted(value[1:]) or value
+        text = f"{sum(value):.3f} s: {len(value)} steps, the first {value[0]:.3f} s, then {rest[len(rest) // 2]:.3f} s"
+        rows.append((name, text))
+    print_rows(rows, indent=2)
 
 
 def _output_name(request: Request) -> str:

@@ -1,0 +1,96 @@
+"""Acceleration in a pipeline: what is bound, what each step computes, and how long the parts of a call took."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from videodit.acceleration import AccelConfig, AccelPlan
+
+
+class AcceleratedPipeline:
+    """Goes before diffusers' ``DiffusionPipeline``: acceleration as one setting.
+
+    Attributes:
+        step_actions: what each step computes, a letter a step: see :mod:`videodit.acceleration.schedule`; ``None``:
+            everything.
+        batch_guidance: guidance's two predictions in one forward. Prompts of different lengths then need an attention
+            backend that takes masks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step_actions: str | None = None
+        self.batch_guidance = False
+
+    def accelerate(self, wanted: str | AccelConfig = "lossless") -> AccelPlan:
+        """Make the pipeline faster, or smaller.
+
+        ``"lossless"`` changes nothing that can be seen. ``"balanced"`` and ``"fast"`` leave out steps that this
+        checkpoint can do without, as `videodit calibrate` found out. An :class:`~videodit.acceleration.AccelConfig`
+        names each part by itself.
+
+        Args:
+            wanted: a preset's name, or a config.
+
+        Returns:
+            What is bound; it prints as a table.
+
+        Raises:
+            ValueError: a part that cannot be bound here, and why; nothing is changed then.
+        """
+        from videodit.acceleration.bind import accelerate
+
+        return accelerate(self, wanted)
+
+    def _actions(self, steps: int) -> str | None:
+        """What the steps of a call compute.
+
+        Raises:
+            ValueError: a schedule for another number of steps.
+        """
+        actions = self.step_actions
+        if actions is not None and len(actions) != steps:
+            raise ValueError(
+                f"the acceleration is for {len(actions)} steps, this call has {steps}: "
+                f"videodit calibrate --steps {steps} finds another"
+            )
+        return actions
+
+
+class Stopwatch:
+    """Seconds between marks, without making the processor wait for a GPU.
+
+    Args:
+        device: that computes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._marks: list[tuple[str, Any]] = []
+        self.mark("start")
+
+    def mark(self, name: str) -> None:
+        """What has been going on since the last mark is called this."""
+        if self._on_gpu:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append((name, event))
+        else:
+            self._marks.append((name, time.perf_counter()))
+
+    def timings(self) -> dict[str, Any]:
+        """Seconds by name; a list where a name was marked again and again."""
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        found: dict[str, Any] = {}
+        for (_, before), (name, now) in zip(self._marks, self._marks[1:], strict=False):
+            seconds = before.elapsed_time(now) / 1000 if self._on_gpu else now - before
+            if name == "steps":
+                found.setdefault(name, []).append(seconds)
+            else:
+                found[name] = found.get(name, 0.0) + seconds
+        return found

@@ -1,0 +1,293 @@
+"""Acceleration: what is exact, what is left out on purpose, and what cannot be bound."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from videodit import VideoDiTPipeline
+from videodit.acceleration import AccelConfig, Calibration, Schedule
+from videodit.acceleration.attention import fastest
+from videodit.acceleration.calibrate import MAX_PSNR, choose, descend, evaluator, psnr
+from videodit.acceleration.schedule import FILE
+from videodit.cli.main import main
+from videodit.media import read_recipe, read_video
+
+PROMPT = "a red ball bounces on the grass"
+
+
+@pytest.fixture
+def pipe(tiny_model: Path) -> VideoDiTPipeline:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def latents(pipe: VideoDiTPipeline, prompt: str | list[str] = PROMPT, **options: Any) -> torch.Tensor:
+    options = {"num_inference_steps": 6, "guidance_scale": 4.0, "output_type": "latent"} | options
+    return pipe(prompt, generator=torch.Generator().manual_seed(3), return_dict=False, **options)[0]
+
+
+# ---- exact -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"negative_prompt": "a blue cone at night"}, {"num_videos_per_prompt": 2}])
+def test_both_predictions_in_one_forward_are_the_same(pipe, deviation, options) -> None:
+    alone = latents(pipe, **options)
+    plan = pipe.accelerate(AccelConfig(guidance="batched"))
+    assert plan.bound["guidance"] == "both predictions in one forward"
+    assert 0 <= deviation(latents(pipe, **options), alone) <= 1e-5
+
+
+def test_an_image_and_several_prompts_in_one_forward(pipe, deviation) -> None:
+    image = np.random.default_rng(0).random((32, 32, 3), np.float32)
+    options = {"prompt": [PROMPT, "two rings"], "image": torch.from_numpy(image).permute(2, 0, 1)}
+    alone = latents(pipe, **options)
+    pipe.accelerate(AccelConfig(guidance="batched"))
+    assert deviation(latents(pipe, **options), alone) <= 1e-5
+
+
+def test_lossless_is_lossless(pipe, deviation) -> None:
+    alone = latents(pipe)
+    plan = pipe.accelerate("lossless")
+    assert set(plan.bound) == {"attention", "guidance"}
+    assert "native" in str(plan)
+    assert deviation(latents(pipe), alone) <= 1e-5
+
+
+@pytest.mark.slow
+def test_compiled_blocks_are_the_same(pipe, deviation) -> None:
+    alone = latents(pipe)
+    pipe.accelerate(AccelConfig(compile=True))
+    assert deviation(latents(pipe), alone) <= 1e-5
+    wide = latents(pipe, width=48)
+    assert wide.shape[-1] == 6
+
+
+def test_the_backend_is_measured_once(monkeypatch) -> None:
+    shape = (torch.device("cpu"), torch.float32, 32, 2, 16)
+    best, found = fastest(*shape)
+    assert isinstance(found[best], float)
+    assert all(isinstance(value, str) for name, value in found.items() if name.startswith("_native_cudnn"))
+    assert fastest(*shape)[1] is found
+
+
+# ---- schedules ---------------------------------------------------------------------------------------
+
+
+class Counting:
+    """Counts the transformer's predictions, clip by clip."""
+
+    def __init__(self, pipe: VideoDiTPipeline) -> None:
+        self.count = 0
+        pipe.transformer.register_forward_pre_hook(self.add, with_kwargs=True)
+
+    def add(self, module: Any, args: Any, kwargs: Any) -> None:
+        self.count += len(args[0])
+
+
+@pytest.mark.parametrize(("actions", "predictions"), [("FFFFFF", 12), ("FCCRRF", 6), ("FRRRRR", 2), ("FFRCRF", 7)])
+def test_a_schedule_computes_what_it_says(pipe, actions, predictions) -> None:
+    counting = Counting(pipe)
+    pipe.accelerate(AccelConfig(cache=actions))
+    latents(pipe)
+    assert counting.count == predictions
+    assert Schedule(actions, 30.0, 26.0).evaluations == predictions
+
+
+def test_a_schedule_of_whole_steps_changes_nothing(pipe) -> None:
+    alone = latents(pipe)
+    pipe.accelerate(AccelConfig(cache="FFFFFF", guidance="sequential"))
+    assert torch.equal(latents(pipe), alone)
+
+
+def test_a_step_that_is_left_out_lies_on_the_line_of_the_two_before(pipe) -> None:
+    """Against a loop of its own: Euler steps of a flow, guidance by hand."""
+    pipe.accelerate(AccelConfig(cache="FFRCR", guidance="sequential"))
+    made = latents(pipe, num_inference_steps=5)
+    pipe.step_actions = None
+    start = torch.randn(4, 5, 4, 4, generator=torch.Generator().manual_seed(3))[None]
+    cond, uncond = pipe.text([PROMPT]), pipe.text([""])
+    x, known, difference = start, [], None
+    sigmas = [*(float(s) for s in pipe.scheduler.sigmas)]
+    for action, t, sigma, after in zip("FFRCR", pipe.scheduler.timesteps, sigmas[:-1], sigmas[1:], strict=True):
+        with torch.no_grad():
+            if action == "R":
+                (t0, v0), (t1, v1) = known[-2:]
+                v = v1 + (v1 - v0) * (float(t) - t1) / (t1 - t0)
+            else:
+                given = pipe.transformer(x, t[None], cond.embeds).sample
+                if action == "F":
+                    difference = given - pipe.transformer(x, t[None], uncond.embeds).sample
+                v = given + 3.0 * difference  # c + (s - 1)(c - u)
+                known.append((float(t), v))
+        x = x + (after - sigma) * v
+    torch.testing.assert_close(made, x, atol=1e-4, rtol=1e-4)
+
+
+def test_a_schedule_for_other_steps_is_refused(pipe) -> None:
+    pipe.accelerate(AccelConfig(cache="FRF"))
+    with pytest.raises(ValueError, match="is for 3 steps, this call has 6: videodit calibrate --steps 6"):
+        latents(pipe)
+
+
+@pytest.mark.parametrize("actions", ["RFF", "CFF"])
+def test_the_first_step_has_nothing_to_reuse(pipe, actions) -> None:
+    with pytest.raises(ValueError, match="the first step must be F"):
+        pipe.accelerate(AccelConfig(cache=actions))
+
+
+# ---- finding one -------------------------------------------------------------------------------------
+
+
+def test_psnr_is_that_of_the_formula() -> None:
+    one, other = torch.rand(2, 3, 4), torch.rand(2, 3, 4)
+    assert psnr(one, other) == pytest.approx(10 * np.log10(1 / ((one - other).double() ** 2).mean().item()))
+    assert psnr(one, one) == MAX_PSNR
+
+
+def test_the_descent_takes_the_cheapest_change_first() -> None:
+    """Every step has its own price; prices add up, so the best schedule is known."""
+    prices = {1: 8.0, 2: 1.0, 3: 4.0, 4: 2.0, 5: 16.0}
+    tried: list[str] = []
+
+    def evaluate(actions: str) -> float:
+        tried.append(actions)
+        error = sum(prices[i] * {"F": 0, "C": 0.4, "R": 1}[a] for i, a in enumerate(actions) if i)
+        return -10 * np.log10(error * 1e-4) if error else MAX_PSNR
+
+    found = descend(6, evaluate, psnr=33.0)
+    assert [schedule.actions[0] for schedule in found] == ["F"] * len(found)
+    assert all(a.evaluations > b.evaluations for a, b in itertools.pairwise(found))
+    assert found[-1].psnr >= 33.0
+    assert choose(found, target=36.0).actions == "FFRFCF"  # errors 1 + 0.8 of a budget of 2.5
+    assert len(set(tried)) < 40
+
+
+def test_a_schedule_is_found_used_and_told_in_the_recipe(tiny_model, tmp_path, capsys) -> None:
+    model = tmp_path / "tiny"
+    shutil.copytree(tiny_model, model)
+    assert main(["calibrate", "-m", str(model), "--steps", "5", "--psnr", "30", "--psnr-fast", "15"]) == 0
+    told = capsys.readouterr().out
+    found = Calibration.read(model / FILE)
+    assert (found.steps, set(found.schedules)) == (5, {"balanced", "fast"})
+    assert found.schedules["balanced"].psnr >= 30
+    assert found.schedules["fast"].evaluations <= found.schedules["balanced"].evaluations < 10
+    assert found.schedules["balanced"].actions in told
+
+    clip = tmp_path / "a.mp4"
+    words = ["generate", PROMPT, "-m", str(model), "--steps", "5", "--seed", "1", "--accelerate", "fast"]
+    assert main([*words, "-o", str(clip)]) == 0
+    recipe = read_recipe(clip)
+    assert recipe["step_actions"] == found.schedules["fast"].actions
+    assert main(["remake", str(clip), "-m", str(model), "-o", str(tmp_path / "b.mp4")]) == 0
+    assert np.array_equal(read_video(clip).frames, read_video(tmp_path / "b.mp4").frames)
+
+    assert main([*words[:-6], "--steps", "6", "--accelerate", "fast", "-o", str(clip)]) == 2
+    assert "is for 5 steps, not 6" in capsys.readouterr().err
+
+    pipe = VideoDiTPipeline.from_pretrained(model)
+    assert found.schedules["fast"].actions in str(pipe.accelerate("fast"))
+    evaluate = evaluator(pipe, [PROMPT], steps=5, guidance=5.0, seed=0, batch=1, size={})
+    assert evaluate("FFFFF") == MAX_PSNR
+
+
+# ---- what cannot be bound ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("quick", "must be one of .*'lossless', 'balanced', 'fast'"),
+        ("fast", "there is no .*acceleration.json: `videodit calibrate` finds out"),
+        (AccelConfig(cache="nowhere.json:fast"), "there is no nowhere.json"),
+        (AccelConfig(attention="flash"), "attention='flash' does not work here"),
+        (AccelConfig(quantize="fp8"), "fp8' needs a GPU"),
+        (AccelConfig(offload="blocks"), "needs an accelerator to compute on; there is none here"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what a CPU lacks")
+def test_what_cannot_be_bound_is_an_error_and_changes_nothing(pipe, wanted, message) -> None:
+    before = latents(pipe)
+    with pytest.raises(ValueError, match=message):
+        pipe.accelerate(wanted)
+    assert torch.equal(latents(pipe), before)
+
+
+@pytest.mark.parametrize("values", [{"quantize": "int4"}, {"guidance": "both"}, {"offload": "disk"}, {"vae": "fast"}])
+def test_a_config_names_what_is_legal(values) -> None:
+    (name, value), *_ = values.items()
+    with pytest.raises(ValueError, match=rf"{name} must be one of .*, got '{value}'"):
+        AccelConfig(**values)
+
+
+def other_weights(content: dict[str, Any]) -> None:
+    content["model_hash"] = "0" * 16
+
+
+def no_format(content: dict[str, Any]) -> None:
+    del content["format"]
+
+
+def no_schedules(content: dict[str, Any]) -> None:
+    content["schedules"] = [1]
+
+
+def another_name(content: dict[str, Any]) -> None:
+    content["schedules"]["slow"] = content["schedules"].pop("fast")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (other_weights, "was found for other weights"),
+        (no_format, "of another format"),
+        (no_schedules, "is damaged"),
+        (another_name, "has no 'fast', but slow"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_named(
+    tiny_model: Path, tmp_path: Path, spoil: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    model = tmp_path / "tiny"
+    shutil.copytree(tiny_model, model)
+    pipe = VideoDiTPipeline.from_pretrained(model)
+    Calibration(pipe.model_hash, "Euler", 3, 5.0, {"fast": Schedule("FRF", 30.0, 26.0)}).write(model / FILE)
+    assert "30.0 dB" in pipe.accelerate("fast").bound["cache"]
+    content = json.loads((model / FILE).read_text())
+    spoil(content)
+    (model / FILE).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        pipe.accelerate("fast")
+
+
+# ---- quantized ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["int8", "int8-weights"])
+def test_quantized_blocks_are_near(pipe, deviation, kind) -> None:
+    pytest.importorskip("torchao", reason="an extra")
+    given = torch.randn(1, 4, 3, 4, 4), torch.tensor([500.0]), torch.randn(1, 5, 32)
+    with torch.no_grad():
+        before = pipe.transformer(*given).sample
+        with torch.compiler.set_stance("force_eager"):
+            plan = pipe.accelerate(AccelConfig(quantize=kind))
+            after = pipe.transformer(*given).sample
+    assert "linear layers of the blocks" in plan.bound["quantize"]
+    assert 1e-5 < deviation(after, before) < 0.1
+
+
+def test_timings_tell_every_part(pipe, tmp_path) -> None:
+    out = pipe(PROMPT, num_inference_steps=3, generator=torch.Generator().manual_seed(0))
+    assert len(out.timings["steps"]) == 3
+    out.save(tmp_path / "a.mp4")
+    assert {"text", "prepare", "steps", "vae", "mp4"} == set(out.timings)
+    assert all(seconds >= 0 for seconds in (*out.timings["steps"], out.timings["vae"], out.timings["mp4"]))

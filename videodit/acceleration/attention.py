@@ -1,0 +1,75 @@
+"""Which attention backend is fastest here, found by one measurement for each device and shape."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CANDIDATES = ("native", "_native_cudnn", "_native_flash", "_native_efficient", "flash", "_flash_3", "xformers")
+"""Exact ones of diffusers' dispatcher; quantized attention is no free choice."""
+_TOLERANCE = 2e-2  # of the largest value, in bf16
+_ROUNDS = 5
+
+
+@cache
+def fastest(
+    device: torch.device, dtype: torch.dtype, tokens: int, heads: int, head_dim: int
+) -> tuple[str, dict[str, float | str]]:
+    """The fastest backend that works and is exact, and what each one did.
+
+    Measured once in a process for a device and a shape.
+
+    Args:
+        device: where the model runs.
+        dtype: of queries, keys and values.
+        tokens: that attend to each other.
+        heads: of the attention.
+        head_dim: channels of a head.
+
+    Returns:
+        The name, and by name seconds a call, or in words why it cannot be used.
+    """
+    from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, tokens, heads, head_dim, generator=generator).to(device, dtype) for _ in range(3))
+    found: dict[str, float | str] = {}
+    reference = _attend(dispatch_attention_fn, q, k, v, "native")
+    for name in CANDIDATES:
+        try:
+            out = _attend(dispatch_attention_fn, q, k, v, name)
+            error = float((out - reference).abs().max() / reference.abs().max())
+            if error > _TOLERANCE:
+                found[name] = f"off by {error:.1e}"
+                continue
+            found[name] = _seconds(dispatch_attention_fn, q, k, v, name)
+        except Exception as error:  # a backend may fail in any way where it is not meant to run
+            found[name] = " ".join(str(error).split())[:100] or type(error).__name__
+    timed = {name: seconds for name, seconds in found.items() if isinstance(seconds, float)}
+    return min(timed, key=lambda name: timed[name]), found
+
+
+@torch.no_grad()
+def _attend(dispatch: Any, q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+    return dispatch(q, k, v, backend=backend)
+
+
+def _seconds(dispatch: Any, q: Tensor, k: Tensor, v: Tensor, backend: str) -> float:
+    """The shortest of a few calls."""
+    best = float("inf")
+    for _ in range(_ROUNDS):
+        _wait(q.device)
+        started = time.perf_counter()
+        _attend(dispatch, q, k, v, backend)
+        _wait(q.device)
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,161 @@
+"""Put an acceleration into a pipeline, and say what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videodit.acceleration.attention import fastest
+from videodit.acceleration.config import AccelConfig, AccelPlan, schedule_file
+from videodit.acceleration.schedule import FILE, Calibration, check_actions
+
+SMALL = 4096
+"""Tokens of a forward up to which starting kernels takes longer than computing them does."""
+
+
+def accelerate(pipe: Any, wanted: str | AccelConfig) -> AccelPlan:
+    """See :meth:`videodit.VideoDiTPipeline.accelerate`."""
+    config = AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted
+    actions, told = (None, None)
+    if config.cache is not None:
+        actions, told = find_schedule(config.cache, folder=pipe.model_folder, model_hash=pipe.model_hash)
+    _check(pipe, config)  # all that can be refused is, before anything is changed
+    bound, refused = {}, {}
+    if config.attention is not None:
+        bound["attention"] = _bind_attention(pipe, config.attention)
+    if config.quantize is not None:
+        from videodit.acceleration.quantize import quantize_blocks
+
+        bound["quantize"] = ", ".join(quantize_blocks(model, config.quantize) for model in transformers(pipe))
+    if config.compile:
+        for model in transformers(pipe):
+            model.compile_repeated_blocks(fullgraph=True, dynamic=True)
+        bound["compile"] = "each kind of block, at its first call"
+    pipe.step_actions = actions
+    if told is not None:
+        bound["cache"] = told
+    pipe.batch_guidance = _batches_guidance(pipe, config.guidance)
+    bound["guidance"] = "both predictions in one forward" if pipe.batch_guidance else "one prediction after the other"
+    if config.vae is not None:
+        {"tiled": pipe.vae.enable_tiling, "streamed": getattr(pipe.vae, "enable_streaming", None)}[config.vae]()
+        bound["vae"] = config.vae
+    if config.offload is not None:
+        bound["offload"] = _bind_offload(pipe, config.offload)
+    if isinstance(wanted, str) and wanted == "lossless" and pipe.device.type != "cpu":
+        refused["compile"] = "not asked for: it takes a minute at first; AccelConfig(compile=True)"
+    return AccelPlan(bound, refused)
+
+
+def transformers(pipe: Any) -> list[Any]:
+    """The pipeline's transformers, of which there may be two."""
+    return [model for model in (pipe.transformer, pipe.transformer_2) if model is not None]
+
+
+def _check(pipe: Any, config: AccelConfig) -> None:
+    """Refuse what cannot be bound.
+
+    Raises:
+        ValueError: naming the part, what was asked for and why it cannot be.
+    """
+    kind = pipe.device.type
+    if config.offload is not None and not torch.cuda.is_available():
+        raise ValueError(f"offload={config.offload!r} needs an accelerator to compute on; there is none here")
+    if config.quantize == "fp8" and (kind != "cuda" or torch.cuda.get_device_capability(pipe.device) < (8, 9)):
+        raise ValueError(f"quantize='fp8' needs a GPU of the Ada or Hopper generation or later, not {kind}")
+    if config.vae == "streamed" and not hasattr(pipe.vae, "enable_streaming"):
+        raise ValueError(f"vae='streamed' needs a CausalVideoVAE, this pipeline has a {type(pipe.vae).__name__}")
+    if config.quantize is not None and pipe.get_list_adapters():
+        raise ValueError("quantize cannot go under loaded LoRAs: fuse them, or accelerate first")
+
+
+def find_schedule(cache: str, *, folder: Path | None, model_hash: str | None) -> tuple[str, str]:
+    """The schedule that a config names, and what it is in words.
+
+    Args:
+        cache: see :class:`~videodit.acceleration.AccelConfig`.
+        folder: the model's; ``None`` for one that came from no folder.
+        model_hash: of its weights.
+
+    Raises:
+        ValueError: no such file or name, or one that was found for other weights.
+    """
+    if set(cache) <= set("FCR"):
+        check_actions(cache)
+        return cache, f"{cache}, as it was given"
+    named = schedule_file(cache)
+    if named is None and folder is None:
+        raise ValueError(f"cache={cache!r}: this pipeline came from no folder; name a file as in mine.json:{cache}")
+    path, name = named or (Path(folder or "") / FILE, cache)
+    if not path.is_file():
+        raise ValueError(
+            f"cache={cache!r}: there is no {path}: `videodit calibrate` finds out what this checkpoint can do without"
+        )
+    found = Calibration.read(path)
+    if name not in found.schedules:
+        raise ValueError(f"cache={cache!r}: {path} has no {name!r}, but {', '.join(found.schedules)}")
+    if named is None and found.model_hash != model_hash:
+        raise ValueError(
+            f"cache={cache!r}: {path} was found for other weights ({found.model_hash}, not {model_hash}): "
+            "videodit calibrate again"
+        )
+    one = found.schedules[name]
+    return one.actions, (
+        f"{one.actions}: {one.evaluations} of {2 * len(one.actions)} predictions, {one.psnr:.1f} dB "
+        f"at {found.steps} steps of {found.scheduler}, guidance {found.guidance:g}"
+    )
+
+
+def _batches_guidance(pipe: Any, wanted: str) -> bool:
+    """Whether both predictions go in one forward; by itself only where that is small and needs no special backend."""
+    if wanted != "auto":
+        return wanted == "batched"
+    backends = {getattr(module.processor, "_attention_backend", None) for module in _attentions(pipe)}
+    return 2 * _own_tokens(pipe) <= SMALL and all(backend in (None, "native") for backend in backends)
+
+
+def _attentions(pipe: Any) -> list[Any]:
+    return [m for model in transformers(pipe) for m in model.modules() if hasattr(m, "processor")]
+
+
+def _own_tokens(pipe: Any) -> int:
+    """Of the model's own clip."""
+    own = pipe.defaults
+    return pipe.spec.geometry.num_tokens(own.num_frames, own.height, own.width)
+
+
+def _bind_attention(pipe: Any, wanted: str) -> str:
+    """Set the attention's backend.
+
+    Raises:
+        ValueError: a backend that does not work here.
+    """
+    config = pipe.transformer.config
+    shape = (_own_tokens(pipe), config.num_attention_heads, config.attention_head_dim)
+    best, found = fastest(pipe.device, pipe.transformer.dtype, *shape)
+    name = best if wanted == "auto" else wanted
+    if isinstance(found.get(name), str):
+        raise ValueError(f"attention={name!r} does not work here: {found[name]}")
+    for model in transformers(pipe):
+        model.set_attention_backend(name)
+    others = sum(isinstance(seconds, float) for seconds in found.values())
+    return f"{name}, the fastest of {others} that work here" if wanted == "auto" else name
+
+
+def _bind_offload(pipe: Any, kind: str) -> str:
+    if kind == "model":
+        pipe.enable_model_cpu_offload()
+        return "whole parts wait in the CPU's memory"
+    for model in transformers(pipe):
+        model.enable_group_offload(
+            onload_device=torch.device("cuda"),
+            offload_device=torch.device("cpu"),
+            offload_type="block_level",
+            num_blocks_per_group=1,
+            use_stream=True,
+        )
+    for part in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2, pipe.image_encoder):
+        if part is not None:
+            part.to("cuda")
+    return "a block is copied while the one before computes"

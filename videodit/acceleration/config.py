@@ -1,0 +1,96 @@
+"""What a pipeline may be accelerated with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+Preset = Literal["lossless", "balanced", "fast"]
+Guidance = Literal["auto", "batched", "sequential"]
+Quantize = Literal["int8", "fp8", "int8-weights"]
+Offload = Literal["model", "blocks"]
+
+
+@dataclass(frozen=True)
+class AccelConfig:
+    """Which accelerations are wanted. What is named here is bound or an error.
+
+    Args:
+        attention: a backend of diffusers' dispatcher (``"native"``, ``"_native_cudnn"``, ``"flash"``, …); ``"auto"``
+            measures those that work here once, for the model's own clip, and takes the fastest that is exact.
+        compile: compile each kind of block, without graph breaks.
+        cache: ``"balanced"`` or ``"fast"``, of the checkpoint's ``acceleration.json``; a file of that kind with the
+            name behind a colon (``"mine.json:fast"``); or a schedule itself (``"FFCR…"``, a letter a step).
+        guidance: both predictions in one forward (``"batched"``) or one after the other; ``"auto"`` takes one forward
+            where memory allows.
+        quantize: of the linear layers in the blocks: int8 or fp8 weights and activations, or 8-bit storage of weights
+            alone, which saves memory and no time.
+        vae: how clips are decoded: ``"tiled"`` or ``"streamed"``, which bound memory.
+        offload: what waits in the CPU's memory: whole ``"model"`` parts, or single ``"blocks"`` that are copied while
+            the one before computes.
+
+    Raises:
+        ValueError: a value that is not legal.
+    """
+
+    attention: str | None = None
+    compile: bool = False
+    cache: str | None = None
+    guidance: Guidance = "auto"
+    quantize: Quantize | None = None
+    vae: Literal["tiled", "streamed"] | None = None
+    offload: Offload | None = None
+
+    def __post_init__(self) -> None:
+        legal: dict[str, tuple[Any, ...]] = {
+            "guidance": get_args(Guidance),
+            "quantize": (None, *get_args(Quantize)),
+            "vae": (None, "tiled", "streamed"),
+            "offload": (None, *get_args(Offload)),
+            "compile": (True, False),
+        }
+        for name, values in legal.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {values}, got {getattr(self, name)!r}")
+
+    @classmethod
+    def preset(cls, name: str) -> AccelConfig:
+        """The config of a preset's name: ``"lossless"``, or a cached schedule of the checkpoint's.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        if name not in get_args(Preset):
+            raise ValueError(f"acceleration must be one of {get_args(Preset)} or an AccelConfig, got {name!r}")
+        return cls(attention="auto", cache=None if name == "lossless" else name)
+
+
+@dataclass(frozen=True)
+class AccelPlan:
+    """What was done with each part of an :class:`AccelConfig`.
+
+    Attributes:
+        bound: what is in force, by part, in words.
+        refused: what is not, and why.
+    """
+
+    bound: dict[str, str]
+    refused: dict[str, str]
+
+    def __str__(self) -> str:
+        rows = [(name, what, "") for name, what in self.bound.items()]
+        rows += [(name, "not bound", why) for name, why in self.refused.items()]
+        width = max((len(name) for name, *_ in rows), default=0)
+        return "\n".join(f"{name:<{width}}  {what}{': ' + why if why else ''}" for name, what, why in rows)
+
+
+def parts() -> tuple[str, ...]:
+    """Names of what can be asked for."""
+    return tuple(field.name for field in fields(AccelConfig))
+
+
+def schedule_file(cache: str) -> tuple[Path, str] | None:
+    """The file and the name that a ``cache`` of the form ``FILE:NAME`` gives; ``None`` for another form."""
+    path, colon, name = cache.rpartition(":")
+    return (Path(path), name) if colon and path.endswith(".json") else None

@@ -1,0 +1,51 @@
+"""8-bit linear layers in the blocks of a transformer, by torchao."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+MIN_WIDTH = 16  # of both sides of a matrix: kernels want multiples of it
+
+
+def quantize_blocks(transformer: Any, kind: str) -> str:
+    """Quantize the linear layers in the blocks; embeddings, modulation and the output stay as they are.
+
+    Args:
+        transformer: a :class:`~videodit.VideoDiT`.
+        kind: ``"int8"``: weights by channel and activations by token, in int8 products; ``"fp8"``: the same in fp8 by
+            row; ``"int8-weights"``: weights are stored in int8 and multiplied in the model's dtype.
+
+    Returns:
+        What was done, in words.
+
+    Raises:
+        ValueError: torchao is not installed.
+    """
+    try:
+        from torchao.quantization import (
+            Float8DynamicActivationFloat8WeightConfig,
+            Int8DynamicActivationInt8WeightConfig,
+            Int8WeightOnlyConfig,
+            PerRow,
+            quantize_,
+        )
+    except ImportError as error:
+        raise ValueError(f'quantize={kind!r} needs torchao: pip install "videodit[quant]" ({error})') from None
+    if kind == "int8":
+        how: Any = Int8DynamicActivationInt8WeightConfig()
+    elif kind == "fp8":
+        how = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
+    else:
+        how = Int8WeightOnlyConfig()
+    count = 0
+
+    def chosen(module: nn.Module, name: str) -> bool:
+        nonlocal count
+        fits = isinstance(module, nn.Linear) and all(side % MIN_WIDTH == 0 for side in module.weight.shape)
+        count += fits
+        return fits
+
+    quantize_(transformer.blocks, how, filter_fn=chosen)
+    return f"{kind} in {count} linear layers of the blocks"

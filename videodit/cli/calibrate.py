@@ -1,0 +1,113 @@
+"""`videodit calibrate`: find out once which steps of the sampler a checkpoint can do without."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from videodit.cli.common import note, quiet_libraries
+from videodit.cli.flags import Device, Dtype, integer, number
+from videodit.cli.progress import show_progress
+
+PROMPTS = (
+    "a red ball bounces on the grass",
+    "a large green cube slides to the left on the snow",
+    "a small blue cone spins at night",
+    "a purple ring falls on the sand at sunset while the camera zooms in",
+)
+"""Of the bundled model's world; other models want prompts of their own kind."""
+
+
+def calibrate(
+    model: Annotated[str, typer.Option("--model", "-m", help="A model's name or its folder.")] = "mini",
+    psnr: Annotated[
+        float, typer.Option(parser=number, metavar="DB", help="What 'balanced' keeps to clips of every step whole.")
+    ] = 26.0,
+    psnr_fast: Annotated[float, typer.Option(parser=number, metavar="DB", help="The same for 'fast'.")] = 20.0,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A text file with a prompt a line, of the kind that the model will be given.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(parser=integer, metavar="N", help="Sampling steps.")] = None,
+    cfg: Annotated[float | None, typer.Option(parser=number, metavar="X", help="Guidance scale.")] = None,
+    frames: Annotated[int | None, typer.Option(parser=integer, metavar="N", help="Length of the clips.")] = None,
+    seed: Annotated[int, typer.Option(parser=integer, metavar="N", help="Of the first prompt's noise.")] = 0,
+    batch: Annotated[int, typer.Option(parser=integer, metavar="N", help="Clips at a time.")] = 4,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; left out: acceleration.json in the model.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Find out which steps of the sampler a checkpoint can do without, and write that beside it.
+
+    Clips of a few prompts are made again and again, each time with one more step left out: the one that changes them
+    least. `balanced` and `fast` are the cheapest ways that keep the PSNRs that were asked for.
+    """
+    from videodit.acceleration.calibrate import choose, descend, evaluator
+    from videodit.acceleration.schedule import FILE, Calibration, Schedule
+    from videodit.pipelines.registry import plan
+
+    for name, value in (("psnr", psnr), ("psnr-fast", psnr_fast)):
+        if not 10 <= value <= 60:
+            raise ValueError(f"{name} is {value}; it must be 10 to 60 dB")
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; it must be at least 1")
+    planned = plan(model, num_inference_steps=steps, guidance_scale=cfg, num_frames=frames, device=device, dtype=dtype)
+    target = output or planned.folder / FILE
+    if not target.parent.is_dir():
+        raise ValueError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
+    told = _read_prompts(prompts) if prompts is not None else list(PROMPTS)
+    if prompts is None and model != "mini":
+        note("the prompts are those of toys; --prompts FILE names some of the kind that this model will be given")
+    count, started = planned.num_inference_steps, time.monotonic()
+    with show_progress() as progress:
+        progress.stage("loading the model")
+        quiet_libraries()
+        from videodit import VideoDiTPipeline
+
+        pipe = VideoDiTPipeline.from_pretrained(model, dtype=planned.dtype).to(planned.device)
+        pipe.set_progress_bar_config(disable=True)
+        pipe.accelerate("lossless")
+        progress.stage("clips of every step whole")
+        size = {} if frames is None else {"num_frames": planned.num_frames}
+        evaluate = evaluator(
+            pipe, told, steps=count, guidance=planned.guidance_scale, seed=seed, batch=batch, size=size
+        )
+        progress.stage("leaving steps out, try", 5 * count)
+        tries = 0
+
+        def show(schedule: Schedule) -> None:
+            nonlocal tries
+            tries += 1
+            progress.step(min(tries, 5 * count - 1))
+
+        found = descend(count, evaluate, psnr=min(psnr, psnr_fast), report=show)
+    schedules = {"balanced": choose(found, target=psnr), "fast": choose(found, target=psnr_fast)}
+    Calibration(
+        model_hash=pipe.model_hash or "",
+        scheduler=type(pipe.scheduler).__name__,
+        steps=count,
+        guidance=planned.guidance_scale,
+        schedules=schedules,
+    ).write(target)
+    print(f"{target}: {len(told)} prompts, seed {seed}, {tries} tries, {time.monotonic() - started:.0f} s")
+    for name, one in schedules.items():
+        print(f"{name:<9} {one.actions}  {one.evaluations} of {2 * count} predictions, {one.psnr:.1f} dB")
+
+
+def _read_prompts(file: Path) -> list[str]:
+    """The lines of a file that are not blank.
+
+    Raises:
+        ValueError: the file cannot be read, or is empty.
+    """
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read prompts file {str(file)!r}: {error}") from error
+    if not (found := [line for line in lines if line]):
+        raise ValueError(f"prompts file {str(file)!r} is empty; it must hold a prompt a line")
+    return found
