@@ -207,7 +207,7 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
                 ("frames", f"{plan.num_frames} at {float(plan.fps):g} fps"),
                 ("seconds", f"{plan.num_frames / float(plan.fps):.2f}"),
                 ("steps", plan.num_inference_steps),
-                ("accelerate", request.acceleration or "(no)"),
+                *([("accelerate", request.acceleration)] if request.acceleration is not None else []),
                 ("cfg", f"{plan.guidance_scale:g}"),
                 ("seed", request.seed),
                 ("tokens", plan.num_tokens),
