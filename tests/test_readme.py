@@ -1,22 +1,34 @@
 """What the documents tell a reader to do works, and what they point at is there.
 
-The line above a code fence may be an HTML comment: `<!-- ci: NAME -->` has `.ci/run` execute the block, and
+The line above a code fence may be an HTML comment: `<!-- ci: NAME -->` has `.ci/run` execute the block,
+`<!-- tested -->` has a bash block executed here, in a folder with `clips/` and `examples/`, and
 `<!-- not run: REASON -->` keeps a Python block from being executed here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import typer
+import yaml
+from clips_made import make_clip, numbered_frames
+from pydantic import BaseModel
 
 from videodit.cli.main import app, main
+from videodit.training.config import TrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
@@ -71,6 +83,12 @@ def read_commands(block: Block) -> list[list[str]]:
 
 BLOCKS = [block for document in DOCUMENTS for block in read_blocks(document)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
+RUN_HERE = [
+    block
+    for block in BLOCKS
+    if (block.language == "python" and not block.note.startswith("not run: "))
+    or (block.language == "bash" and block.note == "tested")
+]
 COMMANDS = [
     pytest.param(command, id=f"{block}-{' '.join(command[:2])}")
     for block in BLOCKS
@@ -90,14 +108,41 @@ def test_python_block_compiles(block: Block) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", {block.document: None for block in PYTHON}, ids=lambda path: path.name)
-def test_python_blocks_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("document", {block.document: None for block in RUN_HERE}, ids=lambda path: path.name)
+def test_blocks_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order and in one namespace, as a reader would paste them."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "user-cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    blocks = [block for block in RUN_HERE if block.document == document]
+    if any(block.note == "tested" for block in blocks):
+        Path("examples").symlink_to(ROOT / "examples")
+        make_clips(Path("clips"))
     names: dict[str, object] = {"__name__": "readme"}
-    for block in PYTHON:
-        if block.document == document and not block.note.startswith("not run: "):
+    for number, block in enumerate(blocks, 1):
+        if block.language == "python":
             exec(compiled(block), names)
+        else:
+            run_commands(block, steps=2 * number)
+
+
+def make_clips(folder: Path) -> None:
+    """The clips that the documents speak of, tiny and short."""
+    folder.mkdir()
+    captions = {"bikes.webm": "people ride bicycles on a street", "bunny.mp4": "a rabbit", "man.mp4": "a man talks"}
+    for seed, (name, caption) in enumerate(captions.items()):
+        codec = "libvpx-vp9" if name.endswith(".webm") else "libx264"
+        make_clip(folder / name, codec=codec, fps=25, frames=numbered_frames(60, 48, 64, seed=seed))
+        (folder / name).with_suffix(".txt").write_text(caption)
+
+
+def run_commands(block: Block, *, steps: int) -> None:
+    """Run a bash block, up to the first command that fails; trainings end at a step where the reader's go on."""
+    script = re.sub(r"^(accelerate launch .*)$", rf"\1 train.steps={steps}", block.text, flags=re.M)
+    done = subprocess.run(["bash", "-e", "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{block}: {done.stdout}{done.stderr}"
 
 
 @pytest.mark.parametrize("words", COMMANDS)
@@ -109,7 +154,7 @@ def test_command_is_understood(words: list[str], tmp_path: Path, monkeypatch: py
         monkeypatch.chdir(tmp_path)
         provide_files(rest)
         parse_command_line(rest)
-        if rest[:1] == ["generate"] and not {"-m", "--model"} & set(rest):
+        if rest[:1] == ["generate"] and not {"-m", "--model", "--lora"} & set(rest):
             assert main([*rest, "--dry-run"]) == 0
 
 
@@ -141,6 +186,50 @@ def test_marked_blocks_are_those_that_ci_runs() -> None:
     run_by_ci = re.findall(r"run_readme ([a-z][a-z-]*)", (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
     marked = [block.note.removeprefix("ci: ") for block in BLOCKS if block.note.startswith("ci: ")]
     assert sorted(marked) == sorted(run_by_ci)
+
+
+def config_tables() -> Iterator[str]:
+    """A Markdown table for each part of the training's config, from its models and their docstrings."""
+    parts = {"": TrainingConfig} | {
+        f"{name}.": field.annotation
+        for name, field in TrainingConfig.model_fields.items()
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel)
+    }
+    for prefix, part in parts.items():
+        told = descriptions(part)
+        rows = [
+            f"| `{prefix}{name}` | {default_of(field)} | {told[name]} |"
+            for name, field in part.model_fields.items()
+            if f"{name}." not in parts
+        ]
+        yield "\n".join(["| key | default | |", "|---|---|---|", *rows])
+
+
+def descriptions(part: type[BaseModel]) -> dict[str, str]:
+    """What the docstring says of each attribute, as Markdown and with YAML's name of nothing."""
+    _, _, text = inspect.getdoc(part).partition("Attributes:\n")
+    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", text, re.M)
+    return {name: re.sub(r"\s+", " ", told).replace("``", "`").replace("`None`", "`null`") for name, told in entries}
+
+
+def default_of(field: Any) -> str:
+    if field.is_required():
+        return "must be given"
+    value = json.loads(json.dumps(field.default))
+    plain = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+    choices = [text for one in (field.annotation, *get_args(field.annotation)) for text in literals(one)]
+    others = [text for text in choices if text != value]
+    return f"`{plain}`" + (f"; or {', '.join(f'`{text}`' for text in others)}" if others else "")
+
+
+def literals(annotation: Any) -> tuple[str, ...]:
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def test_the_docs_tell_every_key_of_the_config() -> None:
+    document = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    missing = [table for table in config_tables() if table not in document]
+    assert missing == [], "docs/finetuning.md must hold:\n\n" + "\n\n".join(missing)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))

@@ -244,6 +244,8 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
             return CrossBlock(dim, ffn_dim, heads, **shared)
 
         self.blocks = nn.ModuleList(make(index) for index in range(num_layers + num_single_layers))
+        # Of this model alone: FSDP looks for every class that is named.
+        self._no_split_modules = sorted({type(block).__name__ for block in self.blocks})
 
         # What goes out
         self.norm_final = FP32LayerNorm(dim, eps) if final_layer_norm else nn.Identity()
