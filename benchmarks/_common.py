@@ -1,4 +1,5 @@
-"""What the scripts of this folder share: a model's clips and the world's own, in one form, and how shares are told.
+"""What the scripts of this folder share: a model's clips and the world's own, in one form; how shares are told; and
+caches of random latents to train on.
 
 A clip is uint8 ``[T,H,W,3]``. Letters: ``B`` clips, ``T`` frames, ``H W`` pixels.
 """
@@ -6,6 +7,7 @@ A clip is uint8 ``[T,H,W,3]``. Letters: ``B`` clips, ``T`` frames, ``H W`` pixel
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import sys
 from collections.abc import Sequence
@@ -16,9 +18,14 @@ import numpy as np
 import torch
 
 from videodit import VideoDiTPipeline
+from videodit.datasets.clips.buckets import Bucket
+from videodit.datasets.clips.cache import CachedSample, begin, write_samples
+from videodit.datasets.clips.encode import cache_info, text_key
+from videodit.datasets.clips.latent_shards import ShardWriter, make_key
 from videodit.datasets.toybox import Scene, render
 from videodit.datasets.toybox.probe import ToyboxProbe
 from videodit.hardware import parse_device
+from videodit.pipelines.encoding import ClipEncoder
 from videodit.pipelines.registry import GenerationPlan, plan
 
 BATCH = 8
@@ -99,6 +106,71 @@ def through_vae(pipe: VideoDiTPipeline, clips: np.ndarray) -> np.ndarray:
 def rendered(scenes: Sequence[Scene], form: ClipForm) -> np.ndarray:
     """The world's own clips [B,T,H,W,3] of scenes."""
     return render(scenes, **form._asdict()).video.permute(0, 2, 3, 4, 1).numpy()
+
+
+# ---- caches ----------------------------------------------------------------------------------------
+
+
+def write_random_cache(
+    folder: Path,
+    model: str,
+    forms: Sequence[ClipForm],
+    *,
+    samples: int,
+    dtype: torch.dtype,
+    seed: int,
+    captions: int = 64,
+    longest: int = 16,
+) -> None:
+    """A cache for a model whose latents and texts are random numbers, through the writer of real ones.
+
+    Args:
+        folder: to be made.
+        model: a bundled model's name, a folder or a hub id.
+        forms: of the clips; all have the speed of the first.
+        samples: of each form.
+        dtype: of what is stored.
+        seed: of the numbers.
+        captions: different texts, which samples share.
+        longest: tokens of a text at most; there are at least half as many.
+
+    Raises:
+        ValueError: no such model, or clips that it cannot be trained on.
+    """
+    encoder = ClipEncoder(model, dtype=dtype)
+    info = cache_info(encoder, forms[0].fps)
+    generator = torch.Generator().manual_seed(seed)
+    begin(folder, info)
+
+    texts = {text_key(encoder.facts, name): name for name in ["", *(f"text {i}" for i in range(captions))]}
+    lengths = torch.randint((longest + 1) // 2, longest + 1, [len(texts)], generator=generator).tolist()
+    writer = ShardWriter(folder, "text")
+    for key, length in zip(texts, lengths, strict=True):
+        dim = encoder.pipe.transformer.config.text_dim
+        writer.add(key, {"embeds": torch.randn(length, dim, generator=generator).to(dtype)})
+    writer.write()
+
+    writer, listed, told = ShardWriter(folder, "latents"), [], list(texts)[1:]
+    for form in forms:
+        encoder.check_form(form.num_frames, form.height, form.width)
+        shape = info.geometry.latent_size(form.num_frames, form.height, form.width)
+        tokens = info.geometry.num_tokens(form.num_frames, form.height, form.width)
+        bucket = Bucket(form.num_frames, form.height, form.width)
+        for i in range(samples):
+            name = f"{form}, random {i}"
+            entry, text = make_key(random=name, seed=seed), told[i % len(told)]
+            mean = torch.randn(info.latent_channels, *shape, generator=generator)
+            writer.add(entry, {"mean": mean.to(dtype), "std": torch.full_like(mean, 0.1).to(dtype)})
+            content = hashlib.sha256(name.encode()).hexdigest()
+            length = lengths[told.index(text) + 1]
+            key = make_key(entry=entry, text=text)
+            listed.append(
+                CachedSample(
+                    key, entry, name, content, 0.0, bucket, texts[text], text, tokens, info.text_length or length
+                )
+            )
+    writer.write()
+    write_samples(folder, listed)
 
 
 # ---- shares ----------------------------------------------------------------------------------------

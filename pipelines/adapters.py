@@ -73,7 +73,7 @@ class LoRAPipeline(LoraBaseMixin):
         load_into_transformer_2: bool = False,
         **hub: Any,
     ) -> None:
-        """Load a LoRA, and make it the only active one; :meth:`set_adapters` mixes several.
+        """Load a LoRA, and make it the only active one, as diffusers does; :meth:`set_adapters` mixes several.
 
         Args:
             source: a .safetensors file, a folder, a hub id (``"owner/name"`` or ``"owner/name/FILE.safetensors"``),
@@ -86,7 +86,8 @@ class LoRAPipeline(LoraBaseMixin):
 
         Raises:
             ValueError: nothing there, a pickle, an adapter of another kind, one that fits no module, a wrong shape
-                (the module is named), a name that is taken, an expert that the model lacks, or fused LoRAs.
+                (the module is named), numbers that are not finite, a name that is taken, an expert that the model
+                lacks, or fused LoRAs. The networks are then as they were.
         """
         from videodit.adapters import ModuleMap, add_lora, find_lora, read_lora
 
@@ -104,8 +105,19 @@ class LoRAPipeline(LoraBaseMixin):
         name = adapter_name or free_name(lora.info.name, self._loras)
         for notice in lora.info.notices:
             logger.warning(notice)
-        for network, deltas in lora.deltas.items():
-            add_lora(networks[network], deltas, adapter_name=name, pipeline=self)
+        added: list[str] = []
+        try:
+            for network, deltas in lora.deltas.items():
+                add_lora(networks[network], deltas, adapter_name=name, pipeline=self)
+                added.append(network)
+        except BaseException:
+            if self._loras:
+                self._activate(self._active)  # peft deletes nothing active without a warning
+                for network in added:
+                    networks[network].delete_adapters([name])
+            else:
+                super().unload_lora_weights()
+            raise
         self._loras[name] = _Loaded(lora.info)
         self._activate([name])
 

@@ -194,6 +194,37 @@ def test_long_lists_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "10.mp4" not in out
 
 
+@pytest.mark.parametrize("flag", ["--cache", "--report"])
+@pytest.mark.parametrize("name", ["list.jsonl", "other.jsonl", "a.mp4"])
+def test_no_file_of_something_else_is_written_to(
+    flag: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "a.mp4", moving(2))
+    (tmp_path / "list.jsonl").write_text('{"video": "a.mp4", "caption": "x"}\n')
+    (tmp_path / "other.jsonl").write_text("[1]\n")
+    before = (tmp_path / name).read_bytes()
+    assert main(["data", "scan", str(tmp_path / "list.jsonl"), flag, str(tmp_path / name)]) == 2
+    assert name in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_a_report_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
+    write(tmp_path / "a.mp4", moving(2))
+    (tmp_path / "a.txt").write_text("x")
+    for _ in range(2):
+        assert main(["data", "scan", str(tmp_path), "--report", str(tmp_path / "report.jsonl")]) == 0
+
+
+def test_a_home_that_cannot_be_written_to_costs_the_memory_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "a.mp4", moving(2))
+    (tmp_path / "a.txt").write_text("x")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a.txt"))
+    assert main(["data", "scan", str(tmp_path)]) == 0
+    assert "note: what is found is not kept for the next time: " in capsys.readouterr().err
+
+
 def test_nothing_usable_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.mp4").touch()
     write(tmp_path / "b.mp4", moving(2))

@@ -66,8 +66,8 @@ def test_what_is_passed_over_in_a_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(fill(tmp_path / ".elsewhere", z__mp4="z"))
     assert read_source(tmp_path).notices == (
         "4 files that are no clips were passed over: n.gif, n.json, n.srt, \u2026",
-        "1 captions have no clip beside them: b.txt",
-        "1 folders that are links were not entered: link",
+        "1 caption has no clip beside it: b.txt",
+        "1 folder that is a link was not entered: link",
     )
 
 
@@ -146,6 +146,7 @@ def test_captions_in_csv_may_hold_anything(tmp_path: Path) -> None:
         ('{"video": "a.mp4", "fps": 0}', "fps is 0; it must be above 0"),
         ('{"video": "a.mp4", "fps": [24]}', r"fps is \[24\]; it must be a number"),
         ('{"video": "a.mp4", "start": 0.0}', "there already is a clip 'a.mp4'"),
+        ('{"video": "a.mp4", "end": 1, "caption": "a \\ud800"}', "the caption holds half a character"),
         ('{"video": ', "it is not JSON: "),
         ("[" * 100_000, "it is not JSON: "),
         ('["a.mp4"]', "it must be an object"),
@@ -247,6 +248,17 @@ def test_tars_that_are_damaged_or_strange(tmp_path: Path) -> None:
         read_source(path)
 
 
+@pytest.mark.parametrize("size", [2**80, -512, -1024])
+def test_a_tar_that_lies_about_a_size_is_named(tmp_path: Path, size: int) -> None:
+    path = write_tar(tmp_path / "s.tar", [("a.mp4", b"A")], kind=tarfile.USTAR_FORMAT)
+    content = bytearray(path.read_bytes())
+    content[124:136] = (b"\xff" if size < 0 else b"\x80") + (size % 2**88).to_bytes(11, "big")
+    content[148:156] = b"%06o\0 " % (sum(content[:148]) + sum(content[156:512]) + 8 * ord(" "))
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"s\.tar: it is no whole tar: "):
+        read_source(path)
+
+
 @pytest.mark.parametrize(
     ("members", "message"),
     [
@@ -329,7 +341,9 @@ def test_paths_in_a_dataset_stay_in_it(tmp_path: Path, hub: Any) -> None:
     source = read_source(f"hf:{folder}")
     assert (content(source, "000000"), content(source, "000001")) == (b"a", b"b")
     assert captions(source) == {"000000": "x", "000001": "y"}
-    for i, path in enumerate((str(tmp_path / "secret"), "../../secret", "missing.mp4", "http://host/a.mp4")):
+    for i, path in enumerate(
+        [str(tmp_path / "secret"), "../../secret", "missing.mp4", "http://host/a.mp4", "a\0b", "a" * 5000]
+    ):
         other = fill(folder / str(i), a__mp4="a")
         hub.Dataset.from_dict({"video": ["a.mp4", path]}).save_to_disk(other)
         with pytest.raises(ValueError, match=r"row 1: its clip '.*' is not among the dataset's files"):

@@ -82,10 +82,11 @@ def test_a_second_run_encodes_what_is_new_and_says_what_is_left_over(
     assert encode(source, tiny_model, out) == 0
     printed = capsys.readouterr()
     assert "5 samples, 1 encoded now; 1 caption encoded now" in printed.out
-    assert "2 entries of the cache belong to no clip of this source and are kept; see --prune" in printed.err
+    assert "entries of the cache that belong to no clip of this source and are kept; see --prune: 2" in printed.err
     assert encode(source, tiny_model, out, "--drop", "none", "--prune") == 0
     printed = capsys.readouterr()
     assert "7 samples, 2 encoded now; 0 captions encoded now" in printed.out
+    assert "belong to no clip of this source and share their files with others, so they stay: 2" in printed.err
     assert "samples without a caption, which get the empty prompt: 2" in printed.err
 
 
@@ -201,4 +202,4 @@ def test_a_killed_run_goes_on_to_the_same_cache(
         assert encode(source, tiny_model, out, "--drop", "none") == 0
         files.append({p.name: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "scan.jsonl"})
     assert files[0] == files[1]
-    assert len(files[0]) == 2 + 1 + 7
+    assert len(files[0]) == 3 + 1 + 7

@@ -25,6 +25,7 @@ from videodit.datasets.clips.readers import open_clip
 from videodit.datasets.clips.records import Clip, Media, Source
 from videodit.datasets.clips.scan import Scanned
 from videodit.datasets.clips.verify import check_encoding, check_entries, check_source
+from videodit.files import sole_writer
 from videodit.media import write_video
 from videodit.pipelines.autoencoders import encode_image
 from videodit.pipelines.encoding import ClipEncoder
@@ -326,7 +327,10 @@ def test_what_is_no_cache_is_an_error_that_says_so(tmp_path: Path, copied: Path)
     with pytest.raises(ValueError, match="holds no latents: `videodit data encode` makes them"):
         LatentCache(tmp_path)
     (copied / "samples.jsonl").write_text('{"key": 1}\n')
-    with pytest.raises(ValueError, match=r"samples.jsonl is damaged \(no line of a sample: 'bucket'\): run"):
+    with pytest.raises(
+        ValueError,
+        match=r"samples.jsonl is damaged \(no line of a sample: entries that are missing or unknown: bucket, .*\): run",
+    ):
         LatentCache(copied)
     (copied / "cache.json").write_text('{"format": "videodit-latents/0"}')
     with pytest.raises(ValueError, match="is of another format than videodit-latents/1"):
@@ -334,6 +338,128 @@ def test_what_is_no_cache_is_an_error_that_says_so(tmp_path: Path, copied: Path)
     (copied / "cache.json").write_text("{")
     with pytest.raises(ValueError, match=r"cache.json is damaged: it is no JSON"):
         LatentCache(copied)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("cache.json", {"stride": 5}, "cache.json is damaged: stride is 5"),
+        ("cache.json", {"stride": [4, "8", 8]}, "cache.json is damaged: stride is '8'"),
+        ("cache.json", {"patch": [1, 0, 2]}, r"cache.json is damaged: .*patch \(1, 0, 2\).* numbers above 0"),
+        ("cache.json", {"fps": "x"}, "cache.json is damaged: fps is 'x'"),
+        ("cache.json", {"fps": float("nan")}, "cache.json is damaged: fps is nan"),
+        ("cache.json", {"dtype": "int4"}, "dtype 'int4'.*legal are float32, bfloat16, float16"),
+        ("samples.jsonl", {"entry": 5}, "no line of a sample: entry is 5"),
+        ("samples.jsonl", {"tokens": True}, "no line of a sample: tokens is True"),
+        ("samples.jsonl", {"start": None}, "no line of a sample: start is None"),
+        ("samples.jsonl", {"bucket": {"frames": 1, "height": "a", "width": 2}}, "no line of a sample: height is 'a'"),
+        ("samples.jsonl", {"bucket": [1, 2, 3]}, "no line of a sample: it is .1, 2, 3. and no object"),
+        ("samples.jsonl", {"more": 1}, "no line of a sample: entries that are missing or unknown: more"),
+    ],
+)
+def test_values_of_another_type_are_named(copied: Path, file: str, change: dict[str, Any], message: str) -> None:
+    first, _, others = (copied / file).read_text().partition("\n" if file == "samples.jsonl" else "\0")
+    (copied / file).write_text(json.dumps(json.loads(first) | change) + "\n" + others)
+    with pytest.raises(ValueError, match=message):
+        LatentCache(copied)
+
+
+@pytest.mark.parametrize("file", ["cache.json", "samples.jsonl"])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"5"])
+def test_files_of_anything_are_damaged(copied: Path, file: str, content: bytes) -> None:
+    (copied / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{file} is damaged"):
+        LatentCache(copied)
+
+
+def test_a_sample_that_comes_twice_is_damage(copied: Path) -> None:
+    lines = (copied / "samples.jsonl").read_text()
+    (copied / "samples.jsonl").write_text(lines + lines.split("\n")[0] + "\n")
+    with pytest.raises(ValueError, match="a key comes twice"):
+        LatentCache(copied)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [-1, -32], "dtype": "F32"},
+        {"data_offsets": [0.0, 128.0]},
+        {"data_offsets": [1, 129]},
+        {"shape": [True, 32]},
+        {"dtype": "I64", "shape": [16]},
+    ],
+)
+def test_a_shard_with_a_strange_header_is_damaged(copied: Path, change: dict[str, Any]) -> None:
+    entry = {"dtype": "F32", "shape": [32], "data_offsets": [0, 128]} | change
+    header = json.dumps({"__metadata__": {"sha256": "{}"}, "x.mean": entry}).encode()
+    header += b" " * (-len(header) % 8)
+    (copied / "shards" / "latents-x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(129))
+    with pytest.raises(ValueError, match=r"damaged shards: latents-x.safetensors \(no readable header\)"):
+        LatentCache(copied)
+
+
+def test_a_folder_of_something_else_is_left_alone(clips: Path, encoder: ClipEncoder, tmp_path: Path) -> None:
+    (tmp_path / "samples.jsonl").write_text('{"video": "a.mp4"}\n')
+    (tmp_path / ".DS_Store").write_text("")
+    for restart in (False, True):
+        with pytest.raises(ValueError, match=r"is no cache and holds other files, such as 'samples\.jsonl'"):
+            encode(planned(clips, "a", encoder=encoder), encoder, tmp_path, restart=restart)
+    assert {path.name for path in tmp_path.iterdir()} == {"samples.jsonl", ".DS_Store"}
+    (tmp_path / "samples.jsonl").unlink()
+    assert encode(planned(clips, "a", encoder=encoder), encoder, tmp_path).samples == 1
+
+
+def test_one_run_at_a_time_writes_into_a_cache(clips: Path, copied: Path, encoder: ClipEncoder) -> None:
+    plan, before = planned(clips, "a", encoder=encoder), contents(copied)
+    half = copied / "shards" / ".latents-0.safetensors.part"
+    half.write_bytes(b"the other run is at it")
+    with sole_writer(copied), pytest.raises(ValueError, match="another process is writing into"):
+        encode(plan, encoder, copied, prune=True)
+    half.unlink()
+    assert contents(copied) == before
+    encode(plan, encoder, copied, prune=True)
+
+
+def test_a_clip_that_changes_after_its_scan_is_not_stored_as_what_it_was(
+    clips: Path, encoder: ClipEncoder, tmp_path: Path
+) -> None:
+    for name in "ab":
+        shutil.copy(clips / f"{name}.mp4", tmp_path / f"{name}.mp4")
+    plan = planned(tmp_path, "ab", encoder=encoder)
+    shutil.copy(clips / "c.mp4", tmp_path / "a.mp4")
+    result = encode(plan, encoder, tmp_path / "cache")
+    ((name, reason),) = result.failed
+    assert name == "a"
+    assert "it has changed since it was scanned" in reason
+    assert {sample.clip for sample in LatentCache(tmp_path / "cache").samples} == {"b"}
+    assert encode(planned(tmp_path, "ab", encoder=encoder), encoder, tmp_path / "cache").failed == []
+
+
+def test_names_of_any_bytes_are_kept(clips: Path, encoder: ClipEncoder, tmp_path: Path) -> None:
+    (one,) = planned(clips, "a", encoder=encoder).samples
+    clip = replace(one.scanned.clip, name="a\udcff\n\u2028.mp4")
+    plan = plan_samples([replace(one.scanned, clip=clip)], Wanted(encoder.pipe.spec.geometry, 16.0, (1, 9), 12))
+    encode(plan, encoder, tmp_path / "cache")
+    (sample,) = LatentCache(tmp_path / "cache").samples
+    assert sample.clip == clip.name
+
+
+def test_long_captions_are_told_in_few_words(clips: Path, encoder: ClipEncoder, tmp_path: Path) -> None:
+    captions: dict[str, str | None] = {name: f"{name}zzz " * 3000 for name in CLIPS}
+    for _ in range(2):  # and again, when all captions are there
+        result = encode(planned(clips, CLIPS, captions=captions, encoder=encoder), encoder, tmp_path / "cache")
+        assert result.notices
+        assert max(map(len, result.notices)) < 250
+        assert len(result.notices) <= 6
+
+
+@pytest.mark.parametrize(("options", "message"), [({"workers": 0}, "workers is 0"), ({"reader": "x"}, "reader is 'x'")])
+def test_bad_options_are_told_before_anything_is_written(
+    clips: Path, encoder: ClipEncoder, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        encode(planned(clips, "a", encoder=encoder), encoder, tmp_path / "cache", **options)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_another_model_is_not_mixed_in(clips: Path, copied: Path, encoder: ClipEncoder) -> None:
@@ -385,7 +511,7 @@ def test_a_full_disk_leaves_what_was_there(copied: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("videodit.files.os.fsync", full)
     writer = ShardWriter(copied, "latents")
     writer.add("0" * 32, {"mean": torch.zeros(2)})
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left on device: .*latents-"):
         writer.write()
     assert contents(copied) == before
 
@@ -507,6 +633,19 @@ def test_a_list_that_was_edited_is_found(copied: Path) -> None:
     path.write_text(path.read_text().replace("a blue cone", "a red cone"))
     problems = check_entries(LatentCache(copied))
     assert problems == ["b: the key of its text is not that of its caption 'a red cone'"] * 3
+
+
+def test_wrong_counts_in_the_list_are_found(copied: Path) -> None:
+    path = copied / "samples.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0] |= {"tokens": 10**6}
+    rows[1] |= {"text_tokens": 10**6}
+    rows[2]["bucket"] |= {"frames": 2}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = "\n".join(check_entries(LatentCache(copied)))
+    assert "tokens, not 1000000" in found
+    assert "its text has " in found
+    assert ", 2 frames, is none of this model" in found
 
 
 def test_clips_that_changed_are_found(made: Path, clips: Path, encoder: ClipEncoder, tmp_path: Path) -> None:

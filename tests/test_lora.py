@@ -622,6 +622,44 @@ def test_a_broken_lora_is_named(change: dict[str, Any], message: str, header_onl
         read(tiny(), tensors, header_only=header_only)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({f"{QKV}.alpha": torch.zeros(0)}, r"alpha of blocks.0.attn1.to_q has shape \[0\], legal is one number"),
+        ({f"{QKV}.alpha": torch.ones(2)}, r"alpha of blocks.0.attn1.to_q has shape \[2\]"),
+        ({f"{QKV}.lora_A.weight": torch.ones(2, 32, dtype=torch.int8)}, "lora_A.weight holds whole numbers"),
+        ({f"{QKV}.lora_A.weight": torch.ones(0, 32)}, r"lora_A.weight is empty, of shape \[0, 32\]"),
+    ],
+)
+@pytest.mark.parametrize("header_only", [False, True])
+@pytest.mark.parametrize("from_file", [False, True])
+def test_numbers_that_are_no_weights_are_named(
+    change: Tensors, message: str, header_only: bool, from_file: bool, tmp_path: Path
+) -> None:
+    tensors: Any = some(tiny()) | change
+    if from_file:
+        save_file(tensors, tmp_path / "lora.safetensors")
+    source = find_lora(tmp_path / "lora.safetensors" if from_file else tensors)
+    with pytest.raises(ValueError, match=f"LoRA 'lora': .*{message}"):
+        read_lora(source, {"transformer": ModuleMap(tiny().config)}, header_only=header_only)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_lora_that_is_not_finite_is_refused(value: float) -> None:
+    tensors = some(tiny())
+    tensors[f"{QKV}.lora_B.weight"][3, 1] = value
+    with pytest.raises(ValueError, match=r"LoRA 'lora': .*to_q.lora_B.weight holds numbers that are not finite"):
+        read(tiny(), tensors)
+
+
+def test_alpha_in_a_config_is_named_with_its_lora() -> None:
+    for alpha in ("x", 10**400):
+        source = find_lora(some(tiny()))
+        source.metadata["lora_adapter_metadata"] = json.dumps({"transformer.lora_alpha": alpha})
+        with pytest.raises(ValueError, match=r"LoRA 'lora': lora_alpha of .* legal is a number"):
+            read_lora(source, {"transformer": ModuleMap(tiny().config)})
+
+
 def test_sources_that_are_none_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.bin").write_bytes(b"\x80")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
@@ -633,6 +671,10 @@ def test_sources_that_are_none_are_named(tmp_path: Path) -> None:
         ("missing.safetensors", "is no file; legal are"),
         ("missing/x.safetensors", "is no file; legal are"),
         (tmp_path, "holds 2 .safetensors files; name one of them: b.safetensors, cut.safetensors"),
+        ("", "the LoRA's name is empty"),
+        ("~nobody-is-called-so/x.safetensors", "is no file; legal are"),
+        ("x" * 5000, "is no file; legal are"),
+        ("a\0b", "is no file; legal are"),
         ({"a": 3}, "must be of tensors by name, got 'a': int"),
         ({}, "holds no tensors"),
     ]
@@ -648,6 +690,21 @@ def test_sources_that_are_none_are_named(tmp_path: Path) -> None:
     (tmp_path / "pickled" / "pytorch_lora_weights.bin").write_bytes(b"\x80")
     with pytest.raises(ValueError, match=r"holds a LoRA as a pickle .pytorch_lora_weights.bin"):
         find_lora(tmp_path / "pickled")
+
+
+def test_a_hub_without_a_connection_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # What the library lets through, httpx's or requests' by its version.
+    (base,) = [kind for kind in HfHubHTTPError.__mro__ if kind.__name__ in ("HTTPError", "RequestException")][:1]
+
+    def offline(*_: Any, **__: Any) -> None:
+        raise base("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", offline)
+    with pytest.raises(ValueError, match="'owner/name' is no file and could not be fetched from the hub: Name or serv"):
+        find_lora("owner/name")
 
 
 def test_the_hub_is_asked_for_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -869,6 +926,32 @@ def test_two_experts(pipe: VideoDiTPipeline, caplog: pytest.LogCaptureFixture) -
     one, two = both._lora_entries()[0], both.lora_info("pair")
     assert one["networks"] == ["transformer_2"]
     assert two.networks == ("transformer", "transformer_2")
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_load_that_fails_halfway_leaves_the_networks_as_they_were(
+    pipe: VideoDiTPipeline, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    both = VideoDiTPipeline(
+        **pipe.components | {"transformer_2": copy.deepcopy(pipe.transformer)}, boundary_ratio=0.5,
+    )  # fmt: skip
+    high = lora_of(pipe, 1)
+    if before:
+        both.load_lora_weights(high, adapter_name="before")
+    keys = set(both.transformer.state_dict())
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(both.transformer_2, "load_lora_adapter", fail)
+    named = high | {key.replace("transformer.", "transformer_2."): value for key, value in high.items()}
+    with pytest.raises(MemoryError):
+        both.load_lora_weights(named, adapter_name="pair")
+    assert set(both.transformer.state_dict()) == keys
+    assert both.get_active_adapters() == (["before"] if before else [])
+    monkeypatch.undo()
+    both.load_lora_weights(named, adapter_name="pair")
+    assert both.get_active_adapters() == ["pair"]
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers.utils import logging as diffusers_logging
@@ -150,6 +151,21 @@ def test_a_lora_that_does_not_fit_is_refused(
     second = ("--lora-2", style)
     line = fails(capsys, "generate", *PROMPT, "-m", str(tiny_model), *second, "-o", "x.mp4", *dry)
     assert "this model has one transformer" in line
+
+
+def test_two_are_both_applied_and_one_that_is_given_twice_is_told(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, style: str
+) -> None:
+    save_file(tensors(1), "other.safetensors")
+    words = ("generate", *PROMPT, "-m", str(tiny_model), "--device", "cpu")
+    clips = {}
+    for name, loras in {"both": (f"{style}:0.5", "other.safetensors:0.7"), "one": (f"{style}:0.5",)}.items():
+        run(capsys, *words, *[word for lora in loras for word in ("--lora", lora)], "-o", f"{name}.mp4")
+        clips[name] = frames(f"{name}.mp4")
+    assert not np.array_equal(clips["both"], clips["one"])
+    twice = ("--lora", style, "--lora", f"{style}:0.5")
+    _, notes = run(capsys, *words, *twice, "--dry-run", "-o", "x.mp4")
+    assert "note: LoRA 'style' is given more than once, and its weights add up" in notes
 
 
 # --- recipes -------------------------------------------------------------------------------------

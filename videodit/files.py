@@ -1,9 +1,12 @@
-"""Files: written whole or not at all, told apart without reading all of them, and found to be cut short."""
+"""Files: written whole or not at all, by one process at a time, told apart, and found to be cut short."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +17,7 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file beside its place, see that it is on the disk, and rename it: it is there whole or not at all.
 
     Raises:
-        OSError: no room, or no right to write; what was there before is untouched.
+        OSError: no room, or no right to write, with the file's name; what was there before is untouched.
     """
     partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
     try:
@@ -23,8 +26,48 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename is None:  # of a write or an fsync
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for it from writing into a folder meanwhile.
+
+    A lock of the system on the file ``.lock`` in it, which ends with the process, however that ends. Where a network's
+    file system knows no locks, there is none.
+
+    Raises:
+        ValueError: another one is at it.
+        OSError: the file cannot be made.
+    """
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if not _lock(file):
+            raise ValueError(f"another process is writing into {str(folder)!r}; wait for its end or stop it")
+        yield
+    finally:
+        os.close(file)
+
+
+def _lock(file: int) -> bool:
+    """Whether nobody else has the lock."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+    return True
 
 
 def add_blocks(digest: Any, path: Path, blocks: int = 64, block_size: int = 2**16) -> None:

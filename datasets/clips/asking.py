@@ -20,7 +20,7 @@ _BYTES_PER_SECOND = 20_000_000
 Report = Callable[[int, int], None]
 
 
-def check_settings(*, reader: ReaderName, timeout: float, workers: int) -> None:
+def check_settings(*, reader: ReaderName, workers: int, timeout: float = 1.0) -> None:
     """Raises ValueError for a reader, a timeout or a number of workers that is none."""
     if not 0 < timeout < float("inf"):  # false for NaN, too
         raise ValueError(f"timeout is {timeout}; it must be above 0 seconds")

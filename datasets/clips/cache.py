@@ -3,6 +3,7 @@
     CACHE/cache.json          what made it: `CacheInfo`
     CACHE/samples.jsonl       one line of JSON for each sample, by key: `CachedSample`
     CACHE/shards/*.safetensors
+    CACHE/.lock               empty; held by the one process that writes
 
 A shard is written beside its place and renamed, and its name follows from the keys of what it holds; whatever ends a
 run, a shard is whole or absent. The list of samples is written last. A shard's header says what is in it, so that no
@@ -29,6 +30,8 @@ from torch import Tensor
 
 from videodit.datasets.clips.buckets import Bucket
 from videodit.datasets.clips.latent_shards import DTYPES, Shard, make_folders, open_shards
+from videodit.datasets.clips.ledger import write_rows
+from videodit.datasets.clips.typed import typed
 from videodit.files import write_whole
 from videodit.shapes import Size3D, VideoGeometry
 
@@ -40,6 +43,7 @@ CODE_VERSION = 1
 """Goes into every key: raised by whoever changes how frames become latents or captions become embeddings."""
 CONDITIONS = ("channels", "tokens")
 _INFO, _SAMPLES = "cache.json", "samples.jsonl"
+_DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in DTYPES.values())
 _OPEN_SHARDS = 2**14  # mapped at a time by one reader; Linux allows a process four times as many
 
 
@@ -97,7 +101,7 @@ class CacheInfo:
         return [f"{name} {ours!r} instead of {theirs!r}" for name, ours, theirs in pairs if ours != theirs]
 
     @classmethod
-    def from_json(cls, text: str, where: Path) -> Self:
+    def from_json(cls, text: str | bytes, where: Path) -> Self:
         """Read it from a file's text.
 
         Raises:
@@ -105,15 +109,20 @@ class CacheInfo:
         """
         try:
             values = dict(json.loads(text))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             raise ValueError(f"{where} is damaged: it is no JSON of a cache") from None
         if values.pop("format", None) != FORMAT:
             raise ValueError(f"{where} is of another format than {FORMAT}")
-        names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            raise ValueError(f"{where} is damaged: entries {', '.join(sorted(names ^ set(values)))}")
-        values |= {name: tuple(values[name]) for name in ("stride", "patch")}
-        return cls(**values)
+        try:
+            info = typed(cls, values)
+        except ValueError as error:
+            raise ValueError(f"{where} is damaged: {error}") from None
+        if info.dtype not in _DTYPES or min(*info.stride, *info.patch, info.latent_channels, info.fps) <= 0:
+            raise ValueError(
+                f"{where} is damaged: dtype {info.dtype!r}, stride {info.stride}, patch {info.patch}, latent_channels "
+                f"{info.latent_channels}, fps {info.fps:g}; legal are {', '.join(_DTYPES)} and numbers above 0"
+            )
+        return info
 
     def to_json(self) -> str:
         """The text of ``cache.json``."""
@@ -148,9 +157,9 @@ class CachedSample:
     tokens: int
     text_tokens: int
 
-    def to_json(self) -> str:
-        """A line of ``samples.jsonl``."""
-        return json.dumps(asdict(self) | {"bucket": self.bucket._asdict()}, ensure_ascii=False)
+    def row(self) -> dict[str, Any]:
+        """What a line of ``samples.jsonl`` holds."""
+        return asdict(self) | {"bucket": self.bucket._asdict()}
 
     @classmethod
     def from_json(cls, line: str) -> Self:
@@ -160,9 +169,8 @@ class CachedSample:
             ValueError: a line of something else.
         """
         try:
-            values = json.loads(line)
-            return cls(**{**values, "bucket": Bucket(**values["bucket"])})
-        except (KeyError, TypeError) as error:
+            return typed(cls, json.loads(line))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"no line of a sample: {error}") from None
 
 
@@ -203,6 +211,8 @@ class LatentCache:
             raise ValueError(f"{self.folder} was not encoded to the end: {self._repair}")
         self.samples: tuple[CachedSample, ...] = self._read_samples()
         self._by_key = {sample.key: sample for sample in self.samples}
+        if len(self._by_key) < len(self.samples):
+            raise ValueError(f"{self.folder / _SAMPLES} is damaged (a key comes twice): {self._repair}")
         self.shards = open_shards(self.folder)
         if broken := [f"{shard.path.name} ({shard.fault})" for shard in self.shards if shard.fault is not None]:
             raise ValueError(f"{self.folder}: damaged shards: {', '.join(broken)}; {self._repair}")
@@ -286,6 +296,10 @@ class LatentCache:
         pooled = f"{text_key}.pooled"
         return CachedText(embeds, self._tensor(pooled) if pooled in self._where else None)
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor in the shards, without reading it."""
+        return self._where[name].tensors[name].shape
+
     def _tensor(self, name: str) -> Tensor:
         shard = self._where[name]
         if shard.path in self._open:
@@ -309,7 +323,24 @@ def read_info(folder: Path) -> CacheInfo | None:
         ValueError: a ``cache.json`` that cannot be read.
     """
     path = folder / _INFO
-    return CacheInfo.from_json(path.read_text(encoding="utf-8"), path) if path.is_file() else None
+    return CacheInfo.from_json(path.read_bytes(), path) if path.is_file() else None
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that a folder holds a cache or nothing, since files in it are replaced and removed.
+
+    Raises:
+        ValueError: it is a file, or holds files of something else.
+    """
+    if not folder.exists() or (folder / _INFO).is_file():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{str(folder)!r} is a file; a cache needs a folder of its own")
+    others = sorted(path.name for path in folder.iterdir() if path.name != "shards" and not path.name.startswith("."))
+    if others:
+        raise ValueError(
+            f"{str(folder)!r} is no cache and holds other files, such as {others[0]!r}; give a folder of its own"
+        )
 
 
 def begin(folder: Path, info: CacheInfo, *, restart: bool = False) -> list[Shard]:
@@ -324,8 +355,9 @@ def begin(folder: Path, info: CacheInfo, *, restart: bool = False) -> list[Shard
         The shards that are whole. Broken ones are removed.
 
     Raises:
-        ValueError: the folder's entries were made by something else.
+        ValueError: the folder's entries were made by something else, or it is another's; see :func:`check_folder`.
     """
+    check_folder(folder)
     before = None if restart and not _readable(folder) else read_info(folder)
     if before is not None and (differences := info.differences(before)) and not restart:
         raise ValueError(
@@ -353,8 +385,7 @@ def _readable(folder: Path) -> bool:
 
 def write_samples(folder: Path, samples: Iterable[CachedSample]) -> None:
     """Write the list of samples in place of the one before, by key."""
-    lines = [sample.to_json() + "\n" for sample in sorted(samples, key=lambda s: s.key)]
-    write_whole(folder / _SAMPLES, "".join(lines).encode())
+    write_rows(folder / _SAMPLES, (sample.row() for sample in sorted(samples, key=lambda s: s.key)))
 
 
 def _lines(path: Path) -> list[str]:

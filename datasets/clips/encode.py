@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,21 +13,19 @@ import numpy as np
 import PIL.Image
 import torch
 
+from videodit.datasets.clips.asking import check_settings
 from videodit.datasets.clips.buckets import Bucket, Sample, SamplePlan
-from videodit.datasets.clips.cache import (
-    CODE_VERSION,
-    CachedSample,
-    CacheInfo,
-    begin,
-    write_samples,
-)
+from videodit.datasets.clips.cache import CODE_VERSION, CachedSample, CacheInfo, begin, check_folder, write_samples
 from videodit.datasets.clips.latent_shards import ShardWriter, make_key, open_shards
 from videodit.datasets.clips.readers import ReaderName, read_window
-from videodit.datasets.clips.records import Clip
+from videodit.datasets.clips.records import Clip, Media
+from videodit.files import sole_writer
 
 Report = Callable[[str, int, int], object]
 _WINDOWS_AHEAD = 2  # decoded and waiting, for each thread that decodes
 _NAMES_TOLD = 3
+_NOTICES_TOLD = 5  # of captions, each cut to so many characters
+_NOTICE_LENGTH = 200
 
 
 class Encoder(Protocol):
@@ -177,9 +175,11 @@ def encode(
         What there is now. Clips that could not be decoded are in ``failed``; the others went on.
 
     Raises:
-        ValueError: a plan without samples or for another model, or a folder whose entries something else has made.
-            Nothing was encoded then. Also if not one clip could be decoded.
+        ValueError: a plan without samples or for another model, a folder that is no cache, whose entries something else
+            has made or into which another process writes, or an unknown reader or number of workers. Nothing was
+            encoded then. Also if not one clip could be decoded.
     """
+    check_settings(reader=reader, workers=workers)
     if not plan.samples:
         raise ValueError("there is no sample to encode: no clip fits what is wanted")
     info = cache_info(encoder, plan.wanted.fps)
@@ -187,6 +187,27 @@ def encode(
         raise ValueError(f"the samples were planned for {plan.wanted.geometry}, but the model has {info.geometry}")
     for bucket in plan.counts():
         encoder.check_form(*bucket)
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with sole_writer(folder):
+        return _encode(
+            plan, encoder, folder, info, report, reader=reader, workers=workers, restart=restart, prune=prune
+        )
+
+
+def _encode(
+    plan: SamplePlan,
+    encoder: Encoder,
+    folder: Path,
+    info: CacheInfo,
+    report: Report,
+    *,
+    reader: ReaderName,
+    workers: int,
+    restart: bool,
+    prune: bool,
+) -> Encoded:
+    """As :func:`encode`, by the only process that writes into the folder, of what was checked."""
     there = {entry for shard in begin(folder, info, restart=restart) for entry in shard.entries}
     captions = {text_key(encoder.facts, caption): caption for caption in ["", *map(_caption, plan.samples)]}
     new_captions = {key: caption for key, caption in captions.items() if key not in there}
@@ -205,7 +226,7 @@ def encode(
     unwritten = sum(not sample.caption for sample in samples)
     if unwritten:
         notices.append(f"samples without a caption, which get the empty prompt: {unwritten}")
-    notices += _text_notices(new_captions.values(), encoder)
+    notices += _text_notices(captions.values(), encoder)
     done = {sample.entry for sample in samples} & {key for key, _ in todo}
     return Encoded(len(samples), len(done), len(new_captions), failed, unlisted, removed, notices)
 
@@ -231,7 +252,9 @@ def _encode_texts(captions: Mapping[str, str], encoder: Encoder, folder: Path, r
         embeds, pooled = encoder.text(caption)
         tensors = {"embeds": embeds} if pooled is None else {"embeds": embeds, "pooled": pooled}
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise ValueError(f"the text encoder gives values that are not finite for {caption!r}; try another dtype")
+            raise ValueError(
+                f"the text encoder gives values that are not finite for {_cut(caption)!r}; try another dtype"
+            )
         writer.add(key, tensors)
     writer.write()
 
@@ -269,13 +292,13 @@ def _decoded(
     todo: Sequence[tuple[str, Sample]], fps: float, reader: ReaderName, workers: int
 ) -> Iterator[tuple[str, Sample, np.ndarray | Exception]]:
     """Samples with their frames, or with what went wrong, in order; threads decode ahead."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    pool, scanned = ThreadPoolExecutor(workers, thread_name_prefix="decode"), _AsScanned()
     waiting: deque[tuple[str, Sample, Future[np.ndarray]]] = deque()
     following = iter(todo)
     try:
         while True:
             while len(waiting) < _WINDOWS_AHEAD * workers and (item := next(following, None)) is not None:
-                waiting.append((*item, pool.submit(_read, item[1], fps, reader)))
+                waiting.append((*item, pool.submit(_read, item[1], fps, reader, scanned)))
             if not waiting:
                 return
             key, sample, future = waiting.popleft()
@@ -288,8 +311,30 @@ def _decoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(sample: Sample, fps: float, reader: ReaderName) -> np.ndarray:
-    return read_fitted(sample.scanned.clip, start=sample.start, bucket=sample.bucket, fps=fps, reader=reader)
+def _read(sample: Sample, fps: float, reader: ReaderName, scanned: _AsScanned) -> np.ndarray:
+    clip = sample.scanned.clip
+    frames = read_fitted(clip, start=sample.start, bucket=sample.bucket, fps=fps, reader=reader)
+    scanned.check(clip.media, sample.scanned.content)
+    return frames
+
+
+class _AsScanned:
+    """Files must still hold the bytes that were scanned: an entry's key is made of these.
+
+    A file is hashed when it was first read, and again if its size or its time of change is another.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Media, tuple[tuple[int, int], str]] = {}
+
+    def check(self, media: Media, content: str) -> None:
+        status = media.path.stat()
+        stamp = status.st_size, status.st_mtime_ns
+        known = self._known.get(media)
+        if known is None or known[0] != stamp:
+            known = self._known[media] = stamp, media.content_hash()
+        if known[1] != content:
+            raise ValueError("it has changed since it was scanned; encode again, and if that does not help, touch it")
 
 
 def _list_samples(
@@ -338,10 +383,17 @@ def _unlisted(folder: Path, samples: Sequence[CachedSample], info: CacheInfo, pr
     return unlisted, removed
 
 
-def _text_notices(captions: Any, encoder: Encoder) -> list[str]:
-    """What is to be said of captions, the same thing once, with how many it is true of."""
-    counts: dict[str, int] = {}
+def _text_notices(captions: Iterable[str], encoder: Encoder) -> list[str]:
+    """What is to be said of captions: the most frequent notices, and how many captions there are others of."""
+    counts: Counter[str] = Counter()
     for caption in captions:
-        for notice in encoder.text_notices(caption):
-            counts[notice] = counts.get(notice, 0) + 1
-    return [notice if count == 1 else f"{notice} ({count} captions)" for notice, count in counts.items()]
+        counts.update(encoder.text_notices(caption))
+    told = counts.most_common(_NOTICES_TOLD)
+    notices = [_cut(notice) if count == 1 else f"{_cut(notice)} ({count} captions)" for notice, count in told]
+    if others := counts.total() - sum(count for _, count in told):
+        notices.append(f"the like of {others} more captions")
+    return notices
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _NOTICE_LENGTH else f"{text[:_NOTICE_LENGTH]}…"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 from videodit.datasets.clips.listing import Collected, caption_of, timing_of
 from videodit.datasets.clips.records import Clip, Media, Source
+from videodit.files import write_whole
 
 HF_PREFIX = "hf:"
 """What a source begins with that is one."""
@@ -81,9 +80,13 @@ def _media_of(value: Any, roots: list[Path], store: Path, where: str) -> Media:
         raise ValueError(f"{where}: it has no clip")
     if value.get("bytes") is not None:
         return _stored(value["bytes"], store)
-    path = (roots[0] / value["path"]).resolve()
-    if not any(path.is_relative_to(root) for root in roots) or not path.is_file():
-        raise ValueError(f"{where}: its clip {value['path']!r} is not among the dataset's files")
+    try:
+        path = (roots[0] / value["path"]).resolve()
+        found = any(path.is_relative_to(root) for root in roots) and path.is_file()
+    except (ValueError, OSError):  # a null character, a name that is too long
+        found = False
+    if not found:
+        raise ValueError(f"{where}: its clip {value['path'][:200]!r} is not among the dataset's files")
     return Media(path)
 
 
@@ -92,10 +95,5 @@ def _stored(data: bytes, folder: Path) -> Media:
     target = folder / digest[:2] / digest
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{digest}-{secrets.token_hex(4)}.part")
-        try:
-            partial.write_bytes(data)
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(target, data)
     return Media(target)

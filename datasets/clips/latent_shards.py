@@ -96,7 +96,9 @@ def _open_shard(path: Path) -> Shard:
         end = max((entry.end for entry in tensors.values()), default=start)
         if not all(_is_sound(entry) for entry in tensors.values()):
             raise ValueError("a tensor that does not fit its bytes")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        if not isinstance(hashes, dict):
+            raise ValueError("no hashes by entry")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
         return Shard(path, 0, {}, {}, "no readable header")
     size = path.stat().st_size
     fault = None if size == end else f"{size} bytes instead of {end}"
@@ -104,7 +106,13 @@ def _open_shard(path: Path) -> Shard:
 
 
 def _is_sound(entry: TensorEntry) -> bool:
-    return 8 <= entry.begin <= entry.end == entry.begin + math.prod(entry.shape) * DTYPES[entry.dtype].itemsize
+    size = DTYPES[entry.dtype].itemsize
+    numbers = (*entry.shape, entry.begin, entry.end)
+    return (
+        all(type(number) is int and number >= 0 for number in numbers)
+        and 8 <= entry.begin <= entry.end == entry.begin + math.prod(entry.shape) * size
+        and entry.begin % size == 0
+    )
 
 
 def entry_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 from videodit.files import write_whole
 
+_BEGINNING = b'{"key": '  # of every line
+
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write a JSONL file, an object a line: whole, or not at all.
@@ -27,24 +29,29 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 class Ledger:
     """Answers in a JSONL file, by key. Whole lines are added to it; the last line of a killed run may be broken.
 
+    A file of something else is left alone.
+
     Args:
         path: the file; made if it is not there.
         check: raises KeyError, TypeError or ValueError for what is no answer.
 
     Raises:
-        ValueError: its folder is not there, or it is a folder.
+        ValueError: its folder is not there, it is a folder, or it holds something else than answers.
     """
 
     def __init__(self, path: Path, check: Callable[[dict[str, Any]], object]) -> None:
         if path.is_dir() or not path.absolute().parent.is_dir():
             raise ValueError(f"cannot keep results in {str(path)!r}; it must be a file in a folder that is there")
+        if path.exists() and not _begins_like_a_ledger(path):
+            raise ValueError(f"cannot keep results in {str(path)!r}; it holds something else, which stays as it is")
+        self._path = path
         self._known: dict[str, dict[str, Any]] = {}
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
         line = b"\n"
         with path.open("rb") as file:
             for line in file:
                 # What cannot be understood is asked again.
-                with contextlib.suppress(KeyError, TypeError, ValueError):
+                with contextlib.suppress(KeyError, TypeError, ValueError, RecursionError):
                     entry = json.loads(line)
                     check(entry["answer"])
                     self._known[entry["key"]] = entry["answer"]
@@ -64,6 +71,19 @@ class Ledger:
         return None if key is None else self._known.get(key)
 
     def put(self, key: str | None, answer: dict[str, Any]) -> None:
-        """Add an answer, in one write, so that lines of two runs never mix."""
-        if key is not None:
+        """Add an answer, in one write, so that lines of two runs never mix.
+
+        Raises:
+            OSError: it cannot be written, with the file's name.
+        """
+        if key is None:
+            return
+        try:
             os.write(self._file, (json.dumps({"key": key, "answer": answer}) + "\n").encode())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
+
+
+def _begins_like_a_ledger(path: Path) -> bool:
+    with path.open("rb") as file:
+        return _BEGINNING.startswith(file.read(len(_BEGINNING)))

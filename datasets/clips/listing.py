@@ -51,12 +51,19 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def listed(names: list[str], what: str, shown: int = 3) -> str:
-    """A notice: "12 files that are no clips were passed over: a, b, c, …"; empty for no names."""
+def listed(names: list[str], one: str, many: str, shown: int = 3) -> str:
+    """A notice: "12 files that are no clips were passed over: a, b, c, …"; empty for no names.
+
+    Args:
+        names: which.
+        one: what is said of a single one.
+        many: the same of several.
+        shown: names that are told.
+    """
     if not names:
         return ""
     more = ", …" if len(names) > shown else ""
-    return f"{len(names)} {what}: {', '.join(names[:shown])}{more}"
+    return f"{len(names)} {one if len(names) == 1 else many}: {', '.join(names[:shown])}{more}"
 
 
 def decode(data: bytes, where: str) -> str:
@@ -71,6 +78,8 @@ def caption_of(value: object, where: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise ValueError(f"{where}: the caption is {value!r}; it must be text")
+    if any("\ud800" <= char <= "\udfff" for char in value):  # JSON can say it; no text encoder can read it
+        raise ValueError(f"{where}: the caption holds half a character (a lone surrogate such as \\ud800)")
     return value.strip() or None
 
 

@@ -11,9 +11,8 @@ reads everything; decord 0.6, which carries FFmpeg 4.1, refuses
   pictures: it would give other frames than were asked for.
 
 Frames are uint8 RGB ``[T, H, W, 3]``, upright and of square pixels: rotation, mirroring and stretching that the file
-asks for are done. Times are in
-seconds from the first frame. Clips are untrusted: FFmpeg may open the clip's own bytes as one of a few containers,
-and nothing else: no playlist, no second file, no address.
+asks for are done. Times are in seconds from the first frame. Clips are untrusted: FFmpeg may open the clip's own bytes
+as one of a few containers, and nothing else: no playlist, no second file, no address.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from videodit.datasets.clips.duplicates import Fingerprint, first_alike
 from videodit.datasets.clips.ledger import Ledger
 from videodit.datasets.clips.readers import ReaderName, VideoInfo
 from videodit.datasets.clips.records import Clip, Source
+from videodit.datasets.clips.typed import typed
 
 _VERSION = 1  # of what is looked for: another one reads every file again
 _NO_CAPTION = "no caption"
@@ -105,8 +106,8 @@ class _Outcome:
             return cls(reason=str(data["reason"]))
         thumbs = base64.b64decode(data["thumbs"], validate=True)
         return cls(
-            content=data["content"],
-            info=VideoInfo(**data["info"]),
+            content=str(data["content"]),
+            info=typed(VideoInfo, data["info"]),
             flags=tuple(data["flags"]),
             bars=None if data["bars"] is None else tuple(data["bars"]),
             fingerprint=Fingerprint(tuple(data["hashes"]), thumbs, float(data["seconds"])),

@@ -58,32 +58,43 @@ def read_shards(paths: list[Path]) -> Source:
                 collected.add(clip, str(path))
     return collected.source(
         str(paths[0] if len(paths) == 1 else paths[0].parent),
-        [listed(others, "members of the tars that are neither clip nor caption were passed over")],
+        [
+            listed(
+                others,
+                "member of the tars that is neither clip nor caption was passed over",
+                "members of the tars that are neither clip nor caption were passed over",
+            )
+        ],
     )
 
 
 def _grouped(path: Path) -> dict[str, dict[str, Media]]:
     """What a tar holds: by key, and under it by what follows the first dot of the member's name."""
-    found: dict[str, dict[str, Media]] = {}
+    members = []
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                folder, _, base = member.name.rpartition("/")
-                if member.isdir() or is_hidden(base):
-                    continue
-                if not member.isreg() or member.issparse():
-                    raise ValueError(f"{path}: its member {member.name!r} is no plain file")
-                stem, _, kind = base.partition(".")
-                members = found.setdefault(f"{folder}/{stem}" if folder else stem, {})
-                if kind.lower() in members:
-                    raise ValueError(f"{path}: it has two members {member.name!r}")
-                members[kind.lower()] = Media(path, member.offset_data, member.size)
+                if member.size < 0:  # which would lead back, and round in circles
+                    raise ValueError(f"its member {member.name!r} has {member.size} bytes")
+                members.append(member)
             end = tar.offset
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # a header may claim more than an offset can hold
         raise ValueError(f"{path}: it is no whole tar: {error}") from None
+    found: dict[str, dict[str, Media]] = {}
+    for member in members:
+        folder, _, base = member.name.rpartition("/")
+        if member.isdir() or is_hidden(base):
+            continue
+        if not member.isreg() or member.issparse():
+            raise ValueError(f"{path}: its member {member.name!r} is no plain file")
+        stem, _, kind = base.partition(".")
+        parts = found.setdefault(f"{folder}/{stem}" if folder else stem, {})
+        if kind.lower() in parts:
+            raise ValueError(f"{path}: it has two members {member.name!r}")
+        parts[kind.lower()] = Media(path, member.offset_data, member.size)
     # tarfile takes a missing end, and rubbish in place of a member, for the end.
     with path.open("rb") as file:
-        file.seek(end)
+        file.seek(min(end, path.stat().st_size))
         if file.read(_BLOCK) != bytes(_BLOCK):
             raise ValueError(f"{path}: it is no whole tar: it is cut short or damaged after byte {end}")
     return found

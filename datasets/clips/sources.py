@@ -121,9 +121,9 @@ def _read_folder(folder: Path) -> Source:
         collected.add(Clip(name, Media(folder / name), caption), str(folder))
     others = [name for name in files if not _is_media(name) and name not in captions]
     notices = [
-        listed(others, "files that are no clips were passed over"),
-        listed(sorted(captions - used), "captions have no clip beside them"),
-        listed(links, "folders that are links were not entered"),
+        listed(others, "file that is no clip was passed over", "files that are no clips were passed over"),
+        listed(sorted(captions - used), "caption has no clip beside it", "captions have no clip beside them"),
+        listed(links, "folder that is a link was not entered", "folders that are links were not entered"),
     ]
     return collected.source(str(folder), notices)
 

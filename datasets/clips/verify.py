@@ -31,7 +31,7 @@ def check_entries(cache: LatentCache, *, report: Report = lambda stage, done, to
     Returns:
         Entries whose bytes are not those that were written, values that are not finite, negative deviations, shapes
         that do not fit the sample's bucket, conditions that the model needs and the sample lacks, and lines of the list
-        whose keys do not fit what they say.
+        whose keys or counts of tokens do not fit what they say.
     """
     samples: dict[str, CachedSample] = {sample.entry: sample for sample in cache.samples}
     problems = [f"{sample.clip}: {fault}" for sample in cache.samples for fault in _wrong_keys(cache, sample)]
@@ -51,6 +51,19 @@ def _wrong_keys(cache: LatentCache, sample: CachedSample) -> list[str]:
         wrong.append(f"the key of its text is not that of its caption {sample.caption!r}")
     if sample.key != make_key(entry=sample.entry, text=sample.text_key):
         wrong.append("its key is not that of its entry and its text")
+    try:
+        tokens = cache.info.geometry.num_tokens(*sample.bucket)
+    except ValueError as error:
+        wrong.append(f"its bucket, {sample.bucket}, is none of this model: {error}")
+    else:
+        if sample.tokens != tokens:
+            wrong.append(f"it has {tokens} tokens, not {sample.tokens}")
+    stored = cache.shape_of(f"{sample.text_key}.embeds")
+    limit = cache.info.text_length
+    if len(stored) != 2 or not stored[0] or (limit is not None and stored[0] > limit):
+        wrong.append(f"its text is {list(stored)}, not some tokens by their size")
+    elif sample.text_tokens != (limit or stored[0]):
+        wrong.append(f"its text has {limit or stored[0]} tokens, not {sample.text_tokens}")
     return wrong
 
 
@@ -80,7 +93,10 @@ def _faults_of_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
 
 def _faults_of_shapes(tensors: Mapping[str, Tensor], sample: CachedSample, cache: LatentCache) -> list[str]:
     info = cache.info
-    size = tuple(info.geometry.latent_size(*sample.bucket))
+    try:
+        size = tuple(info.geometry.latent_size(*sample.bucket))
+    except ValueError:  # a bucket that is none, which the list's faults tell
+        return []
     expected = {"mean": (info.latent_channels, *size), "std": (info.latent_channels, *size)}
     faults = [
         f"{name} is {list(tensors[name].shape)}, not {list(shape)} of {sample.bucket}"

@@ -20,6 +20,7 @@ LAYOUT = "videodit.layout"  # in the metadata: "native" for our own names
 BASE_MODEL = "videodit.base_model"
 BASE_HASH = "videodit.base_model_hash"
 DIFFUSERS_METADATA = "lora_adapter_metadata"
+_MAX_ALPHA = 1e9  # of a config; a whole number may have any size there
 _NAMED = 5
 _TRIGGERS = ("modelspec.trigger_phrase", "ss_trigger_words", "trigger_words")
 
@@ -332,10 +333,7 @@ class _Reader:
         }
 
     def _delta(self, module: str, parts: Mapping[str, tuple[Key, str]], rows: int, columns: int) -> Delta:
-        tensors = {
-            part: self.source.get(name, header_only=self.header_only and part != "alpha")
-            for part, (_, name) in parts.items()
-        }
+        tensors = {part: self._tensor(part, name) for part, (_, name) in parts.items()}
         given = set(tensors)
         if len(given & {"down", "up"}) == 1:
             raise ValueError(f"LoRA {self.source.name!r}: {module} has one of lora_A and lora_B, both are needed")
@@ -364,6 +362,19 @@ class _Reader:
         magnitude = None if magnitude is None else magnitude.reshape(-1)
         return Delta(down, up, alpha, None if bias is None else bias.reshape(-1), magnitude)
 
+    def _tensor(self, part: str, name: str) -> Tensor:
+        """A tensor that is fit to be a weight, or alpha."""
+        if part == "alpha":
+            return self.source.get(name)
+        if not self.source.is_float(name):
+            raise ValueError(f"LoRA {self.source.name!r}: {name} holds whole numbers; legal are floating-point ones")
+        tensor = self.source.get(name, header_only=self.header_only)
+        if not tensor.numel():
+            raise ValueError(f"LoRA {self.source.name!r}: {name} is empty, of shape {list(tensor.shape)}")
+        if not tensor.is_meta and not tensor.float().isfinite().all():
+            raise ValueError(f"LoRA {self.source.name!r}: {name} holds numbers that are not finite")
+        return tensor
+
     def _check(self, module: str, part: str, tensor: Tensor, shape: list[int] | None, count: int = 0) -> None:
         found = list(tensor.shape)
         if shape is None:
@@ -379,7 +390,14 @@ class _Reader:
 
     def _alpha(self, module: str, stored: Tensor | None, rank: int) -> float:
         """What ``up · down`` is scaled with, times the rank."""
-        alpha = self.settings.alpha(module, rank) if stored is None else float(stored.float().reshape(-1)[0])
+        if stored is not None and stored.numel() != 1:
+            raise ValueError(
+                f"LoRA {self.source.name!r}: alpha of {module} has shape {list(stored.shape)}, legal is one number"
+            )
+        try:
+            alpha = self.settings.alpha(module, rank) if stored is None else float(stored)
+        except ValueError as error:
+            raise ValueError(f"LoRA {self.source.name!r}: {error}") from None
         if not math.isfinite(alpha) or alpha == 0:
             raise ValueError(f"LoRA {self.source.name!r}: alpha of {module} is {alpha}, legal is a number but 0")
         return alpha
@@ -400,7 +418,7 @@ class _Settings:
                 if re.sub(r"\\(.)", r"\1", str(pattern)).strip("^$") in _endings(module):
                     alpha = value
                     break
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or abs(alpha) > _MAX_ALPHA:
             raise ValueError(f"lora_alpha of {module} is {alpha!r}, legal is a number")
         return alpha * math.sqrt(rank) if self.config.get("use_rslora") else float(alpha)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +69,12 @@ class LoRASource:
             return list(self._tensors[name].shape)
         return list(self._file.get_slice(name).get_shape())
 
+    def is_float(self, name: str) -> bool:
+        """Whether a tensor holds floating-point numbers, without reading it."""
+        if self._file is None:
+            return self._tensors[name].is_floating_point()
+        return str(self._file.get_slice(name).get_dtype()).startswith(("F", "BF"))
+
     def get(self, name: str, *, header_only: bool = False) -> Tensor:
         """A tensor; with ``header_only``, vectors and numbers as they are and all others without values."""
         if header_only and len(shape := self.shape(name)) > 1:
@@ -109,15 +115,17 @@ def find_lora(
         if weight_name is not None:
             raise ValueError(f"weight_name is {weight_name!r}; it is for folders and the hub")
         return LoRASource(source, "lora")
-    path = Path(source).expanduser()
+    if not os.fspath(source):
+        raise ValueError("the LoRA's name is empty; legal are a .safetensors file, a folder, or a hub id owner/name")
+    path = _expanded(source)
     if path.suffix in PICKLE_SUFFIXES or (weight_name is not None and Path(weight_name).suffix in PICKLE_SUFFIXES):
         raise ValueError(
             f"LoRA {weight_name or str(source)!r} is a pickle, which can run code when opened; where you trust it, "
             "convert it to .safetensors"
         )
-    if path.is_dir():
+    if _is(Path.is_dir, path):
         return _in_folder(path, weight_name, path.resolve().name)
-    if path.is_file():
+    if _is(Path.is_file, path):
         if weight_name is not None:
             raise ValueError(f"weight_name is {weight_name!r}, but {str(source)!r} is a file")
         return _of_file(path, path.parent.resolve().name)
@@ -131,6 +139,20 @@ def find_lora(
             )
         return _from_hub(f"{owner}/{repository}", file or weight_name, hub)
     raise ValueError(f"LoRA {name!r} is no file; legal are a .safetensors file, a folder, or a hub id owner/name")
+
+
+def _expanded(source: str | os.PathLike[str]) -> Path:
+    with suppress(RuntimeError):  # a user who is not there
+        return Path(source).expanduser()
+    return Path(source)
+
+
+def _is(test: Callable[[Path], bool], path: Path) -> bool:
+    """Whether a path passes a test; one that no file can have (too long, a null character) does not."""
+    try:
+        return test(path)
+    except (OSError, ValueError):
+        return False
 
 
 def _of_file(path: Path, folder_name: str) -> LoRASource:
@@ -169,6 +191,7 @@ def _from_hub(hub_id: str, weight_name: str | None, hub: dict[str, Any]) -> LoRA
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     name = re.sub(r".*/", "", hub_id)
+    failures: tuple[type[Exception], ...] = (LocalEntryNotFoundError, OSError, *_of_the_network(HfHubHTTPError))
     try:
         if weight_name is None:
             given = {key: hub[key] for key in ("revision", "token") if key in hub}
@@ -180,9 +203,14 @@ def _from_hub(hub_id: str, weight_name: str | None, hub: dict[str, Any]) -> LoRA
             with suppress(EntryNotFoundError):  # diffusers' form under peft's name
                 hf_hub_download(hub_id, _PEFT_CONFIG, **hub)
         return _of_file(path, name)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except failures as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"LoRA {hub_id!r} is no file and could not be fetched from the hub: {reason}") from None
+
+
+def _of_the_network(error: type[Exception]) -> tuple[type[Exception], ...]:
+    """The hub's error, and what it lets through where there is no connection: a base of that, by its version."""
+    return error, *(base for base in error.__mro__ if base.__module__.startswith(("httpx", "requests")))
 
 
 def json_metadata(source: LoRASource, key: str) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from videodit.cli.common import note, one_line, printable, quiet_libraries
+from videodit.cli.common import note, printable, quiet_libraries
 from videodit.cli.data_options import (
     DEFAULT_DROP,
     READERS,
@@ -31,14 +32,13 @@ from videodit.cli.data_options import (
     parse_drop,
     parse_frames,
     print_plan,
+    reporter,
     wanted_for,
 )
 from videodit.cli.flags import Device, DryRun, Dtype
-from videodit.cli.progress import Progress, show_progress
+from videodit.cli.progress import show_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from videodit.datasets.clips.encode import Encoded
 
 
@@ -74,15 +74,17 @@ def encode(
     started = time.monotonic()
     one_of("reader", reader, READERS)
     flags, counts = parse_drop(drop), parse_frames(frames)
-    _check_folder(out)
+    _check_writable(out)
     with show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.datasets.clips.buckets import plan_samples
+        from videodit.datasets.clips.cache import check_folder
         from videodit.datasets.clips.readers import ReaderName
         from videodit.datasets.clips.scan import scan
         from videodit.datasets.clips.sources import read_source
         from videodit.hardware import parse_device, parse_dtype
 
+        check_folder(out)
         decoder = cast(ReaderName, reader)
         where = parse_device(device)
         kind = parse_dtype(dtype, where)
@@ -98,12 +100,12 @@ def encode(
             timeout=timeout,
             workers=workers,
             reader=decoder,
-            report=lambda done, total: show("reading clips, clip", done, total),
+            report=lambda done, total: show("reading clips", done, total),
         )
         plan = plan_samples(scanned, wanted, drop_flags=flags)
     for message in (*clips.notices, *notices, *plan.notices):
         note(message)
-    print_plan(scanned, plan)
+    print_plan(scanned, plan, "; videodit data scan --report FILE lists them all")
     if dry_run:
         return
     with show_progress() as progress:
@@ -122,21 +124,10 @@ def encode(
             prune=prune,
             report=reporter(progress),
         )
-    _print_result(result, out, time.monotonic() - started)
+    _print_result(result, out, time.monotonic() - started, prune)
 
 
-def reporter(progress: Progress) -> Callable[[str, int, int], None]:
-    """A function that shows the stages that a function of the data sets reports."""
-
-    def report(stage: str, done: int, total: int) -> None:
-        if (progress.name, progress.total) != (stage, total):
-            progress.stage(stage, total, done=done)
-        progress.step(done)
-
-    return report
-
-
-def _check_folder(out: Path) -> None:
+def _check_writable(out: Path) -> None:
     """Make sure before long work that a cache can be written.
 
     Raises:
@@ -149,7 +140,7 @@ def _check_folder(out: Path) -> None:
         raise ValueError(f"cannot write into {str(out)!r}: {str(existing)!r} is not writable")
 
 
-def _print_result(result: Encoded, out: Path, seconds: float) -> None:
+def _print_result(result: Encoded, out: Path, seconds: float, prune: bool) -> None:
     for name, reason in result.failed:
         note(f"{name} is left out: {reason}")
     for message in result.notices:
@@ -157,9 +148,10 @@ def _print_result(result: Encoded, out: Path, seconds: float) -> None:
     if result.removed:
         note(f"{count_of(result.removed, 'file')} that nothing needs any more are removed")
     if result.unlisted:
-        note(f"{result.unlisted} entries of the cache belong to no clip of this source and are kept; see --prune")
+        why = "share their files with others, so they stay" if prune else "are kept; see --prune"
+        note(f"entries of the cache that belong to no clip of this source and {why}: {result.unlisted}")
     print(
         f"{printable(str(out))}: {count_of(result.samples, 'sample')}, {result.new_samples} encoded now; "
         f"{count_of(result.new_texts, 'caption')} encoded now; {seconds:.1f} s"
     )
-    print(f"next: videodit data verify {one_line(str(out))}, then accelerate launch examples/finetune.py")
+    print(f"next: videodit data verify {printable(shlex.quote(str(out)))}, then accelerate launch examples/finetune.py")

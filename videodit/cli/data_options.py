@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videodit.cli.common import one_line, print_rows
+from videodit.cli.common import note, one_line, print_rows
 from videodit.cli.flags import integer, number
 
 if TYPE_CHECKING:
+    from videodit.cli.progress import Progress
     from videodit.datasets.clips.buckets import SamplePlan, Wanted
     from videodit.datasets.clips.scan import Scanned
 
@@ -159,25 +160,30 @@ def wanted_for(
     return wanted, [f"{', '.join(taken)} a sample: the defaults of {model}"] if taken else []
 
 
-def default_cache(source: str) -> Path:
+def default_cache(source: str) -> Path | None:
     """Where a source's scan is kept: a file of its own in the user's cache folder, which is made.
 
-    Raises:
-        OSError: the folder cannot be made.
+    ``None``, and a note, where that cannot be written: then a scan reads everything anew.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "videodit" / "scans"
-    folder.mkdir(parents=True, exist_ok=True)
     where = source if source.startswith("hf:") else os.path.abspath(source)
-    return folder / f"{hashlib.sha256(os.fsencode(where)).hexdigest()[:32]}.jsonl"
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        path = base / "videodit" / "scans" / f"{hashlib.sha256(os.fsencode(where)).hexdigest()[:32]}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        note(f"what is found is not kept for the next time: {error}")
+        return None
+    return path
 
 
-def print_plan(scanned: Sequence[Scanned], plan: SamplePlan) -> None:
+def print_plan(scanned: Sequence[Scanned], plan: SamplePlan, hint: str) -> None:
     """Print what of the scanned clips is kept, by bucket, and what is not and why.
 
     Args:
         scanned: every clip of the source.
         plan: the samples that come of them.
+        hint: where long lists are told whole.
     """
     broken = [(item.clip.name, item.reason) for item in scanned if item.reason is not None]
     names = {name for name, _ in broken}
@@ -185,8 +191,8 @@ def print_plan(scanned: Sequence[Scanned], plan: SamplePlan) -> None:
     used = {sample.scanned.clip.name for sample in plan.samples}
     print(f"{count_of(len(scanned), 'clip')}: {len(used)} used, {len(others)} left out, {len(broken)} unreadable")
     _print_buckets(plan)
-    print_groups("unreadable", broken)
-    print_groups("left out", others)
+    print_groups("unreadable", broken, hint)
+    print_groups("left out", others, hint)
 
 
 def count_of(number: int, noun: str) -> str:
@@ -210,8 +216,8 @@ def _print_buckets(plan: SamplePlan) -> None:
     print_rows(rows, indent=2)
 
 
-def print_groups(title: str, pairs: Iterable[tuple[str, str]]) -> None:
-    """Names under the reason that they share, the largest group first; long lists are cut."""
+def print_groups(title: str, pairs: Iterable[tuple[str, str]], hint: str = "") -> None:
+    """Names under the reason that they share, the largest group first; long lists are cut, and ``hint`` follows."""
     groups: dict[str, list[str]] = {}
     for name, reason in pairs:
         groups.setdefault(reason, []).append(name)
@@ -220,22 +226,23 @@ def print_groups(title: str, pairs: Iterable[tuple[str, str]]) -> None:
     print(title)
     for reason, names in sorted(groups.items(), key=lambda pair: -len(pair[1])):
         print(f"  {one_line(reason)}: {len(names)}")
-        print_names(names)
+        print_names(names, hint)
 
 
-def print_names(names: Sequence[str]) -> None:
+def print_names(names: Sequence[str], hint: str = "") -> None:
     """Print names one a line, and how many more there are."""
     for name in names[:_LISTED]:
         print(f"    {one_line(name)}")
     if len(names) > _LISTED:
-        print(f"    and {len(names) - _LISTED} more, see --report")
+        print(f"    and {len(names) - _LISTED} more{hint}")
 
 
-def check_new_file(name: str, path: Path) -> None:
-    """Make sure before long work that a file can be written.
+def reporter(progress: Progress) -> Callable[[str, int, int], None]:
+    """A function that shows the stages that a function of the data sets reports."""
 
-    Raises:
-        ValueError: its folder is missing, or it is a folder.
-    """
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"{name} is {str(path)!r}; it must be a file in a folder that is there")
+    def report(stage: str, done: int, total: int) -> None:
+        if (progress.name, progress.total) != (stage, total):
+            progress.stage(stage, total, done=done)
+        progress.step(done)
+
+    return report

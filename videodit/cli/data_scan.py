@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,13 +28,13 @@ from videodit.cli.data_options import (
     Timeout,
     Windows,
     Workers,
-    check_new_file,
     default_cache,
     one_of,
     parse_drop,
     parse_frames,
     print_groups,
     print_plan,
+    reporter,
     wanted_for,
 )
 from videodit.cli.progress import show_progress
@@ -40,6 +42,9 @@ from videodit.cli.progress import show_progress
 if TYPE_CHECKING:
     from videodit.datasets.clips.buckets import SamplePlan
     from videodit.datasets.clips.scan import Scanned
+
+_SEE_REPORT = ", see --report"
+_LINE = 10**8  # bytes of a report's line: a clip with its caption and its windows
 
 
 def scan(
@@ -56,7 +61,8 @@ def scan(
     timeout: Timeout = 30.0,
     workers: Workers = 1,
     report: Annotated[
-        Path | None, typer.Option(help="A .jsonl file to write what was found to, one clip a line.")
+        Path | None,
+        typer.Option(help="A .jsonl file to write what was found to, one clip a line, in place of an older report."),
     ] = None,
     cache: Annotated[
         Path | None,
@@ -71,7 +77,7 @@ def scan(
     one_of("reader", reader, READERS)
     drop_flags = parse_drop(drop)
     if report is not None:
-        check_new_file("report", report)
+        _check_report(report)
     with show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.datasets.clips.buckets import plan_samples
@@ -90,23 +96,19 @@ def scan(
         progress.stage("listing the clips")
         clips = read_source(source, split=split)
 
-        def show(done: int, total: int) -> None:
-            if progress.total is None:
-                progress.stage("reading clips", total, done=done)
-            progress.step(done)
-
+        show = reporter(progress)
         scanned = scan_source(
             clips,
             cache=cache or default_cache(source),
             timeout=timeout,
             workers=workers,
             reader=cast(ReaderName, reader),
-            report=show,
+            report=lambda done, total: show("reading clips", done, total),
         )
         plan = plan_samples(scanned, wanted, drop_flags=drop_flags)
     for notice in (*clips.notices, *notices, *plan.notices):
         note(notice)
-    print_plan(scanned, plan)
+    print_plan(scanned, plan, _SEE_REPORT)
     _print_flags(scanned, drop_flags)
     if report is not None:
         _write_report(report, scanned, plan)
@@ -122,7 +124,7 @@ def _print_flags(scanned: Sequence[Scanned], drop_flags: frozenset[str]) -> None
         told += [(_with_bars(item, flag), flag) for flag in item.flags if flag not in drop_flags]
         if item.duplicate_of is not None and "duplicate" not in drop_flags:
             told.append((f"{item.clip.name} ({item.duplicate_of})", "nearly the same as another"))
-    print_groups("used, but look at them", told)
+    print_groups("used, but look at them", told, _SEE_REPORT)
 
 
 def _with_bars(item: Scanned, flag: str) -> str:
@@ -130,6 +132,28 @@ def _with_bars(item: Scanned, flag: str) -> str:
         return item.clip.name
     sides = zip(item.bars, ("top", "bottom", "left", "right"), strict=True)
     return f"{item.clip.name} ({', '.join(f'{pixels} px {side}' for pixels, side in sides if pixels)})"
+
+
+def _check_report(path: Path) -> None:
+    """Make sure before long work that a report can be written, and that it takes the place of nothing else.
+
+    Raises:
+        ValueError: another suffix, a folder that is not there or read-only, or a file that is no report.
+    """
+    if path.suffix.lower() != ".jsonl" or path.is_dir() or not path.absolute().parent.is_dir():
+        raise ValueError(f"report is {str(path)!r}; it must be a .jsonl file in a folder that is there")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise ValueError(f"report is {str(path)!r}, where nothing can be written")
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        beginning = file.readline(_LINE)
+    try:
+        older = not beginning or {"name", "left_out", "windows"} <= json.loads(beginning).keys()
+    except (ValueError, AttributeError, RecursionError):
+        older = False
+    if not older:
+        raise ValueError(f"report is {str(path)!r}, which holds something else; remove it or give another name")
 
 
 def _write_report(path: Path, scanned: Sequence[Scanned], plan: SamplePlan) -> None:

@@ -19,6 +19,7 @@ from videodit.cli.data_options import (
     count_of,
     one_of,
     print_groups,
+    reporter,
 )
 from videodit.cli.flags import number
 from videodit.cli.progress import show_progress
@@ -59,11 +60,7 @@ def split(
         progress.stage("listing the clips")
         clips = read_source(source, split=part)
 
-        def report(done: int, total: int) -> None:
-            if progress.total is None:
-                progress.stage("looking for cuts in clips", total, done=done)
-            progress.step(done)
-
+        show = reporter(progress)
         result = split_source(
             clips,
             output,
@@ -73,7 +70,7 @@ def split(
             timeout=timeout,
             workers=workers,
             reader=cast(ReaderName, reader),
-            report=report,
+            report=lambda done, total: show("looking for cuts in clips", done, total),
         )
     for notice in clips.notices:
         note(notice)

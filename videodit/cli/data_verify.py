@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from videodit.cli.common import note, one_line, printable, quiet_libraries
-from videodit.cli.data_encode import reporter
-from videodit.cli.data_options import READERS, Reader, Split, count_of, one_of
+from videodit.cli.data_options import READERS, Reader, Split, count_of, one_of, reporter
 from videodit.cli.flags import Device, integer
 from videodit.cli.progress import Progress, show_progress
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +47,7 @@ def _parse(text: str) -> LoRARequest:
     from videodit.pipelines.adapters import check_weight
 
     head, colon, tail = text.rpartition(":")
-    if not colon or Path(text).exists() or re.search(r"[\\/]|\.safetensors$", tail):
+    if not colon or os.path.exists(text) or re.search(r"[\\/]|\.safetensors$", tail):
         return LoRARequest(text)
     if not head:
         raise ValueError(f"--lora is {text!r}; it must be FILE or FILE:WEIGHT")
@@ -72,10 +74,14 @@ def check_loras(requests: Sequence[LoRARequest], folder: Path) -> tuple[LoRAInfo
     from videodit.pipelines.adapters import free_name, plan_lora
 
     found: dict[str, LoRAInfo] = {}
+    counts: Counter[tuple[str, bool]] = Counter()
     for request in requests:
         info = plan_lora(folder, request.source, load_into_transformer_2=request.second)
         name = free_name(info.name, found)
         found[name] = replace(info, name=name)
+        counts[info.content_hash, request.second] += 1
+        if counts[info.content_hash, request.second] == 2:
+            note(f"LoRA {info.name!r} is given more than once, and its weights add up")
         for message in info.notices:
             note(message)
         if info.trigger_words:
