@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from safetensors import SafetensorError
+
 from videodit.cli.common import quiet_libraries, quiet_torchao
 from videodit.training.config import load_config, preset_names
 
@@ -32,6 +34,7 @@ def main() -> int:
             print(config.to_yaml(), end="")
             return 0
         quiet_torchao()
+        from videodit.training.checkpoints import tells_of_full_disk
         from videodit.training.trainer import Trainer
 
         quiet_libraries()
@@ -39,7 +42,13 @@ def main() -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    trainer.run()
+    try:
+        trainer.run()
+    except (OSError, SafetensorError) as error:
+        if not tells_of_full_disk(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -2,105 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+import training_small
 from safetensors import safe_open
+from training_small import ROOT, launch, losses, trained
 
 from videodit import VideoDiTPipeline
-from videodit.datasets.clips.buckets import Wanted, plan_samples
-from videodit.datasets.clips.encode import encode
-from videodit.datasets.clips.readers import open_clip
-from videodit.datasets.clips.records import Clip, Media
-from videodit.datasets.clips.scan import Scanned
-from videodit.media import read_recipe, write_video
-from videodit.pipelines.encoding import ClipEncoder
-from videodit.training.config import TrainingConfig, load_config
+from videodit.media import read_recipe
+from videodit.training.config import load_config
 from videodit.training.log import read_log
 from videodit.training.trainer import Trainer
 
-ROOT = Path(__file__).resolve().parent.parent
-CLIPS = {"wide": (33, 32, 64), "square": (34, 32, 32), "tall": (17, 64, 32), "image": (1, 32, 32)}
-CAPTIONS = ("a red ball bounces", "a blue cone", "two rings on the grass", "a tiny cube")
-SMALL = {
-    "train.steps": 4,
-    "train.batch_size": 2,
-    "train.precision": "fp32",
-    "train.rehearse": False,
-    "tracking.every": 1,
-    "tracking.tracker": "none",
-    "data.workers": 0,
-    "validation.every": 0,
-    "method.rank": 4,
-}
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    """accelerate keeps one state a process."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(scope="module")
-def cache(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Samples of three buckets and of images."""
-    clips, folder = tmp_path_factory.mktemp("clips"), tmp_path_factory.mktemp("cache") / "tiny"
-    scanned = []
-    for (name, (frames, height, width)), caption in zip(CLIPS.items(), CAPTIONS, strict=True):
-        write_video(clips / f"{name}.mp4", waves(frames, height, width), fps=16)
-        clip = Clip(name, Media(clips / f"{name}.mp4"), caption)
-        with open_clip(clip.media) as opened:
-            scanned.append(Scanned(clip, content=clip.media.content_hash(), info=opened.info))
-    encoder = ClipEncoder(str(tiny_model))
-    wanted = Wanted(encoder.pipe.spec.geometry, 16.0, (1, 9, 17), 20)
-    encode(plan_samples(scanned, wanted), encoder, folder)
-    return folder
-
-
-def waves(frames: int, height: int, width: int) -> np.ndarray:
-    """uint8 ``[T, H, W, 3]`` that move."""
-    t, y, x = np.meshgrid(*(np.linspace(0, 1, n) for n in (frames, height, width)), indexing="ij")
-    picture = np.stack([np.sin(5 * (x + t)), np.cos(4 * (y - t)), np.sin(3 * (x - y + t))], axis=-1)
-    return (127.5 + 120 * picture).astype(np.uint8)
-
-
-@pytest.fixture
-def configured(tiny_model: Path, cache: Path, tmp_path: Path) -> Callable[..., TrainingConfig]:
-    """A small config with some values put over it."""
-
-    def make(**values: Any) -> TrainingConfig:
-        base = {"model": str(tiny_model), "output": str(tmp_path / "out"), "data.cache": str(cache)}
-        values = base | SMALL | {name.replace("__", "."): value for name, value in values.items()}
-        file = tmp_path / "base.yaml"
-        file.write_text("{}\n")
-        return load_config(file, [f"{name}={json.dumps(value)}" for name, value in values.items()])
-
-    return make
-
-
-def trained(config: TrainingConfig, **options: Any) -> Trainer:
-    trainer = Trainer(config, **options)
-    trainer.run()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return trainer
-
-
-def losses(config: TrainingConfig) -> list[float]:
-    """Of every step, from the log."""
-    rows = [row for row in read_log(config.output / "log.jsonl") if row["kind"] == "train"]
-    return [loss for row in rows for loss in row["losses"]]
+small_cache, configured = training_small.small_cache, training_small.configured
 
 
 # ---- what comes out ----------------------------------------------------------------------------------
@@ -191,8 +111,7 @@ def test_the_loss_falls(configured):
         {"method__targets": ["attn1.to_q", "ffn.net.2"], "method__dropout": 0.5},
         {"noise__first_frame": 0.5, "data__caption_dropout": 0.5, "data__holdout": 0.3},
         {"train__optimizer": "adamw8bit"},
-        {"train__schedule": "cosine", "train__accumulation": 2},
-        {"data__workers": 1},
+        {"train__schedule": "cosine", "train__accumulation": 2, "train__warmup_steps": 1},
     ],
     ids=lambda options: next(iter(options)),
 )
@@ -311,7 +230,7 @@ def test_a_loss_that_is_no_number_stops_before_it_is_saved(configured):
         return norm
 
     trainer._update = spoilt
-    with pytest.raises(SystemExit, match=r"the loss became nan before step 4; the last checkpoint is .*step-00000002"):
+    with pytest.raises(SystemExit, match=r"the loss became nan in step 4; the last checkpoint is .*step-00000002"):
         trainer.run()
 
 
@@ -343,41 +262,18 @@ def test_what_cannot_work_is_refused_before_anything_is_written(configured, opti
 # ---- several processes, and the command --------------------------------------------------------------
 
 
-def launch(
-    config: TrainingConfig,
-    *more: str,
-    processes: int = 1,
-    through: Path | None = None,
-    env: dict[str, str] | None = None,
-    wait: bool = True,
-) -> Any:
-    """The example as a user starts it; torchrun's processes share the CPU."""
-    file = config.output.with_suffix(".yaml")
-    file.write_text(config.to_yaml())
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += [str(through)] if through is not None else []
-    command += [str(ROOT / "examples" / "finetune.py"), "--config", str(file), *more]
-    settings = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | (env or {})
-    process = subprocess.Popen(
-        command, cwd=config.output.parent, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if not wait:
-        return process
-    told, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, told
-    return told
-
-
 @pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_accumulation(configured, tmp_path):
     options = {"train__steps": 8, "train__ema_decay": 0.9}
     one = configured(**options, train__accumulation=2, output=str(tmp_path / "one"))
     trained(one)
-    two = configured(**options, train__accumulation=1, output=str(tmp_path / "two"), validation__every=4)
+    clips = {"validation__prompts": ["a red ball", "a cone", "two rings"], "validation__steps": 1}
+    two = configured(**options, **clips, train__accumulation=1, output=str(tmp_path / "two"), validation__every=4)
     told = launch(two, processes=2)
     assert "2 x cpu" in told
+    assert len(list((two.output / "validation" / "step-00000008").glob("*.mp4"))) == 3
+    with PIL.Image.open(two.output / "validation.png") as image:
+        assert image.height == 3 * 32  # those of both processes
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
     # and one process goes on where two stopped
     longer = configured(**options | {"train__steps": 12}, train__accumulation=2, output=str(tmp_path / "two"))
@@ -389,19 +285,20 @@ def test_two_processes_train_as_one_with_twice_the_accumulation(configured, tmp_
 def test_sharded_training_is_the_same_and_one_process_can_go_on(configured, tmp_path):
     sharded = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
     sharded |= {"FSDP_TRANSFORMER_CLS_TO_WRAP": "CrossBlock", "FSDP_RESHARD_AFTER_FORWARD": "true"}
-    options = {"method__kind": "full", "train__steps": 6, "train__ema_decay": 0.9}
-    one = configured(**options, train__accumulation=2, output=str(tmp_path / "one"))
+    options = {"method__kind": "full", "train__steps": 6, "train__ema_decay": 0.9, "train__warmup_steps": 0}
+    one = configured(**options, train__accumulation=4, output=str(tmp_path / "one"))
     trained(one)
-    two = configured(**options, output=str(tmp_path / "two"))
+    clips = {"validation__prompts": ["a red ball"], "validation__steps": 1}  # fewer than processes
+    two = configured(**options, **clips, train__accumulation=2, train__rehearse=True, output=str(tmp_path / "two"))
     told = launch(two, processes=2, env=sharded, through=ROOT / "tests" / "sharded_on_cpu.py")
     assert "2 x cpu" in told
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
     files = [path.name for path in (two.output / "checkpoints").glob("*/*.safetensors")]
     assert any("of-00002" in name for name in files), files
-    longer = configured(**options | {"train__steps": 9}, train__accumulation=2, output=str(tmp_path / "two"))
+    longer = configured(**options | {"train__steps": 9}, train__accumulation=4, output=str(tmp_path / "two"))
     trained(longer, resume="latest")
     assert len(losses(longer)) == 9
-    whole = configured(**options | {"train__steps": 9}, train__accumulation=2, output=str(tmp_path / "one"))
+    whole = configured(**options | {"train__steps": 9}, train__accumulation=4, output=str(tmp_path / "one"))
     trained(whole, resume="latest")
     assert losses(longer) == pytest.approx(losses(whole), abs=1e-5)
 
@@ -422,6 +319,23 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(configured, tmp_path):
     assert 8 <= len(log.read_text().splitlines()) < 60, "killed too late to show anything"
     launch(config, "--resume", "latest")
     assert losses(config) == losses(whole)
+
+
+@pytest.mark.slow
+def test_control_c_reaches_the_workers_too_and_the_run_saves(configured):
+    config = configured(train__steps=100_000, data__workers=1, checkpoints__every=100_000, train__accumulation=3)
+    process = launch(config, wait=False, start_new_session=True)
+    log = config.output / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.is_file() and len(log.read_text().splitlines()) >= 3):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, told
+    assert "saved in" in told, told
+    assert "Traceback" not in told, told
+    (checkpoint,) = (config.output / "checkpoints").iterdir()
+    assert checkpoint.name == f"step-{len(losses(config)):08d}"
 
 
 def test_the_example_prints_a_config_and_names_what_is_wrong(configured, tmp_path):

@@ -386,7 +386,11 @@ def test_resuming_names_one_checkpoint(tmp_path: Path) -> None:
     assert store.resolve_resume(second) == second
     with pytest.raises(ValueError, match=r"newer checkpoints stand beside .*step-00000001: step-00000002; move"):
         store.resolve_resume(first)
-    assert CheckpointStore(tmp_path / "other", keep=1).resolve_resume(first) == first
+    other = CheckpointStore(tmp_path / "other", keep=1)
+    assert other.resolve_resume(first) == first
+    other.save(1, {"model.w": torch.zeros(1)}, {})
+    with pytest.raises(ValueError, match="other holds checkpoints of its own: step-00000001"):
+        other.resolve_resume(first)  # two histories would stand in one folder
     with pytest.raises(ValueError, match=r"is not a checkpoint.*it holds checkpoints, the newest is .*step-00000002"):
         store.resolve_resume(tmp_path / "run")
     with pytest.raises(ValueError, match=r"nothing is not a checkpoint: it has no checkpoint.json"):

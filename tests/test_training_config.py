@@ -48,6 +48,16 @@ def test_a_resolved_config_reads_back_the_same(file, tmp_path):
         ("noise.shift=-1", "shift must be above 0 or 'auto', got -1"),
         ("validation.quantiles=[0.5, 1.0]", r"above 0 and below 1, got 1\.0"),
         ("data.holdout=1.0", r"data\.holdout is 1\.0"),
+        ("train.steps=true", r"train\.steps is True: a switch is no value"),
+        ("train.learning_rate=.inf", r"train\.learning_rate is inf: .*finite"),
+        ("noise.mean=.nan", r"noise\.mean is nan: .*finite"),
+        ("train.betas=[0.9, 1.0]", r"betas must be at least 0 and below 1, got 1\.0"),
+        ("validation.quantiles=[]", r"validation\.quantiles is \[\]: .*at least 1 item"),
+        ("validation.images=[a.png]", "images are 1 for 0 prompts"),
+        ("validation.seed=18446744073709551616", r"validation\.seed is 18446744073709551616: .*less than"),
+        ("tracking.project=../elsewhere", r"tracking\.project is '\.\./elsewhere'"),
+        ("export.push_to_hub=toys", r"export\.push_to_hub is 'toys'"),
+        ("method.targets=[]", "targets names no layer"),
         ("train", "must be like train.steps=50"),
         ("=5", "must be like train.steps=50"),
         ("train.steps=[", "not valid YAML"),
@@ -57,6 +67,20 @@ def test_a_resolved_config_reads_back_the_same(file, tmp_path):
 def test_bad_values_are_named(file, override, message):
     with pytest.raises(ValueError, match=message):
         load_config(file, [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method.kind=full", "method.dora=true"], "method: dora is True, which is for kind='lora'"),
+        (["method.kind=full", "method.targets=[to_q]"], "targets is .*which is for kind='lora'"),
+        (["noise.density=uniform", "noise.std=2"], "noise: mean 0.0 and std 2.0 are of density='logit_normal'"),
+        (["train.schedule=cosine", "train.warmup_steps=1000"], "train: warmup_steps is 1000 of 1000 steps in all"),
+    ],
+)
+def test_values_that_contradict_each_other(file, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(file, overrides)
 
 
 def test_all_bad_values_are_named_at_once(file):
@@ -93,7 +117,9 @@ def test_the_configs_that_come_with_it_are_whole(name):
 
 def test_differences_that_change_what_is_learned(file):
     before = yaml.safe_load(load_config(file).to_yaml())
-    now = load_config(file, ["method.rank=8", "train.seed=3", "data.workers=0", "validation.every=5", "output=b"])
+    now = load_config(
+        file, ["method.rank=8", "train.seed=3", "data.workers=0", "validation.every=5", "output=b", "model=there"]
+    )
     assert differences(before, now) == ["method.rank: 16 became 8", "train.seed: 0 became 3"]
 
 

@@ -77,6 +77,16 @@ def sample(path: Path, bucket: Bucket, seed: int) -> Sample:
         return Sample(Scanned(clip, content=clip.media.content_hash(), info=opened.info), 0.0, bucket)
 
 
+def clips_like(call: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A clip of validation of the size and length of a case, and from an image if that has one."""
+    found = {"prompts": [PROMPT], "steps": 2, "size": [call["width"], call["height"]]}
+    found |= {"frames": call["num_frames"]} if "num_frames" in call else {}
+    if "image" in call:
+        call["image"].save(folder / "image.png")
+        found["images"] = [str(folder / "image.png")]
+    return found
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_trains(name: str, prepared: Callable[[str], tuple[Path, Path]], tmp_path: Path) -> None:
     more, objective = FAMILIES[name]
@@ -92,6 +102,8 @@ def test_a_family_trains(name: str, prepared: Callable[[str], tuple[Path, Path]]
     }
     for part, options in more.items():
         values[part] = values.get(part, {}) | options
+    if name != "wan-two-experts":
+        values["validation"] |= clips_like(CASES[name].call, tmp_path)
     trainer = Trainer(TrainingConfig.model_validate(values))
     assert trainer.diffusion.objective == objective
     trainer.run()
@@ -100,6 +112,11 @@ def test_a_family_trains(name: str, prepared: Callable[[str], tuple[Path, Path]]
     changed = [p for n, p in trained.named_parameters() if "lora_B" in n and p.abs().max() > 0]
     assert len(changed) == len(trainer.adapted)
     assert trainer.adapted
+    if name == "wan-two-experts":  # where no clips are made, the other one has no data
+        assert {p.device.type for p in trainer.pipe.transformer.parameters()} == {"meta"}
+    else:
+        assert (tmp_path / "out" / "validation" / "step-00000002" / "00.mp4").is_file()
+        assert (trainer.pipe.text_encoder, trainer.pipe.text_encoder_2) == (None, None)
 
     pipe = VideoDiTPipeline.from_pretrained(model)
     options = {"load_into_transformer_2": True} if component == "transformer_2" else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,9 @@ from torch import Tensor
 import videodit
 from videodit.adapters import BASE_HASH, BASE_MODEL
 from videodit.datasets.clips.cache import CachedSample
+from videodit.files import write_whole
 from videodit.training.config import TrainingConfig
+from videodit.training.log import LOG
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 MODEL_FOLDER = "model"
@@ -105,8 +108,11 @@ def write_card(
         head["license"] = config.export.license
     if config.export.trigger_words:
         head["instance_prompt"] = ", ".join(config.export.trigger_words)
-    prompt = next(iter(config.validation.prompts), samples[0].caption or "")
-    use = f'videodit generate "{prompt}" ' + (f"-m {base} --lora ." if lora else f"-m {MODEL_FOLDER}")
+    prompt = next(iter(config.validation.prompts), samples[0].caption)
+    flag = "--lora-2" if config.method.expert == "low" else "--lora"
+    use = f"videodit generate {shlex.quote(prompt)} " + (
+        f"-m {shlex.quote(base)} {flag} ." if lora else f"-m {MODEL_FOLDER}"
+    )
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {title(config)}",
@@ -125,7 +131,7 @@ def write_card(
     parts.append("## Data\n\n" + "\n".join(table) + f"\n\n{len(held)} samples were held out.")
     parts.append(_losses(rows))
     parts.append(f"## Config\n\n```yaml\n{_public(config)}```")
-    (config.output / CARD).write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    write_whole(config.output / CARD, ("\n\n".join(part for part in parts if part) + "\n").encode())
 
 
 def _what(config: TrainingConfig) -> str:
@@ -155,16 +161,41 @@ def _public(config: TrainingConfig) -> str:
     values = config.model_dump(mode="json", exclude_none=True)
     values["model"], values["output"] = base_name(config), config.output.name
     values["data"]["cache"] = config.data.cache.name
+    values["validation"]["images"] = [path.name for path in config.validation.images]
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
+def check_hub(name: str) -> None:
+    """See that the Hub knows who would upload, now and not after the training.
+
+    Raises:
+        ValueError: it cannot be reached, or no token that it takes is there.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    try:
+        huggingface_hub.HfApi().whoami()
+    except (LocalTokenNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"export.push_to_hub is {name!r}, and the Hub would take no upload: {reason}") from None
+
+
 def push_to_hub(config: TrainingConfig) -> str:
-    """Upload the result to the Hub, checkpoints and trackers' files left out; the address of the commit."""
+    """Upload the result to the Hub; the address of the commit.
+
+    That is the LoRA or the model, its card with the frames, and the log. The config stays here, since it holds paths of
+    this machine; the card tells it without them.
+    """
     import huggingface_hub
 
     assert config.export.push_to_hub is not None
     api = huggingface_hub.HfApi()
     api.create_repo(config.export.push_to_hub, exist_ok=True)
-    kept = [CARD, FRAMES, LORA_FILE, "config.yaml", "log.jsonl", f"{MODEL_FOLDER}/**"]
-    commit = api.upload_folder(repo_id=config.export.push_to_hub, folder_path=str(config.output), allow_patterns=kept)
+    result = LORA_FILE if config.method.kind == "lora" else f"{MODEL_FOLDER}/**"
+    commit = api.upload_folder(
+        repo_id=config.export.push_to_hub,
+        folder_path=str(config.output),
+        allow_patterns=[CARD, FRAMES, LOG, result],
+    )
     return str(commit)

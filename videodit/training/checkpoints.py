@@ -97,8 +97,8 @@ class CheckpointStore:
             where: ``"latest"`` for the newest one here, or the folder of one checkpoint, here or elsewhere.
 
         Raises:
-            ValueError: there is none, the folder is none, or newer ones stand beside it in this store: a run that
-                went on from an older one would leave two histories in one folder.
+            ValueError: there is none, the folder is none, newer ones stand beside it in this store, or it is of another
+                store and this one has checkpoints: that would leave two histories in one folder.
         """
         if str(where) == "latest":
             newest = self.latest()
@@ -110,11 +110,13 @@ class CheckpointStore:
             inside = _checkpoints(path)
             hint = f"; it holds checkpoints, the newest is {inside[-1]}" if inside else ""
             raise ValueError(f"{path} is not a checkpoint: it has no {MAIN}{hint}")
-        newer = [p.name for p in self.all() if p.name != path.name and _step_of(p) > _step_of(path)]
-        if path.resolve().parent == self.folder.resolve() and newer:
+        here = path.resolve().parent == self.folder.resolve()
+        others = [p.name for p in self.all() if not here or _step_of(p) > _step_of(path)]
+        if others:
+            where = f"newer checkpoints stand beside {path}" if here else f"{self.folder} holds checkpoints of its own"
             raise ValueError(
-                f"newer checkpoints stand beside {path}: {', '.join(newer)}; move or remove them to resume from "
-                "there, or choose another output folder"
+                f"{where}: {', '.join(others)}; move or remove them to resume from there, or choose another output "
+                "folder"
             )
         return path
 
@@ -156,7 +158,7 @@ class CheckpointStore:
         except Exception as error:
             if rank() == 0:
                 shutil.rmtree(hidden, ignore_errors=True)
-            if isinstance(error, OSError) and error.errno in _DISK:
+            if isinstance(error, OSError) and tells_of_full_disk(error):
                 raise self._no_room(error, needed) from error
             raise
         return self.folder / name
@@ -344,6 +346,13 @@ class Checkpoint:
                     f"{self.path} does not fit this run: {name} is {_shown(self.specs[name])} there "
                     f"and {_shown(spec)} here"
                 )
+
+
+def tells_of_full_disk(error: Exception) -> bool:
+    """Whether an error of the system, or of safetensors, says that a disk has no room."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK
+    return "I/O error" in str(error)
 
 
 def _checked(path: Path) -> Checkpoint:

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 PRESETS = resources.files("videodit") / "presets" / "training"
 
-# What may change between a checkpoint and a resume without changing what is learned. The cache's content and the number
-# of forwards in a step are compared by themselves: neither a folder's name nor how many devices share a step matters.
+# What may change between a checkpoint and a resume without changing what is learned. The model's weights, the cache's
+# content and the number of forwards in a step are compared by themselves: neither where a folder is nor how many
+# devices share a step matters.
 _SAFE = (
+    "model",
     "output",
     "validation",
     "checkpoints",
@@ -33,8 +35,19 @@ _SAFE = (
 )
 
 
+_HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_switches(cls, value: Any, info: Any) -> Any:
+        """True and false are no numbers, which pydantic takes them for."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("a switch is no value for this")
+        return value
 
 
 class Data(_Part):
@@ -75,6 +88,16 @@ class Method(_Part):
     dora: bool = False
     expert: Literal["high", "low"] | None = None
 
+    @model_validator(mode="after")
+    def _check_adapters(self) -> Method:
+        if self.kind == "full":
+            for name in ("alpha", "targets", "dropout", "dora"):
+                if value := getattr(self, name):
+                    raise ValueError(f"{name} is {value!r}, which is for kind='lora'")
+        elif self.targets == ():
+            raise ValueError("targets names no layer; leave it out for those of every block")
+        return self
+
 
 class Noise(_Part):
     """At which noise levels is trained, and what is given clean.
@@ -97,9 +120,11 @@ class Noise(_Part):
     guidance: float = Field(default=1.0, ge=0)
 
     @model_validator(mode="after")
-    def _check_shift(self) -> Noise:
+    def _check_levels(self) -> Noise:
         if self.shift != "auto" and not self.shift > 0:
             raise ValueError(f"shift must be above 0 or 'auto', got {self.shift}")
+        if self.density == "uniform" and (self.mean, self.std) != (0.0, 1.0):
+            raise ValueError(f"mean {self.mean} and std {self.std} are of density='logit_normal', not of 'uniform'")
         return self
 
 
@@ -113,7 +138,7 @@ class Train(_Part):
         accumulation: forwards of one device in a step.
         learning_rate: after the warm-up.
         warmup_steps: over which it rises from zero.
-        schedule: what it does then.
+        schedule: what it does then: stay, or fall to zero along a cosine.
         optimizer: ``"adamw8bit"`` keeps its state in 8 bits (torchao).
         betas: of AdamW.
         eps: of AdamW.
@@ -146,6 +171,17 @@ class Train(_Part):
     rehearse: bool = True
     seed: int = Field(default=0, ge=0, lt=2**63)
 
+    @model_validator(mode="after")
+    def _check_course(self) -> Train:
+        for beta in self.betas:
+            if not 0 <= beta < 1:
+                raise ValueError(f"betas must be at least 0 and below 1, got {beta}")
+        if self.schedule == "cosine" and self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps} of {self.steps} steps in all, which leaves the cosine none"
+            )
+        return self
+
 
 class Validation(_Part):
     """What is measured on the way, with the averaged weights where there are some.
@@ -153,6 +189,7 @@ class Validation(_Part):
     Attributes:
         every: steps; 0 for the end alone.
         prompts: of which clips are made, always from the same noise.
+        images: files of the images that these clips start from, one for each prompt; none for text to video.
         steps: of the sampler; ``None`` for the model's own, as for the next two.
         guidance: classifier-free guidance.
         frames: of these clips.
@@ -164,13 +201,22 @@ class Validation(_Part):
 
     every: int = Field(default=100, ge=0)
     prompts: tuple[str, ...] = ()
+    images: tuple[Path, ...] = ()
     steps: int | None = Field(default=None, ge=1)
     guidance: float | None = Field(default=None, ge=0)
     frames: int | None = Field(default=None, ge=1)
     size: tuple[int, int] | None = None
-    seed: int = Field(default=0, ge=0)
-    quantiles: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    quantiles: tuple[float, ...] = Field(default=(0.1, 0.3, 0.5, 0.7, 0.9), min_length=1)
     samples: int = Field(default=16, ge=0)
+
+    @model_validator(mode="after")
+    def _check_images(self) -> Validation:
+        if len(self.images) not in (0, len(self.prompts)):
+            raise ValueError(
+                f"images are {len(self.images)} for {len(self.prompts)} prompts; give one for each or none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_quantiles(self) -> Validation:
@@ -203,7 +249,7 @@ class Tracking(_Part):
 
     tracker: Literal["auto", "tensorboard", "wandb", "none"] = "auto"
     every: int = Field(default=10, ge=1)
-    project: str = "videodit"
+    project: str = Field(default="videodit", pattern=r"^[\w-][\w .-]*$")
 
 
 class Export(_Part):
@@ -214,14 +260,15 @@ class Export(_Part):
         author: who made it.
         license: of the weights.
         trigger_words: that call up what was learned.
-        push_to_hub: a repository on the Hub, ``owner/name``, that the result is uploaded to.
+        push_to_hub: a repository on the Hub, ``owner/name``, that the result is uploaded to: the LoRA or the model, the
+            card with its frames, and the log.
     """
 
     title: str | None = None
     author: str | None = None
     license: str | None = None
     trigger_words: tuple[str, ...] = ()
-    push_to_hub: str | None = None
+    push_to_hub: str | None = Field(default=None, pattern=f"^{_HUB_NAME}$")
 
 
 class TrainingConfig(_Part):
@@ -317,7 +364,9 @@ def _told(error: ValidationError) -> str:
         elif one["type"] == "missing":
             parts.append(f"{key} is missing")
         else:
-            parts.append(f"{key} is {one['input']!r}: {one['msg'][0].lower()}{one['msg'][1:]}")
+            message = one["msg"].removeprefix("Value error, ")
+            value = "" if isinstance(one["input"], dict) and one["type"] == "value_error" else f" is {one['input']!r}"
+            parts.append(f"{key}{value}: {message[0].lower()}{message[1:]}")  # a whole part's message names the value
     return "; ".join(parts)
 
 

@@ -5,6 +5,8 @@ Letters: ``B`` samples, ``C`` latent channels, ``T H W`` latent frames, height a
 
 from __future__ import annotations
 
+import signal
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -57,8 +59,9 @@ class MicroBatch:
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def to(self, device: torch.device) -> MicroBatch:
-        """On another device."""
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in self.tensors.items()})
+        """On another device, but for the quantiles: noise levels are computed from them on the CPU, in float64."""
+        moved = {name: tensor for name, tensor in self.tensors.items() if name != "quantile"}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in moved.items()})
 
     def pin_memory(self) -> MicroBatch:
         """In memory that a GPU can read while it works; the loader calls it."""
@@ -79,33 +82,42 @@ class Collator:
         self.cache, self.seed = cache, seed
         self.caption_dropout, self.first_frame = caption_dropout, first_frame
 
-    def __call__(self, samples: Sequence[CachedSample], step: int | str) -> MicroBatch:
+    def __call__(
+        self, samples: Sequence[CachedSample], step: int | str, turns: Sequence[int] | None = None
+    ) -> MicroBatch:
         """A micro-batch of samples of one bucket.
 
         Args:
             samples: in the order of the batch.
             step: what is drawn for a sample depends on it.
+            turns: how often each was in the step before, which its draws depend on, too; ``None`` for never.
         """
-        parts = [self._one(sample, step) for sample in samples]
+        parts = [
+            self._one(sample, step, turn) for sample, turn in zip(samples, turns or [0] * len(samples), strict=True)
+        ]
         stacked = {name: torch.stack([part[name] for part in parts]) for name in parts[0] if name != "embeds"}
         longest = max(len(part["embeds"]) for part in parts)
         embeds = torch.stack([_padded(part["embeds"], longest) for part in parts])
         mask = torch.tensor([[i < len(part["embeds"]) for i in range(longest)] for part in parts])
         return MicroBatch(embeds=embeds, mask=mask, **stacked)
 
-    def _one(self, sample: CachedSample, step: int | str) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(keyed(self.seed, sample.key, step))
+    def _one(self, sample: CachedSample, step: int | str, turn: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(keyed(self.seed, sample.key, step, turn))
         quantile, dropped, given = torch.rand(3, generator=generator, dtype=torch.float64)
         mean, std = self.cache.latents(sample.key)
         draws = torch.randn(2, *mean.shape, generator=generator)
+        clean, first = mean.float() + std.float() * draws[0], self.cache.info.patch[0]
+        is_given = bool(given < self.first_frame) and mean.shape[1] > first
+        if is_given:  # as a pipeline gives it: not drawn
+            clean[:, :first] = mean[:, :first]
         drop = bool(dropped < self.caption_dropout)
         text = self.cache.text(self.cache.empty_text if drop else sample.text_key)
         shorter = drop and self.cache.info.empty_takes_length
         found: dict[str, Tensor] = {
-            "clean": mean.float() + std.float() * draws[0],
+            "clean": clean,
             "noise": draws[1],
             "quantile": quantile.clamp(1e-6, 1 - 1e-6).float(),
-            "given": given < self.first_frame,
+            "given": torch.tensor(is_given),
             "embeds": text.embeds[: sample.text_tokens] if shorter else text.embeds,
         }
         if text.pooled is not None:
@@ -203,19 +215,29 @@ class TrainingBatches(Dataset[MicroBatch]):
 
     def __getitem__(self, place: tuple[int, int]) -> MicroBatch:
         step, number = place
-        return self.collator(self.samples_of(step, number), step)
+        samples, turns = zip(*self.samples_of(step, number), strict=True)
+        return self.collator(samples, step, turns)
 
-    def samples_of(self, step: int, number: int) -> list[CachedSample]:
-        """The samples of one micro-batch of a step."""
+    def samples_of(self, step: int, number: int) -> list[tuple[CachedSample, int]]:
+        """The samples of one micro-batch of a step, each with the number of times that it was in the step before.
+
+        A bucket of fewer samples than a step takes gives some of them more than once, and each time is another draw.
+        """
         draw = self.sampler[step]
         size, same = self.micro[draw.bucket], self.by_bucket[draw.bucket]
-        return [same[n] for n in draw.samples[number * size : (number + 1) * size]]
+        before: Counter[int] = Counter()
+        drawn = []
+        for n in draw.samples[: (number + 1) * size]:
+            drawn.append((same[n], before[n]))
+            before[n] += 1
+        return drawn[number * size :]
 
     def largest(self, number: int) -> MicroBatch:
         """A micro-batch of the bucket with the most tokens, to try what it takes."""
         bucket = max(self.by_bucket, key=lambda bucket: self.by_bucket[bucket][0].tokens)
         same, size = self.by_bucket[bucket], self.micro[bucket]
-        return self.collator([same[(number * size + i) % len(same)] for i in range(size)], "rehearsal")
+        places = range(number * size, (number + 1) * size)
+        return self.collator([same[i % len(same)] for i in places], "rehearsal", [i // len(same) for i in places])
 
 
 def make_loader(
@@ -225,9 +247,23 @@ def make_loader(
 
     Micro-batch ``n`` of a step belongs to device ``n mod world``.
     """
-    options: dict[str, Any] = {"prefetch_factor": 4, "multiprocessing_context": "spawn"} if workers else {}
+    options: dict[str, Any] = {}
+    if workers:
+        options = {"prefetch_factor": 4, "multiprocessing_context": "spawn", "worker_init_fn": ignore_signals}
     places = _Places(first_step, last_step, batches.per_step, rank, world)
     return DataLoader(batches, batch_size=None, sampler=places, num_workers=workers, pin_memory=pin, **options)
+
+
+def ignore_signals(worker: int) -> None:
+    """Leave SIGINT and SIGTERM, which a terminal or a scheduler sends to all processes, to the one that trains.
+
+    It finishes its step, for which it needs the workers, saves, and ends them.
+
+    Args:
+        worker: its number, which the loader gives.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Places:

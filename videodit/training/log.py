@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import Tensor
 
+from videodit.files import write_whole
 from videodit.training.config import TrainingConfig
 
 LOG = "log.jsonl"
@@ -53,7 +55,8 @@ class RunLog:
     Args:
         accelerator: of the run, whose trackers are used.
         config: of the run.
-        step: from which it goes on: later lines of an earlier start are dropped, since those steps come again.
+        step: from which it goes on: later lines of an earlier start are dropped, since those steps come again, and so
+            does a validation at this one.
     """
 
     def __init__(self, accelerator: Accelerator, config: TrainingConfig, *, step: int) -> None:
@@ -85,6 +88,19 @@ class RunLog:
         told = "  ".join(f"{name} {_short(value)}" for name, value in numbers.items())
         self.say(f"{kind} step {step}/{self.total}  {told}{self._left(step)}")
 
+    def show(self, strips: Tensor, step: int) -> None:
+        """Give frames of validation clips to the tracker.
+
+        Args:
+            strips: uint8 ``[clips, height, width, 3]``.
+            step: steps that are done.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        for tracker in self.accelerator.trackers:
+            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({"validation": strips.numpy()}, step=step, **options)
+
     def _left(self, step: int) -> str:
         done = step - self.first_step
         if done < 1 or step >= self.total:
@@ -95,18 +111,19 @@ class RunLog:
     def _cut(self, step: int) -> None:
         if not self.path.is_file():
             return
-        kept = [row for row in read_log(self.path) if row["step"] <= step and step]
-        partial = self.path.with_suffix(".part")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(partial, self.path)
+        rows = read_log(self.path) if step else []
+        kept = [row for row in rows if row["step"] < step or (row["step"] == step and row["kind"] == "train")]
+        write_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``log.jsonl``; a last line that a kill cut short does not count."""
+    """The rows of a ``log.jsonl``; lines that a kill, a full disk or a power cut spoilt do not count."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            rows.append(json.loads(line))
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and {"kind", "step"} <= row.keys():
+                rows.append(row)
     return rows
 
 

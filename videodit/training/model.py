@@ -5,23 +5,30 @@ from __future__ import annotations
 import functools
 import math
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from videodit.checkpoints import read_json
 from videodit.pipelines import VideoDiTPipeline
-from videodit.pipelines.registry import resolve_model
+from videodit.pipelines.registry import check_model, family_of_index, resolve_model
 from videodit.training.config import Method, TrainingConfig
 
 ATTENTION_AND_MLP = r"blocks\.\d+\..*(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out|ffn\.net\.0\.proj|ffn\.net\.2)"
 """Linear layers that get an adapter when nothing else is said: those of every block's attention and MLP."""
+_NETWORKS = ("text_encoder", "text_encoder_2", "image_encoder", "vae", "transformer", "transformer_2")
 
 
 def load_pipeline(config: TrainingConfig, *, frozen_dtype: torch.dtype, trained_dtype: torch.dtype) -> VideoDiTPipeline:
     """The pipeline that is fine-tuned, on the CPU.
+
+    Where no clips are made on the way, it is loaded without text encoders, and of two transformers the one that is not
+    trained has no data.
 
     Args:
         config: of the run.
@@ -31,14 +38,25 @@ def load_pipeline(config: TrainingConfig, *, frozen_dtype: torch.dtype, trained_
     from videodit import VideoDiT
 
     folder, name = resolve_model(config.model), expert_name(config.method)
-    pipe = VideoDiTPipeline.from_pretrained(config.model, dtype=frozen_dtype)
-    if trained_dtype != frozen_dtype:  # from the file again, since not every value survives the narrow type
-        overrides = pipe.sampling.overrides
-        given = {"overrides": overrides} if overrides else {}
-        wide = VideoDiT.from_pretrained(folder / name, dtype=trained_dtype, **given)
-        pipe.register_modules(**{name: wide})
+    index = check_model(folder)
+    given: dict[str, Any] = {}
+    if trained_dtype != frozen_dtype:  # not converted from the narrow type, which not every value survives
+        given[name] = VideoDiT.from_pretrained(folder / name, dtype=trained_dtype, **_overrides(folder, index))
+    if not config.validation.prompts:
+        given |= {"text_encoder": None, "text_encoder_2": None}
+        other = "transformer" if name == "transformer_2" else "transformer_2"
+        if index.get(other) not in (None, [None, None]):
+            with torch.device("meta"):
+                given[other] = VideoDiT.from_config(read_json(folder / other / "config.json"))
+    pipe = VideoDiTPipeline.from_pretrained(config.model, dtype=frozen_dtype, **given)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _overrides(folder: Path, index: Any) -> dict[str, Any]:
+    """What a family's pipeline says about its transformer that the transformer's own config does not."""
+    found = family_of_index(index, folder)
+    return {} if found is None or not found[1].overrides else {"overrides": found[1].overrides}
 
 
 def expert_name(method: Method) -> str:
@@ -148,17 +166,42 @@ def attention_balance(transformer: Any) -> float:
 def export_full(model: str, name: str, trained: Mapping[str, Tensor], folder: Path, dtype: torch.dtype) -> None:
     """Write the whole pipeline with the trained transformer into a folder, in the layout of diffusers.
 
+    It is written beside its place and renamed: a full disk leaves no half of a model.
+
     Args:
         model: what was fine-tuned.
         name: the component that was trained.
         trained: its weights by name, whole.
-        folder: where to.
-        dtype: of all weights.
+        folder: where to; what is there is replaced.
+        dtype: of the trained weights; the others are no narrower than they were.
     """
+    source = resolve_model(model)
     pipe = VideoDiTPipeline.from_pretrained(model, dtype=dtype)
-    component = getattr(pipe, name)
-    component.load_state_dict(dict(trained))  # each is converted to the dtype that its place has
+    for part in _NETWORKS:
+        network = getattr(pipe, part)
+        if network is not None and part != name and dtype != torch.float32 and _is_fp32(source / part):
+            options = _overrides(source, check_model(source)) if part.startswith("transformer") else {}
+            key = "torch_dtype" if part == "vae" else "dtype"
+            wide = type(network).from_pretrained(source / part, **{key: torch.float32}, **options)
+            pipe.register_modules(**{part: wide})
+    getattr(pipe, name).load_state_dict(dict(trained))  # each is converted to the dtype that its place has
     for part in (pipe, *pipe.components.values()):
         if hasattr(part, "register_to_config"):
             part.register_to_config(_name_or_path="")  # else a path of this machine would travel along
-    pipe.save_pretrained(folder)
+    partial = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        pipe.save_pretrained(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_fp32(folder: Path) -> bool:
+    """Whether a component's weights are stored in fp32, by the first of them."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118  # it is no dict
+                return file.get_slice(key).get_dtype() == "F32"
+    return False

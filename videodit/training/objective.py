@@ -64,24 +64,28 @@ class Diffusion:
         """What a pipeline's model wants, as far as the config leaves that open.
 
         Raises:
-            ValueError: a shift for a model that predicts noise or v; an expert for a model with one transformer, or
-                none for a model with two; a first frame for a model that does not take it as a clean latent.
+            ValueError: what the config says of a model that it is not: a shift, or a mean of the levels, for one that
+                predicts noise or v; an expert for one with one transformer, or none for one with two; a first frame
+                for one that does not take it as a clean latent; guidance for one that is not told any.
         """
         objective, spec, scheduler = pipe.objective, pipe.spec, pipe.scheduler
-        if (expert is None) != (spec.experts < 2):
-            found = "two transformers; method.expert must be high or low" if expert is None else "one transformer"
-            raise ValueError(f"{pipe.name_or_path or 'the model'} has {found}, got method.expert={expert!r}")
-        if noise.first_frame > 0 and spec.image_kind != "keep_first":
+        check_kind(spec, noise, expert=expert)
+        guided = pipe.transformer.config.guidance_embeds
+        if noise.guidance != 1.0 and not guided:
+            raise ValueError(f"noise.guidance is {noise.guidance}: this model is not told any")
+        density = noise.density or ("logit_normal" if objective == "flow" else "uniform")
+        if density == "uniform" and (noise.mean, noise.std) != (0.0, 1.0):
             raise ValueError(
-                f"noise.first_frame is {noise.first_frame}: this model does not take its first frame as a clean latent"
+                f"noise.mean is {noise.mean} and noise.std {noise.std}, which are of density=logit_normal: models that "
+                f"predict {objective} are trained at uniform levels unless noise.density says otherwise"
             )
         shared: dict[str, Any] = {
             "objective": objective,
             "patch": spec.geometry.patch,
-            "density": noise.density or ("logit_normal" if objective == "flow" else "uniform"),
+            "density": density,
             "mean": noise.mean,
             "std": noise.std,
-            "guidance": noise.guidance if pipe.transformer.config.guidance_embeds else None,
+            "guidance": noise.guidance if guided else None,
             "fps": fps,
         }
         if objective != "flow":
@@ -112,7 +116,7 @@ class Diffusion:
 
         Args:
             model: the transformer, wrapped or not.
-            batch: on its device.
+            batch: on its device; see :meth:`~videodit.training.data.MicroBatch.to`.
             dtype: of what goes into it.
         """
         clean, noise = batch.clean, batch.noise
@@ -121,7 +125,7 @@ class Diffusion:
         if batch.given.any() and clean.shape[2] > self.patch.t:
             keep = torch.zeros_like(clean[:, :1], dtype=torch.bool)
             keep[:, :, : self.patch.t] = batch.given.view(-1, 1, 1, 1, 1)
-        sigma = self.sigma(batch.quantile, tokens)
+        sigma = self.sigma(batch.quantile, tokens).to(clean.device)
         if self.signal is None:
             alpha, timestep = None, sigma * NUM_TRAIN_TIMESTEPS
         else:
@@ -151,6 +155,27 @@ class Diffusion:
         if self.guidance is not None:
             given["guidance"] = torch.full([len(batch)], self.guidance, device=batch.clean.device)
         return given
+
+
+def check_kind(spec: Any, noise: Noise, *, expert: str | None) -> None:
+    """See that a model has the expert and takes the first frame that a config speaks of.
+
+    Args:
+        spec: the model's, which needs no weights; see :class:`~videodit.pipelines.registry.ModelSpec`.
+        noise: of the config.
+        expert: of the config.
+
+    Raises:
+        ValueError: an expert for a model with one transformer, or none for a model with two; a first frame for a model
+            that does not take it as a clean latent.
+    """
+    if (expert is None) != (spec.experts < 2):
+        found = "two transformers; method.expert must be high or low" if expert is None else "one transformer"
+        raise ValueError(f"the model has {found}, got method.expert={expert!r}")
+    if noise.first_frame > 0 and spec.image_kind != "keep_first":
+        raise ValueError(
+            f"noise.first_frame is {noise.first_frame}: this model does not take its first frame as a clean latent"
+        )
 
 
 def _own_shift(scheduler: Any, spec: Any) -> tuple[float, int]:

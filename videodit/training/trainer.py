@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import shutil
 import signal
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -27,13 +27,15 @@ from torch.distributed.tensor import DTensor
 import videodit
 from videodit.adapters import save_lora
 from videodit.datasets.clips.cache import CachedSample, LatentCache
-from videodit.pipelines.registry import model_hash, resolve_model
+from videodit.files import write_whole
 from videodit.training.card import LORA_FILE, MODEL_FOLDER, model_spec, push_to_hub, write_card
 from videodit.training.checkpoints import Checkpoint, CheckpointStore
+from videodit.training.checks import check_devices, check_model_fits
 from videodit.training.config import TrainingConfig, differences
 from videodit.training.data import Collator, MicroBatch, TrainingBatches, hold_out, make_loader, micro_batch_sizes
-from videodit.training.flops import matmul_peak, mfu, training_flops
+from videodit.training.flops import matmul_peak, training_flops
 from videodit.training.log import LOG, RunLog, read_log, tracker_of
+from videodit.training.meter import Meter, peak_memory
 from videodit.training.model import (
     attention_balance,
     expert_name,
@@ -46,24 +48,11 @@ from videodit.training.objective import Diffusion
 from videodit.training.optimizers import clip_grad_norm, lr_factor, make_optimizer, set_lr
 from videodit.training.sampler import keyed
 from videodit.training.state import Ema, TrainingState, trainable_parameters
-from videodit.training.validation import held_out_loss, make_clips
+from videodit.training.validation import held_out_loss, make_clips, open_images
 
 CONFIG = "config.yaml"
 REHEARSAL_STEPS = 2
 """Of the sampler, in the clip that is made before training starts."""
-
-
-@dataclass
-class Meter:
-    """What happened since the last line of the log."""
-
-    losses: list[Tensor] = field(default_factory=list)
-    norms: list[Tensor] = field(default_factory=list)
-    samples: int = 0
-    tokens: int = 0
-    flops: float = 0.0
-    waited: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
 
 
 class Trainer:
@@ -82,20 +71,15 @@ class Trainer:
         self.config = config
         tracker, notice = tracker_of(config)
         self.cache = LatentCache(config.data.cache)
-        folder = resolve_model(config.model)
-        self.model_hash = model_hash(folder)
-        if self.cache.info.model_hash != self.model_hash:
-            raise ValueError(
-                f"the cache {str(config.data.cache)!r} was made with {self.cache.info.model} "
-                f"({self.cache.info.model_hash}), not with {config.model} ({self.model_hash}): "
-                f"videodit data encode … -m {config.model} makes another"
-            )
+        self.model_hash, notices = check_model_fits(config, self.cache)
+        self.images = open_images(config.validation)
+        self.notices = [*filter(None, [notice]), *notices]
         kept, self.held, split = hold_out(self.cache.samples, config.data.holdout, seed=config.train.seed)
+        self.notices.append(split)
         self.data_hash = hashlib.sha256("".join(s.key for s in (*kept, *self.held)).encode()).hexdigest()[:16]
         precision = "bf16" if config.train.precision == "bf16" else "no"
         self.accelerator = Accelerator(mixed_precision=precision, log_with=tracker, project_dir=str(config.output))
-        if self.accelerator.distributed_type == "DEEPSPEED":
-            raise ValueError("DeepSpeed keeps its state in pickles, which are refused here: use FSDP2 instead")
+        check_devices(self.accelerator)
         self.dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
         self.per_step = config.train.accumulation * self.accelerator.num_processes
         self.store = CheckpointStore(config.output / "checkpoints", keep=config.checkpoints.keep)
@@ -104,7 +88,6 @@ class Trainer:
         self.step = 0
         self.signal: int | None = None
         self.strips: Tensor | None = None
-        self.notices = [*filter(None, [notice]), split]
         self._prepare(kept)
         if self.checkpoint is not None:
             self.state.load(self.checkpoint)
@@ -126,37 +109,25 @@ class Trainer:
         if resume is None or (resume == "latest" and latest is None):
             return None
         checkpoint = self.store.open(self.store.resolve_resume(resume))
-        about = checkpoint.about
+        about, steps = checkpoint.about, self.config.train.steps
         found = differences(about["config"], self.config)
         now = {"data_hash": self.data_hash, "model_hash": self.model_hash, "micro_batches": self.per_step}
         found += [f"{name}: {about[name]!r} became {value!r}" for name, value in now.items() if about[name] != value]
         if found:
             raise ValueError(f"{checkpoint.path.name} was made by a run that differs: {'; '.join(found)}")
+        if checkpoint.step > steps:
+            raise ValueError(f"train.steps is {steps}, and {checkpoint.path.name} is beyond that")
         return checkpoint
 
     def _prepare(self, kept: list[CachedSample]) -> None:
         """Load the model, make the batches and hand what is trained to accelerate."""
-        config, train = self.config, self.config.train
-        sharded = self.accelerator.distributed_type == "FSDP"  # which wants one dtype for all
+        config, train, accelerator = self.config, self.config.train, self.accelerator
+        sharded = accelerator.is_fsdp2  # which wants one dtype for all
         trained = torch.float32 if config.method.kind == "full" or sharded else self.dtype
         self.pipe = load_pipeline(config, frozen_dtype=self.dtype, trained_dtype=trained)
         name = expert_name(config.method)
         transformer = getattr(self.pipe, name)
-        info = self.cache.info
-        self.diffusion = Diffusion.of(self.pipe, config.noise, expert=config.method.expert, fps=info.fps)
-        if config.validation.prompts:
-            width, height = config.validation.size or (None, None)
-            settings = self.pipe.check_inputs(  # now, not after an hour
-                list(config.validation.prompts),
-                num_frames=config.validation.frames,
-                num_inference_steps=config.validation.steps,
-                guidance_scale=config.validation.guidance,
-                width=width,
-                height=height,
-            )
-            self.notices += settings.notices
-            self.pipe.text_encoder.to(self.accelerator.device)
-            self.pipe.encode_ahead(config.validation.prompts)
+        self.diffusion = Diffusion.of(self.pipe, config.noise, expert=config.method.expert, fps=self.cache.info.fps)
         self.adapted = make_trainable(transformer, config.method, seed=keyed(train.seed, "adapters"))
         set_checkpointing(transformer, train.checkpointing)
         micro = micro_batch_sizes(kept, train.batch_size, balance=attention_balance(transformer))
@@ -164,31 +135,51 @@ class Trainer:
         collator = Collator(self.cache, seed=train.seed, caption_dropout=dropout, first_frame=first)
         self.batches = TrainingBatches(kept, collator, micro, per_step=self.per_step, seed=train.seed)
         self.flops = self._count_flops(transformer)
+        self._encode_prompts()
         if train.compile:
             transformer.compile_repeated_blocks(dynamic=True)
-        trainable = [(n, p) for n, p in transformer.named_parameters() if p.requires_grad]
-        optimizer = make_optimizer(
+        if not sharded:
+            transformer.to(accelerator.device)  # before the optimizer, which works otherwise on a GPU
+        transformer.train()
+        self.model, self.optimizer = accelerator.prepare(transformer, self._make_optimizer(transformer))
+        self.transformer = accelerator.unwrap_model(self.model)
+        self.pipe.register_modules(**{name: self.transformer})
+        if config.validation.prompts:
+            for part in (self.pipe.vae, self.pipe.image_encoder, self.pipe.transformer, self.pipe.transformer_2):
+                if part is not None:
+                    part.to(accelerator.device)
+        self.ema = None if train.ema_decay is None else Ema(self.transformer, decay=train.ema_decay)
+        self.state = TrainingState(self.transformer, self.optimizer.optimizer, self.ema)
+
+    def _encode_prompts(self) -> None:
+        """Encode the prompts of validation once, and let the text encoders go before the transformer needs the room."""
+        prompts, device = self.config.validation.prompts, self.accelerator.device
+        if not prompts:
+            return
+        for part in (self.pipe.text_encoder, self.pipe.text_encoder_2):
+            if part is not None:
+                part.to(device)
+        self.pipe.encode_ahead(prompts)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)  # what is told is of the training
+
+    def _make_optimizer(self, transformer: Any) -> torch.optim.Optimizer:
+        train = self.config.train
+        return make_optimizer(
             train.optimizer,
-            trainable,
+            transformer.named_parameters(),
             lr=train.learning_rate,
             betas=train.betas,
             eps=train.eps,
             weight_decay=train.weight_decay,
         )
-        transformer.train()
-        self.model, self.optimizer = self.accelerator.prepare(transformer, optimizer)
-        self.transformer = self.accelerator.unwrap_model(self.model)
-        self.pipe.register_modules(**{name: self.transformer})
-        if config.validation.prompts:
-            for part in (self.pipe.vae, self.pipe.transformer, self.pipe.transformer_2):
-                if part is not None:
-                    part.to(self.accelerator.device)
-        self.ema = None if train.ema_decay is None else Ema(self.transformer, decay=train.ema_decay)
-        self.state = TrainingState(self.transformer, self.optimizer.optimizer, self.ema)
 
     def _count_flops(self, transformer: Any) -> dict[Any, int]:
-        """Model FLOPs of a training step for one sample of each bucket."""
+        """Model FLOPs of a training step for one sample of each bucket; nobody but the first process tells them."""
         info = self.cache.info
+        if not self.accelerator.is_main_process:
+            return dict.fromkeys(self.batches.by_bucket, 0)
         return {
             bucket: training_flops(
                 transformer, info.geometry.latent_size(*bucket), text_tokens=max(s.text_tokens for s in same)
@@ -217,19 +208,19 @@ class Trainer:
 
         Raises:
             SystemExit: SIGTERM or SIGINT came, and the state was saved; or the loss is no number any more.
+            OSError: the disk is full, or another error of the system; the last checkpoint is whole.
         """
         config = self.config
-        if self.accelerator.is_main_process:
-            config.output.mkdir(parents=True, exist_ok=True)
-            (config.output / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            self.peak_flops = matmul_peak(self.accelerator.device, self.dtype)
+            if self.accelerator.is_main_process:
+                config.output.mkdir(parents=True, exist_ok=True)
+                write_whole(config.output / CONFIG, config.to_yaml().encode())
+            if self.step < config.train.steps and config.train.rehearse:
+                self._rehearse()
+            if self._is_validated(self.step):  # after a resume again: it may have been cut short
+                self._validate()
             if self.step < config.train.steps:
-                if config.train.rehearse:
-                    self._rehearse()
-                if self.step == 0 and config.validation.every:
-                    self._validate()
                 self._train()
             self._export()
         finally:
@@ -240,22 +231,30 @@ class Trainer:
     def _rehearse(self) -> None:
         """Do once what the run will do, so that what fails later fails now; the state is put back afterwards."""
         self.log.say("rehearsal: a checkpoint, a step of the largest bucket, a validation")
-        started = time.perf_counter()
-        checkpoint = self.checkpoint or self.store.open(self._save())
-        batch = self.batches.largest(self.accelerator.process_index)
-        loss, _ = self._forward_backward([batch], step=self.step)
-        self._update()
-        if not torch.isfinite(loss):
-            raise SystemExit(f"rehearsal: the loss of the first batch is {loss.item()}; nothing was trained")
-        with self._averaged():
-            self._held_out(self.held[:1])
-            scratch = self.config.output / ".rehearsal"
-            one = self.config.validation.model_copy(update={"prompts": self.config.validation.prompts[:1]})
-            make_clips(self.pipe, one, scratch, accelerator=self.accelerator, steps=REHEARSAL_STEPS)
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            shutil.rmtree(scratch, ignore_errors=True)
-        self.state.load(checkpoint)
+        started, scratch = time.perf_counter(), self.config.output / ".rehearsal"
+        try:
+            # Not among the run's own: one that fails here has trained nothing that is worth going on from.
+            store = CheckpointStore(scratch / "checkpoints", keep=1)
+            checkpoint = self.checkpoint or store.open(self._save(store))
+            if differing := checkpoint.differing(self.state.tensors()):
+                raise SystemExit(f"rehearsal: {differing[0]} was read back from {checkpoint.path} as something else")
+            batch = self.batches.largest(self.accelerator.process_index)
+            count = min(2, self.config.train.accumulation)
+            loss, _ = self._forward_backward([batch] * count, count=count, step=self.step)
+            self._update()
+            loss = self.accelerator.reduce(loss, reduction="mean")  # all stop, or none
+            if not torch.isfinite(loss):
+                raise SystemExit(f"rehearsal: the loss of the first batch is {loss.item()}; nothing was trained")
+            with self._averaged():
+                self._held_out(self.held[:1])
+                settings = self.config.validation
+                few = {"prompts": settings.prompts[:1], "images": settings.images[:1], "steps": REHEARSAL_STEPS}
+                self._make_clips(settings.model_copy(update=few), scratch)
+            self.state.load(checkpoint)
+            self.accelerator.wait_for_everyone()
+        finally:
+            if self.accelerator.is_main_process:
+                shutil.rmtree(scratch, ignore_errors=True)
         seconds = time.perf_counter() - started
         self.log.say(f"rehearsal: done in {seconds:.1f} s, peak memory {peak_memory(self.accelerator.device):.2f} GB")
 
@@ -272,40 +271,37 @@ class Trainer:
                 pin=accelerator.device.type == "cuda",
             )
         )
-        meter, saved = Meter(), self.step
+        meter = Meter(accelerator, peak=matmul_peak(accelerator.device, self.dtype))
         while self.step < config.train.steps:
             self._set_lr()
-            loss, batch = self._forward_backward(self._timed(loader, meter), step=self.step)
-            meter.losses.append(loss)
-            meter.norms.append(self._update())
-            self._count(meter, batch)
+            batches = self._taken(loader, meter)
+            loss, batch = self._forward_backward(batches, count=config.train.accumulation, step=self.step)
+            self._count(meter, loss, self._update(), batch)
             self.step += 1
             last, stop = self.step == config.train.steps, self._stop()
             save = last or stop or self.step % config.checkpoints.every == 0
             if save or self.step % config.tracking.every == 0:  # before a checkpoint, or a resume would leave a gap
-                self._flush(meter)
-                meter = Meter()
-            if save:
-                self._save()
-                saved = self.step
-            if stop:
-                name = config.output / "checkpoints"
-                raise SystemExit(f"stopped at step {saved}, saved in {name}; --resume latest goes on from there")
-            if last or (config.validation.every and self.step % config.validation.every == 0):
-                self._validate()
-                meter.started = time.perf_counter()
+                self._write_line(meter)
+            with meter.paused():
+                if save:
+                    self._save(self.store)
+                if stop:
+                    raise SystemExit(
+                        f"stopped at step {self.step}, saved in {self.store.folder}; --resume latest goes on from there"
+                    )
+                if self._is_validated(self.step):
+                    self._validate()
 
-    def _timed(self, loader: Iterator[MicroBatch], meter: Meter) -> Iterator[MicroBatch]:
-        """The micro-batches of one step, and how long they were waited for."""
+    def _taken(self, loader: Iterator[MicroBatch], meter: Meter) -> Iterator[MicroBatch]:
+        """The micro-batches of one step."""
         for _ in range(self.config.train.accumulation):
-            started = time.perf_counter()
-            batch = next(loader)
-            meter.waited += time.perf_counter() - started
+            with meter.waiting():
+                batch = next(loader)
             yield batch
 
-    def _forward_backward(self, batches: Any, *, step: int) -> tuple[Tensor, MicroBatch]:
-        """Gradients of a step's micro-batches of this process; their mean loss, and the last of them."""
-        accelerator, count = self.accelerator, self.config.train.accumulation
+    def _forward_backward(self, batches: Iterable[MicroBatch], *, count: int, step: int) -> tuple[Tensor, MicroBatch]:
+        """Gradients of so many micro-batches of this process; their mean loss, and the last of them."""
+        accelerator = self.accelerator
         losses: list[Tensor] = []
         for turn, batch in enumerate(batches):
             number = turn * accelerator.num_processes + accelerator.process_index
@@ -336,38 +332,27 @@ class Trainer:
 
     # ---- what is measured ------------------------------------------------------------------------
 
-    def _count(self, meter: Meter, batch: MicroBatch) -> None:
-        samples = len(batch) * self.per_step
-        bucket = self.batches.sampler[self.step].bucket
-        meter.samples += samples
-        meter.tokens += samples * self.batches.by_bucket[bucket][0].tokens
-        meter.flops += samples * self.flops[bucket]
+    def _count(self, meter: Meter, loss: Tensor, norm: Tensor, batch: MicroBatch) -> None:
+        samples, bucket = len(batch) * self.per_step, self.batches.sampler[self.step].bucket
+        tokens = self.batches.by_bucket[bucket][0].tokens
+        meter.count(loss, norm, samples=samples, tokens=samples * tokens, flops=samples * self.flops[bucket])
 
-    def _flush(self, meter: Meter) -> None:
+    def _write_line(self, meter: Meter) -> None:
         """Write a line of the log: means and rates since the last one, over all processes."""
-        accelerator = self.accelerator
-        losses = accelerator.reduce(torch.stack(meter.losses), reduction="mean").tolist()
-        seconds = time.perf_counter() - meter.started
-        bad = [loss for loss in losses if loss != loss or loss in (float("inf"), float("-inf"))]
-        if bad:
-            last = self.store.latest()
-            raise SystemExit(f"the loss became {bad[0]} before step {self.step}; the last checkpoint is {last}")
-        self.log.write(
-            "train",
-            self.step,
-            {
-                "loss": sum(losses) / len(losses),
-                "lr": float(self.optimizer.param_groups[0]["lr"]),
-                "grad_norm": torch.stack(meter.norms).mean().item(),
-                "samples_per_second": meter.samples / seconds,
-                "tokens_per_second": meter.tokens / seconds,
-                "tflops": meter.flops / seconds / 1e12,
-                "mfu": mfu(meter.flops, seconds, self.peak_flops, devices=accelerator.num_processes),
-                "loader_wait": meter.waited / seconds,
-                "peak_memory_gb": peak_memory(accelerator.device),
-                "losses": losses,
-            },
-        )
+        row = meter.flush()
+        for name, values in (("loss", row["losses"]), ("norm of the gradients", row.pop("norms"))):
+            bad = next((n for n, value in enumerate(values) if not math.isfinite(value)), None)
+            if bad is not None:
+                step = self.step - len(values) + bad + 1
+                raise SystemExit(
+                    f"the {name} became {values[bad]} in step {step}; the last checkpoint is {self._last()}"
+                )
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        self.log.write("train", self.step, {"loss": row.pop("loss"), "lr": lr, **row})
+
+    def _last(self) -> str:
+        latest = self.store.latest()
+        return "none" if latest is None else str(latest)
 
     def _averaged(self) -> contextlib.AbstractContextManager[Any]:
         """The averaged weights in the model, and none of dropout, until it ends."""
@@ -389,15 +374,20 @@ class Trainer:
             dtype=self.dtype,
         )
 
+    def _make_clips(self, settings: Any, folder: Path) -> Tensor | None:
+        return make_clips(self.pipe, settings, folder, images=self.images, accelerator=self.accelerator)
+
+    def _is_validated(self, step: int) -> bool:
+        every = self.config.validation.every
+        return step == self.config.train.steps or (every > 0 and step % every == 0)
+
     def _validate(self) -> None:
         settings, folder = self.config.validation, self.config.output / "validation" / f"step-{self.step:08d}"
         with self._averaged():
             values = self._held_out(self.held[: settings.samples])
-            strips = make_clips(self.pipe, settings, folder, accelerator=self.accelerator)
-        self.strips = strips
-        if strips is not None and self.accelerator.is_main_process:
-            for tracker in self.accelerator.trackers:
-                tracker.log_images({"validation": strips.numpy()}, step=self.step, dataformats="NHWC")
+            self.strips = self._make_clips(settings, folder)
+        if self.strips is not None:
+            self.log.show(self.strips, self.step)
         if values:
             self.log.write("validation", self.step, values)
         self.accelerator.wait_for_everyone()
@@ -430,16 +420,17 @@ class Trainer:
             self.log.say(f"uploaded: {push_to_hub(config)}")
 
     def _whole_weights(self) -> dict[str, Tensor]:
-        """What was trained, by name, on the CPU; every process has its part in gathering it."""
+        """What was trained, by name, on the CPU of the first process; all have their part in gathering it."""
         whole = {}
         for name, parameter in trainable_parameters(self.transformer).items():
             tensor = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-            whole[name] = tensor.detach().to("cpu", copy=True)
+            if self.accelerator.is_main_process:
+                whole[name] = tensor.detach().to("cpu", copy=True)
         return whole
 
     # ---- stopping and going on -------------------------------------------------------------------
 
-    def _save(self) -> Path:
+    def _save(self, store: CheckpointStore) -> Path:
         about = {
             "step": self.step,
             "config": self.config.model_dump(mode="json"),
@@ -450,7 +441,7 @@ class Trainer:
             | {"videodit": videodit.__version__},
             "random": "every draw is a function of the seed, the sample and the step: there is no state to keep",
         }
-        return self.store.save(self.step, self.state.tensors(), about)
+        return store.save(self.step, self.state.tensors(), about)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.signal = number  # the step at hand is finished first
@@ -464,14 +455,3 @@ class Trainer:
             return False
         flag = torch.tensor([float(self.signal is not None)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, reduction="sum").item() > 0)
-
-
-def peak_memory(device: torch.device) -> float:
-    """The most memory that was in use so far, in GB: of the GPU, or of the whole process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    import resource
-    import sys
-
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used / 1e9 if sys.platform == "darwin" else used * 1024 / 1e9

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import torch
 from torch import Tensor
 
@@ -49,7 +51,7 @@ def held_out_loss(
         return {}
     rank, world = accelerator.process_index, accelerator.num_processes
     turns = -(-len(samples) // world)  # every process has as many forwards: sharded models need all in each
-    sums = torch.zeros(len(quantiles), device=accelerator.device, dtype=torch.float64)
+    sums = torch.zeros(len(quantiles), device=accelerator.device)
     for turn in range(turns):
         index = turn * world + rank
         batch = collator([samples[index % len(samples)]], "held out").to(accelerator.device)
@@ -57,44 +59,67 @@ def held_out_loss(
             level = type(batch)(**{**batch.tensors, "quantile": torch.full_like(batch.quantile, quantile)})
             with accelerator.autocast():
                 loss = diffusion.losses(model, level, dtype=dtype)[0]
-            sums[n] += loss.double() * (index < len(samples))
+            sums[n] += loss * (index < len(samples))
     means = (accelerator.reduce(sums, reduction="sum") / len(samples)).tolist()
     return {"loss": sum(means) / len(means)} | {
         f"loss_q{quantile:g}": mean for quantile, mean in zip(quantiles, means, strict=True)
     }
 
 
+def open_images(settings: Validation) -> list[PIL.Image.Image | None]:
+    """The image that the clip of each prompt starts from.
+
+    Raises:
+        ValueError: a file that is no image.
+    """
+    found: list[PIL.Image.Image | None] = []
+    for path in settings.images:
+        try:
+            with PIL.Image.open(path) as image:
+                found.append(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+        except (OSError, SyntaxError) as error:  # a PNG that is damaged is a SyntaxError
+            raise ValueError(f"validation.images names {str(path)!r}, which cannot be read: {error}") from None
+    return found or [None] * len(settings.prompts)
+
+
 @torch.no_grad()
 def make_clips(
-    pipe: VideoDiTPipeline, settings: Validation, folder: Path, *, accelerator: Any, steps: int | None = None
+    pipe: VideoDiTPipeline,
+    settings: Validation,
+    folder: Path,
+    *,
+    images: Sequence[PIL.Image.Image | None],
+    accelerator: Any,
 ) -> Tensor | None:
     """Make a clip of each prompt and write them as ``00.mp4`` …, each with its prompt, seed and settings inside.
 
-    Prompts are shared among the processes.
+    Prompts are shared among the processes, which all make the call.
 
     Args:
         pipe: with the transformer as it is trained.
         settings: prompts, seed and size.
         folder: of the clips; made if it is not there.
+        images: that the clips start from, one for each prompt; see :func:`open_images`.
         accelerator: accelerate's.
-        steps: of the sampler, in place of the settings'.
 
     Returns:
-        Frames from the beginning, the middle and the end of each clip of this process, uint8
-        ``[clips, height, 3·width, 3]``; ``None`` where there is none.
+        Frames from the beginning, the middle and the end of every clip, in the order of the prompts, uint8
+        ``[clips, height, 3·width, 3]``; ``None`` without prompts.
     """
     prompts, rank, world = settings.prompts, accelerator.process_index, accelerator.num_processes
+    if not prompts:
+        return None
     width, height = settings.size or (None, None)
     strips = []
-    for turn in range(-(-len(prompts) // world)):
+    for turn in range(-(-len(prompts) // world)):  # every process makes as many: sharded models need all in each
         index = turn * world + rank
-        real = index < len(prompts)
-        prompt = prompts[index % len(prompts)]
+        place = index % len(prompts)
         with accelerator.autocast(), torch.compiler.set_stance("force_eager"), _silent():
             out: Any = pipe(
-                prompt,
+                prompts[place],
+                image=images[place],
                 num_frames=settings.frames,
-                num_inference_steps=steps or settings.steps,
+                num_inference_steps=settings.steps,
                 guidance_scale=settings.guidance,
                 generator=torch.Generator().manual_seed(settings.seed + index),
                 output_type="np",
@@ -102,13 +127,15 @@ def make_clips(
                 height=height,
             )
         frames = (out.frames[0] * 255).round().astype(np.uint8)  # [T, H, W, 3]
-        if real:
+        strips.append(np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]], axis=1))
+        if index < len(prompts):
             folder.mkdir(parents=True, exist_ok=True)
             # No model that can be named makes this clip again.
             recipe = out.recipes[0] | {"model": None, "model_hash": None}
             write_video(folder / f"{index:02d}.mp4", frames, fps=out.fps, recipe=recipe)
-            strips.append(np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]], axis=1))
-    return torch.from_numpy(np.stack(strips)) if strips else None
+    mine = torch.from_numpy(np.stack(strips)).to(accelerator.device)  # [turns, height, 3·width, 3]
+    everything = accelerator.gather(mine).unflatten(0, (world, -1)).transpose(0, 1).flatten(0, 1)
+    return everything[: len(prompts)].cpu()
 
 
 @contextlib.contextmanager
