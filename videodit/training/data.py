@@ -5,15 +5,15 @@ Letters: ``B`` samples, ``C`` latent channels, ``T H W`` latent frames, height a
 
 from __future__ import annotations
 
+import math
 import signal
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from videodit.datasets.clips.buckets import Bucket
 from videodit.datasets.clips.cache import CachedSample, LatentCache
@@ -92,42 +92,50 @@ class Collator:
             step: what is drawn for a sample depends on it.
             turns: how often each was in the step before, which its draws depend on, too; ``None`` for never.
         """
-        parts = [
-            self._one(sample, step, turn) for sample, turn in zip(samples, turns or [0] * len(samples), strict=True)
-        ]
-        stacked = {name: torch.stack([part[name] for part in parts]) for name in parts[0] if name != "embeds"}
-        longest = max(len(part["embeds"]) for part in parts)
-        embeds = torch.stack([_padded(part["embeds"], longest) for part in parts])
-        mask = torch.tensor([[i < len(part["embeds"]) for i in range(longest)] for part in parts])
-        return MicroBatch(embeds=embeds, mask=mask, **stacked)
+        cache = self.cache
+        shape, first = cache.latents(samples[0].key)[0].shape, cache.info.patch[0]
+        draws = _empty(len(samples), 2, *shape)
+        levels = torch.empty(len(samples), 3, dtype=torch.float64)
+        generator = torch.Generator()
+        for i, (sample, turn) in enumerate(zip(samples, turns or [0] * len(samples), strict=True)):
+            generator.manual_seed(keyed(self.seed, sample.key, step, turn))
+            torch.rand(3, generator=generator, dtype=torch.float64, out=levels[i])
+            draws[i].normal_(generator=generator)
+        quantile, dropped, given = levels.unbind(dim=1)
+        given = (given < self.first_frame) & (shape[1] > first)
+        texts, conditions = [], []
+        for i, (sample, drop, is_given) in enumerate(
+            zip(samples, (dropped < self.caption_dropout).tolist(), given.tolist(), strict=True)
+        ):
+            mean, std = cache.latents(sample.key)
+            clean = draws[i, 0].mul_(std).add_(mean)
+            if is_given:  # as a pipeline gives it: not drawn
+                clean[:, :first] = mean[:, :first]
+            text = cache.text(cache.empty_text if drop else sample.text_key)
+            if drop and cache.info.empty_takes_length:
+                text = replace(text, embeds=text.embeds[: sample.text_tokens])
+            texts.append(text)
+            conditions.append(cache.condition(sample.key))
+        lengths = torch.tensor([len(text.embeds) for text in texts])
+        pooled = [text.pooled for text in texts if text.pooled is not None]
+        return MicroBatch(
+            clean=draws[:, 0],
+            noise=draws[:, 1],
+            quantile=quantile.clamp(1e-6, 1 - 1e-6).float(),
+            given=given,
+            embeds=torch.nn.utils.rnn.pad_sequence([text.embeds for text in texts], batch_first=True),
+            mask=torch.arange(int(lengths.max())) < lengths[:, None],
+            pooled=torch.stack(pooled) if pooled else None,
+            **{name: torch.stack([found[name] for found in conditions]) for name in conditions[0]},
+        )
 
-    def _one(self, sample: CachedSample, step: int | str, turn: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(keyed(self.seed, sample.key, step, turn))
-        quantile, dropped, given = torch.rand(3, generator=generator, dtype=torch.float64)
-        mean, std = self.cache.latents(sample.key)
-        draws = torch.randn(2, *mean.shape, generator=generator)
-        clean, first = mean.float() + std.float() * draws[0], self.cache.info.patch[0]
-        is_given = bool(given < self.first_frame) and mean.shape[1] > first
-        if is_given:  # as a pipeline gives it: not drawn
-            clean[:, :first] = mean[:, :first]
-        drop = bool(dropped < self.caption_dropout)
-        text = self.cache.text(self.cache.empty_text if drop else sample.text_key)
-        shorter = drop and self.cache.info.empty_takes_length
-        found: dict[str, Tensor] = {
-            "clean": clean,
-            "noise": draws[1],
-            "quantile": quantile.clamp(1e-6, 1 - 1e-6).float(),
-            "given": torch.tensor(is_given),
-            "embeds": text.embeds[: sample.text_tokens] if shorter else text.embeds,
-        }
-        if text.pooled is not None:
-            found["pooled"] = text.pooled
-        return found | self.cache.condition(sample.key)
 
-
-def _padded(tokens: Tensor, length: int) -> Tensor:
-    """Text tokens ``[L, dim]``, with zeros up to ``length``."""
-    return torch.nn.functional.pad(tokens, (0, 0, 0, length - len(tokens)))
+def _empty(*shape: int) -> Tensor:
+    """Memory for fp32 numbers; in a worker, such as the training process can see, or they would be copied there."""
+    if get_worker_info() is None:
+        return torch.empty(shape)
+    storage = torch.UntypedStorage._new_shared(4 * math.prod(shape))
+    return torch.empty(0).set_(storage).view(shape)
 
 
 def hold_out(
@@ -219,18 +227,13 @@ class TrainingBatches(Dataset[MicroBatch]):
         return self.collator(samples, step, turns)
 
     def samples_of(self, step: int, number: int) -> list[tuple[CachedSample, int]]:
-        """The samples of one micro-batch of a step, each with the number of times that it was in the step before.
+        """The samples of one micro-batch of a step, each with the epoch, of those that the step reaches into.
 
         A bucket of fewer samples than a step takes gives some of them more than once, and each time is another draw.
         """
-        draw = self.sampler[step]
-        size, same = self.micro[draw.bucket], self.by_bucket[draw.bucket]
-        before: Counter[int] = Counter()
-        drawn = []
-        for n in draw.samples[: (number + 1) * size]:
-            drawn.append((same[n], before[n]))
-            before[n] += 1
-        return drawn[number * size :]
+        bucket, _ = self.sampler.place(step)
+        size, same = self.micro[bucket], self.by_bucket[bucket]
+        return [(same[n], turn) for n, turn in self.sampler.part(step, number * size, (number + 1) * size)]
 
     def largest(self, number: int) -> MicroBatch:
         """A micro-batch of the bucket with the most tokens, to try what it takes."""

@@ -83,15 +83,30 @@ class StepSampler:
 
     def __getitem__(self, step: int) -> Draw:
         """The samples of a step, counted from 0, in constant time."""
+        bucket, _ = self.place(step)
+        return Draw(bucket, tuple(n for n, _ in self.part(step, 0, self.batches[bucket])))
+
+    def place(self, step: int) -> tuple[Bucket, int]:
+        """The bucket of a step, and how many of its samples the steps before took, over all epochs."""
         period, place = divmod(step, self.period)
         turn = shuffled(place, self.period, keyed(self.seed, "turns", period))
         for bucket in self.turns:
             if turn < self.turns[bucket]:
                 break
             turn -= self.turns[bucket]
-        batch, count = self.batches[bucket], self.counts[bucket]
-        first = (period * self.turns[bucket] + turn) * batch
-        return Draw(bucket, tuple(self._sample(bucket, n, count) for n in range(first, first + batch)))
+        return bucket, (period * self.turns[bucket] + turn) * self.batches[bucket]
+
+    def part(self, step: int, first: int, last: int) -> list[tuple[int, int]]:
+        """Some samples of a step, from ``first`` up to ``last``, exclusive; the others are not worked out.
+
+        Returns:
+            Of each, its place in the list of the bucket's samples, and in which epoch of those that the step reaches
+            into it comes. The two together come once in a step.
+        """
+        bucket, before = self.place(step)
+        count = self.counts[bucket]
+        positions = range(before + first, before + last)
+        return [(self._sample(bucket, n, count), n // count - before // count) for n in positions]
 
     def _sample(self, bucket: Bucket, position: int, count: int) -> int:
         epoch, place = divmod(position, count)

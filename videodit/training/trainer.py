@@ -333,7 +333,7 @@ class Trainer:
     # ---- what is measured ------------------------------------------------------------------------
 
     def _count(self, meter: Meter, loss: Tensor, norm: Tensor, batch: MicroBatch) -> None:
-        samples, bucket = len(batch) * self.per_step, self.batches.sampler[self.step].bucket
+        samples, bucket = len(batch) * self.per_step, self.batches.sampler.place(self.step)[0]
         tokens = self.batches.by_bucket[bucket][0].tokens
         meter.count(loss, norm, samples=samples, tokens=samples * tokens, flops=samples * self.flops[bucket])
 
