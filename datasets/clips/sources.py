@@ -75,6 +75,8 @@ def read_source(where: str | Path, *, split: str = "train") -> Source:
             return _read_manifest(path)
         if path.suffix.lower() == ".tar" and path.is_file():
             return read_shards([path])
+        if path.is_file() and _is_media(path.name):
+            raise ValueError(f"{text!r} is a clip by itself: put it into a folder, beside a .txt file with its caption")
     raise ValueError(
         f"there is no source {text!r}; it must be a folder, a .jsonl or .csv manifest, a .tar (or shard-{{000..012}}"
         ".tar), or hf:owner/name"

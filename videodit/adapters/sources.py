@@ -81,6 +81,13 @@ class LoRASource:
             return torch.empty(shape, device="meta")
         return self._tensors[name] if self._file is None else self._file.get_tensor(name)
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the file, or of a dict's tensors."""
+        if self._path is not None:
+            return self._path.stat().st_size
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors.values())
+
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 of the file, or of a dict's names, types, shapes and bytes: 64 hexadecimal digits."""

@@ -26,6 +26,7 @@ from videodit.cli.data_options import (
     Timeout,
     Windows,
     Workers,
+    check_usable,
     count_of,
     default_cache,
     one_of,
@@ -106,6 +107,7 @@ def encode(
     for message in (*clips.notices, *notices, *plan.notices):
         note(message)
     print_plan(scanned, plan, "; videodit data scan --report FILE lists them all")
+    check_usable(source, scanned, plan, flags)
     if dry_run:
         return
     with show_progress() as progress:
@@ -124,7 +126,7 @@ def encode(
             prune=prune,
             report=reporter(progress),
         )
-    _print_result(result, out, time.monotonic() - started, prune)
+    _print_result(result, out, time.monotonic() - started, prune, model)
 
 
 def _check_writable(out: Path) -> None:
@@ -140,7 +142,7 @@ def _check_writable(out: Path) -> None:
         raise ValueError(f"cannot write into {str(out)!r}: {str(existing)!r} is not writable")
 
 
-def _print_result(result: Encoded, out: Path, seconds: float, prune: bool) -> None:
+def _print_result(result: Encoded, out: Path, seconds: float, prune: bool, model: str) -> None:
     for name, reason in result.failed:
         note(f"{name} is left out: {reason}")
     for message in result.notices:
@@ -152,6 +154,8 @@ def _print_result(result: Encoded, out: Path, seconds: float, prune: bool) -> No
         note(f"entries of the cache that belong to no clip of this source and {why}: {result.unlisted}")
     print(
         f"{printable(str(out))}: {count_of(result.samples, 'sample')}, {result.new_samples} encoded now; "
-        f"{count_of(result.new_texts, 'caption')} encoded now; {seconds:.1f} s"
+        f"{count_of(result.new_texts, 'caption')} encoded now, the empty one counted; {seconds:.1f} s"
     )
-    print(f"next: videodit data verify {printable(shlex.quote(str(out)))}, then accelerate launch examples/finetune.py")
+    config = "mini-lora" if model == "mini" else "CONFIG"
+    command = f"accelerate launch examples/finetune.py --config {config} data.cache={shlex.quote(str(out))} output=out"
+    print(f"next: {printable(command)}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videodit.cli.common import note, one_line, print_rows
+from videodit.cli.common import note, one_line, print_rows, printable
 from videodit.cli.flags import integer, number
 
 if TYPE_CHECKING:
@@ -175,6 +175,25 @@ def default_cache(source: str) -> Path | None:
         note(f"what is found is not kept for the next time: {error}")
         return None
     return path
+
+
+def check_usable(source: str, scanned: Sequence[Scanned], plan: SamplePlan, drop_flags: frozenset[str]) -> None:
+    """Tell how clips without a caption get one, and see that there is something to train on.
+
+    Raises:
+        ValueError: nothing can be used.
+    """
+    if "no caption" in drop_flags and any(item.reason is None and "no caption" in item.flags for item in scanned):
+        print(
+            "captions: write what a clip shows into a .txt file of the same name, or into the manifest; "
+            "clips without one can be kept by leaving uncaptioned out of --drop"
+        )
+    if not plan.samples:
+        broken = sum(item.reason is not None for item in scanned)
+        raise ValueError(
+            f"nothing in {printable(source)!r} can be used: {broken} of {count_of(len(scanned), 'clip')} cannot be "
+            f"read, and {len(scanned) - broken} are left out"
+        )
 
 
 def print_plan(scanned: Sequence[Scanned], plan: SamplePlan, hint: str) -> None:

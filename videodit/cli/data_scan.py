@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from videodit.cli.common import note, one_line, printable
+from videodit.cli.common import note, one_line
 from videodit.cli.data_options import (
     DEFAULT_DROP,
     READERS,
@@ -28,6 +28,7 @@ from videodit.cli.data_options import (
     Timeout,
     Windows,
     Workers,
+    check_usable,
     default_cache,
     one_of,
     parse_drop,
@@ -112,7 +113,8 @@ def scan(
     _print_flags(scanned, drop_flags)
     if report is not None:
         _write_report(report, scanned, plan)
-    _print_next(source, model, scanned, plan, drop_flags)
+    check_usable(source, scanned, plan, drop_flags)
+    _print_next(source, model)
 
 
 def _print_flags(scanned: Sequence[Scanned], drop_flags: frozenset[str]) -> None:
@@ -187,25 +189,7 @@ def _write_report(path: Path, scanned: Sequence[Scanned], plan: SamplePlan) -> N
     write_rows(path, rows)
 
 
-def _print_next(
-    source: str, model: str, scanned: Sequence[Scanned], plan: SamplePlan, drop_flags: frozenset[str]
-) -> None:
-    """What to do now.
-
-    Raises:
-        ValueError: nothing can be used.
-    """
-    uncaptioned = [item for item in scanned if item.reason is None and "no caption" in item.flags]
-    if uncaptioned and "no caption" in drop_flags:
-        print(
-            "captions: write what a clip shows into a .txt file of the same name, or into the manifest; "
-            "clips without one can be kept by leaving uncaptioned out of --drop"
-        )
-    if not plan.samples:
-        broken = sum(item.reason is not None for item in scanned)
-        raise ValueError(
-            f"nothing in {printable(source)!r} can be used: {broken} of {len(scanned)} clips cannot be read, "
-            f"and {len(scanned) - broken} are left out"
-        )
+def _print_next(source: str, model: str) -> None:
+    """What to do now."""
     command = f"videodit data encode {shlex.quote(source)} -m {shlex.quote(model)} -o cache/"
     print(f"next: {one_line(command)}, with the same flags as here")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _CLIP_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
 _LINE_WIDTH = 80
+_LONGEST = 200  # characters of a value that are shown
 
 
 def info(
@@ -24,7 +25,8 @@ def info(
     vocabulary: Annotated[bool, typer.Option("--vocabulary", help="Print the words that the model knows.")] = False,
 ) -> None:
     """Show a clip's format and recipe, a LoRA's ranks and words, or a model's sizes and defaults."""
-    if Path(target).suffix == ".safetensors":
+    is_lora_folder = Path(target).is_dir() and not (Path(target) / "model_index.json").is_file()
+    if Path(target).suffix == ".safetensors" or (is_lora_folder and any(Path(target).glob("*.safetensors"))):
         if vocabulary:
             raise ValueError(f"{target!r} is a LoRA; only a model has a --vocabulary")
         _print_lora(target)
@@ -55,12 +57,18 @@ def _print_lora(name: str) -> None:
             ("made for", found.base_model or "not recorded"),
             ("words", ", ".join(found.trigger_words) or "not recorded"),
             ("SHA-256", source.content_hash),
-            ("file", file_size(Path(name).stat().st_size)),
+            ("file", file_size(source.num_bytes)),
         ]
     )
     if source.metadata:
         print("metadata")
-        print_rows(((printable(key), value) for key, value in sorted(source.metadata.items())), indent=2)
+        print_rows(
+            (
+                (printable(key), value if len(value) <= _LONGEST else f"{value[:_LONGEST]} …")
+                for key, value in sorted(source.metadata.items())
+            ),
+            indent=2,
+        )
 
 
 def _print_clip(path: Path) -> None:

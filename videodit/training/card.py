@@ -126,7 +126,7 @@ def write_card(
         PIL.Image.fromarray(pixels).save(config.output / FRAMES)
         told = "\n".join(f"{n + 1}. {text}" for n, text in enumerate(config.validation.prompts))
         parts.append(f"## Validation\n\nFirst, middle and last frame of each prompt:\n\n![]({FRAMES})\n\n{told}")
-    table = ["| frames×height×width | samples | clips |", "|---|---|---|"]
+    table = ["| bucket | samples | clips |", "|---|---|---|"]
     table += [f"| {name} | {number} | {clips} |" for name, number, clips in counts(samples)]
     parts.append("## Data\n\n" + "\n".join(table) + f"\n\n{len(held)} samples were held out.")
     parts.append(_losses(rows))

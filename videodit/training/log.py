@@ -18,6 +18,7 @@ from videodit.files import write_whole
 from videodit.training.config import TrainingConfig
 
 LOG = "log.jsonl"
+_IN_THE_FILE = ("tokens_per_second", "tflops", "loader_wait")  # numbers that the screen has no room for
 
 
 def tracker_of(config: TrainingConfig) -> tuple[str | None, str | None]:
@@ -85,7 +86,7 @@ class RunLog:
             file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
         self.accelerator.log({f"{kind}/{name}": value for name, value in numbers.items()}, step=step)
-        told = "  ".join(f"{name} {_short(value)}" for name, value in numbers.items())
+        told = "  ".join(f"{name} {_short(value)}" for name, value in numbers.items() if name not in _IN_THE_FILE)
         self.say(f"{kind} step {step}/{self.total}  {told}{self._left(step)}")
 
     def show(self, strips: Tensor, step: int) -> None:
