@@ -53,20 +53,32 @@ class ClipForm(NamedTuple):
 
 
 def load(
-    model: str, *, device: str | None, steps: int | None, cfg: float | None
+    model: str, *, device: str | None, steps: int | None, cfg: float | None, accelerate: str | None = None
 ) -> tuple[VideoDiTPipeline, GenerationPlan]:
     """A model, and how it will be used: what is None is the model's own choice or the machine's.
 
+    Args:
+        model: a bundled model's name, a folder or a hub id.
+        device: to work on.
+        steps: of the sampler.
+        cfg: guidance.
+        accelerate: a preset of ``pipe.accelerate``; ``None`` for none.
+
     Raises:
-        SystemExit: no such model or device, or an illegal number, with one line that says so.
+        SystemExit: no such model, device or preset, or an illegal number, with one line that says so.
     """
     try:
         how = plan(model, num_inference_steps=steps, guidance_scale=cfg, device=device)
-        pipe = VideoDiTPipeline.from_pretrained(model, dtype=how.dtype)
+        pipe = VideoDiTPipeline.from_pretrained(model, dtype=how.dtype).to(how.device)
+        if accelerate is not None:
+            pipe.accelerate(accelerate)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
+    actions = pipe.step_actions
+    if actions is not None and len(actions) != how.num_inference_steps:
+        raise SystemExit(f"error: {accelerate!r} is for {len(actions)} steps, not {how.num_inference_steps}")
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(how.device), how
+    return pipe, how
 
 
 def load_probe(folder: Path | None, device: str | None) -> ToyboxProbe:

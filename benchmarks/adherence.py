@@ -2,6 +2,7 @@
 
     python benchmarks/adherence.py
     python benchmarks/adherence.py -m runs/mini/mini --split validation --cfg 4 --steps 20 --json counts.json
+    python benchmarks/adherence.py --accelerate balanced
     python benchmarks/adherence.py --real --objects any
 
 Prompts are the plain captions of toybox scenes in combinations of shape, colour and motion that training never
@@ -11,6 +12,9 @@ clip is written as an MP4 and decoded again before the probe reads it (videodit/
 Beside the generated clips stand the world's own renders of the same scenes, which bound what the probe can say, and
 the same renders through the model's VAE, which bound what a transformer in front of it can reach. All three go
 through the same MP4. Intervals are Wilson's, 95 %; attributes of objects are counted object by object.
+
+With ``--accelerate`` the clips are made by that preset of ``pipe.accelerate``, from the same prompts and seeds, so that
+two runs tell what it costs.
 
 With ``--json`` the readings of finished clips are kept beside that file, and a run that was stopped goes on there.
 """
@@ -242,6 +246,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_count_options(parser, num_prompts=1024)
     parser.add_argument("--objects", choices=["mixed", "1", "2", "3", "any"], default="mixed", help="default: mixed")
     parser.add_argument("--real", action="store_true", help="read the world's own clips alone, without a model")
+    parser.add_argument("--accelerate", metavar="PRESET", help="lossless, balanced or fast; default: none of them")
     parser.add_argument("--batch", type=int, default=BATCH, help=f"clips made at a time; default: {BATCH}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here, too")
     args = parser.parse_args(argv)
@@ -250,8 +255,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--batch must be at least 1; got {args.batch}")
     if args.json is not None and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
         parser.error(f"--json must be a file in a folder that exists; got {args.json}")
-    if args.real and not (args.steps is args.cfg is None):
-        parser.error("--steps and --cfg go with a model, and --real reads no model's clips")
+    if args.real and not (args.steps is args.cfg is args.accelerate is None):
+        parser.error("--steps, --cfg and --accelerate go with a model, and --real reads no model's clips")
     return args
 
 
@@ -264,12 +269,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings |= {"probe": fingerprint(probe)}
     makers: dict[str, Make] = {"real": lambda first, last: rendered(scenes[first:last], form)}
     if not args.real:
-        pipe, how = load(args.model, device=args.device, steps=args.steps, cfg=args.cfg)
+        pipe, how = load(args.model, device=args.device, steps=args.steps, cfg=args.cfg, accelerate=args.accelerate)
         prompts = [canonical_caption(scene) for scene in scenes]
         form = ClipForm.of(how)
         settings |= {"model": Path(args.model).name, "weights": model_hash(resolve_model(args.model))}
         settings |= {"device": how.device, "dtype": str(pipe.dtype).removeprefix("torch."), "seed": args.seed}
         settings |= {"steps": how.num_inference_steps, "guidance": how.guidance_scale}
+        if args.accelerate is not None:
+            settings |= {"acceleration": args.accelerate, "actions": pipe.step_actions}
         makers["decoded"] = lambda first, last: through_vae(pipe, rendered(scenes[first:last], form))
         makers["generated"] = lambda first, last: generate(pipe, how, prompts[first:last], first_seed=args.seed + first)
     settings["clips"] = str(form)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -31,7 +31,6 @@ def vae_stride(config: Mapping[str, Any]) -> Size3D:
     return Size3D(config.get("temporal_compression_ratio", 1), space, space)
 
 
-@torch.no_grad()
 def decode(vae: Any, latents: Tensor, *, causal: bool) -> Tensor:
     """Latents as the transformer sees them to frames.
 
@@ -43,8 +42,58 @@ def decode(vae: Any, latents: Tensor, *, causal: bool) -> Tensor:
     Returns:
         ``[B, 3, frames, height, width]``, about in [-1, 1].
     """
-    if hasattr(vae, "denormalize"):
-        return vae.decode(vae.denormalize(latents).to(vae.dtype)).sample
+    parts = list(decode_chunks(vae, latents, causal=causal))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+@torch.no_grad()
+def decode_chunks(vae: Any, latents: Tensor, *, causal: bool) -> Iterator[Tensor]:
+    """The frames of :func:`decode` as soon as they are there.
+
+    A CausalVideoVAE decodes whole clips at once where its :meth:`~videodit.CausalVideoVAE.latent_frames_that_fit` says
+    that they fit into half of the device's free memory, else as much at a time as does; or in the chunks that
+    :meth:`~videodit.CausalVideoVAE.enable_streaming` was given. Other autoencoders know no chunks.
+
+    Args:
+        vae: as for :func:`decode`, and so are the others.
+        latents: ``[B, C, T, H, W]``.
+        causal: see :class:`videodit.families.sampling.Sampling`.
+
+    Yields:
+        ``[B, 3, frames, height, width]``, about in [-1, 1].
+    """
+    if not hasattr(vae, "decode_stream"):
+        yield _decode_foreign(vae, latents, causal=causal)
+        return
+    z = vae.denormalize(latents).to(vae.dtype)
+    step = vae.stream_latent_frames or vae.latent_frames_that_fit(z.shape, free_memory(z.device))
+    if step >= z.shape[2]:
+        yield vae.decode(z).sample
+    else:
+        yield from vae.decode_stream(z, step)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a device has left, those that torch holds in reserve among them."""
+    if device.type == "cuda":
+        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserve
+    import psutil  # comes with accelerate
+
+    return psutil.virtual_memory().available
+
+
+def to_uint8(clips: Tensor) -> Tensor:
+    """Frames ``[B, 3, T, H, W]`` in [-1, 1] to uint8 ``[B, T, H, W, 3]``, rounded where they are.
+
+    The bytes are those that diffusers' ``VideoProcessor`` comes to by way of images.
+    """
+    pixels = ((clips.float() * 0.5 + 0.5).clamp(0, 1) * 255).round()
+    return pixels.to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous()
+
+
+def _decode_foreign(vae: Any, latents: Tensor, *, causal: bool) -> Tensor:
+    """:func:`decode` with one of diffusers' autoencoders."""
     config = vae.config
     z = latents / config.scaling_factor
     buffers = dict(vae.named_buffers(recurse=False))

@@ -15,6 +15,7 @@ from videodit.flow import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.conditions import Condition
 from videodit.pipelines.registry import Settings
 from videodit.text import TextTokens
+from videodit.transformer import Prepared
 
 
 class Denoiser:
@@ -51,6 +52,9 @@ class Denoiser:
         self.batched, self.actions = batched, actions
         self._computed: list[tuple[float, Tensor]] = []  # the last two predictions, with their timesteps
         self._difference: Tensor | None = None  # conditional less unconditional
+        self._prepared: dict[tuple[int, str], Prepared] = {}  # text as each expert sees it in each branch
+        self._pair: TextTokens | None = None  # both sets of prompts
+        self._had_adapters = self._has_adapters()
 
     def __call__(self, step: int, t: Tensor, latents: Tensor) -> Tensor:
         """The guided prediction in fp32, ``[B, C, T, H, W]``.
@@ -85,9 +89,15 @@ class Denoiser:
         if not self.batched:
             prediction = self._predict(model, latents, t, cond, "cond", scale)
             return prediction, self._predict(model, latents, t, uncond, "uncond", scale)
+        if self._pair is None:
+            self._pair = _together(cond, uncond)
         twice = torch.cat([latents, latents])
-        prediction, away = self._predict(model, twice, t, _together(cond, uncond), "both", scale).chunk(2)
+        prediction, away = self._predict(model, twice, t, self._pair, "both", scale).chunk(2)
         return prediction, away
+
+    def _has_adapters(self) -> bool:
+        models = (self.pipe.transformer, self.pipe.transformer_2)
+        return any(getattr(model, "peft_config", None) for model in models)
 
     @property
     def embeds(self) -> dict[str, Tensor | None]:
@@ -97,6 +107,9 @@ class Denoiser:
 
     @embeds.setter
     def embeds(self, changed: Mapping[str, Any]) -> None:
+        # A callback may have switched adapters, too, and so changed the keys and values of the text.
+        if changed.keys() & self.embeds.keys() or self._had_adapters or self._has_adapters():
+            self._prepared, self._pair = {}, None
         self.cond = replace(self.cond, embeds=changed.get("prompt_embeds", self.cond.embeds))
         if self.uncond is not None:
             self.uncond = replace(self.uncond, embeds=changed.get("negative_prompt_embeds", self.uncond.embeds))
@@ -145,6 +158,7 @@ class Denoiser:
                 text.embeds.to(dtype),
                 encoder_attention_mask=text.mask,
                 return_dict=False,
+                prepared=self._prepared.setdefault((id(model), branch), Prepared()),
                 **given,
             )[0]
         return prediction[:, :channels].float()  # some models predict their own variance behind it

@@ -2,16 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from videodit.pipelines.autoencoders import decode_chunks, to_uint8
+
+OutputType = Literal["pil", "np", "pt", "latent", "stream"]
+
+
+class ClipStreams:
+    """Clips that are decoded when somebody wants their frames, one clip after the other, chunk by chunk.
+
+    ``streams[i]`` is a new generator of uint8 arrays ``[T, H, W, 3]``, which together are clip ``i``. It holds no more
+    of the clip than the chunk at hand; see :func:`videodit.pipelines.autoencoders.decode_chunks` for its size. It uses
+    the pipeline's autoencoder as that is by then.
+
+    Args:
+        vae: the autoencoder.
+        latents: ``[B, C, T, H, W]`` as the transformer sees them.
+        causal: see :class:`videodit.families.sampling.Sampling`.
+        free: called after each clip, finished or not.
+    """
+
+    def __init__(self, vae: Any, latents: Tensor, *, causal: bool, free: Callable[[], object]) -> None:
+        self._vae, self._latents, self._causal, self._free = vae, latents, causal, free
+
+    def __len__(self) -> int:
+        return len(self._latents)
+
+    def __getitem__(self, index: int) -> Generator[np.ndarray, None, None]:
+        return self._decode(self._latents[operator.index(index)].unsqueeze(0))
+
+    def _decode(self, latents: Tensor) -> Generator[np.ndarray, None, None]:
+        try:
+            for chunk in decode_chunks(self._vae, latents, causal=self._causal):
+                yield to_uint8(chunk)[0].cpu().numpy()
+        finally:
+            self._free()
 
 
 @dataclass
@@ -21,11 +59,14 @@ class VideoDiTPipelineOutput(BaseOutput):
     Attributes:
         frames: by ``output_type``: ``"pil"`` a list of lists of images; ``"np"`` float32 ``[B, T, H, W, 3]`` in
             [0, 1]; ``"pt"`` the same as a tensor ``[B, T, 3, H, W]``; ``"latent"`` latents
-            ``[B, C, T, H, W]`` as the transformer sees them.
+            ``[B, C, T, H, W]`` as the transformer sees them; ``"stream"`` :class:`ClipStreams`, which :meth:`save`
+            writes while they are decoded, in memory that does not grow with a clip's length.
         fps: frames per second at which :meth:`save` writes.
         recipes: one a clip: prompt, seed, settings, model and versions.
         output_type: what ``frames`` are.
-        timings: seconds: ``text``, ``prepare``, ``steps`` (a list), ``vae``, and ``mp4`` once it is saved.
+        timings: seconds: ``text``, ``prepare``, ``steps`` (a list), ``vae``, and ``mp4`` once it is saved. A stream
+            knows ``vae`` by then, too, and ``overlap``: how long both worked at the same time, so that all parts
+            less ``overlap`` are what the clips took.
     """
 
     frames: Any
@@ -46,21 +87,48 @@ class VideoDiTPipelineOutput(BaseOutput):
         Raises:
             ValueError: latents instead of frames, or a path that cannot be written (checked before anything is).
         """
-        from videodit.media import check_writable, write_video
+        from videodit.media import check_writable
 
         if self.output_type == "latent":
             raise ValueError("latents cannot be saved as a clip; call the pipeline with another output_type")
-        clips = [self._pixels(i) for i in range(len(self.frames))]
+        count = len(self.frames)
         path = Path(path)
-        paths = [path] if len(clips) == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(1, len(clips) + 1)]
+        paths = [path] if count == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(1, count + 1)]
         for target in paths:
             check_writable(target)
+        recipes: Sequence[dict[str, Any] | None] = [*self.recipes] or [None] * count
         started = time.perf_counter()
-        recipes: Sequence[dict[str, Any] | None] = [*self.recipes] or [None] * len(clips)
-        for target, clip, recipe in zip(paths, clips, recipes, strict=True):
-            write_video(target, clip, fps=self.fps, recipe=recipe)
-        self.timings["mp4"] = time.perf_counter() - started
+        spent = [self._write(i, target, recipe) for i, (target, recipe) in enumerate(zip(paths, recipes, strict=True))]
+        total = time.perf_counter() - started
+        if self.output_type != "stream":
+            self.timings["mp4"] = total
+            return paths
+        vae, mp4 = (sum(seconds) for seconds in zip(*spent, strict=True))
+        self.timings |= {"vae": vae, "mp4": mp4, "overlap": max(0.0, vae + mp4 - total)}
         return paths
+
+    def _write(self, index: int, path: Path, recipe: dict[str, Any] | None) -> tuple[float, float]:
+        """Seconds that clip ``index`` took to be decoded and to be encoded."""
+        from videodit.media import write_video
+
+        if self.output_type != "stream":
+            return 0.0, write_video(path, self._pixels(index), fps=self.fps, recipe=recipe)
+        spent = 0.0
+
+        def timed(chunks: Generator[np.ndarray, None, None]) -> Generator[np.ndarray, None, None]:
+            nonlocal spent
+            while True:
+                started = time.perf_counter()
+                chunk = next(chunks, None)
+                spent += time.perf_counter() - started
+                if chunk is None:
+                    return
+                yield chunk
+
+        # Closed here, so that a decoder which an error or Ctrl-C stopped lets go of its memory at once.
+        with contextlib.closing(self.frames[index]) as chunks:
+            mp4 = write_video(path, timed(chunks), fps=self.fps, recipe=recipe)
+        return spent, mp4
 
     def _pixels(self, index: int) -> np.ndarray:
         """Clip ``index`` as uint8 ``[T, H, W, 3]``."""

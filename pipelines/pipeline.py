@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from diffusers import DiffusionPipeline
@@ -28,7 +28,7 @@ from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.conditions import Condition, check_image, fingerprint, image_condition
 from videodit.pipelines.denoising import Denoiser
 from videodit.pipelines.loading import load_components
-from videodit.pipelines.output import VideoDiTPipelineOutput
+from videodit.pipelines.output import ClipStreams, OutputType, VideoDiTPipelineOutput
 from videodit.pipelines.registry import (
     Defaults,
     ModelSpec,
@@ -45,7 +45,6 @@ from videodit.text import EncodedPrompts, TextEncoder, TextSpec, TextTokens
 
 logger = logging.getLogger(__name__)
 
-OutputType = Literal["pil", "np", "pt", "latent"]
 _OWN = Sampling(text=TextSpec(), vae="CausalVideoVAE", defaults=dict, sigmas="to_last_step")  # models made here
 _PREDICTION_TYPES = {"flow": "flow_prediction", "v": "v_prediction", "epsilon": "epsilon"}
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
@@ -521,10 +520,13 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
 
         # 4. Decode
         frames: Any = latents
-        if output_type != "latent":
+        if output_type == "stream":  # decoded when it is wanted
+            frames = ClipStreams(self.vae, latents, causal=settings.causal, free=self.maybe_free_model_hooks)
+        elif output_type != "latent":
             clips = decode(self.vae, latents, causal=settings.causal)  # [B, 3, T, H, W]
             frames = self.video_processor.postprocess_video(clips.float(), output_type)
-        watch.mark("vae")
+        if output_type != "stream":
+            watch.mark("vae")
         self.maybe_free_model_hooks()
         if not return_dict:
             return (frames,)

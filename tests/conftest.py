@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import subprocess
@@ -51,6 +52,15 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
     random.setstate(python_state)
     np.random.set_state(numpy_state)
     return result
+
+
+@pytest.fixture(autouse=True)
+def _own_log_level() -> Generator[None, None, None]:
+    """A script that turns the pipeline's notices off does so for the whole process, which is its own but not ours."""
+    logger = logging.getLogger("videodit.pipelines")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 @pytest.fixture(autouse=True)

@@ -64,6 +64,7 @@ def test_lossless_is_lossless(pipe, deviation) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # torch's own compiler
 def test_compiled_blocks_are_the_same(pipe, deviation) -> None:
     alone = latents(pipe)
     pipe.accelerate(AccelConfig(compile=True))

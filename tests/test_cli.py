@@ -120,7 +120,7 @@ class FakePipeline:
         output_type: str,
         fps: float | None = None,
     ) -> FakeOutput:
-        assert output_type == "np"
+        assert output_type == "stream"
         seed = generator.initial_seed()
         frames = torch.rand(1, num_frames, height, width, 3, generator=generator).numpy()
         for step in range(num_inference_steps):

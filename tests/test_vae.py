@@ -318,6 +318,15 @@ def test_illegal_tiles_are_named(vae: CausalVideoVAE, tile_size: int, overlap: i
     assert not vae.use_tiling
 
 
+@pytest.mark.parametrize("latent_frames", [1, 2])
+def test_a_stream_of_tiles_is_the_tiled_clip(vae: CausalVideoVAE, latent_frames: int, deviation: Deviation) -> None:
+    z = latents(vae, 17, 3, 5)
+    vae.enable_tiling(16, 8)
+    parts = list(vae.decode_stream(z, latent_frames))
+    assert len(parts) == -(-5 // latent_frames)
+    assert deviation(torch.cat(parts, dim=2), vae.decode(z).sample) <= 1e-5
+
+
 def test_slices_equal_the_batch(vae: CausalVideoVAE, deviation: Deviation) -> None:
     x, z = pixels(vae, 5, 2, 1, batch=3), latents(vae, 5, 2, 1, batch=3)
     whole_moments, whole_clip = moments(vae, x), decoded(vae, z)
@@ -326,6 +335,80 @@ def test_slices_equal_the_batch(vae: CausalVideoVAE, deviation: Deviation) -> No
     assert deviation(moments(vae, x), whole_moments) <= 1e-6
     assert deviation(decoded(vae, z), whole_clip) <= 1e-6
     assert record == [[1, 1, 1], [1, 1, 1]]
+
+
+# --- compiled, and how much fits -----------------------------------------------------------------
+
+
+@pytest.fixture
+def graphs() -> Iterator[list[Any]]:
+    """What a compiled decoder was traced to so far; see :func:`compile_for`."""
+    torch._dynamo.reset()
+    yield []
+    torch._dynamo.reset()
+
+
+def compile_for(vae: CausalVideoVAE, graphs: list[Any], **options: Any) -> None:
+    """Compile with a backend that runs what was traced, so that the difference to eager is tracing alone."""
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    vae.compile_decoder(backend=backend, **options)
+
+
+def test_compiled_decoder_makes_one_graph_for_a_size_and_one_for_others(vae: CausalVideoVAE, graphs: list[Any]) -> None:
+    eager = copy.deepcopy(vae)
+    compile_for(vae, graphs)
+    for expected, (frames, h, w) in ((1, (33, 3, 4)), (1, (33, 3, 4)), (2, (41, 4, 5)), (2, (37, 5, 3))):
+        z = latents(vae, frames, h, w)
+        assert torch.equal(decoded(vae, z), decoded(eager, z))
+        assert len(graphs) == expected
+
+
+@pytest.mark.parametrize("vae", ["2.1"], indirect=True)
+def test_only_the_parallel_form_is_compiled_and_copies_keep_to_their_weights(
+    vae: CausalVideoVAE, graphs: list[Any], deviation: Deviation
+) -> None:
+    z = latents(vae, 9, 2, 3)
+    expected = decoded(vae, z)
+    compile_for(vae, graphs, channels_last=True)
+    assert vae.decoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert vae.encoder.conv_in.weight.is_contiguous()
+    assert deviation(torch.cat(list(vae.decode_stream(z)), dim=2), expected.clamp(-1, 1)) <= 1e-5
+    assert graphs == []
+    assert deviation(decoded(vae, z), expected) <= 1e-5
+    assert len(graphs) == 1
+    other = copy.deepcopy(vae)
+    other.decoder.conv_out.bias += 1
+    assert deviation(decoded(other, z), expected + 1) <= 1e-5
+    assert deviation(decoded(vae, z), expected) <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # inductor's own use
+def test_inductor_decodes_bf16_as_well_as_eager_layers(vae: CausalVideoVAE, graphs: list[Any]) -> None:
+    z = latents(vae, 9, 4, 4)
+    exact = decoded(vae, z)
+    vae.bfloat16()
+    eager = decoded(vae, z.bfloat16()).float()
+    vae.compile_decoder(channels_last=True)
+    compiled = decoded(vae, z.bfloat16()).float()
+    assert not torch.equal(compiled, eager)  # it rounds less often
+    assert (compiled - exact).square().mean() <= 1.1**2 * (eager - exact).square().mean()
+
+
+def test_what_fits_is_half_of_the_free_memory(vae: CausalVideoVAE) -> None:
+    shape = (1, 6, 20, 4, 4)
+    frame = 8 * 4 * 12 * (4 * 8 // 2) ** 2 * 4  # 8 tensors of 12 fp32 channels at 16×16 positions, 4 frames a latent
+    fits = [vae.latent_frames_that_fit(shape, free) for free in (0, 2 * frame, 2 * frame * 5 + 1, 2 * frame * 5 - 1)]
+    assert fits == [1, 1, 5, 4]
+    assert vae.latent_frames_that_fit(shape, 2 * frame * 1000) == 20
+    assert vae.latent_frames_that_fit((2, *shape[1:]), 2 * frame * 10) == 5
+    vae.enable_tiling(16, 8)
+    assert vae.latent_frames_that_fit(shape, 2 * frame) == 4
+    assert vae.bfloat16().latent_frames_that_fit(shape, 2 * frame) == 8
 
 
 # --- latents and pixels --------------------------------------------------------------------------

@@ -9,7 +9,7 @@ xformers, flex), so the backend is a setting of the model: ``model.set_attention
 - ``"spatial"``: the tokens of the same latent frame;
 - ``"temporal"``: the tokens at the same place in all frames.
 
-:class:`JointAttention` lets video and text attend together.
+:class:`JointAttention` lets video and text attend together, each with its own weights.
 
 Letters: ``B`` batch, ``S`` video tokens, ``L`` text tokens, ``D`` width, ``N`` heads.
 """
@@ -29,6 +29,7 @@ from videodit.positions import apply_rotary
 from videodit.shapes import Size3D
 
 Layout = Literal["full", "spatial", "temporal"]
+KeysValues = tuple[Tensor, Tensor]
 QKNorm = Literal["rms_norm_across_heads", "rms_norm", "layer_norm"]
 
 _FOLDS = {
@@ -72,14 +73,16 @@ class AttentionProcessor:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None,
         attention_mask: Tensor | None,
-        rotary: tuple[Tensor, Tensor] | None,
+        rotary: Tensor | None,
         grid: Size3D | None,
         image_states: Tensor | None,
+        keys_values: list[KeysValues] | None,
     ) -> Tensor:
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q = _to_heads(attn.to_q(hidden_states), attn.heads, attn.norm_q, attn.norm_across)  # [B, S, N, D/N]
-        k = _to_heads(attn.to_k(source), attn.heads, attn.norm_k, attn.norm_across)  # [B, S or L, N, D/N]
-        v = attn.to_v(source).unflatten(-1, (attn.heads, -1))
+        if keys_values is None:
+            keys_values = attn.keys_values(source, image_states)
+        (k, v), *images = keys_values  # [B, S or L, N, D/N]
         if rotary is not None:
             q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
         if attn.layout != "full":
@@ -97,11 +100,10 @@ class AttentionProcessor:
         if attn.layout != "full":
             assert grid is not None
             out = rearrange(out, unfold, b=hidden_states.shape[0], t=grid.t, s=grid.h * grid.w)
-        if image_states is not None:  # the same queries look at the image by themselves
-            k = _to_heads(attn.add_k_proj(image_states), attn.heads, attn.norm_added_k, attn.norm_across)
-            v = attn.add_v_proj(image_states).unflatten(-1, (attn.heads, -1))
+        for k, v in images:  # the same queries look at the image by themselves
             out = out + dispatch_attention_fn(q, k, v, backend=self._attention_backend)
-        return attn.to_out[0](out.flatten(2).type_as(hidden_states))  # [B, S, D]
+        out = out.flatten(2).type_as(hidden_states)  # [B, S, D]
+        return out if attn.to_out is None else attn.to_out[0](out)
 
 
 class Attention(nn.Module, AttentionModuleMixin):
@@ -116,6 +118,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         eps: of that norm.
         layout: which tokens see each other in self-attention.
         image: keys and values of an image beside those of the text.
+        project_out: end with an output projection.
 
     Raises:
         ValueError: an unknown ``qk_norm`` or ``layout``.
@@ -136,6 +139,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         eps: float,
         layout: Layout = "full",
         image: bool = False,
+        project_out: bool = True,
     ) -> None:
         super().__init__()
         if layout not in get_args(Layout):
@@ -147,7 +151,8 @@ class Attention(nn.Module, AttentionModuleMixin):
         self.to_q = nn.Linear(dim, inner)
         self.to_k = nn.Linear(dim, inner)
         self.to_v = nn.Linear(dim, inner)
-        self.to_out = nn.ModuleList([nn.Linear(inner, dim)])  # a list, so that LoRA files find `to_out.0`
+        # A list, so that LoRA files find `to_out.0`.
+        self.to_out = nn.ModuleList([nn.Linear(inner, dim)]) if project_out else None
         self.norm_q = _qk_norm(qk_norm, heads, head_dim, eps)
         self.norm_k = _qk_norm(qk_norm, heads, head_dim, eps)
         if image:
@@ -156,14 +161,32 @@ class Attention(nn.Module, AttentionModuleMixin):
             self.norm_added_k = _qk_norm(qk_norm, heads, head_dim, eps)
         self.processor = AttentionProcessor()
 
+    def keys_values(self, source: Tensor, image_states: Tensor | None) -> list[KeysValues]:
+        """Keys and values, not rotated, of what is attended to.
+
+        Args:
+            source: ``[B, L, D]``.
+            image_states: ``[B, I, D]``, or ``None``.
+
+        Returns:
+            ``[B, L, N, D/N]`` twice; after it, the same of the image, if there is one.
+        """
+        k = _to_heads(self.to_k(source), self.heads, self.norm_k, self.norm_across)
+        found = [(k, self.to_v(source).unflatten(-1, (self.heads, -1)))]
+        if image_states is not None:
+            k = _to_heads(self.add_k_proj(image_states), self.heads, self.norm_added_k, self.norm_across)
+            found.append((k, self.add_v_proj(image_states).unflatten(-1, (self.heads, -1))))
+        return found
+
     def forward(
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        rotary: tuple[Tensor, Tensor] | None = None,
+        rotary: Tensor | None = None,
         grid: Size3D | None = None,
         image_states: Tensor | None = None,
+        keys_values: list[KeysValues] | None = None,
     ) -> Tensor:
         """Attend.
 
@@ -171,18 +194,21 @@ class Attention(nn.Module, AttentionModuleMixin):
             hidden_states: ``[B, S, D]``.
             encoder_hidden_states: ``[B, L, D]`` to attend to; ``None`` for self-attention.
             attention_mask: boolean, broadcastable to ``[B, N, S, L]``; True where attention is allowed.
-            rotary: tables of :class:`videodit.positions.RotaryTables`.
+            rotary: table of :class:`videodit.positions.RotaryTables`.
             grid: token extents, needed by the layouts that fold.
             image_states: ``[B, I, D]`` to attend to as well, where the module was built for an image.
+            keys_values: what :meth:`keys_values` makes of both; ``None`` makes it here.
 
         Returns:
             ``[B, S, D]``.
         """
-        return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary, grid, image_states)
+        return self.processor(
+            self, hidden_states, encoder_hidden_states, attention_mask, rotary, grid, image_states, keys_values
+        )
 
 
 class JointAttentionProcessor:
-    """Projects both streams, normalises, rotates the video, attends over all. Holds the backend."""
+    """Projects each stream, normalises, rotates, attends over both. Holds the backend."""
 
     _attention_backend: Any = None
     _parallel_config: Any = None
@@ -193,35 +219,35 @@ class JointAttentionProcessor:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None,
-        rotary: tuple[Tensor, Tensor] | None,
+        rotary: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        heads, across = attn.heads, attn.norm_across
-        q = _to_heads(attn.to_q(hidden_states), heads, attn.norm_q, across)  # [B, S, N, D/N]
-        k = _to_heads(attn.to_k(hidden_states), heads, attn.norm_k, across)
-        v = attn.to_v(hidden_states).unflatten(-1, (heads, -1))
+        x, text, heads, across = hidden_states, encoder_hidden_states, attn.heads, attn.norm_across
+        q = _to_heads(attn.to_q(x), heads, attn.norm_q, across)  # [B, S, N, D/N]
+        k = _to_heads(attn.to_k(x), heads, attn.norm_k, across)
+        v = attn.to_v(x).unflatten(-1, (heads, -1))
+        text_q = _to_heads(attn.add_q_proj(text), heads, attn.norm_added_q, across)  # [B, L, N, D/N]
+        text_k = _to_heads(attn.add_k_proj(text), heads, attn.norm_added_k, across)
+        text_v = attn.add_v_proj(text).unflatten(-1, (heads, -1))
+        q, k, v = (torch.cat(pair, dim=1) for pair in ((q, text_q), (k, text_k), (v, text_v)))  # [B, S + L, N, D/N]
         if rotary is not None:
             q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
-        to_q, to_k, to_v, norm_q, norm_k = attn.text_layers
-        text_q = _to_heads(to_q(encoder_hidden_states), heads, norm_q, across)  # [B, L, N, D/N]
-        text_k = _to_heads(to_k(encoder_hidden_states), heads, norm_k, across)
-        text_v = to_v(encoder_hidden_states).unflatten(-1, (heads, -1))
         out = dispatch_attention_fn(
-            torch.cat([q, text_q], dim=1),
-            torch.cat([k, text_k], dim=1),
-            torch.cat([v, text_v], dim=1),
+            q,
+            k,
+            v,
             attn_mask=attention_mask,
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )  # [B, S + L, N, D/N]
-        lengths = [hidden_states.shape[1], encoder_hidden_states.shape[1]]
-        video, text = out.flatten(2).type_as(hidden_states).split(lengths, dim=1)
-        return video, text
+        x_out, text_out = out.flatten(2).type_as(x).split([x.shape[1], text.shape[1]], dim=1)
+        return attn.to_out[0](x_out), attn.to_add_out(text_out)
 
 
 class JointAttention(nn.Module, AttentionModuleMixin):
-    """Attention of video and text together (Esser et al., "Scaling Rectified Flow Transformers", 2024).
+    """Attention of video and text together, each with its own weights (Esser et al., "Scaling Rectified Flow
+    Transformers", 2024). The order of the two in the sequence plays no part.
 
-    Only the video's queries and keys are rotated; the order of the two in the sequence plays no part.
+    With one set of weights for both, it is the self-attention of one sequence: :class:`Attention`.
 
     Args:
         dim: width of the tokens.
@@ -229,8 +255,6 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         head_dim: channels of each head.
         qk_norm: see :class:`Attention`.
         eps: of that norm.
-        tied: one set of weights for both streams.
-        project_out: end with an output projection of each stream.
 
     Raises:
         ValueError: an unknown ``qk_norm``.
@@ -241,50 +265,32 @@ class JointAttention(nn.Module, AttentionModuleMixin):
     _supports_qkv_fusion = False
     processor: JointAttentionProcessor
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        head_dim: int,
-        *,
-        qk_norm: QKNorm | None,
-        eps: float,
-        tied: bool,
-        project_out: bool = True,
-    ) -> None:
+    def __init__(self, dim: int, heads: int, head_dim: int, *, qk_norm: QKNorm | None, eps: float) -> None:
         super().__init__()
         _check_qk_norm(qk_norm)
         inner = heads * head_dim
-        self.heads, self.tied = heads, tied
+        self.heads = heads
         self.norm_across = qk_norm == "rms_norm_across_heads"
         self.to_q = nn.Linear(dim, inner)
         self.to_k = nn.Linear(dim, inner)
         self.to_v = nn.Linear(dim, inner)
         self.norm_q = _qk_norm(qk_norm, heads, head_dim, eps)
         self.norm_k = _qk_norm(qk_norm, heads, head_dim, eps)
-        self.to_out = nn.ModuleList([nn.Linear(inner, dim)]) if project_out else None
-        if not tied:
-            self.add_q_proj = nn.Linear(dim, inner)
-            self.add_k_proj = nn.Linear(dim, inner)
-            self.add_v_proj = nn.Linear(dim, inner)
-            self.norm_added_q = _qk_norm(qk_norm, heads, head_dim, eps)
-            self.norm_added_k = _qk_norm(qk_norm, heads, head_dim, eps)
-            self.to_add_out = nn.Linear(inner, dim) if project_out else None
+        self.to_out = nn.ModuleList([nn.Linear(inner, dim)])
+        self.add_q_proj = nn.Linear(dim, inner)
+        self.add_k_proj = nn.Linear(dim, inner)
+        self.add_v_proj = nn.Linear(dim, inner)
+        self.norm_added_q = _qk_norm(qk_norm, heads, head_dim, eps)
+        self.norm_added_k = _qk_norm(qk_norm, heads, head_dim, eps)
+        self.to_add_out = nn.Linear(inner, dim)
         self.processor = JointAttentionProcessor()
-
-    @property
-    def text_layers(self) -> tuple[nn.Module, ...]:
-        """Query, key and value projections of the text and the norms of its queries and keys."""
-        if self.tied:
-            return self.to_q, self.to_k, self.to_v, self.norm_q, self.norm_k
-        return self.add_q_proj, self.add_k_proj, self.add_v_proj, self.norm_added_q, self.norm_added_k
 
     def forward(
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        rotary: tuple[Tensor, Tensor] | None = None,
+        rotary: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Attend.
 
@@ -292,17 +298,12 @@ class JointAttention(nn.Module, AttentionModuleMixin):
             hidden_states: video ``[B, S, D]``.
             encoder_hidden_states: text ``[B, L, D]``.
             attention_mask: boolean, broadcastable to ``[B, N, S + L, S + L]``, video first.
-            rotary: tables of :class:`videodit.positions.RotaryTables` for the video.
+            rotary: table of :class:`videodit.positions.RotaryTables` for both.
 
         Returns:
             Video ``[B, S, D]`` and text ``[B, L, D]``.
         """
-        video, text = self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary)
-        if self.to_out is None:
-            return video, text
-        text_out = self.to_out[0] if self.tied else self.to_add_out
-        assert text_out is not None
-        return self.to_out[0](video), text_out(text)
+        return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary)
 
 
 def _check_qk_norm(qk_norm: object) -> None:

@@ -17,6 +17,7 @@ what is added to it), ``G`` groups of tokens that share a timestep: 1 (the clip)
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -25,7 +26,7 @@ from diffusers.models.attention import FeedForward
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
-from videodit.attention import Attention, JointAttention, Layout, QKNorm
+from videodit.attention import Attention, JointAttention, KeysValues, Layout, QKNorm
 from videodit.shapes import Size3D
 
 BlockNorm = Literal["layer_norm", "rms_norm"]
@@ -61,6 +62,52 @@ def block_norm(kind: BlockNorm, dim: int, eps: float, affine: bool) -> nn.Module
     return (FP32LayerNorm if kind == "layer_norm" else FP32RMSNorm)(dim, eps, elementwise_affine=affine)
 
 
+@cache
+def _cpu_fuses(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is here, with its own kernels for a dtype."""
+    library = torch.ops.mkldnn
+    if dtype != torch.bfloat16 or not hasattr(library, "_linear_pointwise"):
+        return False
+    return torch.backends.mkldnn.is_available() and library._is_mkldnn_bf16_supported()
+
+
+def linear_gelu(layer: nn.Module, x: Tensor) -> Tensor:
+    """A linear layer and its GELU (tanh form): ``[..., in] → [..., out]``.
+
+    In bf16 on a CPU, where the GELU costs nearly as much as the layer, both are one kernel of oneDNN, rounded once. It
+    knows no gradients, and no layer that an adapter, a hook or a quantiser has changed.
+    """
+    plain = type(layer) is nn.Linear and type(layer.weight) is nn.Parameter
+    watched = "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks
+    if (
+        x.device.type == "cpu"
+        and plain
+        and not watched
+        and x.dtype == layer.weight.dtype
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and _cpu_fuses(x.dtype)
+    ):
+        return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "gelu", [], "tanh")
+    return F.gelu(layer(x), approximate="tanh")
+
+
+class MLP(FeedForward):
+    """diffusers' two linear layers with a GELU (tanh form) in between.
+
+    Args:
+        dim: width ``D``.
+        hidden: width in between.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__(dim, inner_dim=hidden, activation_fn="gelu-approximate")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, S, D] → [B, S, D]``."""
+        return self.net[2](linear_gelu(self.net[0].proj, x))  # type: ignore[arg-type]  # between them, no dropout
+
+
 class Modulation(NamedTuple):
     """What the timestep says to every block, for the distinct timesteps of the batch.
 
@@ -86,33 +133,43 @@ class Modulation(NamedTuple):
         return list(rows.to(torch.promote_types(rows.dtype, torch.float32)).chunk(n, dim=-1))
 
 
-def gated(x: Tensor, gate: Tensor, token_row: Tensor | None = None) -> Tensor:
-    """``x · gate`` with ``x [B, S, D]`` and ``gate [B, G, D]``, or ``gate [U, D]`` with ``token_row [B, S]``."""
+def add_gated(x: Tensor, h: Tensor, gate: Tensor, token_row: Tensor | None = None) -> Tensor:
+    """``x + h · gate`` in the gate's dtype.
+
+    Args:
+        x: ``[B, S, D]``.
+        h: ``[B, S, D]``.
+        gate: ``[B, G, D]``, or ``[U, D]`` with ``token_row``.
+        token_row: ``[B, S]`` row of each token.
+    """
     if token_row is not None:
-        return x * gate[token_row]
-    return (x.unflatten(1, (gate.shape[1], -1)) * gate[:, :, None]).flatten(1, 2)  # [B, G, S/G, D] inside
+        return torch.addcmul(x, h, gate[token_row])
+    groups = (gate.shape[1], -1)
+    return torch.addcmul(x.unflatten(1, groups), h.unflatten(1, groups), gate[:, :, None]).flatten(1, 2)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, token_row: Tensor | None = None) -> Tensor:
-    """``x · (1 + scale) + shift``; shapes as for :func:`gated`."""
-    x = gated(x, 1 + scale, token_row)
+    """``x · (1 + scale) + shift``; shapes as for :func:`add_gated`."""
     if token_row is not None:
+        x = x * (1 + scale)[token_row]
         return x + shift[token_row]
-    return (x.unflatten(1, (shift.shape[1], -1)) + shift[:, :, None]).flatten(1, 2)
+    x = x.unflatten(1, (shift.shape[1], -1))  # [B, G, S/G, D]
+    return torch.addcmul(shift[:, :, None], x, 1 + scale[:, :, None]).flatten(1, 2)
 
 
 class BlockContext(NamedTuple):
-    """What is the same for all blocks of one forward.
+    """What a block is told beside its tokens; all but the keys is the same for all blocks of one forward.
 
     Attributes:
         grid: token extents.
         modulation: what the tables of cross blocks are added to, ``6·D`` wide; ``None`` for other blocks.
         condition: SiLU of the condition, ``K`` wide, which joint and single blocks project by themselves.
         text_condition: the same for their text, ``[B, 1, K]``: text has one timestep a clip.
-        rotary: position tables, or ``None``.
+        rotary: position table, for joint and single blocks with the text's tokens after the video's, or ``None``.
         text_mask: ``[B, 1, 1, L]`` for cross blocks, ``[B, 1, 1, S + L]`` for the others, True where a token counts,
             or ``None`` for all.
         image: tokens of an image ``[B, I, D]`` for the cross-attention, or ``None``.
+        keys_values: what this block's cross-attention makes of text and image, where that is kept; else ``None``.
         frame_embedding: ``[1, S, D]`` for the first temporal block, or ``None``.
     """
 
@@ -120,9 +177,10 @@ class BlockContext(NamedTuple):
     modulation: Modulation | None = None
     condition: Modulation | None = None
     text_condition: Modulation | None = None
-    rotary: tuple[Tensor, Tensor] | None = None
+    rotary: Tensor | None = None
     text_mask: Tensor | None = None
     image: Tensor | None = None
+    keys_values: list[KeysValues] | None = None
     frame_embedding: Tensor | None = None
 
 
@@ -170,7 +228,7 @@ class CrossBlock(nn.Module):
             self.norm2 = FP32LayerNorm(dim, eps) if cross_attn_norm else nn.Identity()
             self.attn2 = Attention(dim, heads, head_dim, qk_norm=qk_norm, eps=qk_norm_eps, image=image)
         self.norm3 = block_norm(norm, dim, eps, norm_affine)
-        self.ffn = FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
+        self.ffn = MLP(dim, ffn_dim)
         self.scale_shift_table = nn.Parameter(torch.empty(6, dim))
 
     def forward(
@@ -182,15 +240,26 @@ class CrossBlock(nn.Module):
 
         h = modulate(self.norm1(x), shift1, scale1, row).to(dtype)  # [B, S, D]
         h = self.attn1(h, rotary=context.rotary, grid=context.grid)
-        x = (x + gated(h, gate1, row)).to(dtype)
+        x = add_gated(x, h, gate1, row).to(dtype)
 
         if self.attn2 is not None and self.norm2 is not None:
             h = self.norm2(x).to(dtype)
-            x = x + self.attn2(h, encoder_hidden_states, context.text_mask, image_states=context.image)
+            x = x + self.attn2(
+                h,
+                encoder_hidden_states,
+                context.text_mask,
+                image_states=context.image,
+                keys_values=context.keys_values,
+            )
 
         h = modulate(self.norm3(x), shift3, scale3, row).to(dtype)
-        x = (x + gated(self.ffn(h), gate3, row)).to(dtype)
+        x = add_gated(x, self.ffn(h), gate3, row).to(dtype)
         return x, encoder_hidden_states
+
+    def keys_values(self, text: Tensor, image: Tensor | None) -> list[KeysValues]:
+        """See :meth:`videodit.attention.Attention.keys_values`, of the cross-attention."""
+        assert self.attn2 is not None
+        return self.attn2.keys_values(text, image)
 
 
 class FactorizedBlock(nn.Module):
@@ -220,6 +289,10 @@ class FactorizedBlock(nn.Module):
             x = x + context.frame_embedding.to(x.dtype)
         return self.temporal(x, text, context)
 
+    def keys_values(self, text: Tensor, image: Tensor | None) -> list[KeysValues]:
+        """See :class:`CrossBlock`; of the spatial half."""
+        return self.spatial.keys_values(text, image)
+
 
 class JointBlock(nn.Module):
     """Joint attention and an MLP for each stream.
@@ -230,7 +303,7 @@ class JointBlock(nn.Module):
         heads: attention heads.
         cond_dim: width ``K`` of the condition.
         tied: one set of weights for video and text; modulation stays apart.
-        qk_norm: see :class:`videodit.attention.JointAttention`.
+        qk_norm: see :class:`videodit.attention.Attention`.
         qk_norm_eps: of that norm.
         eps: of all other norms.
         norm: kind of the norms before attention and MLP, which both streams share.
@@ -255,10 +328,11 @@ class JointBlock(nn.Module):
         self.modulation = nn.Linear(cond_dim, 6 * dim)
         self.text_modulation = nn.Linear(cond_dim, 6 * dim)
         self.norm1 = block_norm(norm, dim, eps, norm_affine)
-        self.attn = JointAttention(dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps, tied=tied)
+        attention = Attention if tied else JointAttention
+        self.tied, self.attn = tied, attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps)
         self.norm2 = block_norm(norm, dim, eps, norm_affine)
-        self.ffn = FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
-        self.text_ffn = None if tied else FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
+        self.ffn = MLP(dim, ffn_dim)
+        self.text_ffn = None if tied else MLP(dim, ffn_dim)
 
     def forward(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor, context: BlockContext
@@ -274,14 +348,18 @@ class JointBlock(nn.Module):
 
         h = modulate(self.norm1(x), shift1, scale1, row).to(dtype)  # [B, S, D]
         c = modulate(self.norm1(text), text_shift1, text_scale1).to(dtype)  # [B, L, D]
-        h, c = self.attn(h, c, context.text_mask, context.rotary)
-        x = (x + gated(h, gate1, row)).to(dtype)
-        text = (text + gated(c, text_gate1)).to(dtype)
+        if self.tied:
+            joined = self.attn(torch.cat([h, c], dim=1), None, context.text_mask, context.rotary)  # [B, S + L, D]
+            h, c = joined.split([x.shape[1], text.shape[1]], dim=1)
+        else:
+            h, c = self.attn(h, c, context.text_mask, context.rotary)
+        x = add_gated(x, h, gate1, row).to(dtype)
+        text = add_gated(text, c, text_gate1).to(dtype)
 
         h = modulate(self.norm2(x), shift2, scale2, row).to(dtype)
         c = modulate(self.norm2(text), text_shift2, text_scale2).to(dtype)
-        x = (x + gated(self.ffn(h), gate2, row)).to(dtype)
-        text = (text + gated((self.text_ffn or self.ffn)(c), text_gate2)).to(dtype)
+        x = add_gated(x, self.ffn(h), gate2, row).to(dtype)
+        text = add_gated(text, (self.text_ffn or self.ffn)(c), text_gate2).to(dtype)
         return x, text
 
 
@@ -293,7 +371,7 @@ class SingleBlock(nn.Module):
         ffn_dim: hidden width of the MLP.
         heads: attention heads.
         cond_dim: width ``K`` of the condition.
-        qk_norm: see :class:`videodit.attention.JointAttention`.
+        qk_norm: see :class:`videodit.attention.Attention`.
         qk_norm_eps: of that norm.
         eps: of the other norm.
         norm: its kind.
@@ -316,9 +394,7 @@ class SingleBlock(nn.Module):
         super().__init__()
         self.modulation = nn.Linear(cond_dim, 3 * dim)
         self.norm = block_norm(norm, dim, eps, norm_affine)
-        self.attn = JointAttention(
-            dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps, tied=True, project_out=False
-        )
+        self.attn = Attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps, project_out=False)
         self.proj_mlp = nn.Linear(dim, ffn_dim)
         self.proj_out = nn.Linear(dim + ffn_dim, dim)
 
@@ -334,12 +410,11 @@ class SingleBlock(nn.Module):
 
         h = modulate(self.norm(x), shift, scale, row).to(dtype)
         c = modulate(self.norm(text), text_shift, text_scale).to(dtype)
-        attended = self.attn(h, c, context.text_mask, context.rotary)
-        h, c = (
-            self.proj_out(torch.cat([a, F.gelu(self.proj_mlp(y), approximate="tanh")], dim=-1))
-            for a, y in zip(attended, (h, c), strict=True)
-        )
-        return (x + gated(h, gate, row)).to(dtype), (text + gated(c, text_gate)).to(dtype)
+        joined = torch.cat([h, c], dim=1)  # [B, S + L, D]
+        attended = self.attn(joined, None, context.text_mask, context.rotary)
+        joined = torch.cat([attended, linear_gelu(self.proj_mlp, joined)], dim=-1)  # [B, S + L, D + ffn_dim]
+        h, c = self.proj_out(joined).split([x.shape[1], text.shape[1]], dim=1)
+        return add_gated(x, h, gate, row).to(dtype), add_gated(text, c, text_gate).to(dtype)
 
 
 class TextRefiner(nn.Module):
@@ -405,8 +480,8 @@ class RefinerBlock(nn.Module):
         dtype = x.dtype
         gate1, gate2 = Modulation(condition).projected(self.modulation, 2)
         h = self.attn(self.norm1(x).to(dtype), attention_mask=allowed)
-        x = (x + gated(h, gate1)).to(dtype)
-        return (x + gated(self.ffn(self.norm2(x).to(dtype)), gate2)).to(dtype)
+        x = add_gated(x, h, gate1).to(dtype)
+        return add_gated(x, self.ffn(self.norm2(x).to(dtype)), gate2).to(dtype)
 
 
 class ImageEmbedder(nn.Module):

@@ -13,7 +13,10 @@ import contextlib
 import json
 import logging
 import os
+import queue
 import secrets
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -53,6 +56,8 @@ MIN_FPS, MAX_FPS = 1e-4, 1000
 # none of 5,000 without the tree (`pytest tests/test_media.py -k same_file` tries it).
 _MIN_WIDTH_FOR_MBTREE = 128
 _COMMENT_FORMAT = "videodit/1"
+_AHEAD = 2
+"""Chunks that are with the encoder at once: one that it works on, and one that waits."""
 
 # swscale's plain bicubic takes every second chroma sample as it is: on smooth colour that costs 17 dB.
 # With these flags it interpolates chroma at full width, in both directions.
@@ -307,11 +312,16 @@ def write_video(
     fps: float | Fraction,
     recipe: dict[str, Any] | None = None,
     crf: int = 16,
-) -> None:
+) -> float:
     """Write ``frames`` to an MP4; see :class:`VideoWriter` for the format and the options.
 
-    ``frames`` is one uint8 RGB array or tensor ``[T, H, W, 3]``, or an iterable of them that is encoded
-    as it is drawn. The path is checked before the first chunk is drawn.
+    ``frames`` is one uint8 RGB array or tensor ``[T, H, W, 3]``, or an iterable of them. Chunks are drawn in the
+    calling thread and encoded in another one, while the next are drawn; no more than two wait or are encoded, so
+    that memory is bounded by the size of a chunk. The path is checked before the first chunk is drawn. Whatever is
+    raised in either thread reaches the caller, and no file is left then.
+
+    Returns:
+        Seconds that the encoder worked.
 
     Raises:
         ValueError: no frames, frames of another shape or dtype, or ``path`` cannot be written.
@@ -324,9 +334,70 @@ def write_video(
     first = _as_array(first)
     height, width = first.shape[1:3]
     with VideoWriter(path, width=width, height=height, fps=fps, recipe=recipe, crf=crf) as writer:
-        writer.write(first)
-        for chunk in chunks:
-            writer.write(chunk)
+        with _Encoder(writer) as encoder:
+            encoder.put(first)
+            del first  # a chunk may be large, and the encoder has it
+            for chunk in chunks:
+                encoder.put(chunk)
+        started = time.perf_counter()
+    return encoder.seconds + time.perf_counter() - started  # the end of the file is written here
+
+
+class _Encoder(threading.Thread):
+    """Gives chunks to a :class:`VideoWriter`, which nobody else uses meanwhile, in a thread of its own."""
+
+    def __init__(self, writer: VideoWriter) -> None:
+        super().__init__(name="mp4")
+        self.seconds = 0.0
+        self._writer = writer
+        self._chunks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._room = threading.Semaphore(_AHEAD)
+        self._error: BaseException | None = None
+        self._stopped = False
+
+    def run(self) -> None:
+        while (chunk := self._chunks.get()) is not None:
+            started = time.perf_counter()
+            try:
+                self._write(chunk)
+            except BaseException as error:
+                self._error, self._stopped = error, True
+            del chunk
+            self.seconds += time.perf_counter() - started
+            self._room.release()
+
+    def _write(self, chunk: np.ndarray | torch.Tensor) -> None:
+        frames = _as_array(chunk)
+        for i in range(len(frames)):  # one by one, so that an interrupted run need not wait for a whole clip
+            if self._stopped:
+                return
+            self._writer.write(frames[i : i + 1])
+
+    def put(self, chunk: np.ndarray | torch.Tensor) -> None:
+        """Hand a chunk over, as soon as there is room; raises what the encoder raised before."""
+        self._room.acquire()
+        if self._error is not None:
+            raise self._error
+        self._chunks.put(chunk)
+
+    def __enter__(self) -> _Encoder:
+        self.start()
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        self._stopped = self._stopped or exc_type is not None
+        self._chunks.put(None)
+        interrupt: KeyboardInterrupt | None = None
+        while self.is_alive():  # the writer is not closed under its hands, however often somebody presses Ctrl-C
+            try:
+                self.join()
+            except KeyboardInterrupt as error:
+                interrupt, self._stopped = error, True
+        if exc_type is not None:
+            return
+        failure = interrupt or self._error
+        if failure is not None:
+            raise failure
 
 
 def read_video(path: str | os.PathLike[str], *, max_frames: int | None = None) -> VideoClip:

@@ -73,7 +73,7 @@ def rotary_3d(
     device: torch.device,
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
     base: tuple[float, float] | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Cosines and sines of 3D rotary positions (Su et al., "RoFormer", 2021, one table for each axis).
 
     Args:
@@ -85,8 +85,8 @@ def rotary_3d(
         base: see :func:`axis_positions`.
 
     Returns:
-        Two fp32 tensors ``[1, S, 1, head_dim / 2]``: the axes' frequencies one after the other. Shared between
-        callers: do not change them in place.
+        fp32 ``[1, S, 1, head_dim / 2, 2]``: the axes' frequencies one after the other, cosine and sine of each. Shared
+        between callers: do not change it in place.
     """
     angles = []
     for axis, (positions, dim) in enumerate(zip(axis_positions(grid, scale, base), dims, strict=True)):
@@ -96,7 +96,7 @@ def rotary_3d(
         shape[axis] = len(positions)
         angles.append(angle.view(shape).expand(*grid, -1))  # [t, h, w, dim/2]
     table = torch.cat(angles, dim=-1).flatten(0, 2)[None, :, None]  # [1, S, 1, head_dim/2]
-    return table.cos().float().to(device), table.sin().float().to(device)
+    return torch.stack([table.cos(), table.sin()], dim=-1).float().to(device)
 
 
 @lru_cache(maxsize=16)
@@ -109,7 +109,7 @@ def rotary_fractional(
     device: torch.device,
     scale: tuple[float, float, float],
     lag: float = 0.0,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """LTX-Video's rotary positions: fractions of a base extent, over the whole width instead of each head
     (HaCohen et al., "LTX-Video", 2024, section 2.2).
 
@@ -127,7 +127,7 @@ def rotary_fractional(
         lag: how far tokens after the first are behind along time, as a share of a token.
 
     Returns:
-        Two fp32 tensors ``[1, S, N, head_dim / 2]``.
+        fp32 ``[1, S, N, head_dim / 2, 2]``, cosine and sine of each angle.
     """
     width = heads * head_dim
     frequencies = theta ** torch.linspace(0, 1, width // 6) * math.pi / 2  # [width/6]
@@ -138,11 +138,11 @@ def rotary_fractional(
     angles = (frequencies[:, None] * (2 * fractions[:, None] - 1)).flatten(1)  # [S, width/6 · 3]
     still = angles.new_zeros(len(angles), width // 2 - angles.shape[1])
     table = torch.cat([still, angles], dim=-1).unflatten(1, (heads, -1))[None]  # [1, S, N, head_dim/2]
-    return table.cos().to(device), table.sin().to(device)
+    return torch.stack([table.cos(), table.sin()], dim=-1).to(device)
 
 
 class RotaryTables(nn.Module):
-    """The rotary tables as a module, so that context parallelism can split what it returns.
+    """The rotary table as a module, so that context parallelism can split what it returns.
 
     Args:
         kind: ``"grid"`` for :func:`rotary_3d`, ``"fractional"`` for :func:`rotary_fractional`.
@@ -182,28 +182,37 @@ class RotaryTables(nn.Module):
         self.lag = lag
         self.theta, self.scale, self.base = theta, tuple(scale), None if base is None else tuple(base)
 
-    def forward(self, grid: Size3D, device: torch.device, fps: float) -> tuple[Tensor, Tensor]:
-        """Cosines and sines ``[1, S, 1 or N, head_dim / 2]``."""
+    def forward(self, grid: Size3D, device: torch.device, fps: float, text: int = 0) -> Tensor:
+        """Cosines and sines ``[1, S + text, 1 or N, head_dim / 2, 2]``; text tokens come last and are not turned."""
         if self.kind == "grid":
-            return rotary_3d(grid, self.dims, self.theta, device, self.scale, self.base)
-        scale = (self.scale[0] / fps, *self.scale[1:])
-        return rotary_fractional(grid, self.heads, self.head_dim, self.theta, device, scale, self.lag)
+            table = rotary_3d(grid, self.dims, self.theta, device, self.scale, self.base)
+        else:
+            scale = (self.scale[0] / fps, *self.scale[1:])
+            table = rotary_fractional(grid, self.heads, self.head_dim, self.theta, device, scale, self.lag)
+        if text == 0:
+            return table
+        still = table.new_zeros(1, text, *table.shape[2:])
+        still[..., 0] = 1
+        return torch.cat([table, still], dim=1)
 
 
-def apply_rotary(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+def apply_rotary(x: Tensor, rotary: Tensor) -> Tensor:
     """Rotate neighbouring pairs of channels.
 
     Args:
         x: queries or keys ``[B, S, N, head_dim]``.
-        rotary: tables of :class:`RotaryTables`.
+        rotary: table of :class:`RotaryTables`.
 
     Returns:
         The same shape and dtype; the arithmetic is done in fp32.
     """
-    cos, sin = rotary
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)  # [B, S, N, head_dim/2] each
-    pairs = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return pairs.flatten(-2).type_as(x)
+    pairs = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2))  # [B, S, N, head_dim/2, 2]
+    if torch.compiler.is_compiling():  # the compiler makes one kernel of real numbers, and none of complex ones
+        (even, odd), (cos, sin) = pairs.unbind(-1), rotary.unbind(-1)
+        turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    else:  # one kernel in place of seven
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotary))
+    return turned.flatten(-2).type_as(x)
 
 
 # ---- sines and cosines ---------------------------------------------------------------------------

@@ -10,6 +10,7 @@ tokens that share a timestep: 1, ``T`` or ``S``.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -27,7 +28,7 @@ from diffusers.utils import apply_lora_scale
 from einops import rearrange
 from torch import Tensor, nn
 
-from videodit.attention import QKNorm
+from videodit.attention import KeysValues, QKNorm
 from videodit.blocks import (
     BlockContext,
     BlockNorm,
@@ -55,6 +56,24 @@ _CHOICES = {
     "text_embedding": TextEmbeddingKind,
     "final_layer": FinalLayerKind,
 }
+
+
+@dataclass
+class Prepared:
+    """What cross blocks make of text and image: no step of a generation changes it.
+
+    Hand one object to all forwards with the same text, mask, image and weights. The first fills it: inside the
+    forward, hooks have put offloaded weights in place.
+
+    Attributes:
+        text: ``[B, L, D]``; ``None`` until it is filled, which text that knows the timestep never is.
+        image: ``[B, I, D]``, or ``None``.
+        keys_values: of each block's cross-attention; ``None`` where the blocks make their own.
+    """
+
+    text: Tensor | None = None
+    image: Tensor | None = None
+    keys_values: list[list[KeysValues]] | None = None
 
 
 class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):
@@ -131,7 +150,7 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
     ]
     # For one timestep a clip and full attention of cross blocks; rows of single tokens are not split among ranks.
     _cp_plan = {
-        "rotary": {i: ContextParallelInput(split_dim=1, expected_dims=4, split_output=True) for i in (0, 1)},
+        "rotary": {0: ContextParallelInput(split_dim=1, expected_dims=5, split_output=True)},
         "blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False)},
         "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
     }
@@ -336,6 +355,8 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
         fps: float = 24.0,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
+        *,
+        prepared: Prepared | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict the velocity (or what the objective names) of noisy latents.
 
@@ -352,6 +373,7 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
             fps: frames per second, for fractional rotary positions.
             attention_kwargs: ``{"scale": s}`` scales loaded LoRA layers.
             return_dict: an output object instead of a tuple.
+            prepared: the same object for all steps of a generation; see :class:`Prepared`.
 
         Returns:
             ``sample``: ``[B, out_channels, T, H, W]``.
@@ -361,6 +383,10 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
                 or that the model does not have.
         """
         grid = self._check_shapes(hidden_states, timestep, encoder_hidden_states, encoder_attention_mask)  # t, h, w
+        if prepared is not None and prepared.text is not None:
+            found, given = list(prepared.text.shape[:2]), list(encoder_hidden_states.shape[:2])
+            if found != given:
+                raise ValueError(f"prepared is for text {found}, got encoder_hidden_states {given}")
         pt, ph, pw = self.geometry.patch
         dtype = hidden_states.dtype
 
@@ -371,16 +397,16 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
         condition = self._embed_timestep(timestep, extra, grid, dtype)  # [B, G, K], or [U, K] and [B, S]
         noisiest = timestep.flatten(1).amax(dim=1) if timestep.ndim > 1 else timestep  # [B]
         mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()  # [B, L]
-        if isinstance(self.text_embedder, TextRefiner):
-            text = self.text_embedder(encoder_hidden_states, noisiest, mask)  # [B, L, D]
-        else:
-            text = self.text_embedder(encoder_hidden_states)  # [B, L, D]
-        x, text = self._add_positions(x, text, grid)
+        seen = self._see(encoder_hidden_states, encoder_hidden_states_image, noisiest, mask, prepared)
+        assert seen.text is not None
+        x, text = self._add_positions(x, seen.text, grid)
 
+        joined = 0 if self.config.block == "cross" else text.shape[1]  # text tokens in one sequence with the video's
         context = BlockContext(
             grid=grid,
-            rotary=None if self.rotary is None else self.rotary(grid, x.device, fps),  # [1, S, 1 or N, head_dim / 2]
-            image=self._embed_image(encoder_hidden_states_image),  # [B, I, D] or None
+            # [1, S or S + L, 1 or N, head_dim / 2, 2]
+            rotary=None if self.rotary is None else self.rotary(grid, x.device, fps, joined),
+            image=seen.image,  # [B, I, D] or None
         )
         if self.time_proj is not None:
             context = context._replace(
@@ -397,7 +423,9 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
         if self.config.frame_embedding and grid.t > 1:
             context = context._replace(frame_embedding=sincos_frames(grid, x.shape[2], x.device))  # [1, S, D]
 
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
+            if seen.keys_values is not None:
+                context = context._replace(keys_values=seen.keys_values[i])  # [B, L, N, D/N] twice
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x, text = self._gradient_checkpointing_func(block, x, text, context)  # [B, S, D], [B, L, D]
             else:
@@ -431,6 +459,23 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
                 f"got {list(timestep.shape)}"
             )
         return grid
+
+    def _see(
+        self, text: Tensor, image: Tensor | None, noisiest: Tensor, mask: Tensor | None, prepared: Prepared | None
+    ) -> Prepared:
+        """What the blocks see beside the video: taken from ``prepared``, or made and, where it stays so, kept there."""
+        if prepared is not None and prepared.text is not None:
+            return prepared
+        refined = (noisiest, mask) if isinstance(self.text_embedder, TextRefiner) else ()
+        made = Prepared(self.text_embedder(text, *refined), self._embed_image(image))  # [B, L, D], [B, I, D]
+        stays = self.config.block == "cross" and not refined and self.config.position_embedding != "learned"
+        # What a compiled graph returns may be overwritten by its next run.
+        if prepared is None or not stays or torch.compiler.is_compiling():
+            return made
+        prepared.text, prepared.image = made.text, made.image
+        if not any(map(_is_hooked, self.blocks.modules())):
+            prepared.keys_values = [block.keys_values(made.text, made.image) for block in self.blocks]  # type: ignore[operator]
+        return prepared
 
     def _sinusoids(self, numbers: Tensor) -> Tensor:
         """Any numbers ``[...]`` as sinusoids ``[..., freq_dim]`` in the dtype of the embedders."""
@@ -499,6 +544,11 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
             name = "encoder_hidden_states_image"
             raise ValueError(f"{name} is missing" if image is None else f"this model takes no {name}")
         return None if self.image_embedder is None else self.image_embedder(image)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether something happens before a module's forward: only there are offloaded or sharded weights in place."""
+    return bool(module._forward_pre_hooks) or hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook")
 
 
 for _block in (CrossBlock, FactorizedBlock, JointBlock, SingleBlock):

@@ -16,7 +16,10 @@ Shapes: ``B`` batch, ``C`` channels, ``T H W`` frames, height and width at the l
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,7 +33,11 @@ from torch import Tensor
 
 from videodit.checkpoints import CheckedLoading
 from videodit.shapes import Size3D, VideoGeometry
-from videodit.vae_layers import CausalConv3d, Decoder, Encoder, Stream
+from videodit.vae_layers import CausalConv3d, Decoder, Encoder, Stream, channels_last_weights
+
+_LIVE = 8
+"""Tensors of the decoder's widest level that are alive at once, the carried past of a chunk among them: measured 5
+for whole clips (`pytest tests/test_streaming.py -k peak`)."""
 
 
 class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
@@ -119,6 +126,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         self.use_tiling = False
         self.tile_size, self.tile_overlap = 256, 64
         self.stream_latent_frames: int | None = None
+        self._whole: Callable[[Decoder, Tensor], Tensor] = _run_whole
 
     @classmethod
     def _native_config(cls, config: dict[str, Any], where: object) -> dict[str, Any]:
@@ -167,6 +175,43 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     def disable_streaming(self) -> None:
         """Encode and decode whole clips at once, the default."""
         self.stream_latent_frames = None
+
+    def latent_frames_that_fit(self, shape: Sequence[int], free: int) -> int:
+        """How much of a clip may be decoded at once: as many latent frames as half of the free memory holds.
+
+        A frame is counted as eight tensors of the decoder's widest level, which is what eager layers hold at once.
+
+        Args:
+            shape: of the latents, ``[B, z_dim, T, H, W]``.
+            free: bytes.
+
+        Returns:
+            At least 1 and at most ``T``, which stands for the whole clip.
+        """
+        batch, _, frames, height, width = shape
+        stride, patch = self.geometry.vae_stride, self.config.patch_size or 1
+        if self.use_tiling:
+            height, width = (min(side, self.tile_size // stride.h) for side in (height, width))
+        # The last level but one widens to full size before its channels shrink.
+        channels = (self.config.decoder_base_dim or self.config.base_dim) * max(self.config.dim_mult[:2])
+        positions = batch * stride.t * math.prod((height * stride.h // patch, width * stride.w // patch))
+        needed = _LIVE * self.dtype.itemsize * channels * positions
+        return max(1, min(frames, free // 2 // needed))
+
+    def compile_decoder(self, *, channels_last: bool = False, **options: Any) -> None:
+        """Compile the decoder's parallel form, as one graph without breaks; the streamed form stays as it is.
+
+        The first size is compiled for itself; with the second, torch makes a graph for further sizes. Clips of one
+        frame have one of their own, and so have very short ones where the device's convolutions tell them apart.
+
+        Args:
+            channels_last: keep the decoder's weights, and with them what its layers compute, with the channels last in
+                memory, for kernels that want them so. Nothing else changes.
+            options: of ``torch.compile``, such as ``mode="max-autotune"``.
+        """
+        if channels_last:
+            channels_last_weights(self.decoder)
+        self._whole = torch.compile(_run_whole, **{"fullgraph": True, **options})
 
     # ---- encode ----------------------------------------------------------------------------------
 
@@ -255,7 +300,11 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     def _decode(self, z: Tensor) -> Tensor:
         if self.stream_latent_frames is None:
             return self._decode_chunk(z, None)
-        return torch.cat(list(self._decode_stream(z, self.stream_latent_frames)), dim=2)
+        stream, parts = Stream(), []
+        for chunk in z.split(self.stream_latent_frames, dim=2):
+            parts.append(self._decode_chunk(chunk, stream))
+            stream.first = False
+        return torch.cat(parts, dim=2)
 
     @apply_forward_hook
     def decode_stream(self, z: Tensor, latent_frames: int = 1) -> Iterator[Tensor]:
@@ -266,8 +315,8 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
             latent_frames: latent frames a chunk.
 
         Yields:
-            ``[B, 3, frames, height, width]`` in [-1, 1]; the concatenation equals :meth:`decode`
-            without tiles.
+            ``[B, 3, frames, height, width]`` in [-1, 1]; the concatenation equals :meth:`decode`. Of tiles, each
+            carries its own past, so that they bound what is computed at once and not what is carried.
 
         Raises:
             ValueError: a tensor of another rank or channel count, or fewer than one latent frame a chunk.
@@ -278,14 +327,23 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         return (chunk.clamp(-1, 1) for chunk in self._decode_stream(z, latent_frames))
 
     def _decode_stream(self, z: Tensor, latent_frames: int) -> Iterator[Tensor]:
-        stream = Stream()
+        streams: defaultdict[int, Stream] = defaultdict(Stream)  # one a tile, in the order of _tiled
+        scale = self.geometry.vae_stride.h
+        tiles: Iterator[int]
+
+        def run(tile: Tensor) -> Tensor:
+            return self._decode_chunk(tile, streams[next(tiles)])
+
         for chunk in z.split(latent_frames, dim=2):
-            yield self._decode_chunk(chunk, stream)
-            stream.first = False
+            tiles = itertools.count()
+            yield self._tiled(run, chunk, scale)
+            for stream in streams.values():
+                stream.first = False
 
     def _decode_chunk(self, z: Tensor, stream: Stream | None) -> Tensor:
         p = self.config.patch_size or 1
-        x = self.decoder(self.post_quant_conv(z), stream)
+        z = self.post_quant_conv(z)
+        x = self._whole(self.decoder, z) if stream is None else self.decoder(z, stream)
         return rearrange(x, "b (c i j) t h w -> b c t (h j) (w i)", i=p, j=p)
 
     def _check_latents(self, z: Tensor) -> None:
@@ -343,6 +401,11 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         """Encode and decode ``sample``; the mode of the posterior unless ``sample_posterior``."""
         (posterior,) = self.encode(sample, return_dict=False)
         return self.decode(posterior.sample(generator) if sample_posterior else posterior.mode())
+
+
+def _run_whole(decoder: Decoder, z: Tensor) -> Tensor:
+    """What is compiled. A function: a compiled method would go on calling its first owner in copies of a model."""
+    return decoder(z, None)
 
 
 def _tile_starts(length: int, tile: int, overlap: int) -> list[int]:

@@ -26,6 +26,15 @@ class Stream:
     """True while the chunk that holds the clip's first frame passes through."""
 
 
+def channels_last_weights(module: nn.Module) -> None:
+    """Lay the weights of all convolutions out with the channels last; what they compute is laid out likewise."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv3d):
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)
+        elif isinstance(layer, nn.Conv2d):
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+
+
 def _is_first(stream: Stream | None) -> bool:
     return stream is None or stream.first
 

@@ -283,7 +283,7 @@ def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> tuple[di
             progress.stage("sampling", total, done=1)
         progress.step(step + 1)
         if step + 1 == total:
-            progress.stage("decoding")
+            progress.stage("decoding and writing")
         return kwargs
 
     progress.stage("encoding the text, first step")
@@ -303,11 +303,10 @@ def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> tuple[di
         guidance_scale=plan.guidance_scale,
         generator=torch.Generator("cpu").manual_seed(request.seed),
         callback_on_step_end=on_step_end,
-        output_type="np",
+        output_type="stream",  # decoded while it is written, below
         **{name: _open_image(path) for name, path in pictures.items() if path is not None},
         **{name: value for name, value in said.items() if value},
     )
-    progress.stage("writing")
     # The frames are the same at any rate; only the file plays them faster or slower.
     output.fps = output.recipes[0]["fps"] = plan.fps
     output.save(request.output)
