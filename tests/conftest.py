@@ -29,8 +29,12 @@ sys.path = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
 
 def pytest_configure() -> None:
-    """Tiny tensors gain nothing from many threads, and tests often share a machine."""
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    """Tiny tensors gain nothing from threads, which wait for each other busily where tests share a machine.
+
+    Losses that are compared to the last bit need as many in every process.
+    """
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -342,7 +342,12 @@ def test_a_stopped_scan_leaves_nothing_running(kind: signal.Signals, tmp_path: P
         f"children.CODE = {_ODD_CHILD!r}\n"
         f"scan(read_source({str(tmp_path)!r}), timeout=500)"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
+    )
     mark, limit = tmp_path / "hanging", time.monotonic() + 60
     while not (mark.exists() and mark.read_text()):
         assert process.poll() is None
