@@ -8,13 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from videodit.flow import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.conditions import Condition
 from videodit.pipelines.registry import Settings
-from videodit.text import TextTokens
+from videodit.text import TextTokens, together
 from videodit.transformer import Prepared
 
 
@@ -90,7 +89,7 @@ class Denoiser:
             prediction = self._predict(model, latents, t, cond, "cond", scale)
             return prediction, self._predict(model, latents, t, uncond, "uncond", scale)
         if self._pair is None:
-            self._pair = _together(cond, uncond)
+            self._pair = together([cond, uncond])
         twice = torch.cat([latents, latents])
         prediction, away = self._predict(model, twice, t, self._pair, "both", scale).chunk(2)
         return prediction, away
@@ -167,16 +166,3 @@ class Denoiser:
 def _repeat(tensor: Tensor, batch: int) -> Tensor:
     """``tensor [B, …]`` once more for each further copy of the batch."""
     return tensor.repeat(batch // len(tensor), *[1] * (tensor.ndim - 1))
-
-
-def _together(first: TextTokens, second: TextTokens) -> TextTokens:
-    """Two sets of prompts as one, padded to the longer."""
-    length = max(first.embeds.shape[1], second.embeds.shape[1])
-    both, masks = (first, second), []
-    for one in both:
-        mask = torch.ones(one.embeds.shape[:2], dtype=torch.bool, device=one.embeds.device)
-        masks.append(F.pad(mask if one.mask is None else one.mask, (0, length - one.embeds.shape[1])))
-    embeds = torch.cat([F.pad(one.embeds, (0, 0, 0, length - one.embeds.shape[1])) for one in both])
-    mask = torch.cat(masks)
-    pooled = [one.pooled for one in both if one.pooled is not None]
-    return TextTokens(embeds, None if mask.all() else mask, torch.cat(pooled) if pooled else None)

@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -179,6 +179,22 @@ def randomized() -> Callable[[M], M]:
     from videodit.families.parity import randomize
 
     return randomize
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that a scan's child processes were asked about."""
+    from videodit.datasets.clips import asking, children
+
+    names: list[str] = []
+    real = children.ask_children
+
+    def ask(jobs: Sequence[children.Job], *, workers: int = 1) -> Generator[tuple[int, children.Answer], None, None]:
+        names.extend(Path(job.request["path"]).name for job in jobs)
+        yield from real(jobs, workers=workers)
+
+    monkeypatch.setattr(asking, "ask_children", ask)
+    return names
 
 
 @pytest.fixture(scope="session")

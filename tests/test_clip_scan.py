@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -20,7 +20,7 @@ from clips_panned import moving, source_of, write
 
 from videodit.cli import data_options
 from videodit.cli.main import main
-from videodit.datasets.clips import asking, children
+from videodit.datasets.clips import children
 from videodit.datasets.clips.records import Clip, Media, Source
 from videodit.datasets.clips.scan import Scanned, scan
 from videodit.datasets.clips.sources import read_source
@@ -58,20 +58,6 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 def by_name(found: Sequence[Scanned]) -> dict[str, Scanned]:
     return {item.clip.name: item for item in found}
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that children were asked about."""
-    names: list[str] = []
-    real = children.ask_children
-
-    def ask(jobs: Sequence[children.Job], *, workers: int = 1) -> Generator[tuple[int, children.Answer], None, None]:
-        names.extend(Path(job.request["path"]).name for job in jobs)
-        yield from real(jobs, workers=workers)
-
-    monkeypatch.setattr(asking, "ask_children", ask)
-    return names
 
 
 @pytest.fixture

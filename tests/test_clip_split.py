@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from clips_panned import moving
 from PIL import Image
 
 from videodit.cli.main import main
-from videodit.datasets.clips import asking, children
 from videodit.datasets.clips import split as split_module
 from videodit.datasets.clips.readers import read_window, usable_frames
 from videodit.datasets.clips.records import Clip, Media, Source
@@ -42,20 +41,6 @@ def write(path: Path, *scenes: np.ndarray, times: Sequence[float] | None = None)
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that children were asked about."""
-    names: list[str] = []
-    real = children.ask_children
-
-    def ask(jobs: Sequence[children.Job], *, workers: int = 1) -> Generator[tuple[int, children.Answer], None, None]:
-        names.extend(Path(job.request["path"]).name for job in jobs)
-        yield from real(jobs, workers=workers)
-
-    monkeypatch.setattr(asking, "ask_children", ask)
-    return names
 
 
 @pytest.fixture(scope="module")

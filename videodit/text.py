@@ -177,6 +177,22 @@ class TextEncoder:
         return found
 
 
+def together(parts: Sequence[TextTokens]) -> TextTokens:
+    """Several sets of prompts as one, padded to the longest; without a mask where that hides nothing."""
+    length = max(part.embeds.shape[1] for part in parts)
+    embeds, masks = [], []
+    for part in parts:
+        missing = length - part.embeds.shape[1]
+        mask = part.mask
+        if mask is None:
+            mask = torch.ones(part.embeds.shape[:2], dtype=torch.bool, device=part.embeds.device)
+        embeds.append(F.pad(part.embeds, (0, 0, 0, missing)))
+        masks.append(F.pad(mask, (0, missing)))
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    mask = torch.cat(masks)
+    return TextTokens(torch.cat(embeds), None if mask.all() else mask, torch.cat(pooled) if pooled else None)
+
+
 class EncodedPrompts:
     """Prompts that were encoded ahead, in the place of the encoder that made them.
 
@@ -197,18 +213,9 @@ class EncodedPrompts:
         """
         if unknown := [prompt for prompt in prompts if prompt not in self._tokens]:
             raise ValueError(f"prompt {unknown[0]!r} was not encoded ahead; there are {len(self._tokens)} that were")
-        found = [self._tokens[prompt] for prompt in prompts]
-        longest = max(one.embeds.shape[1] for one in found)
-        missing = [longest - one.embeds.shape[1] for one in found]
-        embeds = torch.cat([F.pad(one.embeds, (0, 0, 0, n)) for one, n in zip(found, missing, strict=True)])
-        masks = [torch.ones(one.embeds.shape[:2], dtype=torch.bool) if one.mask is None else one.mask for one in found]
-        mask = torch.cat([F.pad(one, (0, n)) for one, n in zip(masks, missing, strict=True)])
-        pooled = [one.pooled for one in found if one.pooled is not None]
-        return TextTokens(
-            embeds.to(device),
-            mask.to(device) if self.spec.model_mask else None,
-            torch.cat(pooled).to(device) if pooled else None,
-        )
+        tokens = together([self._tokens[prompt] for prompt in prompts])
+        mask, pooled = (None if one is None else one.to(device) for one in (tokens.mask, tokens.pooled))
+        return TextTokens(tokens.embeds.to(device), mask, pooled)
 
     def given(self, embeds: Tensor, mask: Tensor) -> TextTokens:
         """See :meth:`TextEncoder.given`."""

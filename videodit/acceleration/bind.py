@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ def _check(pipe: Any, config: AccelConfig) -> None:
         raise ValueError(f"quantize='fp8' needs a GPU of the Ada or Hopper generation or later, not {kind}")
     if config.vae == "streamed" and not hasattr(pipe.vae, "enable_streaming"):
         raise ValueError(f"vae='streamed' needs a CausalVideoVAE, this pipeline has a {type(pipe.vae).__name__}")
+    if config.quantize is not None and find_spec("torchao") is None:
+        raise ValueError(f'quantize={config.quantize!r} needs torchao: pip install "videodit[quant]"')
     if config.quantize is not None and pipe.get_list_adapters():
         raise ValueError("quantize cannot go under loaded LoRAs: fuse them, or accelerate first")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,7 +23,7 @@ class AccelConfig:
         cache: ``"balanced"`` or ``"fast"``, of the checkpoint's ``acceleration.json``; a file of that kind with the
             name behind a colon (``"mine.json:fast"``); or a schedule itself (``"FFCR…"``, a letter a step).
         guidance: both predictions in one forward (``"batched"``) or one after the other; ``"auto"`` takes one forward
-            where memory allows.
+            where that is small, and the attention's backend takes masks.
         quantize: of the linear layers in the blocks: int8 or fp8 weights and activations, or 8-bit storage of weights
             alone, which saves memory and no time.
         vae: how clips are decoded: ``"tiled"`` or ``"streamed"``, which bound memory.
@@ -83,11 +83,6 @@ class AccelPlan:
         rows += [(name, "not bound", why) for name, why in self.refused.items()]
         width = max((len(name) for name, *_ in rows), default=0)
         return "\n".join(f"{name:<{width}}  {what}{': ' + why if why else ''}" for name, what, why in rows)
-
-
-def parts() -> tuple[str, ...]:
-    """Names of what can be asked for."""
-    return tuple(field.name for field in fields(AccelConfig))
 
 
 def schedule_file(cache: str) -> tuple[Path, str] | None:

@@ -19,20 +19,15 @@ def quantize_blocks(transformer: Any, kind: str) -> str:
 
     Returns:
         What was done, in words.
-
-    Raises:
-        ValueError: torchao is not installed.
     """
-    try:
-        from torchao.quantization import (
-            Float8DynamicActivationFloat8WeightConfig,
-            Int8DynamicActivationInt8WeightConfig,
-            Int8WeightOnlyConfig,
-            PerRow,
-            quantize_,
-        )
-    except ImportError as error:
-        raise ValueError(f'quantize={kind!r} needs torchao: pip install "videodit[quant]" ({error})') from None
+    from torchao.quantization import (
+        Float8DynamicActivationFloat8WeightConfig,
+        Int8DynamicActivationInt8WeightConfig,
+        Int8WeightOnlyConfig,
+        PerRow,
+        quantize_,
+    )
+
     if kind == "int8":
         how: Any = Int8DynamicActivationInt8WeightConfig()
     elif kind == "fp8":

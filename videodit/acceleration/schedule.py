@@ -45,11 +45,6 @@ class Schedule:
         """Predictions of the transformer in a guided clip."""
         return sum(EVALUATIONS[action] for action in self.actions)
 
-    @property
-    def speedup(self) -> float:
-        """How many times fewer predictions these are than two a step."""
-        return 2 * len(self.actions) / self.evaluations
-
 
 @dataclass(frozen=True)
 class Calibration:

@@ -304,6 +304,19 @@ MMDIT = (
 """Joint and single blocks as HunyuanVideo and FLUX name them."""
 
 
+_SINGLE = "single_transformer_blocks.{n}"
+ORIGINAL_MMDIT = (
+    Rule(
+        (*(f"{_SINGLE}.attn.to_{x}.{{rest}}" for x in "qkv"), f"{_SINGLE}.proj_mlp.{{rest}}"),
+        "single_blocks.{n}.linear1.{rest}",
+    ),
+    Rule(f"{_SINGLE}.proj_out.{{rest}}", "single_blocks.{n}.linear2.{rest}"),
+    Rule("norm_out.linear.{rest}", "final_layer.adaLN_modulation.1.{rest}", SWAP_HALVES),
+    Rule("proj_out.{rest}", "final_layer.linear.{rest}"),
+)
+"""What the authors' own files of both have alike: single blocks, which are fused there, and the final layer."""
+
+
 # ---- from tensors to tensors ---------------------------------------------------------------------
 
 

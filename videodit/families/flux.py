@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from videodit.families.base import MMDIT, SWAP_HALVES, Config, Family, Original, Published, Rule
+from videodit.families.base import MMDIT, ORIGINAL_MMDIT, Config, Family, Original, Published, Rule
 from videodit.families.sampling import Sampling
 from videodit.families.sizes import CLIP_L, FLUX_VAE, T5_XXL
 from videodit.text import TextSpec
@@ -72,13 +72,7 @@ ORIGINAL = Original(
             for layer, i in (("net.0.proj", 0), ("net.2", 2))
         ),
         Rule(f"{_SINGLE}.norm.linear.{{rest}}", "single_blocks.{n}.modulation.lin.{rest}"),
-        Rule(
-            (*(f"{_SINGLE}.attn.to_{x}.{{rest}}" for x in "qkv"), f"{_SINGLE}.proj_mlp.{{rest}}"),
-            "single_blocks.{n}.linear1.{rest}",
-        ),
-        Rule(f"{_SINGLE}.proj_out.{{rest}}", "single_blocks.{n}.linear2.{rest}"),
-        Rule("norm_out.linear.{rest}", "final_layer.adaLN_modulation.1.{rest}", SWAP_HALVES),
-        Rule("proj_out.{rest}", "final_layer.linear.{rest}"),
+        *ORIGINAL_MMDIT,
     ),
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 from videodit.families.base import (
     CONV3D,
     MMDIT,
-    SWAP_HALVES,
+    ORIGINAL_MMDIT,
     Config,
     Family,
     Original,
@@ -99,13 +99,7 @@ ORIGINAL = Original(
         Rule(f"{_DOUBLE}.attn.to_out.0.{{rest}}", "double_blocks.{n}.img_attn_proj.{rest}"),
         Rule(f"{_DOUBLE}.attn.to_add_out.{{rest}}", "double_blocks.{n}.txt_attn_proj.{rest}"),
         Rule(f"{_SINGLE}.norm.linear.{{rest}}", "single_blocks.{n}.modulation.linear.{rest}"),
-        Rule(
-            (*(f"{_SINGLE}.attn.to_{x}.{{rest}}" for x in "qkv"), f"{_SINGLE}.proj_mlp.{{rest}}"),
-            "single_blocks.{n}.linear1.{rest}",
-        ),
-        Rule(f"{_SINGLE}.proj_out.{{rest}}", "single_blocks.{n}.linear2.{rest}"),
-        Rule("norm_out.linear.{rest}", "final_layer.adaLN_modulation.1.{rest}", SWAP_HALVES),
-        Rule("proj_out.{rest}", "final_layer.linear.{rest}"),
+        *ORIGINAL_MMDIT,
     ),
 )
 

@@ -432,7 +432,6 @@ class Trainer:
 
     def _save(self, store: CheckpointStore) -> Path:
         about = {
-            "step": self.step,
             "config": self.config.model_dump(mode="json"),
             "data_hash": self.data_hash,
             "model_hash": self.model_hash,
