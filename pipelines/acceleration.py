@@ -9,6 +9,7 @@ import torch
 
 if TYPE_CHECKING:
     from videodit.acceleration import AccelConfig, AccelPlan
+    from videodit.acceleration.parallel import Processes
 
 
 class AcceleratedPipeline:
@@ -19,12 +20,14 @@ class AcceleratedPipeline:
             everything.
         batch_guidance: guidance's two predictions in one forward. Prompts of different lengths then need an attention
             backend that takes masks.
+        processes: that make each clip together; ``None`` for this one alone.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.step_actions: str | None = None
         self.batch_guidance = False
+        self.processes: Processes | None = None
 
     def accelerate(self, wanted: str | AccelConfig = "lossless") -> AccelPlan:
         """Make the pipeline faster, or smaller.

@@ -1,127 +1,286 @@
-"""What a clip starts from besides its prompt: a first image, and a last one."""
+"""What of a clip is given before it is made: frames, regions, or a clip to start from. Data for the one loop.
+
+Conditions are settled here, on pixels and without weights: what each covers, what contradicts another, and which
+latents can be kept for it. :mod:`videodit.pipelines.conditioning` turns what comes out into what the loop takes.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import torch
-from diffusers.video_processor import VideoProcessor
+from einops import reduce, repeat
 from torch import Tensor
 
-from videodit.families.sampling import ImageCondition
-from videodit.flow import token_timesteps
-from videodit.pipelines.autoencoders import encode_image
+from videodit.pipelines.pixels import Fit, fingerprint, fitted, read_frames, read_mask
+from videodit.pipelines.registry import ModelSpec, Settings
 
-
-def check_image(image: Any) -> None:
-    """See that an image is one image.
-
-    Raises:
-        ValueError: several, or something else.
-    """
-    if image is None or isinstance(image, PIL.Image.Image):
-        return
-    if not isinstance(image, (Tensor, np.ndarray)) or image.ndim not in (3, 4) or (image.ndim == 4 and len(image) != 1):
-        found = list(image.shape) if hasattr(image, "shape") else type(image).__name__
-        raise ValueError(f"an image must be one PIL image, array [H, W, 3] or tensor [3, H, W], got {found}")
-
-
-def fingerprint(image: Any) -> str:
-    """16 hexadecimal digits that tell an image from another."""
-    pixels = image.detach().cpu().float().numpy() if isinstance(image, Tensor) else np.asarray(image)
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
+FREE = math.inf
+"""The level of latents that nothing is known of."""
 
 
 @dataclass(frozen=True)
-class Condition:
-    """Given parts of a clip, in the forms that a transformer can take them.
+class Frames:
+    """One frame or several in a row that the clip has.
+
+    The autoencoder stores frames in groups (of four, for most; the first frame alone). A group is kept where all of its
+    frames are given; of a single picture, or fewer frames than a group, the group that they are in, which then stands
+    still.
 
     Attributes:
-        channels: ``[B, C', T, H, W]`` behind the latents' own channels.
-        clean: latents ``[B, C, T, H, W]`` that are kept where ``keep`` says.
-        keep: boolean ``[1, 1, T, H, W]``.
-        tokens: of an image encoder, ``[B, I, image_dim]``.
+        content: a picture or a clip; see :func:`videodit.pipelines.pixels.read_frames` for all that can stand for one.
+        at: where its first frame goes, from 0; negative ones count from the end, so that -1 is the last frame.
+        strength: 1 keeps the frames as they are. Less lets them change: they hold a noise level of ``1 − strength``
+            until the rest of the clip has come down to it, and go on from there with it.
     """
 
-    channels: Tensor | None = None
-    clean: Tensor | None = None
-    keep: Tensor | None = None
-    tokens: Tensor | None = None
-
-    def clamped(self, latents: Tensor) -> Tensor:
-        """Latents with the kept ones as they were given; left alone they drift with every step."""
-        if self.clean is None or self.keep is None:
-            return latents
-        return torch.where(self.keep, self.clean, latents)
-
-    def timestep(self, t: Tensor, batch: int, patch: Any) -> Tensor:
-        """``[B]``, or ``[B, S]`` with 0 for the tokens of kept latents."""
-        timestep = t.expand(batch)
-        if self.keep is None:
-            return timestep
-        keep = self.keep.expand(batch, -1, -1, -1, -1)
-        return token_timesteps(timestep.float(), keep, patch)
+    content: Any
+    at: int = 0
+    strength: float = 1.0
 
 
-def image_condition(
-    pipe: Any,
-    kind: ImageCondition,
-    image: Any,
-    last_image: Any,
-    *,
-    size: tuple[int, int],
-    latent_shape: tuple[int, int, int, int],
-    generators: list[torch.Generator],
-    device: torch.device,
-) -> Condition:
-    """Prepare the image that a clip starts from.
+@dataclass(frozen=True)
+class Region:
+    """A clip of which a part is made anew.
+
+    Attributes:
+        mask: white where the clip is made anew, black where it is kept, for all frames or for each; see
+            :func:`videodit.pipelines.pixels.read_mask`.
+        clip: as many frames as are made; see :func:`videodit.pipelines.pixels.read_frames`.
+    """
+
+    mask: Any
+    clip: Any
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A clip that is made into another, by adding noise to it and starting from there (Meng et al., "SDEdit", 2022).
+
+    Attributes:
+        clip: as many frames as are made; see :func:`videodit.pipelines.pixels.read_frames`.
+        strength: the share of the sampler's steps that are taken: near 0 the clip hardly changes, at 1 nothing of it is
+            left.
+    """
+
+    clip: Any
+    strength: float = 0.6
+
+
+AnyCondition = Frames | Region | Edit
+
+
+@dataclass(frozen=True)
+class Given:
+    """Conditions as they were settled.
+
+    Attributes:
+        clip: fp32 ``[3, frames, height, width]`` in [-1, 1]: what is given; frames that are not are those nearest in
+            time, since the autoencoder sees what is before a frame. ``None``: nothing is given.
+        known: boolean ``[frames]``: the frames of every :class:`Frames`.
+        level: fp32 ``[T, H, W]``, a value a latent: the noise level that it holds, 0 where it is kept as it is,
+            :data:`FREE` where nothing is known. The same for all latents of a token.
+        start: fp32 as ``clip``: what an :class:`Edit` starts from.
+        strength: of the edit.
+        pictures: what was given for the first and the last frame, as uint8 or float ``[H, W, 3]`` of its own size.
+        record: for the recipe: which pixels these were, and where they went.
+        notices: what differs from what was asked.
+    """
+
+    clip: Tensor | None = None
+    known: Tensor | None = None
+    level: Tensor | None = None
+    start: Tensor | None = None
+    strength: float = 1.0
+    pictures: tuple[Any, Any] = (None, None)
+    record: list[dict[str, Any]] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+
+def settle_conditions(
+    conditions: Sequence[AnyCondition], spec: ModelSpec, settings: Settings, *, fit: Fit = "crop"
+) -> Given:
+    """Read and check what is given.
 
     Args:
-        pipe: the pipeline, for its autoencoder and image encoder.
-        kind: how its transformer takes the image.
-        image: what diffusers' ``VideoProcessor.preprocess`` takes: a PIL image, an array or a tensor.
-        last_image: the same for the last frame, or ``None``.
-        size: height and width in pixels.
-        latent_shape: ``(C, T, H, W)``.
-        generators: one a clip, for autoencoders whose latents are drawn.
-        device: where the result goes.
+        conditions: in any order; no two may say something of the same pixels.
+        spec: the model.
+        settings: of the call.
+        fit: what becomes of pictures of another aspect ratio; see :func:`videodit.pipelines.pixels.fitted`.
+
+    Raises:
+        ValueError: a position outside the clip, a strength outside (0, 1], a clip or a mask of another length, two
+            conditions for the same frame, what cannot be read, or what the model cannot take.
     """
-    processor, (height, width) = VideoProcessor(), size
-    image, last_image = (one.convert("RGB") if isinstance(one, PIL.Image.Image) else one for one in (image, last_image))
-    first, last = (
-        None if one is None else processor.preprocess(one, height=height, width=width).to(device, torch.float32)
-        for one in (image, last_image)
-    )  # [1, 3, height, width] each
-    assert first is not None
-    batch, (_, frames, *grid) = len(generators), latent_shape
-    tokens = None
-    if pipe.transformer.config.image_dim is not None:
-        images = [one for one in (image, last_image) if one is not None]
-        pixels = pipe.image_processor(images=images, return_tensors="pt").to(device)
-        hidden = pipe.image_encoder(**pixels, output_hidden_states=True).hidden_states[-2]  # [1 or 2, 257, dim]
-        tokens = hidden.flatten(0, 1)[None].expand(batch, -1, -1).to(device)
-    if kind == "keep_first":
-        clean = torch.zeros(batch, *latent_shape, device=device)
-        clean[:, :, :1] = encode_image(pipe.vae, first[:, :, None], None)
-        keep = torch.zeros(1, 1, frames, *grid, dtype=torch.bool, device=device)
-        keep[:, :, :1] = True
-        return Condition(clean=clean, keep=keep, tokens=tokens)
-    if kind == "concat":  # the image's latent, then zeros
-        latents = torch.cat([encode_image(pipe.vae, first[:, :, None], g) for g in generators])
-        channels = torch.zeros(batch, latents.shape[1], frames, *grid, device=device)
-        channels[:, :, :1] = latents
-        return Condition(channels=channels, tokens=tokens)
-    # Wan: a mask of the given frames, four pixel frames a latent, and the latents of a clip that is grey elsewhere.
-    stride = pipe.spec.geometry.vae_stride.t
-    clip = torch.zeros(1, 3, (frames - 1) * stride + 1, height, width, device=device)
-    mask = torch.zeros(stride, frames, *grid, device=device)
-    clip[:, :, 0], mask[:, 0] = first, 1
-    if last is not None:
-        clip[:, :, -1], mask[-1, -1] = last, 1
-    latents = encode_image(pipe.vae, clip, None)
-    channels = torch.cat([mask[None], latents], dim=1).expand(batch, -1, -1, -1, -1)
-    return Condition(channels=channels, tokens=tokens)
+    if not conditions:
+        return Given()
+    placer = _Placer(spec, settings, fit)
+    for condition in conditions:
+        if isinstance(condition, Frames):
+            placer.add_frames(condition)
+        elif isinstance(condition, Region):
+            placer.add_region(condition)
+        elif isinstance(condition, Edit):
+            placer.add_edit(condition)
+        else:
+            raise ValueError(f"a condition must be Frames, Region or Edit, got {type(condition).__name__}")
+    return placer.finish()
+
+
+class _Placer:
+    """Puts conditions where they belong, one after the other."""
+
+    def __init__(self, spec: ModelSpec, settings: Settings, fit: Fit) -> None:
+        self.spec, self.settings, self.fit = spec, settings, fit
+        self.geometry = spec.geometry
+        self.size = settings.height, settings.width
+        self.frames = settings.num_frames
+        self.latent = self.geometry.latent_size(self.frames, *self.size)
+        self.clip = torch.zeros(3, self.frames, *self.size)
+        self.known = torch.zeros(self.frames, dtype=torch.bool)
+        self.level = torch.full(self.latent, FREE)
+        self.region: Tensor | None = None  # where pixels are kept, [frames, height, width]
+        self.start: Tensor | None = None
+        self.strength = 1.0
+        self.pictures: dict[int, Any] = {}
+        self.record: list[dict[str, Any]] = []
+        self.notices: list[str] = []
+
+    def add_frames(self, condition: Frames) -> None:
+        strength = _checked_strength("strength", condition.strength)
+        pixels, notices = read_frames(condition.content, fps=float(self.settings.fps), name="the given clip")
+        count = len(pixels)
+        first = condition.at + self.frames if condition.at < 0 else condition.at
+        if not 0 <= first <= self.frames - count:
+            many = "" if count == 1 else f" and {count} frames long"
+            raise ValueError(
+                f"something given is at {condition.at}{many}; this clip has frames 0 to {self.frames - 1} "
+                f"(-{self.frames} to -1 from the end)"
+            )
+        span = slice(first, first + count)
+        if self.known[span].any() or (self.region is not None and self.region[span].any()):
+            raise ValueError(f"frames {first} to {first + count - 1} are given twice")
+        groups = [self.geometry.frames_of(k) for k in range(self.latent.t)]
+        inside = [k for k, group in enumerate(groups) if first <= group[0] and group[-1] < first + count]
+        touched = [k for k, group in enumerate(groups) if group[0] < first + count and first <= group[-1]]
+        kept = inside or touched
+        if taken := [k for k in kept if (self.level[k] < FREE).any()]:
+            group = groups[taken[0]]
+            raise ValueError(
+                f"frames {group[0]} to {group[-1]} are one group of the autoencoder, and two things are given in it"
+            )
+        rest = [f for f in range(first, first + count) if all(f not in groups[k] for k in kept)]
+        if rest:
+            notices.append(
+                f"of the frames given at {condition.at}, {len(rest)} share a group of the autoencoder with frames that "
+                "are not given: they are shown to it and may change"
+            )
+        self.clip[:, span], told = fitted(pixels, *self.size, self.fit, name="the given picture")
+        self.known[span] = True
+        if self.spec.image_kind not in ("concat", "concat_mask"):  # those see frames beside the latents
+            self.level[kept] = 1 - strength
+        if count == 1:
+            self.pictures[first] = pixels[0]
+        self.notices += [*notices, *told]
+        self.record.append({"frames": fingerprint(pixels), "count": count, "at": first, "strength": strength})
+
+    def add_region(self, condition: Region) -> None:
+        if self.region is not None:
+            raise ValueError("two Regions are given; put them into one mask")
+        clip, fingerprint_of = self._whole(condition.clip, "the clip of a Region")
+        made = read_mask(condition.mask, self.frames, *self.size)
+        free = self._per_latent(made)
+        if free.all():
+            raise ValueError("the mask leaves no whole token of the model to keep; give one with larger black parts")
+        if (self.level[~free] < FREE).any():
+            raise ValueError("a Region keeps latents for which frames are given, too; make those white in its mask")
+        self.level[~free] = 0.0
+        self.region = ~made
+        self.clip = torch.where(self.known[None, :, None, None], self.clip, clip)
+        self.record.append({"region": fingerprint_of, "mask": fingerprint(made)})
+
+    def add_edit(self, condition: Edit) -> None:
+        if self.start is not None:
+            raise ValueError("two Edits are given; a clip can start from one")
+        self.strength = _checked_strength("an edit's strength", condition.strength)
+        if int(self.settings.num_inference_steps * self.strength) < 1:
+            least = 1 / self.settings.num_inference_steps
+            raise ValueError(
+                f"an edit's strength of {self.strength:g} leaves none of {self.settings.num_inference_steps} steps; "
+                f"at least {least:.2g} does"
+            )
+        self.start, fingerprint_of = self._whole(condition.clip, "the clip of an Edit")
+        self.record.append({"edit": fingerprint_of, "strength": self.strength})
+
+    def finish(self) -> Given:
+        anything = bool(self.known.any()) or self.region is not None
+        if self.region is None and anything:
+            at = self.known.nonzero()[:, 0]
+            nearest = (torch.arange(self.frames)[:, None] - at).abs().argmin(dim=1)
+            self.clip = self.clip[:, at[nearest]]
+        per_token = reduce(self.level, "(t a) h w -> t h w", "max", a=self.geometry.patch.t)
+        self.level = repeat(per_token, "t h w -> (t a) h w", a=self.geometry.patch.t)
+        beside = self.spec.image_kind in ("concat", "concat_mask") and bool(self.known.any())
+        if anything and (self.level == FREE).all() and not beside:
+            raise ValueError(
+                f"what is given fills no whole token of the model, of {self.geometry.patch.t} latent frames"
+            )
+        if anything and not (self.level == FREE).any():
+            raise ValueError("everything is given and nothing is left to make")
+        self._check_model()
+        return Given(
+            clip=self.clip if anything else None,
+            known=self.known if anything else None,
+            level=self.level if anything else None,
+            start=self.start,
+            strength=self.strength,
+            pictures=(self.pictures.get(0), self.pictures.get(self.frames - 1) if self.frames > 1 else None),
+            record=self.record,
+            notices=list(dict.fromkeys(self.notices)),
+        )
+
+    def _check_model(self) -> None:
+        """See that the model can take it.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        kind, given = self.spec.image_kind, self.known.nonzero()[:, 0].tolist()
+        if not given:
+            return
+        if kind is None:
+            raise ValueError("this model makes clips from text alone and takes no image or other given frames")
+        if self.spec.keeps_any:
+            return
+        if kind in ("keep_first", "concat") and given != [0]:
+            raise ValueError(f"this model takes one given frame, the first; frames {given[0]} to {given[-1]} are given")
+        if any(0 < one["strength"] < 1 for one in self.record if "frames" in one):
+            raise ValueError("this model keeps given frames as they are; their strength must be 1")
+
+    def _whole(self, source: Any, name: str) -> tuple[Tensor, str]:
+        """A clip as long as the one that is made."""
+        pixels, notices = read_frames(source, fps=float(self.settings.fps), name=name)
+        if len(pixels) != self.frames:
+            raise ValueError(f"{name} has {len(pixels)} frames at {float(self.settings.fps):g} fps, not {self.frames}")
+        clip, told = fitted(pixels, *self.size, self.fit, name=name)
+        self.notices += [*notices, *told]
+        return clip, fingerprint(pixels)
+
+    def _per_latent(self, made: Tensor) -> Tensor:
+        """Which latents are free, ``[T, H, W]``, if pixels ``[frames, height, width]`` are made anew: every latent of a
+        token of which any pixel is."""
+        _, sh, sw = self.geometry.vae_stride
+        cells = reduce(made, "t (h i) (w j) -> t h w", "max", i=sh, j=sw)
+        free = torch.stack([cells[list(self.geometry.frames_of(k))].any(dim=0) for k in range(self.latent.t)])
+        pt, ph, pw = self.geometry.patch
+        tokens = reduce(free, "(t a) (h b) (w c) -> t h w", "max", a=pt, b=ph, c=pw)
+        return repeat(tokens, "t h w -> (t a) (h b) (w c)", a=pt, b=ph, c=pw)
+
+
+def _checked_strength(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:  # false for NaN, too
+        raise ValueError(f"{name} must be above 0 and at most 1, got {value!r}")
+    return float(value)

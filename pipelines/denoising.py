@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from videodit.flow import NUM_TRAIN_TIMESTEPS
-from videodit.pipelines.conditions import Condition
+from videodit.pipelines.conditioning import Condition
 from videodit.pipelines.registry import Settings
 from videodit.text import TextTokens, together
 from videodit.transformer import Prepared
+
+_GOLDEN = 0.382
+"""The share of a ring that it is turned by from step to step; turned by that, no two steps in a row share a place."""
 
 
 class Denoiser:
@@ -26,6 +29,8 @@ class Denoiser:
         uncond: what guidance leads away from; ``None`` for no guidance.
         condition: given parts of the clips.
         settings: of the call.
+        span: which latent frames of the clip these are.
+        scenes: in place of ``cond``: prompts, and how much each counts in each latent frame of the clip, ``[T]``.
         guidance_scale_2: of the second expert; ``None`` for the same.
         dynamic_guidance: see :meth:`VideoDiTPipeline.__call__`.
         batched: both predictions of guidance in one forward.
@@ -41,6 +46,8 @@ class Denoiser:
         uncond: TextTokens | None,
         condition: Condition,
         settings: Settings,
+        span: slice,
+        scenes: Sequence[tuple[TextTokens, Tensor]] = (),
         guidance_scale_2: float | None = None,
         dynamic_guidance: bool = False,
         batched: bool = False,
@@ -54,6 +61,11 @@ class Denoiser:
         self._prepared: dict[tuple[int, str], Prepared] = {}  # text as each expert sees it in each branch
         self._pair: TextTokens | None = None  # both sets of prompts
         self._had_adapters = self._has_adapters()
+        parts = [(text, weights[span].to(cond.embeds.device)) for text, weights in scenes]
+        self._scenes = [(text, weights[:, None, None]) for text, weights in parts if weights.any()]
+        if len(self._scenes) == 1:
+            self.cond, self._scenes = self._scenes[0][0], []
+        self._shift = 0  # of a ring
 
     def __call__(self, step: int, t: Tensor, latents: Tensor) -> Tensor:
         """The guided prediction in fp32, ``[B, C, T, H, W]``.
@@ -63,36 +75,65 @@ class Denoiser:
             t: the timestep.
             latents: ``[B, C, T, H, W]``.
         """
+        if self.settings.loop:  # so that in each step the seam is somewhere else
+            frames = latents.shape[2]
+            self._shift = step * max(1, round(frames * _GOLDEN)) % frames
         action = "F" if self.actions is None else self.actions[step]
-        if action == "R":
+        if action == "R" and self._computed:  # an edit may begin at such a step
             return self._extrapolated(float(t))
         model, scale = self._expert(t)
         if self.uncond is None:
-            prediction = self._predict(model, latents, t, self.cond, "cond", scale)
+            prediction = self._conditional(model, latents, t, scale)
         else:
-            if action == "F" or self._difference is None:
-                prediction, away = self._both(model, latents, t, self.cond, self.uncond, scale)
+            if action != "C" or self._difference is None:
+                prediction, away = self._both(model, latents, t, self.uncond, scale)
                 self._difference = prediction - away
             else:
-                prediction = self._predict(model, latents, t, self.cond, "cond", scale)
+                prediction = self._one(model, latents, t, scale)
                 away = prediction - self._difference
             prediction = away + self._scale_at(t, scale) * self._difference
         if self.actions is not None:
             self._computed = [*self._computed[-1:], (float(t), prediction)]
         return prediction
 
-    def _both(
-        self, model: Any, latents: Tensor, t: Tensor, cond: TextTokens, uncond: TextTokens, scale: float
-    ) -> tuple[Tensor, Tensor]:
+    def _conditional(self, model: Any, latents: Tensor, t: Tensor, scale: float) -> Tensor:
+        """What the prompt says, or each scene's prompt as far as it counts."""
+        if not self._scenes:
+            return self._predict(model, latents, t, self.cond, "cond", scale)
+        return sum(
+            (
+                weights * self._predict(model, latents, t, text, f"scene {number}", scale)
+                for number, (text, weights) in enumerate(self._scenes)
+            ),
+            torch.zeros_like(latents),
+        )
+
+    def _both(self, model: Any, latents: Tensor, t: Tensor, uncond: TextTokens, scale: float) -> tuple[Tensor, Tensor]:
         """The conditional and the unconditional prediction."""
-        if not self.batched:
-            prediction = self._predict(model, latents, t, cond, "cond", scale)
+        if self._shared:
+            return self.pipe.processes.both(
+                lambda: self._conditional(model, latents, t, scale),
+                lambda: self._predict(model, latents, t, uncond, "uncond", scale),
+            )
+        if not self.batched or self._scenes:
+            prediction = self._conditional(model, latents, t, scale)
             return prediction, self._predict(model, latents, t, uncond, "uncond", scale)
         if self._pair is None:
-            self._pair = together([cond, uncond])
+            self._pair = together([self.cond, uncond])
         twice = torch.cat([latents, latents])
         prediction, away = self._predict(model, twice, t, self._pair, "both", scale).chunk(2)
         return prediction, away
+
+    def _one(self, model: Any, latents: Tensor, t: Tensor, scale: float) -> Tensor:
+        """The conditional prediction of a step that has guidance's difference from an earlier one."""
+        if self._shared:
+            return self.pipe.processes.first(lambda: self._conditional(model, latents, t, scale), latents)
+        return self._conditional(model, latents, t, scale)
+
+    @property
+    def _shared(self) -> bool:
+        """Whether two processes make a prediction each."""
+        return self.pipe.processes is not None and self.pipe.processes.kind == "guidance"
 
     def _has_adapters(self) -> bool:
         models = (self.pipe.transformer, self.pipe.transformer_2)
@@ -139,6 +180,7 @@ class Denoiser:
     ) -> Tensor:
         """One prediction in fp32; caches keep a state for each ``branch`` of guidance."""
         dtype, (batch, channels) = model.dtype, latents.shape[:2]
+        latents = latents.roll(self._shift, dims=2)
         if hasattr(self.pipe.scheduler, "scale_model_input"):
             latents = self.pipe.scheduler.scale_model_input(latents, t)
         given: dict[str, Any] = {"fps": float(self.settings.fps)}
@@ -153,14 +195,14 @@ class Denoiser:
         with model.cache_context(branch):
             prediction = model(
                 latents.to(dtype),
-                self.condition.timestep(t, batch, model.geometry.patch),
+                self.condition.timestep(t, batch, model.geometry.patch, self.pipe.scheduler),
                 text.embeds.to(dtype),
                 encoder_attention_mask=text.mask,
                 return_dict=False,
                 prepared=self._prepared.setdefault((id(model), branch), Prepared()),
                 **given,
             )[0]
-        return prediction[:, :channels].float()  # some models predict their own variance behind it
+        return prediction[:, :channels].float().roll(-self._shift, dims=2)  # some predict their variance behind it
 
 
 def _repeat(tensor: Tensor, batch: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from videodit.checkpoints import read_json
 from videodit.files import add_blocks
 from videodit.pipelines.autoencoders import check_tiles, encode_posterior
-from videodit.pipelines.conditions import image_condition
+from videodit.pipelines.conditioning import image_channels, image_tokens
 from videodit.pipelines.pipeline import VideoDiTPipeline
 from videodit.pipelines.registry import check_model, model_hash, resolve_model
 from videodit.shapes import Size3D
@@ -137,19 +137,24 @@ class ClipEncoder:
         if spec.image_kind is None or (spec.image_kind == "keep_first" and not self._sees):
             return {}
         self._use(_PIXELS)
-        size = (frames.shape[1], frames.shape[2])
-        made = image_condition(
-            self.pipe,
-            spec.image_kind,
-            PIL.Image.fromarray(frames[0]),
-            PIL.Image.fromarray(frames[-1]) if spec.image_tokens is not None else None,
-            size=size,
-            latent_shape=(spec.latent_channels, *spec.geometry.latent_size(len(frames), *size)),
-            generators=[torch.Generator(self.device).manual_seed(seed)],
-            device=self.device,
-        )
-        found = {"channels": made.channels, "tokens": made.tokens}
-        return {name: self._stored(tensor[0]) for name, tensor in found.items() if tensor is not None}
+        found: dict[str, Tensor] = {}
+        known = torch.zeros(len(frames), dtype=torch.bool)
+        known[0], known[-1] = True, spec.image_tokens is not None
+        if self._sees:
+            pictures = [PIL.Image.fromarray(frames[i]) if known[i] else None for i in (0, -1)]
+            found["tokens"] = image_tokens(self.pipe, (pictures[0], pictures[1]), 1, self.device)
+        if spec.image_kind != "keep_first":
+            clip = torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
+            found["channels"] = image_channels(
+                self.pipe,
+                spec.image_kind,
+                clip,
+                known,
+                (spec.latent_channels, *spec.geometry.latent_size(*frames.shape[:3])),
+                [torch.Generator(self.device).manual_seed(seed)],
+                self.device,
+            )
+        return {name: self._stored(tensor[0]) for name, tensor in found.items()}
 
     @torch.no_grad()
     def text(self, caption: str) -> tuple[Tensor, Tensor | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -21,32 +21,83 @@ from videodit.pipelines.autoencoders import decode_chunks, to_uint8
 OutputType = Literal["pil", "np", "pt", "latent", "stream"]
 
 
+class LatentChunks:
+    """Latents of a batch of clips, from the first frame to the last, each made once and when it is wanted.
+
+    Args:
+        parts: ``[B, C, t, H, W]``, in order.
+        clips: how many there are, ``B``.
+    """
+
+    def __init__(self, parts: Iterable[Tensor], clips: int) -> None:
+        self._parts, self.clips, self._made = iter(parts), clips, list[Tensor]()
+        self.seconds = 0.0
+        """How long it took to make them."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        index = 0
+        while index < len(self._made) or self._make():
+            yield self._made[index]
+            index += 1
+
+    def _make(self) -> bool:
+        started = time.perf_counter()
+        part = next(self._parts, None)
+        self.seconds += time.perf_counter() - started
+        if part is not None:
+            self._made.append(part)
+        return part is not None
+
+    def finish(self) -> None:
+        """Make all that are left."""
+        while self._make():
+            pass
+
+    def joined(self) -> Tensor:
+        """All of them, ``[B, C, T, H, W]``."""
+        self.finish()
+        return self._made[0] if len(self._made) == 1 else torch.cat(self._made, dim=2)
+
+
 class ClipStreams:
     """Clips that are decoded when somebody wants their frames, one clip after the other, chunk by chunk.
 
     ``streams[i]`` is a new generator of uint8 arrays ``[T, H, W, 3]``, which together are clip ``i``. It holds no more
     of the clip than the chunk at hand; see :func:`videodit.pipelines.autoencoders.decode_chunks` for its size. It uses
-    the pipeline's autoencoder as that is by then.
+    the pipeline's autoencoder as that is by then. A clip that is made in windows is made on the way.
 
     Args:
         vae: the autoencoder.
-        latents: ``[B, C, T, H, W]`` as the transformer sees them.
+        latents: as the transformer sees them.
         causal: see :class:`videodit.families.sampling.Sampling`.
+        loop: the clips are loops.
         free: called after each clip, finished or not.
+        timings: gives what the pipeline measured by now.
     """
 
-    def __init__(self, vae: Any, latents: Tensor, *, causal: bool, free: Callable[[], object]) -> None:
-        self._vae, self._latents, self._causal, self._free = vae, latents, causal, free
+    def __init__(
+        self,
+        vae: Any,
+        latents: LatentChunks,
+        *,
+        causal: bool,
+        loop: bool = False,
+        free: Callable[[], object],
+        timings: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self._vae, self.latents, self._causal, self._loop = vae, latents, causal, loop
+        self._free, self.timings = free, timings
 
     def __len__(self) -> int:
-        return len(self._latents)
+        return self.latents.clips
 
     def __getitem__(self, index: int) -> Generator[np.ndarray, None, None]:
-        return self._decode(self._latents[operator.index(index)].unsqueeze(0))
+        return self._decode(range(len(self))[operator.index(index)])
 
-    def _decode(self, latents: Tensor) -> Generator[np.ndarray, None, None]:
+    def _decode(self, index: int) -> Generator[np.ndarray, None, None]:
         try:
-            for chunk in decode_chunks(self._vae, latents, causal=self._causal):
+            parts = (part[index].unsqueeze(0) for part in self.latents)
+            for chunk in decode_chunks(self._vae, parts, causal=self._causal, loop=self._loop):
                 yield to_uint8(chunk)[0].cpu().numpy()
         finally:
             self._free()
@@ -97,14 +148,16 @@ class VideoDiTPipelineOutput(BaseOutput):
         for target in paths:
             check_writable(target)
         recipes: Sequence[dict[str, Any] | None] = [*self.recipes] or [None] * count
-        started = time.perf_counter()
+        started, before = time.perf_counter(), self.frames.latents.seconds if self.output_type == "stream" else 0.0
         spent = [self._write(i, target, recipe) for i, (target, recipe) in enumerate(zip(paths, recipes, strict=True))]
         total = time.perf_counter() - started
         if self.output_type != "stream":
             self.timings["mp4"] = total
             return paths
         vae, mp4 = (sum(seconds) for seconds in zip(*spent, strict=True))
-        self.timings |= {"vae": vae, "mp4": mp4, "overlap": max(0.0, vae + mp4 - total)}
+        sampling = self.frames.latents.seconds - before  # of windows that were made on the way
+        self.timings |= self.frames.timings() | {"vae": vae - sampling, "mp4": mp4}
+        self.timings["overlap"] = max(0.0, vae + mp4 - total)
         return paths
 
     def _write(self, index: int, path: Path, recipe: dict[str, Any] | None) -> tuple[float, float]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+import PIL.Image
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.video_processor import VideoProcessor
@@ -25,10 +27,12 @@ from videodit.flow import Objective
 from videodit.pipelines.acceleration import AcceleratedPipeline, Stopwatch
 from videodit.pipelines.adapters import LoRAPipeline
 from videodit.pipelines.autoencoders import decode
-from videodit.pipelines.conditions import Condition, check_image, fingerprint, image_condition
+from videodit.pipelines.conditioning import prepare_condition
+from videodit.pipelines.conditions import AnyCondition, Frames, Given, settle_conditions
 from videodit.pipelines.denoising import Denoiser
 from videodit.pipelines.loading import load_components
-from videodit.pipelines.output import ClipStreams, OutputType, VideoDiTPipelineOutput
+from videodit.pipelines.output import ClipStreams, LatentChunks, OutputType, VideoDiTPipelineOutput
+from videodit.pipelines.pixels import Fit, open_picture
 from videodit.pipelines.registry import (
     Defaults,
     ModelSpec,
@@ -40,14 +44,16 @@ from videodit.pipelines.registry import (
     resolve_model,
     settle,
 )
-from videodit.pipelines.scheduling import SchedulerStep, draw_noise, make_generators, seeds_of, set_timesteps
+from videodit.pipelines.sampling import Callback, Watcher, sample
+from videodit.pipelines.scheduling import SchedulerStep, draw_noise, make_generators, seeds_of
+from videodit.pipelines.storyboard import Storyboard
+from videodit.pipelines.windows import WindowStore, window_tokens
 from videodit.text import EncodedPrompts, TextEncoder, TextSpec, TextTokens
 
 logger = logging.getLogger(__name__)
 
 _OWN = Sampling(text=TextSpec(), vae="CausalVideoVAE", defaults=dict, sigmas="to_last_step")  # models made here
 _PREDICTION_TYPES = {"flow": "flow_prediction", "v": "v_prediction", "epsilon": "epsilon"}
-Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 
 
 class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
@@ -75,6 +81,8 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         image_processor: prepares images for it.
         expand_timesteps: the first image is kept clean by a timestep a token (Wan 2.2 TI2V).
         sampled_as: diffusers' pipeline class whose way to sample this is; ``None`` for models made here.
+        window: frames that longer clips are made of at a time, window by window; ``None``: clips of any length are made
+            at once.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->transformer->transformer_2->vae"
@@ -103,6 +111,7 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         image_processor: Any = None,
         expand_timesteps: bool = False,
         sampled_as: str | None = None,
+        window: int | None = None,
     ) -> None:
         super().__init__()
         family, self._sampling = (None, _OWN) if sampled_as is None else sampling_of(sampled_as)
@@ -132,6 +141,7 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             boundary_ratio=boundary_ratio,
             expand_timesteps=expand_timesteps,
             sampled_as=sampled_as,
+            window=window,
         )
         self.video_processor = VideoProcessor()
         self._interrupt = False
@@ -248,7 +258,7 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
 
     def check_inputs(
         self,
-        prompt: str | Sequence[str] | None = None,
+        prompt: str | Sequence[str] | Storyboard | None = None,
         *,
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
@@ -263,6 +273,11 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         latents: Tensor | None = None,
         image: Any = None,
         last_image: Any = None,
+        conditions: Sequence[AnyCondition] = (),
+        fit: Fit = "crop",
+        loop: bool = False,
+        window: int | None = None,
+        overlap: int | None = None,
         prompt_embeds: Tensor | None = None,
         prompt_attention_mask: Tensor | None = None,
         output_type: str = "pil",
@@ -287,7 +302,12 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             fps=fps,
+            loop=loop,
+            window=window,
+            overlap=overlap,
         )
+        if isinstance(prompt, Storyboard):
+            prompt.check(settings.num_frames / float(settings.fps))
         count = self._check_text(prompt, prompt_embeds, prompt_attention_mask)
         negatives = _as_list(negative_prompt, "negative_prompt")
         if len(negatives) not in (0, 1, count):
@@ -301,14 +321,15 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             negative_prompt=next(filter(None, negatives), None),
             guidance_scale_2=guidance_scale_2,
         )
-        for one in (image, last_image):
-            check_image(one)
+        given = settle_conditions([*images_as_frames(image, last_image), *conditions], spec, settings, fit=fit)
+        if loop and given.record:
+            raise ValueError("a loop has no beginning and no end: it takes no image and no other condition")
         videos = count * num_videos_per_prompt
         if isinstance(generator, Sequence) and len(generator) != videos:
             raise ValueError(f"{len(generator)} generators for {videos} videos; give one or as many")
         if latents is not None and tuple(latents.shape) != (videos, *settings.latent_shape):
             raise ValueError(f"latents must be {[videos, *settings.latent_shape]}, got {list(latents.shape)}")
-        return settings
+        return replace(settings, given=given)
 
     def _check_scheduler(self) -> None:
         flow = self._objective == "flow"
@@ -323,8 +344,10 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
                     f"{type(self.scheduler).__name__} has {name} {found!r}; this model needs {name}={needed!r}{advice}"
                 )
 
-    def _check_text(self, prompt: str | Sequence[str] | None, embeds: Tensor | None, mask: Tensor | None) -> int:
-        """The number of prompts."""
+    def _check_text(
+        self, prompt: str | Sequence[str] | Storyboard | None, embeds: Tensor | None, mask: Tensor | None
+    ) -> int:
+        """The number of prompts; a storyboard counts as one."""
         if (prompt is None) == (embeds is None):
             raise ValueError("give either prompt or prompt_embeds")
         if mask is not None and (embeds is None or mask.shape != embeds.shape[:2]):
@@ -334,7 +357,7 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             prompts = _as_list(prompt, "prompt")
             if not prompts:
                 raise ValueError("the list of prompts is empty")
-            return len(prompts)
+            return 1 if isinstance(prompt, Storyboard) else len(prompts)
         if self._sampling.pooled_component is not None:
             raise ValueError("this model reads a prompt in two ways; give prompt, not prompt_embeds")
         text_dim = self.transformer.config.text_dim
@@ -347,7 +370,7 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str] | None = None,
+        prompt: str | Sequence[str] | Storyboard | None = None,
         *,
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
@@ -360,6 +383,12 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         latents: Tensor | None = None,
         image: Any = None,
         last_image: Any = None,
+        conditions: Sequence[AnyCondition] = (),
+        fit: Fit = "crop",
+        loop: bool = False,
+        window: int | None = None,
+        overlap: int | None = None,
+        keep_windows: str | os.PathLike[str] | None = None,
         prompt_embeds: Tensor | None = None,
         prompt_attention_mask: Tensor | None = None,
         guidance_scale_2: float | None = None,
@@ -373,7 +402,7 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         """Make clips from sentences.
 
         Args:
-            prompt: one sentence or a list of them.
+            prompt: one sentence, a list of them, or a :class:`~videodit.Storyboard`.
             negative_prompt: what guidance leads away from; ``None`` is the empty prompt.
             height: pixels; snapped to a legal size, with a warning. ``None`` takes the model's own, as below.
             width: pixels, likewise.
@@ -384,8 +413,15 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             num_videos_per_prompt: clips a prompt.
             generator: one generator, or one a clip; ``None`` draws a seed a clip, which the recipes tell.
             latents: initial noise ``[B, C, T, H, W]`` in place of drawn noise.
-            image: the first frame: a PIL image, an array or a tensor, resized to height and width.
-            last_image: the last frame, for models that take one.
+            image: the first frame: a PIL image, an array, a tensor or a file; short for ``Frames(image)``.
+            last_image: the last frame, for models that take one; short for ``Frames(last_image, at=-1)``.
+            conditions: what of the clips is given: :class:`~videodit.Frames`, :class:`~videodit.Region` and
+                :class:`~videodit.Edit`, in any number that does not contradict itself.
+            fit: what becomes of pictures of another aspect ratio: ``"crop"``, ``"pad"``, ``"stretch"`` or ``"error"``.
+            loop: make a clip whose last frame goes on with its first.
+            window: frames that are made at once where there are more; ``None`` takes the model's own, if it has one.
+            overlap: frames that a window shares with those before; ``None`` takes about a third.
+            keep_windows: a folder for the latents of finished windows; the same call goes on from what it holds.
             prompt_embeds: encoded prompts ``[B, L, text_dim]`` in place of ``prompt``.
             prompt_attention_mask: ``[B, L]`` for them, nonzero where a token counts; ``None`` for all.
             guidance_scale_2: of the expert for the lower noise levels; ``None`` for the same.
@@ -417,31 +453,43 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             latents=latents,
             image=image,
             last_image=last_image,
+            conditions=conditions,
+            fit=fit,
+            loop=loop,
+            window=window,
+            overlap=overlap,
             prompt_embeds=prompt_embeds,
             prompt_attention_mask=prompt_attention_mask,
             output_type=output_type,
         )
+        given = settings.given or Given()
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(f"callback tensors must be among {self._callback_tensor_inputs}, got {sorted(unknown)}")
         told = [
             self.text_encoder_notices(one) for one in dict.fromkeys((*_as_list(prompt), *_as_list(negative_prompt)))
         ]
-        for notice in (*settings.notices, *(n for notices in told for n in notices)):
+        for notice in (*settings.notices, *given.notices, *(n for notices in told for n in notices)):
             logger.warning(notice)
         self._interrupt = False
         actions = self._actions(settings.num_inference_steps)
         watch = Stopwatch(self._execution_device)
         device, text, sampling, spec = self._execution_device, self.text, self._sampling, self.spec
         guide = sampling.guided and settings.guidance_scale > 1
+        if self.processes is not None:
+            self.processes.check(window_tokens(settings), guided=guide, keep_windows=keep_windows)
 
         # 1. Text
-        if prompt_embeds is None:
-            cond = text(_as_list(prompt), device=device)
+        scenes: list[tuple[TextTokens, Tensor]] = []
+        if isinstance(prompt, Storyboard):
+            weights = prompt.weights(spec.geometry, settings.latent_shape[1], float(settings.fps))
+            each = [_repeat(text([one], device=device), num_videos_per_prompt) for one in prompt.prompts]
+            scenes, cond = list(zip(each, weights, strict=True)), each[0]
+        elif prompt_embeds is None:
+            cond = _repeat(text(_as_list(prompt), device=device), num_videos_per_prompt)
         else:
             mask = torch.ones(prompt_embeds.shape[:2]) if prompt_attention_mask is None else prompt_attention_mask
-            cond = text.given(prompt_embeds.to(device), mask.to(device).bool())
-        cond = _repeat(cond, num_videos_per_prompt)
+            cond = _repeat(text.given(prompt_embeds.to(device), mask.to(device).bool()), num_videos_per_prompt)
         videos = cond.embeds.shape[0]
         negatives = _as_list(negative_prompt) or [""]
         uncond = text(negatives, device=device) if guide else None
@@ -452,87 +500,43 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         watch.mark("text")
 
         # 2. Latents
+        generators = make_generators(generator, videos)
+        if self.processes is not None:
+            said = (prompt, negatives, replace(settings, given=None), given.record, guidance_scale_2)
+            latents = self.processes.share(generators, latents, told=said)
+        seeds = seeds_of(generators) if latents is None else [None] * videos
+        condition = prepare_condition(
+            self,
+            given,
+            images=tuple(_picture(one) for one in (image, last_image)),
+            latent_shape=settings.latent_shape,
+            generators=generators,
+            device=device,
+        )
+        if latents is None:
+            first = sampling.frames_first
+            noise = [draw_noise(settings.latent_shape, g, device, frames_first=first) for g in generators]
+            latents = torch.stack(noise)  # [B, C, T, H, W]
+        # A shared generator gives each clip what others left.
+        if SchedulerStep.draws_noise(self.scheduler) or spec.image_kind == "concat":
+            seeds = seeds if len(set(map(id, generators))) == len(generators) else [None] * videos
         extras = {
             "guidance_2": guidance_scale_2,
             "dynamic_guidance": dynamic_guidance or None,
-            # A recipe tells which image it was, not what it shows.
-            "image": None if image is None else fingerprint(image),
-            "last_image": None if last_image is None else fingerprint(last_image),
+            "conditions": given.record or None,  # which pixels were given, not what they show
+            "loop": loop or None,
+            "window": None if settings.windows is None else spec.window if window is None else window,
+            "overlap": None if settings.windows is None else settings.windows[1] * spec.geometry.vae_stride.t,
             "loras": self._lora_entries() or None,
             "step_actions": actions,
             "batched_guidance": self.batch_guidance or None,
         }
         extras = {name: value for name, value in extras.items() if value is not None}
-        generators = make_generators(generator, videos)
-        seeds = seeds_of(generators) if latents is None else [None] * videos
-        condition = Condition()
-        if image is not None and spec.image_kind is not None:
-            condition = image_condition(
-                self,
-                spec.image_kind,
-                image,
-                last_image,
-                size=(settings.height, settings.width),
-                latent_shape=settings.latent_shape,
-                generators=generators,
-                device=device,
-            )
-        if latents is None:
-            first = sampling.frames_first
-            noise = [draw_noise(settings.latent_shape, g, device, frames_first=first) for g in generators]
-            latents = torch.stack(noise)  # [B, C, T, H, W]
-
-        # 3. Denoise
-        steps, tokens = settings.num_inference_steps, settings.num_tokens
-        timesteps = set_timesteps(self.scheduler, steps, spacing=sampling.sigmas, num_tokens=tokens, device=device)
-        latents = latents.to(device, torch.float32) * getattr(self.scheduler, "init_noise_sigma", 1.0)
-        latents = condition.clamped(latents)
-        step = SchedulerStep(self.scheduler, generators, frames_first=sampling.frames_first)
-        if step.draws or spec.image_kind == "concat":  # a shared generator gives each clip what others left
-            seeds = seeds if len(set(map(id, generators))) == len(generators) else [None] * videos
-        denoise = Denoiser(
-            self,
-            cond=cond,
-            uncond=uncond,
-            condition=condition,
-            settings=settings,
-            guidance_scale_2=guidance_scale_2,
-            dynamic_guidance=dynamic_guidance,
-            batched=self.batch_guidance,
-            actions=actions,
+        prompts: list[Any] = (
+            [prompt.scenes]
+            if isinstance(prompt, Storyboard)
+            else [*_as_list(prompt)] or [None] * (videos // num_videos_per_prompt)
         )
-        watch.mark("prepare")
-        with self.progress_bar(total=len(timesteps)) as bar:
-            for i, t in enumerate(timesteps):
-                prediction = denoise(i, t, latents)
-                latents = condition.clamped(step(prediction, t, latents))
-                watch.mark("steps")
-
-                if callback_on_step_end is not None:
-                    tensors = {"latents": latents} | denoise.embeds
-                    given = {k: tensors[k] for k in callback_on_step_end_tensor_inputs}
-                    changed = callback_on_step_end(self, i, t, given) or {}
-                    latents = changed.get("latents", latents)
-                    denoise.embeds = changed
-                bar.update()
-                if self._interrupt:
-                    break
-
-        # 4. Decode
-        frames: Any = latents
-        if output_type == "stream":  # decoded when it is wanted
-            frames = ClipStreams(self.vae, latents, causal=settings.causal, free=self.maybe_free_model_hooks)
-        elif output_type != "latent":
-            clips = decode(self.vae, latents, causal=settings.causal)  # [B, 3, T, H, W]
-            frames = self.video_processor.postprocess_video(clips.float(), output_type)
-        if output_type != "stream":
-            watch.mark("vae")
-        self.maybe_free_model_hooks()
-        if not return_dict:
-            return (frames,)
-        prompts: list[str | None] = [*_as_list(prompt)] or [None] * (videos // num_videos_per_prompt)
-        if self._interrupt:  # no recipe makes half a run again
-            seeds = [None] * videos
         recipes = [
             self._recipe(
                 settings, prompts[i // num_videos_per_prompt], negatives[i * len(negatives) // videos], seeds[i]
@@ -540,15 +544,72 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             for i in range(videos)
         ]
         recipes = [recipe | extras for recipe in recipes]
+        store = None
+        if keep_windows is not None and settings.windows is not None:
+            store = WindowStore(Path(keep_windows), recipes)
+        watch.mark("prepare")
+
+        # 3. Denoise
+        parts = sample(
+            self,
+            latents.to(device, torch.float32),
+            condition,
+            settings,
+            generators,
+            partial(
+                Denoiser,
+                self,
+                cond=cond,
+                uncond=uncond,
+                scenes=scenes,
+                guidance_scale_2=guidance_scale_2,
+                dynamic_guidance=dynamic_guidance,
+                batched=self.batch_guidance,
+                actions=actions,
+            ),
+            Watcher(watch, callback_on_step_end, callback_on_step_end_tensor_inputs),
+            store,
+        )
+        chunks = LatentChunks(parts, videos)
+        if output_type != "stream" or settings.windows is None or self.processes is not None:
+            chunks.finish()  # several processes cannot wait until one of them wants the next window
+
+        # 4. Decode
+        frames: Any
+        if output_type == "stream":  # decoded when it is wanted, and so are windows made
+            frames = ClipStreams(
+                self.vae,
+                chunks,
+                causal=settings.causal,
+                loop=loop,
+                free=self.maybe_free_model_hooks,
+                timings=watch.timings,
+            )
+        else:
+            frames = chunks.joined()
+            if output_type != "latent":
+                clips = decode(self.vae, frames, causal=settings.causal, loop=loop)  # [B, 3, T, H, W]
+                frames = self.video_processor.postprocess_video(clips.float(), output_type)
+            watch.mark("vae")
+        self.maybe_free_model_hooks()
+        if not return_dict:
+            return (frames,)
+        if self._interrupt:  # no recipe makes half a run again
+            recipes = [recipe | {"seed": None} for recipe in recipes]
         return VideoDiTPipelineOutput(
             frames=frames, fps=settings.fps, recipes=recipes, output_type=output_type, timings=watch.timings()
         )
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether :meth:`interrupt` was called since the call began."""
+        return self._interrupt
 
     def interrupt(self) -> None:
         """Stop the running call after its current step; what is there by then is decoded and returned."""
         self._interrupt = True
 
-    def _recipe(self, settings: Settings, prompt: str | None, negative: str, seed: int | None) -> dict[str, Any]:
+    def _recipe(self, settings: Settings, prompt: Any, negative: str, seed: int | None) -> dict[str, Any]:
         """What it takes to make a clip again; nothing of the machine that it was made on but its numerics."""
         return {
             "prompt": prompt,
@@ -569,12 +630,40 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         }
 
 
-def _as_list(prompt: str | Sequence[str] | None, name: str = "prompt") -> list[str]:
+def images_as_frames(image: Any, last_image: Any) -> list[Frames]:
+    """What the short names for a first and a last image stand for.
+
+    Raises:
+        ValueError: several images, or something else.
+    """
+    found = []
+    for at, one in ((0, image), (-1, last_image)):
+        if one is None:
+            continue
+        if isinstance(one, (Tensor, np.ndarray)) and one.ndim == 4 and len(one) != 1:
+            raise ValueError(
+                f"an image must be one PIL image, array or tensor, got {list(one.shape)}; Frames takes several"
+            )
+        if not isinstance(one, (Tensor, np.ndarray, PIL.Image.Image, str, os.PathLike)):
+            raise ValueError(
+                f"an image must be one PIL image, array, tensor or path, got {type(one).__name__}; Frames takes several"
+            )
+        found.append(Frames(one, at))
+    return found
+
+
+def _picture(image: Any) -> Any:
+    """What an image encoder's processor takes."""
+    return open_picture(Path(image)) if isinstance(image, (str, os.PathLike)) else image
+
+
+def _as_list(prompt: str | Sequence[str] | Storyboard | None, name: str = "prompt") -> list[str]:
     """One prompt, several or none as a list.
 
     Raises:
         ValueError: something in it is not a string.
     """
+    prompt = prompt.prompts if isinstance(prompt, Storyboard) else prompt
     prompts = [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
     for text in prompts:
         if not isinstance(text, str):

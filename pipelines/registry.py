@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from numbers import Integral, Real
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from videodit.families import Family, Sampling
     from videodit.families.sampling import ImageCondition
+    from videodit.pipelines.conditions import Given
 
 BUNDLED = ("mini",)
 MAX_SIDE = 8192
@@ -163,7 +164,23 @@ class Defaults:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What planning needs to know of a model."""
+    """What planning needs to know of a model.
+
+    Attributes:
+        geometry: of its autoencoder and its patches.
+        latent_channels: that it makes.
+        defaults: see :class:`Defaults`.
+        images: it makes images alone.
+        guided: two predictions are led apart by the guidance scale.
+        image_kind: see :class:`videodit.families.sampling.Sampling`.
+        keeps_any: it was trained with clean parts of all kinds, not with a clean first frame alone.
+        window: frames that longer clips are made of at a time.
+        loops: its autoencoder decodes as a stream, which loops need.
+        image_dim: of its image encoder's tokens.
+        image_tokens: of a first and a last image together.
+        learned_grid: the one size that learned positions have.
+        experts: transformers for different noise levels.
+    """
 
     geometry: VideoGeometry
     latent_channels: int
@@ -171,6 +188,9 @@ class ModelSpec:
     images: bool = False
     guided: bool = True
     image_kind: ImageCondition | None = "keep_first"
+    keeps_any: bool = True
+    window: int | None = None
+    loops: bool = True
     image_dim: int | None = None
     image_tokens: int | None = None
     learned_grid: tuple[int, int, int] | None = None
@@ -217,6 +237,9 @@ class ModelSpec:
                 images=found is not None and found[1].images,
                 guided=found is None or found[1].guided,
                 image_kind="keep_first" if found is None or index.get("expand_timesteps") else found[1].image_condition,
+                keeps_any=found is None,
+                window=index.get("window"),
+                loops=vae.get("_class_name") in ("CausalVideoVAE", "AutoencoderKLWan"),
                 image_dim=transformer.get("image_dim"),
                 image_tokens=transformer.get("image_tokens"),
                 learned_grid=transformer.get("learned_grid"),
@@ -230,7 +253,11 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Settings:
-    """The checked numbers of one generation, every value legal, and what was adjusted on the way."""
+    """The checked numbers of one generation, every value legal, and what was adjusted on the way.
+
+    ``windows`` are latent frames that are made at once, and how many of them windows share; ``None``: all at once.
+    ``given`` is what :func:`videodit.pipelines.conditions.settle_conditions` made of a call's conditions.
+    """
 
     height: int
     width: int
@@ -242,6 +269,9 @@ class Settings:
     num_tokens: int
     causal: bool = True
     notices: list[str] = field(default_factory=list)
+    loop: bool = False
+    windows: tuple[int, int] | None = None
+    given: Given | None = None
 
 
 def settle(
@@ -253,6 +283,9 @@ def settle(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     fps: float | None = None,
+    loop: bool = False,
+    window: int | None = None,
+    overlap: int | None = None,
 ) -> Settings:
     """Fill in defaults, check every number, and snap size and frame count to what the model can do.
 
@@ -264,6 +297,9 @@ def settle(
         num_inference_steps: steps of the sampler.
         guidance_scale: classifier-free guidance; 1 or less turns it off.
         fps: frames per second of the file.
+        loop: the last frame goes on with the first; a loop has whole groups of frames, 4k for most.
+        window: frames that are made at once if there are more; ``None`` takes the model's own, if it has one.
+        overlap: frames that a window shares with those before; ``None`` takes about a third.
 
     Returns:
         Legal settings; ``notices`` says what differs from what was asked, and where the model was not trained.
@@ -274,6 +310,11 @@ def settle(
     from videodit.media import frame_rate
 
     d, notices = spec.defaults, []
+    geometry = spec.geometry
+    if loop:
+        if not spec.loops or spec.images:
+            raise ValueError("a loop needs a model whose autoencoder is a CausalVideoVAE")
+        geometry = replace(geometry, causal=False)
     asked = (
         _whole("height", d.height if height is None else height, 1, MAX_SIDE),
         _whole("width", d.width if width is None else width, 1, MAX_SIDE),
@@ -286,24 +327,25 @@ def settle(
     rate = d.fps if fps is None else fps
     frame_rate(rate)
 
-    size = spec.geometry.snap_size(*asked)
+    size = geometry.snap_size(*asked)
     if size != asked:
-        mh, mw = spec.geometry.size_multiple
+        mh, mw = geometry.size_multiple
         notices.append(
             f"size {asked[1]}x{asked[0]} becomes {size[1]}x{size[0]}: sides must be multiples of {mw} and {mh}"
         )
-    legal = spec.geometry.snap_frames(frames)
+    legal = geometry.snap_frames(frames)
     if legal != frames:
-        notices.append(f"{frames} frames become {legal}: the count must be {spec.geometry.frame_rule}")
-    if (*size, legal) != (d.height, d.width, d.num_frames):
+        notices.append(f"{frames} frames become {legal}: the count must be {geometry.frame_rule}")
+    windows = _windows(spec, legal, size, loop, window, overlap, notices)
+    if (*size, legal) != (d.height, d.width, d.num_frames) and (windows is None or size != (d.height, d.width)):
         notices.append(
             f"the model is at its best at {d.width}x{d.height}, {d.num_frames} frames; "
             f"{size[1]}x{size[0]}, {legal} frames may look worse"
         )
-    latent = spec.geometry.latent_size(legal, *size)
-    grid = spec.geometry.token_size(latent)
+    latent = geometry.latent_size(legal, *size)
+    grid = geometry.token_size(latent)
     if spec.learned_grid is not None and tuple(grid) != tuple(spec.learned_grid):
-        st, sh, sw = (a * b for a, b in zip(spec.geometry.vae_stride, spec.geometry.patch, strict=True))
+        st, sh, sw = (a * b for a, b in zip(geometry.vae_stride, geometry.patch, strict=True))
         t, h, w = spec.learned_grid
         raise ValueError(
             f"this model has learned positions and makes {w * sw}x{h * sh}, {(t - 1) * st + 1} frames alone, "
@@ -317,7 +359,35 @@ def settle(
         )
     shape = (spec.latent_channels, *latent)
     causal = spec.geometry.causal
-    return Settings(size[0], size[1], legal, steps, float(scale), rate, shape, tokens, causal, notices)
+    return Settings(size[0], size[1], legal, steps, float(scale), rate, shape, tokens, causal, notices, loop, windows)
+
+
+def _windows(
+    spec: ModelSpec,
+    frames: int,
+    size: tuple[int, int],
+    loop: bool,
+    window: int | None,
+    overlap: int | None,
+    notices: list[str],
+) -> tuple[int, int] | None:
+    """Latent frames of a window and of an overlap, announced; ``None`` where the clip is no longer than one."""
+    from videodit.pipelines.windows import latent_window, plan_windows
+
+    if window is None and overlap is not None and spec.window is None:
+        raise ValueError(f"overlap is {overlap}, but this model makes clips at once; give window, too")
+    at_once = spec.window if window is None else _whole("window", window, 1, None)
+    if at_once is None or frames <= at_once:
+        return None
+    if loop:
+        raise ValueError(f"a loop is made at once, of at most {at_once} frames, got {frames}")
+    stride = spec.geometry.vae_stride.t
+    third = stride * max(1, at_once // (3 * stride))
+    shared = third if overlap is None else _whole("overlap", overlap, stride, None)
+    latents = latent_window(spec.geometry, at_once, shared, *size)
+    count = len(plan_windows(spec.geometry.latent_size(frames, *size).t, *latents))
+    notices.append(f"{frames} frames are made in {count} windows of {at_once}, which share {shared}")
+    return latents
 
 
 def check_conditions(
@@ -339,7 +409,7 @@ def check_conditions(
         raise ValueError("this model makes clips from text alone and takes no image")
     if kind in ("concat", "concat_mask") and not image:
         raise ValueError("this model starts from an image; give image")
-    if last_image and (not image or kind != "concat_mask"):
+    if last_image and not spec.keeps_any and (not image or kind != "concat_mask"):
         raise ValueError("last_image needs image, and a model that was trained with both")
     if spec.image_tokens is not None and not last_image:
         raise ValueError("this model goes from a first image to a last one; give last_image, too")
@@ -389,6 +459,9 @@ def plan(
     fps: float | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    loop: bool = False,
+    window: int | None = None,
+    overlap: int | None = None,
     image: bool | None = None,
     last_image: bool | None = None,
     negative_prompt: str | None = None,
@@ -406,6 +479,9 @@ def plan(
         fps: frames per second of the file.
         device: a torch device; ``None`` takes the fastest kind that is here.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``None`` takes what suits the device.
+        loop: see :func:`settle`, as for the next two.
+        window: frames that are made at once.
+        overlap: frames that windows share.
         image: whether there is a first image; ``None`` asks about the model alone, whatever clips start from.
         last_image: whether there is a last one.
         negative_prompt: see :func:`check_conditions`.
@@ -435,6 +511,9 @@ def plan(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         fps=fps,
+        loop=loop,
+        window=window,
+        overlap=overlap,
     )
     where = parse_device(device)
     return GenerationPlan(**vars(settings), model=model, folder=folder, device=where, dtype=parse_dtype(dtype, where))

@@ -74,6 +74,22 @@ def noise_levels(steps: int, spacing: Sigmas) -> np.ndarray:
     return 1 - way
 
 
+def at_level(scheduler: Any, clean: Tensor, noise: Tensor, step: int) -> Tensor:
+    """Clean latents with as much noise as where a step begins; behind the last step, with none.
+
+    Args:
+        scheduler: any of diffusers', with its timesteps set.
+        clean: ``[B, C, T, H, W]``.
+        noise: of unit deviation, of the same shape.
+        step: its number, from 0.
+    """
+    if step >= len(scheduler.timesteps):
+        return clean
+    if hasattr(scheduler, "scale_noise"):  # flow matching
+        return clean + float(scheduler.sigmas[step]) * (noise - clean)
+    return scheduler.add_noise(clean, noise, scheduler.timesteps[step].expand(len(clean)))
+
+
 class SchedulerStep:
     """One call for the step of all of diffusers' schedulers."""
 
@@ -83,11 +99,15 @@ class SchedulerStep:
         # A generator a clip: what a batch draws is what its clips draw alone.
         given = generators if len(generators) > 1 else generators[0]
         self._extra = {"generator": given} if "generator" in parameters else {}
-        self.draws = type(scheduler).__name__ in _STOCHASTIC
         # CogVideoX's DPM solver is handed its own last state.
         self._multistep = "old_pred_original_sample" in parameters
         self._old: Tensor | None = None
         self._last: Tensor | None = None
+
+    @staticmethod
+    def draws_noise(scheduler: Any) -> bool:
+        """Whether each step draws noise."""
+        return type(scheduler).__name__ in _STOCHASTIC
 
     def __call__(self, prediction: Tensor, t: Tensor, latents: Tensor) -> Tensor:
         """Latents at the next noise level, ``[B, C, T, H, W]`` like the prediction."""

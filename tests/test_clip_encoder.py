@@ -20,8 +20,10 @@ from videodit.datasets.clips.cache import LatentCache, begin, write_samples
 from videodit.datasets.clips.encode import cache_info, text_key
 from videodit.datasets.clips.latent_shards import ShardWriter
 from videodit.pipelines.autoencoders import decode
-from videodit.pipelines.conditions import image_condition
+from videodit.pipelines.conditioning import prepare_condition
+from videodit.pipelines.conditions import Frames, settle_conditions
 from videodit.pipelines.encoding import ClipEncoder
+from videodit.pipelines.registry import settle
 from videodit.text import TextTokens
 
 
@@ -123,11 +125,13 @@ def test_first_images_are_those_of_sampling(name: str, folder: Callable[[str], P
         assert found == {}
         return
     pictures = [frames[0] / 255.0, frames[-1] / 255.0 if name == "wan-flf2v" else None]
-    expected = image_condition(
+    at = [at for at, picture in zip((0, -1), pictures, strict=True) if picture is not None]
+    settings = settle(pipe.spec, height=frames.shape[1], width=frames.shape[2], num_frames=len(frames))
+    given = settle_conditions([Frames(pictures[i], i) for i in at], pipe.spec, settings)
+    expected = prepare_condition(
         pipe,
-        pipe.spec.image_kind,
-        *pictures,
-        size=frames.shape[1:3],
+        given,
+        images=(pictures[0], pictures[1]),
         latent_shape=CASES[name].latent,
         generators=[torch.Generator().manual_seed(3)],
         device=torch.device("cpu"),

@@ -367,7 +367,7 @@ def test_makes_the_frames_of_diffusers(
     frames = {"num_frames": case.latent[1]} if "num_frames" not in case.call else {}
     out = ours(
         PROMPT, **steps, **negative, **frames, latents=latents, generator=generator(), output_type="pt",
-        dynamic_guidance="use_dynamic_cfg" in case.theirs,
+        dynamic_guidance="use_dynamic_cfg" in case.theirs, fit="stretch",  # as diffusers does with images
     )  # fmt: skip
     assert expected.std() > 0.01
     assert out.frames[0].shape == expected.shape
@@ -442,7 +442,9 @@ def test_generate_starts_from_an_image(
     assert main([*command, "--image", "first.png"]) == 0
     recipe = read_recipe("clip.mp4")
     assert recipe is not None
-    assert (recipe["seed"], len(recipe["image"])) == (3, 16)
+    assert recipe["seed"] == 3
+    (given,) = recipe["conditions"]
+    assert (given["at"], given["count"], given["strength"], len(given["frames"])) == (0, 1, 1.0, 16)
     assert main(["remake", "clip.mp4"]) == 2
     assert "was made from an image, which a clip does not carry" in capsys.readouterr().err
 
@@ -569,7 +571,7 @@ def test_a_mask_that_would_not_be_heeded_is_refused(folder: Callable[[str], Path
         pipe(prompt_embeds=torch.zeros(1, 226, 12), prompt_attention_mask=mask)
 
 
-@pytest.mark.parametrize("picture", [[image(0), image(1)], torch.zeros(2, 3, 8, 8), "first.png"])
+@pytest.mark.parametrize("picture", [[image(0), image(1)], torch.zeros(2, 3, 8, 8), 3])
 def test_what_is_no_single_image_is_named(picture: Any, folder: Callable[[str], Path]) -> None:
     with pytest.raises(ValueError, match="an image must be one PIL image"):
         VideoDiTPipeline.from_pretrained(folder("wan-2.2-ti2v"))(PROMPT, image=picture)

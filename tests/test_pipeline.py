@@ -46,15 +46,14 @@ def test_a_given_image_is_the_first_frame(pipe: VideoDiTPipeline) -> None:
     """Its latent is kept clean, at whatever size it comes, and the others go on from it."""
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     image = Image.fromarray(pixels)
-    small = torch.from_numpy(np.array(image.resize((32, 32), Image.Resampling.LANCZOS))).permute(2, 0, 1)
+    middle = image.crop((5, 0, 25, 20))
+    small = torch.from_numpy(np.array(middle.resize((32, 32), Image.Resampling.LANCZOS))).permute(2, 0, 1)
     with torch.no_grad():
         kept = pipe.vae.normalize(pipe.vae.encode(small[None, :, None].float() / 127.5 - 1).latent_dist.mode())
     call = {"num_inference_steps": 3, "output_type": "latent"}
     free, given = (pipe(PROMPT, generator=seeded(3), **call, **start).frames for start in ({}, {"image": image}))
     torch.testing.assert_close(given[:, :, :1], kept, atol=1e-5, rtol=1e-5)
     assert (given[:, :, 1:] - free[:, :, 1:]).abs().max() > 1e-3
-    with pytest.raises(ValueError, match="last_image needs image, and a model that was trained with both"):
-        pipe(PROMPT, image=image, last_image=image)
 
 
 # ---- the loop ------------------------------------------------------------------------------------

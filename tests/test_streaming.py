@@ -19,7 +19,7 @@ from torch import Tensor
 from videodit import VideoDiTPipeline
 from videodit.media import VideoWriter, read_video, write_video
 from videodit.pipelines.autoencoders import decode, decode_chunks, free_memory, to_uint8
-from videodit.pipelines.output import ClipStreams
+from videodit.pipelines.output import ClipStreams, LatentChunks
 
 PROMPTS = ["a red ball", "two rings"]
 FREE_MEMORY = "videodit.pipelines.autoencoders.free_memory"
@@ -106,7 +106,7 @@ def test_memory_decides_between_the_whole_clip_and_chunks(
     lengths = {}
     for free in (0, two, 2**40):
         monkeypatch.setattr(FREE_MEMORY, lambda device, free=free: free)
-        lengths[free] = [chunk.shape[2] for chunk in decode_chunks(pipe.vae, latents, causal=True)]
+        lengths[free] = [chunk.shape[2] for chunk in decode_chunks(pipe.vae, [latents], causal=True)]
         assert decode(pipe.vae, latents, causal=True).shape == (1, 3, 17, 32, 32)
     assert lengths == {0: [1, 4, 4, 4, 4], two: [5, 8, 4], 2**40: [17]}
     monkeypatch.undo()
@@ -122,7 +122,7 @@ def test_other_autoencoders_give_one_chunk() -> None:
             return SimpleNamespace(sample=z)
 
     latents = torch.rand(2, 3, 5, 4, 6) / 2
-    streams = ClipStreams(Doubling(), latents, causal=True, free=lambda: None)
+    streams = ClipStreams(Doubling(), LatentChunks([latents], 2), causal=True, free=lambda: None)
     assert len(streams) == 2
     for one, clip in zip(latents, streams, strict=True):
         (chunk,) = clip
@@ -339,7 +339,7 @@ from pathlib import Path
 
 import torch
 from videodit import CausalVideoVAE, VideoDiTPipelineOutput
-from videodit.pipelines.output import ClipStreams
+from videodit.pipelines.output import ClipStreams, LatentChunks
 
 vae = CausalVideoVAE(base_dim=24, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[True, True],
                      is_residual=True, patch_size=2, in_channels=12, out_channels=12).eval()
@@ -350,7 +350,7 @@ def held(name):  # not ru_maxrss, which a process takes over from the one that s
 
 def streams(latent_frames, length):
     vae.enable_streaming(latent_frames)
-    return ClipStreams(vae, torch.randn(1, 4, length, 16, 16), causal=True, free=lambda: None)
+    return ClipStreams(vae, LatentChunks([torch.randn(1, 4, length, 16, 16)], 1), causal=True, free=lambda: None)
 
 def draw(latent_frames, length):
     for _ in streams(latent_frames, length)[0]:

@@ -19,6 +19,10 @@ if (_root / "setup.cfg").is_file() and (_root / "pipelines").is_dir():
 
 _HOME = {
     "CausalVideoVAE": "videodit.vae",
+    "Edit": "videodit.pipelines.conditions",
+    "Frames": "videodit.pipelines.conditions",
+    "Region": "videodit.pipelines.conditions",
+    "Storyboard": "videodit.pipelines.storyboard",
     "TextEncoder": "videodit.text",
     "VideoDiT": "videodit.transformer",
     "VideoDiTPipeline": "videodit.pipelines",
@@ -27,12 +31,18 @@ _HOME = {
 
 if TYPE_CHECKING:
     from videodit.pipelines import VideoDiTPipeline, VideoDiTPipelineOutput
+    from videodit.pipelines.conditions import Edit, Frames, Region
+    from videodit.pipelines.storyboard import Storyboard
     from videodit.text import TextEncoder
     from videodit.transformer import VideoDiT
     from videodit.vae import CausalVideoVAE
 
 __all__ = [
     "CausalVideoVAE",
+    "Edit",
+    "Frames",
+    "Region",
+    "Storyboard",
     "TextEncoder",
     "VideoDiT",
     "VideoDiTPipeline",

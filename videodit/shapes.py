@@ -98,6 +98,14 @@ class VideoGeometry:
         st, sh, sw = self.vae_stride
         return Size3D((latent.t - self._lead) * st + self._lead, latent.h * sh, latent.w * sw)
 
+    def frames_of(self, latent: int) -> range:
+        """The frames that one latent frame stands for."""
+        stride, lead = self.vae_stride.t, self._lead
+        if latent < lead:
+            return range(1)
+        first = (latent - lead) * stride + lead
+        return range(first, first + stride)
+
     # ---- snapping to what is legal -------------------------------------------------------------
 
     @property

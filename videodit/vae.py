@@ -307,11 +307,11 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         return torch.cat(parts, dim=2)
 
     @apply_forward_hook
-    def decode_stream(self, z: Tensor, latent_frames: int = 1) -> Iterator[Tensor]:
+    def decode_stream(self, z: Tensor | Iterable[Tensor], latent_frames: int = 1) -> Iterator[Tensor]:
         """Decode a clip chunk by chunk, in memory that does not grow with its length.
 
         Args:
-            z: ``[B, z_dim, T, H, W]``, as for :meth:`decode`.
+            z: ``[B, z_dim, T, H, W]``, as for :meth:`decode`, or parts of a clip of that kind, in order.
             latent_frames: latent frames a chunk.
 
         Yields:
@@ -321,12 +321,14 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         Raises:
             ValueError: a tensor of another rank or channel count, or fewer than one latent frame a chunk.
         """
-        self._check_latents(z)
         if latent_frames < 1:
             raise ValueError(f"latent_frames must be at least 1, got {latent_frames}")
+        if isinstance(z, Tensor):
+            self._check_latents(z)
+            z = [z]
         return (chunk.clamp(-1, 1) for chunk in self._decode_stream(z, latent_frames))
 
-    def _decode_stream(self, z: Tensor, latent_frames: int) -> Iterator[Tensor]:
+    def _decode_stream(self, parts: Iterable[Tensor], latent_frames: int) -> Iterator[Tensor]:
         streams: defaultdict[int, Stream] = defaultdict(Stream)  # one a tile, in the order of _tiled
         scale = self.geometry.vae_stride.h
         tiles: Iterator[int]
@@ -334,11 +336,13 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         def run(tile: Tensor) -> Tensor:
             return self._decode_chunk(tile, streams[next(tiles)])
 
-        for chunk in z.split(latent_frames, dim=2):
-            tiles = itertools.count()
-            yield self._tiled(run, chunk, scale)
-            for stream in streams.values():
-                stream.first = False
+        for part in parts:
+            self._check_latents(part)
+            for chunk in part.split(latent_frames, dim=2):
+                tiles = itertools.count()
+                yield self._tiled(run, chunk, scale)
+                for stream in streams.values():
+                    stream.first = False
 
     def _decode_chunk(self, z: Tensor, stream: Stream | None) -> Tensor:
         p = self.config.patch_size or 1

@@ -1,0 +1,193 @@
+"""Pictures and clips that a user hands over, as frames of the size and speed that a model works at."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+Fit = Literal["crop", "pad", "stretch", "error"]
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def read_frames(source: Any, *, fps: float | None = None, name: str = "clip") -> tuple[np.ndarray, list[str]]:
+    """Frames of whatever stands for some.
+
+    Args:
+        source: a PIL image or a list of them; an array ``[H, W, 3]`` or ``[T, H, W, 3]`` or a tensor ``[3, H, W]`` or
+            ``[T, 3, H, W]``, uint8 or floats in [0, 1]; or the path of a picture or a video.
+        fps: frames per second that a video file is brought to, by the nearest frame in time; others are taken as they
+            are.
+        name: of the argument, for messages.
+
+    Returns:
+        ``[T, H, W, 3]``, uint8 or float32 in [0, 1], and what should be announced.
+
+    Raises:
+        ValueError: something else, an alpha channel that hides anything, a file that cannot be read.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if path.suffix.lower() in PICTURES:
+            return _stacked([open_picture(path)], name), []
+        return _read_clip(path, fps)
+    if isinstance(source, PIL.Image.Image):
+        source = [source]
+    if isinstance(source, Sequence) and source and all(isinstance(one, PIL.Image.Image) for one in source):
+        return _stacked(source, name), []
+    if not isinstance(source, (Tensor, np.ndarray)):
+        raise ValueError(
+            f"{name} must be a PIL image, a list of them, an array [T, H, W, 3], a tensor [T, 3, H, W] or a path, "
+            f"got {type(source).__name__}"
+        )
+    if source.ndim not in (3, 4):
+        raise ValueError(f"{name} must have 3 or 4 axes, got {list(source.shape)}")
+    frames = source if source.ndim == 4 else source[None]
+    if isinstance(frames, Tensor):
+        frames = frames.detach().cpu().movedim(1, -1)
+        array = (frames if frames.dtype == torch.uint8 else frames.float()).numpy()
+    else:
+        array = frames if frames.dtype == np.uint8 else frames.astype(np.float32)
+    if array.shape[-1] != 3:
+        alpha = ": flatten its alpha channel first" if array.shape[-1] == 4 else ""
+        raise ValueError(f"{name} must have 3 colour channels, got {list(source.shape)}{alpha}")
+    if array.dtype != np.uint8 and not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+        raise ValueError(f"{name} has values from {array.min():g} to {array.max():g}; floats must be within [0, 1]")
+    return array, []
+
+
+def open_picture(path: Path) -> PIL.Image.Image:
+    """A picture file, decoded.
+
+    Raises:
+        ValueError: a file that is missing or no picture.
+    """
+    try:
+        with PIL.Image.open(path) as picture:
+            picture.load()
+            return picture
+    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read the image {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _stacked(pictures: Sequence[PIL.Image.Image], name: str) -> np.ndarray:
+    """Pictures of one size as uint8 ``[T, H, W, 3]``."""
+    frames = []
+    for picture in pictures:
+        see_through = "A" in picture.getbands() or "transparency" in picture.info
+        if see_through and picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+            raise ValueError(f"{name} has an alpha channel; flatten it onto a background first")
+        frames.append(np.asarray(picture.convert("RGB")))
+        if frames[-1].shape != frames[0].shape:
+            sizes = " and ".join(f"{one.shape[1]}x{one.shape[0]}" for one in (frames[0], frames[-1]))
+            raise ValueError(f"the pictures of {name} must have one size, got {sizes}")
+    return np.stack(frames)
+
+
+def _read_clip(path: Path, fps: float | None) -> tuple[np.ndarray, list[str]]:
+    from videodit.media import read_video
+
+    clip = read_video(path)
+    if fps is None or clip.fps == Fraction(fps).limit_denominator(10_000) or len(clip.frames) < 2:
+        return clip.frames, []
+    seconds = len(clip.frames) / float(clip.fps)
+    count = max(1, round(seconds * fps))
+    picked = np.minimum(np.round((np.arange(count) + 0.5) * float(clip.fps) / fps - 0.5), len(clip.frames) - 1)
+    notice = f"{path.name} has {float(clip.fps):g} fps: {len(clip.frames)} frames become {count} at {fps:g} fps"
+    return clip.frames[picked.astype(int)], [notice]
+
+
+def fitted(frames: np.ndarray, height: int, width: int, fit: Fit, *, name: str = "clip") -> tuple[Tensor, list[str]]:
+    """Frames at another size, by Lanczos' filter.
+
+    Args:
+        frames: ``[T, H, W, 3]``, uint8 or float32 in [0, 1].
+        height: pixels.
+        width: pixels.
+        fit: what becomes of another aspect ratio: its middle is cut out, black bars are added, it is stretched, or it
+            is an error.
+        name: of the argument, for messages.
+
+    Returns:
+        fp32 ``[3, T, height, width]`` in [-1, 1], and what should be announced.
+
+    Raises:
+        ValueError: another aspect ratio where that is an error, or an unknown way to fit.
+    """
+    if fit not in get_args(Fit):
+        raise ValueError(f"fit must be one of {get_args(Fit)}, got {fit!r}")
+    h, w = frames.shape[1:3]
+    notices = []
+    box, inner = (0, 0, w, h), (width, height)  # what is taken of the source, and how large it becomes
+    if (h, w) != (height, width) and fit != "stretch":
+        scale = max(width / w, height / h) if fit != "pad" else min(width / w, height / h)
+        cut = min(w, round(width / scale)), min(h, round(height / scale))
+        inner = min(width, round(cut[0] * scale)), min(height, round(cut[1] * scale))
+        left, top = (w - cut[0]) // 2, (h - cut[1]) // 2
+        box = (left, top, left + cut[0], top + cut[1])
+        lost, added = w * h - cut[0] * cut[1], width * height - inner[0] * inner[1]
+        if fit == "error" and max(lost / (w * h), added / (width * height)) > 0.01:
+            raise ValueError(f"{name} is {w}x{h}, which is no {width}x{height}; fit it by crop, pad or stretch")
+        if lost:
+            notices.append(f"{name}: of {w}x{h} the middle {cut[0]}x{cut[1]} is taken")
+        if added:
+            notices.append(f"{name}: {w}x{h} gets black bars to become {width}x{height}")
+    out = np.zeros((len(frames), height, width, 3), np.float32)
+    top, left = (height - inner[1]) // 2, (width - inner[0]) // 2
+    for target, frame in zip(out[:, top : top + inner[1], left : left + inner[0]], frames, strict=True):
+        part = frame[box[1] : box[3], box[0] : box[2]]
+        if part.shape[:2] != inner[::-1]:
+            pixels = part if part.dtype == np.uint8 else (part * 255).round().astype(np.uint8)
+            part = np.asarray(PIL.Image.fromarray(pixels).resize(inner, PIL.Image.Resampling.LANCZOS))
+        target[:] = part.astype(np.float32) / 255 if part.dtype == np.uint8 else part
+    return 2 * torch.from_numpy(out).permute(3, 0, 1, 2) - 1, notices
+
+
+def read_mask(source: Any, num_frames: int, height: int, width: int) -> Tensor:
+    """Where something is to be made anew.
+
+    Args:
+        source: as for :func:`read_frames`, and arrays ``[H, W]`` or ``[T, H, W]``, boolean or numbers: what is half
+            white or more counts. Floats are in [0, 1], other numbers in [0, 255].
+        num_frames: of the clip; a mask of one frame holds for all.
+        height: pixels; masks of other sizes are brought to this one.
+        width: pixels.
+
+    Returns:
+        Boolean ``[num_frames, height, width]``.
+
+    Raises:
+        ValueError: a mask of another length, one without anything white or black, or what is none.
+    """
+    if isinstance(source, (Tensor, np.ndarray)):
+        array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
+        if array.ndim not in (2, 3) or array.size == 0:
+            raise ValueError(f"a mask must be [H, W] or [T, H, W], got {list(array.shape)}")
+        grey = array.astype(np.float32) / (255 if array.dtype.kind in "ui" and array.max() > 1 else 1)
+        grey = grey if grey.ndim == 3 else grey[None]
+    else:
+        frames, _ = read_frames(source, name="the mask")
+        grey = frames.astype(np.float32).mean(axis=-1) / 255
+    if len(grey) not in (1, num_frames):
+        raise ValueError(f"the mask has {len(grey)} frames and the clip {num_frames}; give one frame or as many")
+    mask = torch.from_numpy(grey)[:, None]
+    if mask.shape[2:] != (height, width):
+        mask = torch.nn.functional.interpolate(mask, size=(height, width), mode="area")
+    made = (mask[:, 0] >= 0.5).expand(num_frames, -1, -1)
+    if not made.any() or made.all():
+        raise ValueError(f"the mask is {'all white' if made.any() else 'all black'}; white is made anew, black is kept")
+    return made
+
+
+def fingerprint(frames: np.ndarray | Tensor) -> str:
+    """16 hexadecimal digits that tell pixels from others."""
+    array = frames.detach().cpu().numpy() if isinstance(frames, Tensor) else frames
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]

@@ -1,0 +1,139 @@
+"""The sampling loop, and the windows in which it goes over a long clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videodit.pipelines.acceleration import Stopwatch
+from videodit.pipelines.conditioning import Condition
+from videodit.pipelines.denoising import Denoiser
+from videodit.pipelines.registry import Settings
+from videodit.pipelines.scheduling import SchedulerStep, set_timesteps
+from videodit.pipelines.windows import Window, WindowStore, plan_windows, window_tokens
+
+Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told of each step.
+
+    Attributes:
+        watch: takes the time.
+        callback: see :meth:`VideoDiTPipeline.__call__`.
+        inputs: which tensors it gets.
+    """
+
+    watch: Stopwatch
+    callback: Callback | None = None
+    inputs: Sequence[str] = ()
+
+
+@torch.no_grad()
+def sample(
+    pipe: Any,
+    noise: Tensor,
+    condition: Condition,
+    settings: Settings,
+    generators: list[torch.Generator],
+    denoiser: Callable[..., Denoiser],
+    watcher: Watcher,
+    store: WindowStore | None = None,
+) -> Generator[Tensor, None, None]:
+    """Make clips, window by window where they are longer than one.
+
+    Args:
+        pipe: the pipeline, for its scheduler and its progress bar.
+        noise: ``[B, C, T, H, W]`` of the whole clips.
+        condition: what is given of them.
+        settings: of the call.
+        generators: one a clip, for schedulers that draw noise in each step.
+        denoiser: makes a :class:`Denoiser` for a window.
+        watcher: is told of each step.
+        store: keeps what windows add.
+
+    Yields:
+        Latents ``[B, C, t, H, W]``, from the clips' beginning to their end, as soon as they are final.
+    """
+    windows = _windows(pipe, settings, condition)
+    forward = windows[0].fresh.start <= windows[-1].fresh.start
+    done = noise.clone() if condition.clean is None else condition.clean.clone()
+    begin = condition.begin(settings.num_inference_steps) * getattr(pipe.scheduler, "order", 1)
+    shown = 0  # latent frames that were yielded
+    for number, window in enumerate(windows):
+        made = None if store is None else store.load(number)
+        if made is None:
+            part = condition.window(window.span, done, window.keep)
+            denoise = denoiser(condition=part, settings=settings, span=window.span)
+            latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin)
+            first = window.fresh.start - window.span.start
+            made = latents[:, :, first : first + window.fresh.stop - window.fresh.start]
+            if store is not None and not pipe.interrupted:
+                store.save(number, made)
+        done[:, :, window.fresh] = made.to(done)
+        if pipe.interrupted:
+            yield done[:, :, shown : window.fresh.stop]
+            return
+        if forward or number + 1 == len(windows):
+            stop = window.fresh.stop if number + 1 < len(windows) else done.shape[2]
+            yield done[:, :, shown:stop]
+            shown = stop
+
+
+def run(
+    pipe: Any, noise: Tensor, denoise: Denoiser, generators: list[torch.Generator], watcher: Watcher, begin: int
+) -> Tensor:
+    """The sampling loop: from noise to latents, step by step.
+
+    Args:
+        pipe: the pipeline, for its scheduler.
+        noise: ``[B, C, T, H, W]``.
+        denoise: makes the predictions, and knows what is given.
+        generators: one a clip, for schedulers that draw noise in each step.
+        watcher: is told of each step.
+        begin: steps that are left out.
+    """
+    scheduler, settings, condition = pipe.scheduler, denoise.settings, denoise.condition
+    timesteps = set_timesteps(
+        scheduler,
+        settings.num_inference_steps,
+        spacing=pipe.sampling.sigmas,
+        num_tokens=window_tokens(settings),
+        device=noise.device,
+    )
+    if begin and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+    step = SchedulerStep(scheduler, generators, frames_first=pipe.sampling.frames_first)
+    latents = condition.first(noise, scheduler, begin)
+    with pipe.progress_bar(total=len(timesteps) - begin) as bar:
+        for i, t in enumerate(timesteps[begin:], start=begin):
+            prediction = denoise(i, t, latents)
+            latents = condition.clamped(step(prediction, t, latents), noise, scheduler, i + 1)
+            watcher.watch.mark("steps")
+            if watcher.callback is not None:
+                tensors = {"latents": latents} | denoise.embeds
+                changed = watcher.callback(pipe, i, t, {name: tensors[name] for name in watcher.inputs}) or {}
+                latents = changed.get("latents", latents)
+                denoise.embeds = changed
+            bar.update()
+            if pipe.interrupted:
+                break
+    return latents
+
+
+def _windows(pipe: Any, settings: Settings, condition: Condition) -> list[Window]:
+    """Which latent frames are made together."""
+    length = settings.latent_shape[1]
+    if settings.windows is None:
+        return [Window(slice(0, length), slice(0, 0), slice(0, length))]
+    front = back = 0
+    if condition.level is not None and not condition.renoised:
+        whole = (condition.level[0, 0] == 0).flatten(1).all(dim=1).tolist()
+        front = [*whole, False].index(False)
+        back = [*reversed(whole), False].index(False)
+    return plan_windows(length, *settings.windows, front=front, back=back)

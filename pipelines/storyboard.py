@@ -1,0 +1,102 @@
+"""Prompts with times: what a clip shows from when on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from videodit.shapes import VideoGeometry
+
+
+@dataclass(frozen=True)
+class Storyboard:
+    """Prompts, and from when on each of them counts.
+
+    Around a change both predictions are made and blended, frame by frame, so that one hands over to the other.
+
+    Attributes:
+        scenes: seconds and prompt of each, the first at 0, in order.
+        handover: seconds that a change takes.
+
+    Raises:
+        ValueError: no scenes, times that do not rise from 0, an empty prompt, or a negative hand-over.
+    """
+
+    scenes: tuple[tuple[float, str], ...]
+    handover: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scenes", tuple((float(at), prompt) for at, prompt in self.scenes))
+        times = [at for at, _ in self.scenes]
+        if not times or times[0] != 0:
+            raise ValueError(f"a storyboard must begin with a scene at 0 seconds, got {times[:1] or 'none'}")
+        for before, after in itertools.pairwise(times):
+            if not before < after < math.inf:  # false for NaN, too
+                raise ValueError(f"the times of a storyboard must rise, got {after:g} after {before:g} seconds")
+        for at, prompt in self.scenes:
+            if not isinstance(prompt, str) or not prompt.strip():
+                raise ValueError(f"the scene at {at:g} seconds has no prompt, got {prompt!r}")
+        if not 0 <= self.handover < math.inf:
+            raise ValueError(f"handover must be at least 0 seconds, got {self.handover!r}")
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, handover: float = 0.5) -> Storyboard:
+        """Read a text file with a scene a line: seconds, a comma, the prompt. Blank lines do not count.
+
+        Raises:
+            ValueError: a file that cannot be read, or a line of another form, by its number.
+        """
+        path = Path(path)
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"cannot read the storyboard {str(path)!r}: {reason}") from error
+        scenes = []
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            at, comma, prompt = line.partition(",")
+            try:
+                scenes.append((float(at), prompt.strip()))
+            except ValueError:
+                comma = ""
+            if not comma:
+                raise ValueError(f'{path.name}, line {number}: {line!r} is not like "2.5, a red ball bounces"')
+        try:
+            return cls(tuple(scenes), handover)
+        except ValueError as error:
+            raise ValueError(f"{path.name}: {error}") from error
+
+    @property
+    def prompts(self) -> list[str]:
+        """Of the scenes, in order."""
+        return [prompt for _, prompt in self.scenes]
+
+    def check(self, seconds: float) -> None:
+        """See that every scene begins within a clip.
+
+        Raises:
+            ValueError: one does not.
+        """
+        if self.scenes[-1][0] >= seconds:
+            raise ValueError(f"a scene begins at {self.scenes[-1][0]:g} seconds, but the clip has {seconds:.4g}")
+
+    def weights(self, geometry: VideoGeometry, latent_frames: int, fps: float) -> Tensor:
+        """How much each scene counts in each latent frame, ``[scenes, T]``; sums over scenes are 1."""
+        centers = [geometry.frames_of(k) for k in range(latent_frames)]
+        time = torch.tensor([(frames[0] + frames[-1] + 1) / 2 / fps for frames in centers])
+        begun = torch.stack(  # the share of each scene's beginning that is over
+            [
+                torch.ones_like(time) if at == 0 else ((time - at) / max(self.handover, 1e-6) + 0.5).clamp(0, 1)
+                for at, _ in self.scenes
+            ]
+        )
+        # A scene that begins before the one before it is whole takes over from both.
+        rest = torch.cat([begun[1:], torch.zeros(1, latent_frames)])
+        return begun * torch.flip(torch.cumprod(torch.flip(1 - rest, [0]), 0), [0])

@@ -1,0 +1,134 @@
+"""Clips that are longer than what a model makes at once: windows over latent frames, each going on from the last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from videodit.files import write_whole
+from videodit.pipelines.registry import Settings
+from videodit.shapes import VideoGeometry
+
+
+@dataclass(frozen=True)
+class Window:
+    """Latent frames that are made at once.
+
+    Attributes:
+        span: which, of the whole clip.
+        keep: which of them are there already, counted within the span.
+        fresh: which of the clip's this window adds.
+    """
+
+    span: slice
+    keep: slice
+    fresh: slice
+
+
+def plan_windows(length: int, window: int, overlap: int, *, front: int = 0, back: int = 0) -> list[Window]:
+    """Windows that together make all latent frames of a clip, in the order in which they are made.
+
+    They go forward from the beginning, or from the frames that are given there; backward where only those at the end
+    are given. The last one is moved so that it ends with the clip, or among the given frames at its end. Latents in
+    the middle of a clip differ from those at a clip's beginning, where the first frame stands alone; so what a backward
+    window begins with counts only at the beginning of the clip.
+
+    Args:
+        length: latent frames of the clip.
+        window: latent frames that are made at once.
+        overlap: latent frames that a window shares with those before; at least 1, and it must add two.
+        front: latent frames that are given as a whole at the beginning.
+        back: latent frames that are given as a whole at the end.
+
+    Raises:
+        ValueError: an overlap that leaves too little to add.
+    """
+    if not 1 <= overlap <= window - 2:
+        raise ValueError(f"windows of {window} latent frames can share 1 to {window - 2} of them, not {overlap}")
+    windows: list[Window] = []
+    if back and not front:
+        left = length - back  # everything from here on is there
+        while left > 0:
+            start = max(0, min(left + overlap, length) - window)
+            stop = min(start + window, length)
+            fresh = slice(start if start == 0 else start + 1, left)
+            windows.append(Window(slice(start, stop), slice(left - start, stop - start), fresh))
+            left = fresh.start
+        return windows
+    right, end = front, length - back
+    while right < end:
+        stop = max(0, right - overlap) + window
+        if stop >= end:
+            stop = min(length, end + overlap)
+        start = max(0, stop - window)
+        windows.append(Window(slice(start, stop), slice(0, max(0, right - start)), slice(right, min(stop, end))))
+        right = min(stop, end)
+    return windows
+
+
+def latent_window(geometry: VideoGeometry, window: int, overlap: int, height: int, width: int) -> tuple[int, int]:
+    """A window and an overlap in frames as latent frames.
+
+    Raises:
+        ValueError: a window that is no legal number of frames, or an overlap that is no multiple of the stride.
+    """
+    stride = geometry.vae_stride.t
+    if overlap < stride or overlap % stride:
+        raise ValueError(f"overlap must be a multiple of {stride} frames, got {overlap}")
+    return geometry.latent_size(window, height, width).t, overlap // stride
+
+
+def window_tokens(settings: Settings) -> int:
+    """Tokens that the transformer sees at once."""
+    if settings.windows is None:
+        return settings.num_tokens
+    return settings.num_tokens * settings.windows[0] // settings.latent_shape[1]
+
+
+class WindowStore:
+    """Latents of finished windows in a folder, so that a long clip which was stopped goes on where it was.
+
+    Args:
+        folder: made where it is missing.
+        clips: the recipes of the clips that are made.
+
+    Raises:
+        ValueError: a recipe without a seed, or a folder that holds windows of other clips.
+    """
+
+    def __init__(self, folder: Path, clips: list[dict[str, Any]]) -> None:
+        if any(clip["seed"] is None for clip in clips):
+            raise ValueError("windows can be kept of clips whose seed is known: give fresh generators and no latents")
+        self.folder = folder
+        about = json.dumps(clips, sort_keys=True, default=str)
+        content = {"seed": clips[0]["seed"], "clips": hashlib.sha256(about.encode()).hexdigest()}
+        path = folder / "about.json"
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != content:
+            raise ValueError(
+                f"{str(folder)!r} holds the windows of another clip that was begun; remove it to begin anew, or give "
+                "the same settings to go on with that one"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(content).encode())
+
+    @staticmethod
+    def seed(folder: Path) -> int | None:
+        """The seed of the clips that were begun there, if any were."""
+        path = folder / "about.json"
+        return json.loads(path.read_text(encoding="utf-8"))["seed"] if path.is_file() else None
+
+    def load(self, number: int) -> Tensor | None:
+        """The latents ``[B, C, t, H, W]`` that a window added, if it was finished."""
+        path = self.folder / f"{number:05d}.safetensors"
+        return load_file(path)["latents"] if path.is_file() else None
+
+    def save(self, number: int, latents: Tensor) -> None:
+        """Keep what a window added."""
+        content = save({"latents": latents.detach().cpu().contiguous()})
+        write_whole(self.folder / f"{number:05d}.safetensors", content)
