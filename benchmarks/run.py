@@ -7,11 +7,12 @@
 
 | suite | what is compared |
 |---|---|
-| dit | one prediction, the two of guidance, compiled blocks, backends of attention: both classes, same weights |
-| vae | decoding and encoding: both classes, same weights, ours whole and streamed |
+| dit | one prediction, the two of guidance, compiled and quantized blocks, backends of attention: both classes |
+| vae | decoding and encoding: both classes, same weights, ours whole, streamed, channels last and compiled |
 | pipeline | clips of `mini` with each preset of `pipe.accelerate`; its shape beside diffusers' WanPipeline |
 | train | a training step, as in `train_step.py` |
 | data | readers and loader, as in `readers.py` and `loader.py` |
+| offload | blocks that wait in the CPU's memory, beside the same transformer on the device |
 | cli | the command in a fresh process, `--help`, and the bare import |
 
 The sides of a case live in one process, have the same weights and inputs, and take turns for ``--seconds``. Shown is
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     import torch
     from suites.measure import Bench, Case
 
-SUITES = ("dit", "vae", "pipeline", "train", "data", "cli")
+SUITES = ("dit", "vae", "pipeline", "train", "offload", "data", "cli")
 PACKAGES = ("videodit", "torch", "diffusers", "transformers", "torchao", "xformers")
 COLUMNS = {
     "seconds": ("median s", "{:.3g}"),
@@ -62,6 +63,7 @@ COLUMNS = {
     "psnr": ("PSNR dB", "{:.1f}"),
     "ssim": ("SSIM", "{:.3f}"),
     "clips": ("clips", "{}"),
+    "overlap": ("overlap", "{:.0%}"),
 }
 """Of the table: what a row may have, its heading and its form."""
 

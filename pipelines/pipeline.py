@@ -524,6 +524,7 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             "guidance_2": guidance_scale_2,
             "dynamic_guidance": dynamic_guidance or None,
             "conditions": given.record or None,  # which pixels were given, not what they show
+            "handover": prompt.handover if isinstance(prompt, Storyboard) else None,
             "loop": loop or None,
             "window": None if settings.windows is None else spec.window if window is None else window,
             "overlap": None if settings.windows is None else settings.windows[1] * spec.geometry.vae_stride.t,

@@ -385,8 +385,8 @@ def _windows(
     third = stride * max(1, at_once // (3 * stride))
     shared = third if overlap is None else _whole("overlap", overlap, stride, None)
     latents = latent_window(spec.geometry, at_once, shared, *size)
-    count = len(plan_windows(spec.geometry.latent_size(frames, *size).t, *latents))
-    notices.append(f"{frames} frames are made in {count} windows of {at_once}, which share {shared}")
+    plan_windows(spec.geometry.latent_size(frames, *size).t, *latents)  # for its checks
+    notices.append(f"{frames} frames are made in windows of {at_once}, which share {shared}")
     return latents
 
 

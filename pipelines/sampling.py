@@ -14,7 +14,7 @@ from videodit.pipelines.conditioning import Condition
 from videodit.pipelines.denoising import Denoiser
 from videodit.pipelines.registry import Settings
 from videodit.pipelines.scheduling import SchedulerStep, set_timesteps
-from videodit.pipelines.windows import Window, WindowStore, plan_windows, window_tokens
+from videodit.pipelines.windows import WindowStore, window_tokens, windows_of
 
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 
@@ -60,7 +60,7 @@ def sample(
     Yields:
         Latents ``[B, C, t, H, W]``, from the clips' beginning to their end, as soon as they are final.
     """
-    windows = _windows(pipe, settings, condition)
+    windows = windows_of(settings, None if condition.renoised else condition.level)
     forward = windows[0].fresh.start <= windows[-1].fresh.start
     done = noise.clone() if condition.clean is None else condition.clean.clone()
     begin = condition.begin(settings.num_inference_steps) * getattr(pipe.scheduler, "order", 1)
@@ -124,16 +124,3 @@ def run(
             if pipe.interrupted:
                 break
     return latents
-
-
-def _windows(pipe: Any, settings: Settings, condition: Condition) -> list[Window]:
-    """Which latent frames are made together."""
-    length = settings.latent_shape[1]
-    if settings.windows is None:
-        return [Window(slice(0, length), slice(0, 0), slice(0, length))]
-    front = back = 0
-    if condition.level is not None and not condition.renoised:
-        whole = (condition.level[0, 0] == 0).flatten(1).all(dim=1).tolist()
-        front = [*whole, False].index(False)
-        back = [*reversed(whole), False].index(False)
-    return plan_windows(length, *settings.windows, front=front, back=back)

@@ -72,6 +72,23 @@ def plan_windows(length: int, window: int, overlap: int, *, front: int = 0, back
     return windows
 
 
+def windows_of(settings: Settings, level: Tensor | None) -> list[Window]:
+    """Which latent frames of a call are made together.
+
+    Args:
+        settings: of the call.
+        level: the noise levels of what is given, ``[..., T, H, W]``; ``None``: nothing is.
+    """
+    length = settings.latent_shape[1]
+    if settings.windows is None:
+        return [Window(slice(0, length), slice(0, 0), slice(0, length))]
+    front = back = 0
+    if level is not None:
+        whole = (level.reshape(length, -1) == 0).all(dim=1).tolist()
+        front, back = [*whole, False].index(False), [*reversed(whole), False].index(False)
+    return plan_windows(length, *settings.windows, front=front, back=back)
+
+
 def latent_window(geometry: VideoGeometry, window: int, overlap: int, height: int, width: int) -> tuple[int, int]:
     """A window and an overlap in frames as latent frames.
 

@@ -73,6 +73,44 @@ def test_compiled_blocks_are_the_same(pipe, deviation) -> None:
     assert wide.shape[-1] == 6
 
 
+def test_a_compiled_decoder_is_bound(pipe, monkeypatch) -> None:
+    calls: list[torch.Size] = []
+
+    def compiled(function: Callable[..., torch.Tensor], **options: Any) -> Callable[..., torch.Tensor]:
+        def call(decoder: Any, z: torch.Tensor) -> torch.Tensor:
+            calls.append(z.shape)
+            return function(decoder, z)
+
+        assert options["fullgraph"]
+        return call
+
+    before = latents(pipe, output_type="pt")
+    monkeypatch.setattr(torch, "compile", compiled)
+    plan = pipe.accelerate(AccelConfig(vae="compiled", guidance="sequential"))
+    assert plan.bound["vae"] == "compiled at its first call"
+    assert torch.equal(latents(pipe, output_type="pt"), before)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("way", ["streamed", "compiled"])
+def test_ways_of_decoding_need_our_autoencoder(pipe, way) -> None:
+    pipe.vae = torch.nn.Identity()
+    with pytest.raises(ValueError, match=f"vae='{way}' needs a CausalVideoVAE, this pipeline has a Identity"):
+        pipe.accelerate(AccelConfig(vae=way))
+
+
+def test_modulation_is_not_quantized() -> None:
+    pytest.importorskip("torchao", reason="an extra")
+    from videodit import VideoDiT
+    from videodit.acceleration.quantize import quantize_blocks
+
+    options = {"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "text_dim": 16, "ffn_dim": 32}
+    dit = VideoDiT(**options, num_layers=1, num_single_layers=1, block="joint", final_layer="linear")
+    assert quantize_blocks(dit, "int8-weights") == "int8-weights in 17 linear layers of the blocks"
+    weights = {name: type(weight) for name, weight in dit.blocks.named_parameters() if name.endswith("n.weight")}
+    assert {kind for name, kind in weights.items() if name.endswith("modulation.weight")} == {torch.nn.Parameter}
+
+
 def test_the_backend_is_measured_once(monkeypatch) -> None:
     shape = (torch.device("cpu"), torch.float32, 32, 2, 16)
     best, found = fastest(*shape)
@@ -211,7 +249,7 @@ def test_a_schedule_is_found_used_and_told_in_the_recipe(tiny_model, tmp_path, c
         ("fast", "there is no .*acceleration.json: `videodit calibrate` finds out"),
         (AccelConfig(cache="nowhere.json:fast"), "there is no nowhere.json"),
         (AccelConfig(attention="flash"), "attention='flash' does not work here"),
-        (AccelConfig(quantize="fp8"), "fp8' needs a GPU"),
+        (AccelConfig(quantize="fp8"), "fp8' needs a GPU of the Ada or Hopper generation or later, not cpu"),
         (AccelConfig(offload="blocks"), "needs an accelerator to compute on; there is none here"),
     ],
 )

@@ -227,10 +227,38 @@ def test_compiled_blocks_are_the_same(run: ModuleType, tmp_path: Path) -> None:
 
 def test_autoencoders_are_the_same(run: ModuleType, tmp_path: Path) -> None:
     for case in measured(run, tmp_path, "vae", "toy 32x32x5, float32"):
-        assert [row["side"] for row in case["rows"]] == ["diffusers", "videodit, parallel", "videodit, streamed"]
+        forms = ["parallel", "streamed", "streamed by 5", "parallel, channels last", "streamed by 5, channels last"]
+        assert [row["side"] for row in case["rows"]] == ["diffusers", *(f"videodit, {form}" for form in forms)]
         assert max(row["error"] for row in case["rows"]) <= 1e-5
     (case,) = measured(run, tmp_path, "vae", "mini 32x32x5, bfloat16, decode")
     assert 1e-4 < case["rows"][1]["error"] <= 1.1 * case["rows"][0]["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # in torch's compiler
+def test_a_compiled_decoder_is_near_and_its_compiling_is_told(run: ModuleType, tmp_path: Path) -> None:
+    (case,) = measured(run, tmp_path, "vae", "toy 32x32x5, bfloat16, compiled")
+    (row,) = case["rows"]
+    assert 1e-4 < row["error"] < 0.02
+    assert row["parts"]["first call"] > row["seconds"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*_stable_hash_for_caching:UserWarning")  # of torchao's tensors
+def test_quantized_blocks_are_near(run: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("torchao", reason="an extra")
+    (case,) = measured(run, tmp_path, "dit", "wan toy quantized, bfloat16, quantized")
+    plain, int8, fp8 = case["rows"]
+    assert plain["error"] < int8["error"] < 0.1
+    assert "error" in fp8 or "needs a GPU" in fp8["note"]
+
+
+def test_streamed_blocks_give_the_same(run: ModuleType, tmp_path: Path) -> None:
+    (case,) = measured(run, tmp_path, "offload", "toy")
+    whole, streamed = case["rows"]
+    assert (whole["side"], streamed["side"]) == ("on the device", "blocks streamed")
+    assert streamed["difference"] == 0
 
 
 def test_presets_are_laid_beside_none(run: ModuleType, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from videodit import CausalVideoVAE
+from videodit import CausalVideoVAE, vae_layers
 
 Deviation = Callable[[Tensor, Tensor], float]
 
@@ -574,3 +574,12 @@ def test_latents_that_do_not_fit_are_named(vae: CausalVideoVAE, shape: tuple[int
         with pytest.raises(ValueError, match=r"expected latents of shape \[B, 6, T, H, W\], got \[") as error:
             decode(torch.zeros(shape))
         assert str(list(shape)) in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_norms_of_channels_are_the_same_both_ways(dtype: torch.dtype) -> None:
+    x = (200 * torch.randn(2, 12, 3, 4, 5)).to(dtype)
+    x[0, :, 0, 0, 0] = 0  # of which there is no direction
+    one, other = vae_layers._inverse_norm(x), vae_layers._inverse_norm_on_gpu(x)
+    assert one.dtype == other.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(other, one, rtol=1e-6, atol=0)

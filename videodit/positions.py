@@ -142,7 +142,7 @@ def rotary_fractional(
 
 
 class RotaryTables(nn.Module):
-    """The rotary table as a module, so that context parallelism can split what it returns.
+    """The rotary table of a model.
 
     Args:
         kind: ``"grid"`` for :func:`rotary_3d`, ``"fractional"`` for :func:`rotary_fractional`.

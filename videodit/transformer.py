@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.loaders import PeftAdapterMixin
-from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
@@ -42,6 +41,7 @@ from videodit.blocks import (
     TextRefiner,
     modulate,
 )
+from videodit.context_parallel import ContextParallelModel, Tokens
 from videodit.families.loading import FamilyLoading
 from videodit.positions import PositionEmbedding, RotaryKind, RotaryTables, sincos_2d, sincos_3d, sincos_frames
 from videodit.shapes import Size3D, VideoGeometry
@@ -76,7 +76,9 @@ class Prepared:
     keys_values: list[list[KeysValues]] | None = None
 
 
-class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):
+class VideoDiT(
+    FamilyLoading, ContextParallelModel, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin
+):
     """A video diffusion transformer.
 
     Args:
@@ -148,12 +150,6 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
         "norm2",
         "norm3",
     ]
-    # For one timestep a clip and full attention of cross blocks; rows of single tokens are not split among ranks.
-    _cp_plan = {
-        "rotary": {0: ContextParallelInput(split_dim=1, expected_dims=5, split_output=True)},
-        "blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False)},
-        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
-    }
 
     @register_to_config
     def __init__(
@@ -239,6 +235,8 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
         else:
             self.text_embedder = TextRefiner(text_dim, dim, heads, num_refiner_layers, freq_dim)
         self.image_embedder = None if image_dim is None else ImageEmbedder(image_dim, dim, image_tokens)
+
+        self.split_tokens = nn.Identity()  # where context parallel takes hold
 
         # Blocks, one list: caches and offloading find one list alone
         shared: dict[str, Any] = {
@@ -402,10 +400,13 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
         x, text = self._add_positions(x, seen.text, grid)
 
         joined = 0 if self.config.block == "cross" else text.shape[1]  # text tokens in one sequence with the video's
+        # [1, S or S + L, 1 or N, head_dim / 2, 2]
+        rotary = None if self.rotary is None else self.rotary(grid, x.device, fps, joined)
+        if self.context_parallel is not None:  # from here on S and L are this process's share
+            x, text, rotary, mask, condition = self._own_share(Tokens(x, text, rotary, mask, condition))
         context = BlockContext(
             grid=grid,
-            # [1, S or S + L, 1 or N, head_dim / 2, 2]
-            rotary=None if self.rotary is None else self.rotary(grid, x.device, fps, joined),
+            rotary=rotary,
             image=seen.image,  # [B, I, D] or None
         )
         if self.time_proj is not None:
@@ -418,7 +419,7 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
             context = context._replace(
                 condition=condition._replace(values=F.silu(condition.values)),
                 text_condition=text_condition._replace(values=F.silu(text_condition.values)),
-                text_mask=None if mask is None else F.pad(mask, (grid.numel, 0), value=True)[:, None, None],
+                text_mask=None if mask is None else F.pad(mask, (x.shape[1], 0), value=True)[:, None, None],
             )
         if self.config.frame_embedding and grid.t > 1:
             context = context._replace(frame_embedding=sincos_frames(grid, x.shape[2], x.device))  # [1, S, D]
@@ -437,7 +438,7 @@ class VideoDiT(FamilyLoading, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMi
         else:
             shift, scale = condition._replace(values=F.silu(condition.values)).projected(self.final_modulation, 2)
         x = modulate(self.norm_out(self.norm_final(x)), shift, scale, condition.token_row).to(dtype)
-        x = self.proj_out(x)  # [B, S, patch·C]
+        x = self.proj_out(x)  # [B, S, patch·C], S whole again
         t, h, w = grid
         sample = rearrange(x, "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)", t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)

@@ -1,4 +1,4 @@
-"""The transformer: one prediction, the two of guidance, and compiled blocks, beside diffusers' own class.
+"""The transformer: one prediction, the two of guidance, compiled and quantized blocks, beside diffusers' own class.
 
 Weights are random and the same in both classes. The error is against diffusers' class in fp32, with weights and inputs
 that are already rounded, so that nothing but the computing counts.
@@ -6,6 +6,7 @@ that are already rounded, so that nothing but the computing counts.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,8 +61,10 @@ def shapes(bench: Bench) -> list[Shape]:
     small = ("eager", "guided", "compiled")
     if bench.tiny:
         wan = Shape("wan toy", MEMBERS["wan"], (3, 4, 4), ("attention", "eager", "backend", "guided", "compiled"), both)
+        wide = replace(MEMBERS["wan"], config={**MEMBERS["wan"].config, "attention_head_dim": 16})
         return [
             wan,
+            Shape("wan toy quantized", wide, (3, 4, 4), ("quantized",)),
             Shape("hunyuan toy", MEMBERS["hunyuan_video"], (2, 4, 4), ("eager", "compiled")),
             Shape("latte toy", MEMBERS["latte"], (3, 6, 10), ("eager", "compiled")),
         ]
@@ -69,6 +72,8 @@ def shapes(bench: Bench) -> list[Shape]:
     if not bench.on_gpu:
         return [mini]
     hunyuan = published("hunyuan_video", {**FEW_LAYERS}, text_tokens=256)
+    wan_config = FAMILIES["wan"].published["Wan 2.1 T2V 1.3B"].config
+    few = published("wan", {**wan_config, "num_layers": FEW_LAYERS["num_layers"]}, text_tokens=512)
     return [
         Shape(
             "wan-1.3b 832x480x81",
@@ -76,6 +81,7 @@ def shapes(bench: Bench) -> list[Shape]:
             (21, 60, 104),
             ("attention", "eager", "backend", "compiled"),
         ),
+        Shape("wan-1.3b 832x480x81, 4 blocks", few, (21, 60, 104), ("quantized",)),
         Shape("hunyuan 960x544x61, 4+8 blocks", hunyuan, (16, 68, 120), ("eager", "compiled")),
         Shape("latte 512x512x16", published("latte", "Latte-1", text_tokens=120), (16, 64, 64), ("eager", "compiled")),
         replace(mini, dtypes=both[:1]),
@@ -100,7 +106,7 @@ class Pair:
         ours: ours.
         inputs: of a prediction, in the dtype.
         other: the same with another text.
-        references: predictions in fp32 for the one and both of them.
+        references: predictions in fp32 for the one and, where guidance is measured, for both of them.
     """
 
     shape: Shape
@@ -110,11 +116,11 @@ class Pair:
     ours: Any = None
     inputs: Inputs = field(default_factory=dict)
     other: Inputs = field(default_factory=dict)
-    references: tuple[Tensor, Tensor] | None = None
+    references: list[Tensor] = field(default_factory=list)
 
     def make(self) -> None:
         """Make them, unless they are there."""
-        if self.references is not None:
+        if self.references:
             return
         bench, member = self.bench, self.shape.member
         torch.manual_seed(bench.seed)
@@ -128,8 +134,9 @@ class Pair:
         self.inputs, self.other = (self._drawn() for _ in range(2))
         self.other = self.inputs | {"encoder_hidden_states": self.other["encoder_hidden_states"]}
         with torch.no_grad(), exact_fp32():
-            one, two = (self.member.call(self.theirs, in_fp32(inputs)) for inputs in (self.inputs, self.other))
-        self.references = (one, torch.cat([one, two]))
+            given = (self.inputs, self.other) if "guided" in self.shape.ways else (self.inputs,)
+            parts = [self.member.call(self.theirs, in_fp32(inputs)) for inputs in given]
+        self.references = [parts[0], torch.cat(parts)]
         for model in (self.theirs, self.ours):
             for parameter in rounded(model):
                 parameter.data = parameter.data.to(self.dtype)
@@ -209,7 +216,6 @@ def _predictions(pair: Pair, label: str = "", refused: dict[str, str] | None = N
         )
         for name in names
     ]
-    assert pair.references is not None
     return compare(pair.bench, sides, dtype=pair.dtype, flops=pair.flops(), reference=pair.references[0])
 
 
@@ -226,7 +232,6 @@ def guided(pair: Pair) -> list[Row]:
         pair.side("videodit, in turn", lambda _: in_turn("videodit")),
         pair.side("videodit, one forward", lambda _: pair.forward("videodit", both)),
     ]
-    assert pair.references is not None
     return compare(pair.bench, sides, dtype=pair.dtype, flops=pair.flops(2), reference=pair.references[1])
 
 
@@ -291,7 +296,44 @@ def compiled(pair: Pair) -> list[Row]:
     return _predictions(pair, ", compiled", refused)
 
 
-WAYS = {"attention": attention, "eager": eager, "guided": guided, "backend": backend, "compiled": compiled}
+def _predict(model: VideoDiT, inputs: Inputs, turn: int) -> Tensor:
+    return model(**inputs, return_dict=False)[0]
+
+
+def quantized(pair: Pair) -> list[Row]:
+    """One prediction with compiled blocks of ours: as they are, and with 8-bit products in their linear layers."""
+    from videodit.acceleration.quantize import quantize_blocks, why_not
+
+    pair.make()
+    torch.compiler.reset()
+    sides = []
+    for kind in (None, "int8", "fp8"):
+        model = copy.deepcopy(pair.ours)
+        refused = None if kind is None else why_not(kind, pair.bench.device)
+        if refused is None and kind is not None:
+            quantize_blocks(model, kind)
+        model.compile_repeated_blocks(dynamic=False, fullgraph=True)
+        name = f"videodit, {kind or dtype_name(pair.dtype)}, compiled"
+        call = partial(_predict, model, pair.inputs)
+        sides.append(Side(name, call, weights=weights_of(model), refused=refused))
+    return compare(
+        pair.bench,
+        sides,
+        dtype=pair.dtype,
+        flops=pair.flops(),
+        baseline=sides[0].name,
+        reference=pair.references[0],
+    )
+
+
+WAYS = {
+    "attention": attention,
+    "eager": eager,
+    "guided": guided,
+    "backend": backend,
+    "compiled": compiled,
+    "quantized": quantized,
+}
 
 
 def cases(bench: Bench) -> Iterator[Case]:

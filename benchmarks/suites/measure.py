@@ -83,6 +83,7 @@ class Side:
         weights: bytes that it stands on, which are there before the call.
         before: what has to be set before each call; not timed.
         facts: more to tell in its row, when all is done.
+        kept: what is compared of what the call gives.
         refused: why it cannot run, if that is known already.
     """
 
@@ -91,6 +92,7 @@ class Side:
     weights: int = 0
     before: Callable[[], object] = lambda: None
     facts: Callable[[], Row] = dict
+    kept: Callable[[Any], Any] = lambda output: output
     refused: str | None = None
     failed: bool = False
     output: Tensor | None = None
@@ -228,7 +230,8 @@ def _warm(bench: Bench, side: Side, calls: int) -> None:
         with MemoryRise(bench) as rise:
             output = attempt(side, turn)
             bench.wait()
-        side.output = output if turn == -calls else side.output
+        if turn == -calls and side.refused is None:
+            side.output = side.kept(output)
         side.peak = None if rise.bytes is None else side.weights + rise.bytes
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,10 @@ from torch import Tensor
 from suites import dit, vae
 from suites.measure import Bench, Case, Row, Side, compare, dtype_name, weights_of
 from suites.quality import ssim
+from videodit.acceleration import AccelConfig
 
-PRESETS = (None, "lossless", "balanced", "fast")
+PRESETS = {"none": None, "lossless": "lossless", "balanced": "balanced", "fast": "fast"}
+OFFLOADS = {"none": None} | {f"{kind} offloaded": AccelConfig(offload=kind) for kind in ("model", "blocks")}
 MAX_TEXT = 48
 """Tokens to which both pipelines of the second case pad their text."""
 
@@ -104,17 +106,16 @@ def prompts_of(count: int) -> list[str]:
 # ---- presets -----------------------------------------------------------------------------------------
 
 
-def presets(bench: Bench, form: Form) -> list[Row]:
-    """`mini` with each preset, in turns."""
+def presets(bench: Bench, form: Form, wanted: Mapping[str, str | AccelConfig | None]) -> list[Row]:
+    """`mini` with each of some accelerations, in turns; the first is none."""
     from _common import load
 
     prompts, sides = prompts_of(form.clips), []
     with tempfile.TemporaryDirectory() as folder:
         makers: dict[str, Maker] = {}
-        for preset in PRESETS:
+        for name, preset in wanted.items():
             pipe, how = load("mini", device=str(bench.device), steps=None, cfg=None)
             plan = {} if preset is None else pipe.accelerate(preset).bound
-            name = preset or "none"
             makers[name] = Maker(pipe, plan)
             target = Path(folder) / f"{name}.mp4"
             sides.append(_side(name, makers[name], prompts, bench, target, form.size, makers["none"]))
@@ -158,7 +159,7 @@ def _at_most(bench: Bench, rounds: int) -> Bench:
 
 def beside_diffusers(bench: Bench, form: Form, dtype: torch.dtype) -> list[Row]:
     """Both pipelines around the same networks, ours with what each preset does."""
-    from videodit.acceleration import AccelConfig, Calibration
+    from videodit.acceleration import Calibration
     from videodit.acceleration.schedule import FILE
     from videodit.pipelines.registry import resolve_model
 
@@ -249,7 +250,9 @@ def cases(bench: Bench) -> Iterator[Case]:
     """A case for each form of clips."""
     dtypes = (torch.bfloat16,) if bench.on_gpu else (torch.bfloat16, torch.float32)
     for form in forms(bench):
-        yield Case(f"mini {form}, presets", partial(presets, bench, form))
+        yield Case(f"mini {form}, presets", partial(presets, bench, form, PRESETS))
+    if bench.on_gpu:
+        yield Case(f"mini {forms(bench)[0]}, offload", partial(presets, bench, forms(bench)[0], OFFLOADS))
     for dtype in dtypes:
         run: Callable[[], list[Row]] = partial(beside_diffusers, bench, forms(bench)[0], dtype)
         yield Case(f"wan in mini's shape {forms(bench)[0]}, {dtype_name(dtype)}", run)

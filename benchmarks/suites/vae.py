@@ -1,12 +1,15 @@
 """The autoencoder: clips to latents and back, beside diffusers' own class with the same weights.
 
-diffusers' class works through a clip chunk by chunk; ours takes it whole or chunk by chunk. The error is against
-diffusers' class in fp32, with weights and inputs that are already rounded.
+diffusers' class works through a clip chunk by chunk; ours takes it whole or chunk by chunk, a latent frame at a time or
+several, with the channels in the middle of memory or last. The error is against diffusers' class in fp32, with weights
+and inputs that are already rounded, over the first frames alone: both are causal, so that those behind change nothing.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +21,15 @@ from torch import Tensor
 from suites.measure import Bench, Case, Row, Side, compare, dtype_name, exact_fp32, release, weights_of
 from videodit import CausalVideoVAE
 from videodit.families.parity import randomize
+from videodit.vae_layers import channels_last_weights
 
 TOY = {"base_dim": 8, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1}
+JUDGED = 3
+"""Latent frames that are compared with the reference."""
 FORMS: dict[str, Callable[[CausalVideoVAE], object]] = {
     "parallel": lambda vae: vae.disable_streaming(),
     "streamed": lambda vae: vae.enable_streaming(),
+    "streamed by 5": lambda vae: vae.enable_streaming(5),
 }
 """The ways in which ours works, and what sets them."""
 
@@ -94,6 +101,14 @@ class Pair:
         shape = (1, self.ours.config.z_dim, *self.ours.geometry.latent_size(*self.clips.size))
         return torch.randn(shape, generator=generator, device=self.bench.device).to(self.dtype)
 
+    def judged(self, way: str) -> tuple[int, int]:
+        """How many frames go in and come out when the first latent frames are made, or made from."""
+        pixels = self.clips.size[0]
+        stride = self.ours.geometry.vae_stride.t
+        latent = min(JUDGED, (pixels - 1) // stride + 1)
+        frames = stride * (latent - 1) + 1
+        return (frames, latent) if way == "encode" else (latent, frames)
+
     def in_fp32(self, work: Callable[[Any, Tensor], Tensor], given: Tensor) -> Tensor:
         """What diffusers' class makes of it in fp32."""
         with torch.no_grad(), exact_fp32():
@@ -153,19 +168,60 @@ def measure(pair: Pair, way: str) -> list[Row]:
         twin = CausalVideoVAE(**our_options(pair.ours.config))
     with torch.no_grad():
         flops = count_flops(lambda: work(twin, torch.empty(given.shape, device="meta")))
-    reference = pair.in_fp32(work, given)
+    going_in, coming_out = pair.judged(way)
+    reference = pair.in_fp32(work, given[:, :, :going_in])
     release()
-    sides = [Side("diffusers", lambda _: work(pair.theirs, given), weights=weights_of(pair.theirs))]
-    for name, choose in FORMS.items():
-        sides.append(
-            Side(
-                f"videodit, {name}",
-                lambda _: work(pair.ours, given),
-                weights=weights_of(pair.ours),
-                before=partial(choose, pair.ours),
-            )
+
+    def side(name: str, vae: Any, choose: Callable[[], object] = lambda: None) -> Side:
+        return Side(
+            name,
+            lambda _: work(vae, given),
+            weights=weights_of(vae),
+            before=choose,
+            kept=lambda output: output[:, :, :coming_out].clone(),
         )
-    return compare(pair.bench, sides, dtype=pair.dtype, flops=flops, reference=reference)
+
+    sides = [side("diffusers", pair.theirs)]
+    for name, choose in FORMS.items():
+        sides.append(side(f"videodit, {name}", pair.ours, partial(choose, pair.ours)))
+    if pair.bench.on_gpu or pair.bench.tiny:  # for kernels that want them so
+        last = copy.deepcopy(pair.ours)
+        channels_last_weights(last)
+        sides += [
+            side(f"videodit, {name}, channels last", last, partial(FORMS[name], last))
+            for name in ("parallel", "streamed by 5")
+        ]
+    return compare(pair.bench, sides, dtype=pair.dtype, flops=flops, reference=reference, warm_ups=1)
+
+
+def compiled(pair: Pair) -> list[Row]:
+    """Decode with our compiled decoder, channels last; what compiling takes is told as a part."""
+    pair.make()
+    given = pair.latents()
+    going_in, coming_out = pair.judged("decode")
+    reference = pair.in_fp32(decoded, given[:, :, :going_in])
+    vae = copy.deepcopy(pair.ours)
+    vae.disable_streaming()
+    torch.compiler.reset()
+    vae.compile_decoder(channels_last=True)
+    taken: dict[str, float] = {}
+
+    def call(turn: int) -> Tensor:
+        started = time.perf_counter()
+        output = decoded(vae, given)
+        if not taken:
+            pair.bench.wait()
+            taken["first call"] = time.perf_counter() - started
+        return output
+
+    side = Side(
+        "videodit, parallel, compiled",
+        call,
+        weights=weights_of(vae),
+        facts=lambda: {"parts": taken},
+        kept=lambda output: output[:, :, :coming_out].clone(),
+    )
+    return compare(pair.bench, [side], dtype=pair.dtype, reference=reference)
 
 
 def cases(bench: Bench) -> Iterator[Case]:
@@ -175,6 +231,8 @@ def cases(bench: Bench) -> Iterator[Case]:
             pair = Pair(clips, dtype, bench)
             for way in ("decode", "encode"):
                 yield Case(f"{clips.name}, {dtype_name(dtype)}, {way}", partial(measure, pair, way))
+            if clips.config is not None and dtype == torch.bfloat16:
+                yield Case(f"{clips.name}, {dtype_name(dtype)}, compiled", partial(compiled, pair))
             if pair.ours is not None:
                 del pair
                 release()

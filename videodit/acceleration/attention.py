@@ -35,8 +35,9 @@ def fastest(
     """
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, tokens, heads, head_dim, generator=generator).to(device, dtype) for _ in range(3))
+    generator = torch.Generator(device).manual_seed(0)
+    shape = (1, tokens, heads, head_dim)
+    q, k, v = (torch.randn(shape, generator=generator, device=device).to(dtype) for _ in range(3))
     found: dict[str, float | str] = {}
     reference = _attend(dispatch_attention_fn, q, k, v, "native")
     for name in CANDIDATES:

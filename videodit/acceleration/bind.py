@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from videodit.acceleration.attention import fastest
-from videodit.acceleration.config import AccelConfig, AccelPlan, schedule_file
+from videodit.acceleration.config import AccelConfig, AccelPlan, Parallel, schedule_file
+from videodit.acceleration.parallel import attention_backends, bind_parallel, check_parallel
+from videodit.acceleration.quantize import quantize_blocks, why_not
 from videodit.acceleration.schedule import FILE, Calibration, check_actions
 
 SMALL = 4096
 """Tokens of a forward up to which starting kernels takes longer than computing them does."""
+DECODING = {"tiled": "enable_tiling", "streamed": "enable_streaming", "compiled": "compile_decoder"}
+"""What sets each way of decoding."""
 
 
 def accelerate(pipe: Any, wanted: str | AccelConfig) -> AccelPlan:
@@ -25,10 +28,10 @@ def accelerate(pipe: Any, wanted: str | AccelConfig) -> AccelPlan:
     _check(pipe, config)  # all that can be refused is, before anything is changed
     bound, refused = {}, {}
     if config.attention is not None:
-        bound["attention"] = _bind_attention(pipe, config.attention)
+        bound["attention"] = _bind_attention(pipe, config.attention, config.parallel)
+    if config.parallel is not None:
+        bound["parallel"] = bind_parallel(pipe, config.parallel, transformers(pipe))
     if config.quantize is not None:
-        from videodit.acceleration.quantize import quantize_blocks
-
         bound["quantize"] = ", ".join(quantize_blocks(model, config.quantize) for model in transformers(pipe))
     if config.compile:
         for model in transformers(pipe):
@@ -39,9 +42,11 @@ def accelerate(pipe: Any, wanted: str | AccelConfig) -> AccelPlan:
         bound["cache"] = told
     pipe.batch_guidance = _batches_guidance(pipe, config.guidance)
     bound["guidance"] = "both predictions in one forward" if pipe.batch_guidance else "one prediction after the other"
+    if pipe.processes is not None and pipe.processes.kind == "guidance":
+        bound["guidance"] = "each prediction on its own process"
     if config.vae is not None:
-        {"tiled": pipe.vae.enable_tiling, "streamed": getattr(pipe.vae, "enable_streaming", None)}[config.vae]()
-        bound["vae"] = config.vae
+        getattr(pipe.vae, DECODING[config.vae])()
+        bound["vae"] = "compiled at its first call" if config.vae == "compiled" else config.vae
     if config.offload is not None:
         bound["offload"] = _bind_offload(pipe, config.offload)
     if isinstance(wanted, str) and wanted == "lossless" and pipe.device.type != "cpu":
@@ -60,15 +65,13 @@ def _check(pipe: Any, config: AccelConfig) -> None:
     Raises:
         ValueError: naming the part, what was asked for and why it cannot be.
     """
-    kind = pipe.device.type
+    check_parallel(pipe, config, transformers(pipe))
     if config.offload is not None and not torch.cuda.is_available():
         raise ValueError(f"offload={config.offload!r} needs an accelerator to compute on; there is none here")
-    if config.quantize == "fp8" and (kind != "cuda" or torch.cuda.get_device_capability(pipe.device) < (8, 9)):
-        raise ValueError(f"quantize='fp8' needs a GPU of the Ada or Hopper generation or later, not {kind}")
-    if config.vae == "streamed" and not hasattr(pipe.vae, "enable_streaming"):
-        raise ValueError(f"vae='streamed' needs a CausalVideoVAE, this pipeline has a {type(pipe.vae).__name__}")
-    if config.quantize is not None and find_spec("torchao") is None:
-        raise ValueError(f'quantize={config.quantize!r} needs torchao: pip install "videodit[quant]"')
+    if config.quantize is not None and (why := why_not(config.quantize, pipe.device)) is not None:
+        raise ValueError(f"quantize={config.quantize!r} {why}")
+    if config.vae is not None and not hasattr(pipe.vae, DECODING[config.vae]):
+        raise ValueError(f"vae={config.vae!r} needs a CausalVideoVAE, this pipeline has a {type(pipe.vae).__name__}")
     if config.quantize is not None and pipe.get_list_adapters():
         raise ValueError("quantize cannot go under loaded LoRAs: fuse them, or accelerate first")
 
@@ -114,6 +117,8 @@ def _batches_guidance(pipe: Any, wanted: str) -> bool:
     """Whether both predictions go in one forward; by itself only where that is small and needs no special backend."""
     if wanted != "auto":
         return wanted == "batched"
+    if pipe.processes is not None and pipe.processes.kind == "guidance":
+        return False
     backends = {getattr(module.processor, "_attention_backend", None) for module in _attentions(pipe)}
     return 2 * _own_tokens(pipe) <= SMALL and all(backend in (None, "native") for backend in backends)
 
@@ -128,22 +133,28 @@ def _own_tokens(pipe: Any) -> int:
     return pipe.spec.geometry.num_tokens(own.num_frames, own.height, own.width)
 
 
-def _bind_attention(pipe: Any, wanted: str) -> str:
+def _bind_attention(pipe: Any, wanted: str, kind: Parallel | None) -> str:
     """Set the attention's backend.
 
     Raises:
         ValueError: a backend that does not work here.
     """
     config = pipe.transformer.config
+    kind = kind if pipe.processes is None else pipe.processes.kind
     shape = (_own_tokens(pipe), config.num_attention_heads, config.attention_head_dim)
     best, found = fastest(pipe.device, pipe.transformer.dtype, *shape)
+    timed = {name: seconds for name, seconds in found.items() if isinstance(seconds, float)}
+    if (legal := attention_backends(kind)) is not None:
+        timed = {name: seconds for name, seconds in timed.items() if name in legal}
+        if not timed:
+            raise ValueError(f"parallel={kind!r} needs one of {legal}; none works here: {found}")
+        best = min(timed, key=lambda name: timed[name])
     name = best if wanted == "auto" else wanted
     if isinstance(found.get(name), str):
         raise ValueError(f"attention={name!r} does not work here: {found[name]}")
     for model in transformers(pipe):
         model.set_attention_backend(name)
-    others = sum(isinstance(seconds, float) for seconds in found.values())
-    return f"{name}, the fastest of {others} that work here" if wanted == "auto" else name
+    return f"{name}, the fastest of {len(timed)} that work here" if wanted == "auto" else name
 
 
 def _bind_offload(pipe: Any, kind: str) -> str:
@@ -151,14 +162,26 @@ def _bind_offload(pipe: Any, kind: str) -> str:
         pipe.enable_model_cpu_offload()
         return "whole parts wait in the CPU's memory"
     for model in transformers(pipe):
-        model.enable_group_offload(
-            onload_device=torch.device("cuda"),
-            offload_device=torch.device("cpu"),
-            offload_type="block_level",
-            num_blocks_per_group=1,
-            use_stream=True,
-        )
+        stream_blocks(model, torch.device("cuda"))
     for part in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2, pipe.image_encoder):
         if part is not None:
             part.to("cuda")
     return "a block is copied while the one before computes"
+
+
+def stream_blocks(model: Any, device: torch.device) -> None:
+    """Keep a transformer's weights in the CPU's memory; on a GPU a block is copied while the one before computes.
+
+    A block's place is given free when it has computed, so that the GPU holds two at a time.
+
+    Args:
+        model: a :class:`~videodit.VideoDiT`; its weights move to pinned memory where the device is a GPU.
+        device: that computes.
+    """
+    model.enable_group_offload(
+        onload_device=device,
+        offload_device=torch.device("cpu"),
+        offload_type="block_level",
+        num_blocks_per_group=1,
+        use_stream=device.type == "cuda",
+    )

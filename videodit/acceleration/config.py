@@ -9,7 +9,9 @@ from typing import Any, Literal, get_args
 Preset = Literal["lossless", "balanced", "fast"]
 Guidance = Literal["auto", "batched", "sequential"]
 Quantize = Literal["int8", "fp8", "int8-weights"]
+Decoding = Literal["tiled", "streamed", "compiled"]
 Offload = Literal["model", "blocks"]
+Parallel = Literal["guidance", "ulysses", "ring"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,15 @@ class AccelConfig:
             where that is small, and the attention's backend takes masks.
         quantize: of the linear layers in the blocks: int8 or fp8 weights and activations, or 8-bit storage of weights
             alone, which saves memory and no time.
-        vae: how clips are decoded: ``"tiled"`` or ``"streamed"``, which bound memory.
+        vae: how clips are decoded: ``"tiled"`` or ``"streamed"``, which bound memory, or by a ``"compiled"`` decoder,
+            which those clips get that fit in memory whole.
         offload: what waits in the CPU's memory: whole ``"model"`` parts, or single ``"blocks"`` that are copied while
             the one before computes.
+        parallel: what several processes share, one to a device: the two predictions of ``"guidance"``, or the tokens
+            of each, by ``"ulysses"`` or ``"ring"``; see :mod:`videodit.acceleration.parallel`.
 
     Raises:
-        ValueError: a value that is not legal.
+        ValueError: a value that is not legal, or two that exclude each other.
     """
 
     attention: str | None = None
@@ -39,20 +44,29 @@ class AccelConfig:
     cache: str | None = None
     guidance: Guidance = "auto"
     quantize: Quantize | None = None
-    vae: Literal["tiled", "streamed"] | None = None
+    vae: Decoding | None = None
     offload: Offload | None = None
+    parallel: Parallel | None = None
 
     def __post_init__(self) -> None:
         legal: dict[str, tuple[Any, ...]] = {
             "guidance": get_args(Guidance),
             "quantize": (None, *get_args(Quantize)),
-            "vae": (None, "tiled", "streamed"),
+            "vae": (None, *get_args(Decoding)),
             "offload": (None, *get_args(Offload)),
+            "parallel": (None, *get_args(Parallel)),
             "compile": (True, False),
         }
         for name, values in legal.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} must be one of {values}, got {getattr(self, name)!r}")
+        excluded = {
+            "offload": self.parallel is not None and self.offload is not None,
+            "guidance": self.parallel == "guidance" and self.guidance == "batched",
+        }
+        for name, found in excluded.items():
+            if found:
+                raise ValueError(f"{name}={getattr(self, name)!r} and parallel={self.parallel!r} exclude each other")
 
     @classmethod
     def preset(cls, name: str) -> AccelConfig:

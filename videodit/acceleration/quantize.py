@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import nn
 
 MIN_WIDTH = 16  # of both sides of a matrix: kernels want multiples of it
+
+
+def why_not(kind: str, device: torch.device) -> str | None:
+    """What a kind of :func:`quantize_blocks` needs and a device or this Python has not; ``None`` if all is there."""
+    if kind == "fp8" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9)):
+        return f"needs a GPU of the Ada or Hopper generation or later, not {device.type}"
+    return 'needs torchao: pip install "videodit[quant]"' if find_spec("torchao") is None else None
 
 
 def quantize_blocks(transformer: Any, kind: str) -> str:
@@ -39,6 +48,7 @@ def quantize_blocks(transformer: Any, kind: str) -> str:
     def chosen(module: nn.Module, name: str) -> bool:
         nonlocal count
         fits = isinstance(module, nn.Linear) and all(side % MIN_WIDTH == 0 for side in module.weight.shape)
+        fits = fits and not name.endswith("modulation")  # of a row for each clip, which kernels cannot do
         count += fits
         return fits
 

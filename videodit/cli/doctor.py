@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("videodit", "torch", "diffusers", "transformers", "accelerate", "av")
 _REASON_LENGTH = 72
+_CLASSES = {"cpu": (80, 1024), "cuda": (80, 4096, 32760)}
+"""Tokens of a short clip, a middling one and one of 832x480 and 81 frames, as far as a device can take them."""
+_HEADS, _HEAD_DIM = 12, 128  # Wan 2.1 1.3B's
 _TOLERANCE = 0.05  # of the largest value: what bf16 and 8-bit attention may be off by
 
 
 def doctor() -> None:
-    """Show versions, devices and the attention backends that work here, and try one small forward."""
+    """Show versions, devices and the attention backends that work here, measured, and try one small forward."""
     with show_progress() as progress:
         progress.stage("loading torch")
         from videodit.hardware import default_device, default_dtype
@@ -29,6 +32,8 @@ def doctor() -> None:
         dtype, reason = default_dtype(device)
         progress.stage("trying a small model")
         forward = _try_forward(device, dtype)
+        progress.stage("measuring attention backends")
+        measured = _measure_backends(device, dtype)
         # Last, because a foreign kernel that fails on a GPU can leave the process unable to use it.
         progress.stage("trying attention backends")
         backends = _try_backends(device, dtype)
@@ -38,6 +43,7 @@ def doctor() -> None:
         ("default", [("device", device), ("dtype", f"{_name(dtype)}: {reason}")]),
         ("small VideoDiT", forward),
         ("attention backends", backends),
+        (f"attention on {device}, {_HEADS} heads of {_HEAD_DIM} channels in {_name(dtype)}", measured),
     ]:
         print(title)
         print_rows(rows, indent=2)
@@ -81,6 +87,25 @@ def _try_backends(device: str, dtype: torch.dtype) -> list[tuple[str, str]]:
             rows.append((backend.value, _try_backend(backend, (query, key, value), expected)))
     rows.sort(key=lambda row: row[1] != "works")
     return [*rows, ("*_hub", "not tried: these fetch their kernel from the Hub")]
+
+
+def _measure_backends(device: str, dtype: torch.dtype) -> list[tuple[str, str]]:
+    """For each class of shapes the seconds of each exact backend that works, and which one acceleration takes."""
+    import torch
+
+    from videodit.acceleration.attention import fastest
+
+    rows = []
+    for tokens in _CLASSES.get(device.partition(":")[0], _CLASSES["cpu"]):
+        try:
+            best, found = fastest(torch.device(device), dtype, tokens, _HEADS, _HEAD_DIM)
+        except Exception as error:  # too much for the device, or whatever a kernel raises
+            rows.append((f"{tokens} tokens", f"fails: {_short_reason(str(error))}"))
+            continue
+        timed = sorted((seconds, name) for name, seconds in found.items() if isinstance(seconds, float))
+        told = ", ".join(f"{name} {1000 * seconds:.3g} ms" for seconds, name in timed)
+        rows.append((f"{tokens} tokens", f"{best} is chosen: {told}"))
+    return rows
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
-
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Left out: the fastest kind that is here.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Left out: what the device is good at.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and load no weights.")]
 
 
 def integer(text: str) -> int:
@@ -25,3 +22,35 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a number") from None
+
+
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Left out: the fastest kind that is here.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Left out: what the device is good at.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and load no weights.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="A model's name, its folder or its id on the Hub.")]
+Seconds = Annotated[float | None, typer.Option(parser=number, metavar="X", help="Length of the clip in seconds.")]
+Steps = Annotated[
+    int | None, typer.Option(parser=integer, metavar="N", help="Sampling steps: more look better and take longer.")
+]
+Cfg = Annotated[
+    float | None,
+    typer.Option(parser=number, metavar="X", help="Guidance scale: higher keeps closer to the prompt."),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(parser=integer, metavar="N", help="The same seed makes the same clip; drawn and printed if left out."),
+]
+Size = Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels, such as 160x96.")]
+Negative = Annotated[str | None, typer.Option(help="What the clip should not show.")]
+Fitting = Annotated[
+    str, typer.Option("--fit", help="What becomes of another aspect ratio: crop, pad, stretch or error.")
+]
+Window = Annotated[
+    int | None,
+    typer.Option(parser=integer, metavar="N", help="Frames that are made at once, where a clip has more."),
+]
+Overlap = Annotated[int | None, typer.Option(parser=integer, metavar="N", help="Frames that such windows share.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="The MP4 to write. Left out: named after what goes in, in the current folder."),
+]

@@ -5,14 +5,33 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videodit.cli.common import is_plain, parse_size, slug
-from videodit.cli.flags import Device, DryRun, Dtype, integer, number
+from videodit.cli.common import is_plain, note, parse_size, slug
+from videodit.cli.flags import (
+    Cfg,
+    Device,
+    DryRun,
+    Dtype,
+    Fitting,
+    Model,
+    Negative,
+    Overlap,
+    Seconds,
+    Seed,
+    Size,
+    Steps,
+    Window,
+    integer,
+    number,
+)
 from videodit.cli.loras import HELP, HELP_2, parse_loras
-from videodit.cli.request import Request, describe_jobs, draw_seed, plan_jobs, run_jobs
+from videodit.cli.request import Request, describe_jobs, draw_seed, plan_jobs, run_jobs, window_folder
+
+if TYPE_CHECKING:
+    from videodit.pipelines.storyboard import Storyboard
 
 # Letters, digits, "_", "-", "." and spaces, not starting with a dot: a name, and never a path.
 _FILE_NAME = re.compile(r"\w[\w .-]{0,99}\.mp4")
@@ -40,9 +59,7 @@ def generate(
             "frames, size and output (a file name). --output is then the folder.",
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A model's name, its folder or its id on the Hub.")
-    ] = "mini",
+    model: Model = "mini",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -52,39 +69,39 @@ def generate(
             "the seed, in the current folder.",
         ),
     ] = None,
-    seconds: Annotated[
-        float | None, typer.Option(parser=number, metavar="X", help="Length of the clip in seconds.")
-    ] = None,
+    seconds: Seconds = None,
     frames: Annotated[
         int | None, typer.Option(parser=integer, metavar="N", help="Length of the clip in frames.")
     ] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels, such as 160x96.")] = None,
+    size: Size = None,
     fps: Annotated[float | None, typer.Option(parser=number, metavar="X", help="Frames per second.")] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(parser=integer, metavar="N", help="Sampling steps: more look better and take longer."),
-    ] = None,
-    cfg: Annotated[
-        float | None,
-        typer.Option(parser=number, metavar="X", help="Guidance scale: higher keeps closer to the prompt."),
-    ] = None,
+    steps: Steps = None,
+    cfg: Cfg = None,
     cfg_2: Annotated[
         float | None,
         typer.Option("--cfg-2", parser=number, metavar="X", help="The same for a second expert (Wan 2.2 A14B)."),
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            parser=integer,
-            metavar="N",
-            help="The same seed makes the same clip; drawn and printed if left out.",
-        ),
-    ] = None,
-    negative: Annotated[str | None, typer.Option(help="What the clip should not show.")] = None,
+    seed: Seed = None,
+    negative: Negative = None,
     image: Annotated[
         Path | None, typer.Option(help="The first frame, for models that can start from an image.")
     ] = None,
     last_image: Annotated[Path | None, typer.Option(help="The last frame, for models that can end at one.")] = None,
+    keyframe: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE@FRAME",
+            help="A picture or a clip, and the frame that it begins at; negative ones count from the end. Repeatable.",
+        ),
+    ] = None,
+    fit: Fitting = "crop",
+    loop: Annotated[bool, typer.Option("--loop", help="Let the last frame go on with the first.")] = False,
+    storyboard: Annotated[
+        Path | None,
+        typer.Option(help="In place of the prompt: a file with lines such as `2.5, a red ball bounces`."),
+    ] = None,
+    window: Window = None,
+    overlap: Overlap = None,
     lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help=HELP)] = None,
     lora_2: Annotated[list[str] | None, typer.Option("--lora-2", metavar="FILE[:WEIGHT]", help=HELP_2)] = None,
     accelerate: Annotated[
@@ -107,6 +124,11 @@ def generate(
         "guidance_scale_2": cfg_2,
         "image": image,
         "last_image": last_image,
+        "conditions": tuple(_keyframe(text) for text in keyframe or ()),
+        "fit": fit,
+        "loop": loop,
+        "window": window,
+        "overlap": overlap,
         "loras": parse_loras(lora, lora_2),
         "acceleration": accelerate,
         "device": device,
@@ -116,12 +138,18 @@ def generate(
         settings["seed"] = seed
     if size is not None:
         settings["width"], settings["height"] = parse_size(size)
-    if prompt is not None and prompts is None:
+    if storyboard is not None and prompt is None and prompts is None:
+        from videodit.pipelines.storyboard import Storyboard
+
+        requests = [_single_request(Storyboard.from_file(storyboard), output, settings)]
+    elif prompt is not None and prompts is None and storyboard is None:
         requests = [_single_request(prompt, output, settings)]
-    elif prompts is not None and prompt is None:
+    elif prompts is not None and prompt is None and storyboard is None:
         requests = _read_prompts(prompts, _folder_for_many(output), settings)
     else:
-        raise ValueError('give a prompt, as in `videodit generate "a red ball bounces"`, or --prompts FILE')
+        raise ValueError(
+            'give a prompt, as in `videodit generate "a red ball bounces"`, or --prompts FILE, or --storyboard FILE'
+        )
     jobs = plan_jobs(requests)
     if dry_run:
         describe_jobs(jobs)
@@ -129,11 +157,38 @@ def generate(
         run_jobs(jobs, profile=profile)
 
 
-def _single_request(prompt: str, output: Path | None, settings: dict[str, Any]) -> Request:
-    settings = {"seed": draw_seed(), **settings}
+def _keyframe(text: str) -> Any:
+    """Something given, and where.
+
+    Raises:
+        ValueError: another form.
+    """
+    from videodit.pipelines.conditions import Frames
+
+    file, at, frame = text.rpartition("@")
+    if not at or not file or re.fullmatch(r"-?[0-9]{1,9}", frame) is None:
+        raise ValueError(f"--keyframe is {text!r}; it must be like picture.png@24")
+    return Frames(Path(file), int(frame))
+
+
+def _single_request(prompt: str | Storyboard, output: Path | None, settings: dict[str, Any]) -> Request:
+    if "seed" not in settings:
+        settings["seed"] = _begun(output) or draw_seed()
     if output is None or output.is_dir():
-        output = (output or Path()) / _default_name(prompt, settings["seed"])
+        first = prompt if isinstance(prompt, str) else prompt.prompts[0]
+        output = (output or Path()) / _default_name(first, settings["seed"])
     return Request(prompt=prompt, output=output, **settings)
+
+
+def _begun(output: Path | None) -> int | None:
+    """The seed of a long clip that was begun under this name and not finished."""
+    if output is None or not (folder := window_folder(output)).is_dir():
+        return None
+    from videodit.pipelines.windows import WindowStore
+
+    if (seed := WindowStore.seed(folder)) is not None:
+        note(f"{output.name} was begun before with seed {seed}, and goes on")
+    return seed
 
 
 def _default_name(prompt: str, seed: int) -> str:

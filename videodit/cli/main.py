@@ -21,6 +21,8 @@ from videodit.cli.common import note, one_line, quiet_torchao
 from videodit.cli.convert import convert
 from videodit.cli.data import app as data
 from videodit.cli.doctor import doctor
+from videodit.cli.edit import edit
+from videodit.cli.extend import connect, extend
 from videodit.cli.families import families
 from videodit.cli.generate import generate
 from videodit.cli.info import info
@@ -40,7 +42,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (generate, remake, info, convert, families, toybox, calibrate, doctor):
+for _command in (generate, edit, extend, connect, remake, info, convert, families, toybox, calibrate, doctor):
     app.command()(_command)
 app.add_typer(data)
 

@@ -29,6 +29,9 @@ _FIELDS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
     ("height", "height", (int,)),
     ("num_frames", "num_frames", (int,)),
     ("fps", "fps", (int, float)),
+    ("loop", "loop", (bool,)),
+    ("window", "window", (int,)),
+    ("overlap", "overlap", (int,)),
     ("dtype", "dtype", (str,)),
 )
 _REQUIRED = ("prompt", "seed", "model")
@@ -69,8 +72,10 @@ def remake(
     recipe = read_recipe(clip)
     if recipe is None:
         raise ValueError(f"{str(clip)!r} carries no recipe; only clips that videodit made can be made again")
-    if "image" in recipe:
-        raise ValueError(f"{str(clip)!r} was made from an image, which a clip does not carry; use generate --image")
+    if "conditions" in recipe:
+        raise ValueError(
+            f"{str(clip)!r} was made from an image or a clip, which it does not carry; use the command that made it"
+        )
     changes = {"seed": seed, "model": model, "dtype": dtype}
     # What a flag says need not be in the recipe: a clip of a used generator, say, has no seed of its own.
     said = {key: value for key, value in changes.items() if value is not None}
@@ -92,9 +97,20 @@ def remake(
 
 def _settings(recipe: dict[str, Any], clip: Path) -> dict[str, Any]:
     """The fields of a Request that ``recipe`` names, their types checked: anyone can write a recipe."""
-    settings = {}
+    from videodit.pipelines.storyboard import Storyboard
+
+    settings: dict[str, Any] = {}
+    if isinstance(recipe.get("prompt"), list):  # a storyboard
+        scenes, handover = recipe["prompt"], recipe.get("handover", 0.5)
+        if not is_plain(handover, (int, float)) or not all(
+            isinstance(one, list) and len(one) == 2 and is_plain(one[0], (int, float)) for one in scenes
+        ):
+            raise ValueError(f"the recipe in {str(clip)!r} has prompt = {scenes!r}; scenes are seconds and a text")
+        settings["prompt"] = Storyboard(tuple(map(tuple, scenes)), handover)
     for key, field, types in _FIELDS:
         value = recipe.get(key)
+        if field in settings:
+            continue
         if value is None and key not in _REQUIRED:
             continue
         if not is_plain(value, types):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from videodit.acceleration import AccelConfig
     from videodit.adapters import LoRAInfo
     from videodit.pipelines import VideoDiTPipeline
+    from videodit.pipelines.conditions import AnyCondition, Given
+    from videodit.pipelines.pixels import Fit
     from videodit.pipelines.registry import GenerationPlan
+    from videodit.pipelines.storyboard import Storyboard
 
 MAX_SEED = 2**63 - 1
 MAX_SECONDS = 86_400
@@ -35,7 +39,7 @@ class Request:
     ``origin`` says where the request was written ("prompts.jsonl, line 3"), for error messages.
     """
 
-    prompt: str
+    prompt: str | Storyboard
     output: Path
     seed: int
     model: str = "mini"
@@ -51,6 +55,11 @@ class Request:
     dynamic_guidance: bool = False
     image: Path | None = None
     last_image: Path | None = None
+    conditions: tuple[AnyCondition, ...] = ()
+    fit: Fit = "crop"
+    loop: bool = False
+    window: int | None = None
+    overlap: int | None = None
     loras: tuple[LoRARequest, ...] = ()
     acceleration: str | AccelConfig | None = None
     device: str | None = None
@@ -58,7 +67,7 @@ class Request:
     origin: str = ""
 
     def __post_init__(self) -> None:
-        if not self.prompt.strip():
+        if isinstance(self.prompt, str) and not self.prompt.strip():
             raise ValueError("the prompt is empty; say what the clip should show")
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed is {self.seed}; it must be 0 to {MAX_SEED}")
@@ -67,6 +76,11 @@ class Request:
         if self.seconds is not None and self.num_frames is not None:
             raise ValueError(f"give seconds ({self.seconds}) or frames ({self.num_frames}), not both")
 
+    @property
+    def prompts(self) -> list[str]:
+        """All that is to be read of it."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt.prompts
+
 
 @dataclass(frozen=True)
 class Job:
@@ -74,6 +88,7 @@ class Job:
 
     request: Request
     plan: GenerationPlan
+    given: Given
     loras: tuple[LoRAInfo, ...] = ()
 
 
@@ -100,10 +115,8 @@ def plan_jobs(requests: Sequence[Request]) -> list[Job]:
             progress.stage(f"checking request {index + 1}/{len(requests)}")
             try:
                 check_writable(request.output)  # first: a plan may fetch a model
-                for picture in (request.image, request.last_image):
-                    if picture is not None:
-                        _open_image(picture)
                 plan = _plan(request)
+                given = _given(request, plan)
                 _check_acceleration(request, plan)
                 if (key := (plan.folder, request.loras)) not in checked:
                     checked[key] = check_loras(request.loras, plan.folder)
@@ -113,7 +126,7 @@ def plan_jobs(requests: Sequence[Request]) -> list[Job]:
             except ValueError as error:
                 raise ValueError(f"{request.origin}: {error}" if request.origin else str(error)) from error
             takers[path] = request.origin
-            jobs.append(Job(request, plan, checked[key]))
+            jobs.append(Job(request, plan, given, checked[key]))
     for message in dict.fromkeys(message for job in jobs for message in _notices(job)):
         note(message)
     return jobs
@@ -142,27 +155,31 @@ def _check_acceleration(request: Request, plan: GenerationPlan) -> None:
             )
 
 
-def _open_image(path: Path) -> Any:
-    """A picture in RGB.
+def _given(request: Request, plan: GenerationPlan) -> Given:
+    """What the clip starts from, read and checked.
 
     Raises:
-        ValueError: a file that is missing or no picture.
+        ValueError: it cannot be read, or the model cannot take it.
     """
-    from PIL import Image
+    from videodit.pipelines.conditions import settle_conditions
+    from videodit.pipelines.pipeline import images_as_frames
+    from videodit.pipelines.registry import ModelSpec
 
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except OSError as error:
-        raise ValueError(f"cannot read the image {str(path)!r}: {error.strerror or error}") from error
+    conditions = [*images_as_frames(request.image, request.last_image), *request.conditions]
+    if request.loop and conditions:
+        raise ValueError("a loop has no beginning and no end: it takes no image and no other condition")
+    if not isinstance(request.prompt, str):
+        request.prompt.check(plan.num_frames / float(plan.fps))
+    return settle_conditions(conditions, ModelSpec.from_folder(plan.folder), plan, fit=request.fit)
 
 
 def _notices(job: Job) -> list[str]:
     """Where the plan is not exactly what was asked for."""
     asked, seconds = job.request.seconds, job.plan.num_frames / float(job.plan.fps)
+    told = [*job.plan.notices, *job.given.notices]
     if asked is None or math.isclose(asked, seconds):
-        return job.plan.notices
-    return [*job.plan.notices, f"{asked:g} s becomes {seconds:.4g} s, {job.plan.num_frames} whole frames"]
+        return told
+    return [*told, f"{asked:g} s becomes {seconds:.4g} s, {job.plan.num_frames} whole frames"]
 
 
 def _plan(request: Request) -> GenerationPlan:
@@ -182,6 +199,9 @@ def _plan(request: Request) -> GenerationPlan:
         fps=request.fps,
         device=request.device,
         dtype=request.dtype,
+        loop=request.loop,
+        window=request.window,
+        overlap=request.overlap,
         image=request.image is not None,
         last_image=request.last_image is not None,
         negative_prompt=request.negative_prompt,
@@ -195,7 +215,7 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
         request, plan = job.request, job.plan
         print_rows(
             [
-                ("prompt", request.prompt),
+                *_prompt_rows(request),
                 *((name, path) for name, path in (("image", request.image), ("last", request.last_image)) if path),
                 ("negative", request.negative_prompt or "(none)"),
                 ("model", plan.model),
@@ -204,7 +224,8 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
                     for asked, info in zip(request.loras, job.loras, strict=True)
                 ),
                 ("size", f"{plan.width}x{plan.height}"),
-                ("frames", f"{plan.num_frames} at {float(plan.fps):g} fps"),
+                ("frames", f"{plan.num_frames} at {float(plan.fps):g} fps{', a loop' if plan.loop else ''}"),
+                *(("given", _told(record)) for record in job.given.record),
                 ("seconds", f"{plan.num_frames / float(plan.fps):.2f}"),
                 ("steps", plan.num_inference_steps),
                 *([("accelerate", request.acceleration)] if request.acceleration is not None else []),
@@ -218,6 +239,23 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
         )
         if job is not jobs[-1]:
             print()
+
+
+def _prompt_rows(request: Request) -> list[tuple[str, str]]:
+    if isinstance(request.prompt, str):
+        return [("prompt", request.prompt)]
+    return [("prompt", f"from {at:g} s: {prompt}") for at, prompt in request.prompt.scenes]
+
+
+def _told(record: dict[str, Any]) -> str:
+    """A line about something that is given."""
+    if "frames" in record:
+        first, count = record["at"], record["count"]
+        which = f"frame {first}" if count == 1 else f"frames {first} to {first + count - 1}"
+        return f"{which}, strength {record['strength']:g}"
+    if "edit" in record:
+        return f"a clip to start from, strength {record['strength']:g}"
+    return "a clip, what is black in the mask"
 
 
 def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, Any]]:
@@ -266,7 +304,7 @@ def _announce(pipe: VideoDiTPipeline, job: Job) -> None:
     note(f"seed {request.seed}")
     if request.output.exists():
         note(f"{str(request.output)!r} exists and will be overwritten")
-    for text in (request.prompt, request.negative_prompt or ""):
+    for text in (*request.prompts, request.negative_prompt or ""):
         for message in pipe.text_encoder_notices(text):
             note(message)
 
@@ -276,22 +314,31 @@ def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> tuple[di
     import torch
 
     request, plan = job.request, job.plan
-    total = plan.num_inference_steps
+    total, done = _steps(job), 0
+    folder = window_folder(request.output) if plan.windows is not None else None
 
-    def on_step_end(_: Any, step: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if step == 0:  # its time went into the stage before, together with the text's
+    def on_step_end(_: Any, __: int, ___: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        nonlocal done
+        done += 1
+        if done == 1:  # its time went into the stage before, together with the text's
             progress.stage("sampling", total, done=1)
-        progress.step(step + 1)
-        if step + 1 == total:
+        progress.step(done)
+        if done == total:
             progress.stage("decoding and writing")
         return kwargs
 
     progress.stage("encoding the text, first step")
-    pictures = {"image": request.image, "last_image": request.last_image}
     said: dict[str, Any] = {
         "guidance_scale_2": request.guidance_scale_2,
         "dynamic_guidance": request.dynamic_guidance,
         "fps": request.fps,
+        "image": request.image,
+        "last_image": request.last_image,
+        "conditions": request.conditions,
+        "loop": request.loop,
+        "window": request.window,
+        "overlap": request.overlap,
+        "keep_windows": folder,
     }
     output: Any = pipe(  # an output object, not a tuple, as return_dict is left alone
         request.prompt,
@@ -299,18 +346,43 @@ def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> tuple[di
         height=plan.height,
         width=plan.width,
         num_frames=plan.num_frames,
-        num_inference_steps=total,
+        num_inference_steps=plan.num_inference_steps,
         guidance_scale=plan.guidance_scale,
         generator=torch.Generator("cpu").manual_seed(request.seed),
+        fit=request.fit,
         callback_on_step_end=on_step_end,
         output_type="stream",  # decoded while it is written, below
-        **{name: _open_image(path) for name, path in pictures.items() if path is not None},
         **{name: value for name, value in said.items() if value},
     )
     # The frames are the same at any rate; only the file plays them faster or slower.
     output.fps = output.recipes[0]["fps"] = plan.fps
     output.save(request.output)
+    if folder is not None:
+        shutil.rmtree(folder)
     return output.recipes[0], output.timings
+
+
+def window_folder(output: Path) -> Path:
+    """Where the latents of a long clip are kept until the clip is whole."""
+    return output.with_name(f".{output.stem}.windows")
+
+
+def _steps(job: Job) -> int:
+    """Steps that are left to make a clip."""
+    plan, steps = job.plan, job.plan.num_inference_steps
+    for record in job.given.record:
+        if "edit" in record:
+            steps = int(steps * record["strength"])
+    if plan.windows is None:
+        return steps
+    from videodit.pipelines.windows import windows_of
+
+    folder = window_folder(job.request.output)
+    made = len(list(folder.glob("*.safetensors")))
+    total = len(windows_of(plan, job.given.level))
+    if made:
+        note(f"{made} of {total} windows are there from before")
+    return steps * (total - made)
 
 
 def _report(job: Job, seconds: float) -> None:

@@ -1,0 +1,228 @@
+"""What test_parallel runs with torchrun, on two processes that talk by gloo: ``parallel_worker.py MODEL FOLDER``.
+
+The first process writes what it saw into ``FOLDER/seen.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from diffusers import ContextParallelConfig
+from torch import Tensor
+
+from videodit import VideoDiT, VideoDiTPipeline
+from videodit.acceleration import AccelConfig
+from videodit.families.parity import MEMBERS, randomize
+
+SIZE = (3, 4, 4)
+SMALL: dict[str, Any] = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "in_channels": 4,
+    "text_dim": 12,
+    "freq_dim": 16,
+    "ffn_dim": 48,
+    "num_layers": 2,
+    "patch_size": (1, 1, 1),
+}
+JOINT = SMALL | {"final_layer": "linear", "qk_norm": "rms_norm"}
+MODELS: dict[str, dict[str, Any]] = {
+    "cross": SMALL | {"image_dim": 10},
+    "joint": JOINT | {"block": "joint", "num_single_layers": 1, "text_embedding": "refiner"},
+    "tied_joint": JOINT | {"block": "tied_joint"},
+}
+STEPS = 6
+
+
+def inputs(dit: VideoDiT, *, text: int, kind: str) -> dict[str, Tensor]:
+    """Two clips whose timestep is that of the clip, of each frame or of each token; ``text`` tokens, some masked."""
+    grid = dit.geometry.token_size(SIZE)  # type: ignore[arg-type]  # three numbers
+    shapes = {"clip": (2,), "frame": (2, grid.t), "token": (2, grid.numel)}
+    given = {
+        "hidden_states": torch.randn(2, 4, *SIZE),
+        "timestep": torch.rand(shapes[kind]) * 1000,
+        "encoder_hidden_states": torch.randn(2, text, 12),
+    }
+    if text % 3 == 0:
+        given["encoder_attention_mask"] = torch.arange(text) < torch.tensor([[text - 2], [text]])
+    if dit.config.image_dim is not None:
+        given["encoder_hidden_states_image"] = torch.randn(2, 5, dit.config.image_dim)
+    return given
+
+
+def off(actual: Tensor, expected: Tensor) -> float:
+    """The largest difference, of the largest value."""
+    return float((actual - expected).abs().max() / expected.abs().max())
+
+
+def refusal(work: Callable[[], object]) -> str:
+    try:
+        work()
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+    return "it was not refused"
+
+
+def plain_attention(ctx: Any, query: Tensor, key: Tensor, value: Tensor, *options: Any, **more: Any) -> Any:
+    """Attention ``[B, S, N, D/N]`` with its log-sum-exp ``[B, S, N]``, which no kernel of diffusers' tells on a CPU."""
+    scores = torch.einsum("bqnd,bknd->bqnk", query, key) / query.shape[-1] ** 0.5
+    return torch.einsum("bqnk,bknd->bqnd", scores.softmax(-1), value), scores.logsumexp(-1)
+
+
+@contextmanager
+def split(dit: VideoDiT, kind: str) -> Iterator[VideoDiT]:
+    dit.enable_parallelism(config=ContextParallelConfig(**{f"{kind}_degree": 2}))
+    with (
+        mock.patch("diffusers.models.attention_dispatch._native_attention_forward_op", plain_attention)
+        if (kind == "ring")
+        else mock.MagicMock()
+    ):
+        yield dit
+
+
+@torch.no_grad()
+def forwards(seen: dict[str, Any]) -> None:
+    """Each kind of block, of timesteps and of text, split and whole."""
+    for name, config in MODELS.items():
+        whole = randomize(VideoDiT(**config)).eval()
+        cases = [(text, kind) for text in (4, 5, 6, 9) for kind in ("clip", "frame", "token")]
+        given = {f"{text} of text, timestep of a {kind}": inputs(whole, text=text, kind=kind) for text, kind in cases}
+        expected = {case: whole(**x).sample for case, x in given.items()}
+        for parallel in ("ulysses", "ring"):
+            model = VideoDiT(**config).eval()
+            model.load_state_dict(whole.state_dict())
+            shares: list[int] = []
+            model.blocks[-1].register_forward_pre_hook(
+                lambda module, args, shares=shares: shares.append(args[0].shape[1])
+            )
+            with split(model, parallel):
+                for case, x in given.items():
+                    if parallel == "ring" and name != "cross" and case[0] != "4":
+                        seen["refused"][f"{parallel} {name} {case}"] = refusal(lambda: model(**x))  # noqa: B023
+                    else:
+                        seen["off"][f"{parallel} {name} {case}"] = off(model(**x).sample, expected[case])
+            seen["shares"] += shares
+    for name in ("wan", "ltx", "cogvideox-5b", "hunyuan_video", "allegro", "pixart-alpha", "flux-dev"):
+        member = MEMBERS[name]
+        whole = member.ours(randomize(member.theirs()))
+        size = next(size for size in member.sizes if whole.geometry.token_size(size).numel % 2 == 0)  # type: ignore[arg-type]
+        x = member.draw(whole, size)
+        expected_of_family = whole(**x).sample
+        with split(whole, "ulysses") as model:
+            seen["off"][f"ulysses {name}"] = off(model(**x).sample, expected_of_family)
+
+
+@torch.no_grad()
+def refusals(seen: dict[str, Any]) -> None:
+    def enable(config: dict[str, Any], **degrees: int) -> Callable[[], object]:
+        return lambda: VideoDiT(**config).enable_parallelism(config=ContextParallelConfig(**degrees))
+
+    odd = randomize(VideoDiT(**SMALL))
+    odd.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+    seen["refused"] |= {
+        "factorized": refusal(enable(SMALL | {"attention": "factorized"}, ulysses_degree=2)),
+        "heads": refusal(enable(SMALL | {"num_attention_heads": 3}, ulysses_degree=2)),
+        "degrees": refusal(enable(SMALL | {"num_attention_heads": 4}, ulysses_degree=4)),
+        "tokens": refusal(lambda: odd(torch.randn(1, 4, 1, 3, 3), torch.ones(1), torch.randn(1, 4, 12))),
+    }
+
+
+def clips(seen: dict[str, Any], folder: str) -> None:
+    """Latents of whole pipelines: alone, with guidance shared, with tokens split."""
+
+    def load() -> VideoDiTPipeline:
+        pipe = VideoDiTPipeline.from_pretrained(folder)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    basic: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": 4.0, "output_type": "latent"}
+
+    def make(pipe: VideoDiTPipeline, seed: int | None = 3, **options: Any) -> Tensor:
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        options = basic | options
+        return pipe("a red ball", generator=generator, return_dict=False, **options)[0]
+
+    def same(latents: Tensor) -> bool:
+        """Whether all processes have the same bits."""
+        found = [torch.empty_like(latents) for _ in range(2)]
+        dist.all_gather(found, latents.contiguous())
+        return torch.equal(*found)
+
+    pipe = load()
+    alone = make(pipe)
+    pipe.step_actions = "FCFCRF"
+    scheduled = make(pipe)
+    pipe.step_actions = None
+
+    seen["refused"]["ring"] = refusal(lambda: pipe.accelerate(AccelConfig(parallel="ring")))
+    seen["refused"]["xformers"] = refusal(
+        lambda: pipe.accelerate(AccelConfig(parallel="ulysses", attention="xformers"))
+    )
+    seen["plans"]["guidance"] = pipe.accelerate(AccelConfig(parallel="guidance")).bound
+    seen["refused"]["twice"] = refusal(lambda: pipe.accelerate(AccelConfig(parallel="ulysses")))
+    seen["refused"]["batched"] = refusal(lambda: pipe.accelerate(AccelConfig(guidance="batched")))
+    seen["refused"]["unguided"] = refusal(lambda: make(pipe, guidance_scale=1.0))
+    seen["refused"]["windows"] = refusal(lambda: make(pipe, num_frames=33, window=17, keep_windows="kept"))
+    seen["refused"]["others"] = refusal(lambda: make(pipe, guidance_scale=2.0 + dist.get_rank()))
+    counted: list[int] = []
+    pipe.transformer.register_forward_pre_hook(lambda *_: counted.append(1))
+    shared, rank = make(pipe), dist.get_rank()
+    seen["off"]["guidance"], seen["same"]["guidance"], seen["predictions"] = (
+        off(shared, alone),
+        same(shared),
+        len(counted),
+    )
+    # Processes that draw their own noise, or are given some, go on with that of the first.
+    drawn, noise = make(pipe, seed=None), torch.randn(alone.shape) + rank
+    given = make(pipe, latents=noise)
+    seen["seeds"] = [recipe["seed"] for recipe in pipe("two rings", num_videos_per_prompt=2, **basic).recipes]
+    seen["same"] |= {"drawn": same(drawn), "given": same(given), "noise": same(noise)}
+    seen["off"]["given"] = off(given, make(load(), latents=noise)) if rank == 0 else 0.0
+    # Windows are made when their frames are wanted, but not where one process would wait for another.
+    long: dict[str, Any] = {"num_frames": 33, "window": 17, "generator": torch.Generator().manual_seed(3)}
+    streams = pipe("two rings", return_dict=False, **basic | {"output_type": "stream"}, **long)[0]
+    if rank == 0:
+        seen["streamed frames"] = sum(len(chunk) for chunk in streams[0])
+    pipe.accelerate(AccelConfig(cache="FCFCRF"))
+    counted.clear()
+    shared = make(pipe)
+    seen["off"]["guidance, scheduled"], seen["same"]["scheduled"] = off(shared, scheduled), same(shared)
+    seen["scheduled predictions"] = len(counted)
+
+    pipe = load()
+    seen["plans"]["ulysses"] = pipe.accelerate(AccelConfig(parallel="ulysses", attention="auto")).bound
+    split_latents = make(pipe)
+    seen["off"]["ulysses"], seen["same"]["ulysses"] = off(split_latents, alone), same(split_latents)
+    seen["refused"]["odd clip"] = refusal(lambda: make(pipe, height=16, width=16))
+
+
+def main() -> None:
+    model, folder = sys.argv[1:]
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    seen: dict[str, Any] = {
+        "world": dist.get_world_size(),
+        "off": {},
+        "same": {},
+        "refused": {},
+        "plans": {},
+        "shares": [],
+    }
+    forwards(seen)
+    refusals(seen)
+    clips(seen, model)
+    Path(folder, f"seen-{dist.get_rank()}.json").write_text(json.dumps(seen))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""`videodit edit`: a clip made into another, as a whole, inside a mask, or beyond its borders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from videodit.cli.common import note, parse_size, slug
+from videodit.cli.flags import Cfg, Device, DryRun, Dtype, Fitting, Model, Negative, Output, Seed, Size, Steps, number
+from videodit.cli.given import read_clip, settings_for, spec_of
+from videodit.cli.request import Request, describe_jobs, plan_jobs, run_jobs
+
+
+def edit(
+    clip: Annotated[Path, typer.Argument(help="The clip.", show_default=False)],
+    prompt: Annotated[str, typer.Argument(help="What it should show instead.", show_default=False)],
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            parser=number,
+            metavar="X",
+            help="How much may change, from 0 to 1. Left out: 0.6, and 1 with --mask or --outpaint.",
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="A picture or a clip: what is white is made anew, what is black is kept."),
+    ] = None,
+    outpaint: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Put the clip in the middle of this size and make what is around.")
+    ] = None,
+    model: Model = "mini",
+    output: Output = None,
+    size: Size = None,
+    fit: Fitting = "crop",
+    steps: Steps = None,
+    cfg: Cfg = None,
+    seed: Seed = None,
+    negative: Negative = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Make a clip into another: all of it by strength, the white of a mask, or what is around it."""
+    from videodit.pipelines.conditions import Edit, Region
+
+    if mask is not None and outpaint is not None:
+        raise ValueError("give --mask or --outpaint, not both")
+    if size is not None and outpaint is not None:
+        raise ValueError("--outpaint is the size of the clip that is made; leave --size out")
+    spec = spec_of(model)
+    frames = read_clip(clip, spec)
+    legal = spec.geometry.snap_frames(len(frames))
+    if legal > len(frames):
+        legal = spec.geometry.snap_frames(max(1, len(frames) - spec.geometry.vae_stride.t))
+    if legal != len(frames):
+        note(
+            f"the last {len(frames) - legal} of {len(frames)} frames are left out: {spec.geometry.frame_rule} are made"
+        )
+        frames = frames[:legal]
+    settings = settings_for(clip, frames, spec, prompt=prompt, size=size, seed=seed)
+    conditions: list[Any] = []
+    if outpaint is not None:
+        frames, white = _widened(frames, outpaint)
+        settings["height"], settings["width"] = frames.shape[1:3]
+        conditions.append(Region(white, frames))
+    elif mask is not None:
+        conditions.append(Region(mask, frames))
+    if strength is not None or not conditions:
+        conditions.append(Edit(frames, 0.6 if strength is None else strength))
+    request = Request(
+        output=output or Path(f"{slug(clip.stem)}-edit-{settings['seed']}.mp4"),
+        conditions=tuple(conditions),
+        num_frames=len(frames),
+        model=model,
+        fit=fit,  # type: ignore[arg-type]  # checked where it is used
+        num_inference_steps=steps,
+        guidance_scale=cfg,
+        negative_prompt=negative,
+        device=device,
+        dtype=dtype,
+        **settings,
+    )
+    jobs = plan_jobs([request])
+    if dry_run:
+        describe_jobs(jobs)
+    else:
+        run_jobs(jobs)
+
+
+def _widened(frames: Any, size: str) -> tuple[Any, Any]:
+    """A clip in the middle of a larger size, its borders drawn out, and a mask that is white around it.
+
+    Raises:
+        ValueError: a size that is not larger.
+    """
+    import numpy as np
+
+    width, height = parse_size(size)
+    own_height, own_width = frames.shape[1:3]
+    if width < own_width or height < own_height or (width, height) == (own_width, own_height):
+        raise ValueError(f"--outpaint is {size}; the clip is {own_width}x{own_height} already")
+    top, left = (height - own_height) // 2, (width - own_width) // 2
+    borders = ((top, height - own_height - top), (left, width - own_width - left))
+    white = np.pad(np.zeros((own_height, own_width), bool), borders, constant_values=True)
+    return np.pad(frames, ((0, 0), *borders, (0, 0)), mode="edge"), white

@@ -1,0 +1,152 @@
+"""`videodit extend` and `videodit connect`: what comes after a clip, before it, or between two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from videodit.cli.common import note, slug
+from videodit.cli.flags import (
+    Cfg,
+    Device,
+    DryRun,
+    Dtype,
+    Fitting,
+    Model,
+    Negative,
+    Output,
+    Overlap,
+    Seed,
+    Size,
+    Steps,
+    Window,
+    number,
+)
+from videodit.cli.given import read_clip, settings_for, spec_of, whole_groups
+from videodit.cli.request import Request, describe_jobs, plan_jobs, run_jobs
+
+_Prompt = Annotated[str | None, typer.Argument(help="What it shows. Left out: the clip's own prompt, if it has one.")]
+
+
+def extend(
+    clip: Annotated[Path, typer.Argument(help="The clip to go on from.", show_default=False)],
+    prompt: _Prompt = None,
+    seconds: Annotated[float, typer.Option(parser=number, metavar="X", help="Seconds to add.")] = 2.0,
+    backward: Annotated[bool, typer.Option("--backward", help="Make what comes before the clip.")] = False,
+    model: Model = "mini",
+    output: Output = None,
+    size: Size = None,
+    fit: Fitting = "crop",
+    steps: Steps = None,
+    cfg: Cfg = None,
+    seed: Seed = None,
+    negative: Negative = None,
+    window: Window = None,
+    overlap: Overlap = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Make what comes after a clip, or before it. The MP4 holds both, as the model sees them."""
+    from videodit.pipelines.conditions import Frames
+
+    spec = spec_of(model)
+    frames = read_clip(clip, spec)
+    settings = settings_for(clip, frames, spec, prompt=prompt, size=size, seed=seed)
+    count = whole_groups(len(frames), spec, leading=not backward)
+    if count < len(frames):
+        which = "first" if backward else "last"
+        note(f"the {which} {len(frames) - count} of {len(frames)} frames are left out, to leave whole groups of frames")
+        frames = frames[-count:] if backward else frames[:count]
+    added = _groups("seconds", seconds, spec)
+    _run(
+        settings,
+        output or Path(f"{slug(clip.stem)}-{'before' if backward else 'after'}-{settings['seed']}.mp4"),
+        dry_run=dry_run,
+        conditions=(Frames(frames, -count if backward else 0),),
+        num_frames=count + added + (1 if backward and spec.geometry.causal else 0),
+        model=model,
+        fit=fit,
+        num_inference_steps=steps,
+        guidance_scale=cfg,
+        negative_prompt=negative,
+        window=window,
+        overlap=overlap,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def connect(
+    first: Annotated[Path, typer.Argument(help="The clip that it begins with.", show_default=False)],
+    second: Annotated[Path, typer.Argument(help="The clip that it ends with.", show_default=False)],
+    prompt: _Prompt = None,
+    seconds: Annotated[float, typer.Option(parser=number, metavar="X", help="Length of the bridge in seconds.")] = 1.0,
+    model: Model = "mini",
+    output: Output = None,
+    size: Size = None,
+    fit: Fitting = "crop",
+    steps: Steps = None,
+    cfg: Cfg = None,
+    seed: Seed = None,
+    negative: Negative = None,
+    window: Window = None,
+    overlap: Overlap = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Make a bridge from one clip to another. The MP4 holds all three, as the model sees them."""
+    from videodit.pipelines.conditions import Frames
+
+    spec = spec_of(model)
+    clips = [read_clip(path, spec) for path in (first, second)]
+    settings = settings_for(first, clips[0], spec, prompt=prompt, size=size, seed=seed)
+    for i, path in enumerate((first, second)):
+        count = whole_groups(len(clips[i]), spec, leading=i == 0)
+        if count < len(clips[i]):
+            note(
+                f"the last {len(clips[i]) - count} frames of {path.name} are left out, to leave whole groups of frames"
+            )
+            clips[i] = clips[i][:count]
+    _run(
+        settings,
+        output or Path(f"{slug(first.stem)}-to-{slug(second.stem)}-{settings['seed']}.mp4"),
+        dry_run=dry_run,
+        conditions=(Frames(clips[0]), Frames(clips[1], -len(clips[1]))),
+        num_frames=len(clips[0]) + _groups("seconds", seconds, spec) + len(clips[1]),
+        model=model,
+        fit=fit,
+        num_inference_steps=steps,
+        guidance_scale=cfg,
+        negative_prompt=negative,
+        window=window,
+        overlap=overlap,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _groups(name: str, seconds: float, spec: Any) -> int:
+    """Whole groups of frames that last about so long.
+
+    Raises:
+        ValueError: a length that is not above 0.
+    """
+    if not 0 < seconds <= 86_400:  # false for NaN, too
+        raise ValueError(f"{name} is {seconds}; it must be above 0 and at most 86400")
+    stride, fps = spec.geometry.vae_stride.t, float(spec.defaults.fps)
+    frames = max(1, round(seconds * fps / stride)) * stride
+    if abs(frames / fps - seconds) > 1e-6:
+        note(f"{seconds:g} s become {frames / fps:.4g} s, {frames} frames")
+    return frames
+
+
+def _run(settings: dict[str, Any], output: Path, *, dry_run: bool, **more: Any) -> None:
+    jobs = plan_jobs([Request(output=output, **settings, **more)])
+    if dry_run:
+        describe_jobs(jobs)
+    else:
+        run_jobs(jobs)

@@ -1,0 +1,87 @@
+"""Clips that a command goes on from: their frames at the model's speed, a size that fits both, and their own prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videodit.cli.common import note, parse_size
+from videodit.cli.request import draw_seed
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from videodit.pipelines.registry import ModelSpec
+
+
+def spec_of(model: str) -> ModelSpec:
+    """What a model can take.
+
+    Raises:
+        ValueError: an unknown or damaged model.
+    """
+    from videodit.pipelines.registry import ModelSpec, check_model, resolve_model
+
+    folder = resolve_model(model)
+    check_model(folder)
+    return ModelSpec.from_folder(folder)
+
+
+def read_clip(path: Path, spec: ModelSpec) -> np.ndarray:
+    """A clip's frames ``[T, H, W, 3]`` at the model's frames per second; another rate is announced.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    from videodit.pipelines.pixels import read_frames
+
+    frames, notices = read_frames(path, fps=float(spec.defaults.fps))
+    for notice in notices:
+        note(notice)
+    return frames
+
+
+def settings_for(
+    clip: Path, frames: np.ndarray, spec: ModelSpec, *, prompt: str | None, size: str | None, seed: int | None
+) -> dict[str, Any]:
+    """The fields of a Request that a clip decides where no flag does.
+
+    Size: the clip's own, where the model can make it and it has at most twice the pixels of the model's own size;
+    else that. Prompt: the one that made the clip.
+
+    Raises:
+        ValueError: no prompt, and none in the clip; or a size of another form.
+    """
+    from videodit.media import read_recipe
+
+    if prompt is None:
+        recipe = read_recipe(clip) or {}
+        prompt = recipe.get("prompt")
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ValueError(f"{str(clip)!r} carries no prompt; say what the clip should show")
+        note(f"the prompt of {clip.name}: {prompt}")
+    height, width = frames.shape[1:3]
+    own = spec.defaults.height, spec.defaults.width
+    if size is not None:
+        width, height = parse_size(size)
+    elif spec.geometry.snap_size(height, width) != (height, width) or height * width > 2 * own[0] * own[1]:
+        height, width = own
+    return {"prompt": prompt, "height": height, "width": width, "seed": draw_seed() if seed is None else seed}
+
+
+def whole_groups(count: int, spec: ModelSpec, *, leading: bool) -> int:
+    """How many of a clip's frames fill groups of the autoencoder, at most ``count``.
+
+    Args:
+        count: frames.
+        spec: the model.
+        leading: they begin the clip that is made, where the first frame is a group of its own.
+
+    Raises:
+        ValueError: too few for one group.
+    """
+    stride, lead = spec.geometry.vae_stride.t, 1 if spec.geometry.causal and leading else 0
+    whole = (count - lead) // stride * stride + lead
+    if whole < 1:
+        raise ValueError(f"a clip of {count} frames is too short; at least {stride} are needed")
+    return whole
