@@ -115,9 +115,9 @@ def through_vae(pipe: VideoDiTPipeline, clips: np.ndarray) -> np.ndarray:
     return ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy()
 
 
-def rendered(scenes: Sequence[Scene], form: ClipForm) -> np.ndarray:
-    """The world's own clips [B,T,H,W,3] of scenes."""
-    return render(scenes, **form._asdict()).video.permute(0, 2, 3, 4, 1).numpy()
+def rendered(scenes: Sequence[Scene], form: ClipForm, device: torch.device | str = "cpu") -> np.ndarray:
+    """The world's own clips [B,T,H,W,3] of scenes, drawn on a device."""
+    return render(scenes, **form._asdict(), device=device).video.permute(0, 2, 3, 4, 1).cpu().numpy()
 
 
 # ---- caches ----------------------------------------------------------------------------------------

@@ -27,7 +27,9 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,7 +159,8 @@ def read_all(source: str, count: int, batch: int, make: Make, fps: float, probe:
             start = time.perf_counter()
             clips = make(first, last)
             seconds = (time.perf_counter() - start) / len(clips)
-            decoded = np.stack([through_mp4(clip, fps=fps) for clip in clips])
+            with ThreadPoolExecutor() as pool:
+                decoded = np.stack(list(pool.map(partial(through_mp4, fps=fps), clips)))
             for i, reading in enumerate(probe.read(decoded), first):
                 kept.add(source, i, Result(reading, seconds))
         progress(SOURCES[source], last, count)
@@ -267,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scenes = asked_scenes(args.split, args.num_prompts, args.objects)
     settings: dict[str, Any] = {"split": args.split, "objects": args.objects, "scenes": digest(repr(scenes).encode())}
     settings |= {"probe": fingerprint(probe)}
-    makers: dict[str, Make] = {"real": lambda first, last: rendered(scenes[first:last], form)}
+    makers: dict[str, Make] = {"real": lambda first, last: rendered(scenes[first:last], form, probe.device)}
     if not args.real:
         pipe, how = load(args.model, device=args.device, steps=args.steps, cfg=args.cfg, accelerate=args.accelerate)
         prompts = [canonical_caption(scene) for scene in scenes]
@@ -277,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings |= {"steps": how.num_inference_steps, "guidance": how.guidance_scale}
         if args.accelerate is not None:
             settings |= {"acceleration": args.accelerate, "actions": pipe.step_actions}
-        makers["decoded"] = lambda first, last: through_vae(pipe, rendered(scenes[first:last], form))
+        makers["decoded"] = lambda first, last: through_vae(pipe, rendered(scenes[first:last], form, probe.device))
         makers["generated"] = lambda first, last: generate(pipe, how, prompts[first:last], first_seed=args.seed + first)
     settings["clips"] = str(form)
     kept = Kept(args.json and args.json.with_name(f"{args.json.name}.clips.jsonl"), settings)

@@ -12,10 +12,12 @@ on from there when it is started again. A killed stage loses a minute, one that 
 nothing. ``--minutes`` counts the training time of all starts of a stage together, and learning rates follow it
 (`latents` and `tune` train nothing: there it counts each start).
 
-`--preset` says what is trained: `gpu` is meant for half an hour of one H100, `cpu` trains smaller networks on pictures
-of half the width and height, `tiny` tries the stages out. The code is the same. On a CPU, one process of one thread a
-core is faster than threads, and memory that is kept is faster than memory that is given back (it was a fifth of the
-time); on two cores:
+`--preset` says what is trained: `gpu` is meant for one H100, `cpu` trains a transformer of fewer layers on pictures of
+half the width and height, which `gpu` can start from with `--init`, `tiny` tries the stages out. The code is the same.
+On a GPU, `--workers` processes prepare what steps need; drawing clips keeps a core busier than the GPU, so that
+`latents` is faster with several processes there, too (`torchrun --nproc-per-node 6`). On a CPU, one process of one
+thread a core is faster than threads, and memory that is kept is faster than memory that is given back (it was a fifth
+of the time); on two cores:
 
     export OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184
     torchrun --nproc-per-node 2 examples/train_mini.py --stage vae --minutes 30 --out runs/mini
@@ -26,6 +28,7 @@ What each stage does is in the module of its name in the folder `mini` beside th
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -46,14 +49,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--init", type=Path, metavar="MODEL", help="start vae and dit from this exported model")
     parser.add_argument("--compile", action="store_true", help="compile the networks' blocks: faster after a minute")
+    parser.add_argument("--workers", type=int, help="processes that prepare steps; default: up to 12, 0 on a CPU")
     parser.add_argument("--validate-minutes", type=float, help="time between two validations of dit; default: a tenth")
     args = parser.parse_args()
     for name in ("minutes", "validate_minutes"):
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             parser.error(f"--{name.replace('_', '-')} must be above 0; got {value}")
-    if args.seed < 0:
-        parser.error(f"--seed must be at least 0; got {args.seed}")
+    for name in ("seed", "workers"):
+        if (value := getattr(args, name)) is not None and value < 0:
+            parser.error(f"--{name} must be at least 0; got {value}")
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"--out must be a folder; {args.out} is a file")
     try:
@@ -62,6 +67,9 @@ def parse() -> argparse.Namespace:
         parser.error(f"--device {args.device} is not here")
     if args.preset is None:
         args.preset = "cpu" if torch.device(args.device).type == "cpu" else "gpu"
+    if args.workers is None:  # some cores are left to the processes that train
+        cores = (os.cpu_count() or 1) // WORLD - 4
+        args.workers = 0 if torch.device(args.device).type == "cpu" else max(1, min(12, cores))
     if args.init is not None:
         from mini.models import check_init
 
@@ -88,11 +96,11 @@ def main() -> None:
     if args.stage == "vae":
         from mini.vae import train_vae
 
-        train_vae(*common, init=args.init, compile_blocks=args.compile)
+        train_vae(*common, init=args.init, compile_blocks=args.compile, workers=args.workers)
     elif args.stage == "latents":
         from mini.latents import encode_latents
 
-        encode_latents(*common)
+        encode_latents(*common, workers=args.workers)
     elif args.stage == "probe":
         from mini.probe import train_probe
 
@@ -100,7 +108,13 @@ def main() -> None:
     elif args.stage == "dit":
         from mini.dit import train_dit
 
-        train_dit(*common, init=args.init, compile_blocks=args.compile, validate_minutes=args.validate_minutes)
+        train_dit(
+            *common,
+            init=args.init,
+            compile_blocks=args.compile,
+            validate_minutes=args.validate_minutes,
+            workers=args.workers,
+        )
     elif args.stage == "tune":
         from mini.tune import tune
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import PIL.Image
+import numpy as np
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
 from videodit.families.sampling import ImageCondition
 from videodit.flow import NUM_TRAIN_TIMESTEPS
-from videodit.pipelines.autoencoders import encode_image
+from videodit.pipelines.autoencoders import encode_image, encode_posterior
 from videodit.pipelines.conditions import FREE, Given
 from videodit.pipelines.scheduling import at_level
 from videodit.shapes import Size3D
@@ -54,21 +54,32 @@ class Condition:
         """The latents that the loop starts with at a step, from noise of its level."""
         latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
         if self.start is not None:
-            latents = at_level(scheduler, self.start, noise, step)
+            start = self.start
+            if self.clean is not None and self.level is not None:  # which may hold a level that lies before the step
+                start = torch.where(self.level < FREE, self.clean, start)
+            latents = at_level(scheduler, start, noise, step)
         return self.clamped(latents, noise, scheduler, step)
 
     def clamped(self, latents: Tensor, noise: Tensor, scheduler: Any, step: int) -> Tensor:
         """Latents with the kept ones as they must be where a step begins; behind the last step, too."""
         if self.clean is None or self.level is None:
             return latents
-        if self.renoised:
-            given = at_level(scheduler, self.clean, noise, step)
-            held = self.level <= level_of(scheduler, step)
-        else:  # at a noise level of their own, that of a step's beginning
-            held_at = self._snapped(scheduler)
-            given = torch.where(held_at > 0, self.clean + held_at * (noise - self.clean), self.clean)
-            held = held_at <= level_of(scheduler, step)
-        return torch.where(held, given, latents)
+        given = at_level(scheduler, self.clean, noise, step)
+        if not self.renoised:
+            given = torch.where(self.level > 0, given, self.clean)
+        return torch.where(self._snapped(scheduler) <= level_of(scheduler, step), given, latents)
+
+    def seen(self, latents: Tensor, noise: Tensor, scheduler: Any, step: int) -> Tensor:
+        """Latents as the transformer gets them: given ones that hold a level above 0 are at that one.
+
+        For the scheduler they are at the level of the rest, so that solvers that remember earlier steps find a straight
+        way there once such latents are free.
+        """
+        if self.clean is None or self.level is None or self.renoised:
+            return latents
+        level = self._snapped(scheduler)
+        own = (level > 0) & (level <= level_of(scheduler, step))
+        return torch.where(own, self.clean + level.clamp(max=1) * (noise - self.clean), latents)
 
     def timestep(self, t: Tensor, batch: int, patch: Size3D, scheduler: Any) -> Tensor:
         """``[B]``, or ``[B, S]`` with the level of each token where some are kept, 0 for clean ones."""
@@ -123,7 +134,6 @@ def prepare_condition(
     pipe: Any,
     given: Given,
     *,
-    images: tuple[Any, Any] = (None, None),
     latent_shape: tuple[int, int, int, int],
     generators: Sequence[torch.Generator],
     device: torch.device,
@@ -133,40 +143,38 @@ def prepare_condition(
     Args:
         pipe: the pipeline, for its autoencoder and image encoder.
         given: see :func:`videodit.pipelines.conditions.settle_conditions`.
-        images: the first and the last picture as they were handed over, for models with an image encoder.
         latent_shape: ``(C, T, H, W)``.
         generators: one a clip, for autoencoders whose latents are drawn.
         device: where the result goes.
     """
-    if given.clip is None and given.start is None:
-        return Condition()
     kind, batch = pipe.spec.image_kind, len(generators)
-    condition = Condition(strength=given.strength)
+    condition = Condition(strength=given.strength, renoised=given.renoised)
     if given.start is not None:
-        start = encode_image(pipe.vae, given.start[None].to(device), None)
+        start, _ = encode_posterior(pipe.vae, given.start[None].to(device))
         condition = replace(condition, start=start.expand(batch, -1, -1, -1, -1))
     if given.clip is None or given.known is None or given.level is None:
         return condition
     if pipe.transformer.config.image_dim is not None:
-        condition = replace(condition, tokens=image_tokens(pipe, images, batch, device))
+        condition = replace(condition, tokens=image_tokens(pipe, given.pictures, batch, device))
     if kind in ("concat", "concat_mask") and given.known.any():
         channels = image_channels(pipe, kind, given.clip, given.known, latent_shape, generators, device)
-        return replace(condition, channels=channels)
+        condition = replace(condition, channels=channels)
+        if (given.level == FREE).all():  # no region beside them
+            return condition
     kept = (given.level < FREE).flatten(1).any(dim=1).nonzero()[:, 0]
     clip = given.clip
     if pipe.spec.geometry.causal:  # what is behind the last kept frame does not change it
         clip = clip[:, : pipe.spec.geometry.frames_of(int(kept[-1])).stop]
-    latents = encode_image(pipe.vae, clip[None].to(device), None)
+    latents, _ = encode_posterior(pipe.vae, clip[None].to(device))
     clean = torch.zeros(batch, *latent_shape, device=device)
     clean[:, :, : latents.shape[2]] = latents
-    only_first = bool(given.known.any()) and not given.known[1:].any() and not (given.level[1:] < FREE).any()
-    trained = pipe.spec.keeps_any or (kind == "keep_first" and only_first)
-    return replace(condition, clean=clean, level=given.level[None, None].to(device), renoised=not trained)
+    return replace(condition, clean=clean, level=given.level[None, None].to(device))
 
 
 def image_tokens(pipe: Any, images: tuple[Any, Any], batch: int, device: torch.device) -> Tensor:
     """What the image encoder sees of the first and the last picture, ``[B, I, image_dim]``."""
-    pictures = [one.convert("RGB") if isinstance(one, PIL.Image.Image) else one for one in images if one is not None]
+    found = [one for one in images if one is not None]
+    pictures = [one if one.dtype == np.uint8 else (one * 255).round().astype(np.uint8) for one in found]
     pixels = pipe.image_processor(images=pictures, return_tensors="pt").to(device)
     hidden = pipe.image_encoder(**pixels, output_hidden_states=True).hidden_states[-2]  # [1 or 2, 257, dim]
     return hidden.flatten(0, 1)[None].expand(batch, -1, -1).to(device)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -85,7 +86,10 @@ class Given:
             :data:`FREE` where nothing is known. The same for all latents of a token.
         start: fp32 as ``clip``: what an :class:`Edit` starts from.
         strength: of the edit.
-        pictures: what was given for the first and the last frame, as uint8 or float ``[H, W, 3]`` of its own size.
+        renoised: given latents, and those that windows share, get the noise level of the rest, since the model was not
+            trained with clean ones.
+        pictures: what was given for the first and the last frame, as uint8 or float ``[H, W, 3]`` of its own size, for
+            models with an image encoder.
         record: for the recipe: which pixels these were, and where they went.
         notices: what differs from what was asked.
     """
@@ -95,6 +99,7 @@ class Given:
     level: Tensor | None = None
     start: Tensor | None = None
     strength: float = 1.0
+    renoised: bool = False
     pictures: tuple[Any, Any] = (None, None)
     record: list[dict[str, Any]] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -115,8 +120,6 @@ def settle_conditions(
         ValueError: a position outside the clip, a strength outside (0, 1], a clip or a mask of another length, two
             conditions for the same frame, what cannot be read, or what the model cannot take.
     """
-    if not conditions:
-        return Given()
     placer = _Placer(spec, settings, fit)
     for condition in conditions:
         if isinstance(condition, Frames):
@@ -130,12 +133,18 @@ def settle_conditions(
     return placer.finish()
 
 
+def ends_given(conditions: Sequence[AnyCondition], num_frames: int) -> tuple[bool, bool]:
+    """Whether a picture is given for the first frame, and for the last."""
+    at = {condition.at for condition in conditions if isinstance(condition, Frames)}
+    return bool(at & {0, -num_frames}), bool(at & {-1, num_frames - 1})
+
+
 class _Placer:
     """Puts conditions where they belong, one after the other."""
 
     def __init__(self, spec: ModelSpec, settings: Settings, fit: Fit) -> None:
         self.spec, self.settings, self.fit = spec, settings, fit
-        self.geometry = spec.geometry
+        self.geometry = replace(spec.geometry, causal=spec.geometry.causal and not settings.loop)
         self.size = settings.height, settings.width
         self.frames = settings.num_frames
         self.latent = self.geometry.latent_size(self.frames, *self.size)
@@ -153,6 +162,8 @@ class _Placer:
         strength = _checked_strength("strength", condition.strength)
         pixels, notices = read_frames(condition.content, fps=float(self.settings.fps), name="the given clip")
         count = len(pixels)
+        if not isinstance(condition.at, Integral) or isinstance(condition.at, bool):
+            raise ValueError(f"at must be the number of a frame, got {condition.at!r}")
         first = condition.at + self.frames if condition.at < 0 else condition.at
         if not 0 <= first <= self.frames - count:
             many = "" if count == 1 else f" and {count} frames long"
@@ -182,8 +193,7 @@ class _Placer:
         self.known[span] = True
         if self.spec.image_kind not in ("concat", "concat_mask"):  # those see frames beside the latents
             self.level[kept] = 1 - strength
-        if count == 1:
-            self.pictures[first] = pixels[0]
+        self.pictures |= {first: pixels[0], first + count - 1: pixels[-1]}
         self.notices += [*notices, *told]
         self.record.append({"frames": fingerprint(pixels), "count": count, "at": first, "strength": strength})
 
@@ -191,11 +201,12 @@ class _Placer:
         if self.region is not None:
             raise ValueError("two Regions are given; put them into one mask")
         clip, fingerprint_of = self._whole(condition.clip, "the clip of a Region")
-        made = read_mask(condition.mask, self.frames, *self.size)
+        made, told = read_mask(condition.mask, self.frames, *self.size, fps=float(self.settings.fps), fit=self.fit)
+        self.notices += told
         free = self._per_latent(made)
         if free.all():
             raise ValueError("the mask leaves no whole token of the model to keep; give one with larger black parts")
-        if (self.level[~free] < FREE).any():
+        if (self.level[~free] < FREE).any() or (~made)[self.known].any():
             raise ValueError("a Region keeps latents for which frames are given, too; make those white in its mask")
         self.level[~free] = 0.0
         self.region = ~made
@@ -217,10 +228,13 @@ class _Placer:
 
     def finish(self) -> Given:
         anything = bool(self.known.any()) or self.region is not None
+        only_first = not self.known[1:].any() and not (self.level[1:] < FREE).any() and self.region is None
         if self.region is None and anything:
             at = self.known.nonzero()[:, 0]
-            nearest = (torch.arange(self.frames)[:, None] - at).abs().argmin(dim=1)
-            self.clip = self.clip[:, at[nearest]]
+            group = torch.tensor([k for k in range(self.latent.t) for _ in self.geometry.frames_of(k)])
+            away = (torch.arange(self.frames)[:, None] - at).abs()
+            away += self.frames * (group[:, None] != group[at])  # those of a frame's own group come first
+            self.clip = self.clip[:, at[away.argmin(dim=1)]]
         per_token = reduce(self.level, "(t a) h w -> t h w", "max", a=self.geometry.patch.t)
         self.level = repeat(per_token, "t h w -> (t a) h w", a=self.geometry.patch.t)
         beside = self.spec.image_kind in ("concat", "concat_mask") and bool(self.known.any())
@@ -237,6 +251,7 @@ class _Placer:
             level=self.level if anything else None,
             start=self.start,
             strength=self.strength,
+            renoised=not (self.spec.keeps_any or (self.spec.image_kind == "keep_first" and only_first)),
             pictures=(self.pictures.get(0), self.pictures.get(self.frames - 1) if self.frames > 1 else None),
             record=self.record,
             notices=list(dict.fromkeys(self.notices)),

@@ -180,7 +180,9 @@ class Denoiser:
     ) -> Tensor:
         """One prediction in fp32; caches keep a state for each ``branch`` of guidance."""
         dtype, (batch, channels) = model.dtype, latents.shape[:2]
-        latents = latents.roll(self._shift, dims=2)
+        if self.settings.loop:  # nothing of a loop is a clip's beginning: the frames before come first
+            latents = latents.roll(self._shift, dims=2)
+            latents = torch.cat([latents[:, :, -1:], latents], dim=2)
         if hasattr(self.pipe.scheduler, "scale_model_input"):
             latents = self.pipe.scheduler.scale_model_input(latents, t)
         given: dict[str, Any] = {"fps": float(self.settings.fps)}
@@ -202,7 +204,8 @@ class Denoiser:
                 prepared=self._prepared.setdefault((id(model), branch), Prepared()),
                 **given,
             )[0]
-        return prediction[:, :channels].float().roll(-self._shift, dims=2)  # some predict their variance behind it
+        prediction = prediction[:, :channels].float()  # some models predict their own variance behind it
+        return prediction[:, :, 1:].roll(-self._shift, dims=2) if self.settings.loop else prediction
 
 
 def _repeat(tensor: Tensor, batch: int) -> Tensor:

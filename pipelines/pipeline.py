@@ -28,11 +28,11 @@ from videodit.pipelines.acceleration import AcceleratedPipeline, Stopwatch
 from videodit.pipelines.adapters import LoRAPipeline
 from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.conditioning import prepare_condition
-from videodit.pipelines.conditions import AnyCondition, Frames, Given, settle_conditions
+from videodit.pipelines.conditions import AnyCondition, Frames, Given, ends_given, settle_conditions
 from videodit.pipelines.denoising import Denoiser
 from videodit.pipelines.loading import load_components
 from videodit.pipelines.output import ClipStreams, LatentChunks, OutputType, VideoDiTPipelineOutput
-from videodit.pipelines.pixels import Fit, open_picture
+from videodit.pipelines.pixels import Fit
 from videodit.pipelines.registry import (
     Defaults,
     ModelSpec,
@@ -314,16 +314,18 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             raise ValueError(f"{len(negatives)} negative prompts for {count} prompts; give one or as many")
         if num_videos_per_prompt < 1:
             raise ValueError(f"num_videos_per_prompt must be at least 1, got {num_videos_per_prompt}")
+        conditions = [*images_as_frames(image, last_image), *conditions]
+        first, last = ends_given(conditions, settings.num_frames)
         check_conditions(
             spec,
-            image=image is not None,
-            last_image=last_image is not None,
+            image=first,
+            last_image=last,
             negative_prompt=next(filter(None, negatives), None),
             guidance_scale_2=guidance_scale_2,
         )
-        given = settle_conditions([*images_as_frames(image, last_image), *conditions], spec, settings, fit=fit)
-        if loop and given.record:
+        if loop and conditions:
             raise ValueError("a loop has no beginning and no end: it takes no image and no other condition")
+        given = settle_conditions(conditions, spec, settings, fit=fit)
         videos = count * num_videos_per_prompt
         if isinstance(generator, Sequence) and len(generator) != videos:
             raise ValueError(f"{len(generator)} generators for {videos} videos; give one or as many")
@@ -482,7 +484,8 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         # 1. Text
         scenes: list[tuple[TextTokens, Tensor]] = []
         if isinstance(prompt, Storyboard):
-            weights = prompt.weights(spec.geometry, settings.latent_shape[1], float(settings.fps))
+            geometry = replace(spec.geometry, causal=spec.geometry.causal and not loop)
+            weights = prompt.weights(geometry, settings.latent_shape[1], float(settings.fps))
             each = [_repeat(text([one], device=device), num_videos_per_prompt) for one in prompt.prompts]
             scenes, cond = list(zip(each, weights, strict=True)), each[0]
         elif prompt_embeds is None:
@@ -508,7 +511,6 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         condition = prepare_condition(
             self,
             given,
-            images=tuple(_picture(one) for one in (image, last_image)),
             latent_shape=settings.latent_shape,
             generators=generators,
             device=device,
@@ -524,6 +526,7 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             "guidance_2": guidance_scale_2,
             "dynamic_guidance": dynamic_guidance or None,
             "conditions": given.record or None,  # which pixels were given, not what they show
+            "fit": fit if given.record else None,
             "handover": prompt.handover if isinstance(prompt, Storyboard) else None,
             "loop": loop or None,
             "window": None if settings.windows is None else spec.window if window is None else window,
@@ -651,11 +654,6 @@ def images_as_frames(image: Any, last_image: Any) -> list[Frames]:
             )
         found.append(Frames(one, at))
     return found
-
-
-def _picture(image: Any) -> Any:
-    """What an image encoder's processor takes."""
-    return open_picture(Path(image)) if isinstance(image, (str, os.PathLike)) else image
 
 
 def _as_list(prompt: str | Sequence[str] | Storyboard | None, name: str = "prompt") -> list[str]:

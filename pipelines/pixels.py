@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import torch
 from torch import Tensor
 
@@ -65,15 +66,16 @@ def read_frames(source: Any, *, fps: float | None = None, name: str = "clip") ->
 
 
 def open_picture(path: Path) -> PIL.Image.Image:
-    """A picture file, decoded.
+    """A picture file, decoded and turned as its camera says.
 
     Raises:
-        ValueError: a file that is missing or no picture.
+        ValueError: a file that is missing, no picture, or several.
     """
     try:
         with PIL.Image.open(path) as picture:
-            picture.load()
-            return picture
+            if (count := getattr(picture, "n_frames", 1)) > 1:
+                raise ValueError(f"the image {str(path)!r} holds {count} pictures; give one, or a video")
+            return PIL.ImageOps.exif_transpose(picture)
     except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read the image {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -82,6 +84,8 @@ def _stacked(pictures: Sequence[PIL.Image.Image], name: str) -> np.ndarray:
     """Pictures of one size as uint8 ``[T, H, W, 3]``."""
     frames = []
     for picture in pictures:
+        if picture.mode.startswith(("I", "F")):
+            raise ValueError(f"{name} has pixels of mode {picture.mode}; bring them to 8 bits first")
         see_through = "A" in picture.getbands() or "transparency" in picture.info
         if see_through and picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
             raise ValueError(f"{name} has an alpha channel; flatten it onto a background first")
@@ -129,8 +133,8 @@ def fitted(frames: np.ndarray, height: int, width: int, fit: Fit, *, name: str =
     box, inner = (0, 0, w, h), (width, height)  # what is taken of the source, and how large it becomes
     if (h, w) != (height, width) and fit != "stretch":
         scale = max(width / w, height / h) if fit != "pad" else min(width / w, height / h)
-        cut = min(w, round(width / scale)), min(h, round(height / scale))
-        inner = min(width, round(cut[0] * scale)), min(height, round(cut[1] * scale))
+        cut = min(w, max(1, round(width / scale))), min(h, max(1, round(height / scale)))
+        inner = min(width, max(1, round(cut[0] * scale))), min(height, max(1, round(cut[1] * scale)))
         left, top = (w - cut[0]) // 2, (h - cut[1]) // 2
         box = (left, top, left + cut[0], top + cut[1])
         lost, added = w * h - cut[0] * cut[1], width * height - inner[0] * inner[1]
@@ -151,40 +155,45 @@ def fitted(frames: np.ndarray, height: int, width: int, fit: Fit, *, name: str =
     return 2 * torch.from_numpy(out).permute(3, 0, 1, 2) - 1, notices
 
 
-def read_mask(source: Any, num_frames: int, height: int, width: int) -> Tensor:
+def read_mask(
+    source: Any, num_frames: int, height: int, width: int, *, fps: float | None = None, fit: Fit = "stretch"
+) -> tuple[Tensor, list[str]]:
     """Where something is to be made anew.
 
     Args:
         source: as for :func:`read_frames`, and arrays ``[H, W]`` or ``[T, H, W]``, boolean or numbers: what is half
             white or more counts. Floats are in [0, 1], other numbers in [0, 255].
         num_frames: of the clip; a mask of one frame holds for all.
-        height: pixels; masks of other sizes are brought to this one.
+        height: pixels; masks of other sizes are brought to this one as pictures are, so that a mask of a clip's own
+            size goes on fitting it.
         width: pixels.
+        fps: see :func:`read_frames`.
+        fit: see :func:`fitted`.
 
     Returns:
-        Boolean ``[num_frames, height, width]``.
+        Boolean ``[num_frames, height, width]``, and what should be announced.
 
     Raises:
         ValueError: a mask of another length, one without anything white or black, or what is none.
     """
+    notices: list[str] = []
     if isinstance(source, (Tensor, np.ndarray)):
         array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
         if array.ndim not in (2, 3) or array.size == 0:
             raise ValueError(f"a mask must be [H, W] or [T, H, W], got {list(array.shape)}")
         grey = array.astype(np.float32) / (255 if array.dtype.kind in "ui" and array.max() > 1 else 1)
-        grey = grey if grey.ndim == 3 else grey[None]
+        if not (np.isfinite(grey).all() and grey.min() >= 0 and grey.max() <= 1):
+            raise ValueError(f"a mask has values from {grey.min():g} to {grey.max():g}; floats must be within [0, 1]")
+        frames = np.repeat((grey if grey.ndim == 3 else grey[None])[..., None], 3, axis=-1)
     else:
-        frames, _ = read_frames(source, name="the mask")
-        grey = frames.astype(np.float32).mean(axis=-1) / 255
-    if len(grey) not in (1, num_frames):
-        raise ValueError(f"the mask has {len(grey)} frames and the clip {num_frames}; give one frame or as many")
-    mask = torch.from_numpy(grey)[:, None]
-    if mask.shape[2:] != (height, width):
-        mask = torch.nn.functional.interpolate(mask, size=(height, width), mode="area")
-    made = (mask[:, 0] >= 0.5).expand(num_frames, -1, -1)
+        frames, notices = read_frames(source, fps=fps, name="the mask")
+    if len(frames) not in (1, num_frames):
+        raise ValueError(f"the mask has {len(frames)} frames and the clip {num_frames}; give one frame or as many")
+    pixels, told = fitted(frames, height, width, fit, name="the mask")
+    made = (pixels.mean(dim=0) >= 0).expand(num_frames, -1, -1)
     if not made.any() or made.all():
         raise ValueError(f"the mask is {'all white' if made.any() else 'all black'}; white is made anew, black is kept")
-    return made
+    return made, [*notices, *told]
 
 
 def fingerprint(frames: np.ndarray | Tensor) -> str:

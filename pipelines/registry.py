@@ -312,8 +312,8 @@ def settle(
     d, notices = spec.defaults, []
     geometry = spec.geometry
     if loop:
-        if not spec.loops or spec.images:
-            raise ValueError("a loop needs a model whose autoencoder is a CausalVideoVAE")
+        if not spec.loops or spec.images or geometry.patch.t > 1:
+            raise ValueError("a loop needs a CausalVideoVAE, and a transformer whose patches are one latent frame long")
         geometry = replace(geometry, causal=False)
     asked = (
         _whole("height", d.height if height is None else height, 1, MAX_SIDE),

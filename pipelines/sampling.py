@@ -66,18 +66,21 @@ def sample(
     begin = condition.begin(settings.num_inference_steps) * getattr(pipe.scheduler, "order", 1)
     shown = 0  # latent frames that were yielded
     for number, window in enumerate(windows):
-        made = None if store is None else store.load(number)
+        made = None if store is None else store.load(number, generators)
         if made is None:
+            for model in (pipe.transformer, pipe.transformer_2):
+                if model is not None:
+                    model._reset_stateful_cache()  # what caches know of another window says nothing of this one
             part = condition.window(window.span, done, window.keep)
             denoise = denoiser(condition=part, settings=settings, span=window.span)
             latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin)
             first = window.fresh.start - window.span.start
             made = latents[:, :, first : first + window.fresh.stop - window.fresh.start]
             if store is not None and not pipe.interrupted:
-                store.save(number, made)
+                store.save(number, made, generators)
         done[:, :, window.fresh] = made.to(done)
         if pipe.interrupted:
-            yield done[:, :, shown : window.fresh.stop]
+            yield done[:, :, shown : window.fresh.stop] if forward else done[:, :, window.fresh.start :]
             return
         if forward or number + 1 == len(windows):
             stop = window.fresh.stop if number + 1 < len(windows) else done.shape[2]
@@ -112,7 +115,7 @@ def run(
     latents = condition.first(noise, scheduler, begin)
     with pipe.progress_bar(total=len(timesteps) - begin) as bar:
         for i, t in enumerate(timesteps[begin:], start=begin):
-            prediction = denoise(i, t, latents)
+            prediction = denoise(i, t, condition.seen(latents, noise, scheduler, i))
             latents = condition.clamped(step(prediction, t, latents), noise, scheduler, i + 1)
             watcher.watch.mark("steps")
             if watcher.callback is not None:

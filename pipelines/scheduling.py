@@ -85,7 +85,7 @@ def at_level(scheduler: Any, clean: Tensor, noise: Tensor, step: int) -> Tensor:
     """
     if step >= len(scheduler.timesteps):
         return clean
-    if hasattr(scheduler, "scale_noise"):  # flow matching
+    if hasattr(scheduler, "scale_noise") or scheduler.config.get("use_flow_sigmas"):  # flow matching
         return clean + float(scheduler.sigmas[step]) * (noise - clean)
     return scheduler.add_noise(clean, noise, scheduler.timesteps[step].expand(len(clean)))
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -62,13 +64,13 @@ def plan_windows(length: int, window: int, overlap: int, *, front: int = 0, back
             left = fresh.start
         return windows
     right, end = front, length - back
+    behind = min(back, overlap, window - 1 - overlap)  # given latents that the last window sees at its end
     while right < end:
         stop = max(0, right - overlap) + window
-        if stop >= end:
-            stop = min(length, end + overlap)
-        start = max(0, stop - window)
-        windows.append(Window(slice(start, stop), slice(0, max(0, right - start)), slice(right, min(stop, end))))
-        right = min(stop, end)
+        stop = end + behind if stop >= end + behind else min(stop, end - 1)
+        start, made = max(0, stop - window), min(stop, end)
+        windows.append(Window(slice(start, stop), slice(0, max(0, right - start)), slice(right, made)))
+        right = made
     return windows
 
 
@@ -140,12 +142,18 @@ class WindowStore:
         path = folder / "about.json"
         return json.loads(path.read_text(encoding="utf-8"))["seed"] if path.is_file() else None
 
-    def load(self, number: int) -> Tensor | None:
-        """The latents ``[B, C, t, H, W]`` that a window added, if it was finished."""
+    def load(self, number: int, generators: Sequence[torch.Generator]) -> Tensor | None:
+        """The latents ``[B, C, t, H, W]`` that a window added, if it was finished; generators stand where they did."""
         path = self.folder / f"{number:05d}.safetensors"
-        return load_file(path)["latents"] if path.is_file() else None
+        if not path.is_file():
+            return None
+        content = load_file(path)
+        for i, generator in enumerate(generators):
+            generator.set_state(content[f"generator_{i}"])
+        return content["latents"]
 
-    def save(self, number: int, latents: Tensor) -> None:
-        """Keep what a window added."""
-        content = save({"latents": latents.detach().cpu().contiguous()})
+    def save(self, number: int, latents: Tensor, generators: Sequence[torch.Generator]) -> None:
+        """Keep what a window added, and where the generators of schedulers that draw noise in each step stand."""
+        states = {f"generator_{i}": generator.get_state() for i, generator in enumerate(generators)}
+        content = save({"latents": latents.detach().cpu().contiguous(), **states})
         write_whole(self.folder / f"{number:05d}.safetensors", content)

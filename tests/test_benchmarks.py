@@ -157,11 +157,11 @@ def test_a_stopped_run_goes_on(
     command = ["--real", "--probe", str(probe), "--batch", "1", "--device", "cpu", "--json", str(out)]
     rendered = adherence.rendered
 
-    def until_third(scenes: list[Scene], form: Any) -> np.ndarray:
+    def until_third(scenes: list[Scene], form: Any, device: Any) -> np.ndarray:
         made.append(scenes[0].seed)
         if len(made) == 3:
             raise KeyboardInterrupt
-        return rendered(scenes, form._replace(num_frames=2))
+        return rendered(scenes, form._replace(num_frames=2), device)
 
     monkeypatch.setattr(adherence, "rendered", until_third)
     with pytest.raises(SystemExit, match=r"stopped; .*counts.json.clips.jsonl keeps what is finished"):

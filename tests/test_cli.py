@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from transformers.utils import logging as transformers_logging
 
 from videodit import hardware
-from videodit.cli import common, doctor, progress
+from videodit.cli import common, doctor, progress, request
 from videodit.cli.main import app, main
 from videodit.media import probe, read_recipe, read_video, write_video
 
@@ -49,6 +49,8 @@ class FakePlan:
     dtype: str = "float32"
     folder: Path = Path("mini")
     notices: list[str] = field(default_factory=list)
+    loop: bool = False
+    windows: tuple[int, int] | None = None
 
 
 def fake_plan(model: str = "mini", **values: Any) -> FakePlan:
@@ -116,11 +118,12 @@ class FakePipeline:
         num_inference_steps: int,
         guidance_scale: float,
         generator: torch.Generator,
+        fit: str,
         callback_on_step_end: Callable[..., dict[str, Any]],
         output_type: str,
         fps: float | None = None,
     ) -> FakeOutput:
-        assert output_type == "stream"
+        assert (output_type, fit) == ("stream", "crop")
         seed = generator.initial_seed()
         frames = torch.rand(1, num_frames, height, width, 3, generator=generator).numpy()
         for step in range(num_inference_steps):
@@ -145,14 +148,17 @@ class FakePipeline:
 
 
 @pytest.fixture(autouse=True)
-def _fake_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _fake_model(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     registry = types.ModuleType("videodit.pipelines.registry")
     registry.plan = fake_plan  # type: ignore[attr-defined]
     registry.model_hash = lambda folder: FakePipeline.model_hash  # type: ignore[attr-defined]
     pipelines = types.ModuleType("videodit.pipelines")
     pipelines.VideoDiTPipeline = FakePipeline  # type: ignore[attr-defined]
+    pipelines.__path__ = [str(root / "pipelines")]  # where a storyboard's module is found
     monkeypatch.setitem(sys.modules, "videodit.pipelines", pipelines)
     monkeypatch.setitem(sys.modules, "videodit.pipelines.registry", registry)
+    nothing = types.SimpleNamespace(record=[], notices=[], level=None)
+    monkeypatch.setattr(request, "_given", lambda *_: nothing)  # what is given is checked with real models elsewhere
     monkeypatch.setattr(FakePipeline, "loaded", 0)
     monkeypatch.chdir(tmp_path)
 
@@ -540,7 +546,7 @@ def test_remake_needs_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ({"prompt": "x", "model": "mini"}, ["seed = None", "int"]),
         ({"prompt": "x", "model": "mini", "seed": "7"}, ["seed = '7'", "int"]),
-        ({"prompt": ["x"], "model": "mini", "seed": 7}, ["prompt = ['x']", "str"]),
+        ({"prompt": ["x"], "model": "mini", "seed": 7}, ["prompt = ['x']", "seconds and a text"]),
         ({"prompt": "x", "model": "mimi", "seed": 7}, ["'mimi'"]),
         ({"prompt": "x", "model": "mini", "seed": 7, "steps": -1}, ["-1"]),
     ],
@@ -628,6 +634,9 @@ def test_doctor_tries_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
         r"forward +works, [\d.]+ ms",
         r"native +works",
         r"\*_hub +not tried",
+        r"attention on cpu, 12 heads of 128 channels in \w+",
+        r"80 tokens +(\w+) is chosen: \1 [\d.]+ ms, \w+ [\d.]+ ms",
+        r"1024 tokens +\w+ is chosen: ",
     ]:
         assert re.search(pattern, output), pattern
 

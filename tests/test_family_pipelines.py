@@ -446,7 +446,7 @@ def test_generate_starts_from_an_image(
     (given,) = recipe["conditions"]
     assert (given["at"], given["count"], given["strength"], len(given["frames"])) == (0, 1, 1.0, 16)
     assert main(["remake", "clip.mp4"]) == 2
-    assert "was made from an image, which a clip does not carry" in capsys.readouterr().err
+    assert "was made from an image or a clip, which it does not carry" in capsys.readouterr().err
 
 
 # --- what is refused -----------------------------------------------------------------------------

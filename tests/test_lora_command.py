@@ -89,7 +89,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ],
 )
 def test_the_weight_is_behind_the_last_colon(text: str, source: str, weight: float | None) -> None:
-    assert parse_loras([text], [text]) == (LoRARequest(source, weight), LoRARequest(source, weight, second=True))
+    assert parse_loras([text, f"{text}@2"]) == (LoRARequest(source, weight), LoRARequest(source, weight, second=True))
 
 
 def test_a_file_may_be_called_like_a_weight(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_lora_that_does_not_fit_is_refused(
     for name, message in cases.items():
         line = fails(capsys, "generate", *PROMPT, "-m", str(tiny_model), "--lora", name, "-o", "x.mp4", *dry)
         assert message in line
-    second = ("--lora-2", style)
+    second = ("--lora", f"{style}@2")
     line = fails(capsys, "generate", *PROMPT, "-m", str(tiny_model), *second, "-o", "x.mp4", *dry)
     assert "this model has one transformer" in line
 

@@ -12,6 +12,10 @@ import videodit
 
 PUBLIC = [
     "CausalVideoVAE",
+    "Edit",
+    "Frames",
+    "Region",
+    "Storyboard",
     "TextEncoder",
     "VideoDiT",
     "VideoDiTPipeline",
@@ -21,14 +25,19 @@ PUBLIC = [
 
 # Public callable -> its parameters in order; `*` stands before the keyword-only ones.
 PARAMETERS = {
+    "Edit.__init__": "self clip strength",
+    "Frames.__init__": "self content at strength",
+    "Region.__init__": "self mask clip",
+    "Storyboard.__init__": "self scenes handover",
+    "Storyboard.from_file": "path * handover",
     "CausalVideoVAE.encode": "self x return_dict",
     "CausalVideoVAE.decode": "self z return_dict * clamp",
     "VideoDiT.forward": "self hidden_states timestep encoder_hidden_states encoder_attention_mask "
     "pooled_projections guidance encoder_hidden_states_image fps attention_kwargs return_dict * prepared",
     "VideoDiTPipeline.__call__": "self prompt * negative_prompt height width num_frames num_inference_steps "
-    "guidance_scale num_videos_per_prompt generator latents image last_image prompt_embeds prompt_attention_mask "
-    "guidance_scale_2 dynamic_guidance fps callback_on_step_end callback_on_step_end_tensor_inputs "
-    "output_type return_dict",
+    "guidance_scale num_videos_per_prompt generator latents image last_image conditions fit loop window "
+    "overlap keep_windows prompt_embeds prompt_attention_mask guidance_scale_2 dynamic_guidance fps "
+    "callback_on_step_end callback_on_step_end_tensor_inputs output_type return_dict",
 }
 
 # Absolute paths of somebody's machine: they mean nothing on any other.

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mini.ahead
 import mini.clips
 import mini.dit
 import mini.latents
@@ -238,6 +239,24 @@ def test_killed_stage_resumes_where_it_saved(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_resumed_transformer_goes_on_with_the_next_batch(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(run, tmp_path / "run")
+    before, starts = state_of(run / "dit"), []
+
+    def ahead(make: Any, indices: range, workers: int, device: torch.device) -> Any:
+        starts.append((indices.start, workers))
+        return mini.ahead.ahead(make, indices, workers, device)
+
+    monkeypatch.setattr(mini.dit, "ahead", ahead)
+    stage("dit", run, before["seconds"] / 60 + 0.01, "--workers", "1")
+    assert starts == [(before["step"], 1)]
+    assert state_of(run / "dit")["step"] > before["step"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stage_that_is_asked_to_stop_saves_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
@@ -381,6 +400,7 @@ def test_curves_are_drawn(run: Path) -> None:
         (["--preset", "huge"], "invalid choice: 'huge'"),
         (["--stage", "sleep"], "invalid choice: 'sleep'"),
         (["--seed", "-1"], "--seed must be at least 0"),
+        (["--workers", "-1"], "--workers must be at least 0; got -1"),
         (["--device", "abacus"], "--device abacus is not here"),
         (["--out", __file__], "is a file"),
         (["--init", "nowhere"], "nowhere holds no model_index.json"),

@@ -363,7 +363,8 @@ def test_clips_of_validation_start_from_images(configured, tmp_path):
         train__rehearse=True,
     )
     trained(config)
-    assert read_recipe(config.output / "validation" / "step-00000001" / "00.mp4")["image"]
+    recipe = read_recipe(config.output / "validation" / "step-00000001" / "00.mp4")
+    assert [given["at"] for given in recipe["conditions"]] == [0]
     card = (config.output / "README.md").read_text()
     assert "red.png" in card
     assert str(tmp_path) not in card
@@ -474,7 +475,7 @@ def test_a_card_is_safe_to_copy_and_names_the_expert(configured, tmp_path):
     sample = Trainer(configured()).cache.samples[0]
     write_card(config, samples=[sample], held=[], base_hash="0" * 16, rows=[], strips=None)
     card = (config.output / "README.md").read_text()
-    assert """generate '"$(reboot)" it'"'"'s' -m tiny --lora-2 .""" in card
+    assert """generate '"$(reboot)" it'"'"'s' -m tiny --lora .@2""" in card
 
 
 def test_nothing_is_uploaded_that_was_not_asked_for(configured):

@@ -238,7 +238,7 @@ class ToyboxProbe(ModelMixin, ConfigMixin):
             return [reading for clip in clips for reading in self.read(np.asarray(clip)[None])]
         readings = []
         for first in range(0, len(clips), _BATCH):
-            video = as_read(clips[first : first + _BATCH]).to(self.device, self.dtype)
+            video = as_read(torch.as_tensor(clips[first : first + _BATCH]).to(self.device)).to(self.dtype)
             readings += in_words(self(video), still=video.shape[2] == 1)
         return readings
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -23,19 +25,33 @@ def rendered(
 ) -> tuple[Tensor, Tensor | None]:
     """Clips ``[B, 3, frames, height, width]`` in [-1, 1] and, on demand, where objects are ``[B, 1, frames, …]``.
 
-    A clip of one frame is the first frame of the longer clips of its scene.
+    A clip of one frame is the first frame of the longer clips of its scene. A GPU draws on a stream of its own:
+    drawing waits for many small copies, and there they do not wait for the network's step before.
     """
-    rendering = render(
-        batch,
-        height=form.height,
-        width=form.width,
-        num_frames=form.frames,
-        fps=recipe.fps,
-        device=device,
-        ground_truth=masks,
-    )
+    side = _drawing_stream(device) if device.type == "cuda" else None
+    with nullcontext() if side is None else torch.cuda.stream(side):
+        rendering = render(
+            batch,
+            height=form.height,
+            width=form.width,
+            num_frames=form.frames,
+            fps=recipe.fps,
+            device=device,
+            ground_truth=masks,
+        )
+    if side is not None:
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(side)
+        for drawn in (rendering.video, rendering.mask):
+            if drawn is not None:
+                drawn.record_stream(current)
     mask = None if rendering.mask is None else (rendering.mask[:, None] > 0).float()
     return rendering.video.float() / 127.5 - 1, mask
+
+
+@cache
+def _drawing_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def pixels(recipe: Recipe, batch: Sequence[Scene], form: Form, device: torch.device) -> Tensor:

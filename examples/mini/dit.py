@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
+from mini.ahead import ahead
 from mini.clips import describe, scene_from
 from mini.flops import TRAINING, dit_flops
 from mini.latents import Stored, load_latents
 from mini.models import assemble, export, start_dit, vae_folder, weights_hash
 from mini.optimizers import muon_and_adamw
-from mini.processes import RANK
+from mini.processes import RANK, WORLD
 from mini.recipe import Form, Recipe
 from mini.trainer import Step, Trainer, autocast
 from mini.validate import load_probe, measure, probe_folder
 from mini.words import build_tokenizer
-from videodit import CausalVideoVAE, TextEncoder, VideoDiT
+from videodit import CausalVideoVAE, VideoDiT
 from videodit.flow import add_noise, denoising_loss, sample_sigma, token_timesteps, training_target
 from videodit.shapes import Size3D
 
 DROPPED = 0.1
 """The share of captions that are dropped, for guidance."""
+MIDDLE = 0.4
+"""The share of the longer forms' batches that are windows from the middle of their clips."""
+PATCH = Size3D(1, 2, 2)
+"""Latents a token, of every preset's transformer."""
+TEXT_STEP = 48
+"""Captions are padded to a multiple of so many tokens, which holds all of them: one length means one graph."""
+
+
+class Batch(NamedTuple):
+    """What a step trains on, but for the latents and the noise, which are where the networks are.
+
+    Attributes:
+        picked: which of the form's latents, ``[B]``.
+        frames: which of their latent frames, ``[T]``.
+        ids: the captions' tokens, ``[B, L]``.
+        mask: 1 where they count, ``[B, L]``.
+        sigma: noise levels, ``[B]``.
+        keep: what is given clean, see :func:`keep_mask`.
+    """
+
+    picked: Tensor
+    frames: Tensor
+    ids: Tensor
+    mask: Tensor
+    sigma: Tensor
+    keep: Tensor
 
 
 def train_dit(
@@ -36,14 +65,17 @@ def train_dit(
     init: Path | None = None,
     compile_blocks: bool = False,
     validate_minutes: float | None = None,
+    workers: int = 0,
 ) -> None:
-    """Flow matching with clean parts; Muon for the blocks, AdamW for the rest."""
+    """Flow matching with clean parts; Muon for the blocks, AdamW for the rest.
+
+    ``workers`` processes prepare batches ahead. Latents lie where the networks do.
+    """
     stored = load_latents(out)
     vae = CausalVideoVAE.from_pretrained(vae_folder(out)).to(device).eval()
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(seed, recipe.captions)
     dit, text_model = (module.to(device) for module in start_dit(recipe, tokenizer, init))
-    text = TextEncoder(tokenizer, text_model)
     optimizers = muon_and_adamw([dit, text_model], muon_lr=recipe.muon_lr, adam_lr=recipe.adam_lr)
     if compile_blocks:
         dit.compile_repeated_blocks(dynamic=True)
@@ -77,6 +109,13 @@ def train_dit(
     forms = list(stored)
     batches = {form: recipe.scaled(recipe.dit_batch, form) for form in forms}
     apart = max(batches.values())  # so that no two captions share a seed
+    latents = {form: held.latents.to(device) for form, held in stored.items()}
+
+    def make(step: int) -> Batch:
+        form, index = recipe.draw_form(seed, step, forms), step * WORLD + RANK
+        return make_batch(recipe, stored[form], form, batches[form], tokenizer, index * apart, seed + index)
+
+    made = ahead(make, range(trainer.step, sys.maxsize), workers, device)
     flops = clip_flops(recipe, stored, tokenizer)
     if not RANK:
         sizes = [f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M" for module in (dit, text_model)]
@@ -85,15 +124,11 @@ def train_dit(
 
     def step(generator: torch.Generator) -> Step:
         form = recipe.draw_form(seed, trainer.step, forms)
-        batch, (latents, numbers) = batches[form], stored[form]
-        picked = torch.randint(len(latents), (batch,), generator=generator)
-        first = trainer.batch_index * apart
-        told = [describe(scene_from(numbers[n]), form, first + i) for i, n in enumerate(picked.tolist())]
-        dropped = torch.rand(batch, generator=generator) < DROPPED
-        prompts = ["" if drop else sentence for sentence, drop in zip(told, dropped, strict=True)]
-        loss = dit_loss(dit, text, latents[picked].to(device).float(), prompts, recipe, generator)
+        batch = Batch(*(part.to(device, non_blocking=True) for part in next(made)))
+        clean = latents[form][batch.picked][:, :, batch.frames].float()
+        loss = dit_loss(dit, text_model, clean, batch)
         loss.backward()
-        return Step({"loss": loss}, batch, batch * flops[form])
+        return Step({"loss": loss}, len(batch.picked), len(batch.picked) * flops[form])
 
     trainer.run(step)
     if RANK:
@@ -110,60 +145,101 @@ def clip_flops(recipe: Recipe, stored: dict[Form, Stored], tokenizer: PreTrained
     return {form: TRAINING * dit_flops(recipe, form, tokenizer, words) for form in stored}
 
 
-def dit_loss(
-    dit: VideoDiT, text: TextEncoder, clean: Tensor, prompts: list[str], recipe: Recipe, generator: torch.Generator
-) -> Tensor:
+def make_batch(
+    recipe: Recipe,
+    stored: Stored,
+    form: Form,
+    batch: int,
+    tokenizer: PreTrainedTokenizerFast,
+    first: int,
+    seed: int,
+) -> Batch:
+    """A batch of latents of one form, drawn from ``seed``; caption ``i`` from seed ``first + i``.
+
+    Of forms longer than the first, some batches are windows from the middle, which begin with given frames: so longer
+    clips are made.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    picked = torch.randint(len(stored.scenes), (batch,), generator=generator)
+    told = [describe(scene_from(stored.scenes[n]), form, first + i) for i, n in enumerate(picked.tolist())]
+    dropped = torch.rand(batch, generator=generator) < DROPPED
+    tokens = tokenizer(
+        ["" if drop else sentence for sentence, drop in zip(told, dropped.tolist(), strict=True)],
+        padding=True,
+        pad_to_multiple_of=TEXT_STEP,
+        return_tensors="pt",
+    )
+    length, height, width = stored.latents.shape[2:]
+    frames = torch.arange(length)
+    middle = form.frames > recipe.form.frames and float(torch.rand((), generator=generator)) < MIDDLE
+    if middle:
+        shorter = length // 2 + 1
+        begin = int(torch.randint(1, length - shorter + 1, (), generator=generator))
+        longest = float(torch.rand((), generator=generator)) < 0.5
+        frames = frames[1:] if longest else frames[begin : begin + shorter]
+    return Batch(
+        picked,
+        frames,
+        tokens["input_ids"],
+        tokens["attention_mask"],
+        sample_sigma(batch, shift=recipe.shift, generator=generator),
+        keep_mask(batch, Size3D(len(frames), height, width), PATCH, generator, middle=middle),
+    )
+
+
+def dit_loss(dit: VideoDiT, text_model: T5EncoderModel, clean: Tensor, batch: Batch) -> Tensor:
     """The mean squared error of the velocity over all latents of ``clean [B, C, T, H, W]`` that are not given."""
-    device, (b, _, *size) = clean.device, clean.shape
     noise = torch.randn_like(clean)  # drawn where it is used, from the step's seed
-    sigma = sample_sigma(b, shift=recipe.shift, generator=generator, device=device)
-    keep = keep_mask(b, Size3D(*size), dit.geometry.patch, generator).to(device)
-    noisy = add_noise(clean, noise, sigma, keep)
-    timestep = token_timesteps(sigma * 1000, keep, dit.geometry.patch)
-    with autocast(device):
-        tokens = text(prompts)
-        prediction = dit(noisy, timestep, tokens.embeds, tokens.mask).sample
-    return denoising_loss(prediction, training_target("flow", clean, noise), keep).mean()
+    noisy = add_noise(clean, noise, batch.sigma, batch.keep)
+    timestep = token_timesteps(batch.sigma * 1000, batch.keep, PATCH)
+    with autocast(clean.device):
+        text = text_model(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
+        prediction = dit(noisy, timestep, text, batch.mask).sample
+    return denoising_loss(prediction, training_target("flow", clean, noise), batch.keep).mean()
 
 
-def keep_mask(batch: int, size: Size3D, patch: Size3D, generator: torch.Generator) -> Tensor:
-    """Which latents are given clean: none for two thirds of the samples, else one of five patterns.
+def keep_mask(batch: int, size: Size3D, patch: Size3D, generator: torch.Generator, *, middle: bool = False) -> Tensor:
+    """Which latents are given clean: none for three fifths of the samples, else one of seven patterns.
 
-    Patterns: the first frame, the last, both, some leading frames, or everything outside a box. Of an image nothing
-    is given.
+    Patterns: the first frame, the last, both, some leading frames, some trailing ones, some at both ends, or everything
+    outside a box. Of an image nothing is given. Windows from the middle of a clip always have some leading frames.
 
     Args:
         batch: samples ``B``.
         size: latents of a clip.
         patch: latents a token.
         generator: draws the patterns.
+        middle: the clips are windows from the middle.
 
     Returns:
         Boolean ``[B, 1, T, H, W]``, constant within each patch.
     """
-    keep = torch.zeros(batch, 1, *size, dtype=torch.bool)
     if size.t == 1:
-        return keep
+        return torch.zeros(batch, 1, *size, dtype=torch.bool)
 
-    def draw(low: int, high: int) -> int:  # low ≤ n < high
-        return int(torch.randint(low, max(high, low + 1), (), generator=generator))
+    def draw(choices: Tensor | int) -> Tensor:  # [B, 1], from 0 on; of no choice the first
+        share = torch.rand(batch, 1, generator=generator, dtype=torch.float64)
+        return (share * choices).long()
 
-    for mask in keep[:, 0]:
-        if draw(0, 3):
-            continue
-        pattern = draw(0, 5)
-        if pattern in (0, 2):
-            mask[:1] = True
-        if pattern in (1, 2):
-            mask[-1:] = True
-        if pattern == 3:
-            mask[: draw(1, size.t)] = True
-        if pattern == 4:
-            height, width = draw(1, size.h // patch.h) * patch.h, draw(1, size.w // patch.w) * patch.w
-            top = draw(0, (size.h - height) // patch.h + 1) * patch.h
-            left = draw(0, (size.w - width) // patch.w + 1) * patch.w
-            mask[:] = True
-            mask[:, top : top + height, left : left + width] = False
-        if mask.all():  # first and last frame of a clip of two would leave nothing to learn
-            mask[:] = False
-    return keep
+    def inside(tokens: int, side: int) -> Tensor:  # [B, tokens · side], an interval of tokens
+        length = 1 + draw(max(1, tokens - 1))
+        first = draw(tokens - length + 1)
+        place = torch.arange(tokens)
+        return ((place >= first) & (place < first + length)).repeat_interleave(side, 1)
+
+    given, pattern, leading = draw(5) < 2, draw(7), 1 + draw(size.t - 1)  # [B, 1] each
+    trailing = 1 + draw(size.t - 1)
+    if middle:
+        given, leading = torch.ones_like(given), 1 + draw(max(1, size.t // 2))
+        pattern = torch.where(draw(4) == 0, 6, 3)
+    trailing = torch.where(pattern == 6, 1 + draw((size.t - leading - 1).clamp(min=1)), trailing)
+    frame = torch.arange(size.t)
+    frames = ((pattern == 0) | (pattern == 2)) & (frame == 0)  # [B, T]
+    frames |= ((pattern == 1) | (pattern == 2)) & (frame == size.t - 1)
+    frames |= ((pattern == 3) | (pattern == 6)) & (frame < leading)
+    frames |= ((pattern == 5) | (pattern == 6)) & (frame >= size.t - trailing)
+    box = inside(size.h // patch.h, patch.h)[:, :, None] & inside(size.w // patch.w, patch.w)[:, None]  # [B, H, W]
+    outside = (pattern == 4)[..., None] & ~box
+    keep = given[..., None, None] & (frames[..., None, None] | outside[:, None])  # [B, T, H, W]
+    keep[keep.flatten(1).all(1)] = False  # both ends of a short clip would leave nothing to learn
+    return keep[:, None]

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mini.ahead import ahead
 from mini.clips import pixels, scene_values, scenes
 from mini.models import vae_folder, weights_hash
 from mini.processes import RANK, WORLD
@@ -21,6 +22,7 @@ from mini.recipe import Form, Recipe
 from mini.trainer import autocast
 from videodit import CausalVideoVAE
 from videodit.datasets.toybox import Scene
+from videodit.vae_layers import channels_last_weights
 
 SECONDS_BETWEEN_LINES = 10
 
@@ -49,11 +51,14 @@ def plan_shards(recipe: Recipe) -> Iterator[Shard]:
 
 
 @torch.no_grad()
-def encode_latents(recipe: Recipe, out: Path, minutes: float, device: torch.device, seed: int) -> None:
+def encode_latents(
+    recipe: Recipe, out: Path, minutes: float, device: torch.device, seed: int, *, workers: int = 0
+) -> None:
     """Render and encode clip after clip; only latents are stored, in shards that are complete or absent.
 
     Clip ``n`` is the scene of seed ``seed + n``; a shard holds its scenes, since sampling them again would take
-    longer than a step has. Stops when the plan is done or when the minutes are used up.
+    longer than a step has; ``workers`` processes draw them ahead. Stops when the plan is done or when the minutes are
+    used up.
 
     Raises:
         SystemExit: there is no autoencoder, or a shard is there that was made with another one, seed or form.
@@ -64,16 +69,21 @@ def encode_latents(recipe: Recipe, out: Path, minutes: float, device: torch.devi
     for shard in plan_shards(recipe):
         check_shard(folder / f"{shard.first:07d}.safetensors", vae=made_by, seed=str(seed), form=json.dumps(shard.form))
     vae = CausalVideoVAE.from_pretrained(vae_folder(out)).to(device).eval()
+    if device.type == "cuda":
+        channels_last_weights(vae)
+    mine = list(plan_shards(recipe))[RANK::WORLD]
+    missing = [shard for shard in mine if not (folder / f"{shard.first:07d}.safetensors").is_file()]
+
+    def make(index: int) -> list[Scene]:
+        return scenes(seed + missing[index].first, missing[index].clips)
+
     start = printed = time.monotonic()
     done = 0
-    for shard in list(plan_shards(recipe))[RANK::WORLD]:
+    for shard, batch in zip(missing, ahead(make, range(len(missing)), workers, device), strict=True):
         path = folder / f"{shard.first:07d}.safetensors"
-        if path.is_file():
-            continue
         seconds = time.monotonic() - start
         if seconds > minutes * 60:
             break
-        batch = scenes(seed + shard.first, shard.clips)
         metadata = {
             "vae": made_by,
             "seed": str(seed),
@@ -122,7 +132,7 @@ def encode(vae: CausalVideoVAE, recipe: Recipe, batch: list[Scene], form: Form) 
         x = pixels(recipe, batch[first : first + size], form, vae.device)
         with autocast(vae.device):
             mode = vae.encode(x).latent_dist.mode()
-        parts.append(vae.normalize(mode.float()).bfloat16().cpu())
+        parts.append(vae.normalize(mode.float()).bfloat16().cpu().contiguous())
     return torch.cat(parts)
 
 

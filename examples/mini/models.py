@@ -36,7 +36,7 @@ def vae_folder(out: Path) -> Path:
 
 
 def check_init(recipe: Recipe, init: Path) -> None:
-    """Check that a recipe can go on from an exported model.
+    """Check that a recipe can go on from an exported model, whose transformer may have fewer layers.
 
     Raises:
         ValueError: it is no such folder, or its networks have other sizes.
@@ -48,7 +48,8 @@ def check_init(recipe: Recipe, init: Path) -> None:
         file = init / part / "config.json"
         found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         for name, value in wanted.items():
-            if found.get(name) != value:
+            grows = part == "transformer" and name == "num_layers" and 0 < found.get(name, 0) <= value
+            if found.get(name) != value and not grows:
                 raise ValueError(
                     f"--init {init} does not fit this preset: {part} has {name}={found.get(name)!r}, not {value!r}"
                 )
@@ -65,7 +66,27 @@ def start_dit(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, init: Path | N
     text_model.encoder.final_layer_norm.load_state_dict(old.encoder.final_layer_norm.state_dict())
     copied = copy_embeddings(old.get_input_embeddings(), old_tokenizer, text_model.get_input_embeddings(), tokenizer)
     print(f"starting from {init}: {copied} of {len(tokenizer)} tokens known", flush=True)
-    return VideoDiT.from_pretrained(init, subfolder="transformer", dtype=text_model.dtype), text_model
+    dit = VideoDiT(**recipe.dit_config())
+    deepen(dit, VideoDiT.from_pretrained(init, subfolder="transformer", dtype=text_model.dtype))
+    return dit, text_model
+
+
+@torch.no_grad()
+def deepen(deep: VideoDiT, shallow: VideoDiT) -> None:
+    """Make ``deep`` the function that ``shallow`` is, as in Chen et al., "Net2Net" (2016).
+
+    The further blocks are spread over the depth. They begin as copies of their predecessors and add nothing until
+    their output projections, zero at first, have learned to.
+    """
+    state = shallow.state_dict()
+    deep.load_state_dict({key: value for key, value in state.items() if not key.startswith("blocks.")}, strict=False)
+    sources = [index * len(shallow.blocks) // len(deep.blocks) for index in range(len(deep.blocks))]
+    for block, source, before in zip(deep.blocks, sources, [None, *sources], strict=False):
+        block.load_state_dict(shallow.blocks[source].state_dict())
+        if source == before:
+            for last in (block.attn1.to_out[0], block.attn2.to_out[0], block.ffn.net[2]):
+                last.weight.zero_()
+                last.bias.zero_()
 
 
 def assemble(
@@ -84,6 +105,7 @@ def assemble(
         fps=float(recipe.fps),
         num_inference_steps=recipe.num_inference_steps,
         guidance_scale=recipe.guidance_scale,
+        window=max(frames for frames, _ in recipe.frame_shares),
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -106,7 +106,7 @@ class Trainer:
         self.minutes, self.warmup_steps, self.cooldown, self.seed = minutes, warmup_steps, cooldown, seed
         self.validate, self.validate_seconds = validate, validate_minutes * 60
         self.measured_by = measured_by or {}
-        self.ema = {k: EMAModel(m.parameters(), decay=ema_decay) for k, m in modules.items()}
+        self.ema = {k: EMAModel(m.parameters(), decay=ema_decay, foreach=True) for k, m in modules.items()}
         self.base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
         self.step, self.seconds = 0, 0.0
         self.validated_step, self.validated_seconds = 0, 0.0

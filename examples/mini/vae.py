@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mini.ahead import ahead
 from mini.clips import pixels, rendered, scenes
 from mini.flops import TRAINING, vae_flops
 from mini.optimizers import muon_and_adamw
-from mini.processes import RANK
+from mini.processes import RANK, WORLD
 from mini.recipe import Form, Recipe
 from mini.trainer import Step, Trainer, autocast
 from videodit import CausalVideoVAE
-from videodit.vae_layers import ResidualBlock
+from videodit.datasets.toybox import Scene
+from videodit.vae_layers import ResidualBlock, channels_last_weights
 
 WHOLE = 0.7
 """The share of the time after which whole clips follow their halves."""
@@ -31,14 +34,17 @@ def train_vae(
     *,
     init: Path | None = None,
     compile_blocks: bool = False,
+    workers: int = 0,
 ) -> None:
     """L1 + 0.5 × gradient L1 + 2 × L2 + a very small KL term; objects count more than their background.
 
     Halves of clips come first, because they train faster; whole clips at the end, because what the causal layers have
-    gathered by the last frame must be seen in training.
+    gathered by the last frame must be seen in training. ``workers`` processes draw scenes ahead.
     """
     torch.manual_seed(seed)
     vae = start_vae(recipe, init).to(device)
+    if device.type == "cuda":
+        channels_last_weights(vae)
     if compile_blocks:
         for module in vae.modules():
             if isinstance(module, ResidualBlock):
@@ -49,9 +55,15 @@ def train_vae(
     apart = max(batches.values())  # so that no two batches share a scene
     flops: dict[Form, int] = {}
 
+    def make(step: int) -> list[Scene]:
+        first = seed + (step * WORLD + RANK) * apart
+        return scenes(first, batches[recipe.draw_form(seed, step)])
+
+    made = ahead(make, range(trainer.step, sys.maxsize), workers, device)
+
     def step(generator: torch.Generator) -> Step:
         form = recipe.draw_form(seed, trainer.step)
-        batch = scenes(seed + trainer.batch_index * apart, batches[form])
+        batch = next(made)
         clips, masks = rendered(recipe, batch, form, device, masks=True)
         assert masks is not None
         whole = trainer.seconds >= WHOLE * trainer.minutes * 60
@@ -128,7 +140,7 @@ def finish_vae(vae: CausalVideoVAE, recipe: Recipe, out: Path, device: torch.dev
         quality[str(form)] = round(float(torch.stack(decibels).mean()), 2)
     std = (second_moment - first_moment.square()).sqrt()
     vae.register_to_config(latents_mean=first_moment.tolist(), latents_std=std.tolist(), _name_or_path="")
-    vae.save_pretrained(out / "vae" / "export")
+    vae.to(memory_format=torch.contiguous_format).save_pretrained(out / "vae" / "export")
     report = {"clips_of_each_form": recipe.vae_validation_clips, "psnr_db": quality}
     (out / "vae" / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     print("vae on unseen clips, dB:", quality, flush=True)

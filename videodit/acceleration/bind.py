@@ -12,6 +12,8 @@ from videodit.acceleration.config import AccelConfig, AccelPlan, Parallel, sched
 from videodit.acceleration.parallel import attention_backends, bind_parallel, check_parallel
 from videodit.acceleration.quantize import quantize_blocks, why_not
 from videodit.acceleration.schedule import FILE, Calibration, check_actions
+from videodit.vae import CausalVideoVAE
+from videodit.vae_layers import channels_last_weights
 
 SMALL = 4096
 """Tokens of a forward up to which starting kernels takes longer than computing them does."""
@@ -47,6 +49,9 @@ def accelerate(pipe: Any, wanted: str | AccelConfig) -> AccelPlan:
     if config.vae is not None:
         getattr(pipe.vae, DECODING[config.vae])()
         bound["vae"] = "compiled at its first call" if config.vae == "compiled" else config.vae
+    if pipe.device.type == "cuda" and isinstance(pipe.vae, CausalVideoVAE):
+        channels_last_weights(pipe.vae.decoder)  # there its kernels are faster so; the encoder's are not
+        bound["vae"] = ", ".join([*([bound["vae"]] if "vae" in bound else []), "decoder with the channels last"])
     if config.offload is not None:
         bound["offload"] = _bind_offload(pipe, config.offload)
     if isinstance(wanted, str) and wanted == "lossless" and pipe.device.type != "cpu":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from videodit.cli.common import note, parse_size, slug
 from videodit.cli.flags import Cfg, Device, DryRun, Dtype, Fitting, Model, Negative, Output, Seed, Size, Steps, number
 from videodit.cli.given import read_clip, settings_for, spec_of
 from videodit.cli.request import Request, describe_jobs, plan_jobs, run_jobs
+
+if TYPE_CHECKING:
+    from videodit.pipelines.registry import ModelSpec
 
 
 def edit(
@@ -52,22 +55,21 @@ def edit(
         raise ValueError("--outpaint is the size of the clip that is made; leave --size out")
     spec = spec_of(model)
     frames = read_clip(clip, spec)
-    legal = spec.geometry.snap_frames(len(frames))
-    if legal > len(frames):
-        legal = spec.geometry.snap_frames(max(1, len(frames) - spec.geometry.vae_stride.t))
-    if legal != len(frames):
-        note(
-            f"the last {len(frames) - legal} of {len(frames)} frames are left out: {spec.geometry.frame_rule} are made"
-        )
+    count = len(frames)
+    legal = spec.geometry.snap_frames(count)
+    if legal > count:
+        legal = spec.geometry.snap_frames(max(1, count - spec.geometry.vae_stride.t))
+    if legal != count:
+        note(f"the last {count - legal} of {count} frames are left out: {spec.geometry.frame_rule} are made")
         frames = frames[:legal]
-    settings = settings_for(clip, frames, spec, prompt=prompt, size=size, seed=seed)
+    settings = settings_for(clip, frames, spec, prompt=prompt, size=size, seed=seed, output=output)
     conditions: list[Any] = []
     if outpaint is not None:
         frames, white = _widened(frames, outpaint)
         settings["height"], settings["width"] = frames.shape[1:3]
         conditions.append(Region(white, frames))
     elif mask is not None:
-        conditions.append(Region(mask, frames))
+        conditions.append(Region(_mask_for(mask, spec, count, len(frames)), frames))
     if strength is not None or not conditions:
         conditions.append(Edit(frames, 0.6 if strength is None else strength))
     request = Request(
@@ -88,6 +90,16 @@ def edit(
         describe_jobs(jobs)
     else:
         run_jobs(jobs)
+
+
+def _mask_for(mask: Path, spec: ModelSpec, count: int, kept: int) -> Any:
+    """A mask; one that is a clip as long as the edited one loses the frames at its end that that one lost."""
+    from videodit.pipelines.pixels import PICTURES
+
+    if mask.suffix.lower() in PICTURES:
+        return mask
+    white = read_clip(mask, spec).mean(axis=-1, dtype="float32") / 255
+    return white[:kept] if len(white) == count else white
 
 
 def _widened(frames: Any, size: str) -> tuple[Any, Any]:

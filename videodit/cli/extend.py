@@ -17,11 +17,9 @@ from videodit.cli.flags import (
     Model,
     Negative,
     Output,
-    Overlap,
     Seed,
     Size,
     Steps,
-    Window,
     number,
 )
 from videodit.cli.given import read_clip, settings_for, spec_of, whole_groups
@@ -43,8 +41,6 @@ def extend(
     cfg: Cfg = None,
     seed: Seed = None,
     negative: Negative = None,
-    window: Window = None,
-    overlap: Overlap = None,
     device: Device = None,
     dtype: Dtype = None,
     dry_run: DryRun = False,
@@ -54,7 +50,7 @@ def extend(
 
     spec = spec_of(model)
     frames = read_clip(clip, spec)
-    settings = settings_for(clip, frames, spec, prompt=prompt, size=size, seed=seed)
+    settings = settings_for(clip, frames, spec, prompt=prompt, size=size, seed=seed, output=output)
     count = whole_groups(len(frames), spec, leading=not backward)
     if count < len(frames):
         which = "first" if backward else "last"
@@ -72,8 +68,6 @@ def extend(
         num_inference_steps=steps,
         guidance_scale=cfg,
         negative_prompt=negative,
-        window=window,
-        overlap=overlap,
         device=device,
         dtype=dtype,
     )
@@ -92,8 +86,6 @@ def connect(
     cfg: Cfg = None,
     seed: Seed = None,
     negative: Negative = None,
-    window: Window = None,
-    overlap: Overlap = None,
     device: Device = None,
     dtype: Dtype = None,
     dry_run: DryRun = False,
@@ -103,7 +95,7 @@ def connect(
 
     spec = spec_of(model)
     clips = [read_clip(path, spec) for path in (first, second)]
-    settings = settings_for(first, clips[0], spec, prompt=prompt, size=size, seed=seed)
+    settings = settings_for(first, clips[0], spec, prompt=prompt, size=size, seed=seed, output=output)
     for i, path in enumerate((first, second)):
         count = whole_groups(len(clips[i]), spec, leading=i == 0)
         if count < len(clips[i]):
@@ -122,8 +114,6 @@ def connect(
         num_inference_steps=steps,
         guidance_scale=cfg,
         negative_prompt=negative,
-        window=window,
-        overlap=overlap,
         device=device,
         dtype=dtype,
     )

@@ -45,11 +45,6 @@ Negative = Annotated[str | None, typer.Option(help="What the clip should not sho
 Fitting = Annotated[
     str, typer.Option("--fit", help="What becomes of another aspect ratio: crop, pad, stretch or error.")
 ]
-Window = Annotated[
-    int | None,
-    typer.Option(parser=integer, metavar="N", help="Frames that are made at once, where a clip has more."),
-]
-Overlap = Annotated[int | None, typer.Option(parser=integer, metavar="N", help="Frames that such windows share.")]
 Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="The MP4 to write. Left out: named after what goes in, in the current folder."),

@@ -9,26 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videodit.cli.common import is_plain, note, parse_size, slug
+from videodit.cli.common import is_plain, parse_size, slug
 from videodit.cli.flags import (
-    Cfg,
     Device,
     DryRun,
     Dtype,
     Fitting,
     Model,
     Negative,
-    Overlap,
     Seconds,
     Seed,
     Size,
     Steps,
-    Window,
     integer,
     number,
 )
-from videodit.cli.loras import HELP, HELP_2, parse_loras
-from videodit.cli.request import Request, describe_jobs, draw_seed, plan_jobs, run_jobs, window_folder
+from videodit.cli.loras import HELP, parse_loras
+from videodit.cli.request import Request, begun_seed, describe_jobs, draw_seed, plan_jobs, run_jobs
 
 if TYPE_CHECKING:
     from videodit.pipelines.storyboard import Storyboard
@@ -76,10 +73,12 @@ def generate(
     size: Size = None,
     fps: Annotated[float | None, typer.Option(parser=number, metavar="X", help="Frames per second.")] = None,
     steps: Steps = None,
-    cfg: Cfg = None,
-    cfg_2: Annotated[
-        float | None,
-        typer.Option("--cfg-2", parser=number, metavar="X", help="The same for a second expert (Wan 2.2 A14B)."),
+    cfg: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X[,Y]",
+            help="Guidance scale: higher keeps closer to the prompt; Y is for a second expert (Wan 2.2 A14B).",
+        ),
     ] = None,
     seed: Seed = None,
     negative: Negative = None,
@@ -100,10 +99,7 @@ def generate(
         Path | None,
         typer.Option(help="In place of the prompt: a file with lines such as `2.5, a red ball bounces`."),
     ] = None,
-    window: Window = None,
-    overlap: Overlap = None,
-    lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help=HELP)] = None,
-    lora_2: Annotated[list[str] | None, typer.Option("--lora-2", metavar="FILE[:WEIGHT]", help=HELP_2)] = None,
+    lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:WEIGHT][@2]", help=HELP)] = None,
     accelerate: Annotated[
         str | None, typer.Option(help="lossless, balanced or fast; the last two need `videodit calibrate` once.")
     ] = None,
@@ -120,16 +116,13 @@ def generate(
         "num_frames": frames,
         "fps": fps,
         "num_inference_steps": steps,
-        "guidance_scale": cfg,
-        "guidance_scale_2": cfg_2,
+        **_scales(cfg),
         "image": image,
         "last_image": last_image,
         "conditions": tuple(_keyframe(text) for text in keyframe or ()),
         "fit": fit,
         "loop": loop,
-        "window": window,
-        "overlap": overlap,
-        "loras": parse_loras(lora, lora_2),
+        "loras": parse_loras(lora),
         "acceleration": accelerate,
         "device": device,
         "dtype": dtype,
@@ -157,6 +150,15 @@ def generate(
         run_jobs(jobs, profile=profile)
 
 
+def _scales(text: str | None) -> dict[str, float]:
+    """The guidance scale, and the second expert's behind a comma."""
+    if text is None:
+        return {}
+    first, comma, second = text.partition(",")
+    scales = {"guidance_scale": number(first)}
+    return scales | {"guidance_scale_2": number(second)} if comma else scales
+
+
 def _keyframe(text: str) -> Any:
     """Something given, and where.
 
@@ -173,22 +175,11 @@ def _keyframe(text: str) -> Any:
 
 def _single_request(prompt: str | Storyboard, output: Path | None, settings: dict[str, Any]) -> Request:
     if "seed" not in settings:
-        settings["seed"] = _begun(output) or draw_seed()
+        settings["seed"] = begun_seed(output)
     if output is None or output.is_dir():
         first = prompt if isinstance(prompt, str) else prompt.prompts[0]
         output = (output or Path()) / _default_name(first, settings["seed"])
     return Request(prompt=prompt, output=output, **settings)
-
-
-def _begun(output: Path | None) -> int | None:
-    """The seed of a long clip that was begun under this name and not finished."""
-    if output is None or not (folder := window_folder(output)).is_dir():
-        return None
-    from videodit.pipelines.windows import WindowStore
-
-    if (seed := WindowStore.seed(folder)) is not None:
-        note(f"{output.name} was begun before with seed {seed}, and goes on")
-    return seed
 
 
 def _default_name(prompt: str, seed: int) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videodit.cli.common import note, parse_size
-from videodit.cli.request import draw_seed
+from videodit.cli.request import begun_seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,14 @@ def read_clip(path: Path, spec: ModelSpec) -> np.ndarray:
 
 
 def settings_for(
-    clip: Path, frames: np.ndarray, spec: ModelSpec, *, prompt: str | None, size: str | None, seed: int | None
+    clip: Path,
+    frames: np.ndarray,
+    spec: ModelSpec,
+    *,
+    prompt: str | None,
+    size: str | None,
+    seed: int | None,
+    output: Path | None,
 ) -> dict[str, Any]:
     """The fields of a Request that a clip decides where no flag does.
 
@@ -66,7 +73,7 @@ def settings_for(
         width, height = parse_size(size)
     elif spec.geometry.snap_size(height, width) != (height, width) or height * width > 2 * own[0] * own[1]:
         height, width = own
-    return {"prompt": prompt, "height": height, "width": width, "seed": draw_seed() if seed is None else seed}
+    return {"prompt": prompt, "height": height, "width": width, "seed": begun_seed(output) if seed is None else seed}
 
 
 def whole_groups(count: int, spec: ModelSpec, *, leading: bool) -> int:

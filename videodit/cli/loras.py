@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from videodit.adapters import LoRAInfo
     from videodit.pipelines import VideoDiTPipeline
 
-HELP = "A LoRA and its weight, FILE:0.8; a folder or a hub id, too. The weight is 1 if left out. Repeatable."
-HELP_2 = "The same for a second expert (Wan 2.2 A14B)."
+HELP = (
+    "A LoRA and its weight, FILE:0.8; a folder or a hub id, too. The weight is 1 if left out; @2 at the end is for a "
+    "second expert (Wan 2.2 A14B). Repeatable."
+)
 _HASH_SHOWN = 16
 
 
@@ -30,16 +32,18 @@ class LoRARequest:
     second: bool = False
 
 
-def parse_loras(first: Sequence[str] | None, second: Sequence[str] | None = None) -> tuple[LoRARequest, ...]:
-    """The flags' values.
+def parse_loras(texts: Sequence[str] | None) -> tuple[LoRARequest, ...]:
+    """The flag's values.
 
     Raises:
         ValueError: a weight that is no number from -100 to 100.
     """
-    return (
-        *(_parse(text) for text in first or ()),
-        *(replace(_parse(text), second=True) for text in second or ()),
-    )
+    found = []
+    for text in texts or ():
+        head, at, expert = text.rpartition("@")
+        second = bool(at) and expert == "2" and not os.path.exists(text)
+        found.append(replace(_parse(head if second else text), second=second))
+    return tuple(found)
 
 
 def _parse(text: str) -> LoRARequest:

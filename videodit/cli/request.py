@@ -97,6 +97,18 @@ def draw_seed() -> int:
     return secrets.randbelow(2**31)
 
 
+def begun_seed(output: Path | None) -> int:
+    """The seed of a long clip that was begun under this name and not finished, or a random one."""
+    if output is None or not (folder := window_folder(output)).is_dir():
+        return draw_seed()
+    from videodit.pipelines.windows import WindowStore
+
+    if (seed := WindowStore.seed(folder)) is None:
+        return draw_seed()
+    note(f"{output.name} was begun before with seed {seed}, and goes on")
+    return seed
+
+
 def plan_jobs(requests: Sequence[Request]) -> list[Job]:
     """Check every request without loading weights, and announce what was adjusted.
 
@@ -161,16 +173,25 @@ def _given(request: Request, plan: GenerationPlan) -> Given:
     Raises:
         ValueError: it cannot be read, or the model cannot take it.
     """
-    from videodit.pipelines.conditions import settle_conditions
+    from videodit.pipelines.conditions import ends_given, settle_conditions
     from videodit.pipelines.pipeline import images_as_frames
-    from videodit.pipelines.registry import ModelSpec
+    from videodit.pipelines.registry import ModelSpec, check_conditions
 
+    spec = ModelSpec.from_folder(plan.folder)
     conditions = [*images_as_frames(request.image, request.last_image), *request.conditions]
     if request.loop and conditions:
         raise ValueError("a loop has no beginning and no end: it takes no image and no other condition")
     if not isinstance(request.prompt, str):
         request.prompt.check(plan.num_frames / float(plan.fps))
-    return settle_conditions(conditions, ModelSpec.from_folder(plan.folder), plan, fit=request.fit)
+    first, last = ends_given(conditions, plan.num_frames)
+    check_conditions(
+        spec,
+        image=first,
+        last_image=last,
+        negative_prompt=request.negative_prompt,
+        guidance_scale_2=request.guidance_scale_2,
+    )
+    return settle_conditions(conditions, spec, plan, fit=request.fit)
 
 
 def _notices(job: Job) -> list[str]:
@@ -202,10 +223,6 @@ def _plan(request: Request) -> GenerationPlan:
         loop=request.loop,
         window=request.window,
         overlap=request.overlap,
-        image=request.image is not None,
-        last_image=request.last_image is not None,
-        negative_prompt=request.negative_prompt,
-        guidance_scale_2=request.guidance_scale_2,
     )
 
 
@@ -379,7 +396,7 @@ def _steps(job: Job) -> int:
 
     folder = window_folder(job.request.output)
     made = len(list(folder.glob("*.safetensors")))
-    total = len(windows_of(plan, job.given.level))
+    total = len(windows_of(plan, None if job.given.renoised else job.given.level))
     if made:
         note(f"{made} of {total} windows are there from before")
     return steps * (total - made)

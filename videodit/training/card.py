@@ -109,9 +109,9 @@ def write_card(
     if config.export.trigger_words:
         head["instance_prompt"] = ", ".join(config.export.trigger_words)
     prompt = next(iter(config.validation.prompts), samples[0].caption)
-    flag = "--lora-2" if config.method.expert == "low" else "--lora"
+    source = ".@2" if config.method.expert == "low" else "."
     use = f"videodit generate {shlex.quote(prompt)} " + (
-        f"-m {shlex.quote(base)} {flag} ." if lora else f"-m {MODEL_FOLDER}"
+        f"-m {shlex.quote(base)} --lora {source}" if lora else f"-m {MODEL_FOLDER}"
     )
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",

@@ -1,0 +1,372 @@
+"""`edit`, `extend`, `connect`, and `generate` with pictures, loops, storyboards and windows: files, errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from videodit import VideoDiTPipeline
+from videodit.cli.main import main
+from videodit.media import read_recipe, read_video, write_video
+
+RUN = [sys.executable, "-c", "import sys; from videodit.cli.main import main; sys.exit(main())"]
+QUICK = ("--steps", "2", "--seed", "3", "--device", "cpu", "--dtype", "float32")
+PROMPT = "a red ball"
+
+
+@pytest.fixture(autouse=True)
+def _folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _restored_logging() -> Any:
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    before = [library.get_verbosity() for library in (diffusers_logging, transformers_logging)]
+    yield
+    for library, level in zip((diffusers_logging, transformers_logging), before, strict=True):
+        library.set_verbosity(level)
+        library.enable_progress_bar()
+
+
+def smooth_clip(frames: int, size: tuple[int, int] = (32, 32)) -> np.ndarray:
+    """A bright stripe that wanders: something that survives an MP4."""
+    clip = np.full((frames, *size, 3), 40, np.uint8)
+    for i in range(frames):
+        clip[i, :, (2 * i) % size[1] : (2 * i) % size[1] + 8] = (200, 120, 60)
+    return clip
+
+
+def written(name: str, frames: int, fps: float = 16, size: tuple[int, int] = (32, 32), **recipe: Any) -> str:
+    write_video(name, smooth_clip(frames, size), fps=fps, recipe=recipe or None)
+    return name
+
+
+def picture(name: str, size: tuple[int, int] = (32, 32), mode: str = "RGB") -> str:
+    Image.fromarray(smooth_clip(1, size)[0]).convert(mode).save(name)
+    return name
+
+
+def frames_of(path: str) -> np.ndarray:
+    return read_video(path).frames
+
+
+def run(model: Path, *arguments: str) -> None:
+    assert main([*arguments, "--model", str(model), *QUICK]) == 0
+
+
+# ---- clips that are made ----------------------------------------------------------------------------
+
+
+def test_edit_makes_a_clip_of_the_same_length(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tiny_model, "edit", written("in.mp4", 19), PROMPT, "--strength", "0.5")
+    assert "the last 2 of 19 frames are left out: 4k+1 are made" in capsys.readouterr().err
+    found = frames_of("in-edit-3.mp4")
+    assert found.shape == (17, 32, 32, 3)
+    recipe = read_recipe("in-edit-3.mp4")
+    assert recipe is not None
+    (record,) = recipe["conditions"]
+    assert record["strength"] == 0.5
+    assert recipe["prompt"] == PROMPT
+
+
+def test_edit_inside_a_mask_keeps_the_rest(tiny_model: Path) -> None:
+    """The kept half is the autoencoder's own, whatever is made beside it."""
+    written("in.mp4", 17)
+    white = np.zeros((32, 32), np.uint8)
+    white[:, 16:] = 255
+    Image.fromarray(white).save("mask.png")
+    run(tiny_model, "edit", "in.mp4", PROMPT, "--mask", "mask.png", "-o", "a.mp4")
+    run(tiny_model, "edit", "in.mp4", "a blue cone", "--mask", "mask.png", "-o", "b.mp4")
+    (record,) = read_recipe("a.mp4")["conditions"]  # type: ignore[index]
+    assert "region" in record
+    a, b = (frames_of(name).astype(float) for name in ("a.mp4", "b.mp4"))
+    assert np.abs(a - b)[:, :, :8].mean() < np.abs(a - b)[:, :, 16:].mean()
+
+
+def test_a_mask_that_moves_may_be_as_long_as_the_clip_was(tiny_model: Path) -> None:
+    written("in.mp4", 19)
+    white = np.zeros((19, 32, 32, 3), np.uint8)
+    white[:, 16:] = 255
+    write_video("mask.mp4", white, fps=16)
+    run(tiny_model, "edit", "in.mp4", PROMPT, "--mask", "mask.mp4", "-o", "out.mp4")
+    assert len(frames_of("out.mp4")) == 17
+
+
+def test_outpaint_makes_what_is_around(tiny_model: Path) -> None:
+    run(tiny_model, "edit", written("in.mp4", 5), PROMPT, "--outpaint", "64x48", "-o", "out.mp4")
+    assert frames_of("out.mp4").shape == (5, 48, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "frames", "at"),
+    [((), "in-after-3.mp4", 17 + 16, 0), (("--backward",), "in-before-3.mp4", 16 + 16 + 1, 17)],
+)
+def test_extend_holds_both(tiny_model: Path, flags: tuple[str, ...], name: str, frames: int, at: int) -> None:
+    """A second is 16 frames; backward clips keep whole groups, and begin with a frame of their own."""
+    run(tiny_model, "extend", written("in.mp4", 17), PROMPT, "--seconds", "1", *flags)
+    assert len(frames_of(name)) == frames
+    (record,) = read_recipe(name)["conditions"]  # type: ignore[index]
+    assert (record["at"], record["count"]) == (at, frames - 16 - (1 if flags else 0))
+
+
+def test_extend_takes_the_clips_own_prompt(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tiny_model, "extend", written("in.mp4", 9, prompt="a blue cone"), "--seconds", "0.5", "-o", "out.mp4")
+    assert "the prompt of in.mp4: a blue cone" in capsys.readouterr().err
+    assert read_recipe("out.mp4")["prompt"] == "a blue cone"  # type: ignore[index]
+
+
+def test_a_clip_of_another_rate_is_resampled_aloud(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tiny_model, "extend", written("in.mp4", 8, fps=8), PROMPT, "--seconds", "0.5", "-o", "out.mp4")
+    told = capsys.readouterr().err
+    assert "in.mp4 has 8 fps: 8 frames become 16 at 16 fps" in told
+    assert "the last 3 of 16 frames are left out" in told
+    assert len(frames_of("out.mp4")) == 13 + 8
+
+
+def test_connect_holds_all_three(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tiny_model, "connect", written("a.mp4", 10), written("b.mp4", 9), PROMPT, "--seconds", "0.5")
+    told = capsys.readouterr().err
+    assert "the last 1 frames of a.mp4 are left out" in told
+    assert "the last 1 frames of b.mp4 are left out" in told
+    assert len(frames_of("a-to-b-3.mp4")) == 9 + 8 + 8
+    first, last = read_recipe("a-to-b-3.mp4")["conditions"]  # type: ignore[index]
+    assert [(one["at"], one["count"]) for one in (first, last)] == [(0, 9), (17, 8)]
+
+
+def test_key_frames_and_ways_to_fit(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture("a.png", (32, 64))
+    run(
+        tiny_model, "generate", PROMPT, "--keyframe", "a.png@0", "--keyframe", "a.png@-1", "--fit", "pad", "-o", "o.mp4"
+    )  # fmt: skip
+    assert "64x32 gets black bars to become 32x32" in capsys.readouterr().err
+    records = read_recipe("o.mp4")["conditions"]  # type: ignore[index]
+    assert [one["at"] for one in records] == [0, 16]
+
+
+def test_a_loop_has_whole_groups(tiny_model: Path) -> None:
+    run(tiny_model, "generate", PROMPT, "--loop", "--frames", "16", "-o", "out.mp4")
+    assert len(frames_of("out.mp4")) == 16
+    assert read_recipe("out.mp4")["loop"] is True  # type: ignore[index]
+
+
+def test_a_storyboard_names_the_clip(tiny_model: Path) -> None:
+    Path("s.txt").write_text("0, a red ball\n0.5, a blue cone\n")
+    run(tiny_model, "generate", "--storyboard", "s.txt")
+    assert read_recipe("a-red-ball-3.mp4")["prompt"] == [[0.0, "a red ball"], [0.5, "a blue cone"]]  # type: ignore[index]
+
+
+# ---- tried dry ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows"),
+    [
+        (("edit", "in.mp4", PROMPT), ["frames +17 at 16 fps", "given +a clip to start from, strength 0.6"]),
+        (
+            ("edit", "in.mp4", PROMPT, "--outpaint", "64x64"),
+            ["size +64x64", "given +a clip, what is black in the mask"],
+        ),
+        (("extend", "in.mp4", PROMPT), ["frames +49 at", "given +frames 0 to 16, strength 1"]),
+        (("extend", "in.mp4", PROMPT, "--backward"), ["frames +49 at", "given +frames 33 to 48, strength 1"]),
+        (("connect", "in.mp4", "in.mp4", PROMPT), ["frames +49 at", "frames 0 to 16", "frames 33 to 48"]),
+        (("generate", PROMPT, "--keyframe", "a.png@8"), ["given +frame 8, strength 1"]),
+        (("generate", PROMPT, "--loop", "--frames", "16"), ["frames +16 at 16 fps, a loop"]),
+        (("generate", "--storyboard", "s.txt"), ["prompt +from 0 s: a ball", "prompt +from 0.5 s: a cone"]),
+    ],
+)
+def test_dry_runs_say_what_is_given_and_make_nothing(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...], rows: list[str],
+) -> None:  # fmt: skip
+    written("in.mp4", 17)
+    picture("a.png")
+    Path("s.txt").write_text("0, a ball\n0.5, a cone\n")
+    before = sorted(os.listdir())
+    monkeypatch.setattr(VideoDiTPipeline, "from_pretrained", lambda *_, **__: pytest.fail("weights were loaded"))
+    assert main([*arguments, "--model", str(tiny_model), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    for row in rows:
+        assert re.search(row, told), row
+    assert sorted(os.listdir()) == before
+
+
+# ---- errors before weights load -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("edit", "none.mp4", PROMPT), "cannot read 'none.mp4'"),
+        (("edit", "text.mp4", PROMPT), "text.mp4"),
+        (("edit", "in.mp4", PROMPT, "--strength", "1.5"), "strength must be above 0 and at most 1, got 1.5"),
+        (("edit", "in.mp4", PROMPT, "--strength", "0.01", "--steps", "2"), "leaves none of 2 steps"),
+        (("edit", "in.mp4", PROMPT, "--mask", "none.png"), "cannot read the image 'none.png'"),
+        (("edit", "in.mp4", PROMPT, "--mask", "short.mp4"), "the mask has 5 frames and the clip 17"),
+        (("edit", "in.mp4", PROMPT, "--mask", "black.png"), "all black"),
+        (("edit", "in.mp4", PROMPT, "--mask", "a.png", "--outpaint", "64x64"), "--mask or --outpaint, not both"),
+        (("edit", "in.mp4", PROMPT, "--outpaint", "64x16"), "--outpaint is 64x16; the clip is 32x32"),
+        (("edit", "in.mp4", PROMPT, "--outpaint", "64x64", "--size", "64x64"), "leave --size out"),
+        (("edit", "wide.mp4", PROMPT, "--size", "32x32", "--fit", "error"), "64x32, which is no 32x32"),
+        (("edit", "in.mp4", PROMPT, "--fit", "squash"), "fit must be one of"),
+        (("extend", "in.mp4"), "'in.mp4' carries no prompt; say what the clip should show"),
+        (("extend", "in.mp4", PROMPT, "--seconds", "0"), "seconds is 0.0; it must be above 0"),
+        (("extend", "in.mp4", PROMPT, "--seconds", "nan"), "seconds is nan"),
+        (("extend", "tiny.mp4", PROMPT, "--backward"), "a clip of 3 frames is too short; at least 4"),
+        (("connect", "in.mp4", "none.mp4", PROMPT), "cannot read 'none.mp4'"),
+        (("generate", PROMPT, "--keyframe", "a.png"), "--keyframe is 'a.png'; it must be like picture.png@24"),
+        (("generate", PROMPT, "--keyframe", "a.png@40"), "at 40; this clip has frames 0 to 16"),
+        (("generate", PROMPT, "--keyframe", "none.png@0"), "cannot read the image 'none.png'"),
+        (("generate", PROMPT, "--keyframe", "alpha.png@0"), "has an alpha channel; flatten it"),
+        (("generate", PROMPT, "--keyframe", "wide.png@0", "--fit", "error"), "64x32, which is no 32x32"),
+        (("generate", PROMPT, "--keyframe", "a.png@0", "--image", "a.png"), "given twice"),
+        (("generate", PROMPT, "--loop", "--frames", "16", "--image", "a.png"), "a loop has no beginning and no end"),
+        (("generate", PROMPT, "--storyboard", "s.txt"), "give a prompt"),
+        (("generate", "--storyboard", "late.txt"), "a scene begins at 9 seconds, but the clip has 1.062"),
+        (("generate", "--storyboard", "broken.txt"), "broken.txt, line 1: 'hello' is not like"),
+    ],
+)
+def test_mistakes_are_named_before_weights_load(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...], message: str,
+) -> None:  # fmt: skip
+    written("in.mp4", 17)
+    written("short.mp4", 5)
+    written("tiny.mp4", 3)
+    written("wide.mp4", 17, size=(32, 64))
+    picture("a.png")
+    picture("wide.png", (32, 64))
+    alpha = Image.open(picture("rgb.png")).convert("RGBA")
+    alpha.putalpha(100)
+    alpha.save("alpha.png")
+    Image.new("L", (32, 32)).save("black.png")
+    Path("text.mp4").write_text("hello")
+    Path("s.txt").write_text("0, a ball\n")
+    Path("late.txt").write_text("0, a ball\n9, a cone\n")
+    Path("broken.txt").write_text("hello\n")
+    before = sorted(os.listdir())
+    monkeypatch.setattr(VideoDiTPipeline, "from_pretrained", lambda *_, **__: pytest.fail("weights were loaded"))
+    assert main([*arguments, "--model", str(tiny_model)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    *_, line = captured.err.splitlines()  # notes may stand before it
+    assert line.startswith("error: ")
+    assert message in line
+    assert sorted(os.listdir()) == before
+
+
+# ---- long clips, stopped and made again -------------------------------------------------------------------------
+
+LONG = ("--frames", "41")
+
+
+@pytest.fixture(scope="module")
+def windowed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that makes 17 frames at once."""
+    folder = tmp_path_factory.mktemp("models") / "windowed"
+    shutil.copytree(tiny_model, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"window": 17}))
+    return folder
+
+
+def test_a_loop_is_made_at_once(windowed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", PROMPT, "--loop", "--frames", "40", "--model", str(windowed)]) == 2
+    assert "a loop is made at once, of at most 17 frames, got 40" in capsys.readouterr().err
+
+
+def test_a_killed_clip_goes_on_and_is_the_same(windowed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SIGKILL once a window is kept; the same command, without a seed too, goes on to the same frames."""
+    steps = ("--model", str(windowed), "--steps", "60", "--device", "cpu", "--dtype", "float32")
+    # The seed 0 is a seed like others.
+    with subprocess.Popen([*RUN, "generate", PROMPT, *LONG, *steps, "--seed", "0", "-o", "out.mp4"]) as process:
+        folder = Path(".out.windows")
+        deadline = time.monotonic() + 60
+        while not list(folder.glob("0*.safetensors")):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not Path("out.mp4").exists()
+    made = len(list(folder.glob("0*.safetensors")))
+    assert 1 <= made < 3
+    assert main(["generate", PROMPT, *LONG, *steps, "-o", "out.mp4"]) == 0
+    told = capsys.readouterr().err
+    assert "out.mp4 was begun before with seed 0, and goes on" in told
+    assert f"{made} of 3 windows are there from before" in told
+    assert not folder.exists()
+    assert main(["generate", PROMPT, *LONG, *steps, "--seed", "0", "-o", "whole.mp4"]) == 0
+    np.testing.assert_array_equal(frames_of("out.mp4"), frames_of("whole.mp4"))
+
+
+@pytest.mark.parametrize("command", ["extend", "extend --backward", "connect"])
+def test_commands_on_clips_go_on_too(
+    windowed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """An error while the file is written leaves the windows; without --seed the clip goes on with its own."""
+    from videodit.pipelines.windows import WindowStore
+
+    name, *flags = command.split()
+    clips = [written(f"{i}.mp4", 9) for i in range(2 if name == "connect" else 1)]
+    call = [
+        name, *clips, PROMPT, *flags, "--seconds", "1.5", "--model", str(windowed), "--steps", "2", "--device", "cpu",
+        "--dtype", "float32", "-o", "out.mp4",
+    ]  # fmt: skip
+    save = WindowStore.save
+
+    def fail(self: WindowStore, number: int, *rest: Any) -> None:
+        if number == 1:
+            raise OSError(28, "No space left on device")
+        save(self, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WindowStore, "save", fail)
+        assert main(call) != 0
+    assert [path.name for path in Path(".out.windows").glob("0*")] == ["00000.safetensors"]
+    capsys.readouterr()
+    assert main(call) == 0
+    (seed,) = re.findall(r"begun before with seed (\d+)", capsys.readouterr().err)
+    assert main([*call[:-1], "whole.mp4", "--seed", seed]) == 0
+    np.testing.assert_array_equal(frames_of("out.mp4"), frames_of("whole.mp4"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", PROMPT, "--loop", "--frames", "16"),
+        ("generate", "--storyboard", "s.txt"),
+        ("generate", PROMPT, *LONG),
+    ],
+    ids=["loop", "storyboard", "windows"],
+)
+def test_clips_are_made_again_from_their_recipes(windowed: Path, arguments: tuple[str, ...]) -> None:
+    Path("s.txt").write_text("0, a red ball\n0.5, a blue cone\n")
+    run(windowed, *arguments, "-o", "out.mp4")
+    assert main(["remake", "out.mp4", "--model", str(windowed), "-o", "again.mp4"]) == 0
+    np.testing.assert_array_equal(frames_of("out.mp4"), frames_of("again.mp4"))
+    a, b = (read_recipe(name) for name in ("out.mp4", "again.mp4"))
+    assert a is not None
+    assert b is not None
+    assert a | {"model": ""} == b | {"model": ""}
+
+
+def test_clips_from_pictures_are_not_remade(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tiny_model, "generate", PROMPT, "--image", picture("a.png"), "-o", "out.mp4")
+    capsys.readouterr()
+    assert main(["remake", "out.mp4", "--model", str(tiny_model)]) == 2
+    assert "was made from an image or a clip, which it does not carry" in capsys.readouterr().err

@@ -1,0 +1,466 @@
+"""Long clips: windows that cover every latent once, the loop over them, resuming, and streams."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerAncestralDiscreteScheduler
+from diffusers.hooks import FirstBlockCacheConfig
+from torch import Tensor
+
+from videodit import Edit, Frames, Region, Storyboard, VideoDiTPipeline
+from videodit.media import read_video
+from videodit.pipelines.output import LatentChunks
+from videodit.pipelines.registry import ModelSpec, settle
+from videodit.pipelines.windows import WindowStore, plan_windows
+
+PROMPT = "a red ball bounces on the grass"
+LONG: dict[str, Any] = {
+    "num_frames": 41, "window": 17, "overlap": 8, "num_inference_steps": 2, "output_type": "latent",
+}  # fmt: skip
+SPANS = [slice(0, 5), slice(3, 8), slice(6, 11)]  # of 11 latent frames: three windows of five, two shared
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_model: Path) -> VideoDiTPipeline:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise_clip(frames: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (frames, 32, 32, 3), np.uint8)
+
+
+# ---- the plan ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [3, 4, 5, 8])
+def test_plans_of_every_kind(window: int) -> None:
+    """Every latent that is not given is made once; what a window goes on from is there; windows are full."""
+    for overlap, length in itertools.product(range(1, window - 1), range(window + 1, 3 * window + 3)):
+        for front, back in itertools.product(range(length), repeat=2):
+            if front + back >= length:
+                continue
+            there = [k < front or k >= length - back for k in range(length)]
+            made = [0] * length
+            for one in plan_windows(length, window, overlap, front=front, back=back):
+                about = (length, window, overlap, front, back, one)
+                span = range(length)[one.span]
+                fresh, keep = range(length)[one.fresh], span[one.keep]
+                assert fresh, about
+                assert set(fresh) <= set(span), about
+                assert len(span) == window or (front and back and len(span) < window), about
+                assert all(there[k] for k in keep), about
+                assert not any(there[k] for k in fresh), about
+                # all else is given at the end, or a beginning that does not count
+                behind = {k for k in span if k >= length - back} - set(keep)
+                lost = set(span) - set(fresh) - set(keep) - behind
+                assert lost <= ({span[0]} if back and not front and span[0] else set()), about
+                if back and not front:
+                    assert len(keep) >= min(overlap, length - fresh.stop), about
+                else:
+                    assert len(keep) >= min(overlap, fresh.start), about
+                    if fresh.stop == length - back:
+                        assert len(behind) == min(back, overlap, window - 1 - overlap), about
+                for k in fresh:
+                    made[k] += 1
+                    there[k] = True
+            assert made == [0] * front + [1] * (length - front - back) + [0] * back
+
+
+def test_a_plan_written_out() -> None:
+    def spelled(*given: Any, **more: Any) -> list[tuple[int, ...]]:
+        return [
+            (w.span.start, w.span.stop, w.keep.start, w.keep.stop, w.fresh.start, w.fresh.stop)
+            for w in plan_windows(*given, **more)
+        ]
+
+    assert spelled(11, 5, 2) == [(0, 5, 0, 0, 0, 5), (3, 8, 0, 2, 5, 8), (6, 11, 0, 2, 8, 11)]
+    assert spelled(10, 5, 2) == [(0, 5, 0, 0, 0, 5), (3, 8, 0, 2, 5, 8), (5, 10, 0, 3, 8, 10)]
+    assert spelled(9, 5, 2, front=4) == [(2, 7, 0, 2, 4, 7), (4, 9, 0, 3, 7, 9)]
+    # backward: what a window begins with counts at the beginning of the clip alone
+    assert spelled(9, 5, 2, back=3) == [(3, 8, 3, 5, 4, 6), (1, 6, 3, 5, 2, 4), (0, 5, 2, 5, 0, 2)]
+    assert spelled(9, 5, 2, front=2, back=3) == [(0, 5, 0, 2, 2, 5), (3, 8, 0, 2, 5, 6)]
+
+
+@pytest.mark.parametrize(("window", "overlap"), [(5, 0), (5, 4), (3, 2), (5, -1)])
+def test_overlaps_that_add_nothing_are_named(window: int, overlap: int) -> None:
+    with pytest.raises(ValueError, match=f"windows of {window} latent frames can share 1 to {window - 2} of them"):
+        plan_windows(20, window, overlap)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"window": 17, "overlap": 6}, "overlap must be a multiple of 4 frames, got 6"),
+        ({"window": 17, "overlap": 16}, "can share 1 to 3 of them, not 4"),
+        ({"window": 18}, "4k\\+1.*got 18"),
+        ({"window": 0}, "window must be at least 1, got 0"),
+        ({"overlap": 4}, "overlap is 4, but this model makes clips at once; give window, too"),
+        ({"window": 17, "loop": True}, "a loop is made at once, of at most 17 frames, got 40"),
+    ],
+)
+def test_windows_that_cannot_be_are_named(tiny_model: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settle(ModelSpec.from_folder(tiny_model), num_frames=41, **settings)
+
+
+def test_windows_are_announced(tiny_model: Path) -> None:
+    spec = ModelSpec.from_folder(tiny_model)
+    settings = settle(spec, num_frames=41, window=17)
+    assert settings.windows == (5, 1)
+    assert "41 frames are made in windows of 17, which share 4" in settings.notices
+    assert settle(spec, num_frames=17, window=17).windows is None
+    assert settle(spec, num_frames=41).windows is None
+
+
+# ---- the loop over them ------------------------------------------------------------------------------------
+
+
+def by_hand(pipe: VideoDiTPipeline, noise: Tensor, steps: int = 2, scale: float = 3.0) -> Tensor:
+    """Windows written out in float64: two latents of the last window are clean and have a timestep of 0."""
+    shift, done = pipe.scheduler.config.shift, torch.zeros_like(noise).double()
+    raw = np.linspace(1, 1 / steps, steps)
+    sigmas = [*(shift * raw / (1 + (shift - 1) * raw)), 0.0]
+    cond, uncond = pipe.text([PROMPT]), pipe.text([""])
+    for number, span in enumerate(SPANS):
+        x, kept = noise[:, :, span].double(), 2 if number else 0
+        for sigma, following in itertools.pairwise(sigmas):
+            x[:, :, :kept] = done[:, :, span][:, :, :kept]
+            t = torch.full((1, 5, 4), 1000 * sigma, dtype=torch.float32)
+            t[:, :kept] = 0
+            time = t.flatten(1) if kept else t[:, 0, 0]
+            with torch.no_grad():
+                c = pipe.transformer(x.float(), time, cond.embeds, cond.mask).sample.double()
+                u = pipe.transformer(x.float(), time, uncond.embeds, uncond.mask).sample.double()
+            x = x + (following - sigma) * (u + scale * (c - u))
+        done[:, :, span.start + kept : span.stop] = x[:, :, kept:]
+    return done
+
+
+def test_long_clips_equal_windows_written_out(pipe: VideoDiTPipeline) -> None:
+    noise = torch.randn(1, 4, 11, 4, 4, generator=seeded(1))
+    found = pipe(PROMPT, **LONG, latents=noise, guidance_scale=3.0).frames
+    torch.testing.assert_close(found.double(), by_hand(pipe, noise), atol=1e-5, rtol=1e-5)
+
+
+def test_a_clip_of_one_window_is_made_at_once(pipe: VideoDiTPipeline) -> None:
+    call: dict[str, Any] = {"num_inference_steps": 2, "output_type": "latent"}
+    plain = pipe(PROMPT, generator=seeded(1), **call).frames
+    assert torch.equal(pipe(PROMPT, generator=seeded(1), window=17, **call).frames, plain)
+
+
+def test_several_long_clips_are_made_as_alone(pipe: VideoDiTPipeline) -> None:
+    many = pipe([PROMPT, "a blue cone"], generator=[seeded(1), seeded(2)], **LONG).frames
+    for i, prompt in enumerate((PROMPT, "a blue cone")):
+        alone = pipe(prompt, generator=seeded(1 + i), **LONG).frames
+        torch.testing.assert_close(many[i : i + 1], alone, atol=1e-5, rtol=1e-5)
+
+
+def encoded(pipe: VideoDiTPipeline, clip: np.ndarray) -> Tensor:
+    pixels = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        return pipe.vae.normalize(pipe.vae.encode(pixels).latent_dist.mode())
+
+
+def test_going_on_from_a_clip_equals_a_window_written_out(pipe: VideoDiTPipeline) -> None:
+    """The given clip is longer than a window: it is kept, and the first window sees its end alone."""
+    given, noise = noise_clip(25), torch.randn(1, 4, 11, 4, 4, generator=seeded(1))
+    found = pipe(PROMPT, **LONG, latents=noise, guidance_scale=1.0, conditions=[Frames(given)]).frames
+    clean = encoded(pipe, given)
+    torch.testing.assert_close(found[:, :, :7], clean, atol=1e-5, rtol=1e-5)
+    # seven latents are given: windows 5–10 and 6–11 of the eleven
+    done, cond = torch.cat([clean, noise[:, :, 7:]], dim=2), pipe.text([PROMPT])
+    for start, kept in ((5, 2), (6, 4)):
+        x = noise[:, :, start : start + 5].clone()
+        for sigma, following in ((1.0, 2 / 3), (2 / 3, 0.0)):
+            x[:, :, :kept] = done[:, :, start : start + kept]
+            t = torch.full((1, 5, 4), 1000 * sigma)
+            t[:, :kept] = 0
+            with torch.no_grad():
+                v = pipe.transformer(x, t.flatten(1), cond.embeds, cond.mask).sample
+            x = x + (following - sigma) * v
+        done[:, :, start + kept : start + 5] = x[:, :, kept:]
+    torch.testing.assert_close(found, done, atol=1e-4, rtol=1e-4)
+
+
+def test_clips_grow_backward_and_between_two(pipe: VideoDiTPipeline) -> None:
+    last, first = noise_clip(8, 1), noise_clip(9)
+    backward = pipe(PROMPT, **LONG, generator=seeded(1), conditions=[Frames(last, -8)]).frames
+    between = pipe(PROMPT, **LONG, generator=seeded(1), conditions=[Frames(first), Frames(last, -8)]).frames
+    torch.testing.assert_close(between[:, :, :3], encoded(pipe, first), atol=1e-5, rtol=1e-5)
+    stands = np.concatenate([np.broadcast_to(last[:1], (33, 32, 32, 3)), last])  # what is before the given frames
+    torch.testing.assert_close(backward[:, :, 9:], encoded(pipe, stands)[:, :, 9:], atol=1e-5, rtol=1e-5)
+    for made, free in ((backward, slice(0, 9)), (between, slice(3, 9))):
+        assert made.isfinite().all()
+        noise = torch.randn(1, 4, 11, 4, 4, generator=seeded(1))
+        assert (made - noise)[:, :, free].abs().amax(dim=(0, 1, 3, 4)).min() > 1e-2  # every latent was made
+
+
+def test_edits_and_regions_of_long_clips(pipe: VideoDiTPipeline) -> None:
+    clip, white = noise_clip(41), np.zeros((32, 32), bool)
+    white[:16] = True
+    latents = encoded(pipe, clip)
+    region = pipe(PROMPT, **LONG, generator=seeded(1), conditions=[Region(white, clip)]).frames
+    torch.testing.assert_close(region[:, :, :, 2:], latents[:, :, :, 2:], atol=1e-5, rtol=1e-5)
+    assert (region - latents)[:, :, :, :2].abs().amax(dim=(0, 1, 3, 4)).min() > 1e-2
+    call = LONG | {"num_inference_steps": 8}
+    slight, strong = (
+        pipe(PROMPT, **call, generator=seeded(1), conditions=[Edit(clip, strength)]).frames
+        for strength in (0.125, 0.875)
+    )
+    assert (slight - latents).norm() < (strong - latents).norm()
+
+
+def test_what_caches_know_of_a_window_says_nothing_of_the_next(pipe: VideoDiTPipeline) -> None:
+    """With a threshold that always reuses, each window must still begin with a whole prediction of its own."""
+    counts: list[int] = []
+    hook = pipe.transformer.blocks[-1].ffn.register_forward_hook(lambda *_: counts.append(1))
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=1e9))
+    try:
+        pipe(PROMPT, **LONG | {"num_inference_steps": 4}, generator=seeded(1), guidance_scale=1.0)
+    finally:
+        pipe.transformer.disable_cache()
+        hook.remove()
+    assert len(counts) == len(SPANS)
+
+
+def test_a_model_without_clean_parts_sees_what_windows_share_at_its_own_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diffusers
+    from test_family_pipelines import CASES
+
+    diffusers.WanPipeline(**CASES["wan-euler"].parts()).save_pretrained(tmp_path / "wan")
+    wan = VideoDiTPipeline.from_pretrained(tmp_path / "wan")
+    wan.set_progress_bar_config(disable=True)
+    seen: list[tuple[Tensor, Tensor]] = []
+    forward = wan.transformer.forward
+
+    def spy(latents: Tensor, timestep: Tensor, *rest: Any, **more: Any) -> Any:
+        seen.append((latents.clone(), timestep.clone()))
+        return forward(latents, timestep, *rest, **more)
+
+    monkeypatch.setattr(wan.transformer, "forward", spy)
+    noise = torch.randn(1, 4, 11, 4, 4, generator=seeded(1))
+    found = wan("a ball", **LONG, height=32, width=32, latents=noise, guidance_scale=1.0).frames
+    assert len(seen) == 6
+    for i, (latents, timestep) in enumerate(seen):
+        assert timestep.shape == (1,)
+        if i >= 2:  # two latents of the window before
+            span = SPANS[i // 2]
+            sigma = float(timestep) / 1000
+            shared = (1 - sigma) * found[:, :, span][:, :, :2] + sigma * noise[:, :, span][:, :, :2]
+            torch.testing.assert_close(latents[:, :, :2], shared, atol=1e-5, rtol=1e-5)
+
+
+# ---- interrupted and resumed --------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_in(window: int, steps: int = 2) -> Any:
+    """A callback that fails in the middle of a window."""
+    calls = itertools.count(1)
+
+    def on_step(_: Any, __: int, ___: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
+        if next(calls) > window * steps:
+            raise Killed
+        return tensors
+
+    return on_step
+
+
+@pytest.mark.parametrize("extra", [{}, {"conditions": [Frames(noise_clip(8), -8)]}], ids=["forward", "backward"])
+@pytest.mark.parametrize("window", [0, 1, 2])
+def test_a_stopped_clip_goes_on_where_it_was(
+    pipe: VideoDiTPipeline, tmp_path: Path, window: int, extra: dict[str, Any]
+) -> None:
+    whole = pipe(PROMPT, **LONG, **extra, generator=seeded(1)).frames
+    call = LONG | extra | {"keep_windows": tmp_path / "kept"}
+    with pytest.raises(Killed):
+        pipe(PROMPT, **call, generator=seeded(1), callback_on_step_end=killed_in(window))
+    assert len(list((tmp_path / "kept").glob("*.safetensors"))) == window
+    steps: list[int] = []
+
+    def count(_: Any, step: int, __: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
+        steps.append(step)
+        return tensors
+
+    again = pipe(PROMPT, **call, generator=seeded(1), callback_on_step_end=count).frames
+    assert torch.equal(again, whole)
+    once: list[int] = []
+    pipe(PROMPT, **LONG | extra, generator=seeded(1), callback_on_step_end=lambda *a: once.append(a[1]) or a[3])
+    assert len(steps) == len(once) - 2 * window
+
+
+def test_noise_of_a_stochastic_sampler_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Later windows draw what they would have drawn."""
+    import diffusers
+    from test_family_pipelines import CASES, LINEAR
+
+    parts = CASES["latte"].parts() | {"scheduler": EulerAncestralDiscreteScheduler(**LINEAR)}
+    diffusers.LattePipeline(**parts).save_pretrained(tmp_path / "latte")
+    latte = VideoDiTPipeline.from_pretrained(tmp_path / "latte")
+    latte.set_progress_bar_config(disable=True)
+    call: dict[str, Any] = LONG | {"num_frames": 11, "window": 5, "overlap": 2, "height": 32, "width": 32}
+    whole = latte("a ball", **call, generator=seeded(1)).frames
+    with pytest.raises(Killed):
+        latte("a ball", **call, generator=seeded(1), keep_windows=tmp_path / "kept", callback_on_step_end=killed_in(1))
+    assert torch.equal(latte("a ball", **call, generator=seeded(1), keep_windows=tmp_path / "kept").frames, whole)
+
+
+def test_windows_of_another_clip_are_not_taken(pipe: VideoDiTPipeline, tmp_path: Path) -> None:
+    call = LONG | {"keep_windows": tmp_path}
+    pipe(PROMPT, **call, generator=seeded(0))
+    assert WindowStore.seed(tmp_path) == 0
+    assert WindowStore.seed(tmp_path / "none") is None
+    given = [Frames(noise_clip(1))]
+    for prompt, changed in (
+        ("a blue cone", {}),
+        (PROMPT, {"generator": seeded(2)}),
+        (PROMPT, {"num_inference_steps": 3}),
+        (PROMPT, {"overlap": 4}),
+        (PROMPT, {"conditions": given}),
+    ):
+        with pytest.raises(ValueError, match="holds the windows of another clip that was begun; remove it"):
+            pipe(prompt, **call | {"generator": seeded(0)} | changed)
+    other = tmp_path / "fitted"
+    pipe(PROMPT, **call | {"keep_windows": other}, generator=seeded(0), conditions=given)
+    with pytest.raises(ValueError, match="another clip"):
+        pipe(PROMPT, **call | {"keep_windows": other}, generator=seeded(0), conditions=given, fit="pad")
+
+
+def test_windows_are_kept_of_clips_with_a_seed_alone(pipe: VideoDiTPipeline, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="whose seed is known: give fresh generators and no latents"):
+        pipe(PROMPT, **LONG, keep_windows=tmp_path / "kept", latents=torch.zeros(1, 4, 11, 4, 4))
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    ("conditions", "length"), [([], 8), ([Frames(noise_clip(8), -8)], 6)], ids=["forward", "backward"]
+)
+def test_an_interrupted_clip_is_what_is_there_by_then(
+    pipe: VideoDiTPipeline, conditions: list[Any], length: int
+) -> None:
+    """The second window's last step asks to stop: two windows are there, and what was given."""
+    calls = itertools.count(1)
+
+    def stop(pipe: VideoDiTPipeline, _: int, __: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
+        if next(calls) == 4:
+            pipe.interrupt()
+        return tensors
+
+    whole = pipe(PROMPT, **LONG, generator=seeded(1), conditions=conditions).frames
+    found = pipe(PROMPT, **LONG, generator=seeded(1), conditions=conditions, callback_on_step_end=stop)
+    assert found.recipes[0]["seed"] is None
+    expected = whole[:, :, -length:] if conditions else whole[:, :, :length]
+    assert torch.equal(found.frames, expected)
+
+
+# ---- streams --------------------------------------------------------------------------------------------------
+
+
+def test_streamed_frames_are_those_of_the_whole_clip(pipe: VideoDiTPipeline) -> None:
+    whole = pipe([PROMPT, "a blue cone"], **LONG | {"output_type": "np"}, generator=[seeded(1), seeded(2)]).frames
+    out = pipe([PROMPT, "a blue cone"], **LONG | {"output_type": "stream"}, generator=[seeded(1), seeded(2)])
+    for i in (1, 0, 1):  # in any order, and again
+        frames = np.concatenate(list(out.frames[i]))
+        assert np.abs(frames.astype(float) - 255 * whole[i]).max() <= 0.51
+
+
+def test_windows_are_made_when_their_frames_are_wanted(pipe: VideoDiTPipeline) -> None:
+    steps: list[int] = []
+
+    def count(_: Any, step: int, __: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
+        steps.append(step)
+        return tensors
+
+    call = LONG | {"output_type": "stream"}
+    out = pipe(PROMPT, **call, generator=seeded(1), callback_on_step_end=count)
+    assert steps == []
+    stream, made = out.frames[0], []
+    frames = 0
+    for chunk in stream:
+        frames += len(chunk)
+        made.append((frames, len(steps)))
+    assert frames == 41
+    # a window is made no sooner than the last frames before it were handed over, but for the one looked ahead
+    assert made[0][1] <= 4
+    assert [done for _, done in made] == sorted(done for _, done in made)
+    assert len(steps) == 6
+
+
+def test_a_saved_stream_of_windows_is_the_clip(pipe: VideoDiTPipeline, tmp_path: Path) -> None:
+    whole = pipe(PROMPT, **LONG | {"output_type": "np"}, generator=seeded(1))
+    whole.save(tmp_path / "whole.mp4")
+    out = pipe(PROMPT, **LONG | {"output_type": "stream"}, generator=seeded(1))
+    out.save(tmp_path / "stream.mp4")
+    a, b = (read_video(tmp_path / f"{name}.mp4").frames for name in ("whole", "stream"))
+    assert len(b) == 41
+    assert np.abs(a.astype(int) - b.astype(int)).mean() < 1  # the bytes that the MP4's encoder was given may be 1 apart
+    assert len(out.timings["steps"]) == 6
+    assert out.timings["vae"] >= 0
+
+
+def test_decoding_holds_no_more_than_a_part(pipe: VideoDiTPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of clips four times as long no chunk that the decoder sees is longer."""
+    sizes: dict[int, int] = {}
+    for frames in (41, 161):
+        lengths: list[int] = []
+        decode = type(pipe.vae)._decode_chunk
+
+        def spy(self: Any, z: Tensor, stream: Any, lengths: list[int] = lengths, decode: Any = decode) -> Tensor:
+            lengths.append(z.shape[2])
+            return decode(self, z, stream)
+
+        monkeypatch.setattr(type(pipe.vae), "_decode_chunk", spy)
+        out = pipe(PROMPT, **LONG | {"output_type": "stream", "num_frames": frames, "num_inference_steps": 1})
+        longest = max(len(chunk) for chunk in out.frames[0])
+        monkeypatch.undo()
+        sizes[frames] = max(lengths)
+        assert longest <= 17
+    assert sizes[161] == sizes[41] <= 5
+
+
+def test_parts_are_made_once_each(caplog: pytest.LogCaptureFixture) -> None:
+    made: list[int] = []
+
+    def parts() -> Any:
+        for i in range(3):
+            made.append(i)
+            yield torch.full((2, 1, 2, 1, 1), float(i))
+
+    chunks = LatentChunks(parts(), 2)
+    assert chunks.clips == 2
+    first, second = iter(chunks), iter(chunks)
+    next(first)
+    assert made == [0]
+    next(second), next(second)
+    assert made == [0, 1]
+    assert chunks.joined()[0].flatten().tolist() == [0, 0, 1, 1, 2, 2]
+    assert [float(part[0, 0, 0, 0, 0]) for part in first] == [1, 2]
+    assert made == [0, 1, 2]
+    assert chunks.seconds >= 0
+
+
+def test_storyboards_go_over_windows(pipe: VideoDiTPipeline, caplog: pytest.LogCaptureFixture) -> None:
+    """Far from the change, each window is its scene's alone."""
+    with caplog.at_level(logging.WARNING):
+        board = pipe(Storyboard(((0, PROMPT), (2.4, "a blue cone")), 0.1), **LONG, generator=seeded(1)).frames
+    plain = pipe(PROMPT, **LONG, generator=seeded(1)).frames
+    torch.testing.assert_close(board[:, :, :8], plain[:, :, :8], atol=1e-5, rtol=1e-5)
+    assert (board - plain)[:, :, 10:].abs().max() > 1e-3
