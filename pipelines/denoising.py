@@ -62,7 +62,7 @@ class Denoiser:
         self._pair: TextTokens | None = None  # both sets of prompts
         self._had_adapters = self._has_adapters()
         parts = [(text, weights[span].to(cond.embeds.device)) for text, weights in scenes]
-        self._scenes = [(text, weights[:, None, None]) for text, weights in parts if weights.any()]
+        self._scenes = [(text, weights, self._seen(weights)) for text, weights in parts if weights.any()]
         if len(self._scenes) == 1:
             self.cond, self._scenes = self._scenes[0][0], []
         self._shift = 0  # of a ring
@@ -96,28 +96,49 @@ class Denoiser:
             self._computed = [*self._computed[-1:], (float(t), prediction)]
         return prediction
 
+    def _seen(self, weights: Tensor) -> slice:
+        """The latent frames that a scene sees: those in which it counts, so that others do not speak for it."""
+        if self.settings.loop or self.pipe.transformer.config.patch_size[0] > 1:
+            return slice(0, len(weights))
+        counts = weights.nonzero()[:, 0]
+        return slice(int(counts[0]), int(counts[-1]) + 1)
+
     def _conditional(self, model: Any, latents: Tensor, t: Tensor, scale: float) -> Tensor:
         """What the prompt says, or each scene's prompt as far as it counts."""
-        if not self._scenes:
-            return self._predict(model, latents, t, self.cond, "cond", scale)
-        return sum(
-            (
-                weights * self._predict(model, latents, t, text, f"scene {number}", scale)
-                for number, (text, weights) in enumerate(self._scenes)
-            ),
-            torch.zeros_like(latents),
-        )
+        if self._scenes:
+            return self._blended(model, latents, t, None, "scene", scale)
+        return self._predict(model, latents, t, self.cond, "cond", scale)
+
+    def _away(self, model: Any, latents: Tensor, t: Tensor, uncond: TextTokens, scale: float) -> Tensor:
+        """What guidance leads away from."""
+        if self._scenes:
+            return self._blended(model, latents, t, uncond, "no scene", scale)
+        return self._predict(model, latents, t, uncond, "uncond", scale)
+
+    def _blended(
+        self, model: Any, latents: Tensor, t: Tensor, text: TextTokens | None, branch: str, scale: float
+    ) -> Tensor:
+        """Predictions of overlapping parts, averaged by weight as in Bar-Tal et al., "MultiDiffusion" (2023), along
+        time: each scene by its own prompt, or all by one ``text``."""
+        total = torch.zeros_like(latents)
+        for number, (own, weights, seen) in enumerate(self._scenes):
+            condition = self.condition.window(seen)
+            part = self._predict(
+                model, latents[:, :, seen], t, own if text is None else text, f"{branch} {number}", scale, condition
+            )
+            total[:, :, seen] += weights[seen, None, None] * part
+        return total
 
     def _both(self, model: Any, latents: Tensor, t: Tensor, uncond: TextTokens, scale: float) -> tuple[Tensor, Tensor]:
         """The conditional and the unconditional prediction."""
         if self._shared:
             return self.pipe.processes.both(
                 lambda: self._conditional(model, latents, t, scale),
-                lambda: self._predict(model, latents, t, uncond, "uncond", scale),
+                lambda: self._away(model, latents, t, uncond, scale),
             )
         if not self.batched or self._scenes:
             prediction = self._conditional(model, latents, t, scale)
-            return prediction, self._predict(model, latents, t, uncond, "uncond", scale)
+            return prediction, self._away(model, latents, t, uncond, scale)
         if self._pair is None:
             self._pair = together([self.cond, uncond])
         twice = torch.cat([latents, latents])
@@ -176,10 +197,18 @@ class Denoiser:
         return pipe.transformer_2, scale if self.guidance_scale_2 is None else self.guidance_scale_2
 
     def _predict(
-        self, model: Any, latents: Tensor, t: Tensor, text: TextTokens, branch: str, guidance: float
+        self,
+        model: Any,
+        latents: Tensor,
+        t: Tensor,
+        text: TextTokens,
+        branch: str,
+        guidance: float,
+        condition: Condition | None = None,
     ) -> Tensor:
         """One prediction in fp32; caches keep a state for each ``branch`` of guidance."""
         dtype, (batch, channels) = model.dtype, latents.shape[:2]
+        condition = self.condition if condition is None else condition
         if self.settings.loop:  # nothing of a loop is a clip's beginning: the frames before come first
             latents = latents.roll(self._shift, dims=2)
             latents = torch.cat([latents[:, :, -1:], latents], dim=2)
@@ -190,14 +219,14 @@ class Denoiser:
             given["pooled_projections"] = text.pooled.to(dtype)
         if model.config.guidance_embeds:
             given["guidance"] = torch.full([batch], guidance, device=latents.device)
-        if self.condition.tokens is not None:
-            given["encoder_hidden_states_image"] = _repeat(self.condition.tokens, batch).to(dtype)
-        if self.condition.channels is not None:
-            latents = torch.cat([latents, _repeat(self.condition.channels, batch)], dim=1)
+        if condition.tokens is not None:
+            given["encoder_hidden_states_image"] = _repeat(condition.tokens, batch).to(dtype)
+        if condition.channels is not None:
+            latents = torch.cat([latents, _repeat(condition.channels, batch)], dim=1)
         with model.cache_context(branch):
             prediction = model(
                 latents.to(dtype),
-                self.condition.timestep(t, batch, model.geometry.patch, self.pipe.scheduler),
+                condition.timestep(t, batch, model.geometry.patch, self.pipe.scheduler),
                 text.embeds.to(dtype),
                 encoder_attention_mask=text.mask,
                 return_dict=False,

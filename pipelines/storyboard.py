@@ -17,7 +17,8 @@ from videodit.shapes import VideoGeometry
 class Storyboard:
     """Prompts, and from when on each of them counts.
 
-    Around a change both predictions are made and blended, frame by frame, so that one hands over to the other.
+    Each scene is predicted by itself, from the frames in which it counts; around a change two count, and their
+    predictions are blended frame by frame, so that one hands over to the other.
 
     Attributes:
         scenes: seconds and prompt of each, the first at 0, in order.

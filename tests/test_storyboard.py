@@ -128,12 +128,13 @@ def blended(pipe: VideoDiTPipeline, noise: Tensor, prompts: list[str], weights: 
     with torch.no_grad():
         for sigma, following in itertools.pairwise(sigmas):
             t = torch.tensor([1000 * sigma], dtype=torch.float32)
-            c = torch.zeros_like(x)
+            total = torch.zeros_like(x)
             for text, weight in zip(texts, weights, strict=True):
-                v = pipe.transformer(x.float(), t, text.embeds, text.mask).sample.double()
-                c += weight[:, None, None].double() * v
-            u = pipe.transformer(x.float(), t, uncond.embeds, uncond.mask).sample.double()
-            x = x + (following - sigma) * (u + scale * (c - u))
+                frames = weight.nonzero()[:, 0]
+                part = x[:, :, frames].float()
+                c, u = (pipe.transformer(part, t, one.embeds, one.mask).sample.double() for one in (text, uncond))
+                total[:, :, frames] += weight[frames, None, None].double() * (u + scale * (c - u))
+            x = x + (following - sigma) * total
     return x
 
 
