@@ -246,8 +246,7 @@ def test_clips_are_extended_from_either_end(conditions: ModuleType, bench: Any, 
 
 
 # ---- the command
-
-
+@pytest.mark.slow
 def test_short_cases_are_measured_kept_and_drawn(
     conditions: ModuleType,
     arguments: list[str],
@@ -297,6 +296,7 @@ def test_short_cases_are_measured_kept_and_drawn(
         conditions.main([*command, "--clips", "2"])
 
 
+@pytest.mark.slow
 def test_longer_cases_are_measured(
     conditions: ModuleType,
     arguments: list[str],
@@ -341,6 +341,7 @@ def test_scenes_of_a_storyboard_differ_in_colour_and_ground(
     assert scene.ground not in after
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_clip_which_nobody_keeps(tiny_model: Path) -> None:
     longer = importlib.import_module("abilities.longer")
     sent: list[Any] = []

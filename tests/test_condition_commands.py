@@ -289,6 +289,7 @@ def test_a_loop_is_made_at_once(windowed: Path, capsys: pytest.CaptureFixture[st
     assert "a loop is made at once, of at most 17 frames, got 40" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_clip_goes_on_and_is_the_same(windowed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """SIGKILL once a window is kept; the same command, without a seed too, goes on to the same frames."""
     steps = ("--model", str(windowed), "--steps", "60", "--device", "cpu", "--dtype", "float32")

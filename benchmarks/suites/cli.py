@@ -120,7 +120,7 @@ def clips(bench: Bench, size: str, frames: int) -> dict[str, Sequence[str]]:
 def cases(bench: Bench) -> Iterator[Case]:
     """Starting, and clips of `mini`'s own size and of a larger one."""
     yield Case("starting", partial(measure, bench, starts(), "diffusers"))
-    sizes = (("16x16", 1),) if bench.tiny else (("64x64", 17), ("128x128", 33))
+    sizes = (("16x16", 1),) if bench.tiny else (("128x128", 17), ("128x128", 33))
     for size, frames in sizes:
         run: Callable[[], list[Row]] = partial(measure, bench, clips(bench, size, frames), "none")
         yield Case(f"generate {size}x{frames}, cold", run)

@@ -22,7 +22,7 @@ from videodit.families import FAMILIES
 from videodit.families.parity import MEMBERS, Inputs, Member, randomize
 
 MINI = {
-    "num_attention_heads": 4, "attention_head_dim": 64, "num_layers": 6, "ffn_dim": 1024, "text_dim": 192,
+    "num_attention_heads": 4, "attention_head_dim": 64, "num_layers": 9, "ffn_dim": 1024, "text_dim": 192,
 }  # fmt: skip
 """The shape of ``mini``'s transformer, with Wan's norm of queries and keys, so that diffusers' class takes it."""
 FEW_LAYERS = {"num_layers": 4, "num_single_layers": 8}
@@ -68,7 +68,7 @@ def shapes(bench: Bench) -> list[Shape]:
             Shape("hunyuan toy", MEMBERS["hunyuan_video"], (2, 4, 4), ("eager", "compiled")),
             Shape("latte toy", MEMBERS["latte"], (3, 6, 10), ("eager", "compiled")),
         ]
-    mini = Shape("mini 64x64x17", mini_member(), (5, 8, 8), small, both)
+    mini = Shape("mini 128x128x17", mini_member(), (5, 16, 16), small, both)
     if not bench.on_gpu:
         return [mini]
     hunyuan = published("hunyuan_video", {**FEW_LAYERS}, text_tokens=256)

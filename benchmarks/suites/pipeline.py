@@ -48,7 +48,7 @@ class Form:
 
 
 def forms(bench: Bench) -> list[Form]:
-    return [Form(1, 16, 16, clips=1)] if bench.tiny else [Form(17, 64, 64, clips=16), Form(33, 128, 128, clips=4)]
+    return [Form(1, 16, 16, clips=1)] if bench.tiny else [Form(17, 128, 128, clips=8), Form(33, 128, 128, clips=4)]
 
 
 @dataclass

@@ -55,7 +55,7 @@ def shapes(bench: Bench) -> list[Clips]:
     """What is measured on a device."""
     if bench.tiny:
         return [Clips("toy 32x32x5", TOY, (5, 32, 32)), Clips("mini 32x32x5", None, (5, 32, 32), (torch.bfloat16,))]
-    mini = [Clips("mini 64x64x17", None, (17, 64, 64)), Clips("mini 128x128x33", None, (33, 128, 128))]
+    mini = [Clips("mini 128x128x17", None, (17, 128, 128)), Clips("mini 128x128x33", None, (33, 128, 128))]
     if not bench.on_gpu:
         return mini
     return [Clips("wan-2.1 832x480x81", {}, (81, 480, 832), (torch.bfloat16,)), mini[1]]
