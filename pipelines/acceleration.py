@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from videodit.acceleration.parallel import Processes
 
 
+_PAUSE = ""
+
+
 class AcceleratedPipeline:
     """Goes before diffusers' ``DiffusionPipeline``: acceleration as one setting.
 
@@ -85,6 +88,10 @@ class Stopwatch:
         else:
             self._marks.append((name, time.perf_counter()))
 
+    def resume(self) -> None:
+        """What has been going on since the last mark does not count."""
+        self.mark(_PAUSE)
+
     def timings(self) -> dict[str, Any]:
         """Seconds by name; a list where a name was marked again and again."""
         if self._on_gpu:
@@ -92,6 +99,8 @@ class Stopwatch:
         found: dict[str, Any] = {}
         for (_, before), (name, now) in zip(self._marks, self._marks[1:], strict=False):
             seconds = before.elapsed_time(now) / 1000 if self._on_gpu else now - before
+            if name == _PAUSE:
+                continue
             if name == "steps":
                 found.setdefault(name, []).append(seconds)
             else:

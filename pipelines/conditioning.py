@@ -14,7 +14,7 @@ from torch import Tensor
 from videodit.families.sampling import ImageCondition
 from videodit.flow import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.autoencoders import encode_image, encode_posterior
-from videodit.pipelines.conditions import FREE, Given
+from videodit.pipelines.conditions import FREE, Given, edit_steps
 from videodit.pipelines.scheduling import at_level
 from videodit.shapes import Size3D
 
@@ -48,7 +48,7 @@ class Condition:
 
     def begin(self, steps: int) -> int:
         """The number of steps that an edit leaves out."""
-        return steps - int(steps * self.strength) if self.start is not None else 0
+        return steps - edit_steps(steps, self.strength) if self.start is not None else 0
 
     def first(self, noise: Tensor, scheduler: Any, step: int) -> Tensor:
         """The latents that the loop starts with at a step, from noise of its level."""

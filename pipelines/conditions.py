@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from einops import reduce, repeat
@@ -120,6 +120,8 @@ def settle_conditions(
         ValueError: a position outside the clip, a strength outside (0, 1], a clip or a mask of another length, two
             conditions for the same frame, what cannot be read, or what the model cannot take.
     """
+    if fit not in get_args(Fit):
+        raise ValueError(f"fit must be one of {get_args(Fit)}, got {fit!r}")
     placer = _Placer(spec, settings, fit)
     for condition in conditions:
         if isinstance(condition, Frames):
@@ -133,10 +135,15 @@ def settle_conditions(
     return placer.finish()
 
 
+def edit_steps(steps: int, strength: float) -> int:
+    """How many of a sampler's steps an :class:`Edit` takes, rounded down."""
+    return int(steps * strength + 1e-9)  # 100 * 0.29 is a little less than 29
+
+
 def ends_given(conditions: Sequence[AnyCondition], num_frames: int) -> tuple[bool, bool]:
     """Whether a picture is given for the first frame, and for the last."""
-    at = {condition.at for condition in conditions if isinstance(condition, Frames)}
-    return bool(at & {0, -num_frames}), bool(at & {-1, num_frames - 1})
+    at = [condition.at for condition in conditions if isinstance(condition, Frames)]
+    return any(one in (0, -num_frames) for one in at), any(one in (-1, num_frames - 1) for one in at)
 
 
 class _Placer:
@@ -148,7 +155,7 @@ class _Placer:
         self.size = settings.height, settings.width
         self.frames = settings.num_frames
         self.latent = self.geometry.latent_size(self.frames, *self.size)
-        self.clip = torch.zeros(3, self.frames, *self.size)
+        self.clip = torch.zeros(()).expand(3, self.frames, *self.size)  # takes memory once something is given
         self.known = torch.zeros(self.frames, dtype=torch.bool)
         self.level = torch.full(self.latent, FREE)
         self.region: Tensor | None = None  # where pixels are kept, [frames, height, width]
@@ -164,7 +171,7 @@ class _Placer:
         count = len(pixels)
         if not isinstance(condition.at, Integral) or isinstance(condition.at, bool):
             raise ValueError(f"at must be the number of a frame, got {condition.at!r}")
-        first = condition.at + self.frames if condition.at < 0 else condition.at
+        first = int(condition.at) + (self.frames if condition.at < 0 else 0)
         if not 0 <= first <= self.frames - count:
             many = "" if count == 1 else f" and {count} frames long"
             raise ValueError(
@@ -189,7 +196,9 @@ class _Placer:
                 f"of the frames given at {condition.at}, {len(rest)} share a group of the autoencoder with frames that "
                 "are not given: they are shown to it and may change"
             )
-        self.clip[:, span], told = fitted(pixels, *self.size, self.fit, name="the given picture")
+        pictures, told = fitted(pixels, *self.size, self.fit, name="the given picture")
+        self.clip = self.clip.contiguous()
+        self.clip[:, span] = pictures
         self.known[span] = True
         if self.spec.image_kind not in ("concat", "concat_mask"):  # those see frames beside the latents
             self.level[kept] = 1 - strength
@@ -217,11 +226,11 @@ class _Placer:
         if self.start is not None:
             raise ValueError("two Edits are given; a clip can start from one")
         self.strength = _checked_strength("an edit's strength", condition.strength)
-        if int(self.settings.num_inference_steps * self.strength) < 1:
-            least = 1 / self.settings.num_inference_steps
+        steps = self.settings.num_inference_steps
+        if edit_steps(steps, self.strength) < 1:
+            least = math.ceil(1000 / steps) / 1000
             raise ValueError(
-                f"an edit's strength of {self.strength:g} leaves none of {self.settings.num_inference_steps} steps; "
-                f"at least {least:.2g} does"
+                f"an edit's strength of {self.strength:g} leaves none of {steps} steps; {least:g} leaves one"
             )
         self.start, fingerprint_of = self._whole(condition.clip, "the clip of an Edit")
         self.record.append({"edit": fingerprint_of, "strength": self.strength})

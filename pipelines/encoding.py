@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
@@ -139,10 +138,12 @@ class ClipEncoder:
         self._use(_PIXELS)
         found: dict[str, Tensor] = {}
         known = torch.zeros(len(frames), dtype=torch.bool)
-        known[0], known[-1] = True, spec.image_tokens is not None
+        last = frames[-1] if spec.image_tokens is not None else None
+        known[0] = True
+        if last is not None:
+            known[-1] = True
         if self._sees:
-            pictures = [PIL.Image.fromarray(frames[i]) if known[i] else None for i in (0, -1)]
-            found["tokens"] = image_tokens(self.pipe, (pictures[0], pictures[1]), 1, self.device)
+            found["tokens"] = image_tokens(self.pipe, (frames[0], last), 1, self.device)
         if spec.image_kind != "keep_first":
             clip = torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
             found["channels"] = image_channels(

@@ -47,7 +47,7 @@ from videodit.pipelines.registry import (
 from videodit.pipelines.sampling import Callback, Watcher, sample
 from videodit.pipelines.scheduling import SchedulerStep, draw_noise, make_generators, seeds_of
 from videodit.pipelines.storyboard import Storyboard
-from videodit.pipelines.windows import WindowStore, window_tokens
+from videodit.pipelines.windows import WindowStore, divided_tokens
 from videodit.text import EncodedPrompts, TextEncoder, TextSpec, TextTokens
 
 logger = logging.getLogger(__name__)
@@ -479,7 +479,9 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         device, text, sampling, spec = self._execution_device, self.text, self._sampling, self.spec
         guide = sampling.guided and settings.guidance_scale > 1
         if self.processes is not None:
-            self.processes.check(window_tokens(settings), guided=guide, keep_windows=keep_windows)
+            scenes_apart = isinstance(prompt, Storyboard) and spec.geometry.patch.t == 1
+            tokens = divided_tokens(settings, scenes=scenes_apart)
+            self.processes.check(tokens, guided=guide, keep_windows=keep_windows)
 
         # 1. Text
         scenes: list[tuple[TextTokens, Tensor]] = []
@@ -523,13 +525,13 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         if SchedulerStep.draws_noise(self.scheduler) or spec.image_kind == "concat":
             seeds = seeds if len(set(map(id, generators))) == len(generators) else [None] * videos
         extras = {
-            "guidance_2": guidance_scale_2,
+            "guidance_2": None if guidance_scale_2 is None else float(guidance_scale_2),
             "dynamic_guidance": dynamic_guidance or None,
             "conditions": given.record or None,  # which pixels were given, not what they show
             "fit": fit if given.record else None,
             "handover": prompt.handover if isinstance(prompt, Storyboard) else None,
             "loop": loop or None,
-            "window": None if settings.windows is None else spec.window if window is None else window,
+            "window": None if settings.windows is None else int(window or spec.window or 0),
             "overlap": None if settings.windows is None else settings.windows[1] * spec.geometry.vae_stride.t,
             "loras": self._lora_entries() or None,
             "step_actions": actions,

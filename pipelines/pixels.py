@@ -178,7 +178,10 @@ def read_mask(
     """
     notices: list[str] = []
     if isinstance(source, (Tensor, np.ndarray)):
-        array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
+        if isinstance(source, Tensor):
+            source = source.detach().cpu()
+            source = (source.float() if source.is_floating_point() else source).numpy()  # numpy knows no bfloat16
+        array = source
         if array.ndim not in (2, 3) or array.size == 0:
             raise ValueError(f"a mask must be [H, W] or [T, H, W], got {list(array.shape)}")
         grey = array.astype(np.float32) / (255 if array.dtype.kind in "ui" and array.max() > 1 else 1)

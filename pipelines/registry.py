@@ -336,12 +336,6 @@ def settle(
     legal = geometry.snap_frames(frames)
     if legal != frames:
         notices.append(f"{frames} frames become {legal}: the count must be {geometry.frame_rule}")
-    windows = _windows(spec, legal, size, loop, window, overlap, notices)
-    if (*size, legal) != (d.height, d.width, d.num_frames) and (windows is None or size != (d.height, d.width)):
-        notices.append(
-            f"the model is at its best at {d.width}x{d.height}, {d.num_frames} frames; "
-            f"{size[1]}x{size[0]}, {legal} frames may look worse"
-        )
     latent = geometry.latent_size(legal, *size)
     grid = geometry.token_size(latent)
     if spec.learned_grid is not None and tuple(grid) != tuple(spec.learned_grid):
@@ -356,6 +350,12 @@ def settle(
         raise ValueError(
             f"{legal} frames of {size[1]}x{size[0]} are {tokens} tokens; the limit is {MAX_TOKENS}: "
             "ask for fewer frames or a smaller size"
+        )
+    windows = _windows(spec, legal, size, loop, window, overlap, notices)
+    if (*size, legal) != (d.height, d.width, d.num_frames) and (windows is None or size != (d.height, d.width)):
+        notices.append(
+            f"the model is at its best at {d.width}x{d.height}, {d.num_frames} frames; "
+            f"{size[1]}x{size[0]}, {legal} frames may look worse"
         )
     shape = (spec.latent_channels, *latent)
     causal = spec.geometry.causal
@@ -424,7 +424,7 @@ def check_conditions(
 
 
 def _check_scale(name: str, value: Any) -> None:
-    if not isinstance(value, Real) or not 0 <= float(value) <= 100:  # false for NaN, too
+    if not isinstance(value, Real) or not 0 <= value <= 100:  # type: ignore[operator]  # NaN is neither
         raise ValueError(f"{name} must be a number from 0 to 100, got {value}")
 
 

@@ -66,6 +66,7 @@ def sample(
     begin = condition.begin(settings.num_inference_steps) * getattr(pipe.scheduler, "order", 1)
     shown = 0  # latent frames that were yielded
     for number, window in enumerate(windows):
+        watcher.watch.resume()  # somebody may have decoded the last window before wanting this one
         made = None if store is None else store.load(number, generators)
         if made is None:
             for model in (pipe.transformer, pipe.transformer_2):

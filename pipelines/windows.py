@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from videodit.checkpoints import read_json
 from videodit.files import write_whole
 from videodit.pipelines.registry import Settings
-from videodit.shapes import VideoGeometry
+from videodit.shapes import Size3D, VideoGeometry
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,21 @@ def latent_window(geometry: VideoGeometry, window: int, overlap: int, height: in
     """A window and an overlap in frames as latent frames.
 
     Raises:
-        ValueError: a window that is no legal number of frames, or an overlap that is no multiple of the stride.
+        ValueError: a window that is no legal number of frames or holds less than three latent ones, or an overlap that
+            is no multiple of the stride or leaves less than two latent frames to add.
     """
     stride = geometry.vae_stride.t
+    if (legal := geometry.snap_frames(window)) != window:
+        raise ValueError(f"window is {window}; it must be {geometry.frame_rule}, such as {legal}")
     if overlap < stride or overlap % stride:
         raise ValueError(f"overlap must be a multiple of {stride} frames, got {overlap}")
-    return geometry.latent_size(window, height, width).t, overlap // stride
+    latents = geometry.latent_size(window, height, width).t
+    if latents < 3:
+        least = geometry.pixel_size(Size3D(3, 1, 1)).t
+        raise ValueError(f"window is {window}; it must be at least {least} frames, to share some and to add some")
+    if (most := (latents - 2) * stride) < overlap:
+        raise ValueError(f"overlap is {overlap}; windows of {window} frames can share {stride} to {most} of them")
+    return latents, overlap // stride
 
 
 def window_tokens(settings: Settings) -> int:
@@ -108,6 +118,22 @@ def window_tokens(settings: Settings) -> int:
     if settings.windows is None:
         return settings.num_tokens
     return settings.num_tokens * settings.windows[0] // settings.latent_shape[1]
+
+
+def divided_tokens(settings: Settings, *, scenes: bool) -> int:
+    """What must be divisible for the tokens of every forward to be.
+
+    A loop has a latent frame more, which comes before its beginning. Scenes of a storyboard see some latent frames, any
+    number of them; so each must be divisible.
+
+    Args:
+        settings: of the call, of a model whose patches are one latent frame long if it has scenes.
+        scenes: the prompt is a storyboard.
+    """
+    a_frame = settings.num_tokens // settings.latent_shape[1]
+    if scenes and not settings.loop:
+        return a_frame
+    return window_tokens(settings) + (a_frame if settings.loop else 0)
 
 
 class WindowStore:
@@ -118,17 +144,19 @@ class WindowStore:
         clips: the recipes of the clips that are made.
 
     Raises:
-        ValueError: a recipe without a seed, or a folder that holds windows of other clips.
+        ValueError: a recipe without a seed or a prompt, or a folder that holds windows of other clips.
     """
 
     def __init__(self, folder: Path, clips: list[dict[str, Any]]) -> None:
         if any(clip["seed"] is None for clip in clips):
             raise ValueError("windows can be kept of clips whose seed is known: give fresh generators and no latents")
+        if any(clip["prompt"] is None for clip in clips):
+            raise ValueError("windows can be kept of clips whose prompt is known: give prompt, not prompt_embeds")
         self.folder = folder
         about = json.dumps(clips, sort_keys=True, default=str)
         content = {"seed": clips[0]["seed"], "clips": hashlib.sha256(about.encode()).hexdigest()}
         path = folder / "about.json"
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != content:
+        if path.is_file() and read_json(path) != content:
             raise ValueError(
                 f"{str(folder)!r} holds the windows of another clip that was begun; remove it to begin anew, or give "
                 "the same settings to go on with that one"
@@ -138,9 +166,18 @@ class WindowStore:
 
     @staticmethod
     def seed(folder: Path) -> int | None:
-        """The seed of the clips that were begun there, if any were."""
+        """The seed of the clips that were begun there, if any were.
+
+        Raises:
+            ValueError: a file of another kind.
+        """
         path = folder / "about.json"
-        return json.loads(path.read_text(encoding="utf-8"))["seed"] if path.is_file() else None
+        if not path.is_file():
+            return None
+        found = read_json(path)
+        if not isinstance(found, dict) or type(found.get("seed")) is not int:
+            raise ValueError(f"{str(path)!r} names no seed; remove {str(folder)!r} to begin anew")
+        return found["seed"]
 
     def load(self, number: int, generators: Sequence[torch.Generator]) -> Tensor | None:
         """The latents ``[B, C, t, H, W]`` that a window added, if it was finished; generators stand where they did."""

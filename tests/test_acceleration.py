@@ -119,6 +119,18 @@ def test_the_backend_is_measured_once(monkeypatch) -> None:
     assert fastest(*shape)[1] is found
 
 
+def test_a_fast_backend_without_masks_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of different lengths come with masks, which flash attention refuses."""
+    from videodit.acceleration import attention
+
+    shape = (torch.device("cpu"), torch.float32, 48, 2, 16)
+    monkeypatch.setattr(attention, "_seconds", lambda *given: 0.001 if given[-1] == "_native_flash" else 1.0)
+    best, found = fastest(*shape)
+    assert found["_native_flash"] == 0.001
+    assert best == "native"
+    assert not attention.takes_masks("_native_flash", *shape[:2])
+
+
 # ---- schedules ---------------------------------------------------------------------------------------
 
 

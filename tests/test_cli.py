@@ -92,6 +92,7 @@ class FakePipeline:
     model_hash = "abc"
     on_step: Callable[[int], None] | None = None
     loaded = 0
+    said: dict[str, object] = {}
 
     @classmethod
     def from_pretrained(cls, name: str, dtype: torch.dtype) -> FakePipeline:
@@ -121,9 +122,10 @@ class FakePipeline:
         fit: str,
         callback_on_step_end: Callable[..., dict[str, Any]],
         output_type: str,
-        fps: float | None = None,
+        **more: object,
     ) -> FakeOutput:
         assert (output_type, fit) == ("stream", "crop")
+        FakePipeline.said = more
         seed = generator.initial_seed()
         frames = torch.rand(1, num_frames, height, width, 3, generator=generator).numpy()
         for step in range(num_inference_steps):
@@ -187,6 +189,16 @@ def mini_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
     monkeypatch.setattr(sys.modules["videodit.pipelines.registry"], "resolve_model", resolve_model, raising=False)
     return folder
+
+
+def test_a_second_scale_of_nothing_is_a_scale() -> None:
+    assert main(["generate", "a red ball", "--cfg", "5,0", "--steps", "1"]) == 0
+    assert FakePipeline.said["guidance_scale_2"] == 0
+
+
+@pytest.mark.parametrize("folder", [".", "/"])
+def test_folders_without_a_name_were_not_begun(folder: str) -> None:
+    assert request.begun_seed(Path(folder)) >= 0
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -131,7 +131,6 @@ def test_first_images_are_those_of_sampling(name: str, folder: Callable[[str], P
     expected = prepare_condition(
         pipe,
         given,
-        images=(pictures[0], pictures[1]),
         latent_shape=CASES[name].latent,
         generators=[torch.Generator().manual_seed(3)],
         device=torch.device("cpu"),
@@ -142,6 +141,18 @@ def test_first_images_are_those_of_sampling(name: str, folder: Callable[[str], P
     assert len(found["channels"]) + CASES[name].latent[0] == pipe.transformer.config.in_channels
     again = encoder.condition(frames, seed=3)
     assert all(torch.equal(found[key], again[key]) for key in found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["wan-i2v", "wan-2.2-i2v"])
+def test_a_clip_of_one_frame_gives_that_frame(name: str, folder: Callable[[str], Path]) -> None:
+    """Its image is there, as that of longer clips is."""
+    encoder = ClipEncoder(str(folder(name)))
+    frames = frames_for(name, encoder)
+    long, short = (encoder.condition(clip, seed=3) for clip in (frames, frames[:1]))
+    torch.testing.assert_close(short["channels"][:, :1], long["channels"][:, :1], atol=1e-4, rtol=1e-4)
+    assert (short["channels"][: encoder.pipe.spec.geometry.vae_stride.t] == 1).all()
+    assert set(short) == set(long)
 
 
 def test_an_autoencoder_of_tiles_refuses_what_it_would_leave_at_zero(folder: Callable[[str], Path]) -> None:

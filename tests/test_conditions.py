@@ -26,7 +26,7 @@ from videodit import Edit, Frames, Region, VideoDiTPipeline
 from videodit.media import write_video
 from videodit.pipelines.autoencoders import decode, encode_posterior
 from videodit.pipelines.conditioning import Condition
-from videodit.pipelines.conditions import FREE, Given, settle_conditions
+from videodit.pipelines.conditions import FREE, Given, edit_steps, settle_conditions
 from videodit.pipelines.pixels import fitted, read_frames, read_mask
 from videodit.pipelines.registry import ModelSpec, settle
 from videodit.pipelines.scheduling import at_level, set_timesteps
@@ -222,6 +222,11 @@ def test_a_mask_is_fitted_as_its_clip_is() -> None:
         assert (mask[0] == (pixels[0, 0] >= 0)).float().mean() == 1
 
 
+def test_masks_of_half_precision_are_read() -> None:
+    mask = torch.tensor([[0.0, 1.0]], dtype=torch.bfloat16).repeat(2, 1)
+    assert read_mask(mask, 1, 2, 2)[0].tolist() == [[[False, True]] * 2]
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -323,7 +328,7 @@ WHITE[:, 16:] = True
         ([Frames(noise_clip(1), 0, 1.1)], "got 1.1"),
         ([Frames(noise_clip(1), 0, float("nan"))], "got nan"),
         ([Edit(noise_clip(17), -0.5)], "edit's strength must be above 0 and at most 1, got -0.5"),
-        ([Edit(noise_clip(17), 0.01)], r"0.01 leaves none of 30 steps; at least 0.033 does"),
+        ([Edit(noise_clip(17), 0.01)], "0.01 leaves none of 30 steps; 0.034 leaves one"),
         ([Edit(noise_clip(16))], "the clip of an Edit has 16 frames at 16 fps, not 17"),
         ([Edit(noise_clip(17)), Edit(noise_clip(17))], "two Edits"),
         ([Region(WHITE, noise_clip(9))], "the clip of a Region has 9 frames"),
@@ -343,6 +348,24 @@ WHITE[:, 16:] = True
 def test_contradictions_are_named(spec: ModelSpec, conditions: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         settled(spec, *conditions)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 29, 30, 49, 999])
+def test_the_least_strength_that_is_named_is_enough(spec: ModelSpec, steps: int) -> None:
+    with pytest.raises(ValueError, match="leaves none") as caught:
+        settled(spec, Edit(noise_clip(17), 1e-6), num_inference_steps=steps)
+    least = float(str(caught.value).split("; ")[1].split()[0])
+    assert settled(spec, Edit(noise_clip(17), least), num_inference_steps=steps).strength == least
+
+
+def test_steps_of_an_edit_are_not_lost_to_rounding() -> None:
+    assert [edit_steps(100, k / 100) for k in range(1, 101)] == list(range(1, 101))
+    assert edit_steps(30, 0.999) == 29
+
+
+def test_a_way_to_fit_is_checked_where_nothing_is_given(pipe: VideoDiTPipeline) -> None:
+    with pytest.raises(ValueError, match=r"fit must be one of .* got 'zoom'"):
+        pipe(PROMPT, fit="zoom")  # type: ignore[arg-type]
 
 
 def test_conditions_compose_in_any_order(spec: ModelSpec) -> None:

@@ -15,10 +15,10 @@ from diffusers.hooks import FirstBlockCacheConfig
 from torch import Tensor
 
 from videodit import Edit, Frames, Region, Storyboard, VideoDiTPipeline
-from videodit.media import read_video
+from videodit.media import read_recipe, read_video
 from videodit.pipelines.output import LatentChunks
 from videodit.pipelines.registry import ModelSpec, settle
-from videodit.pipelines.windows import WindowStore, plan_windows
+from videodit.pipelines.windows import WindowStore, divided_tokens, plan_windows
 
 PROMPT = "a red ball bounces on the grass"
 LONG: dict[str, Any] = {
@@ -104,8 +104,9 @@ def test_overlaps_that_add_nothing_are_named(window: int, overlap: int) -> None:
     ("settings", "message"),
     [
         ({"window": 17, "overlap": 6}, "overlap must be a multiple of 4 frames, got 6"),
-        ({"window": 17, "overlap": 16}, "can share 1 to 3 of them, not 4"),
-        ({"window": 18}, "4k\\+1.*got 18"),
+        ({"window": 17, "overlap": 16}, "overlap is 16; windows of 17 frames can share 4 to 12 of them"),
+        ({"window": 18}, "window is 18; it must be 4k\\+1, such as 17"),
+        ({"window": 5}, "window is 5; it must be at least 9 frames"),
         ({"window": 0}, "window must be at least 1, got 0"),
         ({"overlap": 4}, "overlap is 4, but this model makes clips at once; give window, too"),
         ({"window": 17, "loop": True}, "a loop is made at once, of at most 17 frames, got 40"),
@@ -116,6 +117,13 @@ def test_windows_that_cannot_be_are_named(tiny_model: Path, settings: dict[str, 
         settle(ModelSpec.from_folder(tiny_model), num_frames=41, **settings)
 
 
+@pytest.mark.parametrize("frames", [10**9, 10**300], ids=["many", "more"])
+def test_too_many_frames_are_refused_before_windows_are_planned(tiny_model: Path, frames: int) -> None:
+    """A plan of a billion windows would never end."""
+    with pytest.raises(ValueError, match="the limit is"):
+        settle(ModelSpec.from_folder(tiny_model), num_frames=frames, window=17)
+
+
 def test_windows_are_announced(tiny_model: Path) -> None:
     spec = ModelSpec.from_folder(tiny_model)
     settings = settle(spec, num_frames=41, window=17)
@@ -123,6 +131,16 @@ def test_windows_are_announced(tiny_model: Path) -> None:
     assert "41 frames are made in windows of 17, which share 4" in settings.notices
     assert settle(spec, num_frames=17, window=17).windows is None
     assert settle(spec, num_frames=41).windows is None
+
+
+def test_what_processes_must_be_able_to_divide(tiny_model: Path) -> None:
+    """48x32 pixels are 3x2 tokens a latent frame."""
+    spec = ModelSpec.from_folder(tiny_model)
+    clip = settle(spec, num_frames=41, window=17, height=32, width=48)
+    loop = settle(spec, num_frames=16, loop=True, height=32, width=48)
+    assert divided_tokens(clip, scenes=False) == 5 * 6
+    assert divided_tokens(clip, scenes=True) == 6
+    assert divided_tokens(loop, scenes=False) == divided_tokens(loop, scenes=True) == (4 + 1) * 6
 
 
 # ---- the loop over them ------------------------------------------------------------------------------------
@@ -347,6 +365,9 @@ def test_windows_of_another_clip_are_not_taken(pipe: VideoDiTPipeline, tmp_path:
 def test_windows_are_kept_of_clips_with_a_seed_alone(pipe: VideoDiTPipeline, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="whose seed is known: give fresh generators and no latents"):
         pipe(PROMPT, **LONG, keep_windows=tmp_path / "kept", latents=torch.zeros(1, 4, 11, 4, 4))
+    embeds = torch.zeros(1, 3, pipe.transformer.config.text_dim)  # no recipe tells them from others
+    with pytest.raises(ValueError, match="give prompt, not prompt_embeds"):
+        pipe(**LONG, keep_windows=tmp_path / "kept", prompt_embeds=embeds, generator=seeded(1))
     assert not (tmp_path / "kept").exists()
 
 
@@ -380,6 +401,36 @@ def test_streamed_frames_are_those_of_the_whole_clip(pipe: VideoDiTPipeline) -> 
     for i in (1, 0, 1):  # in any order, and again
         frames = np.concatenate(list(out.frames[i]))
         assert np.abs(frames.astype(float) - 255 * whole[i]).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "not valid JSON"), ("[1]", "must hold a JSON object"), ('{"seed": "1"}', "no seed")]
+)
+def test_a_folder_of_another_kind_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "about.json").write_text(content)
+    with pytest.raises(ValueError, match=f"about.json.*{message}"):
+        WindowStore.seed(tmp_path)
+
+
+def test_settings_of_numpy_go_into_the_file(pipe: VideoDiTPipeline, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"num_frames": 21, "num_inference_steps": 1, "window": np.int64(17)}
+    out = pipe(PROMPT, **given, conditions=[Frames(noise_clip(1), at=np.int64(8))], generator=seeded(1))
+    out.save(tmp_path / "clip.mp4")
+    recipe = read_recipe(tmp_path / "clip.mp4")
+    assert recipe is not None
+    assert (recipe["window"], recipe["conditions"][0]["at"]) == (17, 8)
+
+
+def test_what_goes_on_between_windows_counts_as_no_step(
+    pipe: VideoDiTPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("videodit.pipelines.acceleration.time.perf_counter", lambda: now)
+    out = pipe(PROMPT, **LONG | {"output_type": "stream"}, generator=seeded(1))
+    for _ in out.frames[0]:
+        now += 1000  # somebody looks at the frames
+    steps = out.frames.timings()["steps"]
+    assert steps == [0.0] * 6
 
 
 def test_windows_are_made_when_their_frames_are_wanted(pipe: VideoDiTPipeline) -> None:

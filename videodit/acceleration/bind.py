@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from videodit.acceleration.attention import fastest
+from videodit.acceleration.attention import fastest, takes_masks
 from videodit.acceleration.config import AccelConfig, AccelPlan, Parallel, schedule_file
 from videodit.acceleration.parallel import attention_backends, bind_parallel, check_parallel
 from videodit.acceleration.quantize import quantize_blocks, why_not
@@ -150,7 +150,12 @@ def _bind_attention(pipe: Any, wanted: str, kind: Parallel | None) -> str:
     best, found = fastest(pipe.device, pipe.transformer.dtype, *shape)
     timed = {name: seconds for name, seconds in found.items() if isinstance(seconds, float)}
     if (legal := attention_backends(kind)) is not None:
-        timed = {name: seconds for name, seconds in timed.items() if name in legal}
+        unmasked = kind == "ring"  # which takes none, whatever the backend
+        timed = {
+            name: seconds
+            for name, seconds in timed.items()
+            if name in legal and (unmasked or takes_masks(name, pipe.device, pipe.transformer.dtype))
+        }
         if not timed:
             raise ValueError(f"parallel={kind!r} needs one of {legal}; none works here: {found}")
         best = min(timed, key=lambda name: timed[name])
@@ -159,7 +164,7 @@ def _bind_attention(pipe: Any, wanted: str, kind: Parallel | None) -> str:
         raise ValueError(f"attention={name!r} does not work here: {found[name]}")
     for model in transformers(pipe):
         model.set_attention_backend(name)
-    return f"{name}, the fastest of {len(timed)} that work here" if wanted == "auto" else name
+    return f"{name}, the fastest that takes masks, of {len(timed)} that work here" if wanted == "auto" else name
 
 
 def _bind_offload(pipe: Any, kind: str) -> str:

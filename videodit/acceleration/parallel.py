@@ -38,7 +38,7 @@ class Processes:
         """See whether a call can be shared.
 
         Args:
-            tokens: of video, that the transformer sees at once.
+            tokens: of video; see :func:`videodit.pipelines.windows.divided_tokens`.
             guided: it has two predictions a step.
             keep_windows: the folder that windows would be kept in.
 

@@ -99,7 +99,7 @@ def draw_seed() -> int:
 
 def begun_seed(output: Path | None) -> int:
     """The seed of a long clip that was begun under this name and not finished, or a random one."""
-    if output is None or not (folder := window_folder(output)).is_dir():
+    if output is None or output.is_dir() or not (folder := window_folder(output)).is_dir():
         return draw_seed()
     from videodit.pipelines.windows import WindowStore
 
@@ -319,6 +319,11 @@ def _load(plan: GenerationPlan) -> VideoDiTPipeline:
 def _announce(pipe: VideoDiTPipeline, job: Job) -> None:
     request = job.request
     note(f"seed {request.seed}")
+    if job.plan.windows is not None:
+        note(
+            f"finished windows are kept in {str(window_folder(request.output))!r} until the clip is whole; "
+            f"after a stop the same command goes on with --seed {request.seed} -o {request.output}"
+        )
     if request.output.exists():
         note(f"{str(request.output)!r} exists and will be overwritten")
     for text in (*request.prompts, request.negative_prompt or ""):
@@ -345,18 +350,6 @@ def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> tuple[di
         return kwargs
 
     progress.stage("encoding the text, first step")
-    said: dict[str, Any] = {
-        "guidance_scale_2": request.guidance_scale_2,
-        "dynamic_guidance": request.dynamic_guidance,
-        "fps": request.fps,
-        "image": request.image,
-        "last_image": request.last_image,
-        "conditions": request.conditions,
-        "loop": request.loop,
-        "window": request.window,
-        "overlap": request.overlap,
-        "keep_windows": folder,
-    }
     output: Any = pipe(  # an output object, not a tuple, as return_dict is left alone
         request.prompt,
         negative_prompt=request.negative_prompt,
@@ -366,10 +359,19 @@ def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> tuple[di
         num_inference_steps=plan.num_inference_steps,
         guidance_scale=plan.guidance_scale,
         generator=torch.Generator("cpu").manual_seed(request.seed),
+        guidance_scale_2=request.guidance_scale_2,
+        dynamic_guidance=request.dynamic_guidance,
+        fps=request.fps,
+        image=request.image,
+        last_image=request.last_image,
+        conditions=request.conditions,
         fit=request.fit,
+        loop=request.loop,
+        window=request.window,
+        overlap=request.overlap,
+        keep_windows=folder,
         callback_on_step_end=on_step_end,
         output_type="stream",  # decoded while it is written, below
-        **{name: value for name, value in said.items() if value},
     )
     # The frames are the same at any rate; only the file plays them faster or slower.
     output.fps = output.recipes[0]["fps"] = plan.fps
@@ -389,7 +391,9 @@ def _steps(job: Job) -> int:
     plan, steps = job.plan, job.plan.num_inference_steps
     for record in job.given.record:
         if "edit" in record:
-            steps = int(steps * record["strength"])
+            from videodit.pipelines.conditions import edit_steps
+
+            steps = edit_steps(steps, record["strength"])
     if plan.windows is None:
         return steps
     from videodit.pipelines.windows import windows_of
