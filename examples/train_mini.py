@@ -15,9 +15,9 @@ nothing. ``--minutes`` counts the training time of all starts of a stage togethe
 `--preset` says what is trained: `gpu` is meant for one H100, `cpu` trains a transformer of fewer layers on pictures of
 half the width and height, which `gpu` can start from with `--init`, `tiny` tries the stages out. The code is the same.
 On a GPU, `--workers` processes prepare what steps need. Drawing clips keeps a core busier than the GPU, so `latents`
-takes several processes there, too (`torchrun --nproc-per-node 6`: 500 clips a second of one H200). On a CPU, one process of one
-thread a core is faster than threads, and memory that is kept is faster than memory that is given back (it was a fifth
-of the time); on two cores:
+takes several processes there, too (`torchrun --nproc-per-node 6`: 500 clips a second of one H200). On a CPU, one
+process of one thread a core is faster than threads, and memory that is kept is faster than memory that is given back
+(it was a fifth of the time); on two cores:
 
     export OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184
     torchrun --nproc-per-node 2 examples/train_mini.py --stage vae --minutes 30 --out runs/mini
