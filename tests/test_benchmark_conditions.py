@@ -366,7 +366,7 @@ def test_memory_is_that_of_a_clip_which_nobody_keeps(tiny_model: Path) -> None:
         (["--sheets", "nowhere"], "a folder that exists; got nowhere"),
         (["--page", "nowhere.md"], "nowhere.md"),
         (["--window", "17", "--overlap", "6"], "overlap must be a multiple of 4 frames, got 6"),
-        (["--window", "17", "--overlap", "16"], "not 4"),
+        (["--window", "17", "--overlap", "16"], "can share 4 to 12 of them"),
         (["--steps", "3"], "an edit's strength of 0.3 leaves none of 3 steps"),
         (["--probe", "nowhere"], "no probe in nowhere"),
         (["-m", "nosuch"], "nosuch"),

@@ -99,12 +99,12 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
 
 
 def test_mini_gets_the_three_sizes_that_it_was_trained_on(source: Path, tmp_path: Path) -> None:
-    for name, (height, width) in {"square": (96, 96), "wide": (90, 160), "tall": (160, 90)}.items():
+    for name, (height, width) in {"square": (160, 160), "wide": (108, 180), "tall": (180, 108)}.items():
         make_clip(source / f"{name}.mp4", fps=16, frames=numbered_frames(17, height, width, seed=height))
     assert encode(source, "mini", tmp_path / "cache") == 0
     made = LatentCache(tmp_path / "cache")
     assert {sample.clip.partition(".")[0]: sample.bucket for sample in made.samples} == {
-        "square": (17, 64, 64), "wide": (17, 48, 80), "tall": (17, 80, 48), "picture": (1, 48, 48),
+        "square": (17, 128, 128), "wide": (17, 96, 160), "tall": (17, 160, 96), "picture": (1, 48, 48),
     }  # fmt: skip
     mean, std = made.latents(made.samples[0].key)
     assert 0.1 < float(mean.std()) < 3
