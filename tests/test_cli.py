@@ -647,8 +647,9 @@ def test_doctor_tries_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
         r"native +works",
         r"\*_hub +not tried",
         r"attention on cpu, 12 heads of 128 channels in \w+",
-        r"80 tokens +(\w+) is chosen: \1 [\d.]+ ms, \w+ [\d.]+ ms",
-        r"1024 tokens +\w+ is chosen: ",
+        # Another one may be faster, and take no masks.
+        r"80 tokens +(\w+) is chosen, of those that take masks: (\w+ [\d.]+ ms, )*\1 [\d.]+ ms",
+        r"1024 tokens +\w+ is chosen, of those that take masks: ",
     ]:
         assert re.search(pattern, output), pattern
 

@@ -104,7 +104,7 @@ def _measure_backends(device: str, dtype: torch.dtype) -> list[tuple[str, str]]:
             continue
         timed = sorted((seconds, name) for name, seconds in found.items() if isinstance(seconds, float))
         told = ", ".join(f"{name} {1000 * seconds:.3g} ms" for seconds, name in timed)
-        rows.append((f"{tokens} tokens", f"{best} is chosen: {told}"))
+        rows.append((f"{tokens} tokens", f"{best} is chosen, of those that take masks: {told}"))
     return rows
 
 
