@@ -25,6 +25,7 @@ from suites.quality import ssim
 from videodit.acceleration import AccelConfig
 
 PRESETS = {"none": None, "lossless": "lossless", "balanced": "balanced", "fast": "fast"}
+EIGHT_BITS = {"none": None} | {kind: AccelConfig(quantize=kind) for kind in ("int8", "int8-weights")}
 OFFLOADS = {"none": None} | {f"{kind} offloaded": AccelConfig(offload=kind) for kind in ("model", "blocks")}
 MAX_TEXT = 48
 """Tokens to which both pipelines of the second case pad their text."""
@@ -251,6 +252,8 @@ def cases(bench: Bench) -> Iterator[Case]:
     dtypes = (torch.bfloat16,) if bench.on_gpu else (torch.bfloat16, torch.float32)
     for form in forms(bench):
         yield Case(f"mini {form}, presets", partial(presets, bench, form, PRESETS))
+    if not bench.tiny:
+        yield Case(f"mini {forms(bench)[0]}, 8 bits", partial(presets, bench, forms(bench)[0], EIGHT_BITS))
     if bench.on_gpu:
         yield Case(f"mini {forms(bench)[0]}, offload", partial(presets, bench, forms(bench)[0], OFFLOADS))
     for dtype in dtypes:
