@@ -67,7 +67,7 @@ class Condition:
         given = at_level(scheduler, self.clean, noise, step)
         if not self.renoised:
             given = torch.where(self.level > 0, given, self.clean)
-        return torch.where(self._snapped(scheduler) <= level_of(scheduler, step), given, latents)
+        return torch.where(self.level <= level_of(scheduler, step), given, latents)
 
     def seen(self, latents: Tensor, noise: Tensor, scheduler: Any, step: int) -> Tensor:
         """Latents as the transformer gets them: given ones that hold a level above 0 are at that one.
@@ -77,26 +77,28 @@ class Condition:
         """
         if self.clean is None or self.level is None or self.renoised:
             return latents
-        level = self._snapped(scheduler)
-        own = (level > 0) & (level <= level_of(scheduler, step))
-        return torch.where(own, self.clean + level.clamp(max=1) * (noise - self.clean), latents)
+        own = (self.level > 0) & (self.level <= level_of(scheduler, step))
+        return torch.where(own, self.clean + self.level.clamp(max=1) * (noise - self.clean), latents)
 
-    def timestep(self, t: Tensor, batch: int, patch: Size3D, scheduler: Any) -> Tensor:
+    def timestep(self, t: Tensor, batch: int, patch: Size3D) -> Tensor:
         """``[B]``, or ``[B, S]`` with the level of each token where some are kept, 0 for clean ones."""
         if self.level is None or self.renoised:
             return t.expand(batch)
-        levels = (self._snapped(scheduler) * NUM_TRAIN_TIMESTEPS).clamp(max=float(t))
+        levels = (self.level * NUM_TRAIN_TIMESTEPS).clamp(max=float(t))
         tokens = reduce(levels, "b 1 (t i) (h j) (w k) -> b t h w", "max", i=patch.t, j=patch.h, k=patch.w)
         return rearrange(tokens, "b t h w -> b (t h w)").to(t.device).expand(batch, -1)
 
-    def _snapped(self, scheduler: Any) -> Tensor:
-        """Levels as levels of steps, the nearest above, so that no latent leaves its level in the middle of a step."""
-        assert self.level is not None
-        if not ((self.level > 0) & (self.level < FREE)).any():
-            return self.level
+    def snapped(self, scheduler: Any) -> Condition:
+        """With levels of steps, the nearest above, so that no latent leaves its level in the middle of a step.
+
+        Args:
+            scheduler: with its timesteps set.
+        """
+        if self.level is None or not ((self.level > 0) & (self.level < FREE)).any():
+            return self
         steps = (scheduler.timesteps.float().to(self.level.device) / NUM_TRAIN_TIMESTEPS).sort().values
         index = torch.searchsorted(steps, self.level.clamp(max=float(steps[-1])).contiguous())
-        return torch.where((self.level > 0) & (self.level < FREE), steps[index], self.level)
+        return replace(self, level=torch.where((self.level > 0) & (self.level < FREE), steps[index], self.level))
 
     def window(self, span: slice, done: Tensor | None = None, keep: slice | None = None) -> Condition:
         """The same for some latent frames of the clip.

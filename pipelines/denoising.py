@@ -62,7 +62,8 @@ class Denoiser:
         self._pair: TextTokens | None = None  # both sets of prompts
         self._had_adapters = self._has_adapters()
         parts = [(text, weights[span].to(cond.embeds.device)) for text, weights in scenes]
-        self._scenes = [(text, weights, self._seen(weights)) for text, weights in parts if weights.any()]
+        seen = [(text, weights, self._seen(weights)) for text, weights in parts if weights.any()]
+        self._scenes = [(text, weights, frames, condition.window(frames)) for text, weights, frames in seen]
         if len(self._scenes) == 1:
             self.cond, self._scenes = self._scenes[0][0], []
         self._shift = 0  # of a ring
@@ -121,8 +122,7 @@ class Denoiser:
         """Predictions of overlapping parts, averaged by weight as in Bar-Tal et al., "MultiDiffusion" (2023), along
         time: each scene by its own prompt, or all by one ``text``."""
         total = torch.zeros_like(latents)
-        for number, (own, weights, seen) in enumerate(self._scenes):
-            condition = self.condition.window(seen)
+        for number, (own, weights, seen, condition) in enumerate(self._scenes):
             part = self._predict(
                 model, latents[:, :, seen], t, own if text is None else text, f"{branch} {number}", scale, condition
             )
@@ -226,7 +226,7 @@ class Denoiser:
         with model.cache_context(branch):
             prediction = model(
                 latents.to(dtype),
-                condition.timestep(t, batch, model.geometry.patch, self.pipe.scheduler),
+                condition.timestep(t, batch, model.geometry.patch),
                 text.embeds.to(dtype),
                 encoder_attention_mask=text.mask,
                 return_dict=False,

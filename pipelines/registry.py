@@ -372,7 +372,7 @@ def _windows(
     notices: list[str],
 ) -> tuple[int, int] | None:
     """Latent frames of a window and of an overlap, announced; ``None`` where the clip is no longer than one."""
-    from videodit.pipelines.windows import latent_window, plan_windows
+    from videodit.pipelines.windows import latent_window
 
     if window is None and overlap is not None and spec.window is None:
         raise ValueError(f"overlap is {overlap}, but this model makes clips at once; give window, too")
@@ -385,7 +385,6 @@ def _windows(
     third = stride * max(1, at_once // (3 * stride))
     shared = third if overlap is None else _whole("overlap", overlap, stride, None)
     latents = latent_window(spec.geometry, at_once, shared, *size)
-    plan_windows(spec.geometry.latent_size(frames, *size).t, *latents)  # for its checks
     notices.append(f"{frames} frames are made in windows of {at_once}, which share {shared}")
     return latents
 

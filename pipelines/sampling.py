@@ -72,7 +72,14 @@ def sample(
             for model in (pipe.transformer, pipe.transformer_2):
                 if model is not None:
                     model._reset_stateful_cache()  # what caches know of another window says nothing of this one
-            part = condition.window(window.span, done, window.keep)
+            set_timesteps(  # again for each window: a scheduler counts its steps
+                pipe.scheduler,
+                settings.num_inference_steps,
+                spacing=pipe.sampling.sigmas,
+                num_tokens=window_tokens(settings),
+                device=noise.device,
+            )
+            part = condition.window(window.span, done, window.keep).snapped(pipe.scheduler)
             denoise = denoiser(condition=part, settings=settings, span=window.span)
             latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin)
             first = window.fresh.start - window.span.start
@@ -95,21 +102,14 @@ def run(
     """The sampling loop: from noise to latents, step by step.
 
     Args:
-        pipe: the pipeline, for its scheduler.
+        pipe: the pipeline, for its scheduler, whose timesteps are set.
         noise: ``[B, C, T, H, W]``.
         denoise: makes the predictions, and knows what is given.
         generators: one a clip, for schedulers that draw noise in each step.
         watcher: is told of each step.
         begin: steps that are left out.
     """
-    scheduler, settings, condition = pipe.scheduler, denoise.settings, denoise.condition
-    timesteps = set_timesteps(
-        scheduler,
-        settings.num_inference_steps,
-        spacing=pipe.sampling.sigmas,
-        num_tokens=window_tokens(settings),
-        device=noise.device,
-    )
+    scheduler, condition, timesteps = pipe.scheduler, denoise.condition, pipe.scheduler.timesteps
     if begin and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
     step = SchedulerStep(scheduler, generators, frames_first=pipe.sampling.frames_first)

@@ -475,7 +475,8 @@ def test_solvers_that_remember_find_no_wrong_past_in_frames_that_held_a_level(
     settings = other.check_inputs(PROMPT, num_inference_steps=6)
     level = torch.full((1, 1, 5, 4, 4), FREE)
     level[:, :, :2] = 0.4
-    condition = Condition(clean=clean, level=level)
+    set_timesteps(other.scheduler, 6, spacing=other.sampling.sigmas, num_tokens=20, device=torch.device("cpu"))
+    condition = Condition(clean=clean, level=level).snapped(other.scheduler)
     from videodit.pipelines.acceleration import Stopwatch
     from videodit.pipelines.sampling import Watcher, run
 
@@ -486,7 +487,7 @@ def test_solvers_that_remember_find_no_wrong_past_in_frames_that_held_a_level(
             self.settings, self.condition, self.embeds = settings, condition, {}
 
         def __call__(self, step: int, t: Tensor, latents: Tensor) -> Tensor:
-            tokens = condition.timestep(t, 1, Size3D(1, 1, 1), scheduler).view(1, 1, 5, 4, 4) / 1000
+            tokens = condition.timestep(t, 1, Size3D(1, 1, 1)).view(1, 1, 5, 4, 4) / 1000
             return (latents - clean) / tokens.clamp(min=1e-3)
 
     way: list[tuple[int, Tensor]] = []

@@ -10,7 +10,7 @@ import typer
 from videodit.cli.common import note, parse_size, slug
 from videodit.cli.flags import Cfg, Device, DryRun, Dtype, Fitting, Model, Negative, Output, Seed, Size, Steps, number
 from videodit.cli.given import read_clip, settings_for, spec_of
-from videodit.cli.request import Request, describe_jobs, plan_jobs, run_jobs
+from videodit.cli.request import Request, make_one
 
 if TYPE_CHECKING:
     from videodit.pipelines.registry import ModelSpec
@@ -85,11 +85,7 @@ def edit(
         dtype=dtype,
         **settings,
     )
-    jobs = plan_jobs([request])
-    if dry_run:
-        describe_jobs(jobs)
-    else:
-        run_jobs(jobs)
+    make_one(request, dry_run=dry_run)
 
 
 def _mask_for(mask: Path, spec: ModelSpec, count: int, kept: int) -> Any:

@@ -23,7 +23,7 @@ from videodit.cli.flags import (
     number,
 )
 from videodit.cli.given import read_clip, settings_for, spec_of, whole_groups
-from videodit.cli.request import Request, describe_jobs, plan_jobs, run_jobs
+from videodit.cli.request import Request, make_one
 
 _Prompt = Annotated[str | None, typer.Argument(help="What it shows. Left out: the clip's own prompt, if it has one.")]
 
@@ -57,20 +57,20 @@ def extend(
         note(f"the {which} {len(frames) - count} of {len(frames)} frames are left out, to leave whole groups of frames")
         frames = frames[-count:] if backward else frames[:count]
     added = _groups("seconds", seconds, spec)
-    _run(
-        settings,
-        output or Path(f"{slug(clip.stem)}-{'before' if backward else 'after'}-{settings['seed']}.mp4"),
-        dry_run=dry_run,
+    request = Request(
+        output=output or Path(f"{slug(clip.stem)}-{'before' if backward else 'after'}-{settings['seed']}.mp4"),
         conditions=(Frames(frames, -count if backward else 0),),
         num_frames=count + added + (1 if backward and spec.geometry.causal else 0),
         model=model,
-        fit=fit,
+        fit=fit,  # type: ignore[arg-type]  # checked where it is used
         num_inference_steps=steps,
         guidance_scale=cfg,
         negative_prompt=negative,
         device=device,
         dtype=dtype,
+        **settings,
     )
+    make_one(request, dry_run=dry_run)
 
 
 def connect(
@@ -103,20 +103,20 @@ def connect(
                 f"the last {len(clips[i]) - count} frames of {path.name} are left out, to leave whole groups of frames"
             )
             clips[i] = clips[i][:count]
-    _run(
-        settings,
-        output or Path(f"{slug(first.stem)}-to-{slug(second.stem)}-{settings['seed']}.mp4"),
-        dry_run=dry_run,
+    request = Request(
+        output=output or Path(f"{slug(first.stem)}-to-{slug(second.stem)}-{settings['seed']}.mp4"),
         conditions=(Frames(clips[0]), Frames(clips[1], -len(clips[1]))),
         num_frames=len(clips[0]) + _groups("seconds", seconds, spec) + len(clips[1]),
         model=model,
-        fit=fit,
+        fit=fit,  # type: ignore[arg-type]  # checked where it is used
         num_inference_steps=steps,
         guidance_scale=cfg,
         negative_prompt=negative,
         device=device,
         dtype=dtype,
+        **settings,
     )
+    make_one(request, dry_run=dry_run)
 
 
 def _groups(name: str, seconds: float, spec: Any) -> int:
@@ -132,11 +132,3 @@ def _groups(name: str, seconds: float, spec: Any) -> int:
     if abs(frames / fps - seconds) > 1e-6:
         note(f"{seconds:g} s become {frames / fps:.4g} s, {frames} frames")
     return frames
-
-
-def _run(settings: dict[str, Any], output: Path, *, dry_run: bool, **more: Any) -> None:
-    jobs = plan_jobs([Request(output=output, **settings, **more)])
-    if dry_run:
-        describe_jobs(jobs)
-    else:
-        run_jobs(jobs)

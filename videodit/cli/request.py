@@ -275,6 +275,19 @@ def _told(record: dict[str, Any]) -> str:
     return "a clip, what is black in the mask"
 
 
+def make_one(request: Request, *, dry_run: bool) -> None:
+    """Make a single clip, or print what would be made.
+
+    Raises:
+        ValueError: see :func:`plan_jobs` and :func:`run_jobs`.
+    """
+    jobs = plan_jobs([request])
+    if dry_run:
+        describe_jobs(jobs)
+    else:
+        run_jobs(jobs)
+
+
 def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, Any]]:
     """Make each clip, print a line about it, and return the recipes. The jobs share one model.
 
