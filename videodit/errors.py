@@ -1,0 +1,36 @@
+"""What goes wrong, by kind. Every error that videodit raises on purpose is a :class:`VideoDiTError`.
+
+The commands end with the error's :attr:`~VideoDiTError.exit_code`.
+"""
+
+from __future__ import annotations
+
+
+class VideoDiTError(Exception):
+    """The base of all errors that videodit raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(VideoDiTError, ValueError):
+    """A bad argument, prompt, clip or setting: the message names the value and what is legal."""
+
+    exit_code = 2
+
+
+class ModelError(VideoDiTError, ValueError):
+    """A model, an adapter or a config that is damaged, incomplete, of another class, or makes what is not finite."""
+
+    exit_code = 3
+
+
+class OutOfMemory(VideoDiTError, MemoryError):
+    """The device's memory does not suffice: the message says what to reduce."""
+
+    exit_code = 4
+
+
+class InternalError(VideoDiTError, RuntimeError):
+    """A bug in videodit: something that should not happen, and that a user cannot mend."""
+
+    exit_code = 70
