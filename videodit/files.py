@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     _sweep(path.parent)
-    partial = path.parent / f".videodit-{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part"
+    partial = path.parent / _hidden_name()
     _IN_WORK.add(partial.name)
     try:
         yield partial
@@ -52,6 +52,24 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         _remove(partial)
         _IN_WORK.discard(partial.name)
+
+
+def try_to_write(folder: Path) -> None:
+    """Make a hidden file in a folder and remove it: permission bits do not tell of read-only mounts and the like.
+
+    Raises:
+        OSError: nothing can be written there; it names the folder.
+    """
+    probe = folder / _hidden_name()
+    try:
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None
+    _remove(probe)
+
+
+def _hidden_name() -> str:
+    return f".videodit-{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part"
 
 
 def write_whole(path: Path, content: bytes) -> None:

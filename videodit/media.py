@@ -29,7 +29,7 @@ from av.container import InputContainer, OutputContainer
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from videodit.files import is_cut_short, replacing
+from videodit.files import is_cut_short, replacing, try_to_write
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +146,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         if target.exists() and not os.access(target, os.W_OK):
             raise ValueError(f"cannot write {str(target)!r}: the file is read-only")
         # Permission bits do not tell of read-only mounts and the like; only trying does.
-        _create_hidden(target.parent).unlink()
+        try_to_write(target.parent)
     except OSError as error:
         raise ValueError(f"cannot write {str(target)!r}: {error.strerror}") from error
 

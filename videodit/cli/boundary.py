@@ -28,8 +28,11 @@ from types import FrameType
 from videodit.cli.common import one_line
 from videodit.errors import InputError, InternalError, ModelError, OutOfMemory, Stopped, VideoDiTError
 
-EXIT_CODES = """Exit codes: 0 done; 2 bad input, or a file that cannot be read or written; 3 a damaged model; 4 not enough
-memory; 70 a bug in videodit; 129, 130 and 143 stopped by SIGHUP, Ctrl-C and SIGTERM."""
+EXIT_CODES = (
+    "Exit codes: 0 done; 2 bad input, or a file that cannot be read or written; 3 a damaged model; 4 not enough "
+    "memory; 70 a bug in videodit; 129, 130 and 143 stopped by SIGHUP, Ctrl-C and SIGTERM."
+)
+_INTERRUPTED = 128 + signal.SIGINT
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)]
 
@@ -43,13 +46,17 @@ def run(work: Callable[[], object], *, debug: Callable[[], bool] | bool = False,
         less: what to reduce where memory does not suffice, such as "--size or --frames".
     """
     _open_streams()
-    with _signals_raise():
+    with _signals_raise() as received:
         try:
             code = work()
             if sys.stdout is not None:
                 sys.stdout.flush()
-            return code if isinstance(code, int) and not isinstance(code, bool) else 0
-        except BrokenPipeError:
+            code = code if isinstance(code, int) and not isinstance(code, bool) else 0
+            # typer makes every KeyboardInterrupt the code of Ctrl-C.
+            return 128 + received[0] if received and code == _INTERRUPTED else code
+        except (BrokenPipeError, SystemExit) as error:
+            if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):  # typer's
+                raise
             _discard_output()
             return 128 + 13  # as a program that SIGPIPE ends
         except KeyboardInterrupt as error:
@@ -135,23 +142,29 @@ def _tell(message: str) -> None:
 
 
 @contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise :class:`Stopped` in the main thread, as SIGINT raises a KeyboardInterrupt."""
+def _signals_raise() -> Iterator[list[int]]:
+    """SIGTERM and SIGHUP raise :class:`Stopped` in the main thread, as SIGINT raises a KeyboardInterrupt.
+
+    Yields:
+        The numbers of those that came, later.
+    """
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise Stopped(number)
+
     before = {
-        number: signal.signal(number, _stop) for number in _SIGNALS if signal.getsignal(number) == signal.SIG_DFL
+        number: signal.signal(number, stop) for number in _SIGNALS if signal.getsignal(number) == signal.SIG_DFL
     }  # one that is ignored, as under nohup, stays ignored
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)
 
 
 def _open_streams() -> None:

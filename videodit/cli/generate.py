@@ -26,6 +26,7 @@ from videodit.cli.flags import (
 )
 from videodit.cli.loras import HELP, parse_loras
 from videodit.cli.request import Request, begun_seed, describe_jobs, draw_seed, plan_jobs, run_jobs
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from videodit.pipelines.storyboard import Storyboard
@@ -44,6 +45,7 @@ _LINE_KEYS: dict[str, tuple[str, tuple[type, ...], str]] = {
     "size": ("size", (str,), 'a text such as "128x128"'),
     "output": ("output", (str,), "a file name"),
 }
+_LARGEST_FILE = 50_000_000  # bytes: some hundred thousand lines
 _EXAMPLE_LINE = '{"prompt": "a red ball bounces"}'
 
 
@@ -200,6 +202,8 @@ def _read_prompts(file: Path, folder: Path, settings: dict[str, Any]) -> list[Re
         ValueError: the file cannot be read, is empty or has a broken line (its number is in the message).
     """
     try:
+        if (size := file.stat().st_size) > _LARGEST_FILE:
+            raise InputError(f"prompts file {str(file)!r} has {size:,} bytes; at most {_LARGEST_FILE:,} are read")
         lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
     except OSError as error:
         raise ValueError(f"cannot read prompts file {str(file)!r}: {error.strerror}") from error

@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 from videodit.cli.common import file_size, note, print_rows, printable, quiet_libraries
 from videodit.cli.loras import LoRARequest, check_loras, load_loras, weight_of
 from videodit.cli.progress import Progress, show_progress
+from videodit.errors import InputError
+from videodit.files import sole_maker
+from videodit.prompts import check_text, is_blank
 
 if TYPE_CHECKING:
     from videodit.acceleration import AccelConfig
@@ -67,8 +70,12 @@ class Request:
     origin: str = ""
 
     def __post_init__(self) -> None:
-        if isinstance(self.prompt, str) and not self.prompt.strip():
-            raise ValueError("the prompt is empty; say what the clip should show")
+        for text in self.prompts:
+            check_text(text)
+            if is_blank(text):
+                raise InputError("the prompt is empty; say what the clip should show")
+        if self.negative_prompt is not None:
+            check_text(self.negative_prompt, "the negative prompt")
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed is {self.seed}; it must be 0 to {MAX_SEED}")
         if self.seconds is not None and not 0 < self.seconds <= MAX_SECONDS:  # false for NaN, too
@@ -299,6 +306,9 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
         ValueError: the model's files are damaged or not a model.
     """
     started = time.monotonic()
+    for job in jobs:  # before the model is loaded
+        with sole_maker(job.request.output):
+            pass
     with show_progress() as progress:
         progress.stage("loading")
         pipe = _load(jobs[0].plan)
@@ -307,9 +317,10 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
             pipe.accelerate(wanted)
     recipes = []
     for index, job in enumerate(jobs, start=1):
-        _announce(pipe, job)
-        with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
-            recipe, timings = _make_clip(pipe, job, progress)
+        with sole_maker(job.request.output):
+            _announce(pipe, job)
+            with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
+                recipe, timings = _make_clip(pipe, job, progress)
         recipes.append(recipe)
         _report(job, time.monotonic() - started)
         if profile:
@@ -412,7 +423,7 @@ def _steps(job: Job) -> int:
     from videodit.pipelines.windows import windows_of
 
     folder = window_folder(job.request.output)
-    made = len(list(folder.glob("*.safetensors")))
+    made = len(list(folder.glob("[0-9][0-9][0-9][0-9][0-9].safetensors")))
     total = len(windows_of(plan, None if job.given.renoised else job.given.level))
     if made:
         note(f"{made} of {total} windows are there from before")

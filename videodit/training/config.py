@@ -7,6 +7,7 @@ from one.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -360,7 +361,9 @@ def _told(error: ValidationError) -> str:
     for one in error.errors():
         key = ".".join(map(str, one["loc"])) or "the whole"
         if one["type"] == "extra_forbidden":
-            parts.append(f"unknown key {key}; legal here are {', '.join(_keys_beside(one['loc']))}")
+            close = difflib.get_close_matches(key, [*_all_keys(TrainingConfig)], n=3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            parts.append(f"unknown key {key}{hint}; legal here are {', '.join(_keys_beside(one['loc']))}")
         elif one["type"] == "missing":
             parts.append(f"{key} is missing")
         else:
@@ -368,6 +371,14 @@ def _told(error: ValidationError) -> str:
             value = "" if isinstance(one["input"], dict) and one["type"] == "value_error" else f" is {one['input']!r}"
             parts.append(f"{key}{value}: {message[0].lower()}{message[1:]}")  # a whole part's message names the value
     return "; ".join(parts)
+
+
+def _all_keys(part: Any, prefix: str = "") -> Iterable[str]:
+    """All keys of a part of the config and of those in it, with dots."""
+    for name, field in part.model_fields.items():
+        yield prefix + name
+        if hasattr(field.annotation, "model_fields"):
+            yield from _all_keys(field.annotation, f"{prefix}{name}.")
 
 
 def _keys_beside(where: Sequence[Any]) -> list[str]:
