@@ -77,11 +77,11 @@ class Request:
         if self.negative_prompt is not None:
             check_text(self.negative_prompt, "the negative prompt")
         if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed is {self.seed}; it must be 0 to {MAX_SEED}")
+            raise InputError(f"seed is {self.seed}; it must be 0 to {MAX_SEED}")
         if self.seconds is not None and not 0 < self.seconds <= MAX_SECONDS:  # false for NaN, too
-            raise ValueError(f"seconds is {self.seconds}; it must be above 0 and at most {MAX_SECONDS}")
+            raise InputError(f"seconds is {self.seconds}; it must be above 0 and at most {MAX_SECONDS}")
         if self.seconds is not None and self.num_frames is not None:
-            raise ValueError(f"give seconds ({self.seconds}) or frames ({self.num_frames}), not both")
+            raise InputError(f"give seconds ({self.seconds}) or frames ({self.num_frames}), not both")
 
     @property
     def prompts(self) -> list[str]:
@@ -141,9 +141,9 @@ def plan_jobs(requests: Sequence[Request]) -> list[Job]:
                     checked[key] = check_loras(request.loras, plan.folder)
                 path = request.output.resolve()
                 if path in takers:
-                    raise ValueError(f"output {request.output.name!r} is taken by {takers[path]}")
+                    raise InputError(f"output {request.output.name!r} is taken by {takers[path]}")
             except ValueError as error:
-                raise ValueError(f"{request.origin}: {error}" if request.origin else str(error)) from error
+                raise InputError(f"{request.origin}: {error}" if request.origin else str(error)) from error
             takers[path] = request.origin
             jobs.append(Job(request, plan, given, checked[key]))
     for message in dict.fromkeys(message for job in jobs for message in _notices(job)):
@@ -168,7 +168,7 @@ def _check_acceleration(request: Request, plan: GenerationPlan) -> None:
     if config.cache is not None:
         actions, _ = find_schedule(config.cache, folder=plan.folder, model_hash=model_hash(plan.folder))
         if len(actions) != plan.num_inference_steps:
-            raise ValueError(
+            raise InputError(
                 f"acceleration {wanted!r} is for {len(actions)} steps, not {plan.num_inference_steps}: "
                 f"videodit calibrate --steps {plan.num_inference_steps} finds another"
             )
@@ -187,7 +187,7 @@ def _given(request: Request, plan: GenerationPlan) -> Given:
     spec = ModelSpec.from_folder(plan.folder)
     conditions = [*images_as_frames(request.image, request.last_image), *request.conditions]
     if request.loop and conditions:
-        raise ValueError("a loop has no beginning and no end: it takes no image and no other condition")
+        raise InputError("a loop has no beginning and no end: it takes no image and no other condition")
     if not isinstance(request.prompt, str):
         request.prompt.check(plan.num_frames / float(plan.fps))
     first, last = ends_given(conditions, plan.num_frames)

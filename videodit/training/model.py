@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from videodit.checkpoints import read_json
+from videodit.errors import InputError
 from videodit.files import replacing
 from videodit.pipelines import VideoDiTPipeline
 from videodit.pipelines.registry import check_model, family_of_index, resolve_model
@@ -116,7 +117,7 @@ def target_layers(transformer: nn.Module, targets: tuple[str, ...] | None) -> li
         same = [name for name in linear if name == target or name.endswith(f".{target}")]
         if not same:
             endings = sorted({re.sub(r"^.*\.\d+\.", "", name) for name in linear if "blocks." in name})
-            raise ValueError(f"method.targets names {target!r}, which no linear layer ends in; there are {endings}")
+            raise InputError(f"method.targets names {target!r}, which no linear layer ends in; there are {endings}")
         found |= dict.fromkeys(same)
     return list(found)
 

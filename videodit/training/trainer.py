@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor
 import videodit
 from videodit.adapters import save_lora
 from videodit.datasets.clips.cache import CachedSample, LatentCache
-from videodit.errors import ModelError, Stopped
+from videodit.errors import InputError, ModelError, Stopped
 from videodit.files import write_whole
 from videodit.training.card import LORA_FILE, MODEL_FOLDER, model_spec, push_to_hub, write_card
 from videodit.training.checkpoints import Checkpoint, CheckpointStore
@@ -108,7 +108,7 @@ class Trainer:
         """The checkpoint to go on from, found whole and of this very run."""
         latest = self.store.latest()
         if resume is None and latest is not None:
-            raise ValueError(
+            raise InputError(
                 f"{str(self.config.output)!r} holds checkpoints of an earlier run: --resume latest goes on from "
                 "there, output=… names another folder"
             )
@@ -120,9 +120,9 @@ class Trainer:
         now = {"data_hash": self.data_hash, "model_hash": self.model_hash, "micro_batches": self.per_step}
         found += [f"{name}: {about[name]!r} became {value!r}" for name, value in now.items() if about[name] != value]
         if found:
-            raise ValueError(f"{checkpoint.path.name} was made by a run that differs: {'; '.join(found)}")
+            raise InputError(f"{checkpoint.path.name} was made by a run that differs: {'; '.join(found)}")
         if checkpoint.step > steps:
-            raise ValueError(f"train.steps is {steps}, and {checkpoint.path.name} is beyond that")
+            raise InputError(f"train.steps is {steps}, and {checkpoint.path.name} is beyond that")
         return checkpoint
 
     def _prepare(self, kept: list[CachedSample]) -> None:
