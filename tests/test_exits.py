@@ -50,10 +50,9 @@ def test_each_kind_of_error_has_an_exit_code_and_one_line(
 
 
 def test_an_error_of_another_library_is_a_bug() -> None:
-    try:
+    with pytest.raises(RuntimeError) as caught:
         torch.zeros(2).reshape(3)
-    except RuntimeError as error:
-        assert isinstance(as_known(error), InternalError)
+    assert isinstance(as_known(caught.value), InternalError)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -92,9 +91,10 @@ def test_an_error_names_the_target_and_not_the_hidden_file(tmp_path: Path) -> No
 
 
 def test_one_process_at_a_time_makes_a_file(tmp_path: Path) -> None:
-    with sole_maker(tmp_path / "a.mp4"), sole_maker(tmp_path / "b.mp4"):
-        with pytest.raises(InputError, match=r"another process is making .*a\.mp4"), sole_maker(tmp_path / "a.mp4"):
-            pass
+    first, second = sole_maker(tmp_path / "a.mp4"), sole_maker(tmp_path / "b.mp4")
+    message = r"another process is making .*a\.mp4"
+    with first, second, pytest.raises(InputError, match=message), sole_maker(tmp_path / "a.mp4"):
+        pass
     assert list(tmp_path.iterdir()) == []
     with sole_maker(tmp_path / "a.mp4"):
         pass
