@@ -7,6 +7,7 @@ import importlib.util
 import json
 import struct
 import sys
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
@@ -496,6 +497,7 @@ def test_images_that_are_not_read(tmp_path: Path) -> None:
         read_all(tmp_path / "cut.png")
     huge = bytearray(content)
     huge[16:24] = struct.pack(">II", 30000, 30000)
+    huge[29:33] = struct.pack(">I", zlib.crc32(huge[12:29]))
     (tmp_path / "huge.png").write_bytes(huge)
     with pytest.raises(ValueError, match=r"huge\.png': it has 30000x30000 pixels; the limit picture_pixels is"):
         read_all(tmp_path / "huge.png")

@@ -63,6 +63,8 @@ def find_gaps(times: np.ndarray) -> list[tuple[float, float]]:
 def parts_between(times: np.ndarray, start: float, stop: float) -> list[tuple[float, float]]:
     """The parts of a stretch that its gaps leave, in seconds. A frame before a gap lasts as long as usual."""
     gaps = find_gaps(times)
+    if stop - times[-1] > _LONGEST_STEP:  # the last frame stands still
+        stop = float(times[-1]) + _SHORTEST_GAP
     steps = np.sort(np.diff(times))
     usual = min(_SHORTEST_GAP, float(steps[(len(steps) - 1) // 2])) if gaps else 0.0
     edges = [start]

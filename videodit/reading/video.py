@@ -285,7 +285,8 @@ class PyavFrames(Frames):
         first_key = next((i for i, packet in enumerate(packets) if packet.is_key), None)
         if first_key is None or len({packet.pts for packet in packets}) != len(packets):
             return []
-        if self._stream.codec_context.has_b_frames and _may_be_in_coding_order(packets) and not self._first_ones_rise():
+        may_be_wrong = _may_be_in_coding_order(packets, self.container_name)
+        if self._stream.codec_context.has_b_frames and may_be_wrong and not self._first_ones_rise():
             return []
         # What comes before the first keyframe, decoded or shown, refers to frames that the file lacks.
         from_key = packets[first_key:]
@@ -495,6 +496,11 @@ class PyavFrames(Frames):
             yield from packet.decode()
 
 
-def _may_be_in_coding_order(packets: list[_Packet]) -> bool:
-    """Whether frames seem to be shown when they are decoded, which is wrong for a stream that reorders them."""
-    return all(a.pts < b.pts and a.pts == a.dts for a, b in itertools.pairwise(packets))
+def _may_be_in_coding_order(packets: list[_Packet], container: str) -> bool:
+    """Whether frames seem to be shown as they are decoded, which is wrong for a stream that reorders them.
+
+    MP4 stores both times. Where all frames wait for being shown, whoever wrote it knew of the reordering.
+    """
+    if any(a.pts >= b.pts for a, b in itertools.pairwise(packets)):
+        return False
+    return "mp4" not in container.split(",") or packets[0].pts <= packets[0].dts
