@@ -5,22 +5,45 @@ Weights are safetensors, and only that: a pickle can run code when it is opened.
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 import os
 import re
 import stat
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from typing_extensions import Self
 
 from videodit.errors import InputError, ModelError
+from videodit.schema import check_types
+from videodit.weights import (
+    build,
+    check_against,
+    check_counts,
+    check_entries,
+    check_info,
+    check_model_finite,
+    read_headers,
+)
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 WEIGHTS_STEM = "diffusion_pytorch_model"
+_VARIANT = re.compile(rf"(?:{WEIGHTS_STEM}|model)\.([\w-]+?)(?:-\d+-of-\d+)?\.safetensors")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MAX_JSON_BYTES = 2**25
+_REFUSED = {
+    "auto_map": "it would run code that comes with the model",
+    "trust_remote_code": "it would run code that comes with the model",
+    "custom_pipeline": "it would run code that comes with the model",
+    "quantization_config": "weights are read as they are; quantize them when they are loaded",
+    "use_kernels": "it would fetch code from the hub",
+    "kernel_config": "it would fetch code from the hub",
+}
+_ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
+_PLAIN_ATTENTION = (None, "eager", "sdpa")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -67,11 +90,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if check_regular(path).stat().st_size > MAX_JSON_BYTES:
         raise ModelError(f"{path} has more than {MAX_JSON_BYTES // 2**20} MiB, which no config needs")
 
-    def refuse(name: str) -> NoReturn:
-        raise ModelError(f"{path} is not valid JSON: it holds the number {name}")
+    def constant(name: str) -> float:
+        if name == "NaN":
+            raise ModelError(f"{path} is not valid JSON: it holds the number NaN")
+        return float(name)  # which schedulers of diffusers write
 
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=constant)
     except ModelError:
         raise
     except RecursionError:
@@ -81,6 +106,27 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path} must hold a JSON object, got {type(value).__name__}")
     return value
+
+
+def check_config(config: Any, where: object) -> None:
+    """Refuse what a config of a stranger could ask for beyond numbers: code, kernels from the hub, quantizers.
+
+    Raises:
+        ModelError: naming the entry.
+    """
+    if isinstance(config, list):
+        for value in config:
+            check_config(value, where)
+    if not isinstance(config, dict):
+        return
+    for key, value in config.items():
+        if key in _REFUSED and value not in (None, False, {}):
+            raise ModelError(f"{where} asks for {key}, which is refused: {_REFUSED[key]}")
+        if key in _ATTENTION and value not in _PLAIN_ATTENTION:
+            raise ModelError(f"{where} asks for {key} {value!r}; legal are {', '.join(map(str, _PLAIN_ATTENTION[1:]))}")
+        if isinstance(value, float) and math.isinf(value) and key != "lambda_min_clipped":
+            raise ModelError(f"{where}: {key} is {value}, which is not finite")
+        check_config(value, where)
 
 
 def check_class(config: dict[str, Any], expected: str, where: str | Path) -> None:
@@ -137,12 +183,80 @@ def check_file(path: Path) -> None:
         raise ModelError(f"{path} is not a whole safetensors file: {error}") from None
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a model's weights, variants such as ``.fp16`` left aside; see :func:`check_weights`."""
-    index, single = folder / f"{WEIGHTS_STEM}.safetensors.index.json", folder / f"{WEIGHTS_STEM}.safetensors"
-    if index.is_file():
-        return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
-    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The files that hold a model's weights in a folder that :func:`check_weights` passed.
+
+    Args:
+        folder: the model's.
+        variant: of its files, such as ``"fp16"``; ``None`` takes those that are none.
+
+    Raises:
+        ModelError: the folder lacks files of the variant, or holds variants alone.
+    """
+    infix = "" if variant is None else f".{variant}"
+    for stem in (WEIGHTS_STEM, "model"):
+        index = folder / f"{stem}.safetensors.index{infix}.json"
+        if index.is_file():
+            return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+        single = folder / f"{stem}{infix}.safetensors"
+        if single.is_file():
+            return [single]
+    if variant is not None:
+        raise ModelError(f"{folder} lacks files of the variant {variant!r}; legal are {_variants(folder) or 'none'}")
+    plain = [path for path in sorted(folder.glob("*.safetensors")) if not _VARIANT.fullmatch(path.name)]
+    if not plain:
+        raise ModelError(f"{folder} holds variants alone: pass variant, one of {_variants(folder)}")
+    return plain
+
+
+def has_variant(folder: Path, variant: str) -> bool:
+    """Whether a folder holds weights of a variant."""
+    return variant in _variants(folder)
+
+
+def _variants(folder: Path) -> list[str]:
+    found = (_VARIANT.fullmatch(path.name) for path in folder.glob("*.safetensors"))
+    return sorted({match[1] for match in found if match})
+
+
+def find_folder(name: str, subfolder: str, hub: dict[str, Any]) -> Path | None:
+    """Where a model's ``config.json`` lies, fetched if it must be; ``None`` leaves the error to diffusers.
+
+    Raises:
+        ModelError: the hub does not have it.
+    """
+    if Path(name).is_dir():
+        return Path(name) / subfolder
+    if not is_hub_id(name):
+        return None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, "config.json", subfolder=subfolder or None, **hub)).parent
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{name!r} is not a folder and could not be fetched from the hub: {reason}") from None
+
+
+def fetch_weights(name: str, subfolder: str, hub: dict[str, Any]) -> Path:
+    """The local folder of a model on the hub, fetched unless it is in the cache.
+
+    Raises:
+        ModelError: the hub does not have it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    prefix = f"{subfolder}/" if subfolder else ""
+    patterns = [f"{prefix}*.json", f"{prefix}*.safetensors"]  # `*` matches slashes, too
+    ignored = [f"{prefix}*/*"]
+    try:
+        root = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=ignored, **hub))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{name!r} is not a folder and could not be fetched from the hub: {reason}") from None
+    return root / subfolder
 
 
 class CheckedLoading:
@@ -161,21 +275,45 @@ class CheckedLoading:
         """
         if kwargs.pop("use_safetensors", None) is False:
             raise InputError("use_safetensors=False is refused: weights are read from .safetensors files alone")
-        folder = Path(pretrained_model_name_or_path or "")
-        if pretrained_model_name_or_path and folder.is_dir():
-            folder = folder / (kwargs.get("subfolder") or "")
-            cls._native_config(read_json(folder / "config.json"), folder)
-            check_weights(folder)
+        name = os.fspath(pretrained_model_name_or_path or "")
+        folder, local = Path(name) / (kwargs.get("subfolder") or ""), Path(name).is_dir()
+        if not local and is_hub_id(name):
+            hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+            folder, local = fetch_weights(name, kwargs.get("subfolder") or "", hub), True
+        if local:
+            kwargs.pop("subfolder", None)
+            cls._check_folder(folder, kwargs.get("variant"))
         with_info = kwargs.pop("output_loading_info", False)
         # diffusers' own default falls back to pickles.
         loaded: Any = super().from_pretrained(  # type: ignore[misc]
-            pretrained_model_name_or_path, use_safetensors=True, output_loading_info=True, **kwargs
+            folder if local else pretrained_model_name_or_path,
+            use_safetensors=True,
+            output_loading_info=True,
+            **kwargs,
         )
         model, info = loaded
-        if info["missing_keys"]:  # diffusers fills them with random numbers
-            first, count = min(info["missing_keys"]), len(info["missing_keys"])
-            raise ModelError(f"{folder} lacks {count} of the tensors of {cls.__name__}, {first} among them")
+        check_info(info, cls.__name__, folder)
+        check_model_finite(model, folder)
         return loaded if with_info else model
+
+    @classmethod
+    def _check_folder(cls, folder: Path, variant: str | None) -> None:
+        """Compare a folder's config with the headers of its files, before diffusers makes room for what it lacks.
+
+        Raises:
+            ModelError: see :meth:`from_pretrained`.
+        """
+        config = read_json(folder / "config.json")
+        check_config(config, folder / "config.json")
+        config = cls._native_config(config, folder)
+        check_weights(folder)
+        entries = read_headers(weight_files(folder, variant))
+        check_entries(entries, folder)
+        check_counts(config, len(entries), folder)
+        check_types(config, cls, folder)
+        known = inspect.signature(cls.__init__).parameters
+        model = build(lambda: cls(**{key: value for key, value in config.items() if key in known}), folder)
+        check_against(model, entries, folder)
 
     @classmethod
     def from_config(cls, config: Any = None, **kwargs: Any) -> Any:
