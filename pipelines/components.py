@@ -102,8 +102,8 @@ def _with_overrides(model: Any, name: str, overrides: dict[str, Any]) -> Any:
         return model
     if "forward" in vars(model):
         raise InputError(
-            f"{name} was loaded without {', '.join(f'{k}={v}' for k, v in missing.items())}, which this pipeline needs, "
-            f"and has hooks; load it by from_pretrained(…, overrides={missing})"
+            f"{name} was loaded without {', '.join(f'{k}={v}' for k, v in missing.items())}, which the pipeline "
+            f"needs, and has hooks; load it by from_pretrained(…, overrides={missing})"
         )
     options = {key: value for key, value in dict(model.config).items() if not key.startswith("_")} | missing
     fresh = build(lambda: type(model)(**options), name)

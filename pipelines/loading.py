@@ -23,6 +23,7 @@ from videodit.weights import (
     check_info,
     check_model_finite,
     check_size,
+    one_line,
     read_headers,
 )
 
@@ -33,6 +34,7 @@ _ENCODERS = ("text_encoder", "text_encoder_2", "image_encoder")
 _NETWORKS = (*_ENCODERS, *_TRANSFORMERS, "vae")
 _NAMES = ("tokenizer", "tokenizer_2", "image_processor", *_NETWORKS, "scheduler")
 _OTHER_JSON = ("tokenizer.json", "vocab.json", "merges.json")  # large, and read by libraries alone
+_REQUIRED = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
 _RANGES = (("num_train_timesteps", 1, 100_000), ("shift", 1e-6, 1e6), ("flow_shift", 1e-6, 1e6))
 
 
@@ -79,6 +81,9 @@ def load_components(
         title = found[0].title if found is not None else "VideoDiT"
         raise InputError(f"options {', '.join(unknown)} are not for a pipeline of {title}")
     present = [name for name in _NAMES if name not in given and index.get(name) not in (None, [None, None])]
+    for name in _REQUIRED:
+        if name not in present and name not in given:
+            raise ModelError(f"{folder / 'model_index.json'} names no {name}")
     networks = [name for name in present if name in _NETWORKS]
     dtypes = _dtypes(dtype if dtype is not None else torch_dtype, networks)
     place = _device(device_map)
@@ -116,8 +121,6 @@ def load_components(
             parts[name] = CausalVideoVAE.from_pretrained(home, torch_dtype=dtypes[name], **options)
         else:
             parts[name] = load_network(component, home, dtype=dtypes[name], **options)
-    for name in ("tokenizer", "text_encoder", "transformer", "vae", "scheduler"):
-        parts.setdefault(name, None)
     if not own:
         assert found is not None
         settings |= found[1].defaults({**parts["transformer"].config, **settings})
@@ -222,11 +225,10 @@ def load_network(
         loaded, info = component.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, variant=variant, **options
         )
-    except (VideoDiTError, MemoryError, ImportError):
+    except (VideoDiTError, MemoryError):
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{folder} could not be loaded as a {component.__name__}: {reason}") from None
+        raise ModelError(f"{folder} could not be loaded as a {component.__name__}: {one_line(error)}") from None
     check_info(info, component.__name__, folder)
     check_model_finite(loaded, folder)
     return loaded
@@ -241,11 +243,10 @@ def _load_plain(component: Any, folder: Path) -> Any:
     check_plain(folder, component if (folder / "scheduler_config.json").exists() else None)
     try:
         return component.from_pretrained(folder)
-    except (VideoDiTError, MemoryError, ImportError):
+    except (VideoDiTError, MemoryError):
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{folder} could not be loaded as a {component.__name__}: {reason}") from None
+        raise ModelError(f"{folder} could not be loaded as a {component.__name__}: {one_line(error)}") from None
 
 
 def check_plain(folder: Path, scheduler: Any = None) -> None:
@@ -262,6 +263,10 @@ def check_plain(folder: Path, scheduler: Any = None) -> None:
     for path in sorted(folder.glob("*.json")):
         if path.name not in _OTHER_JSON:
             check_config(read_json(path), path)
+    path = folder / "tokenizer_config.json"
+    if path.exists() and (limit := read_json(path).get("model_max_length")) is not None:
+        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit < 1:
+            raise ModelError(f"{path}: model_max_length is {limit!r}, legal is a number from 1")
     if scheduler is None:
         return
     config, where = read_json(folder / "scheduler_config.json"), folder / "scheduler_config.json"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videodit.checkpoints import check_class, check_config, check_weights, is_hub_id, read_json
-from videodit.errors import ModelError
+from videodit.errors import ModelError, VideoDiTError
 from videodit.files import add_blocks
+from videodit.schema import check_types
 from videodit.shapes import Size3D, VideoGeometry
 from videodit.weights import check_counts, read_header
 
@@ -126,7 +127,12 @@ def check_model(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "transformer" / "config.json")
     if found is None or own or config.get("_class_name") not in found[0].aliases:
         check_class(config, transformer, folder / "transformer")
-    check_class(read_json(folder / "vae" / "config.json"), vae, folder / "vae")
+    check_class(decoder := read_json(folder / "vae" / "config.json"), vae, folder / "vae")
+    from videodit import CausalVideoVAE, VideoDiT
+
+    for values, model, part in ((config, VideoDiT, "transformer"), (decoder, CausalVideoVAE, "vae")):
+        if values["_class_name"] == model.__name__:
+            check_types(values, model, folder / part)
     return index
 
 
@@ -138,12 +144,16 @@ def check_settings(index: dict[str, Any], where: object) -> None:
     """
     for name in ("height", "width", "num_frames", "num_inference_steps", "max_text_length", "window"):
         value = index.get(name)
-        if value is not None and (type(value) is not int or not 1 <= value <= 2**24):
+        if value is None and (name not in index or name in ("max_text_length", "window")):
+            continue
+        if type(value) is not int or not 1 <= value <= 2**24:
             raise ModelError(f"{where}: {name} is {value!r}, legal is a whole number from 1 to {2**24}")
     for name, high in (("fps", 1000), ("guidance_scale", 100), ("boundary_ratio", 1)):
         value = index.get(name)
+        if value is None and (name not in index or name == "boundary_ratio"):
+            continue
         wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high
-        if value is not None and (wrong or (name == "fps" and value == 0)):
+        if wrong or (name == "fps" and value == 0):
             raise ModelError(f"{where}: {name} is {value!r}, legal is a number up to {high}")
     if type(index.get("expand_timesteps", False)) not in (bool, type(None)):
         raise ModelError(f"{where}: expand_timesteps is {index['expand_timesteps']!r}, legal are true and false")
@@ -269,13 +279,15 @@ class ModelSpec:
                 loops=vae.get("_class_name") in ("CausalVideoVAE", "AutoencoderKLWan"),
                 image_dim=transformer.get("image_dim"),
                 image_tokens=transformer.get("image_tokens"),
-                learned_grid=transformer.get("learned_grid"),
+                learned_grid=None if transformer.get("learned_grid") is None else Size3D(*transformer["learned_grid"]),
                 experts=1 if index.get("boundary_ratio") is None else 2,
             )
         except KeyError as error:
             raise ModelError(f"the model's configs lack the entry {error}") from None
-        except (TypeError, ArithmeticError, AttributeError, IndexError) as error:
-            raise ModelError(f"the model's configs hold an entry of a wrong type: {error}") from None
+        except VideoDiTError:
+            raise
+        except (ValueError, TypeError, ArithmeticError, AttributeError, IndexError) as error:
+            raise ModelError(f"the model's configs hold a wrong entry: {error}") from None
 
 
 @dataclass(frozen=True)

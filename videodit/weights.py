@@ -101,8 +101,13 @@ def build(make: Callable[[], nn.Module], where: object) -> Any:
     except VideoDiTError as error:
         raise ModelError(f"{where}: {error}") from None
     except Exception as error:  # whatever a class trips over: a value of another type, a size that overflows
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{where}: no model can be built of its config: {reason}") from None
+        raise ModelError(f"{where}: no model can be built of its config: {one_line(error)}") from None
+
+
+def one_line(error: BaseException) -> str:
+    """What a library's error says, in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:299]}…"
 
 
 def check_names(needed: set[str], present: set[str], title: str, where: object) -> None:
