@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from videodit.shapes import Size3D
+from videodit.weights import check_finite
 
 
 def vae_stride(config: Mapping[str, Any]) -> Size3D:
@@ -53,7 +54,6 @@ def decode(vae: Any, latents: Tensor, *, causal: bool, loop: bool = False) -> Te
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-@torch.no_grad()
 def decode_chunks(vae: Any, latents: Iterable[Tensor], *, causal: bool, loop: bool = False) -> Iterator[Tensor]:
     """The frames of :func:`decode` as soon as they are there.
 
@@ -68,9 +68,19 @@ def decode_chunks(vae: Any, latents: Iterable[Tensor], *, causal: bool, loop: bo
         causal: see :class:`videodit.families.sampling.Sampling`.
         loop: the first latent follows the last.
 
+    Raises:
+        ModelError: frames that are not finite.
+
     Yields:
         ``[B, 3, frames, height, width]``, about in [-1, 1].
     """
+    for frames in _chunks(vae, latents, causal=causal, loop=loop):
+        check_finite(frames, "the decoder's frames")
+        yield frames
+
+
+@torch.no_grad()
+def _chunks(vae: Any, latents: Iterable[Tensor], *, causal: bool, loop: bool) -> Iterator[Tensor]:
     if not hasattr(vae, "decode_stream"):
         yield _decode_foreign(vae, torch.cat(list(latents), dim=2), causal=causal)
         return
@@ -160,6 +170,7 @@ def encode_image(vae: Any, clip: Tensor, generator: torch.Generator | None) -> T
     """
     posterior = vae.encode(clip.to(vae.dtype)).latent_dist
     z = (posterior.mode() if generator is None else posterior.sample(generator)).float()
+    check_finite(z, "the encoder's latents of an image")
     if hasattr(vae, "normalize"):
         return vae.normalize(z)
     inverted = getattr(vae.config, "invert_scale_latents", False)
@@ -190,6 +201,8 @@ def encode_posterior(vae: Any, clip: Tensor) -> tuple[Tensor, Tensor]:
             vae.enable_tiling()
         posterior = vae.encode(x).latent_dist
         mean, std = posterior.mean, posterior.std
+    check_finite(mean, "the encoder's latents")
+    check_finite(std, "the encoder's deviations")
     shift, scale = _shift_and_scale(vae, x.device)
     return (mean.float() - shift) / scale, std.float() / scale
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -21,12 +20,14 @@ from torch import Tensor
 from typing_extensions import Self
 
 from videodit.checkpoints import HUB_OPTIONS
+from videodit.errors import InputError
 from videodit.families import sampling_of
 from videodit.families.sampling import Sampling
 from videodit.flow import Objective
 from videodit.pipelines.acceleration import AcceleratedPipeline, Stopwatch
 from videodit.pipelines.adapters import LoRAPipeline
 from videodit.pipelines.autoencoders import decode
+from videodit.pipelines.components import settle_components
 from videodit.pipelines.conditioning import prepare_condition
 from videodit.pipelines.conditions import AnyCondition, Frames, Given, ends_given, settle_conditions
 from videodit.pipelines.denoising import Denoiser
@@ -49,6 +50,7 @@ from videodit.pipelines.scheduling import SchedulerStep, draw_noise, make_genera
 from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.windows import WindowStore, divided_tokens
 from videodit.text import EncodedPrompts, TextEncoder, TextSpec, TextTokens
+from videodit.weights import check_finite, is_finite
 
 logger = logging.getLogger(__name__)
 
@@ -120,18 +122,19 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         self._objective: Objective = "flow" if family is None else family.objective
         if (transformer_2 is None) != (boundary_ratio is None):
             raise ValueError(f"transformer_2 and boundary_ratio need each other; boundary_ratio is {boundary_ratio}")
-        self.register_modules(
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            transformer=transformer,
-            vae=vae,
-            scheduler=scheduler,
-            tokenizer_2=tokenizer_2,
-            text_encoder_2=text_encoder_2,
-            transformer_2=transformer_2,
-            image_encoder=image_encoder,
-            image_processor=image_processor,
-        )
+        components = {
+            "tokenizer": tokenizer,
+            "text_encoder": text_encoder,
+            "transformer": transformer,
+            "vae": vae,
+            "scheduler": scheduler,
+            "tokenizer_2": tokenizer_2,
+            "text_encoder_2": text_encoder_2,
+            "transformer_2": transformer_2,
+            "image_encoder": image_encoder,
+            "image_processor": image_processor,
+        }
+        self.register_modules(**settle_components(components, family, self._sampling))
         self.register_to_config(
             height=height,
             width=width,
@@ -160,28 +163,23 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: a bundled model (``"mini"``), a folder, or a hub id; a pipeline of
                 diffusers' of a known family, too.
-            kwargs: as for diffusers' ``DiffusionPipeline.from_pretrained``: ``dtype``, components, and for the
-                hub ``revision``, ``cache_dir``, ``token``, ``local_files_only``.
+            kwargs: as for diffusers' ``DiffusionPipeline.from_pretrained``: ``dtype`` (one, or a dict by component
+                with ``"default"``), ``variant``, ``device_map`` (a device), ``quantization_config`` (a
+                ``PipelineQuantizationConfig``), components, and for the hub ``revision``, ``cache_dir``, ``token``,
+                ``local_files_only``.
 
         Raises:
-            ValueError: an unknown name, a pipeline of another class, pickled weights or a broken shard (named),
-                before any weights are read.
+            InputError: an unknown name, or an option that is unknown or cannot be honoured.
+            ModelError: a pipeline of another class, pickled weights, a broken shard, or a component whose tensors are
+                missing, left over, of another shape or dtype, or not finite (named).
         """
         name = os.fspath(pretrained_model_name_or_path)
         if not kwargs.setdefault("use_safetensors", True):
-            raise ValueError("use_safetensors=False is refused: weights are read from .safetensors files alone")
+            raise InputError("use_safetensors=False is refused: weights are read from .safetensors files alone")
         hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
-        folder = resolve_model(name, **hub)
+        folder = resolve_model(name, variant=kwargs.get("variant"), **hub)
         index = check_model(folder)
-        if index["_class_name"] != "VideoDiTPipeline":
-            found = family_of_index(index, folder)
-            assert found is not None
-            pipe = cls(**load_components(folder, index, found, **kwargs))
-        else:
-            # diffusers loads components only of modules that the program has imported itself.
-            importlib.import_module("videodit.transformer")
-            importlib.import_module("videodit.vae")
-            pipe = super().from_pretrained(folder, **kwargs)
+        pipe = cls(**load_components(folder, index, family_of_index(index, folder), **kwargs))
         pipe._folder = folder
         # A path is the business of this machine alone and stays out of recipes.
         pipe._model_id = folder.resolve().name if Path(name).expanduser().is_dir() else name
@@ -333,6 +331,9 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             raise ValueError(f"{len(generator)} generators for {videos} videos; give one or as many")
         if latents is not None and tuple(latents.shape) != (videos, *settings.latent_shape):
             raise ValueError(f"latents must be {[videos, *settings.latent_shape]}, got {list(latents.shape)}")
+        for name, tensor in (("latents", latents), ("prompt_embeds", prompt_embeds)):
+            if tensor is not None and not is_finite(tensor):
+                raise InputError(f"{name} hold values that are not finite (NaN or infinite)")
         return replace(settings, given=given)
 
     def _check_scheduler(self) -> None:
@@ -504,6 +505,11 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             uncond = _repeat(uncond, videos // len(negatives))
             if text.spec.negative_takes_mask:
                 uncond = replace(uncond, embeds=uncond.embeds[:, : cond.embeds.shape[1]], mask=cond.mask)
+        for encoded in (cond, uncond, *(scene for scene, _ in scenes)):
+            if encoded is not None:
+                check_finite(encoded.embeds, "the text encoder's tokens")
+                if encoded.pooled is not None:
+                    check_finite(encoded.pooled, "the text encoder's pooled tokens")
         watch.mark("text")
 
         # 2. Latents

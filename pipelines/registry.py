@@ -11,9 +11,12 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videodit.checkpoints import check_class, check_weights, is_hub_id, read_json
+from videodit.checkpoints import check_class, check_config, check_weights, is_hub_id, read_json
+from videodit.errors import ModelError, VideoDiTError
 from videodit.files import add_blocks
+from videodit.schema import check_types
 from videodit.shapes import Size3D, VideoGeometry
+from videodit.weights import check_counts, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -31,12 +34,13 @@ _NEEDED = ("text_encoder", "tokenizer", "transformer", "vae", "scheduler")
 _WEIGHTED = ("text_encoder", "text_encoder_2", "image_encoder", "transformer", "transformer_2", "vae")
 
 
-def resolve_model(name: str, **hub: Any) -> Path:
+def resolve_model(name: str, *, variant: str | None = None, **hub: Any) -> Path:
     """The local folder of a model.
 
     Args:
         name: a bundled model (``"mini"``), a folder, or a hub id (``"owner/name"``), which is downloaded unless it
             is in the cache.
+        variant: of the weight files that are fetched, too.
         hub: ``revision``, ``cache_dir``, ``token`` and ``local_files_only``, for a hub id.
 
     Raises:
@@ -49,7 +53,7 @@ def resolve_model(name: str, **hub: Any) -> Path:
             raise ValueError(f"{', '.join(hub)} are for models on the hub; {name!r} is local")
         return found
     if is_hub_id(name):
-        return _download(name, **hub)
+        return _download(name, variant, **hub)
     close = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.4)
     legal = f"{', '.join(BUNDLED)}, a folder, or a hub id owner/name"
     if close:
@@ -69,7 +73,7 @@ def _local(name: str) -> Path | None:
 
 
 @cache  # a file of prompts asks for the same model again and again
-def _download(hub_id: str, **hub: Any) -> Path:
+def _download(hub_id: str, variant: str | None = None, **hub: Any) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -80,7 +84,8 @@ def _download(hub_id: str, **hub: Any) -> Path:
         # The components alone: repositories hold other checkpoints beside them.
         parts = [name for name, entry in index.items() if isinstance(entry, list) and entry[:1] != [None]]
         patterns = ["model_index.json", *(f"{part}/{kind}" for part in parts for kind in _HUB_FILES)]
-        return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=["*.fp16.*"], **hub))
+        ignored = ["*.fp16.*"] if variant is None else None
+        return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored, **hub))
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
@@ -95,31 +100,63 @@ def check_model(folder: Path) -> dict[str, Any]:
         The contents of ``model_index.json``.
 
     Raises:
-        ValueError: a pipeline of another class, a missing component, pickled weights, or a broken shard (named).
+        ModelError: a pipeline of another class, a missing component, pickled weights, a broken shard (named), or a
+            config that asks for code or for more layers than there are tensors.
     """
     index = read_json(folder / "model_index.json")
+    check_config(index, folder / "model_index.json")
     found = family_of_index(index, folder)
-    for name in _NEEDED:
+    check_settings(index, folder / "model_index.json")
+    second = [] if found is None else [part for part in (found[1].text_component, found[1].pooled_component) if part]
+    for name in (*_NEEDED, *second, *(part.replace("text_encoder", "tokenizer") for part in second)):
         if not (folder / name).is_dir():
-            raise ValueError(f"{folder} lacks the component {name}/")
-    if found is not None:
-        second = [part for part in (found[1].text_component, found[1].pooled_component) if part]
-        for name in (*second, *(part.replace("text_encoder", "tokenizer") for part in second)):
-            if not (folder / name).is_dir():
-                raise ValueError(f"{folder} lacks the component {name}/")
+            raise ModelError(f"{folder} lacks the component {name}/")
     for name in _WEIGHTED:
         if (folder / name / "adapter_config.json").exists():
-            raise ValueError(f"{folder / name} holds an adapter, which points at weights elsewhere; merge it first")
+            raise ModelError(f"{folder / name} holds an adapter, which points at weights elsewhere; merge it first")
         if (folder / name).is_dir():
             check_weights(folder / name)
+            path = folder / name / "config.json"
+            config = read_json(path)
+            check_config(config, path)
+            tensors = sum(len(read_header(file)) for file in (folder / name).glob("*.safetensors"))
+            check_counts(config, tensors, path)
     own = index.get("_class_name") == "VideoDiTPipeline"
     transformer = "VideoDiT" if own or found is None else found[0].class_name
     vae = "CausalVideoVAE" if found is None or (own and found[1].vae == "AutoencoderKLWan") else found[1].vae
     config = read_json(folder / "transformer" / "config.json")
     if found is None or own or config.get("_class_name") not in found[0].aliases:
         check_class(config, transformer, folder / "transformer")
-    check_class(read_json(folder / "vae" / "config.json"), vae, folder / "vae")
+    check_class(decoder := read_json(folder / "vae" / "config.json"), vae, folder / "vae")
+    from videodit import CausalVideoVAE, VideoDiT
+
+    for values, model, part in ((config, VideoDiT, "transformer"), (decoder, CausalVideoVAE, "vae")):
+        if values["_class_name"] == model.__name__:
+            check_types(values, model, folder / part)
     return index
+
+
+def check_settings(index: dict[str, Any], where: object) -> None:
+    """Check the entries of a pipeline's config that are no components.
+
+    Raises:
+        ModelError: naming the entry, its value and what is legal.
+    """
+    for name in ("height", "width", "num_frames", "num_inference_steps", "max_text_length", "window"):
+        value = index.get(name)
+        if value is None and (name not in index or name in ("max_text_length", "window")):
+            continue
+        if type(value) is not int or not 1 <= value <= 2**24:
+            raise ModelError(f"{where}: {name} is {value!r}, legal is a whole number from 1 to {2**24}")
+    for name, high in (("fps", 1000), ("guidance_scale", 100), ("boundary_ratio", 1)):
+        value = index.get(name)
+        if value is None and (name not in index or name == "boundary_ratio"):
+            continue
+        wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high
+        if wrong or (name == "fps" and value == 0):
+            raise ModelError(f"{where}: {name} is {value!r}, legal is a number up to {high}")
+    if type(index.get("expand_timesteps", False)) not in (bool, type(None)):
+        raise ModelError(f"{where}: expand_timesteps is {index['expand_timesteps']!r}, legal are true and false")
 
 
 def family_of_index(index: Any, where: object) -> tuple[Family, Sampling] | None:
@@ -242,13 +279,15 @@ class ModelSpec:
                 loops=vae.get("_class_name") in ("CausalVideoVAE", "AutoencoderKLWan"),
                 image_dim=transformer.get("image_dim"),
                 image_tokens=transformer.get("image_tokens"),
-                learned_grid=transformer.get("learned_grid"),
+                learned_grid=None if transformer.get("learned_grid") is None else Size3D(*transformer["learned_grid"]),
                 experts=1 if index.get("boundary_ratio") is None else 2,
             )
         except KeyError as error:
-            raise ValueError(f"the model's configs lack the entry {error}") from None
-        except TypeError as error:
-            raise ValueError(f"the model's configs hold an entry of a wrong kind: {error}") from None
+            raise ModelError(f"the model's configs lack the entry {error}") from None
+        except VideoDiTError:
+            raise
+        except (ValueError, TypeError, ArithmeticError, AttributeError, IndexError) as error:
+            raise ModelError(f"the model's configs hold a wrong entry: {error}") from None
 
 
 @dataclass(frozen=True)

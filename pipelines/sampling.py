@@ -15,6 +15,7 @@ from videodit.pipelines.denoising import Denoiser
 from videodit.pipelines.registry import Settings
 from videodit.pipelines.scheduling import SchedulerStep, set_timesteps
 from videodit.pipelines.windows import WindowStore, window_tokens, windows_of
+from videodit.weights import check_finite
 
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 
@@ -57,6 +58,9 @@ def sample(
         watcher: is told of each step.
         store: keeps what windows add.
 
+    Raises:
+        ModelError: latents that are not finite, before they are kept.
+
     Yields:
         Latents ``[B, C, t, H, W]``, from the clips' beginning to their end, as soon as they are final.
     """
@@ -82,6 +86,8 @@ def sample(
             part = condition.window(window.span, done, window.keep).snapped(pipe.scheduler)
             denoise = denoiser(condition=part, settings=settings, span=window.span)
             latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin)
+            part_of = f"window {number + 1} of {len(windows)}" if len(windows) > 1 else "the last step"
+            check_finite(latents, f"the transformer's latents after {part_of}")
             first = window.fresh.start - window.span.start
             made = latents[:, :, first : first + window.fresh.stop - window.fresh.start]
             if store is not None and not pipe.interrupted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from videodit.errors import InputError
-from videodit.limits import DEFAULT_LIMITS, Limits
+from videodit.limits import current_limits
 
 __all__ = ["check_text", "collapse", "is_blank"]
 
@@ -28,19 +28,17 @@ def is_blank(text: str) -> bool:
     return not collapse(text)
 
 
-def check_text(text: str, what: str = "the prompt", *, limits: Limits = DEFAULT_LIMITS) -> None:
+def check_text(text: str, what: str = "the prompt") -> None:
     """Make sure that a tokenizer can read a text, in time and memory that ordinary texts take.
 
     Args:
         text: a prompt or a caption.
         what: it is, in the message.
-        limits: its ``prompt_characters`` are the most.
 
     Raises:
         InputError: the text is too long, or has a character that is none: half of a surrogate pair, or NUL.
     """
-    if len(text) > limits.prompt_characters:
-        raise InputError(f"{what} has {len(text):,} characters; at most {limits.prompt_characters:,} are read")
+    current_limits().check("prompt_characters", len(text), f"{what} has {len(text):,} characters")
     if (match := _SURROGATE.search(text)) is not None:
         raise InputError(
             f"{what} is not valid Unicode: character {match.start() + 1} is half of a surrogate pair, "

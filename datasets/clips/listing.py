@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from videodit.datasets.clips.records import Clip, Source
-from videodit.errors import InputError
-from videodit.limits import DEFAULT_LIMITS
+from videodit.limits import current_limits
 from videodit.prompts import check_text, is_blank
 
 VIDEO_SUFFIXES = frozenset(
@@ -92,11 +91,8 @@ def read_caption(path: Path) -> str | None:
     Raises:
         InputError: it is longer than captions may be, or no text. A file of any size is refused at once.
     """
-    most = 4 * DEFAULT_LIMITS.prompt_characters + 3  # bytes of UTF-8, behind a byte order mark
-    if (size := path.stat().st_size) > most:
-        raise InputError(
-            f"{path}: the caption has {size:,} bytes; at most {DEFAULT_LIMITS.prompt_characters:,} characters are read"
-        )
+    size = path.stat().st_size  # in UTF-8 a character takes at most four bytes, and a byte order mark three
+    current_limits().check("prompt_characters", (size - 3) / 4, f"{path}: the caption has {size:,} bytes")
     return caption_of(decode(path.read_bytes(), str(path)), str(path))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from videodit.errors import ModelError
 from videodit.families import allegro, cogvideox, flux, hunyuan_video, latte, ltx, pixart, skyreels, wan
 from videodit.families.base import Family
 from videodit.families.sampling import Sampling
@@ -19,24 +20,24 @@ def family_of(config: Mapping[str, Any], where: object = "the config") -> Family
     """The family of a transformer's config of diffusers.
 
     Raises:
-        ValueError: a class that is no family's.
+        ModelError: a class that is no family's.
     """
     name = config.get("_class_name")
     for family in FAMILIES.values():
         if name in (family.class_name, *family.aliases):
             return family
     known = ", ".join(family.class_name for family in FAMILIES.values())
-    raise ValueError(f"{where} holds a {name or 'config without a class'}, expected a VideoDiT or one of {known}")
+    raise ModelError(f"{where} holds a {name or 'config without a class'}, expected a VideoDiT or one of {known}")
 
 
 def sampling_of(pipeline: object, where: object = "the folder") -> tuple[Family, Sampling]:
     """The family of one of diffusers' pipeline classes, and how it makes clips.
 
     Raises:
-        ValueError: a class that is no family's.
+        ModelError: a class that is no family's.
     """
     for family in FAMILIES.values():
         if isinstance(pipeline, str) and pipeline in family.sampling:
             return family, family.sampling[pipeline]
     known = ", ".join(name for family in FAMILIES.values() for name in family.sampling)
-    raise ValueError(f"{where} holds a {pipeline}, expected a VideoDiTPipeline or one of {known}")
+    raise ModelError(f"{where} holds a {pipeline}, expected a VideoDiTPipeline or one of {known}")

@@ -7,6 +7,7 @@ from one or more of our tensors to one or more of theirs, with a transform that 
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,8 +17,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from videodit.errors import ModelError
 from videodit.families.sampling import Sampling
 from videodit.flow import Objective
+from videodit.schema import check_types
+
+logger = logging.getLogger(__name__)
 
 Tensors = list[Tensor]
 Config = Mapping[str, Any]
@@ -66,6 +71,10 @@ class Published(NamedTuple):
     companions: int
 
 
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "module.")
+"""What files put before all names, the longest first."""
+
+
 @dataclass(frozen=True)
 class Original:
     """The layout of the authors' own files.
@@ -88,7 +97,10 @@ class Original:
         """diffusers' name of a tensor, or ``None`` for one of another network."""
         if self.dropped is not None and re.match(self.dropped, name):
             return None
-        name = name.removeprefix("model.diffusion_model.")
+        for prefix in PREFIXES:
+            if name.startswith(prefix):
+                name = name.removeprefix(prefix)
+                break
         for rule in self.rules:
             ours, theirs = rule.ours, rule.theirs
             if isinstance(ours, str) and isinstance(theirs, str) and (found := _match(theirs, name)) is not None:
@@ -161,8 +173,27 @@ class Family:
             full |= {key: value for key, value in settled.items() if full.get(key) is None}
         for key, value in self.required.items():
             if full.get(key) != value:
-                raise ValueError(f"{self.title}: {key} is {full.get(key)!r}, legal is {value!r}")
-        return self.options(full) | {"family": self.name, "family_config": given}
+                raise ModelError(f"{self.title}: {key} is {full.get(key)!r}, legal is {value!r}")
+        try:
+            return self.options(full) | {"family": self.name, "family_config": given}
+        except KeyError as error:
+            raise ModelError(f"{self.title}: the config lacks the entry {error}") from None
+        except (TypeError, ArithmeticError, AttributeError, IndexError) as error:
+            raise ModelError(f"{self.title}: the config holds an entry of a wrong type: {error}") from None
+
+    def check_config(self, config: Config, where: object) -> None:
+        """See that a config's entries are of the types that diffusers' class takes, and tell of others.
+
+        Raises:
+            ModelError: naming the entry.
+        """
+        import diffusers
+
+        check_types(config, getattr(diffusers, self.class_name), where)
+        known = inspect.signature(getattr(diffusers, self.class_name).__init__).parameters
+        unknown = sorted(key for key in config if key not in known and not key.startswith("_"))
+        if unknown:
+            logger.warning(f"{where}: the config holds entries that {self.title} does not know: {', '.join(unknown)}")
 
     def class_defaults(self) -> dict[str, Any]:
         """What diffusers' class takes for entries that a config leaves out."""

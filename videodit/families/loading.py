@@ -22,17 +22,22 @@ from videodit.checkpoints import (
     WEIGHTS_STEM,
     CheckedLoading,
     check_class,
+    check_config,
     check_file,
     check_weights,
-    is_hub_id,
+    fetch_weights,
+    find_folder,
     read_json,
     weight_files,
 )
+from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES, family_of
 from videodit.families.base import Family, Group, to_foreign, to_native
 from videodit.files import replacing
+from videodit.schema import check_types
+from videodit.weights import build, check_counts, check_entries, check_names, is_finite, read_header, read_headers
 
-_NAMED = 5  # how many names an error lists
+_LOAD_OPTIONS = ("device_map", "max_memory", "quantization_config")
 
 
 class TensorFiles:
@@ -56,7 +61,7 @@ class TensorFiles:
                 if name is None:
                     continue
                 if name in self._places:
-                    raise ValueError(f"{path} holds {name}, which is in another file, too")
+                    raise ModelError(f"{path} holds {name}, which is in another file, too")
                 self._places[name] = (file, stored)
 
     def __enter__(self) -> TensorFiles:
@@ -100,26 +105,36 @@ class FamilyLoading(CheckedLoading):
                 missing, left over or of another shape (the first few are named), or ``use_safetensors=False``.
         """
         name = os.fspath(pretrained_model_name_or_path or "")
+        if pretrained_model_name_or_path and Path(name).is_file():
+            raise InputError(f"{name} is a file: load it by from_single_file")
         hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
-        folder = _find_folder(name, kwargs.get("subfolder") or "", hub)
+        folder = find_folder(name, kwargs.get("subfolder") or "", hub)
         if folder is None or (config := read_json(folder / "config.json")).get("_class_name") == cls.__name__:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if kwargs.pop("use_safetensors", None) is False:
-            raise ValueError("use_safetensors=False is refused: weights are read from .safetensors files alone")
+            raise InputError("use_safetensors=False is refused: weights are read from .safetensors files alone")
+        check_config(config, folder / "config.json")
         family = family_of(config, folder)
-        if not Path(name).is_dir():
-            folder = _fetch_weights(name, kwargs.get("subfolder") or "", hub)
-        check_weights(folder)
-        dtype = kwargs.pop("dtype", None) or kwargs.get("torch_dtype") or torch.float32  # diffusers' default
-        device_map, overrides = kwargs.pop("device_map", None), kwargs.pop("overrides", {})
+        options = {key: kwargs.pop(key, None) for key in _LOAD_OPTIONS}
+        variant, overrides = kwargs.pop("variant", None), kwargs.pop("overrides", {})
+        if kwargs.pop("low_cpu_mem_usage", True) is False:
+            raise InputError("low_cpu_mem_usage=False is refused: weights are read one at a time")
+        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or torch.float32  # diffusers' default
         if not isinstance(dtype, torch.dtype):
-            raise ValueError(f"dtype must be a torch.dtype such as torch.bfloat16, got {dtype!r}")
+            raise InputError(f"dtype must be a torch.dtype such as torch.bfloat16, got {dtype!r}")
         unknown = sorted(set(kwargs) - {"subfolder", "torch_dtype", *HUB_OPTIONS})
         if unknown:
-            raise ValueError(f"options {', '.join(unknown)} are not for weights of {family.title}")
-        with TensorFiles(weight_files(folder)) as files:
+            raise InputError(f"options {', '.join(unknown)} are not for weights of {family.title}")
+        if not Path(name).is_dir():
+            folder = fetch_weights(name, kwargs.get("subfolder") or "", hub)
+        check_weights(folder)
+        paths = weight_files(folder, variant)
+        check_entries(entries := read_headers(paths), folder)
+        check_counts(config, len(entries), folder)
+        family.check_config(config, folder)
+        with TensorFiles(paths) as files:
             native = family.native_config(config, files.names) | overrides
-            return _load(cls, family, native, files, folder, dtype, device_map)
+            return _load(cls, family, native, files, folder, dtype, **options)
 
     @classmethod
     def from_single_file(
@@ -128,38 +143,50 @@ class FamilyLoading(CheckedLoading):
         *,
         dtype: torch.dtype = torch.float32,
         device_map: str | dict[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
     ) -> Self:
         """Load a file in the layout of its authors (Wan and LTX-Video), whatever prefix it has.
+
+        A pipeline sets the options that such a file does not tell (:attr:`Sampling.overrides`) when it gets the model.
 
         Args:
             path: a safetensors file.
             dtype: of the weights.
             device_map: see :meth:`from_pretrained`.
+            overrides: see :meth:`from_pretrained`.
 
         Raises:
-            ValueError: a pickle, a broken file, or tensors that belong to neither.
+            ModelError: a pickle, a broken file, a quantized one, or tensors that belong to neither.
         """
         path = Path(path)
         if path.suffix in PICKLE_SUFFIXES:
-            raise ValueError(
+            raise ModelError(
                 f"{path} is a pickle, which can run code when opened; where you trust it, convert it: "
                 "safetensors.torch.save_file(torch.load(path, weights_only=True), target)"
             )
-        if not path.is_file():
-            raise ValueError(f"{path} is no file")
+        if path.suffix == ".gguf":
+            raise ModelError(f"{path} is quantized (GGUF); use a .safetensors file in bf16, fp16 or fp32")
         check_file(path)
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
+        entries = read_header(path)
+        check_entries(entries, path)
+        names = list(entries)
         whole = [(family, family.original) for family in FAMILIES.values() if family.original is not None]
         whole = [(family, original) for family, original in whole if original.config is not None]
         for family, original in whole:
             if any(original.mark in name for name in names):
                 with TensorFiles([path], original.rename) as files:
                     assert original.config is not None
-                    config = original.config({name: files.shape(name) for name in files.names})
-                    return _load(cls, family, family.native_config(config), files, path, dtype, device_map)
+                    shapes = {name: files.shape(name) for name in files.names}
+                    try:
+                        config = original.config(shapes)
+                    except (KeyError, IndexError, ValueError) as error:
+                        raise ModelError(
+                            f"{path} lacks tensors of {family.title}, or holds some of another shape: {error}"
+                        ) from None
+                    native = family.native_config(config) | dict(overrides or {})
+                    return _load(cls, family, native, files, path, dtype, device_map)
         known = ", ".join(family.title for family, _ in whole)
-        raise ValueError(
+        raise ModelError(
             f"{path} holds no transformer of {known}; the first of its tensors is {min(names, default='none')}"
         )
 
@@ -170,31 +197,6 @@ class FamilyLoading(CheckedLoading):
         return {"_class_name": cls.__name__, **family_of(config, where).native_config(config)}
 
 
-def _find_folder(name: str, subfolder: str, hub: dict[str, Any]) -> Path | None:
-    """Where ``config.json`` lies, fetched if it must be; ``None`` leaves the error to diffusers."""
-    if Path(name).is_dir():
-        return Path(name) / subfolder
-    if not is_hub_id(name):
-        return None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(name, "config.json", subfolder=subfolder or None, **hub)).parent
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{name!r} is no folder and could not be fetched from the hub: {reason}") from None
-
-
-def _fetch_weights(name: str, subfolder: str, hub: dict[str, Any]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    prefix = f"{subfolder}/" if subfolder else ""
-    patterns = [f"{prefix}*.json", f"{prefix}*.safetensors"]  # `*` matches slashes, too
-    ignored = [f"{prefix}*/*"]
-    return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=ignored, **hub)) / subfolder
-
-
 def _load(
     cls: Any,
     family: Family,
@@ -202,22 +204,42 @@ def _load(
     files: TensorFiles,
     where: Path,
     dtype: torch.dtype,
-    device_map: str | dict[str, Any] | None,
+    device_map: str | dict[str, Any] | None = None,
+    max_memory: dict[Any, Any] | None = None,
+    quantization_config: Any = None,
 ) -> Any:
     """A model with the weights of ``files``, which carry diffusers' names."""
     from accelerate.utils import set_module_tensor_to_device
 
-    with torch.device("meta"):
-        model = cls(**config)
+    check_types(config, cls, where)
+    model = build(lambda: cls(**config), where)
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     groups = check_keys(family, groups=family.plan(shapes, model.config), files=files, where=where)
-    places = _place(model, device_map, dtype)
     wide = tuple(cls._keep_in_fp32_modules)
+    quantizer = None
+    if quantization_config is not None:
+        from diffusers.quantizers import DiffusersAutoQuantizer
+
+        quantizer = DiffusersAutoQuantizer.from_config(quantization_config)
+        quantizer.validate_environment(torch_dtype=dtype, from_flax=False, device_map=device_map)
+        dtype = quantizer.update_torch_dtype(dtype)
+        quantizer.preprocess_model(model=model, device_map=None, keep_in_fp32_modules=wide)
+    places = _place(model, device_map, dtype, max_memory)
     for name, tensor in _checked(to_native(groups, files.get, model.config), shapes, where):
+        if not is_finite(tensor):
+            raise ModelError(f"{where}: {name} holds values that are not finite (NaN or infinite)")
         kept = any(part in wide for part in name.split("."))
-        set_module_tensor_to_device(
-            model, name, _device_of(name, places), value=tensor, dtype=torch.float32 if kept else dtype
-        )
+        place, kind = _device_of(name, places), torch.float32 if kept else dtype
+        value = tensor.to(kind)
+        if tensor.dtype != kind and not is_finite(value):
+            raise ModelError(f"{where}: {name} holds values that are beyond the range of {kind}")
+        if quantizer is not None and quantizer.check_if_quantized_param(model, value, name, {}, param_device=place):
+            quantizer.create_quantized_param(model, value, name, place, {}, [], dtype=kind)
+            continue
+        set_module_tensor_to_device(model, name, place, value=value, dtype=kind)
+    if quantizer is not None:
+        quantizer.postprocess_model(model)
+        model.hf_quantizer = quantizer
     if len(set(places.values())) > 1:
         from accelerate import dispatch_model
 
@@ -233,28 +255,29 @@ def check_keys(family: Family, *, groups: list[Group], files: TensorFiles, where
     """
     needed = {name for group in groups for name in group.theirs}
     ignored = re.compile(family.ignored) if family.ignored else None
-    _check_names(needed, {n for n in files.names if ignored is None or not ignored.search(n)}, family.title, where)
+    check_names(needed, {n for n in files.names if ignored is None or not ignored.search(n)}, family.title, where)
     return groups
 
 
-def _check_names(needed: set[str], found: set[str], title: str, where: Path) -> None:
-    for problem, names in (("lacks", needed - found), ("holds unknown", found - needed)):
-        if names:
-            first = ", ".join(sorted(names)[:_NAMED])
-            raise ValueError(f"{where} {problem} {len(names)} tensors of {title}, for example {first}")
-
-
-def _place(model: Any, device_map: str | dict[str, Any] | None, dtype: torch.dtype) -> dict[str, Any]:
+def _place(
+    model: Any, device_map: str | dict[str, Any] | None, dtype: torch.dtype, max_memory: dict[Any, Any] | None
+) -> dict[str, Any]:
     """The device of each module: ``{"": "cpu"}`` unless something else was asked for."""
+    if max_memory is not None and device_map not in ("auto", "balanced"):
+        raise InputError(f"max_memory needs device_map 'auto' or 'balanced', got {device_map!r}")
     if device_map is None:
         return {"": "cpu"}
     if device_map in ("auto", "balanced"):
         from accelerate import infer_auto_device_map
 
-        device_map = dict(infer_auto_device_map(model, no_split_module_classes=model._no_split_modules, dtype=dtype))
+        device_map = dict(
+            infer_auto_device_map(
+                model, max_memory=max_memory, no_split_module_classes=model._no_split_modules, dtype=dtype
+            )
+        )
     if isinstance(device_map, dict):
         if "disk" in device_map.values():
-            raise ValueError("the model does not fit into memory here; device_map 'disk' is not supported")
+            raise InputError("the model does not fit into memory here; device_map 'disk' is not supported")
         return device_map
     from videodit.hardware import parse_device
 
@@ -266,7 +289,7 @@ def _device_of(name: str, places: Mapping[str, Any]) -> Any:
     for length in range(len(parts), -1, -1):
         if (module := ".".join(parts[:length])) in places:
             return places[module]
-    raise ValueError(f"device_map says nothing of {name}")
+    raise InputError(f"device_map says nothing of {name}")
 
 
 # ---- conversion ----------------------------------------------------------------------------------
@@ -296,9 +319,9 @@ def convert_transformer(
             a target that exists.
     """
     if target.exists():
-        raise ValueError(f"{target} exists; name a folder that does not")
+        raise InputError(f"{target} exists; name a folder that does not")
     if not target.absolute().parent.is_dir():
-        raise ValueError(f"there is no folder {target.absolute().parent}")
+        raise InputError(f"there is no folder {target.absolute().parent}")
     config = read_json(source / "config.json")
     check_weights(source)
     if to == "native":
@@ -308,12 +331,11 @@ def convert_transformer(
     else:
         check_class(config, model_class.__name__, source)
         if config.get("family") not in FAMILIES:
-            raise ValueError(f"{source} holds weights that came from no family; known are {', '.join(FAMILIES)}")
+            raise InputError(f"{source} holds weights that came from no family; known are {', '.join(FAMILIES)}")
         family = FAMILIES[config["family"]]
         native = {key: value for key, value in config.items() if not key.startswith("_")}
         written = {"_class_name": family.class_name, **config["family_config"]}
-    with torch.device("meta"):
-        model = model_class(**native)
+    model = build(lambda: model_class(**native), source)
     groups = family.plan(model.state_dict(), model.config)
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     with TensorFiles(weight_files(source)) as files:
@@ -321,7 +343,7 @@ def convert_transformer(
             check_keys(family, groups=groups, files=files, where=source)
             tensors = _checked(to_native(groups, files.get, model.config), shapes, source)
         else:
-            _check_names(set(shapes), files.names, "VideoDiT", source)
+            check_names(set(shapes), files.names, "VideoDiT", source)
             for _ in _checked(((name, files.shape(name)) for name in shapes), shapes, source):
                 pass
             tensors = to_foreign(groups, files.get, model.config)
@@ -341,7 +363,7 @@ def _checked(
     for name, tensor in tensors:
         found = list(tensor.shape) if isinstance(tensor, Tensor) else tensor
         if found != shapes[name]:
-            raise ValueError(f"{where}: {name} has shape {found}, the config needs {shapes[name]}")
+            raise ModelError(f"{where}: {name} has shape {found}, the config needs {shapes[name]}")
         yield name, tensor
 
 
