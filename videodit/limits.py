@@ -8,14 +8,15 @@ whatever reads one takes a :class:`Limits`. The defaults let ordinary inputs thr
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from videodit.errors import InputError
 
-__all__ = ["DEFAULT_LIMITS", "Limits"]
+__all__ = ["DEFAULT_LIMITS", "Limits", "current_limits", "use_limits"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Limits:
         clip_pixels: width × height of a clip's frames, as they are stored.
         clip_seconds: duration of a clip that is read whole.
         clip_frames: frames of a clip that is read whole: those that it stores, and those that are kept of it.
+        kept_bytes: memory that a clip's frames take once they have the size and the rate that are wanted.
         file_bytes: size of a clip's or a picture's file.
         prompt_characters: length of a prompt or a caption.
     """
@@ -35,6 +37,7 @@ class Limits:
     clip_pixels: int = 4096 * 4096
     clip_seconds: int = 600
     clip_frames: int = 100_000
+    kept_bytes: int = 8_000_000_000
     file_bytes: int = 2_000_000_000
     prompt_characters: int = 20_000
 
@@ -75,3 +78,20 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+_current = DEFAULT_LIMITS
+
+
+def current_limits() -> Limits:
+    """The limits that hold in this process: the defaults, or those of the innermost :func:`use_limits`."""
+    return _current
+
+
+@contextlib.contextmanager
+def use_limits(limits: Limits) -> Iterator[None]:
+    """Have ``limits`` hold inside the ``with`` block, in all threads."""
+    global _current
+    before, _current = _current, limits
+    try:
+        yield
+    finally:
+        _current = before

@@ -26,6 +26,8 @@ DROPPABLE = {
     "static": "static",
     "black": "black",
     "letterboxed": "letterboxed",
+    "interlaced": "interlaced",
+    "gaps": "time gaps",
     "duplicate": "duplicate",
     "uncaptioned": "no caption",
 }

@@ -14,6 +14,7 @@ from videodit.cli.flags import (
     DryRun,
     Dtype,
     Fitting,
+    Limit,
     Model,
     Negative,
     Output,
@@ -22,7 +23,7 @@ from videodit.cli.flags import (
     Steps,
     number,
 )
-from videodit.cli.given import read_clip, settings_for, spec_of, whole_groups
+from videodit.cli.given import clip_size, read_clip, settings_for, spec_of, whole_groups
 from videodit.cli.request import Request, make_one
 from videodit.errors import InputError
 
@@ -44,14 +45,15 @@ def extend(
     negative: Negative = None,
     device: Device = None,
     dtype: Dtype = None,
+    limit: Limit = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make what comes after a clip, or before it. The MP4 holds both, as the model sees them."""
     from videodit.pipelines.conditions import Frames
 
     spec = spec_of(model)
-    frames = read_clip(clip, spec)
-    settings = settings_for(clip, frames, spec, prompt=prompt, size=size, seed=seed, output=output)
+    settings = settings_for(clip, clip_size(clip), spec, prompt=prompt, size=size, seed=seed, output=output)
+    frames = read_clip(clip, spec, size=(settings["height"], settings["width"]), fit=fit)
     count = whole_groups(len(frames), spec, leading=not backward)
     if count < len(frames):
         which = "first" if backward else "last"
@@ -89,14 +91,16 @@ def connect(
     negative: Negative = None,
     device: Device = None,
     dtype: Dtype = None,
+    limit: Limit = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make a bridge from one clip to another. The MP4 holds all three, as the model sees them."""
     from videodit.pipelines.conditions import Frames
 
     spec = spec_of(model)
-    clips = [read_clip(path, spec) for path in (first, second)]
-    settings = settings_for(first, clips[0], spec, prompt=prompt, size=size, seed=seed, output=output)
+    settings = settings_for(first, clip_size(first), spec, prompt=prompt, size=size, seed=seed, output=output)
+    shape = settings["height"], settings["width"]
+    clips = [read_clip(path, spec, size=shape, fit=fit) for path in (first, second)]
     for i, path in enumerate((first, second)):
         count = whole_groups(len(clips[i]), spec, leading=i == 0)
         if count < len(clips[i]):

@@ -25,6 +25,7 @@ from videodit.cli.doctor import doctor
 from videodit.cli.edit import edit
 from videodit.cli.extend import connect, extend
 from videodit.cli.families import families
+from videodit.cli.flags import Limit
 from videodit.cli.generate import generate
 from videodit.cli.info import info
 from videodit.cli.remake import remake
@@ -67,6 +68,7 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    limit: Limit = None,
 ) -> None:
     context.ensure_object(_Settings).debug = debug
     if context.invoked_subcommand is None:
