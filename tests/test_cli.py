@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 from videodit import hardware
 from videodit.cli import common, doctor, progress, request
 from videodit.cli.main import app, main
+from videodit.errors import InputError
 from videodit.media import probe, read_recipe, read_video, write_video
 
 RUN = [sys.executable, "-c", "import sys; from videodit.cli.main import main; sys.exit(main())"]
@@ -58,7 +59,7 @@ def fake_plan(model: str = "mini", **values: Any) -> FakePlan:
     given = {key: value for key, value in values.items() if value is not None and key not in conditions}
     plan = FakePlan(**given, model=model)
     if model != "mini":
-        raise ValueError(f"unknown model {model!r}; did you mean mini?")
+        raise InputError(f"unknown model {model!r}; did you mean mini?")
     if plan.num_frames < 1:
         raise ValueError(f"num_frames is {plan.num_frames}; it must be at least 1")
     if plan.num_inference_steps < 1:

@@ -41,7 +41,7 @@ def test_a_resolved_config_reads_back_the_same(file, tmp_path):
     ("override", "message"),
     [
         ("train.stepz=5", r"unknown key train\.stepz; did you mean train\.steps.*; legal here are steps, batch_size"),
-        ("trian.steps=5", r"unknown key trian; legal here are model, output"),
+        ("trian.steps=5", r"unknown key trian; did you mean train or tracking.*; legal here are model, output"),
         ("train.steps=0", r"train\.steps is 0: .*greater than or equal to 1"),
         ("train.schedule=linear", r"train\.schedule is 'linear': .*'constant' or 'cosine'"),
         ("method.kind=adapter", "'lora' or 'full'"),
