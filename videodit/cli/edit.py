@@ -66,9 +66,9 @@ def edit(
     from videodit.pipelines.conditions import Edit, Region
 
     if mask is not None and outpaint is not None:
-        raise ValueError("give --mask or --outpaint, not both")
+        raise InputError("give --mask or --outpaint, not both")
     if size is not None and outpaint is not None:
-        raise ValueError("--outpaint is the size of the clip that is made; leave --size out")
+        raise InputError("--outpaint is the size of the clip that is made; leave --size out")
     spec = spec_of(model)
     own = clip_size(clip)
     settings = settings_for(clip, own, spec, prompt=prompt, size=size, seed=seed, output=output)
