@@ -294,6 +294,14 @@ def test_a_colour_profile_is_applied_and_a_damaged_one_told(tmp_path: Path) -> N
     assert "colour profile cannot be used and is left out" in notices[0]
 
 
+def test_a_profile_of_other_pixels_is_left_out_aloud(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("L", (8, 8), 77).save(tmp_path / "grey.png", icc_profile=profile)
+    pixels, notices = both(tmp_path / "grey.png")
+    assert (pixels == 77).all()
+    assert "its colour profile is for RGB, not for its pixels" in notices[0]
+
+
 def test_a_gamma_is_applied(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4), (64, 64, 64)).save(tmp_path / "plain.png")
     content = (tmp_path / "plain.png").read_bytes()

@@ -55,7 +55,9 @@ class Limits:
         """
         limit = getattr(self, name)
         if value > limit:
-            raise InputError(f"{what}; the limit {name} is {limit:,}: raise it with --limit {name}=NUMBER")
+            raise InputError(
+                f"{what}; the limit {name} is {limit:,}: raise it with --limit {name}=NUMBER before the command"
+            )
 
     def replace(self, written: Iterable[str]) -> Limits:
         """These limits with those changed that ``written`` names, each as ``NAME=NUMBER``.

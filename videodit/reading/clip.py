@@ -164,7 +164,7 @@ def read_whole(clip: ClipReader, *, fps: float | None, fit: Fitted | None = None
         if clip.info.interlaced:
             notices.append("it is interlaced: the upper field of each frame is shown")
         count, indices = len(clip.times), np.arange(len(clip.times))
-        if fps is not None and not clip.info.is_image:
+        if fps is not None and len(clip.times) > 1:  # one frame alone is a picture, however long it lasts
             check_positive("fps", fps)
             count = max(1, round(clip.info.duration * fps))
             what = f"it lasts {clip.info.duration:g} s, which are {count:,} frames at {fps:g} fps"

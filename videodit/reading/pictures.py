@@ -139,11 +139,8 @@ def _managed(image: PIL.Image.Image, profile: bytes) -> tuple[PIL.Image.Image, l
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = source.profile.xcolor_space.strip()
-        if space == "RGB" and image.mode != "CMYK":
-            image = image.convert("RGB")
-        elif space == "GRAY" and image.mode != "L":
-            # Whoever wrote it has a colour picture and a grey profile; the profile is not of these pixels.
-            return image.convert("RGB"), ["its colour profile is not of its kind of pixels, and is left out"]
+        if {"RGB": ("RGB",), "GRAY": ("L",), "CMYK": ("CMYK",), "Lab": ("LAB",)}.get(space, ()) != (image.mode,):
+            return image.convert("RGB"), [f"its colour profile is for {space}, not for its pixels, and is left out"]
         converted = ImageCms.profileToProfile(
             image, source, ImageCms.createProfile("sRGB"), outputMode="RGB", renderingIntent=0
         )
