@@ -88,7 +88,7 @@ class Differences(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self._refresh()
 
     def get_base_layer(self) -> Any:
-        """What stays here when adapters are unloaded: nothing, and the parameters as they were but for what is merged."""
+        """What stays here when adapters are unloaded: nothing. What is merged stays in the parameters."""
         if not self.merged_adapters:
             self.differences.clear()
             self._refresh()
@@ -122,12 +122,6 @@ class Differences(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             if getattr(one, "weights_map", None) is not None:
                 return one.weights_map[leaf]
         raise RuntimeError(f"{name} has no memory")
-
-
-def differences_of(network: Any, adapter_name: str) -> dict[str, Tensor]:
-    """An adapter's differences by the parameters' names; empty for none."""
-    layer = getattr(network, CHILD, None)
-    return {} if layer is None else dict(layer.differences.get(adapter_name, {}))
 
 
 def add_differences(network: Any, adapter_name: str, differences: Mapping[str, Tensor]) -> None:
