@@ -14,6 +14,7 @@ from torch import Tensor
 from videodit.adapters import state
 from videodit.checkpoints import HUB_OPTIONS, read_json
 from videodit.errors import InputError
+from videodit.pipelines.lora_files import LoRAFiles
 
 if TYPE_CHECKING:
     from videodit.adapters import LoRAInfo, LoRASource
@@ -36,7 +37,7 @@ def check_weight(weight: Any, name: str) -> float:
     return float(weight)
 
 
-class LoRAPipeline(LoraBaseMixin):
+class LoRAPipeline(LoRAFiles, LoraBaseMixin):
     """Goes before diffusers' ``DiffusionPipeline``: LoRAs of every layout, under diffusers' own names.
 
     The networks hold loaded LoRAs beside their weights, so that weights can be changed from one call to the next.
@@ -68,7 +69,7 @@ class LoRAPipeline(LoraBaseMixin):
         low_cpu_mem_usage: bool = True,
         **hub: Any,
     ) -> None:
-        """Load a LoRA, and make it the active one of its network, as diffusers does; :meth:`set_adapters` mixes several.
+        """Load a LoRA, and make it the active one of its network, as diffusers does; see :meth:`set_adapters`.
 
         Other networks keep what is active there, and adapters that were added to the transformer directly stay on.
 
@@ -110,7 +111,8 @@ class LoRAPipeline(LoraBaseMixin):
             taken = name in state.present(networks[network])
             if taken and not hotswap:
                 raise InputError(
-                    f"there is a LoRA {name!r} already; choose another adapter_name, delete that one, or pass hotswap=True"
+                    f"there is a LoRA {name!r} already; choose another adapter_name, delete that one, or pass "
+                    "hotswap=True"
                 )
             if hotswap and not taken:
                 there = ", ".join(state.present(networks[network])) or "none"
@@ -343,9 +345,8 @@ class LoRAPipeline(LoraBaseMixin):
         known = self._all_names()
         for name in names:
             if name not in known:
-                raise InputError(
-                    f"there is no LoRA {name!r}: it is not in the list of present adapters, {', '.join(known) or 'none'}"
-                )
+                there = ", ".join(known) or "none"
+                raise InputError(f"LoRA {name!r} is not in the list of present adapters: {there}")
         if len(set(names)) != len(names):
             raise InputError(f"a LoRA is named twice: {', '.join(names)}")
 
@@ -355,7 +356,12 @@ class LoRAPipeline(LoraBaseMixin):
         if not isinstance(weight, dict):
             return check_weight(weight, name)
         legal = [network for network, part in self._networks().items() if name in state.present(part)]
-        unknown = sorted(set(weight) - set(legal))
+        foreign = sorted(map(repr, set(weight) - set(self._lora_loadable_modules)))
+        if foreign:
+            logger.warning(
+                f"weights of LoRA {name!r} for {', '.join(foreign)} are ignored; a LoRA changes no such part"
+            )
+        unknown = sorted((set(weight) & set(self._lora_loadable_modules)) - set(legal))
         if unknown:
             raise InputError(f"LoRA {name!r} has no weights for {', '.join(unknown)}; legal are {', '.join(legal)}")
         return {network: check_weight(weight.get(network, 1.0), name) for network in legal}

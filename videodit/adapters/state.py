@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from typing import Any
+
+from videodit.errors import InputError
 
 
 def adapter_layers(network: Any) -> list[Any]:
@@ -68,16 +70,6 @@ def weight_of(network: Any, name: str) -> float:
     return 1.0
 
 
-@contextmanager
-def kept_scales(networks: Iterable[Any]) -> Iterator[None]:
-    """Scales are afterwards what they were, to the bit."""
-    before = scales(networks)
-    try:
-        yield
-    finally:
-        restore(before)
-
-
 Scales = list[tuple[Any, dict[str, Any]]]
 
 
@@ -113,3 +105,31 @@ def _refresh(layer: Any) -> None:
     refresh = getattr(layer, "_refresh", None)
     if refresh is not None:
         refresh()
+
+
+def scaled_adapters(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward whose ``attention_kwargs={"scale": s}`` scales adapters for this one call.
+
+    Scales are afterwards what they were, to the bit, also of a scale of 0, which no division undoes.
+
+    Raises:
+        InputError: a scale that is no finite number.
+    """
+
+    @wraps(forward)
+    def wrapper(self: Any, *args: Any, attention_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        factor = 1.0 if not attention_kwargs else attention_kwargs.get("scale", 1.0)
+        if attention_kwargs is not None:
+            kwargs["attention_kwargs"] = {key: value for key, value in attention_kwargs.items() if key != "scale"}
+        if factor is None or factor == 1.0:
+            return forward(self, *args, **kwargs)
+        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not math.isfinite(factor):
+            raise InputError(f"attention_kwargs has scale={factor!r}; it must be a finite number")
+        before = scales([self])
+        multiply(self, active(self), float(factor))
+        try:
+            return forward(self, *args, **kwargs)
+        finally:
+            restore(before)
+
+    return wrapper
