@@ -291,7 +291,9 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
             components: as for :meth:`fuse_lora`.
         """
         for network, part in self._parts(components).items():
-            part.unfuse_lora()
+            for layer in state.adapter_layers(part):
+                if layer.merged_adapters:
+                    layer.unmerge()
             state.restore(self._scales_unfused.pop(network, []))
 
     # ---- inside ----------------------------------------------------------------------------------
@@ -358,9 +360,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
         legal = [network for network, part in self._networks().items() if name in state.present(part)]
         foreign = sorted(map(repr, set(weight) - set(self._lora_loadable_modules)))
         if foreign:
-            logger.warning(
-                f"weights of LoRA {name!r} for {', '.join(foreign)} are ignored; a LoRA changes no such part"
-            )
+            logger.warning(f"weights of LoRA {name!r} for {', '.join(foreign)} are ignored: LoRAs change no such part")
         unknown = sorted((set(weight) & set(self._lora_loadable_modules)) - set(legal))
         if unknown:
             raise InputError(f"LoRA {name!r} has no weights for {', '.join(unknown)}; legal are {', '.join(legal)}")

@@ -349,10 +349,16 @@ class VideoDiT(
         """
         if names := present(self):
             raise InputError(
-                f"a model's folder holds no adapters, and {', '.join(names)} is there; write it with save_lora and call "
+                f"a model's folder holds no adapters, and {', '.join(names)} is there; call save_lora and "
                 "unload_lora() first, which keeps what is fused"
             )
         super().save_pretrained(*args, **kwargs)
+
+    def unload_lora(self) -> None:
+        """As diffusers' ``PeftAdapterMixin.unload_lora``, with changes of norms and tables."""
+        if (changes := getattr(self, "weight_differences", None)) is not None:
+            changes.unload()
+        super().unload_lora()
 
     @scaled_adapters
     def forward(

@@ -88,11 +88,14 @@ class Differences(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self._refresh()
 
     def get_base_layer(self) -> Any:
-        """What stays here when adapters are unloaded: nothing. What is merged stays in the parameters."""
+        """What stays here when adapters are unloaded: nothing."""
+        return None
+
+    def unload(self) -> None:
+        """Put back the parameters; what is merged stays in them."""
         if not self.merged_adapters:
             self.differences.clear()
             self._refresh()
-        return None
 
     # ---- inside ----------------------------------------------------------------------------------
 

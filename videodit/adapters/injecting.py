@@ -69,7 +69,9 @@ def _inject(transformer: Any, deltas: Mapping[str, Delta], adapter_name: str, pi
     try:
         with _quiet():
             transformer.load_lora_adapter(
-                peft_state(deltas),
+                {
+                    key: value.clone() if hotswap else value for key, value in peft_state(deltas).items()
+                },  # it swaps them
                 prefix=None,
                 adapter_name=adapter_name,
                 metadata=config,
