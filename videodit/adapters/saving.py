@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from videodit.adapters.modules import Delta, ModuleMap
 from videodit.adapters.parameters import difference_key
 from videodit.adapters.reading import DIFFUSERS_METADATA, LAYOUT
+from videodit.files import replacing
 
 SaveLayout = Literal["diffusers", "native"]
 _PREFIX = "transformer"
@@ -77,15 +77,8 @@ def save_lora(
             *((difference_key(name), change) for name, change in changes.items()),
         )
     }
-    partial = path.with_name(f".{path.name}-{secrets.token_hex(8)}.part")
-    try:
+    with replacing(path) as partial:
         save_file(tensors, partial, metadata=header)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
     return path
 
 
