@@ -1122,7 +1122,10 @@ def test_differences_of_all_parameters_come_and_go(linear: bool, pairs: Pairs, t
         assert torch.equal(again.differences["transformer"][name], value)
     ours.unload_lora()
     assert set(ours.state_dict()) == set(before)
-    assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
+    changed = {parameter for parameter, _ in WAN_DIFFERENCES.values()}
+    assert all(torch.equal(ours.state_dict()[name], before[name]) for name in changed)
+    # A linear layer that was fused and unfused is what it was up to rounding.
+    assert all(torch.allclose(value, before[name], atol=1e-5) for name, value in ours.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["wan-i2v", "wan"])

@@ -66,6 +66,9 @@ def _inject(transformer: Any, deltas: Mapping[str, Delta], adapter_name: str, pi
     config = peft_config(deltas)
     # A text is matched with whole names; a list would also fit the ends of longer ones.
     config["target_modules"] = "|".join(re.escape(name) for name in deltas)
+    tensors = peft_state(deltas)
+    if hotswap:  # peft gives the tensors that it takes the memory of those that were there
+        tensors = {key: value.clone() for key, value in tensors.items()}
     try:
         with _quiet():
             transformer.load_lora_adapter(
