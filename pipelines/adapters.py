@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusers.loaders.lora_base import LoraBaseMixin
 from torch import Tensor
 
+from videodit.adapters import state
 from videodit.checkpoints import HUB_OPTIONS, read_json
+from videodit.errors import InputError
+from videodit.pipelines.lora_files import LoRAFiles
 
 if TYPE_CHECKING:
     from videodit.adapters import LoRAInfo, LoRASource
+    from videodit.adapters.state import Scales
 
 logger = logging.getLogger(__name__)
 
@@ -23,27 +26,18 @@ MAX_WEIGHT = 100.0
 Weight = float | dict[str, float]
 
 
-@dataclass
-class _Loaded:
-    """A LoRA that is in the networks: what it is, its weight, and with what factor it is fused."""
-
-    info: LoRAInfo
-    weight: Weight = 1.0
-    fused: float | None = None
-
-
 def check_weight(weight: Any, name: str) -> float:
     """A LoRA's weight.
 
     Raises:
-        ValueError: no finite number, or one beyond reason.
+        InputError: no finite number, or one beyond reason.
     """
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not abs(weight) <= MAX_WEIGHT:  # NaN, too
-        raise ValueError(f"the weight of LoRA {name!r} is {weight!r}; it must be a number from -100 to 100")
+        raise InputError(f"the weight of LoRA {name!r} is {weight!r}; it must be a number from -100 to 100")
     return float(weight)
 
 
-class LoRAPipeline(LoraBaseMixin):
+class LoRAPipeline(LoRAFiles, LoraBaseMixin):
     """Goes before diffusers' ``DiffusionPipeline``: LoRAs of every layout, under diffusers' own names.
 
     The networks hold loaded LoRAs beside their weights, so that weights can be changed from one call to the next.
@@ -57,96 +51,128 @@ class LoRAPipeline(LoraBaseMixin):
 
     def __init__(self) -> None:
         super().__init__()
-        self._loras: dict[str, _Loaded] = {}
-        self._active: list[str] = []
+        self._loras: dict[tuple[str, str], LoRAInfo] = {}  # those that were loaded here, by network and name
         self._loras_enabled = True
         self._loras_for_good: list[dict[str, Any]] = []
+        self._scales_unfused: dict[str, Scales] = {}  # by network
 
     # ---- in and out ------------------------------------------------------------------------------
 
     def load_lora_weights(  # type: ignore[override]
         self,
         source: str | os.PathLike[str] | Mapping[str, Tensor],
-        *,
         adapter_name: str | None = None,
+        hotswap: bool = False,
+        *,
         weight_name: str | None = None,
         load_into_transformer_2: bool = False,
+        low_cpu_mem_usage: bool = True,
         **hub: Any,
     ) -> None:
-        """Load a LoRA, and make it the only active one, as diffusers does; :meth:`set_adapters` mixes several.
+        """Load a LoRA, and make it the active one of its network, as diffusers does; see :meth:`set_adapters`.
+
+        Other networks keep what is active there, and adapters that were added to the transformer directly stay on.
 
         Args:
             source: a .safetensors file, a folder, a hub id (``"owner/name"`` or ``"owner/name/FILE.safetensors"``),
                 or a dict of tensors. The names may be those of diffusers and peft, of kohya's scripts and musubi-tuner,
                 of the models' authors, or ours.
-            adapter_name: to go by; ``None`` takes the file's name.
+            adapter_name: to go by; ``None`` takes the file's name. Each network has its own: one name may stand for
+                a LoRA in the one and another in the other.
+            hotswap: put the LoRA in the place of the one of that name, without another compilation; for LoRAs of
+                different ranks in a compiled model call ``enable_lora_hotswap(target_rank=…)`` before the first one.
             weight_name: which file of a folder or of the hub.
             load_into_transformer_2: into the expert for the lower noise levels (Wan 2.2 A14B), not the other one.
+            low_cpu_mem_usage: as in diffusers; memory is never used twice here.
             hub: ``revision``, ``cache_dir``, ``token`` and ``local_files_only``.
 
         Raises:
-            ValueError: nothing there, a pickle, an adapter of another kind, one that fits no module, a wrong shape
-                (the module is named), numbers that are not finite, a name that is taken, an expert that the model
-                lacks, or fused LoRAs. The networks are then as they were.
+            InputError: nothing there, a pickle, a name that is taken, an expert that the model lacks, or fused LoRAs.
+            ModelError: an adapter of another kind, one that fits no module, a wrong shape (the module is named) or
+                numbers that are not finite. The networks are then as they were.
         """
         from videodit.adapters import ModuleMap, add_lora, find_lora, read_lora
 
         unknown = sorted(set(hub) - set(HUB_OPTIONS))
         if unknown:
-            raise ValueError(f"options {', '.join(unknown)} are unknown; legal are {', '.join(HUB_OPTIONS)}")
-        self._refuse_while_fused("load another LoRA")
+            raise InputError(f"options {', '.join(unknown)} are unknown; legal are {', '.join(HUB_OPTIONS)}")
         networks = self._networks()
         into = _expert(networks, load_into_transformer_2)
+        if hotswap and adapter_name is None:
+            raise InputError("hotswap needs adapter_name, the LoRA to be replaced")
+        self._refuse_while_fused("load another LoRA")
         if adapter_name is not None:
-            _check_name(adapter_name, self._loras)
-        found = find_lora(source, weight_name=weight_name, **hub)
+            _check_name(adapter_name)
+        opened = find_lora(source, weight_name=weight_name, **hub)
         models = {name: ModuleMap(network.config) for name, network in networks.items()}
-        lora = read_lora(found, models, name=adapter_name, into=into, base_hash=self._base_hash(found))
-        name = adapter_name or free_name(lora.info.name, self._loras)
+        lora = read_lora(opened, models, name=adapter_name, into=into, base_hash=self._base_hash(opened))
+        name = adapter_name or free_name(lora.info.name, self._all_names())
+        for network in lora.info.networks:
+            taken = name in state.present(networks[network])
+            if taken and not hotswap:
+                raise InputError(
+                    f"there is a LoRA {name!r} already; choose another adapter_name, delete that one, or pass "
+                    "hotswap=True"
+                )
+            if hotswap and not taken:
+                there = ", ".join(state.present(networks[network])) or "none"
+                raise InputError(f"there is no LoRA {name!r} in {network} to be replaced; there are {there}")
         for notice in lora.info.notices:
             logger.warning(notice)
+        before = {network: self._direct_active(network) for network in lora.info.networks}
+        was_active = {network: state.active(networks[network]) for network in lora.info.networks}
         added: list[str] = []
         try:
-            for network, deltas in lora.deltas.items():
-                add_lora(networks[network], deltas, adapter_name=name, pipeline=self)
+            for network in lora.info.networks:
+                add_lora(
+                    networks[network],
+                    lora.deltas.get(network, {}),
+                    adapter_name=name,
+                    differences=lora.differences.get(network),
+                    pipeline=self,
+                    hotswap=hotswap,
+                )
                 added.append(network)
         except BaseException:
-            if self._loras:
-                self._activate(self._active)  # peft deletes nothing active without a warning
-                for network in added:
-                    networks[network].delete_adapters([name])
-            else:
-                super().unload_lora_weights()
+            for network in () if hotswap else lora.info.networks:
+                self._remove(network, [name], was_active[network])
             raise
-        self._loras[name] = _Loaded(lora.info)
-        self._activate([name])
+        for network in lora.info.networks:
+            self._loras[network, name] = lora.info
+            state.activate(networks[network], was_active[network] if hotswap else [*before[network], name])
+            if before[network] and not hotswap:
+                logger.warning(f"{', '.join(before[network])} of {network} stays active beside LoRA {name!r}")
+        if not self._loras_enabled:  # layers that came anew are on
+            super().disable_lora()
 
     def lora_info(self, name: str) -> LoRAInfo:
         """What a loaded LoRA is: layout, ranks, trigger words, what it was made for, its file's metadata.
 
         Raises:
-            ValueError: no LoRA of that name.
+            InputError: no LoRA of that name that was loaded from a file or a dict.
         """
         self._check_known([name])
-        return self._loras[name].info
+        for (_, known), info in self._loras.items():
+            if known == name:
+                return info
+        raise InputError(f"adapter {name!r} was added to the transformer directly; nothing is known of it")
 
     def unload_lora_weights(self) -> None:
         """Take all LoRAs out of the networks. What is fused stays in their weights, for good."""
-        self._loras_for_good += [self._entry(name) for name, loaded in self._loras.items() if loaded.fused is not None]
+        self._loras_for_good += self._entries(fused=True)
         super().unload_lora_weights()
         self._loras.clear()
-        self._active = []
-        self._merged_adapters: set[str] = set()
+        self._scales_unfused.clear()
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As diffusers' ``DiffusionPipeline.save_pretrained``.
 
         Raises:
-            ValueError: LoRAs are loaded, which a model's folder cannot hold.
+            InputError: LoRAs are loaded, which a model's folder cannot hold.
         """
-        if self._loras:
-            raise ValueError(
-                f"a model's folder holds no LoRAs, and {', '.join(self._loras)} is loaded; call unload_lora_weights() "
+        if names := self._all_names():
+            raise InputError(
+                f"a model's folder holds no LoRAs, and {', '.join(names)} is loaded; call unload_lora_weights() "
                 "first, which keeps what is fused"
             )
         super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
@@ -155,17 +181,14 @@ class LoRAPipeline(LoraBaseMixin):
         """Take some LoRAs out of the networks.
 
         Raises:
-            ValueError: no LoRA of that name, or fused LoRAs.
+            InputError: no LoRA of that name, or fused LoRAs.
         """
         names = _as_names(adapter_names)
         self._check_known(names)
         self._refuse_while_fused("delete a LoRA")
-        self._activate([name for name in self.get_active_adapters() if name not in names])
-        super().delete_adapters(names)
-        for name in names:
-            del self._loras[name]
-        if not self._loras:
-            super().unload_lora_weights()
+        for network, part in self._networks().items():
+            here = [name for name in names if name in state.present(part)]
+            self._remove(network, here, [name for name in state.active(part) if name not in here])
 
     # ---- weights ---------------------------------------------------------------------------------
 
@@ -173,12 +196,12 @@ class LoRAPipeline(LoraBaseMixin):
         """Say which LoRAs are active, and how strong each is.
 
         Args:
-            adapter_names: one or several; all others are switched off.
+            adapter_names: one or several; all others are switched off, in all networks.
             adapter_weights: a number for all or one for each, or in place of a number a dict of numbers by
                 ``"transformer"`` and ``"transformer_2"``; ``None`` for 1.
 
         Raises:
-            ValueError: no LoRA of that name, one that is named twice, another count of weights, a weight that is no
+            InputError: no LoRA of that name, one that is named twice, another count of weights, a weight that is no
                 number from -100 to 100, or fused LoRAs.
         """
         names = _as_names(adapter_names)
@@ -188,15 +211,20 @@ class LoRAPipeline(LoraBaseMixin):
             list(adapter_weights) if isinstance(adapter_weights, (list, tuple)) else [adapter_weights] * len(names)
         )
         if len(weights) != len(names):
-            raise ValueError(f"{len(weights)} weights for {len(names)} LoRAs; give one for all or one for each")
-        checked = [self._checked_weight(weight, name) for weight, name in zip(weights, names, strict=True)]
-        for name, weight in zip(names, checked, strict=True):
-            self._loras[name].weight = weight
-        self._activate(names)
+            raise InputError(f"{len(weights)} weights for {len(names)} LoRAs; give one for all or one for each")
+        checked = {name: self._checked_weight(weight, name) for weight, name in zip(weights, names, strict=True)}
+        for network, part in self._networks().items():
+            here = [name for name in names if name in state.present(part)]
+            state.activate(part, here)
+            for name in here:
+                weight = checked[name]
+                state.set_weight(part, name, weight[network] if isinstance(weight, dict) else weight)
+        if not self._loras_enabled:
+            super().disable_lora()
 
     def get_active_adapters(self) -> list[str]:
-        """Names of the active LoRAs."""
-        return list(self._active)
+        """Names of the active LoRAs, of all networks."""
+        return list(dict.fromkeys(name for part in self._networks().values() for name in state.active(part)))
 
     def disable_lora(self) -> None:
         """Switch all LoRAs off, until :meth:`enable_lora`. What is fused stays."""
@@ -207,6 +235,16 @@ class LoRAPipeline(LoraBaseMixin):
         """Switch the active LoRAs on again."""
         super().enable_lora()
         self._loras_enabled = True
+
+    @property
+    def fused_loras(self) -> set[str]:
+        """Names of the LoRAs that are in the networks' weights."""
+        return {name for part in self._networks().values() for name in state.fused(part)}
+
+    @property
+    def num_fused_loras(self) -> int:
+        """How many these are."""
+        return len(self.fused_loras)
 
     def fuse_lora(
         self,
@@ -221,21 +259,27 @@ class LoRAPipeline(LoraBaseMixin):
             components: of ``"transformer"`` and ``"transformer_2"``; ``None`` for all that there are.
             lora_scale: times the LoRAs' own weights.
             safe_fusing: refuse to fuse what is not finite.
-            adapter_names: which; ``None`` for the active ones.
+            adapter_names: which; ``None`` for the active ones of each network.
 
         Raises:
-            ValueError: fused LoRAs, or none to fuse.
+            InputError: another component, fused LoRAs, or none to fuse.
         """
-        self._refuse_while_fused("fuse again")
-        names = self.get_active_adapters() if adapter_names is None else _as_names(adapter_names)
-        self._check_known(names)
-        if not names or not self._loras_enabled:
-            raise ValueError("there is no active LoRA to fuse")
+        parts = self._parts(components)
+        self._refuse_while_fused("fuse again", parts)
+        if adapter_names is not None:
+            self._check_known(_as_names(adapter_names))
         check_weight(lora_scale, "all")
-        present = list(self._networks()) if components is None else list(components)
-        super().fuse_lora(components=present, lora_scale=lora_scale, safe_fusing=safe_fusing, adapter_names=names)
-        for name in names:
-            self._loras[name].fused = float(lora_scale)
+        plan: dict[str, list[str]] = {}
+        for network, part in parts.items():
+            names = state.active(part) if adapter_names is None else _as_names(adapter_names)
+            plan[network] = [name for name in names if name in state.present(part)]
+        if not any(plan.values()) or not all(state.is_enabled(part) for part in parts.values()):
+            raise InputError("there is no active LoRA to fuse")
+        for network, names in plan.items():
+            if names:
+                self._scales_unfused[network] = state.scales([parts[network]])
+                state.multiply(parts[network], names, float(lora_scale))
+                parts[network].fuse_lora(1.0, safe_fusing=safe_fusing, adapter_names=names)
 
     def unfuse_lora(self, components: Sequence[str] | None = None) -> None:
         """Take fused LoRAs out of the weights again.
@@ -246,13 +290,11 @@ class LoRAPipeline(LoraBaseMixin):
         Args:
             components: as for :meth:`fuse_lora`.
         """
-        present = list(self._networks()) if components is None else list(components)
-        super().unfuse_lora(components=present)
-        for name, loaded in self._loras.items():
-            if name not in self.fused_loras:
-                loaded.fused = None
-        if not self.fused_loras:
-            self._activate(self.get_active_adapters())  # fusing has scaled the layers
+        for network, part in self._parts(components).items():
+            for layer in state.adapter_layers(part):
+                if layer.merged_adapters:
+                    layer.unmerge()
+            state.restore(self._scales_unfused.pop(network, []))
 
     # ---- inside ----------------------------------------------------------------------------------
 
@@ -260,63 +302,99 @@ class LoRAPipeline(LoraBaseMixin):
         parts = {name: getattr(self, name, None) for name in self._lora_loadable_modules}
         return {name: part for name, part in parts.items() if part is not None}
 
+    def _parts(self, components: Sequence[str] | None) -> dict[str, Any]:
+        networks = self._networks()
+        names = list(networks) if components is None else list(components)
+        unknown = [name for name in names if name not in self._lora_loadable_modules]
+        if unknown or not names:
+            raise InputError(f"components is {names}; legal are {', '.join(self._lora_loadable_modules)}")
+        return {name: networks[name] for name in names if name in networks}
+
+    def _all_names(self) -> list[str]:
+        return list(dict.fromkeys(name for part in self._networks().values() for name in state.present(part)))
+
+    def _direct_active(self, network: str) -> list[str]:
+        """Active adapters that were added to the transformer itself."""
+        return [name for name in state.active(self._networks()[network]) if (network, name) not in self._loras]
+
+    def _remove(self, network: str, names: Sequence[str], active: Sequence[str]) -> None:
+        part = self._networks()[network]
+        names = [name for name in names if name in state.present(part)]
+        if not names:
+            return
+        state.activate(part, active)  # peft deletes nothing active without a warning
+        part.delete_adapters(names)
+        for name in names:
+            self._loras.pop((network, name), None)
+        if not state.present(part):
+            part.unload_lora()
+
     def _base_hash(self, source: LoRASource) -> str | None:
         from videodit.adapters import BASE_HASH
 
         return self.model_hash if BASE_HASH in source.metadata else None
 
-    def _refuse_while_fused(self, what: str) -> None:
-        fused = [name for name, loaded in self._loras.items() if loaded.fused is not None]
+    def _refuse_while_fused(self, what: str, parts: Mapping[str, Any] | None = None) -> None:
+        parts = self._networks() if parts is None else parts
+        fused = dict.fromkeys(name for part in parts.values() for name in state.fused(part))
         if fused:
-            raise ValueError(
+            raise InputError(
                 f"cannot {what} while {', '.join(fused)} is fused; call unfuse_lora() first, or "
                 "unload_lora_weights() to keep the fused weights for good"
             )
 
     def _check_known(self, names: Sequence[str]) -> None:
+        known = self._all_names()
         for name in names:
-            if name not in self._loras:
-                raise ValueError(f"there is no LoRA {name!r}; there are {', '.join(self._loras) or 'none'}")
+            if name not in known:
+                there = ", ".join(known) or "none"
+                raise InputError(f"LoRA {name!r} is not in the list of present adapters: {there}")
         if len(set(names)) != len(names):
-            raise ValueError(f"a LoRA is named twice: {', '.join(names)}")
+            raise InputError(f"a LoRA is named twice: {', '.join(names)}")
 
     def _checked_weight(self, weight: Any, name: str) -> Weight:
         if weight is None:
             return 1.0
         if not isinstance(weight, dict):
             return check_weight(weight, name)
-        legal = self._loras[name].info.networks
-        unknown = sorted(set(weight) - set(legal))
+        legal = [network for network, part in self._networks().items() if name in state.present(part)]
+        foreign = sorted(map(repr, set(weight) - set(self._lora_loadable_modules)))
+        if foreign:
+            logger.warning(f"weights of LoRA {name!r} for {', '.join(foreign)} are ignored: LoRAs change no such part")
+        unknown = sorted((set(weight) & set(self._lora_loadable_modules)) - set(legal))
         if unknown:
-            raise ValueError(f"LoRA {name!r} has no weights for {', '.join(unknown)}; legal are {', '.join(legal)}")
+            raise InputError(f"LoRA {name!r} has no weights for {', '.join(unknown)}; legal are {', '.join(legal)}")
         return {network: check_weight(weight.get(network, 1.0), name) for network in legal}
 
-    def _activate(self, names: Sequence[str]) -> None:
-        self._active = list(names)
-        if names:
-            super().set_adapters(list(names), [self._loras[name].weight for name in names])
-        else:
-            for network in self._networks().values():
-                network.set_adapters([], [])
-        if not self._loras_enabled:  # layers that came anew are on
-            super().disable_lora()
+    def _lora_entries(self, scale: float = 1.0) -> list[dict[str, Any]]:
+        """What recipes tell: of each LoRA that has a part in a clip its name, its file's hash and its weight.
 
-    def _lora_entries(self) -> list[dict[str, Any]]:
-        """What recipes tell: of each LoRA that has a part in a clip its name, its file's hash and its weight."""
-        fused = [name for name, loaded in self._loras.items() if loaded.fused is not None]
-        active = self.get_active_adapters() if self._loras_enabled else []
-        # peft's layers leave others out while some are fused
-        return self._loras_for_good + [self._entry(name) for name in fused or active]
+        The hash is ``None`` for adapters that were added to the transformer directly, which have no file.
 
-    def _entry(self, name: str) -> dict[str, Any]:
-        loaded = self._loras[name]
-        factor = 1.0 if loaded.fused is None else loaded.fused
-        weight = loaded.weight
-        weight = {k: v * factor for k, v in weight.items()} if isinstance(weight, dict) else weight * factor
-        entry: dict[str, Any] = {"name": name, "hash": loaded.info.content_hash, "weight": weight}
-        if loaded.info.networks != ("transformer",):
-            entry["networks"] = list(loaded.info.networks)
-        return entry
+        Args:
+            scale: that of the call's ``attention_kwargs``; what is fused is not scaled.
+        """
+        return self._loras_for_good + self._entries(fused=True) + self._entries(fused=False, scale=scale)
+
+    def _entries(self, *, fused: bool, scale: float = 1.0) -> list[dict[str, Any]]:
+        found: dict[tuple[str, str | None], dict[str, float]] = {}
+        for network, part in self._networks().items():
+            # peft's layers leave others out while some are fused
+            merged = state.fused(part)
+            beside = state.active(part) if state.is_enabled(part) and not merged else []
+            for name in merged if fused else beside:
+                info = self._loras.get((network, name))
+                key = name, None if info is None else info.content_hash
+                found.setdefault(key, {})[network] = state.weight_of(part, name) * scale
+        entries = []
+        for (name, content_hash), weights in found.items():
+            same = len(set(weights.values())) == 1
+            entry: dict[str, Any] = {"name": name, "hash": content_hash}
+            entry["weight"] = next(iter(weights.values())) if same else weights
+            if list(weights) != ["transformer"]:
+                entry["networks"] = list(weights)
+            entries.append(entry)
+        return entries
 
 
 def plan_lora(folder: Path, source: str | os.PathLike[str], *, load_into_transformer_2: bool = False) -> LoRAInfo:
@@ -328,7 +406,7 @@ def plan_lora(folder: Path, source: str | os.PathLike[str], *, load_into_transfo
         load_into_transformer_2: see there.
 
     Raises:
-        ValueError: see there.
+        InputError: see there.
     """
     from videodit import VideoDiT
     from videodit.adapters import BASE_HASH, ModuleMap, find_lora, read_lora
@@ -346,7 +424,7 @@ def plan_lora(folder: Path, source: str | os.PathLike[str], *, load_into_transfo
 
 def _expert(networks: Mapping[str, Any], second: bool) -> str | None:
     if second and "transformer_2" not in networks:
-        raise ValueError("this model has one transformer; a LoRA cannot be loaded into transformer_2")
+        raise InputError("this model has one transformer; a LoRA cannot be loaded into transformer_2")
     return "transformer_2" if second else None
 
 
@@ -354,14 +432,12 @@ def _as_names(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def _check_name(name: str, taken: Mapping[str, Any]) -> None:
-    if name in taken:
-        raise ValueError(f"there is a LoRA {name!r} already; give another adapter_name or delete that one")
-    if not name or "." in name:
-        raise ValueError(f"adapter_name is {name!r}; legal are names without dots")
+def _check_name(name: str) -> None:
+    if not isinstance(name, str) or not name or "." in name or not name.isprintable():
+        raise InputError(f"adapter_name is {name!r}; legal are names of printable characters without dots")
 
 
-def free_name(name: str, taken: Mapping[str, Any]) -> str:
+def free_name(name: str, taken: Container[str]) -> str:
     """A name that nobody has, made from this one."""
     count = 1
     while (free := name if count == 1 else f"{name}_{count}") in taken:

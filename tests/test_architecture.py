@@ -80,7 +80,10 @@ def test_mapped_folders_import_absolutely(trees: dict[str, ast.Module]) -> None:
 
 def test_heavy_packages_load_on_use(trees: dict[str, ast.Module]) -> None:
     at_import = [(module, name) for module, tree in trees.items() for name in imports(tree, False)]
-    assert [pair for pair in at_import if within(pair[1], HEAVY)] == []
+    # Its class is one of peft's, and it is itself imported on use.
+    on_use = "videodit.adapters.differences"
+    assert [pair for pair in at_import if within(pair[1], HEAVY) and pair[0] != on_use] == []
+    assert on_use not in {pair[1] for pair in at_import}
 
 
 def test_nothing_imports_pickle(trees: dict[str, ast.Module]) -> None:

@@ -23,10 +23,10 @@ from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils import apply_lora_scale
 from einops import rearrange
 from torch import Tensor, nn
 
+from videodit.adapters.state import present, scaled_adapters
 from videodit.attention import KeysValues, QKNorm
 from videodit.blocks import (
     BlockContext,
@@ -42,6 +42,7 @@ from videodit.blocks import (
     modulate,
 )
 from videodit.context_parallel import ContextParallelModel, Tokens
+from videodit.errors import InputError
 from videodit.families.loading import FamilyLoading
 from videodit.positions import PositionEmbedding, RotaryKind, RotaryTables, sincos_2d, sincos_3d, sincos_frames
 from videodit.shapes import Size3D, VideoGeometry
@@ -340,7 +341,26 @@ class VideoDiT(
         if self.config.learned_grid is not None:
             nn.init.normal_(self.learned_positions, std=0.02)
 
-    @apply_lora_scale("attention_kwargs")
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As diffusers' ``ModelMixin.save_pretrained``.
+
+        Raises:
+            InputError: adapters are in the layers, whose folder could not be read again.
+        """
+        if names := present(self):
+            raise InputError(
+                f"a model's folder holds no adapters, and {', '.join(names)} is there; call save_lora and "
+                "unload_lora() first, which keeps what is fused"
+            )
+        super().save_pretrained(*args, **kwargs)
+
+    def unload_lora(self) -> None:
+        """As diffusers' ``PeftAdapterMixin.unload_lora``, with changes of norms and tables."""
+        if (changes := getattr(self, "weight_differences", None)) is not None:
+            changes.unload()
+        super().unload_lora()
+
+    @scaled_adapters
     def forward(
         self,
         hidden_states: Tensor,

@@ -15,39 +15,92 @@ from torch import Tensor
 
 from videodit.adapters.modules import Delta
 from videodit.adapters.saving import peft_config, peft_state
+from videodit.errors import ModelError
+
+_REASON = 200  # characters of another library's message
 
 
-def add_lora(transformer: Any, deltas: Mapping[str, Delta], *, adapter_name: str, pipeline: Any = None) -> None:
+def add_lora(
+    transformer: Any,
+    deltas: Mapping[str, Delta],
+    *,
+    adapter_name: str,
+    differences: Mapping[str, Tensor] | None = None,
+    pipeline: Any = None,
+    hotswap: bool = False,
+) -> None:
     """Put a LoRA into a transformer, and make it the one that is active.
 
     Args:
         transformer: a :class:`~videodit.VideoDiT`.
         deltas: what it adds, by module; cast to the type of the layers that it changes.
         adapter_name: to go by.
+        differences: what it adds to parameters that are no linear layers', by their names.
         pipeline: the transformer's, whose offloading is taken off meanwhile.
+        hotswap: put it in the place of the adapter of that name.
 
     Raises:
-        ValueError: a name that is taken, or a change of the bias of a layer that has none.
+        ModelError: a name that is taken, a change of the bias of a layer that has none, numbers that the layers' type
+            does not hold, or with ``hotswap`` a LoRA of other modules than the one that it replaces.
     """
+    from videodit.adapters.differences import add_differences
+    from videodit.adapters.state import activate
+
     cast: dict[str, Delta] = {}
     for name, delta in deltas.items():
         layer = transformer.get_submodule(name)
         layer = getattr(layer, "base_layer", layer)
         if delta.bias is not None and layer.bias is None:
-            raise ValueError(f"the LoRA changes the bias of {name}, which has none")
-        cast[name] = replace(delta, **{key: _as(value, layer.weight) for key, value in vars(delta).items()})
-    config = peft_config(cast)
+            raise ModelError(f"the LoRA changes the bias of {name}, which has none")
+        cast[name] = replace(delta, **{key: _as(value, layer.weight, name) for key, value in vars(delta).items()})
+    if cast:
+        _inject(transformer, cast, adapter_name, pipeline, hotswap)
+    else:
+        _announce(transformer, adapter_name)
+    if differences or hotswap:
+        add_differences(transformer, adapter_name, differences or {})
+    activate(transformer, [adapter_name])
+
+
+def _inject(transformer: Any, deltas: Mapping[str, Delta], adapter_name: str, pipeline: Any, hotswap: bool) -> None:
+    config = peft_config(deltas)
     # A text is matched with whole names; a list would also fit the ends of longer ones.
-    config["target_modules"] = "|".join(re.escape(name) for name in cast)
-    with _quiet():
-        transformer.load_lora_adapter(
-            peft_state(cast),
-            prefix=None,
-            adapter_name=adapter_name,
-            metadata=config,
-            low_cpu_mem_usage=True,
-            _pipeline=pipeline,
-        )
+    config["target_modules"] = "|".join(re.escape(name) for name in deltas)
+    tensors = peft_state(deltas)
+    if hotswap:  # peft gives the tensors that it takes the memory of those that were there
+        tensors = {key: value.clone() for key, value in tensors.items()}
+    try:
+        with _quiet():
+            transformer.load_lora_adapter(
+                {
+                    key: value.clone() if hotswap else value for key, value in peft_state(deltas).items()
+                },  # it swaps them
+                prefix=None,
+                adapter_name=adapter_name,
+                metadata=config,
+                low_cpu_mem_usage=True,
+                hotswap=hotswap,
+                _pipeline=pipeline,
+            )
+    except (RuntimeError, ValueError) as error:
+        if not hotswap:
+            raise
+        reason = " ".join(str(error).split())[:_REASON]
+        raise ModelError(f"LoRA {adapter_name!r} cannot be swapped: {reason}") from None
+    if hotswap:  # peft has changed tensors and scales alone
+        for name, delta in deltas.items():
+            layer = transformer.get_submodule(name)
+            layer.r[adapter_name], layer.lora_alpha[adapter_name] = delta.rank, delta.alpha
+
+
+def _announce(transformer: Any, adapter_name: str) -> None:
+    """Make an adapter without layers known by its name, as peft does with those that have some."""
+    from peft import LoraConfig
+
+    if not getattr(transformer, "peft_config", None):
+        transformer.peft_config = {}
+    transformer.peft_config.setdefault(adapter_name, LoraConfig(r=1, target_modules=[]))
+    transformer._hf_peft_config_loaded = True
 
 
 @contextmanager
@@ -66,8 +119,11 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _as(value: Any, like: Tensor) -> Any:
+def _as(value: Any, like: Tensor, name: str) -> Any:
     if not isinstance(value, Tensor):
         return value
     device = torch.device("cpu") if like.is_meta else like.device  # of an offloaded layer, which is filled later
-    return value.to(device, like.dtype)
+    cast = value.to(device, like.dtype)
+    if not cast.isfinite().all():
+        raise ModelError(f"the LoRA changes {name} by numbers that {like.dtype} does not hold")
+    return cast

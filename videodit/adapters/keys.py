@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-Part = Literal["down", "up", "up_bias", "alpha", "magnitude", "diff", "diff_b"]
+Part = Literal["down", "up", "up_bias", "alpha", "magnitude", "diff", "diff_b", "diff_m"]
 Network = Literal["transformer", "transformer_2", "text"]
 
 _DOWN = r"(?:\.lora_A|\.lora_down|\.lora\.down|\.lora_linear_layer\.down|_lora\.down)"
@@ -18,6 +18,7 @@ _ENDINGS: dict[Part, str] = {
     "alpha": r"\.alpha",
     "diff": r"\.diff",
     "diff_b": r"\.diff_b",
+    "diff_m": r"\.diff_m",  # of a modulation table
 }
 _OTHER_METHODS = {
     "LoHa": r"\.hada_",
@@ -28,9 +29,13 @@ _OTHER_METHODS = {
 }
 _TEXT = ("text_encoder", "lora_te", "te.", "te1.", "te2.", "cond_stage_model.", "conditioner.", "text_encoders.")
 # In front of a module's name; each may stand behind another.
-_PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "unet.")
+_PREFIXES = (
+    "base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "unet.", "pipe.dit.", "dit.",
+    "model.", "module.",
+)  # fmt: skip
 _SECOND = "transformer_2."
-_FLAT_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_")
+# Dots or further underscores may stand behind these, and a module's dots may have been kept.
+_FLAT_PREFIX = re.compile(r"(?:lora_unet|lora_transformer|lora_dit|lycoris)[_.]+(?:diffusion_model[_.])?")
 
 
 class Key(NamedTuple):
@@ -69,10 +74,9 @@ def parse_key(name: str) -> Key | None:
 
 def _strip(module: str) -> tuple[Network, str, bool]:
     network: Network = "transformer"
-    for prefix in _FLAT_PREFIXES:
-        if module.startswith(prefix):
-            return network, module.removeprefix(prefix), True
     while True:
+        if (flat := _FLAT_PREFIX.match(module)) is not None:
+            return network, module[flat.end() :], True
         if module.startswith(_SECOND):
             network, module = "transformer_2", module.removeprefix(_SECOND)
             continue

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from videodit.adapters.parameters import ParameterMap
 from videodit.families import FAMILIES
 from videodit.families.base import Group, Transform
 
@@ -71,7 +72,7 @@ class Names:
 
     def find(self, name: str) -> Place | None:
         """The place of a name of either form."""
-        return self.places.get(name) or self.flat.get(name)
+        return self.places.get(name) or self.flat.get(name.replace(".", "_"))
 
 
 class ModuleMap:
@@ -85,6 +86,7 @@ class ModuleMap:
         native: our own names.
         published: those of diffusers' class and of the authors; the same as ``native`` for models made here.
         title: of the family, ``"VideoDiT"`` for models made here.
+        parameters: all that are no linear layers'.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -102,6 +104,7 @@ class ModuleMap:
         self.weight_shapes: dict[str, list[int]] = {}
         family = FAMILIES.get(self.config["family"]) if self.config["family"] else None
         self.title = "VideoDiT" if family is None else family.title
+        self.parameters = ParameterMap(model, family, self.config)
         self.published = self.native
         if family is None:
             return
@@ -125,6 +128,19 @@ class ModuleMap:
             return self.sizes[module]
         out, *rest = self.weight_shapes[module]
         return out, torch.Size(rest).numel()
+
+    def is_input(self, module: str, *, native: bool) -> bool:
+        """Whether a module is the one that latents go into, whose channels differ within a family."""
+        if native or not self.groups:
+            return module == "patch_embed"
+        return self.groups[module].ours == ("patch_embed.weight",)
+
+    def kernel(self, module: str, *, native: bool) -> list[int]:
+        """The axes behind the channels of a module's weight; a linear layer has the places of a patch."""
+        if not native and self.groups and len(shape := self.weight_shapes[module]) > 2:
+            return list(shape[2:])
+        channels = self.config["in_channels"]
+        return [self.size(module, native=native)[1] // channels]
 
     def from_published(self, deltas: Mapping[str, Delta]) -> dict[str, Delta]:
         """Ours, from those of diffusers' modules by name."""

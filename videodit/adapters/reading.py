@@ -13,7 +13,8 @@ from torch import Tensor
 
 from videodit.adapters.keys import Key, Network, parse_key
 from videodit.adapters.modules import Delta, ModuleMap, Names, Place
-from videodit.adapters.sources import LoRASource, json_metadata
+from videodit.adapters.sources import LoRASource, json_metadata, printable, shown
+from videodit.errors import ModelError
 
 Layout = Literal["diffusers", "kohya", "original", "native"]
 LAYOUT = "videodit.layout"  # in the metadata: "native" for our own names
@@ -21,6 +22,7 @@ BASE_MODEL = "videodit.base_model"
 BASE_HASH = "videodit.base_model_hash"
 DIFFUSERS_METADATA = "lora_adapter_metadata"
 _MAX_ALPHA = 1e9  # of a config; a whole number may have any size there
+_MAX_RANK = 16384
 _NAMED = 5
 _TRIGGERS = ("modelspec.trigger_phrase", "ss_trigger_words", "trigger_words")
 
@@ -62,10 +64,17 @@ class LoRAInfo:
 
 @dataclass(frozen=True)
 class LoRA:
-    """A LoRA for a model: what it adds, by network and module."""
+    """A LoRA for a model: what it adds, by network and module.
+
+    Attributes:
+        info: what it is.
+        deltas: to linear layers.
+        differences: to all other parameters, by their names; each has its parameter's shape.
+    """
 
     info: LoRAInfo
     deltas: Mapping[str, Mapping[str, Delta]]
+    differences: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 def read_lora(
@@ -88,12 +97,13 @@ def read_lora(
         header_only: check names and shapes alone; the deltas then have no values.
 
     Raises:
-        ValueError: another kind of adapter, a LoRA that fits no module, one of a wrong shape or with parts missing,
+        ModelError: another kind of adapter, a LoRA that fits no module, one of a wrong shape or with parts missing,
             or changes that are not of linear layers.
     """
     notices: list[str] = []
     modules, unknown = _collect(source, into, notices)
     deltas: dict[str, dict[str, Delta]] = {}
+    differences: dict[str, dict[str, Tensor]] = {}
     layouts: list[Layout] = []
     matched = 0
     for network in sorted({network for network, _ in modules}):
@@ -110,15 +120,18 @@ def read_lora(
         layouts.append(reader.layout)
         if found:
             deltas[network] = found
+        if reader.differences:
+            differences[network] = reader.differences
+    networks = tuple(name for name in models if name in deltas or name in differences)
     total = matched + len(unknown)
     if matched == 0:
-        raise ValueError(_nothing_fits(source, unknown, models))
+        raise ModelError(_nothing_fits(source, unknown, models))
     if unknown:
         first = ", ".join(unknown[:_NAMED])
         notices.append(f"LoRA {source.name!r}: {matched}/{total} modules match; the model lacks {first}")
     notices += _base_notices(source, base_hash)
-    if len(models) > 1 and len(deltas) == 1:
-        notices.append(f"LoRA {source.name!r} changes {next(iter(deltas))} alone; the other expert stays as it is")
+    if len(models) > 1 and len(networks) == 1:
+        notices.append(f"LoRA {source.name!r} changes {networks[0]} alone; the other expert stays as it is")
     every = [delta for found in deltas.values() for delta in found.values()]
     info = LoRAInfo(
         name=name or adapter_name(source.name),
@@ -128,13 +141,13 @@ def read_lora(
         dora=any(delta.magnitude is not None for delta in every),
         matched=matched,
         total=total,
-        networks=tuple(deltas),
+        networks=networks,
         base_hash=source.metadata.get(BASE_HASH),
         notices=tuple(notices),
         metadata=source.metadata,
         **describe(source),
     )
-    return LoRA(info, deltas)
+    return LoRA(info, deltas, differences)
 
 
 def describe(source: LoRASource) -> dict[str, Any]:
@@ -144,7 +157,8 @@ def describe(source: LoRASource) -> dict[str, Any]:
         (data[key] for key in (BASE_MODEL, "ss_base_model_version", "modelspec.architecture") if data.get(key)), None
     )
     base = base or source.peft_config.get("base_model_name_or_path")
-    words = [word.strip() for key in _TRIGGERS for word in data.get(key, "").split(",")]
+    base = printable(str(base)) if base else None
+    words = [printable(word.strip()) for key in _TRIGGERS for word in data.get(key, "").split(",")]
     return {"base_model": base, "trigger_words": tuple(dict.fromkeys(word for word in words if word))}
 
 
@@ -173,11 +187,11 @@ def inspect_lora(source: LoRASource) -> FileInfo:
     """Look into a LoRA's header.
 
     Raises:
-        ValueError: no LoRA.
+        ModelError: no LoRA.
     """
     modules, _ = _collect(source, None, [])
     if not modules:
-        raise ValueError(f"{source.where} is no LoRA: it holds {source.names[0]}")
+        raise ModelError(f"{source.where} is no LoRA: it holds {source.names[0]}")
     keys = [key for parts in modules.values() for key, _ in parts.values()]
     return FileInfo(
         layout="kohya" if any(key.kohya for key in keys) else "dotted",
@@ -204,7 +218,7 @@ def _collect(
         try:
             key = parse_key(name)
         except ValueError as error:
-            raise ValueError(f"LoRA {source.name!r} {error}") from None
+            raise ModelError(f"LoRA {source.name!r} {error}") from None
         if key is None:
             unknown.append(name)
             continue
@@ -214,7 +228,7 @@ def _collect(
         network: Network | str = into if into is not None and key.network == "transformer" else key.network
         parts = modules.setdefault((network, key.module), {})
         if key.part in parts:
-            raise ValueError(f"LoRA {source.name!r} holds {key.module} twice: {parts[key.part][1]} and {name}")
+            raise ModelError(f"LoRA {source.name!r} holds {key.module} twice: {parts[key.part][1]} and {name}")
         parts[key.part] = (key, name)
     if text:
         notices.append(
@@ -238,7 +252,7 @@ def _base_notices(source: LoRASource, base_hash: str | None) -> list[str]:
     made_for = source.metadata.get(BASE_HASH)
     if base_hash is None or made_for is None or made_for == base_hash:
         return []
-    base = source.metadata.get(BASE_MODEL, "another model")
+    base, made_for = printable(source.metadata.get(BASE_MODEL, "another model")), printable(made_for)
     return [f"LoRA {source.name!r} was made for {base} ({made_for}), not for these weights ({base_hash})"]
 
 
@@ -250,6 +264,7 @@ class _Reader:
         self.settings = _settings(source, network)
         self.notices: list[str] = []
         self.unknown: list[str] = []
+        self.differences: dict[str, Tensor] = {}
         self.matched = 0
         self.layout: Layout = "diffusers"
 
@@ -258,30 +273,44 @@ class _Reader:
         native, names = self._names(modules)
         found: dict[str, Delta] = {}
         kohya = original = False
-        for module, parts in modules.items():
+        changes: dict[str, Tensor] = {}
+        for module, all_parts in modules.items():
+            parts = dict(all_parts)
             place = names.find(module)
             first_key, first_name = next(iter(parts.values()))
+            others = set(parts) & ({"diff", "diff_b", "diff_m"} if place is None else {"diff_m"})
+            count = len(parts)
+            for part in others:
+                self._other(module, part, parts, changes, native)
+            if not parts or (place is None and len(parts) < count and set(parts) <= {"alpha"}):
+                self.matched += 1
+                kohya = kohya or first_key.kohya
+                continue
             if place is None or not {"down", "up", "diff", "diff_b"} & set(parts):
                 if not self._is_zero(parts):
-                    self.unknown.append(first_name)
+                    self.unknown.append(next(iter(parts.values()))[1])
+                continue
+            if self._is_too_wide(place, parts, native):
+                self.unknown.append(first_name)
                 continue
             self.matched += 1
             kohya, original = kohya or first_key.kohya, original or place.original
             for name, delta in self._deltas(module, parts, place, native).items():
                 if name in found:
-                    raise ValueError(f"LoRA {self.source.name!r} changes {name} twice, once as {module}")
+                    raise ModelError(f"LoRA {self.source.name!r} changes {name} twice, once as {module}")
                 found[name] = delta
         self.layout = "kohya" if kohya else "native" if native else "original" if original else "diffusers"
         changed = [module for module in found if found[module].magnitude is not None]
         if changed and len(changed) < len(found):
             plain = next(module for module in found if found[module].magnitude is None)
-            raise ValueError(
+            raise ModelError(
                 f"LoRA {self.source.name!r} is a DoRA for {changed[0]} and none for {plain}; it must be one for all"
             )
         try:
+            self.differences = self.model.parameters.load(changes, native=native)
             return found if native else self.model.from_published(found)
         except ValueError as error:
-            raise ValueError(f"LoRA {self.source.name!r} {error}") from None
+            raise ModelError(f"LoRA {self.source.name!r} {error}") from None
 
     def _names(self, modules: Mapping[str, Any]) -> tuple[bool, Names]:
         """Whether the names are ours, and the table that they are looked up in."""
@@ -291,28 +320,68 @@ class _Reader:
         return native, own if native else published
 
     def _is_zero(self, parts: Mapping[str, tuple[Key, str]]) -> bool:
-        """Whether it is a change of something else than a linear layer, and nothing but zeros.
-
-        Raises:
-            ValueError: there is more to it than zeros.
-        """
-        if not set(parts) <= {"diff", "diff_b"}:
+        """Whether it is a difference of something that the model lacks, and nothing but zeros."""
+        if not set(parts) <= {"diff", "diff_b", "diff_m"} or any(self._any(name) for _, name in parts.values()):
             return False
         for _, name in parts.values():
-            if self.source.get(name).any():
-                raise ValueError(
-                    f"LoRA {self.source.name!r} holds {name}, the change of a weight that is no linear layer of this "
-                    f"{self.model.title}; legal are changes of linear layers"
-                )
             self.notices.append(f"LoRA {self.source.name!r}: {name} is all zeros and left out")
         return True
+
+    def _any(self, name: str) -> bool:
+        tensor = self.source.get(name, header_only=self.header_only)
+        return tensor.is_meta or bool(tensor.float().any())
+
+    def _other(
+        self, module: str, part: str, parts: dict[str, tuple[Key, str]], changes: dict[str, Tensor], native: bool
+    ) -> None:
+        """Take a difference of a parameter that is no linear layer's out of a module's parts, if the model has it."""
+        parameter = self.model.parameters.find(module, part, native=native)
+        if parameter is None:
+            return
+        if parameter in changes:
+            raise ModelError(f"LoRA {self.source.name!r} changes {parameter} twice, once as {parts[part][1]}")
+        changes[parameter] = self._tensor(part, parts.pop(part)[1])
+
+    def _is_too_wide(self, place: Place, parts: Mapping[str, tuple[Key, str]], native: bool) -> bool:
+        """Whether it changes more channels of the latents than the model has; this is announced."""
+        if not self.model.is_input(place.modules[0], native=native):
+            return False
+        part = "down" if "down" in parts else "diff"
+        if part not in parts:
+            return False
+        name = parts[part][1]
+        _, *rest = self.source.shape(name) or [0]
+        kernel = self.model.kernel(place.modules[0], native=native)
+        columns, needed = math.prod(rest), self.model.size(place.modules[0], native=native)[1]
+        if columns <= needed or columns % math.prod(kernel):
+            return False
+        self.notices.append(
+            f"LoRA {self.source.name!r}: {name} is left out: it is for {columns // math.prod(kernel)} channels, this "
+            f"{self.model.title} has {needed // math.prod(kernel)}"
+        )
+        return True
+
+    def _widened(self, place: Place, tensor: Tensor, native: bool) -> Tensor:
+        """The columns of an input projection, with zeros for channels that the LoRA does not know.
+
+        Further channels (masks, conditions) stand behind those of the latents in every family.
+        """
+        module = place.modules[0]
+        flat = tensor.flatten(1)
+        needed, kernel = self.model.size(module, native=native)[1], self.model.kernel(module, native=native)
+        same = tensor.ndim == 2 or list(tensor.shape[2:]) == kernel
+        if not self.model.is_input(module, native=native) or flat.shape[1] >= needed or not same:
+            return flat
+        if flat.shape[1] % math.prod(kernel):
+            return flat
+        return torch.cat([flat, flat.new_zeros(flat.shape[0], needed - flat.shape[1])], dim=1)
 
     def _deltas(
         self, module: str, parts: Mapping[str, tuple[Key, str]], place: Place, native: bool
     ) -> dict[str, Delta]:
         """What one module of the file adds to the modules that it stands for."""
         sizes = [self.model.size(name, native=native) for name in place.modules]
-        delta = self._delta(module, parts, sum(out for out, _ in sizes), sizes[0][1])
+        delta = self._delta(module, parts, sum(out for out, _ in sizes), sizes[0][1], place, native)
         if place.transform is not None:
             up, bias, magnitude = (
                 None if rows is None else place.transform.load([rows], self.model.config)[0]
@@ -332,20 +401,32 @@ class _Reader:
             for name, (up, bias, magnitude) in zip(place.modules, pieces, strict=True)
         }
 
-    def _delta(self, module: str, parts: Mapping[str, tuple[Key, str]], rows: int, columns: int) -> Delta:
+    def _delta(
+        self,
+        module: str,
+        parts: Mapping[str, tuple[Key, str]],
+        rows: int,
+        columns: int,
+        place: Place,
+        native: bool,
+    ) -> Delta:
         tensors = {part: self._tensor(part, name) for part, (_, name) in parts.items()}
         given = set(tensors)
         if len(given & {"down", "up"}) == 1:
-            raise ValueError(f"LoRA {self.source.name!r}: {module} has one of lora_A and lora_B, both are needed")
+            raise ModelError(f"LoRA {self.source.name!r}: {module} has one of lora_A and lora_B, both are needed")
         if "diff" in given and given & {"down", "magnitude"}:
-            raise ValueError(f"LoRA {self.source.name!r}: {module} has a difference beside LoRA or DoRA; legal is one")
+            raise ModelError(f"LoRA {self.source.name!r}: {module} has a difference beside LoRA or DoRA; legal is one")
         if "diff" in given:  # of full rank: the difference times an identity
-            diff = tensors["diff"].flatten(1)
+            diff = self._widened(place, tensors["diff"], native)
             self._check(module, "difference", diff, [rows, columns])
             eye = torch.eye(min(rows, columns), dtype=diff.dtype, device=diff.device)
             down, up = (eye, diff) if columns <= rows else (diff, eye)
         elif "down" in given:
-            down, up = tensors["down"].flatten(1), tensors["up"].flatten(1)
+            down, up = self._widened(place, tensors["down"], native), tensors["up"].flatten(1)
+            if down.shape[0] > _MAX_RANK:
+                raise ModelError(
+                    f"LoRA {self.source.name!r}: {module} has rank {down.shape[0]}, legal are ranks up to {_MAX_RANK}"
+                )
             self._check(module, "lora_A", down, [up.shape[1], columns])
             self._check(module, "lora_B", up, [rows, down.shape[0]])
         else:  # a difference of the bias alone
@@ -354,7 +435,7 @@ class _Reader:
         alpha = self._alpha(module, tensors.get("alpha"), down.shape[0]) if "down" in given else float(down.shape[0])
         bias = tensors.get("up_bias")
         if (difference := tensors.get("diff_b")) is not None:
-            bias = difference * (down.shape[0] / alpha)  # the scale that it will get is not meant for it
+            bias = difference.float() * (down.shape[0] / alpha)  # the scale that it will get is not meant for it
         magnitude = tensors.get("magnitude")
         for title, vector in (("bias", bias), ("magnitude", magnitude)):
             if vector is not None:
@@ -367,12 +448,14 @@ class _Reader:
         if part == "alpha":
             return self.source.get(name)
         if not self.source.is_float(name):
-            raise ValueError(f"LoRA {self.source.name!r}: {name} holds whole numbers; legal are floating-point ones")
+            raise ModelError(f"LoRA {self.source.name!r}: {name} holds whole numbers; legal are floating-point ones")
         tensor = self.source.get(name, header_only=self.header_only)
         if not tensor.numel():
-            raise ValueError(f"LoRA {self.source.name!r}: {name} is empty, of shape {list(tensor.shape)}")
-        if not tensor.is_meta and not tensor.float().isfinite().all():
-            raise ValueError(f"LoRA {self.source.name!r}: {name} holds numbers that are not finite")
+            raise ModelError(f"LoRA {self.source.name!r}: {name} is empty, of shape {list(tensor.shape)}")
+        if tensor.element_size() == 1:  # of 8 bits, which torch does not calculate with
+            tensor = tensor.float()
+        if not tensor.is_meta and not tensor.isfinite().all():
+            raise ModelError(f"LoRA {self.source.name!r}: {name} holds numbers that are not finite")
         return tensor
 
     def _check(self, module: str, part: str, tensor: Tensor, shape: list[int] | None, count: int = 0) -> None:
@@ -383,7 +466,7 @@ class _Reader:
         else:
             wrong = found != shape
         if wrong:
-            raise ValueError(
+            raise ModelError(
                 f"LoRA {self.source.name!r}: {part} of {module} has shape {found}, this {self.model.title} needs "
                 f"{shape or [count]}"
             )
@@ -391,15 +474,15 @@ class _Reader:
     def _alpha(self, module: str, stored: Tensor | None, rank: int) -> float:
         """What ``up · down`` is scaled with, times the rank."""
         if stored is not None and stored.numel() != 1:
-            raise ValueError(
+            raise ModelError(
                 f"LoRA {self.source.name!r}: alpha of {module} has shape {list(stored.shape)}, legal is one number"
             )
         try:
             alpha = self.settings.alpha(module, rank) if stored is None else float(stored)
         except ValueError as error:
-            raise ValueError(f"LoRA {self.source.name!r}: {error}") from None
-        if not math.isfinite(alpha) or alpha == 0:
-            raise ValueError(f"LoRA {self.source.name!r}: alpha of {module} is {alpha}, legal is a number but 0")
+            raise ModelError(f"LoRA {self.source.name!r}: {error}") from None
+        if not math.isfinite(alpha) or alpha <= 0:
+            raise ModelError(f"LoRA {self.source.name!r}: alpha of {module} is {alpha}, legal is a number above 0")
         return alpha
 
 
@@ -419,7 +502,7 @@ class _Settings:
                     alpha = value
                     break
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or abs(alpha) > _MAX_ALPHA:
-            raise ValueError(f"lora_alpha of {module} is {alpha!r}, legal is a number")
+            raise ModelError(f"lora_alpha of {module} is {shown(alpha)}, legal is a number")
         return alpha * math.sqrt(rank) if self.config.get("use_rslora") else float(alpha)
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from videodit.adapters.modules import Delta, ModuleMap
+from videodit.adapters.parameters import difference_key
 from videodit.adapters.reading import DIFFUSERS_METADATA, LAYOUT
 from videodit.files import replacing
 
@@ -59,16 +60,22 @@ def save_lora(
     if path.suffix != ".safetensors":
         raise ValueError(f"path is {str(path)!r}; it must end in .safetensors")
     header = {"format": "pt", **_checked_metadata(metadata or {})}
-    deltas = adapter_deltas(transformer, adapter_name, state_dict)
+    changes = differences_of(transformer, adapter_name)
+    deltas = adapter_deltas(transformer, adapter_name, state_dict, empty=bool(changes))
     model = ModuleMap(transformer.config)
     native = layout == "native" or not model.groups
     named = deltas if native else model.to_published(deltas)
+    changes = changes if native else model.parameters.to_published(changes)
     header[LAYOUT] = "native" if native else "diffusers"
     header[DIFFUSERS_METADATA] = json.dumps(
         {f"{_PREFIX}.{key}": value for key, value in peft_config(named).items()}, indent=2, sort_keys=True
     )
     tensors = {
-        f"{_PREFIX}.{key}": value.detach().cpu().contiguous().clone() for key, value in peft_state(named).items()
+        f"{_PREFIX}.{key}": value.detach().cpu().contiguous().clone()
+        for key, value in (
+            *peft_state(named).items(),
+            *((difference_key(name), change) for name, change in changes.items()),
+        )
     }
     with replacing(path) as partial:
         save_file(tensors, partial, metadata=header)
@@ -84,8 +91,18 @@ def _checked_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     return dict(metadata)
 
 
+def differences_of(transformer: Any, adapter_name: str) -> dict[str, Tensor]:
+    """What an adapter adds to parameters that are no linear layers', by their names; empty for nothing."""
+    layer = getattr(transformer, "weight_differences", None)
+    return {} if layer is None else dict(layer.differences.get(adapter_name, {}))
+
+
 def adapter_deltas(
-    transformer: Any, adapter_name: str, state_dict: Mapping[str, Tensor] | None = None
+    transformer: Any,
+    adapter_name: str,
+    state_dict: Mapping[str, Tensor] | None = None,
+    *,
+    empty: bool = False,
 ) -> dict[str, Delta]:
     """What one adapter adds to a transformer, by module; see :func:`save_lora`.
 
@@ -121,8 +138,9 @@ def adapter_deltas(
             alpha *= math.sqrt(rank)
         assert tensors[0] is not None
         assert tensors[1] is not None
+        alpha *= tensors[0].shape[0] / rank  # rows that were made ready for a swap are zeros
         found[name] = Delta(tensors[0], tensors[1], alpha, tensors[2], tensors[3])
-    if not found:
+    if not found and not empty:
         legal = ", ".join(sorted(present)) or "none: the transformer has no LoRA"
         raise ValueError(f"adapter_name is {adapter_name!r}; there are {legal}")
     return found
@@ -144,6 +162,8 @@ def peft_state(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
 
 def peft_config(deltas: Mapping[str, Delta]) -> dict[str, Any]:
     """Arguments of peft's ``LoraConfig`` that make these layers again."""
+    if not deltas:
+        return {"r": 1, "lora_alpha": 1, "target_modules": []}
     rank = Counter(delta.rank for delta in deltas.values()).most_common(1)[0][0]
     alpha = Counter(delta.alpha for delta in deltas.values()).most_common(1)[0][0]
     # `^` keeps a pattern from fitting the ends of longer names; dots fit themselves.

@@ -17,10 +17,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from videodit.checkpoints import PICKLE_SUFFIXES, check_file, is_hub_id, read_json
+from videodit.errors import InputError, ModelError
 
 _USUAL = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _PEFT_CONFIG = "adapter_config.json"
 _BLOCK = 2**20
+_MAX_TENSORS = 50_000  # the largest published LoRAs hold some 3,000
+_MAX_NAME = 512
+_SHOWN = 60
 _NAMED = 5
 
 
@@ -37,7 +41,7 @@ class LoRASource:
         metadata: of the file's header.
 
     Raises:
-        ValueError: no whole safetensors file, or no tensors at all.
+        InputError: no whole safetensors file, or no tensors at all.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class LoRASource:
         self._tensors: Mapping[str, Tensor] = {}
         self._path = tensors if isinstance(tensors, Path) else None
         if isinstance(tensors, Path):
-            self.where = str(tensors)
+            self.where = printable(str(tensors))
             check_file(tensors)
             self._file = safe_open(tensors, framework="pt")
             self.metadata = dict(self._file.metadata() or {})
@@ -58,10 +62,19 @@ class LoRASource:
             self.where = "the dict"
             for key, value in tensors.items():
                 if not isinstance(key, str) or not isinstance(value, Tensor):
-                    raise ValueError(f"a LoRA's dict must be of tensors by name, got {key!r}: {type(value).__name__}")
+                    raise InputError(f"a LoRA's dict must be of tensors by name, got {key!r}: {type(value).__name__}")
             self._tensors, self.names = tensors, tuple(tensors)
         if not self.names:
-            raise ValueError(f"{self.where} holds no tensors")
+            raise ModelError(f"{self.where} holds no tensors")
+        if len(self.names) > _MAX_TENSORS:
+            raise ModelError(
+                f"{self.where} holds {len(self.names)} tensors, and a LoRA holds no more than {_MAX_TENSORS}"
+            )
+        for key in self.names:
+            if len(key) > _MAX_NAME or not key.isprintable():
+                raise ModelError(
+                    f"{self.where} holds a tensor named {shown(key)}; legal are up to {_MAX_NAME} printable characters"
+                )
 
     def shape(self, name: str) -> list[int]:
         """A tensor's shape, without reading it."""
@@ -116,17 +129,17 @@ def find_lora(
         hub: ``revision``, ``cache_dir``, ``token`` and ``local_files_only``.
 
     Raises:
-        ValueError: nothing is there, a pickle, a file that is no safetensors file, or several to choose from.
+        InputError: nothing is there, a pickle, a file that is no safetensors file, or several to choose from.
     """
     if isinstance(source, Mapping):
         if weight_name is not None:
-            raise ValueError(f"weight_name is {weight_name!r}; it is for folders and the hub")
+            raise InputError(f"weight_name is {weight_name!r}; it is for folders and the hub")
         return LoRASource(source, "lora")
     if not os.fspath(source):
-        raise ValueError("the LoRA's name is empty; legal are a .safetensors file, a folder, or a hub id owner/name")
+        raise InputError("the LoRA's name is empty; legal are a .safetensors file, a folder, or a hub id owner/name")
     path = _expanded(source)
     if path.suffix in PICKLE_SUFFIXES or (weight_name is not None and Path(weight_name).suffix in PICKLE_SUFFIXES):
-        raise ValueError(
+        raise InputError(
             f"LoRA {weight_name or str(source)!r} is a pickle, which can run code when opened; where you trust it, "
             "convert it to .safetensors"
         )
@@ -134,18 +147,18 @@ def find_lora(
         return _in_folder(path, weight_name, path.resolve().name)
     if _is(Path.is_file, path):
         if weight_name is not None:
-            raise ValueError(f"weight_name is {weight_name!r}, but {str(source)!r} is a file")
+            raise InputError(f"weight_name is {weight_name!r}, but {str(source)!r} is a file")
         return _of_file(path, path.parent.resolve().name)
     name = os.fspath(source)
     owner, _, rest = name.partition("/")
     repository, _, file = rest.partition("/")
     if is_hub_id(f"{owner}/{repository}") and (not file or file.endswith(".safetensors")) and not path.is_absolute():
         if not file and name.endswith(".safetensors"):
-            raise ValueError(
+            raise InputError(
                 f"LoRA {name!r} is no file; legal are a .safetensors file, a folder, or a hub id owner/name"
             )
         return _from_hub(f"{owner}/{repository}", file or weight_name, hub)
-    raise ValueError(f"LoRA {name!r} is no file; legal are a .safetensors file, a folder, or a hub id owner/name")
+    raise InputError(f"LoRA {name!r} is no file; legal are a .safetensors file, a folder, or a hub id owner/name")
 
 
 def _expanded(source: str | os.PathLike[str]) -> Path:
@@ -165,6 +178,8 @@ def _is(test: Callable[[Path], bool], path: Path) -> bool:
 def _of_file(path: Path, folder_name: str) -> LoRASource:
     config = path.with_name(_PEFT_CONFIG)
     of_peft = path.name == "adapter_model.safetensors" and config.is_file()
+    if path.name == "adapter_model.safetensors" and config.exists() and not of_peft:
+        raise ModelError(f"{printable(str(config))} is not a regular file")
     name = folder_name if path.name in _USUAL else path.stem
     return LoRASource(path, name, peft_config=read_json(config) if of_peft else None)
 
@@ -172,12 +187,12 @@ def _of_file(path: Path, folder_name: str) -> LoRASource:
 def _in_folder(folder: Path, weight_name: str | None, name: str) -> LoRASource:
     if weight_name is not None:
         if not (folder / weight_name).is_file():
-            raise ValueError(f"{folder} holds no {weight_name!r}")
+            raise InputError(f"{folder} holds no {weight_name!r}")
         return _of_file(folder / weight_name, name)
-    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    files = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
     if not files and pickles:
-        raise ValueError(f"{folder} holds a LoRA as a pickle ({pickles[0]}), which can run code when opened")
+        raise InputError(f"{folder} holds a LoRA as a pickle ({pickles[0]}), which can run code when opened")
     return _of_file(folder / _choose(files, str(folder)), name)
 
 
@@ -186,8 +201,8 @@ def _choose(files: list[str], where: str) -> str:
     if usual or len(files) == 1:
         return (usual or files)[0]
     if not files:
-        raise ValueError(f"{where} holds no .safetensors file")
-    raise ValueError(
+        raise InputError(f"{where} holds no .safetensors file")
+    raise InputError(
         f"{where} holds {len(files)} .safetensors files; name one of them: {', '.join(files[:_NAMED])}"
         f"{', …' if len(files) > _NAMED else ''}"
     )
@@ -212,7 +227,7 @@ def _from_hub(hub_id: str, weight_name: str | None, hub: dict[str, Any]) -> LoRA
         return _of_file(path, name)
     except failures as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"LoRA {hub_id!r} is no file and could not be fetched from the hub: {reason}") from None
+        raise InputError(f"LoRA {hub_id!r} is no file and could not be fetched from the hub: {reason}") from None
 
 
 def _of_the_network(error: type[Exception]) -> tuple[type[Exception], ...]:
@@ -220,10 +235,21 @@ def _of_the_network(error: type[Exception]) -> tuple[type[Exception], ...]:
     return error, *(base for base in error.__mro__ if base.__module__.startswith(("httpx", "requests")))
 
 
+def printable(text: str) -> str:
+    """A text from a file, with its control characters and halves of characters escaped, for a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def shown(value: Any) -> str:
+    """A value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 def json_metadata(source: LoRASource, key: str) -> dict[str, Any]:
     """An entry of the metadata that is a JSON object; empty if it is not there or something else."""
     try:
         value = json.loads(source.metadata.get(key, "{}"))
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # a whole number of very many digits is no JSONDecodeError
         return {}
     return value if isinstance(value, dict) else {}

@@ -158,6 +158,11 @@ def _checked_entry(entry: Any, clip: Path) -> dict[str, Any]:
     def is_weight(value: Any) -> bool:
         return is_plain(value, (int, float))
 
+    if isinstance(entry, dict) and is_plain(entry.get("name"), (str,)) and entry.get("hash", "") is None:
+        raise InputError(
+            f"{str(clip)!r} was made with adapter {entry['name']!r}, which was added to the transformer directly and "
+            "has no file; write it with videodit.adapters.save_lora and make the clip with that"
+        )
     good = isinstance(entry, dict) and all(is_plain(entry.get(key), (str,)) for key in ("name", "hash"))
     if good:
         weight = entry.get("weight")
