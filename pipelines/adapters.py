@@ -13,6 +13,7 @@ from diffusers.loaders.lora_base import LoraBaseMixin
 from torch import Tensor
 
 from videodit.checkpoints import HUB_OPTIONS, read_json
+from videodit.pipelines.origin import recorded
 
 if TYPE_CHECKING:
     from videodit.adapters import LoRAInfo, LoRASource
@@ -208,6 +209,7 @@ class LoRAPipeline(LoraBaseMixin):
         super().enable_lora()
         self._loras_enabled = True
 
+    @recorded
     def fuse_lora(
         self,
         components: Sequence[str] | None = None,
@@ -237,6 +239,7 @@ class LoRAPipeline(LoraBaseMixin):
         for name in names:
             self._loras[name].fused = float(lora_scale)
 
+    @recorded
     def unfuse_lora(self, components: Sequence[str] | None = None) -> None:
         """Take fused LoRAs out of the weights again.
 

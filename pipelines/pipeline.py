@@ -21,6 +21,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from videodit.checkpoints import HUB_OPTIONS
+from videodit.errors import InputError, ModelError
 from videodit.families import sampling_of
 from videodit.families.sampling import Sampling
 from videodit.flow import Objective
@@ -31,6 +32,7 @@ from videodit.pipelines.conditioning import prepare_condition
 from videodit.pipelines.conditions import AnyCondition, Frames, Given, ends_given, settle_conditions
 from videodit.pipelines.denoising import Denoiser
 from videodit.pipelines.loading import load_components
+from videodit.pipelines.origin import Origin, OriginPipeline, dtype_of, files_hash
 from videodit.pipelines.output import ClipStreams, LatentChunks, OutputType, VideoDiTPipelineOutput
 from videodit.pipelines.pixels import Fit
 from videodit.pipelines.registry import (
@@ -49,6 +51,7 @@ from videodit.pipelines.scheduling import SchedulerStep, draw_noise, make_genera
 from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.windows import WindowStore, divided_tokens
 from videodit.text import EncodedPrompts, TextEncoder, TextSpec, TextTokens
+from videodit.vae import CausalVideoVAE
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ _OWN = Sampling(text=TextSpec(), vae="CausalVideoVAE", defaults=dict, sigmas="to
 _PREDICTION_TYPES = {"flow": "flow_prediction", "v": "v_prediction", "epsilon": "epsilon"}
 
 
-class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
+class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
     """Text to video with a :class:`~videodit.VideoDiT` and a :class:`~videodit.CausalVideoVAE`.
 
     Args:
@@ -181,6 +184,7 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             importlib.import_module("videodit.vae")
             pipe = super().from_pretrained(folder, **kwargs)
         pipe._folder = folder
+        pipe._origin = Origin.of(pipe, folder, index, kwargs)
         # A path is the business of this machine alone and stays out of recipes.
         pipe._model_id = folder.resolve().name if Path(name).expanduser().is_dir() else name
         return pipe
@@ -194,6 +198,10 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
     def model_hash(self) -> str | None:
         """A fingerprint of the weights that were loaded; ``None`` if it was made of parts."""
         return model_hash(self._folder) if self._folder is not None else None
+
+    @cached_property
+    def _files_hash(self) -> str | None:
+        return files_hash(self._folder) if self._folder is not None else None
 
     @property
     def spec(self) -> ModelSpec:
@@ -536,6 +544,9 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             "loras": self._lora_entries() or None,
             "step_actions": actions,
             "batched_guidance": self.batch_guidance or None,
+            "quantize": self.quantized,
+            "tiling": _tiling(self.vae, settings),
+            "attention": _attention_backend(self.transformer),
         }
         extras = {name: value for name, value in extras.items() if value is not None}
         prompts: list[Any] = (
@@ -550,6 +561,12 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             for i in range(videos)
         ]
         recipes = [recipe | extras for recipe in recipes]
+        if changed := self.changed:
+            recipes = [recipe | {"model_hash": None, "files_hash": None, "changed": changed} for recipe in recipes]
+            if keep_windows is not None:
+                raise InputError(
+                    f"keep_windows needs the model as it was loaded, to know its windows again: {'; '.join(changed)}"
+                )
         store = None
         if keep_windows is not None and settings.windows is not None:
             store = WindowStore(Path(keep_windows), recipes)
@@ -630,8 +647,12 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             "scheduler": type(self.scheduler).__name__,
             "model": self._model_id,
             "model_hash": self.model_hash,
+            "files_hash": self._files_hash,
             "device": self._execution_device.type,
             "dtype": str(self.transformer.dtype).removeprefix("torch."),
+            "dtypes": {
+                name: dtype_of(part) for name, part in self.components.items() if isinstance(part, torch.nn.Module)
+            },
             "versions": {name: _version(name) for name in ("videodit", "torch", "diffusers", "transformers")},
         }
 
@@ -677,6 +698,26 @@ def _repeat(text: TextTokens, times: int) -> TextTokens:
     mask = None if text.mask is None or text.mask.all() else text.mask.repeat_interleave(times, dim=0)
     pooled = None if text.pooled is None else text.pooled.repeat_interleave(times, dim=0)
     return TextTokens(text.embeds.repeat_interleave(times, dim=0), mask, pooled)
+
+
+def _tiling(vae: Any, settings: Settings) -> list[int] | None:
+    """Size and overlap of the autoencoder's tiles, where the clip is larger than one."""
+    if not getattr(vae, "use_tiling", False):
+        return None
+    if not isinstance(vae, CausalVideoVAE):
+        return []
+    tiles = [vae.tile_size, vae.tile_overlap]
+    return tiles if max(settings.height, settings.width) > tiles[0] else None
+
+
+def _attention_backend(transformer: Any) -> str | None:
+    """The transformer's attention backend; ``None`` for torch's own."""
+    for module in transformer.modules():
+        backend = getattr(getattr(module, "processor", None), "_attention_backend", None)
+        if backend is not None:
+            name = str(getattr(backend, "value", backend))
+            return None if name == "native" else name
+    return None
 
 
 def _version(package: str) -> str | None:
