@@ -20,7 +20,13 @@ import torch
 from torch import Tensor, nn
 
 _PER_AXIS = 4
-_HARMLESS_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading", "cp_input", "cp_output")
+_HARMLESS_HOOKS = (
+    "group_offloading",
+    "layer_execution_tracker",
+    "lazy_prefetch_group_offloading",
+    "cp_input",
+    "cp_output",
+)
 """Hooks of diffusers' that move weights or divide tokens: what a forward computes stays as it is."""
 _OWN_SETTINGS = ("max_text_length", "boundary_ratio", "expand_timesteps", "sampled_as")
 _TEXT_PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")

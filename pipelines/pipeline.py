@@ -21,7 +21,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from videodit.checkpoints import HUB_OPTIONS
-from videodit.errors import InputError, ModelError
+from videodit.errors import InputError
 from videodit.families import sampling_of
 from videodit.families.sampling import Sampling
 from videodit.flow import Objective

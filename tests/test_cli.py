@@ -571,6 +571,28 @@ def test_a_recipe_is_checked_like_any_input(
     assert all(word in line for word in words), line
 
 
+def test_remake_refuses_a_clip_of_a_changed_model(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = {"prompt": "x", "model": "mini", "seed": 7, "changed": ["transformer: with changed weights"]}
+    write_video("clip.mp4", np.zeros((1, 16, 16, 3), np.uint8), fps=8, recipe=recipe)
+    line = fails(capsys, "remake", "clip.mp4")
+    assert "cannot be made again" in line
+    assert "transformer: with changed weights" in line
+    assert main(["remake", "clip.mp4", "--anyway"]) == 0
+    assert "the clip will differ" in capsys.readouterr().err
+
+
+def test_remake_opens_nothing_that_only_the_recipe_names(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mini2").mkdir()
+    for recipe, word in (
+        ({"model": "mini2"}, "-m"),
+        ({"model": "owner/name"}, "-m"),
+        ({"model": "mini", "step_actions": "mine.json:fast"}, "step_actions"),
+    ):
+        whole = {"prompt": "x", "seed": 7, **recipe}
+        write_video("clip.mp4", np.zeros((1, 16, 16, 3), np.uint8), fps=8, recipe=whole)
+        assert word in fails(capsys, "remake", "clip.mp4")
+
+
 # --- info and doctor -----------------------------------------------------------------------------
 
 

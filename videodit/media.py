@@ -55,6 +55,7 @@ MIN_FPS, MAX_FPS = 1e-4, 1000
 # of files of the same noise, one in about 150 came out different at 32 to 64 pixels' width, none of 4,800 at 128, and
 # none of 5,000 without the tree (`pytest tests/test_media.py -k same_file` tries it).
 _MIN_WIDTH_FOR_MBTREE = 128
+_MAX_COMMENT = 2**20
 _COMMENT_FORMAT = "videodit/1"
 _AHEAD = 2
 """Chunks that are with the encoder at once: one that it works on, and one that waits."""
@@ -507,8 +508,11 @@ def _pack_comment(recipe: dict[str, Any] | None, width: int, height: int) -> str
 def unpack_comment(container: InputContainer) -> tuple[dict[str, Any] | None, tuple[int, int] | None]:
     """The recipe and the picture's ``(width, height)``; None for what the file does not say."""
     tags = {key.lower(): value for key, value in container.metadata.items()}  # Matroska: COMMENT
+    comment = tags.get("comment", "")
+    if len(comment) > _MAX_COMMENT:  # none that was written here
+        return None, None
     try:
-        content = json.loads(tags.get("comment", ""))
+        content = json.loads(comment)
     except (ValueError, RecursionError):  # someone else's comment
         return None, None
     if not isinstance(content, dict) or content.get("format") != _COMMENT_FORMAT:
