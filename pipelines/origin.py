@@ -166,10 +166,9 @@ def _interference(network: nn.Module) -> set[str]:
         found.update(name for name in names if not name.startswith(_HARMLESS_HOOKS))
         if module._forward_hooks or module._forward_pre_hooks:
             found.add("forward hooks")
-        if "forward" in vars(module) and not names and not hasattr(module, "_hf_hook"):
-            # A registry that has lost its hooks leaves the forward that it restored.
-            if registry is None:
-                found.add("another forward")
+        # A registry that has lost its hooks leaves the forward that it restored.
+        if "forward" in vars(module) and registry is None and not hasattr(module, "_hf_hook"):
+            found.add("another forward")
     return found
 
 
@@ -236,9 +235,8 @@ class Origin:
                 if name == "scheduler" and describe(_own_scheduler(folder, index)) == others[name]:
                     continue
                 for_good[name] = "not the folder's own"
-            elif name in settings and index["_class_name"] == "VideoDiTPipeline":
-                if settings[name] != index.get(name):
-                    for_good[name] = f"{settings[name]!r}"
+            elif name in settings and index["_class_name"] == "VideoDiTPipeline" and settings[name] != index.get(name):
+                for_good[name] = f"{settings[name]!r}"
         return cls(networks, others, settings, for_good)
 
     def changes(self, pipe: Any) -> dict[str, str]:

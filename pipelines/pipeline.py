@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import os
 from collections.abc import Sequence
@@ -117,6 +118,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
         window: int | None = None,
     ) -> None:
         super().__init__()
+        if sampled_as is None:
+            sampled_as = _sampled_as(transformer)
         family, self._sampling = (None, _OWN) if sampled_as is None else sampling_of(sampled_as)
         self._objective: Objective = "flow" if family is None else family.objective
         if (transformer_2 is None) != (boundary_ratio is None):
@@ -188,6 +191,30 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
         # A path is the business of this machine alone and stays out of recipes.
         pipe._model_id = folder.resolve().name if Path(name).expanduser().is_dir() else name
         return pipe
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Self:
+        """Another pipeline of the same components, with the same settings.
+
+        Args:
+            pipeline: a :class:`VideoDiTPipeline`.
+            kwargs: components and settings in place of its own.
+
+        Raises:
+            InputError: a pipeline of another class, or an unknown option.
+        """
+        if not isinstance(pipeline, VideoDiTPipeline):
+            raise InputError(
+                f"from_pipe takes a VideoDiTPipeline, got a {type(pipeline).__name__}; "
+                "VideoDiTPipeline.from_pretrained reads its folder"
+            )
+        names = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+        if unknown := sorted(set(kwargs) - set(names)):
+            raise InputError(f"options {', '.join(unknown)} are unknown; legal are {', '.join(names)}")
+        own = {**pipeline.config, **pipeline.components}
+        made = cls(**{name: own[name] for name in names if name in own} | kwargs)
+        made._folder, made._model_id, made._origin = pipeline._folder, pipeline._model_id, pipeline._origin
+        return made
 
     @property
     def model_folder(self) -> Path | None:
@@ -655,6 +682,23 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
             },
             "versions": {name: _version(name) for name in ("videodit", "torch", "diffusers", "transformers")},
         }
+
+
+def _sampled_as(transformer: Any) -> str | None:
+    """How to sample with a transformer whose pipeline nobody names; ``None`` for those that were made here.
+
+    Raises:
+        InputError: a transformer of a family with several pipelines.
+    """
+    from videodit.families import FAMILIES
+
+    name = None if transformer is None else transformer.config.get("family")
+    if name is None or name not in FAMILIES:
+        return None
+    legal = sorted(FAMILIES[name].sampling)
+    if len(legal) > 1:
+        raise InputError(f"a transformer of family {name!r} needs sampled_as; legal are {', '.join(legal)}")
+    return legal[0] if legal else None
 
 
 def images_as_frames(image: Any, last_image: Any) -> list[Frames]:

@@ -154,6 +154,10 @@ def _fake_model(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     registry = types.ModuleType("videodit.pipelines.registry")
     registry.plan = fake_plan  # type: ignore[attr-defined]
     registry.model_hash = lambda folder: FakePipeline.model_hash  # type: ignore[attr-defined]
+    registry.BUNDLED = ("mini",)  # type: ignore[attr-defined]
+    origin = types.ModuleType("videodit.pipelines.origin")
+    origin.files_hash = lambda folder: "files"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "videodit.pipelines.origin", origin)
     pipelines = types.ModuleType("videodit.pipelines")
     pipelines.VideoDiTPipeline = FakePipeline  # type: ignore[attr-defined]
     pipelines.__path__ = [str(root / "pipelines")]  # where a storyboard's module is found

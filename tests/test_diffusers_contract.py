@@ -93,3 +93,19 @@ def test_pyramid_attention_broadcast_tells_the_kinds_of_attention_apart() -> Non
 def test_fused_projections_are_refused() -> None:
     with pytest.raises(InputError, match="does not fuse"):
         _small().fuse_qkv_projections()
+
+
+def test_from_pipe_keeps_settings_and_origin(tiny_model: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    made = VideoDiTPipeline.from_pipe(pipe)
+    assert made.defaults == pipe.defaults
+    assert made.changed == []
+    assert made.transformer is pipe.transformer
+    with pytest.raises(InputError, match="from_pipe takes a VideoDiTPipeline"):
+        VideoDiTPipeline.from_pipe(object())
+
+
+def test_parts_of_a_family_with_several_pipelines_need_sampled_as() -> None:
+    transformer = _small(family="wan")
+    with pytest.raises(InputError, match="needs sampled_as; legal are .*WanPipeline"):
+        VideoDiTPipeline(None, None, transformer, None, None)
