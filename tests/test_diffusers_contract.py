@@ -107,5 +107,5 @@ def test_from_pipe_keeps_settings_and_origin(tiny_model: Path) -> None:
 
 def test_parts_of_a_family_with_several_pipelines_need_sampled_as() -> None:
     transformer = _small(family="wan")
-    with pytest.raises(InputError, match="needs sampled_as; legal are .*WanPipeline"):
+    with pytest.raises(InputError, match=r"needs sampled_as; legal are .*WanPipeline"):
         VideoDiTPipeline(None, None, transformer, None, None)

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import queue
-import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -30,7 +29,7 @@ from av.container import InputContainer, OutputContainer
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from videodit.files import is_cut_short
+from videodit.files import is_cut_short, replacing, try_to_write
 
 if TYPE_CHECKING:
     import torch
@@ -148,7 +147,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         if target.exists() and not os.access(target, os.W_OK):
             raise ValueError(f"cannot write {str(target)!r}: the file is read-only")
         # Permission bits do not tell of read-only mounts and the like; only trying does.
-        _create_hidden(target.parent).unlink()
+        try_to_write(target.parent)
     except OSError as error:
         raise ValueError(f"cannot write {str(target)!r}: {error.strerror}") from error
 
@@ -207,7 +206,7 @@ class VideoWriter:
         needs_comment = recipe is not None or any(self._padding)
         self._comment = _pack_comment(recipe, width, height) if needs_comment else None
         self._reformatter = VideoReformatter()
-        self._partial: Path | None = None
+        self._place = contextlib.ExitStack()
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
 
@@ -222,10 +221,9 @@ class VideoWriter:
                 padded,
             )
         try:
-            self._partial = _create_hidden(self.path.parent)
-            self._open(self._partial)
-        except BaseException:
-            self._discard()
+            self._open(self._place.enter_context(replacing(self.path)))
+        except BaseException as error:
+            self._discard(error)
             raise
         return self
 
@@ -283,27 +281,27 @@ class VideoWriter:
         try:
             if exc_type is None:
                 self._finish()
-        finally:
-            self._discard()
+        except BaseException as error:
+            self._discard(error)
+            raise
+        self._discard(exc)
 
     def _finish(self) -> None:
         assert self._container is not None
         assert self._stream is not None
-        assert self._partial is not None
         if self.num_frames == 0:
             raise ValueError(f"no frames to write to {str(self.path)!r}; a clip has at least one")
         self._container.mux(self._stream.encode(None))
         self._container.close()
-        os.replace(self._partial, self.path)
+        self._container = None
 
-    def _discard(self) -> None:
-        """Let go of everything that is still held; after a success, that is nothing."""
+    def _discard(self, error: BaseException | None) -> None:
+        """Let go of everything that is still held; the file takes its place if there was no error."""
         container, self._container, self._stream = self._container, None, None
         if container is not None:
             with contextlib.suppress(av.FFmpegError):  # the first error is the one to report
                 container.close()
-        if self._partial is not None:
-            self._partial.unlink(missing_ok=True)
+        self._place.__exit__(type(error) if error is not None else None, error, None)
 
 
 def write_video(
@@ -469,13 +467,6 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """
     with _opened(path) as (container, _, _):
         return unpack_comment(container)[0]
-
-
-def _create_hidden(folder: Path) -> Path:
-    """Create an empty hidden file in ``folder`` under a new name, with the permissions of any new file."""
-    path = folder / f".videodit-{secrets.token_hex(8)}.part"
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    return path
 
 
 def _url(path: str | os.PathLike[str]) -> str:

@@ -11,6 +11,7 @@ from videodit.cli.common import note, parse_size, slug
 from videodit.cli.flags import Cfg, Device, DryRun, Dtype, Fitting, Model, Negative, Output, Seed, Size, Steps, number
 from videodit.cli.given import read_clip, settings_for, spec_of
 from videodit.cli.request import Request, make_one
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from videodit.pipelines.registry import ModelSpec
@@ -50,9 +51,9 @@ def edit(
     from videodit.pipelines.conditions import Edit, Region
 
     if mask is not None and outpaint is not None:
-        raise ValueError("give --mask or --outpaint, not both")
+        raise InputError("give --mask or --outpaint, not both")
     if size is not None and outpaint is not None:
-        raise ValueError("--outpaint is the size of the clip that is made; leave --size out")
+        raise InputError("--outpaint is the size of the clip that is made; leave --size out")
     spec = spec_of(model)
     frames = read_clip(clip, spec)
     count = len(frames)
@@ -109,7 +110,7 @@ def _widened(frames: Any, size: str) -> tuple[Any, Any]:
     width, height = parse_size(size)
     own_height, own_width = frames.shape[1:3]
     if width < own_width or height < own_height or (width, height) == (own_width, own_height):
-        raise ValueError(f"--outpaint is {size}; the clip is {own_width}x{own_height} already")
+        raise InputError(f"--outpaint is {size}; the clip is {own_width}x{own_height} already")
     top, left = (height - own_height) // 2, (width - own_width) // 2
     borders = ((top, height - own_height - top), (left, width - own_width - left))
     white = np.pad(np.zeros((own_height, own_width), bool), borders, constant_values=True)

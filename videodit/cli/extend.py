@@ -24,6 +24,7 @@ from videodit.cli.flags import (
 )
 from videodit.cli.given import read_clip, settings_for, spec_of, whole_groups
 from videodit.cli.request import Request, make_one
+from videodit.errors import InputError
 
 _Prompt = Annotated[str | None, typer.Argument(help="What it shows. Left out: the clip's own prompt, if it has one.")]
 
@@ -126,7 +127,7 @@ def _groups(name: str, seconds: float, spec: Any) -> int:
         ValueError: a length that is not above 0.
     """
     if not 0 < seconds <= 86_400:  # false for NaN, too
-        raise ValueError(f"{name} is {seconds}; it must be above 0 and at most 86400")
+        raise InputError(f"{name} is {seconds}; it must be above 0 and at most 86400")
     stride, fps = spec.geometry.vae_stride.t, float(spec.defaults.fps)
     frames = max(1, round(seconds * fps / stride)) * stride
     if abs(frames / fps - seconds) > 1e-6:

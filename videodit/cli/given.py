@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from videodit.cli.common import note, parse_size
 from videodit.cli.request import begun_seed
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +66,7 @@ def settings_for(
         recipe = read_recipe(clip) or {}
         prompt = recipe.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
-            raise ValueError(f"{str(clip)!r} carries no prompt; say what the clip should show")
+            raise InputError(f"{str(clip)!r} carries no prompt; say what the clip should show")
         note(f"the prompt of {clip.name}: {prompt}")
     height, width = frames.shape[1:3]
     own = spec.defaults.height, spec.defaults.width
@@ -90,5 +91,5 @@ def whole_groups(count: int, spec: ModelSpec, *, leading: bool) -> int:
     stride, lead = spec.geometry.vae_stride.t, 1 if spec.geometry.causal and leading else 0
     whole = (count - lead) // stride * stride + lead
     if whole < 1:
-        raise ValueError(f"a clip of {count} frames is too short; at least {stride} are needed")
+        raise InputError(f"a clip of {count} frames is too short; at least {stride} are needed")
     return whole

@@ -11,6 +11,7 @@ import typer
 
 from videodit.cli.common import file_size, print_rows, printable
 from videodit.cli.progress import show_progress
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from videodit.media import MediaInfo
@@ -28,12 +29,12 @@ def info(
     is_lora_folder = Path(target).is_dir() and not (Path(target) / "model_index.json").is_file()
     if Path(target).suffix == ".safetensors" or (is_lora_folder and any(Path(target).glob("*.safetensors"))):
         if vocabulary:
-            raise ValueError(f"{target!r} is a LoRA; only a model has a --vocabulary")
+            raise InputError(f"{target!r} is a LoRA; only a model has a --vocabulary")
         _print_lora(target)
         return
     is_clip = Path(target).is_file() or Path(target).suffix.lower() in _CLIP_SUFFIXES
     if vocabulary and is_clip:
-        raise ValueError(f"{target!r} is a clip; only a model has a --vocabulary")
+        raise InputError(f"{target!r} is a clip; only a model has a --vocabulary")
     if vocabulary:
         _print_vocabulary(target)
     elif is_clip:
@@ -167,5 +168,5 @@ def _print_vocabulary(name: str) -> None:
         config = read_json(Path(resolve_model(name)) / "tokenizer" / "tokenizer_config.json")
     words = config.get("known_words")
     if not words:
-        raise ValueError(f"model {name!r} records no vocabulary: it takes any words")
+        raise InputError(f"model {name!r} records no vocabulary: it takes any words")
     print(textwrap.fill(" ".join(sorted(map(str, words))), width=_LINE_WIDTH, break_on_hyphens=False))

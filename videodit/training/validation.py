@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from videodit.datasets.clips.cache import CachedSample
+from videodit.errors import InputError
 from videodit.media import write_video
 from videodit.pipelines import VideoDiTPipeline
 from videodit.training.config import Validation
@@ -78,7 +79,7 @@ def open_images(settings: Validation) -> list[PIL.Image.Image | None]:
             with PIL.Image.open(path) as image:
                 found.append(PIL.ImageOps.exif_transpose(image).convert("RGB"))
         except (OSError, SyntaxError) as error:  # a PNG that is damaged is a SyntaxError
-            raise ValueError(f"validation.images names {str(path)!r}, which cannot be read: {error}") from None
+            raise InputError(f"validation.images names {str(path)!r}, which cannot be read: {error}") from None
     return found or [None] * len(settings.prompts)
 
 
