@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from videodit.pipelines.origin import recorded
+
 if TYPE_CHECKING:
     from videodit.acceleration import AccelConfig, AccelPlan
     from videodit.acceleration.parallel import Processes
@@ -32,6 +34,7 @@ class AcceleratedPipeline:
         self.batch_guidance = False
         self.processes: Processes | None = None
 
+    @recorded
     def accelerate(self, wanted: str | AccelConfig = "lossless") -> AccelPlan:
         """Make the pipeline faster, or smaller.
 

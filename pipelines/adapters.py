@@ -15,6 +15,7 @@ from videodit.adapters import state
 from videodit.checkpoints import HUB_OPTIONS, read_json
 from videodit.errors import InputError
 from videodit.pipelines.lora_files import LoRAFiles
+from videodit.pipelines.origin import recorded
 
 if TYPE_CHECKING:
     from videodit.adapters import LoRAInfo, LoRASource
@@ -246,6 +247,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
         """How many these are."""
         return len(self.fused_loras)
 
+    @recorded
     def fuse_lora(
         self,
         components: Sequence[str] | None = None,
@@ -281,6 +283,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
                 state.multiply(parts[network], names, float(lora_scale))
                 parts[network].fuse_lora(1.0, safe_fusing=safe_fusing, adapter_names=names)
 
+    @recorded
     def unfuse_lora(self, components: Sequence[str] | None = None) -> None:
         """Take fused LoRAs out of the weights again.
 

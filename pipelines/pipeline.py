@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ from videodit.pipelines.conditioning import prepare_condition
 from videodit.pipelines.conditions import AnyCondition, Frames, Given, ends_given, settle_conditions
 from videodit.pipelines.denoising import Denoiser
 from videodit.pipelines.loading import load_components
+from videodit.pipelines.origin import Origin, OriginPipeline, dtype_of, files_hash
 from videodit.pipelines.output import ClipStreams, LatentChunks, OutputType, VideoDiTPipelineOutput
 from videodit.pipelines.pixels import Fit
 from videodit.pipelines.registry import (
@@ -50,6 +52,7 @@ from videodit.pipelines.scheduling import SchedulerStep, draw_noise, make_genera
 from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.windows import WindowStore, divided_tokens
 from videodit.text import EncodedPrompts, TextEncoder, TextSpec, TextTokens
+from videodit.vae import CausalVideoVAE
 from videodit.weights import check_finite, is_finite
 
 logger = logging.getLogger(__name__)
@@ -60,7 +63,7 @@ _OWN = Sampling(
 _PREDICTION_TYPES = {"flow": "flow_prediction", "v": "v_prediction", "epsilon": "epsilon"}
 
 
-class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
+class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
     """Text to video with a :class:`~videodit.VideoDiT` and a :class:`~videodit.CausalVideoVAE`.
 
     Args:
@@ -118,6 +121,8 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         window: int | None = None,
     ) -> None:
         super().__init__()
+        if sampled_as is None:
+            sampled_as = _sampled_as(transformer)
         family, self._sampling = (None, _OWN) if sampled_as is None else sampling_of(sampled_as)
         self._objective: Objective = "flow" if family is None else family.objective
         if (transformer_2 is None) != (boundary_ratio is None):
@@ -181,9 +186,34 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         index = check_model(folder)
         pipe = cls(**load_components(folder, index, family_of_index(index, folder), **kwargs))
         pipe._folder = folder
+        pipe._origin = Origin.of(pipe, folder, index, kwargs)
         # A path is the business of this machine alone and stays out of recipes.
         pipe._model_id = folder.resolve().name if Path(name).expanduser().is_dir() else name
         return pipe
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Self:
+        """Another pipeline of the same components, with the same settings.
+
+        Args:
+            pipeline: a :class:`VideoDiTPipeline`.
+            kwargs: components and settings in place of its own.
+
+        Raises:
+            InputError: a pipeline of another class, or an unknown option.
+        """
+        if not isinstance(pipeline, VideoDiTPipeline):
+            raise InputError(
+                f"from_pipe takes a VideoDiTPipeline, got a {type(pipeline).__name__}; "
+                "VideoDiTPipeline.from_pretrained reads its folder"
+            )
+        names = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+        if unknown := sorted(set(kwargs) - set(names)):
+            raise InputError(f"options {', '.join(unknown)} are unknown; legal are {', '.join(names)}")
+        own = {**pipeline.config, **pipeline.components}
+        made = cls(**{name: own[name] for name in names if name in own} | kwargs)
+        made._folder, made._model_id, made._origin = pipeline._folder, pipeline._model_id, pipeline._origin
+        return made
 
     @property
     def model_folder(self) -> Path | None:
@@ -194,6 +224,10 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
     def model_hash(self) -> str | None:
         """A fingerprint of the weights that were loaded; ``None`` if it was made of parts."""
         return model_hash(self._folder) if self._folder is not None else None
+
+    @cached_property
+    def _files_hash(self) -> str | None:
+        return files_hash(self._folder) if self._folder is not None else None
 
     @property
     def spec(self) -> ModelSpec:
@@ -544,6 +578,9 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             "loras": self._lora_entries() or None,
             "step_actions": actions,
             "batched_guidance": self.batch_guidance or None,
+            "quantize": self.quantized,
+            "tiling": _tiling(self.vae, settings),
+            "attention": _attention_backend(self.transformer),
         }
         extras = {name: value for name, value in extras.items() if value is not None}
         prompts: list[Any] = (
@@ -558,6 +595,12 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             for i in range(videos)
         ]
         recipes = [recipe | extras for recipe in recipes]
+        if changed := self.changed:
+            recipes = [recipe | {"model_hash": None, "files_hash": None, "changed": changed} for recipe in recipes]
+            if keep_windows is not None:
+                raise InputError(
+                    f"keep_windows needs the model as it was loaded, to know its windows again: {'; '.join(changed)}"
+                )
         store = None
         if keep_windows is not None and settings.windows is not None:
             store = WindowStore(Path(keep_windows), recipes)
@@ -640,10 +683,31 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             "scheduler": type(self.scheduler).__name__,
             "model": self._model_id,
             "model_hash": self.model_hash,
+            "files_hash": self._files_hash,
             "device": self._execution_device.type,
             "dtype": str(self.transformer.dtype).removeprefix("torch."),
+            "dtypes": {
+                name: dtype_of(part) for name, part in self.components.items() if isinstance(part, torch.nn.Module)
+            },
             "versions": {name: _version(name) for name in ("videodit", "torch", "diffusers", "transformers")},
         }
+
+
+def _sampled_as(transformer: Any) -> str | None:
+    """How to sample with a transformer whose pipeline nobody names; ``None`` for those that were made here.
+
+    Raises:
+        InputError: a transformer of a family with several pipelines.
+    """
+    from videodit.families import FAMILIES
+
+    name = None if transformer is None else transformer.config.get("family")
+    if name is None or name not in FAMILIES:
+        return None
+    legal = sorted(FAMILIES[name].sampling)
+    if len(legal) > 1:
+        raise InputError(f"a transformer of family {name!r} needs sampled_as; legal are {', '.join(legal)}")
+    return legal[0] if legal else None
 
 
 def images_as_frames(image: Any, last_image: Any) -> list[Frames]:
@@ -687,6 +751,26 @@ def _repeat(text: TextTokens, times: int) -> TextTokens:
     mask = None if text.mask is None or text.mask.all() else text.mask.repeat_interleave(times, dim=0)
     pooled = None if text.pooled is None else text.pooled.repeat_interleave(times, dim=0)
     return TextTokens(text.embeds.repeat_interleave(times, dim=0), mask, pooled)
+
+
+def _tiling(vae: Any, settings: Settings) -> list[int] | None:
+    """Size and overlap of the autoencoder's tiles, where the clip is larger than one."""
+    if not getattr(vae, "use_tiling", False):
+        return None
+    if not isinstance(vae, CausalVideoVAE):
+        return []
+    tiles = [vae.tile_size, vae.tile_overlap]
+    return tiles if max(settings.height, settings.width) > tiles[0] else None
+
+
+def _attention_backend(transformer: Any) -> str | None:
+    """The transformer's attention backend; ``None`` for torch's own."""
+    for module in transformer.modules():
+        backend = getattr(getattr(module, "processor", None), "_attention_backend", None)
+        if backend is not None:
+            name = str(getattr(backend, "value", backend))
+            return None if name == "native" else name
+    return None
 
 
 def _version(package: str) -> str | None:

@@ -155,6 +155,10 @@ def _fake_model(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     registry = types.ModuleType("videodit.pipelines.registry")
     registry.plan = fake_plan  # type: ignore[attr-defined]
     registry.model_hash = lambda folder: FakePipeline.model_hash  # type: ignore[attr-defined]
+    registry.BUNDLED = ("mini",)  # type: ignore[attr-defined]
+    origin = types.ModuleType("videodit.pipelines.origin")
+    origin.files_hash = lambda folder: "files"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "videodit.pipelines.origin", origin)
     pipelines = types.ModuleType("videodit.pipelines")
     pipelines.VideoDiTPipeline = FakePipeline  # type: ignore[attr-defined]
     pipelines.__path__ = [str(root / "pipelines")]  # where a storyboard's module is found
@@ -572,6 +576,28 @@ def test_a_recipe_is_checked_like_any_input(
     write_video("clip.mp4", np.zeros((1, 16, 16, 3), np.uint8), fps=8, recipe=recipe)
     line = fails(capsys, "remake", "clip.mp4")
     assert all(word in line for word in words), line
+
+
+def test_remake_refuses_a_clip_of_a_changed_model(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = {"prompt": "x", "model": "mini", "seed": 7, "changed": ["transformer: with changed weights"]}
+    write_video("clip.mp4", np.zeros((1, 16, 16, 3), np.uint8), fps=8, recipe=recipe)
+    line = fails(capsys, "remake", "clip.mp4")
+    assert "cannot be made again" in line
+    assert "transformer: with changed weights" in line
+    assert main(["remake", "clip.mp4", "--anyway"]) == 0
+    assert "the clip will differ" in capsys.readouterr().err
+
+
+def test_remake_opens_nothing_that_only_the_recipe_names(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mini2").mkdir()
+    for recipe, word in (
+        ({"model": "mini2"}, "-m"),
+        ({"model": "owner/name"}, "-m"),
+        ({"model": "mini", "step_actions": "mine.json:fast"}, "step_actions"),
+    ):
+        whole = {"prompt": "x", "seed": 7, **recipe}
+        write_video("clip.mp4", np.zeros((1, 16, 16, 3), np.uint8), fps=8, recipe=whole)
+        assert word in fails(capsys, "remake", "clip.mp4")
 
 
 # --- info and doctor -----------------------------------------------------------------------------

@@ -119,6 +119,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         layout: which tokens see each other in self-attention.
         image: keys and values of an image beside those of the text.
         project_out: end with an output projection.
+        cross: it attends to the text; caches of diffusers' tell both kinds apart by ``is_cross_attention``.
 
     Raises:
         ValueError: an unknown ``qk_norm`` or ``layout``.
@@ -140,13 +141,14 @@ class Attention(nn.Module, AttentionModuleMixin):
         layout: Layout = "full",
         image: bool = False,
         project_out: bool = True,
+        cross: bool = False,
     ) -> None:
         super().__init__()
         if layout not in get_args(Layout):
             raise ValueError(f"layout must be one of {get_args(Layout)}, got {layout!r}")
         _check_qk_norm(qk_norm)
         inner = heads * head_dim
-        self.heads, self.layout = heads, layout
+        self.heads, self.layout, self.is_cross_attention = heads, layout, cross
         self.norm_across = qk_norm == "rms_norm_across_heads"
         self.to_q = nn.Linear(dim, inner)
         self.to_k = nn.Linear(dim, inner)
@@ -261,6 +263,7 @@ class JointAttention(nn.Module, AttentionModuleMixin):
     """
 
     _default_processor_cls = JointAttentionProcessor
+    is_cross_attention = False
     _available_processors = (JointAttentionProcessor,)
     _supports_qkv_fusion = False
     processor: JointAttentionProcessor

@@ -226,7 +226,7 @@ class CrossBlock(nn.Module):
         self.norm2, self.attn2 = None, None
         if cross_attention:
             self.norm2 = FP32LayerNorm(dim, eps) if cross_attn_norm else nn.Identity()
-            self.attn2 = Attention(dim, heads, head_dim, qk_norm=qk_norm, eps=qk_norm_eps, image=image)
+            self.attn2 = Attention(dim, heads, head_dim, qk_norm=qk_norm, eps=qk_norm_eps, image=image, cross=True)
         self.norm3 = block_norm(norm, dim, eps, norm_affine)
         self.ffn = MLP(dim, ffn_dim)
         self.scale_shift_table = nn.Parameter(torch.empty(6, dim))

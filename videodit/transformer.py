@@ -10,7 +10,7 @@ tokens that share a timestep: 1, ``T`` or ``S``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -462,6 +462,38 @@ class VideoDiT(
         t, h, w = grid
         sample = rearrange(x, "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)", t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def fuse_qkv_projections(self) -> None:
+        """Refused: queries, keys and values have layers of their own here, where LoRAs find them.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("VideoDiT does not fuse its projections of queries, keys and values")
+
+    def enable_cache(self, config: Any) -> None:
+        """As diffusers' ``CacheMixin.enable_cache``.
+
+        Raises:
+            InputError: ranges of pyramid attention broadcast for a kind of attention that this model has not got.
+        """
+        super().enable_cache(self._with_own_names(config))
+
+    def _with_own_names(self, config: Any) -> Any:
+        """A config whose identifiers find this model's spatial and temporal attention, which go by other names."""
+        if type(config).__name__ != "PyramidAttentionBroadcastConfig":
+            return config
+        factorized, cross = self.config.attention == "factorized", self.config.block == "cross"
+        for kind, there in (("temporal", factorized), ("cross", cross)):
+            if getattr(config, f"{kind}_attention_block_skip_range") is not None and not there:
+                raise InputError(f"{kind}_attention_block_skip_range is set, but this model has no {kind} attention")
+        if not factorized:
+            return config
+        return replace(
+            config,
+            spatial_attention_block_identifiers=(r"^blocks\.\d+\.spatial\.",),
+            temporal_attention_block_identifiers=(r"^blocks\.\d+\.temporal\.",),
+        )
 
     def _check_shapes(self, latents: Tensor, timestep: Tensor, text: Tensor, mask: Tensor | None) -> Size3D:
         """The grid of tokens."""

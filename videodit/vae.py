@@ -400,11 +400,16 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         return out / total
 
     def forward(
-        self, sample: Tensor, sample_posterior: bool = False, generator: torch.Generator | None = None
-    ) -> DecoderOutput:
+        self,
+        sample: Tensor,
+        sample_posterior: bool = False,
+        return_dict: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> DecoderOutput | tuple:
         """Encode and decode ``sample``; the mode of the posterior unless ``sample_posterior``."""
         (posterior,) = self.encode(sample, return_dict=False)
-        return self.decode(posterior.sample(generator) if sample_posterior else posterior.mode())
+        latents = posterior.sample(generator) if sample_posterior else posterior.mode()
+        return self.decode(latents, return_dict=return_dict)
 
 
 def _run_whole(decoder: Decoder, z: Tensor) -> Tensor:

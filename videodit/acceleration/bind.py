@@ -35,6 +35,7 @@ def accelerate(pipe: Any, wanted: str | AccelConfig) -> AccelPlan:
         bound["parallel"] = bind_parallel(pipe, config.parallel, transformers(pipe))
     if config.quantize is not None:
         bound["quantize"] = ", ".join(quantize_blocks(model, config.quantize) for model in transformers(pipe))
+        pipe.quantized = config.quantize
     if config.compile:
         for model in transformers(pipe):
             model.compile_repeated_blocks(fullgraph=True, dynamic=True)

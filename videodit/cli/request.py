@@ -67,6 +67,7 @@ class Request:
     acceleration: str | AccelConfig | None = None
     device: str | None = None
     dtype: str | None = None
+    dtypes: dict[str, str] | None = None
     origin: str = ""
 
     def __post_init__(self) -> None:
@@ -311,7 +312,7 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
             pass
     with show_progress() as progress:
         progress.stage("loading")
-        pipe = _load(jobs[0].plan)
+        pipe = _load(jobs[0].plan, jobs[0].request.dtypes)
         load_loras(pipe, jobs[0].request.loras, jobs[0].loras)
         if (wanted := jobs[0].request.acceleration) is not None:
             pipe.accelerate(wanted)
@@ -329,13 +330,16 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
     return recipes
 
 
-def _load(plan: GenerationPlan) -> VideoDiTPipeline:
+def _load(plan: GenerationPlan, dtypes: dict[str, str] | None) -> VideoDiTPipeline:
     import torch
 
     from videodit.pipelines import VideoDiTPipeline
 
     quiet_libraries()
-    pipe = VideoDiTPipeline.from_pretrained(plan.model, dtype=getattr(torch, _dtype_name(plan)))
+    dtype: Any = getattr(torch, _dtype_name(plan))
+    if dtypes is not None:
+        dtype = {"default": dtype} | {name: getattr(torch, one) for name, one in dtypes.items()}
+    pipe = VideoDiTPipeline.from_pretrained(plan.model, dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(plan.device)
 

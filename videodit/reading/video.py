@@ -25,6 +25,7 @@ from videodit.reading.files import Media, Unreadable, open_container
 from videodit.reading.timing import settle_times
 
 COMMENT_FORMAT = "videodit/1"
+_MAX_COMMENT = 2**20  # characters; none that is written here is longer
 UNSPECIFIED_MATRIX = 2
 # swscale's plain bicubic takes every second chroma sample as it is: on smooth colour that costs 17 dB.
 # With these flags it interpolates chroma at full width, in both directions.
@@ -164,8 +165,11 @@ def matrix_of(frame: av.VideoFrame) -> int:
 def unpack_comment(container: InputContainer) -> tuple[dict[str, Any] | None, tuple[int, int] | None]:
     """The recipe and the picture's ``(width, height)``; None for what the file does not say."""
     tags = {key.lower(): value for key, value in container.metadata.items()}  # Matroska: COMMENT
+    comment = tags.get("comment", "")
+    if len(comment) > _MAX_COMMENT:
+        return None, None
     try:
-        content = json.loads(tags.get("comment", ""))
+        content = json.loads(comment)
     except (ValueError, RecursionError):  # someone else's comment
         return None, None
     if not isinstance(content, dict) or content.get("format") != COMMENT_FORMAT:
