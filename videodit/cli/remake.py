@@ -33,6 +33,11 @@ _FIELDS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
     ("window", "window", (int,)),
     ("overlap", "overlap", (int,)),
     ("dtype", "dtype", (str,)),
+    ("max_sequence_length", "max_sequence_length", (int,)),
+    ("sigmas", "sigmas", (list,)),
+    ("timesteps", "timesteps", (list,)),
+    ("eta", "eta", (int, float)),
+    ("attention_kwargs", "attention_kwargs", (dict,)),
 )
 _REQUIRED = ("prompt", "seed", "model")
 
@@ -67,7 +72,7 @@ def remake(
 ) -> None:
     """Make a clip again from the recipe inside it: the same seed gives the same frames."""
     from videodit.media import read_recipe
-    from videodit.pipelines.registry import model_hash
+    from videodit.pipelines.registry import levels_changed, model_hash
 
     recipe = read_recipe(clip)
     if recipe is None:
@@ -76,6 +81,8 @@ def remake(
         raise ValueError(
             f"{str(clip)!r} was made from an image or a clip, which it does not carry; use the command that made it"
         )
+    if missing := recipe.get("not_recorded"):
+        raise ValueError(f"{str(clip)!r} was made with {missing}, which it does not carry; use the code that made it")
     changes = {"seed": seed, "model": model, "dtype": dtype}
     # What a flag says need not be in the recipe: a clip of a used generator, say, has no seed of its own.
     said = {key: value for key, value in changes.items() if value is not None}
@@ -87,6 +94,8 @@ def remake(
     jobs = plan_jobs([Request(output=output, device=device, **settings)])
     if "model_hash" in recipe and recipe["model_hash"] != model_hash(jobs[0].plan.folder):
         note(f"the clip will differ: model {jobs[0].plan.model!r} has other weights than the one that made it; see -m")
+    if levels_changed(recipe, jobs[0].plan.folder):
+        note(f"the clip will differ: {recipe['scheduler']} applied its shift twice in the version that made it")
     if dry_run:
         describe_jobs(jobs)
         return

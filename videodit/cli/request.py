@@ -64,6 +64,11 @@ class Request:
     acceleration: str | AccelConfig | None = None
     device: str | None = None
     dtype: str | None = None
+    max_sequence_length: int | None = None
+    sigmas: list[float] | None = None
+    timesteps: list[float] | None = None
+    eta: float = 0.0
+    attention_kwargs: dict[str, Any] | None = None
     origin: str = ""
 
     def __post_init__(self) -> None:
