@@ -577,14 +577,24 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, RunState, DiffusionPip
             keep_windows: a folder for the latents of finished windows; the same call goes on from what it holds.
             prompt_embeds: encoded prompts ``[B, L, text_dim]`` in place of ``prompt``.
             prompt_attention_mask: ``[B, L]`` for them, nonzero where a token counts; ``None`` for all.
+            pooled_prompt_embeds: ``[B, pooled_dim]`` beside ``prompt_embeds``, for models that take one.
+            negative_prompt_embeds: encoded negative prompts ``[1 or B, L, text_dim]`` in place of ``negative_prompt``.
+            negative_prompt_attention_mask: ``[1 or B, L]`` for them.
+            negative_pooled_prompt_embeds: ``[1 or B, pooled_dim]`` beside them.
+            max_sequence_length: tokens at which prompts are cut, at most the model's own.
+            sigmas: noise levels of flow matching, one a step, from 1 downwards, before the scheduler's shift.
+            timesteps: the levels from 1000 to 0 that the transformer sees, in place of sigmas, after any shift.
+            eta: how much noise DDIM draws in each step, from 0 to 1.
+            attention_kwargs: for the transformer: ``{"scale": s}`` scales loaded LoRA layers.
             guidance_scale_2: of the expert for the lower noise levels; ``None`` for the same.
             dynamic_guidance: let the scale grow as CogVideoX's authors do:
                 ``1 + s·(1 − cos(π·((n − t)/n)⁵))/2`` for ``n`` steps.
             fps: frames per second of the clip, which LTX-Video's motion follows; ``None`` takes the model's own.
             callback_on_step_end: called as ``f(pipe, step, timestep, tensors)`` after each step; what it returns
-                replaces the tensors. It may call :meth:`interrupt`.
-            callback_on_step_end_tensor_inputs: which of ``latents``, ``prompt_embeds`` and
-                ``negative_prompt_embeds`` it gets.
+                replaces the tensors. It may call :attr:`interrupt` and set :attr:`guidance_scale`, from the next step
+                on. A ``PipelineCallback`` of diffusers' names its tensors itself.
+            callback_on_step_end_tensor_inputs: which of ``latents``, ``prompt_embeds``, ``negative_prompt_embeds`` and
+                the pooled ones it gets.
             output_type: see :class:`VideoDiTPipelineOutput`.
             return_dict: an output object instead of a tuple.
 
@@ -691,7 +701,7 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, RunState, DiffusionPip
             noise = [draw_noise(settings.latent_shape, g, device, frames_first=first) for g in generators]
             latents = torch.stack(noise)  # [B, C, T, H, W]
         # A shared generator gives each clip what others left.
-        if self._draws == "elsewhere" or prompts.embeds_used:
+        if self._draws == "elsewhere":
             seeds = [None] * videos
         if self._draws == "generator" or spec.image_kind == "concat":
             seeds = seeds if len(set(map(id, generators))) == len(generators) else [None] * videos
@@ -730,6 +740,8 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, RunState, DiffusionPip
 
         store = None
         if keep_windows is not None and settings.windows is not None:
+            if negative_prompt_embeds is not None:  # no recipe tells them from others
+                raise InputError("windows can be kept of clips whose prompts are known: give negative_prompt as text")
             store = WindowStore(Path(keep_windows), recipes)
         watch.mark("prepare")
 

@@ -58,7 +58,7 @@ class Prompts:
             InputError: naming what is wrong, or the component that is missing.
         """
         if (self.prompt is None) == (self.prompt_embeds is None):
-            raise InputError("pass either prompt or prompt_embeds")
+            raise InputError("give either prompt or prompt_embeds")
         self._check_embeds(pipe, "")
         self._check_embeds(pipe, "negative_")
         if self.prompt_embeds is not None:
@@ -75,9 +75,8 @@ class Prompts:
             if not pipe.sampling.guided:
                 raise InputError("this model has its guidance built in and takes no negative_prompt_embeds")
             if len(self.negative_prompt_embeds) not in (1, count):
-                raise InputError(
-                    f"negative_prompt_embeds has {len(self.negative_prompt_embeds)} prompts for {count}; pass 1 or as many"
-                )
+                rows = len(self.negative_prompt_embeds)
+                raise InputError(f"negative_prompt_embeds has {rows} prompts for {count}; pass 1 or as many")
         elif len(negatives) not in (0, 1, count):
             raise InputError(f"{len(negatives)} negative prompts for {count} prompts; give one or as many")
         if self.prompt is not None:

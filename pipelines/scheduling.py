@@ -160,7 +160,8 @@ def _set_flow_levels(
     if heun:
         scheduler.set_timesteps(len(raw), device=device)
     else:
-        scheduler.set_timesteps(sigmas=raw, **shift, device=device)
+        with np.errstate(invalid="ignore"):  # of a single level, which is laid out anew
+            scheduler.set_timesteps(sigmas=raw, **shift, device=device)
         if exact is None and not alone:
             return
     if exact is not None:

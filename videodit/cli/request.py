@@ -388,6 +388,11 @@ def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> tuple[di
         window=request.window,
         overlap=request.overlap,
         keep_windows=folder,
+        max_sequence_length=request.max_sequence_length,
+        sigmas=request.sigmas,
+        timesteps=request.timesteps,
+        eta=request.eta,
+        attention_kwargs=request.attention_kwargs,
         callback_on_step_end=on_step_end,
         output_type="stream",  # decoded while it is written, below
     )
