@@ -53,6 +53,7 @@ from videodit.pipelines.sampling import Callback, Watcher, sample
 from videodit.pipelines.scheduling import (
     SAMPLING_VERSION,
     Levels,
+    check_generators,
     draw_noise,
     make_generators,
     seeds_of,
@@ -469,15 +470,20 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, RunState, DiffusionPip
             raise ValueError("a loop has no beginning and no end: it takes no image and no other condition")
         given = settle_conditions(conditions, spec, settings, fit=fit)
         videos = count * num_videos_per_prompt
+        check_generators(generator)
         if isinstance(generator, Sequence) and len(generator) != videos:
             raise ValueError(f"{len(generator)} generators for {videos} videos; give one or as many")
         if latents is not None and tuple(latents.shape) != (videos, *settings.latent_shape):
             raise ValueError(f"latents must be {[videos, *settings.latent_shape]}, got {list(latents.shape)}")
+        if latents is not None and not (latents.is_floating_point() and torch.isfinite(latents).all()):
+            raise InputError(f"latents must be finite numbers of a floating-point dtype, got {latents.dtype}")
         if given.clip is not None or given.start is not None or output_type != "latent":
             self.check_components(["vae"], "encoding conditions and decoding")
         if given.clip is not None and self.transformer.config.image_dim is not None:
             self.check_components(["image_encoder", "image_processor"], "a model that sees its first image")
         self._draws = self._check_levels(settings, levels)
+        if self._draws == "generator":
+            check_generators(generator, self._execution_device)
         return replace(settings, given=given)
 
     def _check_scheduler(self) -> None:

@@ -271,6 +271,26 @@ class SchedulerStep:
         return latents.transpose(1, 2) if self._frames_first else latents
 
 
+def check_generators(generator: Any, device: torch.device | None = None) -> None:
+    """See that generators can be drawn from.
+
+    Args:
+        generator: of a call.
+        device: on which a scheduler draws noise in each step; ``None``: it draws none.
+
+    Raises:
+        InputError: something that is no generator, or one that lives on another device than steps can use.
+    """
+    several = list(generator) if isinstance(generator, (list, tuple)) else [generator]
+    for one in several:
+        if one is None and several == [None]:
+            return
+        if not isinstance(one, torch.Generator):
+            raise InputError(f"generator must be a torch.Generator, or a list of them, got {one!r}")
+        if device is not None and one.device.type not in ("cpu", device.type):
+            raise InputError(f"the scheduler draws noise on {device}; a generator on {one.device} cannot give it")
+
+
 def make_generators(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:
     """A generator a clip: those given, the same one again and again, or fresh ones."""
     if generator is None:

@@ -16,7 +16,8 @@ from videodit import VideoDiTPipeline
 from videodit.errors import InputError
 from videodit.families import sampling_of
 from videodit.pipelines.probing import probe
-from videodit.pipelines.scheduling import Levels, dynamic_mu, set_timesteps
+from videodit.pipelines.registry import levels_changed
+from videodit.pipelines.scheduling import Levels, dynamic_mu, levels_differ, set_timesteps
 
 PROMPT = "a red ball bounces on the grass"
 QUICK = {"num_inference_steps": 3, "num_frames": 5, "output_type": "latent"}
@@ -119,6 +120,16 @@ def test_recipes_tell_the_levels(pipe: VideoDiTPipeline) -> None:
     assert out.recipes[0]["steps"] == 4
 
 
+def test_recipes_of_levels_that_were_shifted_twice_are_known(tiny_model: Path) -> None:
+    for scheduler, version, changed in (
+        ("FlowMatchHeunDiscreteScheduler", {}, True),
+        ("FlowMatchHeunDiscreteScheduler", {"sampling_version": 2}, False),
+        ("FlowMatchEulerDiscreteScheduler", {}, False),  # with this family's own spacing, which was right
+    ):
+        assert levels_changed({"scheduler": scheduler, **version}, tiny_model) is changed
+    assert levels_differ("FlowMatchEulerDiscreteScheduler", "own")
+
+
 @pytest.mark.parametrize(
     ("scheduler", "objective"),
     [
@@ -181,6 +192,18 @@ def test_seeds_give_the_clip_again_or_are_none(pipe: VideoDiTPipeline) -> None:
     torch.testing.assert_close(apart.frames[1:], again, atol=1e-4, rtol=1e-4)
     restless = with_parts(pipe, scheduler=Restless())
     assert restless(PROMPT, generator=seeded(5), **QUICK).recipes[0]["seed"] is None
+
+
+def test_generators_that_a_step_cannot_use_are_refused(pipe: VideoDiTPipeline) -> None:
+    for generator, fault in (
+        ("seed", "a torch.Generator, or a list"),
+        ([seeded(1), 2], "a torch.Generator, or a list"),
+    ):
+        with pytest.raises(InputError, match=fault):
+            pipe([PROMPT, PROMPT], generator=generator, **QUICK)
+    bad = torch.full((1, *pipe.check_inputs(PROMPT, num_frames=5).latent_shape), float("nan"))
+    with pytest.raises(InputError, match="latents must be finite"):
+        pipe(PROMPT, latents=bad, **QUICK)
 
 
 # ---- guidance --------------------------------------------------------------------------------------

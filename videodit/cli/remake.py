@@ -11,6 +11,7 @@ from videodit.cli.common import is_plain, note, slug
 from videodit.cli.flags import Device, DryRun, Dtype, integer
 from videodit.cli.loras import match_recipe, parse_loras
 from videodit.cli.request import Request, describe_jobs, plan_jobs, run_jobs
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from videodit.acceleration import AccelConfig
@@ -82,7 +83,8 @@ def remake(
             f"{str(clip)!r} was made from an image or a clip, which it does not carry; use the command that made it"
         )
     if missing := recipe.get("not_recorded"):
-        raise ValueError(f"{str(clip)!r} was made with {missing}, which it does not carry; use the code that made it")
+        parts = ", ".join(map(str, missing)) if isinstance(missing, list) else missing
+        raise InputError(f"{str(clip)!r} was made with {parts}, which it does not carry; use the code that made it")
     changes = {"seed": seed, "model": model, "dtype": dtype}
     # What a flag says need not be in the recipe: a clip of a used generator, say, has no seed of its own.
     said = {key: value for key, value in changes.items() if value is not None}
