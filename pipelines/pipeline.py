@@ -475,6 +475,8 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, RunState, DiffusionPip
         check_generators(generator)
         if isinstance(generator, Sequence) and len(generator) != videos:
             raise ValueError(f"{len(generator)} generators for {videos} videos; give one or as many")
+        if latents is not None and not isinstance(latents, Tensor):
+            raise InputError(f"latents must be a tensor, got {type(latents).__name__}")
         if latents is not None and tuple(latents.shape) != (videos, *settings.latent_shape):
             raise ValueError(f"latents must be {[videos, *settings.latent_shape]}, got {list(latents.shape)}")
         if latents is not None and not (latents.is_floating_point() and torch.isfinite(latents).all()):

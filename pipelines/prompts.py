@@ -90,6 +90,9 @@ class Prompts:
         """Check one set of encoded prompts."""
         name, mask_name, pooled_name = (f"{sign}{one}" for one in _NAMES)
         embeds, mask, pooled = (getattr(self, one) for one in (name, mask_name, pooled_name))
+        for one, tensor in ((name, embeds), (mask_name, mask), (pooled_name, pooled)):
+            if tensor is not None and not isinstance(tensor, Tensor):
+                raise InputError(f"{one} must be a tensor, got {type(tensor).__name__}")
         if mask is not None and (embeds is None or mask.shape != embeds.shape[:2]):
             shape = "none of those" if embeds is None else list(embeds.shape)
             raise InputError(f"{mask_name} {list(mask.shape)} must be [B, L] of {name}, got {shape}")

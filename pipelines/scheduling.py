@@ -65,7 +65,7 @@ class Levels:
                 raise InputError(f"{name} must be numbers {legal}, got {list(values)}")
             if any(not after < before for before, after in itertools.pairwise(values)):
                 raise InputError(f"{name} must descend, got {list(values)}")
-        if not 0 <= self.eta <= 1:
+        if not isinstance(self.eta, (int, float)) or not 0 <= self.eta <= 1:
             raise InputError(f"eta must be from 0 to 1, got {self.eta}")
 
     @property
