@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videodit.errors import InputError
+from videodit.families.sampling import Sampling
 from videodit.flow import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.conditioning import Condition
 from videodit.pipelines.registry import Settings
@@ -31,7 +33,6 @@ class Denoiser:
         settings: of the call.
         span: which latent frames of the clip these are.
         scenes: in place of ``cond``: prompts, and how much each counts in each latent frame of the clip, ``[T]``.
-        guidance_scale_2: of the second expert; ``None`` for the same.
         dynamic_guidance: see :meth:`VideoDiTPipeline.__call__`.
         batched: both predictions of guidance in one forward.
         actions: what each step computes, by the letters of :mod:`videodit.acceleration.schedule`; ``None``:
@@ -48,13 +49,12 @@ class Denoiser:
         settings: Settings,
         span: slice,
         scenes: Sequence[tuple[TextTokens, Tensor]] = (),
-        guidance_scale_2: float | None = None,
         dynamic_guidance: bool = False,
         batched: bool = False,
         actions: str | None = None,
     ) -> None:
         self.pipe, self.cond, self.uncond, self.condition, self.settings = pipe, cond, uncond, condition, settings
-        self.guidance_scale_2, self.dynamic_guidance = guidance_scale_2, dynamic_guidance
+        self.dynamic_guidance = dynamic_guidance
         self.batched, self.actions = batched, actions
         self._computed: list[tuple[float, Tensor]] = []  # the last two predictions, with their timesteps
         self._difference: Tensor | None = None  # conditional less unconditional
@@ -83,9 +83,15 @@ class Denoiser:
         if action == "R" and self._computed:  # an edit may begin at such a step
             return self._extrapolated(float(t))
         model, scale = self._expert(t)
-        if self.uncond is None:
-            prediction = self._conditional(model, latents, t, scale)
+        if not guides(self.pipe.sampling, scale):  # each expert has a scale of its own, and callbacks change it
+            prediction = self._one(model, latents, t, scale)
+            self._difference = None
         else:
+            if self.uncond is None:
+                raise InputError(
+                    f"a callback raised guidance_scale to {scale}, but the call has no encoded negative prompt; "
+                    "pass negative_prompt_embeds, or begin with guidance_scale above 1"
+                )
             if action != "C" or self._difference is None:
                 prediction, away = self._both(model, latents, t, self.uncond, scale)
                 self._difference = prediction - away
@@ -161,19 +167,27 @@ class Denoiser:
         return any(getattr(model, "peft_config", None) for model in models)
 
     @property
+    def has_scenes(self) -> bool:
+        """Whether scenes of a storyboard stand for the prompt."""
+        return bool(self._scenes)
+
+    @property
     def embeds(self) -> dict[str, Tensor | None]:
         """The encoded prompts, by the names that callbacks know them by."""
-        uncond = None if self.uncond is None else self.uncond.embeds
-        return {"prompt_embeds": self.cond.embeds, "negative_prompt_embeds": uncond}
+        found: dict[str, Tensor | None] = {}
+        for sign, text in (("", self.cond), ("negative_", self.uncond)):
+            found[f"{sign}prompt_embeds"] = None if text is None else text.embeds
+            found[f"{sign}pooled_prompt_embeds"] = None if text is None else text.pooled
+        return found
 
     @embeds.setter
     def embeds(self, changed: Mapping[str, Any]) -> None:
         # A callback may have switched adapters, too, and so changed the keys and values of the text.
         if changed.keys() & self.embeds.keys() or self._had_adapters or self._has_adapters():
             self._prepared, self._pair = {}, None
-        self.cond = replace(self.cond, embeds=changed.get("prompt_embeds", self.cond.embeds))
+        self.cond = _replaced(self.cond, changed, "")
         if self.uncond is not None:
-            self.uncond = replace(self.uncond, embeds=changed.get("negative_prompt_embeds", self.uncond.embeds))
+            self.uncond = _replaced(self.uncond, changed, "negative_")
 
     def _extrapolated(self, t: float) -> Tensor:
         """The line through the last two predictions, at another timestep."""
@@ -190,11 +204,11 @@ class Denoiser:
         return 1 + scale * (1 - math.cos(math.pi * ((steps - float(t)) / steps) ** 5)) / 2
 
     def _expert(self, t: Tensor) -> tuple[Any, float]:
-        """The transformer for a noise level, and its guidance scale."""
-        pipe, scale = self.pipe, self.settings.guidance_scale
+        """The transformer for a noise level, and its guidance scale, as callbacks may have set it by now."""
+        pipe = self.pipe
         if pipe.transformer_2 is None or float(t) >= pipe.config.boundary_ratio * NUM_TRAIN_TIMESTEPS:
-            return pipe.transformer, scale
-        return pipe.transformer_2, scale if self.guidance_scale_2 is None else self.guidance_scale_2
+            return pipe.transformer, pipe._guidance_scale
+        return pipe.transformer_2, pipe._scale_2
 
     def _predict(
         self,
@@ -215,6 +229,8 @@ class Denoiser:
         if hasattr(self.pipe.scheduler, "scale_model_input"):
             latents = self.pipe.scheduler.scale_model_input(latents, t)
         given: dict[str, Any] = {"fps": float(self.settings.fps)}
+        if self.pipe._attention_kwargs is not None:
+            given["attention_kwargs"] = dict(self.pipe._attention_kwargs)  # which the transformer empties
         if text.pooled is not None:
             given["pooled_projections"] = text.pooled.to(dtype)
         if model.config.guidance_embeds:
@@ -235,6 +251,19 @@ class Denoiser:
             )[0]
         prediction = prediction[:, :channels].float()  # some models predict their own variance behind it
         return prediction[:, :, 1:].roll(-self._shift, dims=2) if self.settings.loop else prediction
+
+
+def guides(sampling: Sampling, *scales: float | None) -> bool:
+    """Whether two predictions are led apart at any of these scales; ``None`` is none."""
+    return sampling.guided and any(scale is not None and scale > 1 for scale in scales)
+
+
+def _replaced(text: TextTokens, changed: Mapping[str, Any], sign: str) -> TextTokens:
+    return replace(
+        text,
+        embeds=changed.get(f"{sign}prompt_embeds", text.embeds),
+        pooled=changed.get(f"{sign}pooled_prompt_embeds", text.pooled),
+    )
 
 
 def _repeat(tensor: Tensor, batch: int) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from typing_extensions import Self
@@ -31,11 +32,13 @@ from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.components import settle_components
 from videodit.pipelines.conditioning import prepare_condition
 from videodit.pipelines.conditions import AnyCondition, Frames, Given, ends_given, settle_conditions
-from videodit.pipelines.denoising import Denoiser
+from videodit.pipelines.denoising import Denoiser, guides
 from videodit.pipelines.loading import load_components
 from videodit.pipelines.origin import Origin, OriginPipeline, dtype_of, files_hash
 from videodit.pipelines.output import ClipStreams, LatentChunks, OutputType, VideoDiTPipelineOutput
 from videodit.pipelines.pixels import Fit
+from videodit.pipelines.probing import Draws, probe
+from videodit.pipelines.prompts import Prompts, as_list, check_attention_kwargs
 from videodit.pipelines.registry import (
     Defaults,
     ModelSpec,
@@ -47,10 +50,19 @@ from videodit.pipelines.registry import (
     resolve_model,
     settle,
 )
+from videodit.pipelines.running import RunState
 from videodit.pipelines.sampling import Callback, Watcher, sample
-from videodit.pipelines.scheduling import SchedulerStep, draw_noise, make_generators, seeds_of
+from videodit.pipelines.scheduling import (
+    SAMPLING_VERSION,
+    Levels,
+    check_generators,
+    draw_noise,
+    make_generators,
+    seeds_of,
+    set_timesteps,
+)
 from videodit.pipelines.storyboard import Storyboard
-from videodit.pipelines.windows import WindowStore, divided_tokens
+from videodit.pipelines.windows import WindowStore, divided_tokens, window_tokens
 from videodit.text import EncodedPrompts, TextEncoder, TextSpec, TextTokens
 from videodit.vae import CausalVideoVAE
 from videodit.weights import check_finite, is_finite
@@ -63,7 +75,7 @@ _OWN = Sampling(
 _PREDICTION_TYPES = {"flow": "flow_prediction", "v": "v_prediction", "epsilon": "epsilon"}
 
 
-class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
+class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunState, DiffusionPipeline):
     """Text to video with a :class:`~videodit.VideoDiT` and a :class:`~videodit.CausalVideoVAE`.
 
     Args:
@@ -94,7 +106,13 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->transformer->transformer_2->vae"
     _optional_components = ["tokenizer_2", "text_encoder_2", "transformer_2", "image_encoder", "image_processor"]
-    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+    _callback_tensor_inputs = [
+        "latents",
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    ]
 
     def __init__(
         self,
@@ -154,7 +172,6 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
             window=window,
         )
         self.video_processor = VideoProcessor()
-        self._interrupt = False
         self._encoded: EncodedPrompts | None = None
         self._folder: Path | None = None
         self._model_id: str | None = None
@@ -231,7 +248,12 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
 
     @property
     def spec(self) -> ModelSpec:
-        """Strides, channels and defaults of the model."""
+        """Strides, channels and defaults of the model.
+
+        Raises:
+            InputError: the transformer or the autoencoder is ``None``.
+        """
+        self.check_components(["transformer", "vae"], "every call")
         parts = (self, self.transformer, self.vae)
         return ModelSpec.from_configs(*({**part.config, "_class_name": type(part).__name__} for part in parts))
 
@@ -257,15 +279,54 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
         """Tokenizer and text encoder behind one call, or what :meth:`encode_ahead` made."""
         if self._encoded is not None:
             return self._encoded
-        spec = self._sampling.text
-        if self.config.max_text_length is not None:
-            spec = replace(spec, max_length=self.config.max_text_length)
+        self.check_text_components("reading a prompt", "prompt_embeds")
         encoders = {
             "text_encoder": (self.tokenizer, self.text_encoder),
             "text_encoder_2": (self.tokenizer_2, self.text_encoder_2),
         }
         pooled = self._sampling.pooled_component
-        return TextEncoder(*encoders[self._sampling.text_component], spec, pooled=encoders[pooled] if pooled else None)
+        return TextEncoder(
+            *encoders[self._sampling.text_component], self.text_spec, pooled=encoders[pooled] if pooled else None
+        )
+
+    @property
+    def text_spec(self) -> TextSpec:
+        """How the model wants its prompts."""
+        spec = self._sampling.text
+        return spec if self.config.max_text_length is None else replace(spec, max_length=self.config.max_text_length)
+
+    @property
+    def _reads_text(self) -> bool:
+        """Whether prompts can be read here."""
+        return self._encoded is not None or (self.tokenizer is not None and self.text_encoder is not None)
+
+    def check_text_components(self, purpose: str, instead: str) -> None:
+        """See that prompts can be read.
+
+        Args:
+            purpose: what they are read for.
+            instead: what to pass where they cannot be.
+
+        Raises:
+            InputError: a tokenizer or a text encoder that is ``None``.
+        """
+        if self._encoded is not None:
+            return
+        used = [part for part in (self._sampling.text_component, self._sampling.pooled_component) if part]
+        self.check_components(
+            [name for part in used for name in (part.replace("text_encoder", "tokenizer"), part)], purpose, instead
+        )
+
+    def check_components(self, names: Sequence[str], purpose: str, instead: str = "") -> None:
+        """See that components are there.
+
+        Raises:
+            InputError: the first that is ``None``, what it is needed for, and what to pass instead.
+        """
+        for name in names:
+            if getattr(self, name, None) is None:
+                advice = f"; pass {instead}, or" if instead else ";"
+                raise InputError(f"{name} is None, which {purpose} needs{advice} set pipe.{name}")
 
     def encode_ahead(self, prompts: Sequence[str]) -> None:
         """Encode prompts once, and let go of the text encoders: from then on the pipeline knows these prompts alone.
@@ -283,6 +344,65 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
         with torch.no_grad():
             self._encoded = EncodedPrompts(text, prompts)
         self.register_modules(text_encoder=None, text_encoder_2=None)
+
+    @torch.no_grad()
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        do_classifier_free_guidance: bool = True,
+        num_videos_per_prompt: int = 1,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        max_sequence_length: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        """Encode prompts once, for calls that take the result in place of them and give the same clips.
+
+        Args:
+            prompt: one sentence or a list of them.
+            negative_prompt: what guidance leads away from; ``None`` is the empty prompt.
+            do_classifier_free_guidance: encode the negative prompt, too.
+            num_videos_per_prompt: how often each is repeated; then leave that argument of the call at 1.
+            prompt_embeds: encoded prompts, which are handed through.
+            negative_prompt_embeds: likewise.
+            max_sequence_length: tokens at which prompts are cut; ``None`` for the model's own.
+            device: where they go; ``None`` for the pipeline's.
+            dtype: of the embeddings; ``None`` for the encoder's.
+
+        Returns:
+            ``prompt_embeds [B, L, text_dim]``, ``negative_prompt_embeds``, ``prompt_attention_mask [B, L]``,
+            ``negative_prompt_attention_mask``, ``pooled_prompt_embeds [B, pooled_dim]`` and
+            ``negative_pooled_prompt_embeds``, in this order and by these names of the call's arguments; ``None`` for
+            what the model does not take, for masks that hide nothing, and for negative ones without guidance.
+
+        Raises:
+            InputError: see :meth:`check_inputs`.
+        """
+        prompts = Prompts(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            max_sequence_length=max_sequence_length,
+        )
+        guided = self._sampling.guided and do_classifier_free_guidance
+        self.check_components(["transformer"] if prompts.embeds_used else [], "encode_prompt")
+        prompts.check(self, guided=guided)
+        place = self._execution_device if device is None else torch.device(device)
+        cond, uncond, _ = prompts.encode(self, place, guided=guided, repeats=num_videos_per_prompt)
+        prompt_embeds, prompt_attention_mask, pooled_prompt_embeds = cond.cast(dtype)
+        negative = (None, None, None) if uncond is None else uncond.cast(dtype)
+        negative_prompt_embeds, negative_prompt_attention_mask, negative_pooled_prompt_embeds = negative
+        return (
+            prompt_embeds,
+            negative_prompt_embeds,
+            prompt_attention_mask,
+            negative_prompt_attention_mask,
+            pooled_prompt_embeds,
+            negative_pooled_prompt_embeds,
+        )
 
     def text_encoder_notices(self, prompt: str) -> list[str]:
         """What a user should be told about a prompt: words the model does not know, text that is cut."""
@@ -314,6 +434,15 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
         overlap: int | None = None,
         prompt_embeds: Tensor | None = None,
         prompt_attention_mask: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        max_sequence_length: int | None = None,
+        sigmas: Sequence[float] | None = None,
+        timesteps: Sequence[float] | None = None,
+        eta: float = 0.0,
+        attention_kwargs: dict[str, Any] | None = None,
         output_type: str = "pil",
     ) -> Settings:
         """Check the arguments of a call before any work starts.
@@ -326,14 +455,18 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
         """
         if output_type not in get_args(OutputType):
             raise ValueError(f"output_type must be one of {get_args(OutputType)}, got {output_type!r}")
+        self.check_components(["transformer", "scheduler"], "every call")
         self._check_scheduler()
-        spec = self.spec
+        check_attention_kwargs(attention_kwargs)
+        levels, spec = Levels(sigmas, timesteps, eta), self.spec
+        if levels.count is not None and num_inference_steps not in (None, levels.count):
+            raise InputError(f"num_inference_steps is {num_inference_steps}, but the list has {levels.count} levels")
         settings = settle(
             spec,
             height=height,
             width=width,
             num_frames=num_frames,
-            num_inference_steps=num_inference_steps,
+            num_inference_steps=num_inference_steps if levels.count is None else levels.count,
             guidance_scale=guidance_scale,
             fps=fps,
             loop=loop,
@@ -342,10 +475,19 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
         )
         if isinstance(prompt, Storyboard):
             prompt.check(settings.num_frames / float(settings.fps))
-        count = self._check_text(prompt, prompt_embeds, prompt_attention_mask)
-        negatives = _as_list(negative_prompt, "negative_prompt")
-        if len(negatives) not in (0, 1, count):
-            raise ValueError(f"{len(negatives)} negative prompts for {count} prompts; give one or as many")
+        prompts = Prompts(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
+            prompt_attention_mask=prompt_attention_mask,
+            pooled_prompt_embeds=pooled_prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            negative_prompt_attention_mask=negative_prompt_attention_mask,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+            max_sequence_length=max_sequence_length,
+        )
+        count = prompts.check(self, guided=guides(self._sampling, settings.guidance_scale, guidance_scale_2))
+        negatives = as_list(negative_prompt, "negative_prompt")
         if num_videos_per_prompt < 1:
             raise ValueError(f"num_videos_per_prompt must be at least 1, got {num_videos_per_prompt}")
         conditions = [*images_as_frames(image, last_image), *conditions]
@@ -361,13 +503,25 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
             raise ValueError("a loop has no beginning and no end: it takes no image and no other condition")
         given = settle_conditions(conditions, spec, settings, fit=fit)
         videos = count * num_videos_per_prompt
+        check_generators(generator)
         if isinstance(generator, Sequence) and len(generator) != videos:
             raise ValueError(f"{len(generator)} generators for {videos} videos; give one or as many")
+        if latents is not None and not isinstance(latents, Tensor):
+            raise InputError(f"latents must be a tensor, got {type(latents).__name__}")
         if latents is not None and tuple(latents.shape) != (videos, *settings.latent_shape):
             raise ValueError(f"latents must be {[videos, *settings.latent_shape]}, got {list(latents.shape)}")
-        for name, tensor in (("latents", latents), ("prompt_embeds", prompt_embeds)):
+        if latents is not None and not (latents.is_floating_point() and torch.isfinite(latents).all()):
+            raise InputError(f"latents must be finite numbers of a floating-point dtype, got {latents.dtype}")
+        for name, tensor in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
             if tensor is not None and not is_finite(tensor):
                 raise InputError(f"{name} hold values that are not finite (NaN or infinite)")
+        if given.clip is not None or given.start is not None or output_type != "latent":
+            self.check_components(["vae"], "encoding conditions and decoding")
+        if given.clip is not None and self.transformer.config.image_dim is not None:
+            self.check_components(["image_encoder", "image_processor"], "a model that sees its first image")
+        self._draws = self._check_levels(settings, levels)
+        if self._draws == "generator":
+            check_generators(generator, self._execution_device)
         return replace(settings, given=given)
 
     def _check_scheduler(self) -> None:
@@ -383,26 +537,21 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
                     f"{type(self.scheduler).__name__} has {name} {found!r}; this model needs {name}={needed!r}{advice}"
                 )
 
-    def _check_text(
-        self, prompt: str | Sequence[str] | Storyboard | None, embeds: Tensor | None, mask: Tensor | None
-    ) -> int:
-        """The number of prompts; a storyboard counts as one."""
-        if (prompt is None) == (embeds is None):
-            raise ValueError("give either prompt or prompt_embeds")
-        if mask is not None and (embeds is None or mask.shape != embeds.shape[:2]):
-            found = "none of those" if embeds is None else list(embeds.shape)
-            raise ValueError(f"prompt_attention_mask {list(mask.shape)} must be [B, L] of prompt_embeds, got {found}")
-        if embeds is None:
-            prompts = _as_list(prompt, "prompt")
-            if not prompts:
-                raise ValueError("the list of prompts is empty")
-            return 1 if isinstance(prompt, Storyboard) else len(prompts)
-        if self._sampling.pooled_component is not None:
-            raise ValueError("this model reads a prompt in two ways; give prompt, not prompt_embeds")
-        text_dim = self.transformer.config.text_dim
-        if embeds.ndim != 3 or embeds.shape[2] != text_dim:
-            raise ValueError(f"prompt_embeds must be [B, L, {text_dim}], got {list(embeds.shape)}")
-        return embeds.shape[0]
+    def _check_levels(self, settings: Settings, levels: Levels) -> Draws:
+        """Where the scheduler's steps draw noise from, if it arrives with these noise levels at all."""
+        steps = settings.num_inference_steps if levels.count else min(settings.num_inference_steps, 50)
+
+        def lay_out(scheduler: Any) -> None:
+            set_timesteps(
+                scheduler,
+                steps,
+                spacing=self._sampling.sigmas,
+                num_tokens=window_tokens(settings),
+                device=torch.device("cpu"),
+                levels=levels,
+            )
+
+        return probe(self.scheduler, lay_out, self._objective, eta=levels.eta)
 
     # ---- the call --------------------------------------------------------------------------------
 
@@ -430,6 +579,15 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
         keep_windows: str | os.PathLike[str] | None = None,
         prompt_embeds: Tensor | None = None,
         prompt_attention_mask: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        max_sequence_length: int | None = None,
+        sigmas: Sequence[float] | None = None,
+        timesteps: Sequence[float] | None = None,
+        eta: float = 0.0,
+        attention_kwargs: dict[str, Any] | None = None,
         guidance_scale_2: float | None = None,
         dynamic_guidance: bool = False,
         fps: float | None = None,
@@ -463,14 +621,24 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
             keep_windows: a folder for the latents of finished windows; the same call goes on from what it holds.
             prompt_embeds: encoded prompts ``[B, L, text_dim]`` in place of ``prompt``.
             prompt_attention_mask: ``[B, L]`` for them, nonzero where a token counts; ``None`` for all.
+            pooled_prompt_embeds: ``[B, pooled_dim]`` beside ``prompt_embeds``, for models that take one.
+            negative_prompt_embeds: encoded negative prompts ``[1 or B, L, text_dim]`` in place of ``negative_prompt``.
+            negative_prompt_attention_mask: ``[1 or B, L]`` for them.
+            negative_pooled_prompt_embeds: ``[1 or B, pooled_dim]`` beside them.
+            max_sequence_length: tokens at which prompts are cut, at most the model's own.
+            sigmas: noise levels of flow matching, one a step, from 1 downwards, before the scheduler's shift.
+            timesteps: the levels from 1000 to 0 that the transformer sees, in place of sigmas, after any shift.
+            eta: how much noise DDIM draws in each step, from 0 to 1.
+            attention_kwargs: for the transformer: ``{"scale": s}`` scales loaded LoRA layers.
             guidance_scale_2: of the expert for the lower noise levels; ``None`` for the same.
             dynamic_guidance: let the scale grow as CogVideoX's authors do:
                 ``1 + s·(1 − cos(π·((n − t)/n)⁵))/2`` for ``n`` steps.
             fps: frames per second of the clip, which LTX-Video's motion follows; ``None`` takes the model's own.
             callback_on_step_end: called as ``f(pipe, step, timestep, tensors)`` after each step; what it returns
-                replaces the tensors. It may call :meth:`interrupt`.
-            callback_on_step_end_tensor_inputs: which of ``latents``, ``prompt_embeds`` and
-                ``negative_prompt_embeds`` it gets.
+                replaces the tensors. It may call :attr:`interrupt` and set :attr:`guidance_scale`, from the next step
+                on. A ``PipelineCallback`` of diffusers' names its tensors itself.
+            callback_on_step_end_tensor_inputs: which of ``latents``, ``prompt_embeds``, ``negative_prompt_embeds`` and
+                the pooled ones it gets.
             output_type: see :class:`VideoDiTPipelineOutput`.
             return_dict: an output object instead of a tuple.
 
@@ -499,46 +667,63 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
             overlap=overlap,
             prompt_embeds=prompt_embeds,
             prompt_attention_mask=prompt_attention_mask,
+            pooled_prompt_embeds=pooled_prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            negative_prompt_attention_mask=negative_prompt_attention_mask,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+            max_sequence_length=max_sequence_length,
+            sigmas=sigmas,
+            timesteps=timesteps,
+            eta=eta,
+            attention_kwargs=attention_kwargs,
             output_type=output_type,
         )
         given = settings.given or Given()
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(f"callback tensors must be among {self._callback_tensor_inputs}, got {sorted(unknown)}")
-        told = [
-            self.text_encoder_notices(one) for one in dict.fromkeys((*_as_list(prompt), *_as_list(negative_prompt)))
-        ]
+        prompts = Prompts(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
+            prompt_attention_mask=prompt_attention_mask,
+            pooled_prompt_embeds=pooled_prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            negative_prompt_attention_mask=negative_prompt_attention_mask,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+            max_sequence_length=max_sequence_length,
+        )
+        levels = Levels(sigmas, timesteps, eta)
+        scale_2 = guidance_scale_2 if self.transformer_2 is not None else None
+        guide = guides(self._sampling, settings.guidance_scale, scale_2)
+        told = [self.text_encoder_notices(one) for one in prompts.texts] if self._reads_text else []
+        if any(as_list(negative_prompt, "negative_prompt")) and not guide:
+            told.append(["negative_prompt has no effect without guidance: guidance_scale is at most 1"])
         for notice in (*settings.notices, *given.notices, *(n for notices in told for n in notices)):
             logger.warning(notice)
         self._interrupt = False
         actions = self._actions(settings.num_inference_steps)
         watch = Stopwatch(self._execution_device)
-        device, text, sampling, spec = self._execution_device, self.text, self._sampling, self.spec
-        guide = sampling.guided and settings.guidance_scale > 1
+        device, sampling, spec = self._execution_device, self._sampling, self.spec
+        self._attention_kwargs, self._guidance_scale_2 = attention_kwargs, guidance_scale_2
+        self._begin_run(settings.guidance_scale)
         if self.processes is not None:
             scenes_apart = isinstance(prompt, Storyboard) and spec.geometry.patch.t == 1
             tokens = divided_tokens(settings, scenes=scenes_apart)
             self.processes.check(tokens, guided=guide, keep_windows=keep_windows)
 
         # 1. Text
+        negatives = prompts.negatives
+        may_guide = guide or (sampling.guided and callback_on_step_end is not None and self._reads_text)
+        cond, uncond, each = prompts.encode(self, device, guided=may_guide, repeats=num_videos_per_prompt)
         scenes: list[tuple[TextTokens, Tensor]] = []
         if isinstance(prompt, Storyboard):
             geometry = replace(spec.geometry, causal=spec.geometry.causal and not loop)
             weights = prompt.weights(geometry, settings.latent_shape[1], float(settings.fps))
-            each = [_repeat(text([one], device=device), num_videos_per_prompt) for one in prompt.prompts]
-            scenes, cond = list(zip(each, weights, strict=True)), each[0]
-        elif prompt_embeds is None:
-            cond = _repeat(text(_as_list(prompt), device=device), num_videos_per_prompt)
-        else:
-            mask = torch.ones(prompt_embeds.shape[:2]) if prompt_attention_mask is None else prompt_attention_mask
-            cond = _repeat(text.given(prompt_embeds.to(device), mask.to(device).bool()), num_videos_per_prompt)
+            scenes = list(zip(each, weights, strict=True))
         videos = cond.embeds.shape[0]
-        negatives = _as_list(negative_prompt) or [""]
-        uncond = text(negatives, device=device) if guide else None
-        if uncond is not None:
-            uncond = _repeat(uncond, videos // len(negatives))
-            if text.spec.negative_takes_mask:
-                uncond = replace(uncond, embeds=uncond.embeds[:, : cond.embeds.shape[1]], mask=cond.mask)
         for encoded in (cond, uncond, *(scene for scene, _ in scenes)):
             if encoded is not None:
                 check_finite(encoded.embeds, "the text encoder's tokens")
@@ -547,6 +732,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
         watch.mark("text")
 
         # 2. Latents
+        latents_were_passed = latents is not None
         generators = make_generators(generator, videos)
         if self.processes is not None:
             said = (prompt, negatives, replace(settings, given=None), given.record, guidance_scale_2)
@@ -564,7 +750,9 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
             noise = [draw_noise(settings.latent_shape, g, device, frames_first=first) for g in generators]
             latents = torch.stack(noise)  # [B, C, T, H, W]
         # A shared generator gives each clip what others left.
-        if SchedulerStep.draws_noise(self.scheduler) or spec.image_kind == "concat":
+        if self._draws == "elsewhere":
+            seeds = [None] * videos
+        if self._draws == "generator" or spec.image_kind == "concat":
             seeds = seeds if len(set(map(id, generators))) == len(generators) else [None] * videos
         extras = {
             "guidance_2": None if guidance_scale_2 is None else float(guidance_scale_2),
@@ -581,17 +769,19 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
             "quantize": self.quantized,
             "tiling": _tiling(self.vae, settings),
             "attention": _attention_backend(self.transformer),
+            "max_sequence_length": max_sequence_length,
+            "attention_kwargs": attention_kwargs or None,
+            **levels.record,
+            "not_recorded": [*prompts.embeds_used, *(["latents"] if latents_were_passed else [])] or None,
         }
         extras = {name: value for name, value in extras.items() if value is not None}
-        prompts: list[Any] = (
+        named: list[Any] = (
             [prompt.scenes]
             if isinstance(prompt, Storyboard)
-            else [*_as_list(prompt)] or [None] * (videos // num_videos_per_prompt)
+            else [*as_list(prompt)] or [None] * (videos // num_videos_per_prompt)
         )
         recipes = [
-            self._recipe(
-                settings, prompts[i // num_videos_per_prompt], negatives[i * len(negatives) // videos], seeds[i]
-            )
+            self._recipe(settings, named[i // num_videos_per_prompt], negatives[i * len(negatives) // videos], seeds[i])
             for i in range(videos)
         ]
         recipes = [recipe | extras for recipe in recipes]
@@ -601,8 +791,15 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
                 raise InputError(
                     f"keep_windows needs the model as it was loaded, to know its windows again: {'; '.join(changed)}"
                 )
+
+        def mark_changed() -> None:  # no recipe makes a run again that a callback has changed
+            for recipe in recipes:
+                recipe |= {"seed": None, "not_recorded": [*extras.get("not_recorded", []), "callback_on_step_end"]}
+
         store = None
         if keep_windows is not None and settings.windows is not None:
+            if negative_prompt_embeds is not None:  # no recipe tells them from others
+                raise InputError("windows can be kept of clips whose prompts are known: give negative_prompt as text")
             store = WindowStore(Path(keep_windows), recipes)
         watch.mark("prepare")
 
@@ -619,13 +816,13 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
                 cond=cond,
                 uncond=uncond,
                 scenes=scenes,
-                guidance_scale_2=guidance_scale_2,
                 dynamic_guidance=dynamic_guidance,
                 batched=self.batch_guidance,
                 actions=actions,
             ),
-            Watcher(watch, callback_on_step_end, callback_on_step_end_tensor_inputs),
+            Watcher(watch, callback_on_step_end, callback_on_step_end_tensor_inputs, mark_changed),
             store,
+            levels,
         )
         if store is not None:
             parts = store.during(parts)
@@ -659,15 +856,6 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
             frames=frames, fps=settings.fps, recipes=recipes, output_type=output_type, timings=watch.timings()
         )
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether :meth:`interrupt` was called since the call began."""
-        return self._interrupt
-
-    def interrupt(self) -> None:
-        """Stop the running call after its current step; what is there by then is decoded and returned."""
-        self._interrupt = True
-
     def _recipe(self, settings: Settings, prompt: Any, negative: str, seed: int | None) -> dict[str, Any]:
         """What it takes to make a clip again; nothing of the machine that it was made on but its numerics."""
         return {
@@ -681,6 +869,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, Diffus
             "num_frames": settings.num_frames,
             "fps": settings.fps,
             "scheduler": type(self.scheduler).__name__,
+            "sampling_version": SAMPLING_VERSION,
             "model": self._model_id,
             "model_hash": self.model_hash,
             "files_hash": self._files_hash,
@@ -730,27 +919,6 @@ def images_as_frames(image: Any, last_image: Any) -> list[Frames]:
             )
         found.append(Frames(one, at))
     return found
-
-
-def _as_list(prompt: str | Sequence[str] | Storyboard | None, name: str = "prompt") -> list[str]:
-    """One prompt, several or none as a list.
-
-    Raises:
-        ValueError: something in it is not a string.
-    """
-    prompt = prompt.prompts if isinstance(prompt, Storyboard) else prompt
-    prompts = [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
-    for text in prompts:
-        if not isinstance(text, str):
-            raise ValueError(f"a {name} must be a string, got {text!r}")
-    return prompts
-
-
-def _repeat(text: TextTokens, times: int) -> TextTokens:
-    """Each prompt ``times`` times in a row, without a mask that hides nothing: not all attention backends take one."""
-    mask = None if text.mask is None or text.mask.all() else text.mask.repeat_interleave(times, dim=0)
-    pooled = None if text.pooled is None else text.pooled.repeat_interleave(times, dim=0)
-    return TextTokens(text.embeds.repeat_interleave(times, dim=0), mask, pooled)
 
 
 def _tiling(vae: Any, settings: Settings) -> list[int] | None:

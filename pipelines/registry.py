@@ -174,6 +174,20 @@ def family_of_index(index: Any, where: object) -> tuple[Family, Sampling] | None
     return sampling_of(pipeline or "config without a class", where)
 
 
+def levels_changed(recipe: Any, folder: Path) -> bool:
+    """Whether a recipe's clip had other noise levels than a model would have now.
+
+    Args:
+        recipe: of a clip.
+        folder: of the model.
+    """
+    from videodit.pipelines.scheduling import levels_differ
+
+    found = family_of_index(read_json(folder / "model_index.json"), folder)
+    spacing = "to_last_step" if found is None else found[1].sigmas
+    return "sampling_version" not in recipe and levels_differ(str(recipe.get("scheduler")), spacing)
+
+
 def model_hash(folder: Path) -> str:
     """A fingerprint of a model's weights: 16 hexadecimal digits.
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from videodit.errors import InputError
 from videodit.pipelines.acceleration import Stopwatch
 from videodit.pipelines.conditioning import Condition
 from videodit.pipelines.denoising import Denoiser
 from videodit.pipelines.registry import Settings
-from videodit.pipelines.scheduling import SchedulerStep, set_timesteps
+from videodit.pipelines.scheduling import Levels, SchedulerStep, set_timesteps
 from videodit.pipelines.windows import WindowStore, window_tokens, windows_of
 from videodit.weights import check_finite
 
@@ -28,11 +29,53 @@ class Watcher:
         watch: takes the time.
         callback: see :meth:`VideoDiTPipeline.__call__`.
         inputs: which tensors it gets.
+        changed: called when the callback has changed the run, so that recipes do not say how to make it again.
     """
 
     watch: Stopwatch
     callback: Callback | None = None
     inputs: Sequence[str] = ()
+    changed: Callable[[], object] = lambda: None
+
+    def told(self, pipe: Any, step: int, t: Tensor, latents: Tensor, denoise: Denoiser) -> Tensor:
+        """The latents after the callback, which may also change the encoded prompts and the guidance.
+
+        Raises:
+            InputError: it returns something else than the tensors, or tensors of another shape.
+        """
+        if self.callback is None:
+            return latents
+        tensors: dict[str, Tensor | None] = {"latents": latents} | denoise.embeds
+        before = _state(pipe, tensors)
+        changed = self.callback(pipe, step, t, {name: tensors[name] for name in self.inputs})
+        changed = {} if changed is None else changed
+        _check_returned(changed, tensors)
+        if denoise.has_scenes and any(
+            new is not tensors[name] for name, new in changed.items() if name[:6] == "prompt"
+        ):
+            raise InputError("callback_on_step_end returned prompt_embeds, but each scene of a storyboard has its own")
+        denoise.embeds = changed
+        if before != _state(pipe, tensors | changed):
+            self.changed()
+        return changed.get("latents", latents)
+
+
+def _state(pipe: Any, tensors: Mapping[str, Tensor | None]) -> list[Any]:
+    """What is equal before and after a callback that has changed nothing; in-place work counts, too."""
+    marks = [None if tensor is None else (id(tensor), tensor._version) for tensor in tensors.values()]
+    return [marks, pipe._guidance_scale, pipe._guidance_scale_2, pipe._attention_kwargs, pipe._lora_entries()]
+
+
+def _check_returned(changed: Any, tensors: Mapping[str, Tensor | None]) -> None:
+    if not isinstance(changed, Mapping):
+        raise InputError(f"callback_on_step_end must return a dict of tensors or None, got {type(changed).__name__}")
+    if unknown := sorted(map(str, changed.keys() - tensors.keys())):
+        raise InputError(f"callback_on_step_end returned {unknown}; it may return {sorted(tensors)}")
+    for name, new in changed.items():
+        old = tensors[name]
+        shape, legal = (None if one is None else list(getattr(one, "shape", ())) for one in (new, old))
+        if shape != legal:
+            raise InputError(f"callback_on_step_end returned {name} of shape {shape}; it must be {legal}")
 
 
 @torch.no_grad()
@@ -45,6 +88,7 @@ def sample(
     denoiser: Callable[..., Denoiser],
     watcher: Watcher,
     store: WindowStore | None = None,
+    levels: Levels | None = None,
 ) -> Generator[Tensor, None, None]:
     """Make clips, window by window where they are longer than one.
 
@@ -57,6 +101,7 @@ def sample(
         denoiser: makes a :class:`Denoiser` for a window.
         watcher: is told of each step.
         store: keeps what windows add.
+        levels: noise levels of the call's own; ``None``: the family's.
 
     Raises:
         ModelError: latents that are not finite, before they are kept.
@@ -64,6 +109,7 @@ def sample(
     Yields:
         Latents ``[B, C, t, H, W]``, from the clips' beginning to their end, as soon as they are final.
     """
+    levels = Levels() if levels is None else levels
     windows = windows_of(settings, None if condition.renoised else condition.level)
     forward = windows[0].fresh.start <= windows[-1].fresh.start
     done = noise.clone() if condition.clean is None else condition.clean.clone()
@@ -82,10 +128,12 @@ def sample(
                 spacing=pipe.sampling.sigmas,
                 num_tokens=window_tokens(settings),
                 device=noise.device,
+                levels=levels,
             )
+            pipe._begin_run(settings.guidance_scale)  # a callback may have changed it in the window before
             part = condition.window(window.span, done, window.keep).snapped(pipe.scheduler)
             denoise = denoiser(condition=part, settings=settings, span=window.span)
-            latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin)
+            latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin, levels.eta)
             part_of = f"window {number + 1} of {len(windows)}" if len(windows) > 1 else "the last step"
             check_finite(latents, f"the transformer's latents after {part_of}")
             first = window.fresh.start - window.span.start
@@ -103,7 +151,13 @@ def sample(
 
 
 def run(
-    pipe: Any, noise: Tensor, denoise: Denoiser, generators: list[torch.Generator], watcher: Watcher, begin: int
+    pipe: Any,
+    noise: Tensor,
+    denoise: Denoiser,
+    generators: list[torch.Generator],
+    watcher: Watcher,
+    begin: int,
+    eta: float = 0.0,
 ) -> Tensor:
     """The sampling loop: from noise to latents, step by step.
 
@@ -114,23 +168,23 @@ def run(
         generators: one a clip, for schedulers that draw noise in each step.
         watcher: is told of each step.
         begin: steps that are left out.
+        eta: see :class:`videodit.pipelines.scheduling.Levels`.
     """
     scheduler, condition, timesteps = pipe.scheduler, denoise.condition, pipe.scheduler.timesteps
-    if begin and hasattr(scheduler, "set_begin_index"):
+    if hasattr(scheduler, "set_begin_index"):  # else they take the second of two equal timesteps for the first step
         scheduler.set_begin_index(begin)
-    step = SchedulerStep(scheduler, generators, frames_first=pipe.sampling.frames_first)
+    step = SchedulerStep(scheduler, generators, frames_first=pipe.sampling.frames_first, eta=eta)
+    pipe._num_timesteps = len(timesteps)
     latents = condition.first(noise, scheduler, begin)
     with pipe.progress_bar(total=len(timesteps) - begin) as bar:
         for i, t in enumerate(timesteps[begin:], start=begin):
+            pipe._current_timestep = t
             prediction = denoise(i, t, condition.seen(latents, noise, scheduler, i))
             latents = condition.clamped(step(prediction, t, latents), noise, scheduler, i + 1)
             watcher.watch.mark("steps")
-            if watcher.callback is not None:
-                tensors = {"latents": latents} | denoise.embeds
-                changed = watcher.callback(pipe, i, t, {name: tensors[name] for name in watcher.inputs}) or {}
-                latents = changed.get("latents", latents)
-                denoise.embeds = changed
+            latents = watcher.told(pipe, i, t, latents, denoise)
             bar.update()
             if pipe.interrupted:
                 break
+    pipe._current_timestep = None
     return latents

@@ -3,23 +3,111 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, FlowMatchLCMScheduler
 from torch import Tensor
 
+from videodit.errors import InputError
 from videodit.families.sampling import Sigmas
+from videodit.flow import NUM_TRAIN_TIMESTEPS
 
-_STOCHASTIC = ("EulerAncestralDiscreteScheduler", "CogVideoXDPMScheduler")  # they draw noise in each step
 logger = logging.getLogger(__name__)
 
+SAMPLING_VERSION = 2
+"""What recipes call the way in which noise levels are laid out. Version 1, which recipes do not name, applied the shift
+of FlowMatch schedulers twice: see :func:`levels_differ`."""
 
-def set_timesteps(scheduler: Any, steps: int, *, spacing: Sigmas, num_tokens: int, device: torch.device) -> Tensor:
+_SHIFT_KEYS = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
+_FLOW_MATCH = (FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, FlowMatchLCMScheduler)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What a call says of noise levels beside their number.
+
+    Attributes:
+        sigmas: noise levels of flow matching, from 1 downwards, before the scheduler's shift; ``None``: the family's.
+        timesteps: what the transformer sees, after any shift, in place of sigmas.
+        eta: how much noise DDIM draws in each step, from 0 to 1.
+
+    Raises:
+        InputError: both lists, or a list that is empty, not finite, not descending or out of range.
+    """
+
+    sigmas: tuple[float, ...] | None = None
+    timesteps: tuple[float, ...] | None = None
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.sigmas is not None and self.timesteps is not None:
+            raise InputError("sigmas and timesteps exclude each other; pass one of them")
+        for name, most, zero in (("sigmas", 1, False), ("timesteps", NUM_TRAIN_TIMESTEPS, True)):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            try:
+                values = tuple(float(value) for value in values)
+            except (TypeError, ValueError):
+                raise InputError(f"{name} must be a list of numbers, got {values!r}") from None
+            object.__setattr__(self, name, values)
+            low = all(value > 0 for value in values[:-1]) and all(
+                value > 0 or (zero and value == 0) for value in values
+            )
+            if not values or not low or not all(value <= most for value in values):  # false for NaN, too
+                legal = f"from 0 to {most}" if zero else f"above 0 and at most {most}"
+                raise InputError(f"{name} must be numbers {legal}, got {list(values)}")
+            if any(not after < before for before, after in itertools.pairwise(values)):
+                raise InputError(f"{name} must descend, got {list(values)}")
+        if not isinstance(self.eta, (int, float)) or not 0 <= self.eta <= 1:
+            raise InputError(f"eta must be from 0 to 1, got {self.eta}")
+
+    @property
+    def count(self) -> int | None:
+        """How many steps the lists have; ``None`` without a list."""
+        values = self.timesteps if self.sigmas is None else self.sigmas
+        return None if values is None else len(values)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a recipe says of them."""
+        lists = {"sigmas": self.sigmas, "timesteps": self.timesteps}
+        return {name: list(values) for name, values in lists.items() if values} | (
+            {"eta": self.eta} if self.eta else {}
+        )
+
+
+def levels_differ(scheduler: str, spacing: Sigmas) -> bool:
+    """Whether clips of recipes without a sampling version had other noise levels.
+
+    Args:
+        scheduler: the name of its class.
+        spacing: of the model's family.
+    """
+    own = spacing == "own" and scheduler == "FlowMatchEulerDiscreteScheduler"
+    return own or scheduler in ("FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
+
+
+def set_timesteps(
+    scheduler: Any,
+    steps: int,
+    *,
+    spacing: Sigmas,
+    num_tokens: int,
+    device: torch.device,
+    levels: Levels | None = None,
+) -> Tensor:
     """Lay out the noise levels of a run.
+
+    FlowMatch schedulers get the family's evenly spaced levels and shift them once. Their own spacing begins and ends
+    with levels that are shifted already, and shifts them again: with a shift of 5 the last of four steps would begin
+    at 2 % noise in place of 62.5 %, at which distilled models were trained.
 
     Args:
         scheduler: any of diffusers'.
@@ -27,19 +115,72 @@ def set_timesteps(scheduler: Any, steps: int, *, spacing: Sigmas, num_tokens: in
         spacing: see :class:`videodit.families.sampling.Sampling`.
         num_tokens: of the transformer, on which a dynamic shift depends.
         device: where the timesteps go.
+        levels: the call's own; ``None``: the family's.
 
     Returns:
         The timesteps, from noise to clean.
+
+    Raises:
+        InputError: lists or a dynamic shift that the scheduler does not take.
     """
-    config = scheduler.config
-    levels: dict[str, Any] = {"num_inference_steps": steps}
-    if spacing != "own" and isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-        # Its own default spacing applies the shift twice to the last step.
-        levels = {"sigmas": noise_levels(steps, spacing)}
-    if config.get("use_dynamic_shifting"):
-        levels["mu"] = dynamic_mu(config, num_tokens)
-    scheduler.set_timesteps(**levels, device=device)
+    levels = Levels() if levels is None else levels
+    config, name = scheduler.config, type(scheduler).__name__
+    shift: dict[str, Any] = {"mu": dynamic_mu(config, num_tokens)} if config.get("use_dynamic_shifting") else {}
+    if isinstance(scheduler, _FLOW_MATCH):
+        raw = noise_levels(steps, spacing) if levels.sigmas is None else np.array(levels.sigmas)
+        _set_flow_levels(scheduler, raw, shift, levels.timesteps, device)
+        return scheduler.timesteps
+    takes = inspect.signature(scheduler.set_timesteps).parameters
+    call: dict[str, Any] = {"num_inference_steps": steps, **shift}
+    if levels.sigmas is not None:
+        call = {"sigmas": np.array(levels.sigmas), **shift}
+        if not config.get("use_flow_sigmas"):
+            raise InputError(f"{name} takes no sigmas; they are for flow models, and FlowMatch schedulers or UniPC")
+    if levels.timesteps is not None:
+        if config.get("use_flow_sigmas") or any(value != int(value) for value in levels.timesteps):
+            raise InputError(
+                f"{name} takes no timesteps such as {levels.timesteps[0]:g}; it takes whole ones for models of "
+                "epsilon and v, and FlowMatch schedulers take any"
+            )
+        call = {"timesteps": [int(value) for value in levels.timesteps]}
+    if missing := call.keys() - takes.keys():
+        what = "dynamic shift (use_dynamic_shifting)" if missing == {"mu"} else ", ".join(sorted(missing - {"mu"}))
+        raise InputError(f"{name} takes no {what}")
+    scheduler.set_timesteps(**call, device=device)
+    if levels.timesteps is not None and scheduler.timesteps.tolist() != call["timesteps"]:
+        raise InputError(f"{name} makes other timesteps of {call['timesteps']}: {scheduler.timesteps.tolist()}")
     return scheduler.timesteps
+
+
+def _set_flow_levels(
+    scheduler: Any, raw: np.ndarray, shift: dict[str, Any], exact: Sequence[float] | None, device: torch.device
+) -> None:
+    """Noise levels of a FlowMatch scheduler: ``raw`` ones, shifted once, or the ``exact`` timesteps."""
+    heun, alone = isinstance(scheduler, FlowMatchHeunDiscreteScheduler), len(raw) == 1
+    if heun:
+        scheduler.set_timesteps(len(raw), device=device)
+    else:
+        with np.errstate(invalid="ignore"):  # of a single level, which is laid out anew
+            scheduler.set_timesteps(sigmas=raw, **shift, device=device)
+        if exact is None and not alone:
+            return
+    if exact is not None:
+        levels = torch.tensor(exact, dtype=torch.float64) / scheduler.config.num_train_timesteps
+    else:  # Heun has no way to take levels, and a single one cannot be stretched to begin at 1 and end lower
+        known = inspect.signature(FlowMatchEulerDiscreteScheduler.__init__).parameters
+        options = {key: value for key, value in scheduler.config.items() if key in known}
+        ruler = FlowMatchEulerDiscreteScheduler(**options | ({"shift_terminal": None} if alone else {}))
+        if not heun:
+            ruler.set_shift(scheduler.shift)
+        ruler.set_timesteps(sigmas=raw, **shift)
+        levels = ruler.sigmas[:-1]
+    levels = levels.to(device, torch.float32)
+    timesteps = levels * scheduler.config.num_train_timesteps
+    levels = torch.cat([levels, levels.new_zeros(1)])
+    if heun:
+        timesteps = torch.cat([timesteps[:1], timesteps[1:].repeat_interleave(2)])
+        levels = torch.cat([levels[:1], levels[1:-1].repeat_interleave(2), levels[-1:]])
+    scheduler.timesteps, scheduler.sigmas = timesteps, levels
 
 
 def dynamic_mu(config: Any, num_tokens: int) -> float:
@@ -48,7 +189,13 @@ def dynamic_mu(config: Any, num_tokens: int) -> float:
     Args:
         config: of a scheduler with ``use_dynamic_shifting``.
         num_tokens: of the transformer.
+
+    Raises:
+        InputError: an entry that the config lacks.
     """
+    missing = [key for key in _SHIFT_KEYS if config.get(key) is None]
+    if missing:
+        raise InputError(f"the scheduler has use_dynamic_shifting, which needs {', '.join(missing)} in its config")
     slope = (config["max_shift"] - config["base_shift"]) / (config["max_image_seq_len"] - config["base_image_seq_len"])
     return config["base_shift"] + slope * (num_tokens - config["base_image_seq_len"])
 
@@ -60,7 +207,7 @@ def noise_levels(steps: int, spacing: Sigmas) -> np.ndarray:
     half of the steps take the first 40th of the way evenly, the others the rest ever faster.
     """
     if spacing != "linear_quadratic":
-        last = 1 / steps if spacing == "to_last_step" else 0.0
+        last = 0.0 if spacing == "to_zero" else 1 / steps
         return np.linspace(1, last, steps + (spacing == "to_zero"))[:steps]
     if steps < 2:
         return np.ones(1)
@@ -93,21 +240,22 @@ def at_level(scheduler: Any, clean: Tensor, noise: Tensor, step: int) -> Tensor:
 class SchedulerStep:
     """One call for the step of all of diffusers' schedulers."""
 
-    def __init__(self, scheduler: Any, generators: list[torch.Generator], *, frames_first: bool) -> None:
+    def __init__(
+        self, scheduler: Any, generators: list[torch.Generator], *, frames_first: bool, eta: float = 0.0
+    ) -> None:
         self.scheduler, self._frames_first = scheduler, frames_first
         parameters = inspect.signature(scheduler.step).parameters
         # A generator a clip: what a batch draws is what its clips draw alone.
         given = generators if len(generators) > 1 else generators[0]
-        self._extra = {"generator": given} if "generator" in parameters else {}
+        self._extra: dict[str, Any] = {"generator": given} if "generator" in parameters else {}
+        if eta:
+            if "eta" not in parameters:
+                raise InputError(f"{type(scheduler).__name__} takes no eta, got {eta}; DDIM does")
+            self._extra["eta"] = eta
         # CogVideoX's DPM solver is handed its own last state.
         self._multistep = "old_pred_original_sample" in parameters
         self._old: Tensor | None = None
         self._last: Tensor | None = None
-
-    @staticmethod
-    def draws_noise(scheduler: Any) -> bool:
-        """Whether each step draws noise."""
-        return type(scheduler).__name__ in _STOCHASTIC
 
     def __call__(self, prediction: Tensor, t: Tensor, latents: Tensor) -> Tensor:
         """Latents at the next noise level, ``[B, C, T, H, W]`` like the prediction."""
@@ -121,6 +269,26 @@ class SchedulerStep:
         else:
             latents = self.scheduler.step(prediction, t, latents, return_dict=False, **self._extra)[0]
         return latents.transpose(1, 2) if self._frames_first else latents
+
+
+def check_generators(generator: Any, device: torch.device | None = None) -> None:
+    """See that generators can be drawn from.
+
+    Args:
+        generator: of a call.
+        device: on which a scheduler draws noise in each step; ``None``: it draws none.
+
+    Raises:
+        InputError: something that is no generator, or one that lives on another device than steps can use.
+    """
+    several = list(generator) if isinstance(generator, (list, tuple)) else [generator]
+    for one in several:
+        if one is None and several == [None]:
+            return
+        if not isinstance(one, torch.Generator):
+            raise InputError(f"generator must be a torch.Generator, or a list of them, got {one!r}")
+        if device is not None and one.device.type not in ("cpu", device.type):
+            raise InputError(f"the scheduler draws noise on {device}; a generator on {one.device} cannot give it")
 
 
 def make_generators(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:

@@ -154,6 +154,7 @@ class FakePipeline:
 def _fake_model(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     registry = types.ModuleType("videodit.pipelines.registry")
     registry.plan = fake_plan  # type: ignore[attr-defined]
+    registry.levels_changed = lambda recipe, folder: recipe.get("scheduler") == "twice"  # type: ignore[attr-defined]
     registry.model_hash = lambda folder: FakePipeline.model_hash  # type: ignore[attr-defined]
     registry.BUNDLED = ("mini",)  # type: ignore[attr-defined]
     origin = types.ModuleType("videodit.pipelines.origin")
@@ -529,6 +530,20 @@ def test_remake_tells_what_has_changed_since(
     notes = capsys.readouterr().err
     assert "note: the clip will differ: model 'mini' has other weights" in notes
     assert "note: the clip may differ: torch is 3, was 2" in notes
+
+
+def test_remake_tells_of_noise_levels_that_were_shifted_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = {"prompt": "a ball", "model": "mini", "seed": 1, "scheduler": "twice"}
+    write_video("old.mp4", np.zeros((5, 16, 16, 3), np.uint8), fps=8, recipe=recipe)
+    assert main(["remake", "old.mp4"]) == 0
+    assert "the clip will differ: twice applied its shift twice" in capsys.readouterr().err
+
+
+def test_remake_refuses_what_a_recipe_cannot_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = {"prompt": "a ball", "model": "mini", "seed": 1, "not_recorded": ["latents"]}
+    write_video("old.mp4", np.zeros((5, 16, 16, 3), np.uint8), fps=8, recipe=recipe)
+    assert main(["remake", "old.mp4"]) != 0
+    assert "was made with latents, which it does not carry" in capsys.readouterr().err
 
 
 def test_remake_tells_that_another_scheduler_made_the_clip(capsys: pytest.CaptureFixture[str]) -> None:

@@ -484,7 +484,7 @@ def test_solvers_that_remember_find_no_wrong_past_in_frames_that_held_a_level(
         """What a perfect model predicts of latents at the levels that it is told: (x − clean) / level."""
 
         def __init__(self) -> None:
-            self.settings, self.condition, self.embeds = settings, condition, {}
+            self.settings, self.condition, self.embeds, self.has_scenes = settings, condition, {}, False
 
         def __call__(self, step: int, t: Tensor, latents: Tensor) -> Tensor:
             tokens = condition.timestep(t, 1, Size3D(1, 1, 1)).view(1, 1, 5, 4, 4) / 1000
@@ -524,8 +524,8 @@ def test_an_edit_is_sdedit_written_out(pipe: VideoDiTPipeline, scheduler: Any) -
     found = make(other, latents=noise, num_inference_steps=6, guidance_scale=1.0, conditions=[Edit(clip, 0.5)])
     mirror = type(scheduler).from_config(scheduler.config)
     order = mirror.order
-    if type(mirror) is FlowMatchEulerDiscreteScheduler:
-        mirror.set_timesteps(sigmas=np.linspace(1, 1 / 6, 6))
+    if type(mirror) is not DPMSolverMultistepScheduler:
+        set_timesteps(mirror, 6, spacing="to_last_step", num_tokens=20, device=torch.device("cpu"))
     else:
         mirror.set_timesteps(6)
     begin = 3 * order

@@ -37,8 +37,12 @@ PARAMETERS = {
     "pooled_projections guidance encoder_hidden_states_image fps attention_kwargs return_dict * prepared",
     "VideoDiTPipeline.__call__": "self prompt * negative_prompt height width num_frames num_inference_steps "
     "guidance_scale num_videos_per_prompt generator latents image last_image conditions fit loop window "
-    "overlap keep_windows prompt_embeds prompt_attention_mask guidance_scale_2 dynamic_guidance fps "
+    "overlap keep_windows prompt_embeds prompt_attention_mask pooled_prompt_embeds negative_prompt_embeds "
+    "negative_prompt_attention_mask negative_pooled_prompt_embeds max_sequence_length sigmas timesteps eta "
+    "attention_kwargs guidance_scale_2 dynamic_guidance fps "
     "callback_on_step_end callback_on_step_end_tensor_inputs output_type return_dict",
+    "VideoDiTPipeline.encode_prompt": "self prompt negative_prompt do_classifier_free_guidance num_videos_per_prompt "
+    "prompt_embeds negative_prompt_embeds max_sequence_length device dtype",
 }
 
 # Absolute paths of somebody's machine: they mean nothing on any other.

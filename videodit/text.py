@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videodit.errors import InputError
 from videodit.prompts import check_text, collapse
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -81,6 +82,11 @@ class TextTokens:
     mask: Tensor | None
     pooled: Tensor | None = None
 
+    def cast(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Embeddings, mask and pooled embedding, in a dtype; ``None`` for their own."""
+        pooled = None if self.pooled is None else self.pooled.to(dtype or self.pooled.dtype)
+        return self.embeds.to(dtype or self.embeds.dtype), self.mask, pooled
+
 
 class TextEncoder:
     """A tokenizer and an encoder of transformers' classes.
@@ -110,12 +116,15 @@ class TextEncoder:
             raise ValueError(f"max_length must be at least 1, got {self.max_length}")
         self.known_words = frozenset(tokenizer.init_kwargs.get("known_words", ()))
 
-    def __call__(self, prompts: Sequence[str], *, device: torch.device | str | None = None) -> TextTokens:
+    def __call__(
+        self, prompts: Sequence[str], *, device: torch.device | str | None = None, max_length: int | None = None
+    ) -> TextTokens:
         """Encode prompts; the empty prompt is legal and is what guidance leads away from.
 
         Args:
             prompts: one or more sentences. What goes beyond ``max_length`` tokens is cut: see :meth:`lost_text`.
             device: where the tokens go; ``None`` takes the encoder's own place, which an offloaded encoder lacks.
+            max_length: tokens at which these prompts are cut; ``None`` for the model's own.
 
         Raises:
             ValueError: no prompt at all, or a single string, which would be read letter by letter.
@@ -130,7 +139,7 @@ class TextEncoder:
             [spec.written(prompt) for prompt in prompts],
             padding=spec.padding,
             truncation=True,
-            max_length=self.max_length + spec.template_tokens,
+            max_length=(self.max_length if max_length is None else max_length) + spec.template_tokens,
             return_tensors="pt",
         )
         ids, mask = tokens["input_ids"].to(device), tokens["attention_mask"].to(device)
@@ -143,18 +152,6 @@ class TextEncoder:
         if spec.zero_padding:
             embeds = embeds * mask[..., None].to(embeds.dtype)
         return TextTokens(embeds, mask if spec.model_mask else None, self._pool(prompts, device))
-
-    def given(self, embeds: Tensor, mask: Tensor) -> TextTokens:
-        """Prompts that somebody else has encoded.
-
-        Args:
-            embeds: ``[B, L, text_dim]``.
-            mask: boolean ``[B, L]``, True where a token counts.
-
-        Raises:
-            ValueError: a mask for a model that attends to padding, too, and would not heed it.
-        """
-        return _given(self.spec, embeds, mask)
 
     def _pool(self, prompts: Sequence[str], device: torch.device | str) -> Tensor | None:
         if self.pooled is None:
@@ -254,10 +251,6 @@ class EncodedPrompts:
         mask, pooled = (None if one is None else one.to(device) for one in (tokens.mask, tokens.pooled))
         return TextTokens(tokens.embeds.to(device), mask, pooled)
 
-    def given(self, embeds: Tensor, mask: Tensor) -> TextTokens:
-        """See :meth:`TextEncoder.given`."""
-        return _given(self.spec, embeds, mask)
-
     def notices(self, prompt: str) -> list[str]:
         """None: what there was to tell of a prompt was told when it was encoded."""
         return []
@@ -268,9 +261,20 @@ def _on_cpu(tokens: TextTokens) -> TextTokens:
     return TextTokens(tokens.embeds.cpu(), mask, pooled)
 
 
-def _given(spec: TextSpec, embeds: Tensor, mask: Tensor) -> TextTokens:
+def from_embeds(spec: TextSpec, embeds: Tensor, mask: Tensor, pooled: Tensor | None = None) -> TextTokens:
+    """Prompts that were encoded elsewhere.
+
+    Args:
+        spec: how the model wants its prompts.
+        embeds: ``[B, L, text_dim]``.
+        mask: boolean ``[B, L]``, True where a token counts.
+        pooled: ``[B, pooled_dim]``, for models that take one.
+
+    Raises:
+        InputError: a mask for a model that attends to padding, too, and would not heed it.
+    """
     if spec.zero_padding:
         embeds = embeds * mask[..., None].to(embeds.dtype)
     elif not spec.model_mask and not mask.all():
-        raise ValueError("this model attends to all text tokens; prompt_attention_mask must not hide any")
-    return TextTokens(embeds, mask if spec.model_mask else None)
+        raise InputError("this model attends to all text tokens; prompt_attention_mask must not hide any")
+    return TextTokens(embeds, mask if spec.model_mask else None, pooled)

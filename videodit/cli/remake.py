@@ -36,6 +36,11 @@ _FIELDS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
     ("window", "window", (int,)),
     ("overlap", "overlap", (int,)),
     ("dtype", "dtype", (str,)),
+    ("max_sequence_length", "max_sequence_length", (int,)),
+    ("sigmas", "sigmas", (list,)),
+    ("timesteps", "timesteps", (list,)),
+    ("eta", "eta", (int, float)),
+    ("attention_kwargs", "attention_kwargs", (dict,)),
 )
 QUANTIZED = ("int8", "fp8", "int8-weights")
 TILING = [256, 64]
@@ -77,7 +82,7 @@ def remake(
     """Make a clip again from the recipe inside it: the same seed gives the same frames."""
     from videodit.media import read_recipe
     from videodit.pipelines.origin import files_hash
-    from videodit.pipelines.registry import model_hash
+    from videodit.pipelines.registry import levels_changed, model_hash
 
     recipe = read_recipe(clip)
     if recipe is None:
@@ -86,6 +91,9 @@ def remake(
         raise InputError(
             f"{str(clip)!r} was made from an image or a clip, which it does not carry; use the command that made it"
         )
+    if missing := recipe.get("not_recorded"):
+        parts = ", ".join(map(str, missing)) if isinstance(missing, list) else missing
+        raise InputError(f"{str(clip)!r} was made with {parts}, which it does not carry; use the code that made it")
     changes = {"seed": seed, "model": model, "dtype": dtype}
     # What a flag says need not be in the recipe: a clip of a used generator, say, has no seed of its own.
     said = {key: value for key, value in changes.items() if value is not None}
@@ -103,6 +111,8 @@ def remake(
         note(f"the clip will differ: model {jobs[0].plan.model!r} has other weights than the one that made it; see -m")
     elif "files_hash" in recipe and recipe["files_hash"] != files_hash(jobs[0].plan.folder):
         note(f"the clip will differ: model {jobs[0].plan.model!r} has other configs than the one that made it; see -m")
+    if levels_changed(recipe, jobs[0].plan.folder):
+        note(f"the clip will differ: {recipe['scheduler']} applied its shift twice in the version that made it")
     if dry_run:
         describe_jobs(jobs)
         return

@@ -68,6 +68,11 @@ class Request:
     device: str | None = None
     dtype: str | None = None
     dtypes: dict[str, str] | None = None
+    max_sequence_length: int | None = None
+    sigmas: list[float] | None = None
+    timesteps: list[float] | None = None
+    eta: float = 0.0
+    attention_kwargs: dict[str, Any] | None = None
     origin: str = ""
 
     def __post_init__(self) -> None:
@@ -398,6 +403,11 @@ def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> tuple[di
         window=request.window,
         overlap=request.overlap,
         keep_windows=folder,
+        max_sequence_length=request.max_sequence_length,
+        sigmas=request.sigmas,
+        timesteps=request.timesteps,
+        eta=request.eta,
+        attention_kwargs=request.attention_kwargs,
         callback_on_step_end=on_step_end,
         output_type="stream",  # decoded while it is written, below
     )

@@ -1,0 +1,93 @@
+"""What callbacks read and set of a running call, by the names that diffusers' pipelines have for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from videodit.errors import InputError
+
+
+class RunState:
+    """The part of a pipeline that callbacks see.
+
+    ``_guidance_scale``, ``_interrupt`` and ``_attention_kwargs`` may be set, too, as diffusers' own callbacks do: what
+    they say holds from the next step on. ``guidance_scale`` is set with a check.
+    """
+
+    _guidance_scale: float = 1.0
+    _guidance_scale_2: float | None = None
+    _began_with: float = 1.0
+    _attention_kwargs: dict[str, Any] | None = None
+    _num_timesteps: int = 0
+    _current_timestep: Tensor | None = None
+    _interrupt: bool = False
+    sampling: Any
+    transformer_2: Any
+
+    def _begin_run(self, guidance_scale: float) -> None:
+        self._guidance_scale = self._began_with = guidance_scale
+
+    @property
+    def guidance_scale(self) -> float:
+        """Of the running call, by now."""
+        return self._guidance_scale
+
+    @guidance_scale.setter
+    def guidance_scale(self, value: float) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 100:
+            raise InputError(f"guidance_scale must be a number from 0 to 100, got {value!r}")
+        self._guidance_scale = float(value)
+
+    @property
+    def _scale_2(self) -> float:
+        """The second expert's own scale, or the first one's; a callback that turns guidance off turns both off."""
+        if self._guidance_scale_2 is None or (self._guidance_scale != self._began_with and self._guidance_scale <= 1):
+            return self._guidance_scale
+        return self._guidance_scale_2
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether two predictions are made a step, by now; of two experts, whether either is guided."""
+        scales = [self._guidance_scale, *([self._scale_2] if self.transformer_2 is not None else [])]
+        return bool(self.sampling.guided) and max(scales) > 1
+
+    @property
+    def num_timesteps(self) -> int:
+        """Timesteps of the running call, or of the last one."""
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        """The timestep of the running step; ``None`` between calls."""
+        return self._current_timestep
+
+    @property
+    def attention_kwargs(self) -> dict[str, Any] | None:
+        """What the transformer gets with each call."""
+        return self._attention_kwargs
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether :attr:`interrupt` was called since the call began."""
+        return self._interrupt
+
+    @property
+    def interrupt(self) -> Interrupt:
+        """``pipe.interrupt()`` stops the running call after its current step; what is there by then is decoded and
+        returned. Its truth value, as in diffusers, says whether that was done."""
+        return Interrupt(self)
+
+
+class Interrupt:
+    """See :attr:`RunState.interrupt`."""
+
+    def __init__(self, run: RunState) -> None:
+        self._run = run
+
+    def __call__(self) -> None:
+        self._run._interrupt = True
+
+    def __bool__(self) -> bool:
+        return self._run._interrupt
