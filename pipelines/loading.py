@@ -264,9 +264,9 @@ def check_plain(folder: Path, scheduler: Any = None) -> None:
         if path.name not in _OTHER_JSON:
             check_config(read_json(path), path)
     path = folder / "tokenizer_config.json"
-    if path.exists() and (limit := read_json(path).get("model_max_length")) is not None:
-        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit < 1:
-            raise ModelError(f"{path}: model_max_length is {limit!r}, legal is a number from 1")
+    limit = read_json(path).get("model_max_length", 1) if path.exists() else 1
+    if isinstance(limit, bool) or not isinstance(limit, (int, float, type(None))) or (limit is not None and limit < 1):
+        raise ModelError(f"{path}: model_max_length is {limit!r}, legal is a number from 1")
     if scheduler is None:
         return
     config, where = read_json(folder / "scheduler_config.json"), folder / "scheduler_config.json"
