@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ from _common import (
     through_vae,
 )
 
+from videodit.cli.boundary import run as run_command
 from videodit.datasets.toybox import MOTIONS, Scene, canonical_caption, sample_scene
 from videodit.datasets.toybox.probe import Found, Match, Reading, ToyboxProbe, match, tally, through_mp4
 from videodit.datasets.toybox.scene import Split
@@ -297,4 +299,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -35,6 +35,7 @@ import argparse
 import json
 import logging
 import math
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,7 @@ from adherence import fingerprint
 from contact_sheet import sheet, strip
 
 from videodit import Edit
+from videodit.cli.boundary import run as run_command
 from videodit.pipelines.registry import model_hash, resolve_model
 
 CASES: dict[str, Case] = {
@@ -214,4 +216,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

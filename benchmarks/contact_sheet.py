@@ -14,6 +14,7 @@ follow one another. ``--beside-real`` draws what the world itself shows of them 
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from _common import BATCH, ClipForm, add_model_options, generate, load, rendered
 from PIL import Image, ImageDraw, ImageFont
 
+from videodit.cli.boundary import run as run_command
 from videodit.datasets.toybox import Scene, canonical_caption, sample_scene
 
 SCENES = (
@@ -139,4 +141,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import re
+import sys
 import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -78,4 +79,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from videodit.cli.boundary import run as run_command
+
+    sys.exit(run_command(main))

@@ -21,6 +21,7 @@ import json
 import math
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 # A worker imports this file again. What it has no use for is imported in the functions, as in a training run.
 import torch
 
+from videodit.cli.boundary import run as run_command
 from videodit.cli.common import quiet_libraries, quiet_torchao
 from videodit.datasets.clips.cache import CachedSample, LatentCache
 from videodit.training.data import Collator, MicroBatch, TrainingBatches, make_loader
@@ -266,4 +268,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -19,6 +19,7 @@ Wilson's, 95 %. How much of its prompts a model follows is counted by benchmarks
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from _common import (
     rendered,
 )
 
+from videodit.cli.boundary import run as run_command
 from videodit.datasets.toybox import COLORS, Scene, canonical_caption, render, sample_scene
 from videodit.datasets.toybox.probe import Reading, ToyboxProbe, through_mp4
 from videodit.datasets.toybox.scene import Split
@@ -343,4 +345,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

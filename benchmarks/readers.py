@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from videodit.cli.boundary import run as run_command
 from videodit.datasets.clips.readers import ReaderName, open_clip, read_window, usable_frames
 from videodit.datasets.clips.records import Clip, Media
 from videodit.datasets.clips.sources import read_source
@@ -171,4 +173,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file
 
+from videodit.cli.boundary import run as run_command
 from videodit.cli.common import quiet_torchao
 from videodit.training.log import read_log
 
@@ -268,4 +269,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -35,6 +35,7 @@ import json
 import os
 import platform
 import re
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -66,7 +67,6 @@ COLUMNS = {
     "overlap": ("overlap", "{:.0%}"),
 }
 """Of the table: what a row may have, its heading and its form."""
-
 
 # ---- what is told ------------------------------------------------------------------------------------
 
@@ -228,4 +228,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from videodit.cli.boundary import run as run_command
+
+    sys.exit(run_command(main))

@@ -21,6 +21,7 @@ import argparse
 import gc
 import json
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from videodit.cli.boundary import run as run_command
 from videodit.cli.common import quiet_torchao
 from videodit.files import write_whole
 
@@ -325,4 +327,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -14,8 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from safetensors import SafetensorError
-
+from videodit.cli.boundary import run
 from videodit.cli.common import quiet_libraries, quiet_torchao
 from videodit.training.config import load_config, preset_names
 
@@ -27,29 +26,22 @@ def main() -> int:
     parser.add_argument("--resume", metavar="latest|FOLDER", help="go on from a checkpoint of the run")
     parser.add_argument("--print-config", action="store_true", help="print the whole config, and train nothing")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that are put over the config's")
-    args = parser.parse_args()
-    try:
-        config = load_config(args.config, args.overrides)
-        if args.print_config:
-            print(config.to_yaml(), end="")
-            return 0
-        quiet_torchao()
-        from videodit.training.checkpoints import tells_of_full_disk
-        from videodit.training.trainer import Trainer
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_intermixed_args()
+    return run(lambda: train(args), debug=args.debug, less="train.batch_size, or train.checkpointing=true")
 
-        quiet_libraries()
-        trainer = Trainer(config, resume=args.resume)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        trainer.run()
-    except (OSError, SafetensorError) as error:
-        if not tells_of_full_disk(error):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+def train(args: argparse.Namespace) -> None:
+    """Train as was said, or print the config."""
+    config = load_config(args.config, args.overrides)
+    if args.print_config:
+        print(config.to_yaml(), end="")
+        return
+    quiet_torchao()
+    from videodit.training.trainer import Trainer
+
+    quiet_libraries()
+    Trainer(config, resume=args.resume).run()
 
 
 if __name__ == "__main__":

@@ -29,11 +29,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import torch
 from mini.processes import RANK, WORLD
 from mini.recipe import PRESETS
+
+from videodit.cli.boundary import run
 
 STAGES = ("vae", "latents", "probe", "dit", "tune", "curves")
 
@@ -51,6 +54,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="compile the networks' blocks: faster after a minute")
     parser.add_argument("--workers", type=int, help="processes that prepare steps; default: up to 12, 0 on a CPU")
     parser.add_argument("--validate-minutes", type=float, help="time between two validations of dit; default: a tenth")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
     for name in ("minutes", "validate_minutes"):
         value = getattr(args, name)
@@ -80,9 +84,14 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
+def main() -> int:
     """Run one stage."""
     args = parse()
+    return run(lambda: train(args), debug=args.debug, less="another --preset")
+
+
+def train(args: argparse.Namespace) -> None:
+    """Run the stage that was named."""
     recipe, device = PRESETS[args.preset], torch.device(args.device)
     common = (recipe, args.out, args.minutes, device, args.seed)
     if WORLD > 1:
@@ -128,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

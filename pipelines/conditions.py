@@ -167,7 +167,8 @@ class _Placer:
 
     def add_frames(self, condition: Frames) -> None:
         strength = _checked_strength("strength", condition.strength)
-        pixels, notices = read_frames(condition.content, fps=float(self.settings.fps), name="the given clip")
+        fps = float(self.settings.fps)
+        pixels, notices = read_frames(condition.content, fps=fps, name="the given clip", size=self.size, fit=self.fit)
         count = len(pixels)
         if not isinstance(condition.at, Integral) or isinstance(condition.at, bool):
             raise ValueError(f"at must be the number of a frame, got {condition.at!r}")
@@ -286,7 +287,7 @@ class _Placer:
 
     def _whole(self, source: Any, name: str) -> tuple[Tensor, str]:
         """A clip as long as the one that is made."""
-        pixels, notices = read_frames(source, fps=float(self.settings.fps), name=name)
+        pixels, notices = read_frames(source, fps=float(self.settings.fps), name=name, size=self.size, fit=self.fit)
         if len(pixels) != self.frames:
             raise ValueError(f"{name} has {len(pixels)} frames at {float(self.settings.fps):g} fps, not {self.frames}")
         clip, told = fitted(pixels, *self.size, self.fit, name=name)

@@ -61,7 +61,9 @@ class ClipEncoder:
         spec, text = self.pipe.spec, self.pipe.text
         assert isinstance(text, TextEncoder)
         zeros = not text.spec.model_mask and text.spec.zero_padding and text.spec.padding == "max_length"
-        read_as = (str(self.pipe.config.sampled_as), str(text.max_length))
+        read_as = [str(self.pipe.config.sampled_as), str(text.max_length)]
+        if text.spec.clean in ("collapse", "whitespace"):
+            read_as.append(text.spec.clean)  # caches of versions that read white space otherwise have other texts
         return {
             "model": self.name,
             "model_hash": model_hash(self.folder),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -54,7 +54,9 @@ from videodit.weights import check_finite, is_finite
 
 logger = logging.getLogger(__name__)
 
-_OWN = Sampling(text=TextSpec(), vae="CausalVideoVAE", defaults=dict, sigmas="to_last_step")  # models made here
+_OWN = Sampling(
+    text=TextSpec(clean="collapse"), vae="CausalVideoVAE", defaults=dict, sigmas="to_last_step"
+)  # models made here
 _PREDICTION_TYPES = {"flow": "flow_prediction", "v": "v_prediction", "epsilon": "epsilon"}
 
 
@@ -562,7 +564,7 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
         watch.mark("prepare")
 
         # 3. Denoise
-        parts = sample(
+        parts: Iterator[Tensor] = sample(
             self,
             latents.to(device, torch.float32),
             condition,
@@ -582,6 +584,8 @@ class VideoDiTPipeline(AcceleratedPipeline, LoRAPipeline, DiffusionPipeline):
             Watcher(watch, callback_on_step_end, callback_on_step_end_tensor_inputs),
             store,
         )
+        if store is not None:
+            parts = store.during(parts)
         chunks = LatentChunks(parts, videos)
         if output_type != "stream" or settings.windows is None or self.processes is not None:
             chunks.finish()  # several processes cannot wait until one of them wants the next window

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import torch
 from torch import Tensor
 
+from videodit.errors import InputError
+from videodit.limits import current_limits
+from videodit.reading.files import Media, Unreadable
+from videodit.reading.pictures import SUFFIXES, Picture, is_picture, read_picture, to_rgb
+
+logger = logging.getLogger(__name__)
 Fit = Literal["crop", "pad", "stretch", "error"]
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def read_frames(source: Any, *, fps: float | None = None, name: str = "clip") -> tuple[np.ndarray, list[str]]:
+def read_frames(
+    source: Any,
+    *,
+    fps: float | None = None,
+    name: str = "clip",
+    size: tuple[int, int] | None = None,
+    fit: Fit = "crop",
+) -> tuple[np.ndarray, list[str]]:
     """Frames of whatever stands for some.
 
     Args:
@@ -28,29 +39,30 @@ def read_frames(source: Any, *, fps: float | None = None, name: str = "clip") ->
         fps: frames per second that a video file is brought to, by the nearest frame in time; others are taken as they
             are.
         name: of the argument, for messages.
+        size: height and width that the frames of a video file are brought to one by one, so that its own size takes no
+            memory; ``None`` and everything else keep theirs.
+        fit: how; see :func:`fitted`.
 
     Returns:
         ``[T, H, W, 3]``, uint8 or float32 in [0, 1], and what should be announced.
 
     Raises:
-        ValueError: something else, an alpha channel that hides anything, a file that cannot be read.
+        ValueError: something else, an alpha channel that hides anything, a file that cannot be read, or one that asks
+            for more than the limits allow (:mod:`videodit.limits`).
     """
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        if path.suffix.lower() in PICTURES:
-            return _stacked([open_picture(path)], name), []
-        return _read_clip(path, fps)
+        return _read_file(Path(source), fps, name, size, fit)
     if isinstance(source, PIL.Image.Image):
         source = [source]
     if isinstance(source, Sequence) and source and all(isinstance(one, PIL.Image.Image) for one in source):
-        return _stacked(source, name), []
+        return _stacked(source, name)
     if not isinstance(source, (Tensor, np.ndarray)):
-        raise ValueError(
+        raise InputError(
             f"{name} must be a PIL image, a list of them, an array [T, H, W, 3], a tensor [T, 3, H, W] or a path, "
             f"got {type(source).__name__}"
         )
     if source.ndim not in (3, 4):
-        raise ValueError(f"{name} must have 3 or 4 axes, got {list(source.shape)}")
+        raise InputError(f"{name} must have 3 or 4 axes, got {list(source.shape)}")
     frames = source if source.ndim == 4 else source[None]
     if isinstance(frames, Tensor):
         frames = frames.detach().cpu().movedim(1, -1)
@@ -59,54 +71,113 @@ def read_frames(source: Any, *, fps: float | None = None, name: str = "clip") ->
         array = frames if frames.dtype == np.uint8 else frames.astype(np.float32)
     if array.shape[-1] != 3:
         alpha = ": flatten its alpha channel first" if array.shape[-1] == 4 else ""
-        raise ValueError(f"{name} must have 3 colour channels, got {list(source.shape)}{alpha}")
+        raise InputError(f"{name} must have 3 colour channels, got {list(source.shape)}{alpha}")
     if array.dtype != np.uint8 and not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-        raise ValueError(f"{name} has values from {array.min():g} to {array.max():g}; floats must be within [0, 1]")
+        raise InputError(f"{name} has values from {array.min():g} to {array.max():g}; floats must be within [0, 1]")
     return array, []
 
 
 def open_picture(path: Path) -> PIL.Image.Image:
-    """A picture file, decoded and turned as its camera says.
+    """A picture file, decoded, turned as its camera says, as 8-bit sRGB.
 
     Raises:
-        ValueError: a file that is missing, no picture, or several.
+        ValueError: a file that is missing, no picture, several, transparent in places, or too large.
     """
+    picture = _picture_of(path)
+    for notice in picture.notices:
+        logger.warning("%s: %s", path.name, notice)
+    return PIL.Image.fromarray(picture.pixels)
+
+
+def _picture_of(path: Path) -> Picture:
     try:
-        with PIL.Image.open(path) as picture:
-            if (count := getattr(picture, "n_frames", 1)) > 1:
-                raise ValueError(f"the image {str(path)!r} holds {count} pictures; give one, or a video")
-            return PIL.ImageOps.exif_transpose(picture)
-    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the image {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+        return read_picture(Media(path))
+    except (Unreadable, InputError) as error:
+        raise InputError(f"cannot read the image {str(path)!r}: {error}") from error.__cause__
+    except OSError as error:
+        raise InputError(f"cannot read the image {str(path)!r}: {error.strerror or error}") from error
 
 
-def _stacked(pictures: Sequence[PIL.Image.Image], name: str) -> np.ndarray:
-    """Pictures of one size as uint8 ``[T, H, W, 3]``."""
-    frames = []
+def _stacked(pictures: Sequence[PIL.Image.Image], name: str) -> tuple[np.ndarray, list[str]]:
+    """Pictures of one size as uint8 ``[T, H, W, 3]``, and what should be announced."""
+    frames: list[np.ndarray] = []
+    notices: list[str] = []
     for picture in pictures:
-        if picture.mode.startswith(("I", "F")):
-            raise ValueError(f"{name} has pixels of mode {picture.mode}; bring them to 8 bits first")
-        see_through = "A" in picture.getbands() or "transparency" in picture.info
-        if see_through and picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-            raise ValueError(f"{name} has an alpha channel; flatten it onto a background first")
-        frames.append(np.asarray(picture.convert("RGB")))
+        current_limits().check("picture_pixels", picture.width * picture.height, f"{name} has {picture.size} pixels")
+        try:
+            rgb, told = to_rgb(picture)
+        except Unreadable as error:
+            raise InputError(f"{name}: {error}") from None
+        notices += [f"{name}: {notice}" for notice in told]
+        frames.append(np.asarray(rgb))
         if frames[-1].shape != frames[0].shape:
             sizes = " and ".join(f"{one.shape[1]}x{one.shape[0]}" for one in (frames[0], frames[-1]))
-            raise ValueError(f"the pictures of {name} must have one size, got {sizes}")
-    return np.stack(frames)
+            raise InputError(f"the pictures of {name} must have one size, got {sizes}")
+    return np.stack(frames), list(dict.fromkeys(notices))
 
 
-def _read_clip(path: Path, fps: float | None) -> tuple[np.ndarray, list[str]]:
-    from videodit.media import read_video
+def _read_file(
+    path: Path, fps: float | None, name: str, size: tuple[int, int] | None, fit: Fit
+) -> tuple[np.ndarray, list[str]]:
+    from videodit.reading.clip import open_clip, read_whole
 
-    clip = read_video(path)
-    if fps is None or clip.fps == Fraction(fps).limit_denominator(10_000) or len(clip.frames) < 2:
-        return clip.frames, []
-    seconds = len(clip.frames) / float(clip.fps)
-    count = max(1, round(seconds * fps))
-    picked = np.minimum(np.round((np.arange(count) + 0.5) * float(clip.fps) / fps - 0.5), len(clip.frames) - 1)
-    notice = f"{path.name} has {float(clip.fps):g} fps: {len(clip.frames)} frames become {count} at {fps:g} fps"
-    return clip.frames[picked.astype(int)], [notice]
+    media = Media(path)
+    try:
+        picture = is_picture(media)
+    except (Unreadable, InputError, OSError):  # said below, by the kind that its name promises
+        picture = False
+    if picture or path.suffix.lower() in SUFFIXES:
+        found = _picture_of(path)
+        return found.pixels[None], [f"{path.name}: {notice}" for notice in found.notices]
+    with open_clip(media, whole=True, threads=0, smooth_chroma=True) as clip:
+        box = None
+        if size is not None:
+            box = Fitting(clip.info.height, clip.info.width, *size, fit, name=name)
+        frames, notices = read_whole(clip, fps=fps, fit=None if box is None else box.apply)
+    return frames, [f"{path.name}: {notice}" for notice in notices] + ([] if box is None else box.notices)
+
+
+class Fitting:
+    """How frames become another size, by Lanczos' filter; see :func:`fitted` for the arguments.
+
+    Attributes:
+        notices: what should be announced.
+    """
+
+    def __init__(self, h: int, w: int, height: int, width: int, fit: Fit, *, name: str) -> None:
+        if fit not in get_args(Fit):
+            raise InputError(f"fit must be one of {get_args(Fit)}, got {fit!r}")
+        self.notices: list[str] = []
+        self._size = (height, width)
+        self._box, self._inner = (0, 0, w, h), (width, height)  # what is taken, and how large it becomes
+        if (h, w) != (height, width) and fit != "stretch":
+            scale = max(width / w, height / h) if fit != "pad" else min(width / w, height / h)
+            cut = min(w, max(1, round(width / scale))), min(h, max(1, round(height / scale)))
+            self._inner = min(width, max(1, round(cut[0] * scale))), min(height, max(1, round(cut[1] * scale)))
+            left, top = (w - cut[0]) // 2, (h - cut[1]) // 2
+            self._box = (left, top, left + cut[0], top + cut[1])
+            lost, added = w * h - cut[0] * cut[1], width * height - self._inner[0] * self._inner[1]
+            if fit == "error" and max(lost / (w * h), added / (width * height)) > 0.01:
+                raise InputError(f"{name} is {w}x{h}, which is no {width}x{height}; fit it by crop, pad or stretch")
+            if lost:
+                self.notices.append(f"{name}: of {w}x{h} the middle {cut[0]}x{cut[1]} is taken")
+            if added:
+                self.notices.append(f"{name}: {w}x{h} gets black bars to become {width}x{height}")
+
+    def apply(self, frame: np.ndarray) -> np.ndarray:
+        """A frame ``[H, W, 3]``, uint8 or float32 in [0, 1], at the new size; uint8 stays uint8."""
+        box, inner = self._box, self._inner
+        part = frame[box[1] : box[3], box[0] : box[2]]
+        if part.shape[:2] != inner[::-1]:
+            pixels = part if part.dtype == np.uint8 else (part * 255).round().astype(np.uint8)
+            part = np.asarray(PIL.Image.fromarray(pixels).resize(inner, PIL.Image.Resampling.LANCZOS))
+        height, width = self._size
+        if (height, width) == part.shape[:2]:
+            return part
+        out = np.zeros((height, width, 3), part.dtype)
+        top, left = (height - inner[1]) // 2, (width - inner[0]) // 2
+        out[top : top + inner[1], left : left + inner[0]] = part
+        return out
 
 
 def fitted(frames: np.ndarray, height: int, width: int, fit: Fit, *, name: str = "clip") -> tuple[Tensor, list[str]]:
@@ -126,33 +197,13 @@ def fitted(frames: np.ndarray, height: int, width: int, fit: Fit, *, name: str =
     Raises:
         ValueError: another aspect ratio where that is an error, or an unknown way to fit.
     """
-    if fit not in get_args(Fit):
-        raise ValueError(f"fit must be one of {get_args(Fit)}, got {fit!r}")
-    h, w = frames.shape[1:3]
-    notices = []
-    box, inner = (0, 0, w, h), (width, height)  # what is taken of the source, and how large it becomes
-    if (h, w) != (height, width) and fit != "stretch":
-        scale = max(width / w, height / h) if fit != "pad" else min(width / w, height / h)
-        cut = min(w, max(1, round(width / scale))), min(h, max(1, round(height / scale)))
-        inner = min(width, max(1, round(cut[0] * scale))), min(height, max(1, round(cut[1] * scale)))
-        left, top = (w - cut[0]) // 2, (h - cut[1]) // 2
-        box = (left, top, left + cut[0], top + cut[1])
-        lost, added = w * h - cut[0] * cut[1], width * height - inner[0] * inner[1]
-        if fit == "error" and max(lost / (w * h), added / (width * height)) > 0.01:
-            raise ValueError(f"{name} is {w}x{h}, which is no {width}x{height}; fit it by crop, pad or stretch")
-        if lost:
-            notices.append(f"{name}: of {w}x{h} the middle {cut[0]}x{cut[1]} is taken")
-        if added:
-            notices.append(f"{name}: {w}x{h} gets black bars to become {width}x{height}")
-    out = np.zeros((len(frames), height, width, 3), np.float32)
-    top, left = (height - inner[1]) // 2, (width - inner[0]) // 2
-    for target, frame in zip(out[:, top : top + inner[1], left : left + inner[0]], frames, strict=True):
-        part = frame[box[1] : box[3], box[0] : box[2]]
-        if part.shape[:2] != inner[::-1]:
-            pixels = part if part.dtype == np.uint8 else (part * 255).round().astype(np.uint8)
-            part = np.asarray(PIL.Image.fromarray(pixels).resize(inner, PIL.Image.Resampling.LANCZOS))
+    box = Fitting(*frames.shape[1:3], height, width, fit, name=name)
+    out = np.empty((len(frames), height, width, 3), np.float32)
+    for target, frame in zip(out, frames, strict=True):
+        part = box.apply(frame)
         target[:] = part.astype(np.float32) / 255 if part.dtype == np.uint8 else part
-    return 2 * torch.from_numpy(out).permute(3, 0, 1, 2) - 1, notices
+    pixels = torch.from_numpy(out).permute(3, 0, 1, 2)
+    return pixels.mul_(2).sub_(1), box.notices
 
 
 def read_mask(
@@ -183,19 +234,19 @@ def read_mask(
             source = (source.float() if source.is_floating_point() else source).numpy()  # numpy knows no bfloat16
         array = source
         if array.ndim not in (2, 3) or array.size == 0:
-            raise ValueError(f"a mask must be [H, W] or [T, H, W], got {list(array.shape)}")
+            raise InputError(f"a mask must be [H, W] or [T, H, W], got {list(array.shape)}")
         grey = array.astype(np.float32) / (255 if array.dtype.kind in "ui" and array.max() > 1 else 1)
         if not (np.isfinite(grey).all() and grey.min() >= 0 and grey.max() <= 1):
-            raise ValueError(f"a mask has values from {grey.min():g} to {grey.max():g}; floats must be within [0, 1]")
+            raise InputError(f"a mask has values from {grey.min():g} to {grey.max():g}; floats must be within [0, 1]")
         frames = np.repeat((grey if grey.ndim == 3 else grey[None])[..., None], 3, axis=-1)
     else:
-        frames, notices = read_frames(source, fps=fps, name="the mask")
+        frames, notices = read_frames(source, fps=fps, name="the mask", size=(height, width), fit=fit)
     if len(frames) not in (1, num_frames):
-        raise ValueError(f"the mask has {len(frames)} frames and the clip {num_frames}; give one frame or as many")
+        raise InputError(f"the mask has {len(frames)} frames and the clip {num_frames}; give one frame or as many")
     pixels, told = fitted(frames, height, width, fit, name="the mask")
     made = (pixels.mean(dim=0) >= 0).expand(num_frames, -1, -1)
     if not made.any() or made.all():
-        raise ValueError(f"the mask is {'all white' if made.any() else 'all black'}; white is made anew, black is kept")
+        raise InputError(f"the mask is {'all white' if made.any() else 'all black'}; white is made anew, black is kept")
     return made, [*notices, *told]
 
 

@@ -71,7 +71,7 @@ def sample(
     shown = 0  # latent frames that were yielded
     for number, window in enumerate(windows):
         watcher.watch.resume()  # somebody may have decoded the last window before wanting this one
-        made = None if store is None else store.load(number, generators)
+        made = None if store is None else store.load(number, generators, window.added_shape(noise))
         if made is None:
             for model in (pipe.transformer, pipe.transformer_2):
                 if model is not None:

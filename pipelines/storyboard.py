@@ -10,7 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from videodit.errors import InputError
+from videodit.prompts import check_text, is_blank
 from videodit.shapes import VideoGeometry
+
+_LARGEST_FILE = 10_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ class Storyboard:
             if not before < after < math.inf:  # false for NaN, too
                 raise ValueError(f"the times of a storyboard must rise, got {after:g} after {before:g} seconds")
         for at, prompt in self.scenes:
-            if not isinstance(prompt, str) or not prompt.strip():
-                raise ValueError(f"the scene at {at:g} seconds has no prompt, got {prompt!r}")
+            if not isinstance(prompt, str) or is_blank(prompt):
+                raise InputError(f"the scene at {at:g} seconds has no prompt, got {prompt!r}")
+            check_text(prompt, f"the prompt of the scene at {at:g} seconds")
         if not 0 <= self.handover < math.inf:
             raise ValueError(f"handover must be at least 0 seconds, got {self.handover!r}")
 
@@ -54,6 +59,8 @@ class Storyboard:
         """
         path = Path(path)
         try:
+            if (size := path.stat().st_size) > _LARGEST_FILE:
+                raise InputError(f"the storyboard {str(path)!r} has {size:,} bytes; at most {_LARGEST_FILE:,} are read")
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error

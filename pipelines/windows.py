@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from videodit.checkpoints import read_json
-from videodit.files import write_whole
+from videodit.errors import InputError
+from videodit.files import FolderLock, write_whole
 from videodit.pipelines.registry import Settings
 from videodit.shapes import Size3D, VideoGeometry
+
+_ABOUT = "about.json"
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class Window:
     span: slice
     keep: slice
     fresh: slice
+
+    def added_shape(self, noise: Tensor) -> tuple[int, ...]:
+        """``[B, C, t, H, W]`` of what it adds to clips of ``noise``."""
+        return (*noise.shape[:2], self.fresh.stop - self.fresh.start, *noise.shape[3:])
 
 
 def plan_windows(length: int, window: int, overlap: int, *, front: int = 0, back: int = 0) -> list[Window]:
@@ -152,17 +160,24 @@ class WindowStore:
             raise ValueError("windows can be kept of clips whose seed is known: give fresh generators and no latents")
         if any(clip["prompt"] is None for clip in clips):
             raise ValueError("windows can be kept of clips whose prompt is known: give prompt, not prompt_embeds")
-        self.folder = folder
+        self.folder, self.lock = folder, FolderLock(folder)
         about = json.dumps(clips, sort_keys=True, default=str)
         content = {"seed": clips[0]["seed"], "clips": hashlib.sha256(about.encode()).hexdigest()}
-        path = folder / "about.json"
-        if path.is_file() and read_json(path) != content:
-            raise ValueError(
+        path = folder / _ABOUT
+        if path.is_file() and self._read(path) != content:
+            self.lock.close()
+            raise InputError(
                 f"{str(folder)!r} holds the windows of another clip that was begun; remove it to begin anew, or give "
                 "the same settings to go on with that one"
             )
-        folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(content).encode())
+
+    def during(self, parts: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Yield what is made; when that ends, other processes may use the folder."""
+        try:
+            yield from parts
+        finally:
+            self.lock.close()
 
     @staticmethod
     def seed(folder: Path) -> int | None:
@@ -171,23 +186,48 @@ class WindowStore:
         Raises:
             ValueError: a file of another kind.
         """
-        path = folder / "about.json"
+        path = folder / _ABOUT
         if not path.is_file():
             return None
-        found = read_json(path)
-        if not isinstance(found, dict) or type(found.get("seed")) is not int:
-            raise ValueError(f"{str(path)!r} names no seed; remove {str(folder)!r} to begin anew")
-        return found["seed"]
+        seed = WindowStore._read(path).get("seed")
+        if type(seed) is not int or not 0 <= seed < 2**63:
+            raise InputError(f"{str(path)!r} names no seed; remove the folder {str(folder)!r} to begin anew")
+        return seed
 
-    def load(self, number: int, generators: Sequence[torch.Generator]) -> Tensor | None:
-        """The latents ``[B, C, t, H, W]`` that a window added, if it was finished; generators stand where they did."""
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any]:
+        try:
+            return read_json(path)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{error}; remove the folder {str(path.parent)!r} to begin anew") from None
+
+    def load(self, number: int, generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor | None:
+        """The latents that a window added, if it was finished; generators stand where they did.
+
+        Args:
+            number: of the window.
+            generators: of the clips.
+            shape: ``[B, C, t, H, W]`` that they must have.
+
+        Raises:
+            InputError: a file that is damaged or holds something else.
+        """
         path = self.folder / f"{number:05d}.safetensors"
         if not path.is_file():
             return None
-        content = load_file(path)
-        for i, generator in enumerate(generators):
-            generator.set_state(content[f"generator_{i}"])
-        return content["latents"]
+        try:
+            content = load_file(path)
+            latents = content["latents"]
+            if list(latents.shape) != list(shape) or not latents.isfinite().all():
+                raise ValueError(f"latents of shape {list(latents.shape)}, not finite ones of {list(shape)}")
+            for i, generator in enumerate(generators):
+                generator.set_state(content[f"generator_{i}"])
+        except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
+            raise InputError(
+                f"{str(path)!r} is damaged or no window of this clip ({error}); remove the folder {str(self.folder)!r} "
+                "to begin anew"
+            ) from None
+        return latents
 
     def save(self, number: int, latents: Tensor, generators: Sequence[torch.Generator]) -> None:
         """Keep what a window added, and where the generators of schedulers that draw noise in each step stand."""

@@ -191,7 +191,10 @@ def test_flags_drop_what_is_asked_for_and_nothing_else() -> None:
     assert everything.dropped == [("d", "the file is empty")]
     some = plan_samples(clips, wanted(), drop_flags=frozenset({"static", "duplicate", "no caption"}))
     assert some.dropped == [("a", "static, no caption"), ("c", "nearly the same as a"), ("d", "the file is empty")]
-    with pytest.raises(ValueError, match="dropped for ugly; legal are static, black, letterboxed, no caption, dup"):
+    with pytest.raises(
+        ValueError,
+        match="dropped for ugly; legal are static, black, letterboxed, interlaced, time gaps, no caption, dup",
+    ):
         plan_samples(clips, wanted(), drop_flags=frozenset({"ugly"}))
 
 

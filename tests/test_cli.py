@@ -252,9 +252,11 @@ def test_exit_codes_and_the_line_on_stderr_of_a_real_process() -> None:
     assert done.stderr == "error: cannot read 'none.mp4': No such file or directory\n"
 
 
-def test_debug_shows_where_an_error_came_from() -> None:
-    with pytest.raises(ValueError, match=r"none\.mp4"):
-        main(["--debug", "info", "none.mp4"])
+def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--debug", "info", "none.mp4"]) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert told.splitlines()[-1] == "error: cannot read 'none.mp4': No such file or directory"
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_extend_takes_the_clips_own_prompt(tiny_model: Path, capsys: pytest.Capt
 def test_a_clip_of_another_rate_is_resampled_aloud(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tiny_model, "extend", written("in.mp4", 8, fps=8), PROMPT, "--seconds", "0.5", "-o", "out.mp4")
     told = capsys.readouterr().err
-    assert "in.mp4 has 8 fps: 8 frames become 16 at 16 fps" in told
+    assert "in.mp4: it has 8 fps: 8 frames become 16 at 16 fps" in told
     assert "the last 3 of 16 frames are left out" in told
     assert len(frames_of("out.mp4")) == 13 + 8
 
@@ -231,7 +231,7 @@ def test_dry_runs_say_what_is_given_and_make_nothing(
         (("generate", PROMPT, "--keyframe", "a.png"), "--keyframe is 'a.png'; it must be like picture.png@24"),
         (("generate", PROMPT, "--keyframe", "a.png@40"), "at 40; this clip has frames 0 to 16"),
         (("generate", PROMPT, "--keyframe", "none.png@0"), "cannot read the image 'none.png'"),
-        (("generate", PROMPT, "--keyframe", "alpha.png@0"), "has an alpha channel; flatten it"),
+        (("generate", PROMPT, "--keyframe", "alpha.png@0"), "flatten its alpha channel"),
         (("generate", PROMPT, "--keyframe", "wide.png@0", "--fit", "error"), "64x32, which is no 32x32"),
         (("generate", PROMPT, "--keyframe", "a.png@0", "--image", "a.png"), "given twice"),
         (("generate", PROMPT, "--loop", "--frames", "16", "--image", "a.png"), "a loop has no beginning and no end"),

@@ -392,9 +392,9 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path: Path, read: object
         read(tmp_path / "none.mp4")
     with pytest.raises(ValueError, match="Is a directory"):
         read(tmp_path)
-    with pytest.raises(ValueError, match=r"text\.mp4': Invalid data"):
+    with pytest.raises(ValueError, match=r"text\.mp4': it is neither a video nor an image"):
         read(tmp_path / "text.mp4")
-    with pytest.raises(ValueError, match=r"empty\.mp4': Invalid data"):
+    with pytest.raises(ValueError, match=r"empty\.mp4': it is empty"):
         read(tmp_path / "empty.mp4")
 
 

@@ -32,6 +32,7 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from videodit import CausalVideoVAE, VideoDiT
 from videodit.datasets.toybox import caption, known_words, sample_scene
+from videodit.errors import Stopped
 from videodit.shapes import Size3D
 
 CPU_PRESET = PRESETS["cpu"]
@@ -321,7 +322,7 @@ def test_signal_in_the_last_validation_lets_it_save(tmp_path: Path, monkeypatch:
 
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     monkeypatch.setattr(Trainer, "save", noted)
-    with pytest.raises(SystemExit, match="stopped at step 1"):
+    with pytest.raises(Stopped, match="stopped at step 1"):
         train(trainer(tmp_path, validate=validate))
     assert before[1] not in handlers
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before

@@ -18,6 +18,7 @@ PUBLIC = [
     "Storyboard",
     "TextEncoder",
     "VideoDiT",
+    "VideoDiTError",
     "VideoDiTPipeline",
     "VideoDiTPipelineOutput",
     "__version__",

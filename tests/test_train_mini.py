@@ -36,6 +36,7 @@ from safetensors import safe_open
 
 from videodit import VideoDiTPipeline
 from videodit.datasets.toybox import known_words, sample_scene
+from videodit.errors import Stopped
 
 SCRIPT = Path(train_mini.__file__)
 TINY = PRESETS["tiny"]
@@ -171,7 +172,7 @@ def test_every_form_is_encoded_and_trained_on(run: Path, monkeypatch: pytest.Mon
     for part in ("latents", "vae/export"):
         shutil.copytree(run / part, out / part)
     monkeypatch.setattr(TINY.__class__, "draw_form", lambda self, seed, step, among: among[step % len(among)])
-    with pytest.raises(SystemExit, match=f"dit stopped at step {len(TINY.forms())};"):
+    with pytest.raises(Stopped, match=f"dit stopped at step {len(TINY.forms())};"):
         stage("dit", out, 1.0)
 
 
@@ -264,7 +265,7 @@ def test_stage_that_is_asked_to_stop_saves_first(
     before = signal.getsignal(number)
     monkeypatch.setattr(mini.trainer.Trainer, "seconds_between_saves", 1e9)
     monkeypatch.setattr(mini.vae, "rendered", at_call(3, mini.vae.rendered, lambda: signal.raise_signal(number)))
-    with pytest.raises(SystemExit, match="vae stopped at step 3"):
+    with pytest.raises(Stopped, match="vae stopped at step 3"):
         stage("vae", tmp_path, 1.0)
     assert signal.getsignal(number) == before
     assert state_of(tmp_path / "vae")["step"] == 3

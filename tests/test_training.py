@@ -15,6 +15,7 @@ from safetensors import safe_open
 from training_small import ROOT, launch, losses, trained
 
 from videodit import VideoDiTPipeline
+from videodit.errors import ModelError, Stopped
 from videodit.media import read_recipe
 from videodit.training.config import load_config
 from videodit.training.log import read_log
@@ -212,7 +213,7 @@ def test_a_signal_saves_and_stops(configured):
         return update()
 
     trainer._update = interrupted
-    with pytest.raises(SystemExit, match="stopped at step 4, saved"):
+    with pytest.raises(Stopped, match="stopped at step 4, saved"):
         trainer.run()
     assert trainer.store.latest().name == "step-00000004"
     assert len(losses(config)) == 4
@@ -230,7 +231,7 @@ def test_a_loss_that_is_no_number_stops_before_it_is_saved(configured):
         return norm
 
     trainer._update = spoilt
-    with pytest.raises(SystemExit, match=r"the loss became nan in step 4; the last checkpoint is .*step-00000002"):
+    with pytest.raises(ModelError, match=r"the loss became nan in step 4; the last checkpoint is .*step-00000002"):
         trainer.run()
 
 

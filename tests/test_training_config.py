@@ -40,7 +40,7 @@ def test_a_resolved_config_reads_back_the_same(file, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.stepz=5", r"unknown key train\.stepz; legal here are steps, batch_size"),
+        ("train.stepz=5", r"unknown key train\.stepz; did you mean train\.steps.*; legal here are steps, batch_size"),
         ("trian.steps=5", r"unknown key trian; legal here are model, output"),
         ("train.steps=0", r"train\.steps is 0: .*greater than or equal to 1"),
         ("train.schedule=linear", r"train\.schedule is 'linear': .*'constant' or 'cosine'"),

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from training_small import ROOT, losses, trained
 
 from videodit import VideoDiTPipeline
+from videodit.errors import ModelError
 from videodit.media import read_recipe
 from videodit.training import meter as meters
 from videodit.training.card import push_to_hub, write_card
@@ -160,7 +161,7 @@ def test_a_rehearsal_that_fails_leaves_nothing_in_the_way(configured):
 def test_a_rehearsal_reads_back_what_it_wrote(configured, monkeypatch):
     trainer = Trainer(configured(train__rehearse=True))
     monkeypatch.setattr(Checkpoint, "differing", lambda checkpoint, tensors: ["model.a"])
-    with pytest.raises(SystemExit, match=r"model\.a was read back from .*step-00000000 as something else"):
+    with pytest.raises(ModelError, match=r"model\.a was read back from .*step-00000000 as something else"):
         trainer.run()
 
 
@@ -199,7 +200,7 @@ def test_gradients_that_are_no_numbers_stop_before_they_are_saved(configured):
         return update()
 
     trainer._update = spoilt
-    with pytest.raises(SystemExit, match=r"the norm of the gradients became inf in step 3; .*step-00000002"):
+    with pytest.raises(ModelError, match=r"the norm of the gradients became inf in step 3; .*step-00000002"):
         trainer.run()
     assert trainer.store.latest().name == "step-00000002"
 

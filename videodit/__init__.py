@@ -25,11 +25,13 @@ _HOME = {
     "Storyboard": "videodit.pipelines.storyboard",
     "TextEncoder": "videodit.text",
     "VideoDiT": "videodit.transformer",
+    "VideoDiTError": "videodit.errors",
     "VideoDiTPipeline": "videodit.pipelines",
     "VideoDiTPipelineOutput": "videodit.pipelines",
 }
 
 if TYPE_CHECKING:
+    from videodit.errors import VideoDiTError
     from videodit.pipelines import VideoDiTPipeline, VideoDiTPipelineOutput
     from videodit.pipelines.conditions import Edit, Frames, Region
     from videodit.pipelines.storyboard import Storyboard
@@ -45,6 +47,7 @@ __all__ = [
     "Storyboard",
     "TextEncoder",
     "VideoDiT",
+    "VideoDiTError",
     "VideoDiTPipeline",
     "VideoDiTPipelineOutput",
     "__version__",

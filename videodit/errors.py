@@ -1,9 +1,11 @@
 """What goes wrong, by kind. Every error that videodit raises on purpose is a :class:`VideoDiTError`.
 
-The commands end with the error's :attr:`~VideoDiTError.exit_code`.
+The commands end with the error's :attr:`~VideoDiTError.exit_code`; see :mod:`videodit.cli.boundary`.
 """
 
 from __future__ import annotations
+
+__all__ = ["InputError", "InternalError", "ModelError", "OutOfMemory", "Stopped", "VideoDiTError"]
 
 
 class VideoDiTError(Exception):
@@ -34,3 +36,16 @@ class InternalError(VideoDiTError, RuntimeError):
     """A bug in videodit: something that should not happen, and that a user cannot mend."""
 
     exit_code = 70
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked for an end. Whatever heeds Ctrl-C heeds it.
+
+    Args:
+        number: of the signal.
+        message: what to tell the user.
+    """
+
+    def __init__(self, number: int, message: str = "") -> None:
+        super().__init__(message)
+        self.number = number

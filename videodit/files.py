@@ -4,13 +4,72 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import hashlib
 import os
+import platform
+import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from videodit.errors import InputError
+
 _EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
+_PARTIAL = re.compile(r"\.videodit-([0-9a-f]{8})-([0-9]{1,10})-[0-9a-f]{8}\.part")
+_OS_ERROR = re.compile(r"\(os error ([0-9]+)\)")  # in what safetensors says
+_IN_WORK: set[str] = set()  # hidden names of this process
+_SWEPT: set[str] = set()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A hidden name beside ``path`` for its new content, which takes the place of ``path`` when the block ends well.
+
+    The block makes a file or a folder of that name. A file is brought onto the disk first, so that ``path`` is there
+    whole or not at all. After an error, Ctrl-C or a signal that the commands heed, nothing is left; what a killed
+    process left is removed by the next one that writes into the same folder.
+
+    Raises:
+        OSError: no room, or no right to write; it names ``path``, and what was there before is untouched.
+    """
+    path = Path(path)
+    _sweep(path.parent)
+    partial = path.parent / _hidden_name()
+    _IN_WORK.add(partial.name)
+    try:
+        yield partial
+        if partial.is_file():
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    except Exception as error:
+        if (said := _about_target(error, partial, path)) is not None:
+            raise said from None
+        raise
+    finally:
+        _remove(partial)
+        _IN_WORK.discard(partial.name)
+
+
+def try_to_write(folder: Path) -> None:
+    """Make a hidden file in a folder and remove it: permission bits do not tell of read-only mounts and the like.
+
+    Raises:
+        OSError: nothing can be written there; it names the folder.
+    """
+    probe = folder / _hidden_name()
+    try:
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None
+    _remove(probe)
+
+
+def _hidden_name() -> str:
+    return f".videodit-{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part"
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -19,19 +78,66 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: no room, or no right to write, with the file's name; what was there before is untouched.
     """
-    partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def _about_target(error: Exception, partial: Path, path: Path) -> OSError | None:
+    """An error of the system that names the hidden file or none, as one that names the file that a user asked for."""
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.filename is None or partial.name in str(error.filename):
+            return OSError(error.errno, os.strerror(error.errno), str(path))
+    elif type(error).__name__ == "SafetensorError" and (match := _OS_ERROR.search(str(error))):
+        return OSError(int(match[1]), os.strerror(int(match[1])), str(path))
+    return None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove hidden files of :func:`replacing` whose processes are dead; once a folder for each process."""
+    here = str(folder.absolute())
+    if here in _SWEPT:
+        return
+    _SWEPT.add(here)
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            match = _PARTIAL.fullmatch(entry.name)
+            if match and match[1] == _host() and entry.name not in _IN_WORK and not _is_alive(int(match[2])):
+                _remove(Path(entry.path))
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@functools.cache
+def _host() -> str:
+    """Of this machine or container, in which a process's number means something."""
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if error.filename is None:  # of a write or an fsync
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
+        numbers = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        numbers = ""
+    return hashlib.sha256(f"{platform.node()} {numbers}".encode()).hexdigest()[:8]
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process is there, as far as can be known."""
+    if pid == os.getpid():  # an earlier one of the same number: what is in work is known
+        return False
+    if os.name == "nt":  # a signal would end it there
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OverflowError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextlib.contextmanager
@@ -39,19 +145,66 @@ def sole_writer(folder: Path) -> Iterator[None]:
     """Keep other processes that ask for it from writing into a folder meanwhile.
 
     A lock of the system on the file ``.lock`` in it, which ends with the process, however that ends. Where a network's
-    file system knows no locks, there is none.
+    file system knows no locks, there is none. The folder is made if it is not there.
 
     Raises:
-        ValueError: another one is at it.
+        InputError: another one is at it.
         OSError: the file cannot be made.
     """
-    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    with contextlib.closing(FolderLock(folder)):
+        yield
+
+
+class FolderLock:
+    """A folder in which no other process that asks for a lock writes until :meth:`close`; see :func:`sole_writer`."""
+
+    def __init__(self, folder: Path) -> None:
+        busy = f"another process is writing into {str(folder)!r}; wait for its end or stop it"
+        self._file: int | None = _locked(folder / ".lock", busy)
+
+    def close(self) -> None:
+        """Let others write."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):
+            self.close()
+
+
+@contextlib.contextmanager
+def sole_maker(path: Path) -> Iterator[None]:
+    """Keep other processes that ask for it from making the same file meanwhile; as :func:`sole_writer`.
+
+    Raises:
+        InputError: another one is at it.
+        OSError: the lock's file cannot be made.
+    """
+    lock = path.parent / f".videodit-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.lock"
+    file = _locked(lock, f"another process is making {str(path)!r}; wait for its end or stop it")
     try:
-        if not _lock(file):
-            raise ValueError(f"another process is writing into {str(folder)!r}; wait for its end or stop it")
         yield
     finally:
+        _remove(lock)  # while it is held: whoever has it open sees that it is gone
         os.close(file)
+
+
+def _locked(lock: Path, busy: str) -> int:
+    """The descriptor of a file that is there and locked."""
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # the folder was removed meanwhile, by whoever had it
+            continue
+        if not _lock(file):
+            os.close(file)
+            raise InputError(busy)
+        with contextlib.suppress(OSError):
+            if os.name == "nt" or os.path.samestat(os.fstat(file), os.stat(lock)):
+                return file
+        os.close(file)  # it was removed between the two
 
 
 def _lock(file: int) -> bool:

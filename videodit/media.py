@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import queue
-import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -27,10 +26,16 @@ from typing import TYPE_CHECKING, Any, cast
 import av
 import numpy as np
 from av.container import InputContainer, OutputContainer
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
-from videodit.files import is_cut_short
+from videodit.errors import InputError
+from videodit.files import replacing, try_to_write
+from videodit.limits import current_limits
+from videodit.reading.clip import open_clip, told
+from videodit.reading.files import Media
+from videodit.reading.timing import find_gaps
+from videodit.reading.video import COMMENT_FORMAT, SMOOTH_CHROMA, open_stream, unpack_comment
 
 if TYPE_CHECKING:
     import torch
@@ -55,20 +60,12 @@ MIN_FPS, MAX_FPS = 1e-4, 1000
 # of files of the same noise, one in about 150 came out different at 32 to 64 pixels' width, none of 4,800 at 128, and
 # none of 5,000 without the tree (`pytest tests/test_media.py -k same_file` tries it).
 _MIN_WIDTH_FOR_MBTREE = 128
-_COMMENT_FORMAT = "videodit/1"
 _AHEAD = 2
 """Chunks that are with the encoder at once: one that it works on, and one that waits."""
-
-# swscale's plain bicubic takes every second chroma sample as it is: on smooth colour that costs 17 dB.
-# With these flags it interpolates chroma at full width, in both directions.
-_SCALING = (
-    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP | Interpolation.FULL_CHR_H_INT
-)
 
 # Code points of ITU-T H.273, spelt as ffprobe spells them. Matrix, primaries and transfer share these.
 _H273 = {1: "bt709", 2: "unknown", 5: "bt470bg", 6: "smpte170m", 9: "bt2020"}
 _BT709 = 1
-UNSPECIFIED_MATRIX = 2
 _RANGES = {0: "unknown", 1: "tv", 2: "pc"}
 _LIMITED_RANGE = 1
 
@@ -88,7 +85,7 @@ class MediaInfo:
 
     ``width`` and ``height`` are the picture as it is meant to be seen; ``coded_width`` and
     ``coded_height`` include the padding of an odd size. ``duration`` is in seconds, ``size_bytes`` the
-    file's size. Colour tags are ffprobe's names ("bt709", "tv", "unknown", …).
+    file's size. Colour tags are ffprobe's names ("bt709", "tv", "unknown", …). ``notices`` say what is unusual.
     """
 
     width: int
@@ -106,6 +103,7 @@ class MediaInfo:
     color_range: str
     size_bytes: int
     recipe: dict[str, Any] | None
+    notices: tuple[str, ...] = ()
 
 
 def frame_rate(fps: float | Fraction) -> Fraction:
@@ -147,7 +145,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         if target.exists() and not os.access(target, os.W_OK):
             raise ValueError(f"cannot write {str(target)!r}: the file is read-only")
         # Permission bits do not tell of read-only mounts and the like; only trying does.
-        _create_hidden(target.parent).unlink()
+        try_to_write(target.parent)
     except OSError as error:
         raise ValueError(f"cannot write {str(target)!r}: {error.strerror}") from error
 
@@ -206,7 +204,7 @@ class VideoWriter:
         needs_comment = recipe is not None or any(self._padding)
         self._comment = _pack_comment(recipe, width, height) if needs_comment else None
         self._reformatter = VideoReformatter()
-        self._partial: Path | None = None
+        self._place = contextlib.ExitStack()
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
 
@@ -221,10 +219,9 @@ class VideoWriter:
                 padded,
             )
         try:
-            self._partial = _create_hidden(self.path.parent)
-            self._open(self._partial)
-        except BaseException:
-            self._discard()
+            self._open(self._place.enter_context(replacing(self.path)))
+        except BaseException as error:
+            self._discard(error)
             raise
         return self
 
@@ -267,7 +264,7 @@ class VideoWriter:
             rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
             # swscale would convert by BT.601, whatever the file is tagged as.
             frame = self._reformatter.reformat(
-                rgb, format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=_SCALING
+                rgb, format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=SMOOTH_CHROMA
             )
             frame.pts, frame.time_base = self.num_frames, 1 / self.fps
             self._container.mux(self._stream.encode(frame))
@@ -282,27 +279,27 @@ class VideoWriter:
         try:
             if exc_type is None:
                 self._finish()
-        finally:
-            self._discard()
+        except BaseException as error:
+            self._discard(error)
+            raise
+        self._discard(exc)
 
     def _finish(self) -> None:
         assert self._container is not None
         assert self._stream is not None
-        assert self._partial is not None
         if self.num_frames == 0:
             raise ValueError(f"no frames to write to {str(self.path)!r}; a clip has at least one")
         self._container.mux(self._stream.encode(None))
         self._container.close()
-        os.replace(self._partial, self.path)
+        self._container = None
 
-    def _discard(self) -> None:
-        """Let go of everything that is still held; after a success, that is nothing."""
+    def _discard(self, error: BaseException | None) -> None:
+        """Let go of everything that is still held; the file takes its place if there was no error."""
         container, self._container, self._stream = self._container, None, None
         if container is not None:
             with contextlib.suppress(av.FFmpegError):  # the first error is the one to report
                 container.close()
-        if self._partial is not None:
-            self._partial.unlink(missing_ok=True)
+        self._place.__exit__(type(error) if error is not None else None, error, None)
 
 
 def write_video(
@@ -401,60 +398,71 @@ class _Encoder(threading.Thread):
 
 
 def read_video(path: str | os.PathLike[str], *, max_frames: int | None = None) -> VideoClip:
-    """Decode the first video stream of ``path``, at most ``max_frames`` frames of it.
+    """Decode a clip, or at most the first ``max_frames`` frames of it.
 
     Colours are converted by the file's own tags; an untagged file counts as BT.709 from 720 lines on and
-    as BT.601 below, as players do. The padding of an odd size is cropped off. Rotation and pixel-aspect
-    tags are not applied.
+    as BT.601 below, as players do. Frames come out as they are meant to be seen: upright, of square pixels,
+    deinterlaced, without the padding of an odd size.
 
     Raises:
-        ValueError: the file is missing, broken, cut short or has no video; ``max_frames`` is below 1.
+        InputError: the file is missing, broken, cut short, has no video, is transparent or HDR, or is larger
+            than the limits allow (:mod:`videodit.limits`); ``max_frames`` is below 1.
     """
     if max_frames is not None and max_frames < 1:
-        raise ValueError(f"max_frames is {max_frames}; it must be at least 1")
-    with _opened(path) as (container, stream, fps):
-        recipe, size = unpack_comment(container)
-        width, height = shown_size(stream, size)
-        reformatter = VideoReformatter()
-        frames = []
-        for frame in container.decode(stream):
-            rgb = reformatter.reformat(frame, format="rgb24", src_colorspace=matrix_of(frame), interpolation=_SCALING)
-            frames.append(rgb.to_ndarray()[:height, :width])
-            if len(frames) == max_frames:
-                break
-        if not frames:
-            raise ValueError(f"cannot read {os.fspath(path)!r}: it holds no frame that decodes")
-        return VideoClip(np.stack(frames), fps, recipe)
+        raise InputError(f"max_frames is {max_frames}; it must be at least 1")
+    media = Media(Path(path))
+    with open_clip(media, whole=max_frames is None, threads=0, smooth_chroma=True) as clip:
+        if clip.info.is_image:
+            raise InputError(f"cannot read {os.fspath(path)!r}: it is a picture, not a video")
+        count = min(len(clip.times), max_frames or len(clip.times))
+        size = count * clip.info.height * clip.info.width * 3
+        with told(str(media)):
+            current_limits().check("kept_bytes", size, f"{count:,} frames of it take {size:,} bytes")
+        frames = np.empty((count, clip.info.height, clip.info.width, 3), np.uint8)
+        for place, frame in enumerate(clip.one_by_one(np.arange(count))):
+            frames[place] = frame
+        for notice in clip.notices:
+            logger.warning("%s: %s", media.path.name, notice)
+        average = Fraction(clip.info.fps).limit_denominator(10_000)
+    recipe, rate = _recipe_and_rate(media)
+    return VideoClip(frames, rate or average, recipe)
 
 
 def probe(path: str | os.PathLike[str]) -> MediaInfo:
-    """Read what ``path`` says about itself, without decoding it.
+    """Read what ``path`` says about itself, decoding no more than its first frame where its packets tell the rest.
 
     Raises:
-        ValueError: the file is missing, broken or has no video.
+        InputError: the file cannot be read as a clip; see :func:`read_video`.
     """
-    with _opened(path) as (container, stream, fps):
-        recipe, size = unpack_comment(container)
-        width, height = shown_size(stream, size)
+    media = Media(Path(path))
+    with open_clip(media, threads=0) as clip:
+        info = clip.info
+        if info.is_image:
+            raise InputError(f"cannot read {os.fspath(path)!r}: it is a picture, not a video")
+        notices = [*clip.notices, *(f"no frame comes from {a:.4g} to {b:.4g} s" for a, b in find_gaps(clip.times))]
+    if info.interlaced:
+        notices.append("it is interlaced")
+    with told(str(media)), _opened(media) as (container, stream):
         context = stream.codec_context
-        # Not every container counts its frames; then the packets are.
-        num_frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+        rate = _rate_of(stream)
+        uneven = rate is None or abs(float(rate) - info.fps) > 0.02 * info.fps
         return MediaInfo(
-            width=width,
-            height=height,
+            width=info.width,
+            height=info.height,
             coded_width=context.width,
             coded_height=context.height,
-            fps=fps,
-            num_frames=num_frames,
-            duration=float(num_frames / fps),
+            fps=Fraction(info.fps).limit_denominator(10_000) if rate is None or uneven else rate,
+            num_frames=info.num_frames,
+            duration=info.duration,
             codec=context.name,
             pix_fmt=context.pix_fmt or "unknown",
             color_space=_color_name(context.colorspace),
             color_primaries=_color_name(context.color_primaries),
             color_transfer=_color_name(context.color_trc),
             color_range=_RANGES.get(context.color_range, "unknown"),
-            size_bytes=Path(path).stat().st_size,
-            recipe=recipe,
+            size_bytes=media.num_bytes,
+            recipe=unpack_comment(container)[0],
+            notices=tuple(notices),
         )
 
 
@@ -464,17 +472,21 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     The recipe is whatever the file says: check the values before using them.
 
     Raises:
-        ValueError: the file is missing, broken or has no video.
+        InputError: the file is missing, broken or has no video.
     """
-    with _opened(path) as (container, _, _):
-        return unpack_comment(container)[0]
+    return _recipe_and_rate(Media(Path(path)))[0]
 
 
-def _create_hidden(folder: Path) -> Path:
-    """Create an empty hidden file in ``folder`` under a new name, with the permissions of any new file."""
-    path = folder / f".videodit-{secrets.token_hex(8)}.part"
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    return path
+def _recipe_and_rate(media: Media) -> tuple[dict[str, Any] | None, Fraction | None]:
+    with told(str(media)), _opened(media) as (container, stream):
+        return unpack_comment(container)[0], _rate_of(stream)
+
+
+@contextlib.contextmanager
+def _opened(media: Media) -> Iterator[tuple[InputContainer, VideoStream]]:
+    container, stream = open_stream(media)
+    with contextlib.closing(container):
+        yield container, stream
 
 
 def _url(path: str | os.PathLike[str]) -> str:
@@ -495,7 +507,7 @@ def _as_array(frames: np.ndarray | torch.Tensor) -> np.ndarray:
 
 def _pack_comment(recipe: dict[str, Any] | None, width: int, height: int) -> str:
     """The ``comment`` tag. Plain ASCII, since not every tool that copies it knows of UTF-8."""
-    content: dict[str, Any] = {"format": _COMMENT_FORMAT, "width": width, "height": height}
+    content: dict[str, Any] = {"format": COMMENT_FORMAT, "width": width, "height": height}
     if recipe is not None:
         content["recipe"] = recipe
     try:
@@ -504,72 +516,9 @@ def _pack_comment(recipe: dict[str, Any] | None, width: int, height: int) -> str
         raise ValueError(f"the recipe must be JSON: {error}") from error
 
 
-def unpack_comment(container: InputContainer) -> tuple[dict[str, Any] | None, tuple[int, int] | None]:
-    """The recipe and the picture's ``(width, height)``; None for what the file does not say."""
-    tags = {key.lower(): value for key, value in container.metadata.items()}  # Matroska: COMMENT
-    try:
-        content = json.loads(tags.get("comment", ""))
-    except (ValueError, RecursionError):  # someone else's comment
-        return None, None
-    if not isinstance(content, dict) or content.get("format") != _COMMENT_FORMAT:
-        return None, None
-    recipe, width, height = (content.get(key) for key in ("recipe", "width", "height"))
-    size = (width, height) if isinstance(width, int) and isinstance(height, int) else None
-    return (recipe if isinstance(recipe, dict) else None), size
-
-
-def shown_size(stream: VideoStream, size: tuple[int, int] | None) -> tuple[int, int]:
-    """``(width, height)`` without padding. A recorded size that padding cannot explain was not meant for
-    this stream (someone scaled the clip and kept the tag), so the stream's own size holds."""
-    coded = (stream.codec_context.width, stream.codec_context.height)
-    if size is not None and coded == (size[0] + size[0] % 2, size[1] + size[1] % 2):
-        return size
-    return coded
-
-
 def _rate_of(stream: VideoStream) -> Fraction | None:
     return stream.average_rate or stream.guessed_rate
 
 
-def matrix_of(frame: av.VideoFrame) -> int:
-    if frame.colorspace != UNSPECIFIED_MATRIX:
-        return frame.colorspace
-    return Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
-
-
 def _color_name(code: int) -> str:
     return _H273.get(code, f"h273:{code}")
-
-
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[InputContainer, VideoStream, Fraction]]:
-    """Open the first video stream of ``path`` and yield it with its container and frame rate.
-
-    Whatever goes wrong inside becomes a ValueError that names the file and the reason.
-    """
-    name = repr(os.fspath(path))
-    try:
-        with av.open(_url(path), metadata_errors="replace") as container:
-            reason = _why_unreadable(container, Path(path))
-            if reason is not None:
-                raise ValueError(f"cannot read {name}: {reason}")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            yield container, stream, cast(Fraction, _rate_of(stream))
-    except av.FFmpegError as error:
-        raise ValueError(f"cannot read {name}: {error.strerror}") from error
-
-
-def _why_unreadable(container: InputContainer, path: Path) -> str | None:
-    """What keeps an opened file from being read, or None."""
-    if not container.streams.video:
-        return "it has no video stream"
-    stream = container.streams.video[0]
-    if stream.codec_context is None:
-        return "there is no decoder for its codec"
-    if not _rate_of(stream):
-        return "it does not say its frame rate"
-    with path.open("rb") as file:
-        if is_cut_short(file, path.stat().st_size):
-            return "the file is cut short"
-    return None

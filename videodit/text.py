@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videodit.prompts import check_text, collapse
+
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _POOLED_LENGTH = 77  # CLIP's window
 
@@ -23,7 +25,9 @@ class TextSpec:
     Attributes:
         max_length: tokens at which prompts are cut; ``None`` takes the tokenizer's own limit.
         padding: pad to the longest prompt of the batch, or always to ``max_length``.
-        clean: ``"whitespace"`` undoes HTML entities and runs of blanks, ``"lower"`` lowers and strips.
+        clean: what happens to a prompt before it is tokenized: ``"collapse"`` makes each run of white space one blank
+            (:func:`videodit.prompts.collapse`), ``"whitespace"`` undoes HTML entities before that, ``"lower"`` lowers
+            and strips; ``None`` leaves it to the tokenizer.
         encoder_mask: the encoder is told which tokens are padding.
         zero_padding: what the encoder made of padding is set to zero.
         model_mask: the transformer is told which tokens are padding; else it attends to them, too.
@@ -35,7 +39,7 @@ class TextSpec:
 
     max_length: int | None = None
     padding: Literal["longest", "max_length"] = "longest"
-    clean: Literal["whitespace", "lower"] | None = None
+    clean: Literal["collapse", "whitespace", "lower"] | None = None
     encoder_mask: bool = True
     zero_padding: bool = False
     model_mask: bool = True
@@ -44,12 +48,22 @@ class TextSpec:
     template: Callable[[], str] | None = None
     template_tokens: int = 0
 
-    def written(self, prompt: str) -> str:
-        """What the tokenizer reads for a prompt."""
+    def cleaned(self, prompt: str) -> str:
+        """A prompt as it is meant to be read, without a template."""
+        if self.clean == "collapse":
+            return collapse(prompt)
         if self.clean == "whitespace":
-            prompt = re.sub(r"\s+", " ", html.unescape(html.unescape(prompt))).strip()
-        elif self.clean == "lower":
-            prompt = prompt.lower().strip()
+            return collapse(html.unescape(html.unescape(prompt)))
+        return prompt.lower().strip() if self.clean == "lower" else prompt
+
+    def written(self, prompt: str) -> str:
+        """What the tokenizer reads for a prompt.
+
+        Raises:
+            InputError: a prompt that is too long, or no valid Unicode.
+        """
+        check_text(prompt)
+        prompt = self.cleaned(prompt)
         return prompt if self.template is None else self.template().format(prompt)
 
 
@@ -147,7 +161,8 @@ class TextEncoder:
             return None
         tokenizer, model = self.pooled
         length = min(tokenizer.model_max_length, _POOLED_LENGTH)
-        tokens = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        texts = [self.spec.cleaned(prompt) for prompt in prompts]
+        tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         return model(tokens["input_ids"].to(device)).pooler_output.to(device)
 
     def lost_text(self, prompt: str) -> str:
@@ -164,17 +179,39 @@ class TextEncoder:
         """Words that the model has never seen, in order, without repeats; empty where no vocabulary is recorded."""
         if not self.known_words:
             return []
-        words = _WORD.findall(prompt.lower())
+        words = _WORD.findall(self.spec.cleaned(prompt).lower())
         return [word for word in dict.fromkeys(words) if word not in self.known_words]
 
+    def unknown_characters(self, prompt: str) -> list[str]:
+        """Stretches of a prompt that the tokenizer knows no token for, in order, without repeats."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown in (None, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id):  # CLIP's ends texts, too
+            return []
+        text, limit = self.spec.written(prompt), self.max_length + self.spec.template_tokens
+        tokens = self.tokenizer(text, truncation=True, max_length=limit, return_offsets_mapping=True)
+        places = (at for id, at in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True) if id == unknown)
+        pieces = dict.fromkeys(text[start:stop].strip() for start, stop in places)
+        return [piece for piece in pieces if piece]
+
     def notices(self, prompt: str) -> list[str]:
-        """What a user should be told about a prompt: unknown words, and text that is cut."""
+        """What a user should be told about a prompt: words and characters that the model does not know, and text that
+        is cut."""
         found = []
-        if unknown := self.unknown_words(prompt):
+        unknown = self.unknown_words(prompt)
+        characters = [
+            piece for piece in self.unknown_characters(prompt) if not any(piece.lower() in word for word in unknown)
+        ]
+        unknown += [piece if piece.isprintable() else _code(piece) for piece in characters]
+        if unknown:
             found.append(f"the model does not know: {', '.join(unknown)}")
         if lost := self.lost_text(prompt):
             found.append(f"the prompt is longer than {self.max_length} tokens; left out: “{lost}”")
         return found
+
+
+def _code(text: str) -> str:
+    """Characters that cannot be shown."""
+    return " ".join(f"U+{ord(character):04X}" for character in text)
 
 
 def together(parts: Sequence[TextTokens]) -> TextTokens:

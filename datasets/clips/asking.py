@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from videodit.datasets.clips.children import Answer, Job, ask_children
 from videodit.datasets.clips.ledger import Ledger
 from videodit.datasets.clips.readers import ReaderName
 from videodit.datasets.clips.records import Clip
+from videodit.limits import current_limits
 
 # Large files take longer to read: this many bytes give one more second. A hard disk reads five times as fast.
 _BYTES_PER_SECOND = 20_000_000
@@ -58,7 +60,8 @@ def ask_about(
     Raises:
         ChildProcessError: no process can be started.
     """
-    keys = [_key(clip, {**request, "reader": reader}) for clip in clips]
+    request = {**request, "reader": reader, "bounds": dataclasses.asdict(current_limits())}
+    keys = [_key(clip, request) for clip in clips]
     limits = [_limit(clip, timeout) for clip in clips]
     found: dict[int, dict[str, Any]] = {}
     for index, key in enumerate(keys):
@@ -69,7 +72,7 @@ def ask_about(
     unknown = [index for index in range(len(clips)) if index not in found]
     # Neighbours in one file are looked at in one go.
     groups = [list(group) for _, group in groupby(unknown, lambda index: (clips[index].media, clips[index].fps))]
-    jobs = [_job([clips[i] for i in group], {**request, "reader": reader}, limits[group[0]]) for group in groups]
+    jobs = [_job([clips[i] for i in group], request, limits[group[0]]) for group in groups]
     if report is not None:
         report(len(found), len(clips))
     with contextlib.closing(ask_children(jobs, workers=workers)) as answers:

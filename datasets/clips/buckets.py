@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from videodit.datasets.clips.scan import Scanned
 
 Windows = Literal["all", "first"]
-DROPPABLE = ("static", "black", "letterboxed", "no caption", "duplicate")
+DROPPABLE = ("static", "black", "letterboxed", "interlaced", "time gaps", "no caption", "duplicate")
 """What a scan may have found and :func:`plan_samples` may leave out: the flags, and clips that nearly repeat others."""
 _NAMES_TOLD = 3
 
@@ -239,36 +239,47 @@ def _reason_to_drop(one: Scanned, drop_flags: frozenset[str]) -> str | None:
     return None
 
 
-def _usable(one: Scanned, fps: float) -> tuple[int, float]:
-    """How many frames a clip gives at a rate, and its duration in seconds."""
+def _parts(one: Scanned, fps: float) -> list[tuple[float, int]]:
+    """For each part of a clip where it begins, in seconds from the clip's start, and how many frames it gives."""
     assert one.info is not None
     if one.info.is_image:
-        return 1, 0.0
+        return [(0.0, 1)]
+    start = one.clip.start
     end = one.info.duration if one.clip.end is None else min(one.clip.end, one.info.duration)
-    duration = max(0.0, end - one.clip.start)
-    return usable_frames(duration, fps), duration
+    parts = one.parts or ((start, max(start, end)),)
+    return [(a - start, usable_frames(b - a, fps)) for a, b in parts]
 
 
 def _frames_of(one: Scanned, wanted: Wanted) -> int | str:
     """The frame count for a clip, or why there is none."""
-    usable, duration = _usable(one, wanted.fps)
+    parts = _parts(one, wanted.fps)
+    usable = max(count for _, count in parts)
     if legal := [count for count in wanted.frames if count <= usable]:
         return max(legal)
     assert one.info is not None
     least = min(wanted.frames)
     if one.info.is_image:
         return f"an image, and samples have at least {least} frames"
+    if len(parts) > 1:
+        return f"gaps in its time stamps leave at most {usable} frames in one part; the shortest sample has {least}"
+    end = one.info.duration if one.clip.end is None else min(one.clip.end, one.info.duration)
+    duration = max(0.0, end - one.clip.start)
     return f"{duration:.2f} s are {usable} frames at {wanted.fps:g} fps; the shortest sample has {least}"
 
 
 def _windows(one: Scanned, frames: int, wanted: Wanted) -> tuple[list[Sample], float]:
-    """The windows of a clip, and how many seconds of it they do not cover."""
+    """The windows of a clip, none across a gap in its time stamps, and how many seconds of it they do not cover."""
     assert one.info is not None
-    usable, _ = _usable(one, wanted.fps)
-    count = usable // frames if wanted.windows == "all" and frames > 1 else 1
     bucket = bucket_for(one.info.width, one.info.height, frames, wanted)
-    starts = [index * frames / wanted.fps for index in range(count)]
-    return [Sample(one, start, bucket) for start in starts], (usable - count * frames) / wanted.fps
+    starts: list[float] = []
+    rest = 0
+    for begin, usable in _parts(one, wanted.fps):
+        count = usable // frames if wanted.windows == "all" and frames > 1 else min(1, usable // frames)
+        if starts and (wanted.windows != "all" or frames == 1):
+            count = 0
+        starts += [begin + index * frames / wanted.fps for index in range(count)]
+        rest += usable - count * frames
+    return [Sample(one, start, bucket) for start in starts], rest / wanted.fps
 
 
 def _merge(samples: list[Sample], wanted: Wanted) -> tuple[list[Sample], list[str]]:

@@ -32,6 +32,8 @@ from videodit.datasets.clips.looks import (
 )
 from videodit.datasets.clips.readers import ClipReader, frame_indices, open_clip
 from videodit.datasets.clips.records import Media
+from videodit.limits import Limits, use_limits
+from videodit.reading.timing import parts_between
 
 _BLOCK_BYTES = 2**26  # decoded at once; a frame of 4K has 25 MB
 
@@ -79,11 +81,12 @@ def answer(request: dict[str, Any], beat: Beat) -> dict[str, Any]:
     media = Media(Path(request["path"]), request["offset"], request["size"])
     try:
         check_file(media)
-        if request["task"] == "look":
-            return {"value": look(media, request, beat)}
-        from videodit.datasets.clips.cuts import find_cuts
+        with use_limits(Limits(**request["bounds"])) if "bounds" in request else contextlib.nullcontext():
+            if request["task"] == "look":
+                return {"value": look(media, request, beat)}
+            from videodit.datasets.clips.cuts import find_cuts
 
-        return {"value": find_cuts(media, request, beat)}
+            return {"value": find_cuts(media, request, beat)}
     except Unusable as error:
         return {"reason": str(error), "lasting": error.lasting}
     except OSError as error:
@@ -148,7 +151,8 @@ def look_at_range(clip: ClipReader, start: float, end: float | None) -> dict[str
         end: in seconds; ``None`` for the file's.
 
     Returns:
-        ``reason``, or ``flags``, ``bars``, ``hashes``, ``thumbs`` (base64) and ``seconds``.
+        ``reason``, or ``flags``, ``bars``, ``hashes``, ``thumbs`` (base64), ``seconds`` and ``parts``, the starts and
+        ends in seconds of what gaps in the time stamps leave of it.
 
     Raises:
         ValueError: a frame does not decode.
@@ -164,13 +168,16 @@ def look_at_range(clip: ClipReader, start: float, end: float | None) -> dict[str
     numbers, back = np.unique(indices, return_inverse=True)
     looks = _look_at_frames(clip, numbers)
     told = [looks[back[place]] for place in hashed]
+    parts = [(0.0, 0.0)] if clip.info.is_image else parts_between(clip.times, start, stop)
     found = {"static": is_static(looks), "black": is_black(looks), "letterboxed": find_bars(looks) is not None}
+    found |= {"interlaced": clip.info.interlaced, "time gaps": parts != [(start, stop)] and not clip.info.is_image}
     return {
         "flags": [flag for flag, is_so in found.items() if is_so],
         "bars": find_bars(looks),
         "hashes": [look.phash for look in told],
         "thumbs": base64.b64encode(b"".join(look.thumb.tobytes() for look in told)).decode(),
         "seconds": 0.0 if clip.info.is_image else stop - start,
+        "parts": parts,
     }
 
 

@@ -69,10 +69,8 @@ class Shard:
 
 
 def make_folders(folder: Path) -> None:
-    """Make a cache's folders, and clear away what a killed run left half written."""
+    """Make a cache's folders."""
     (folder / _FOLDER).mkdir(parents=True, exist_ok=True)
-    for partial in (*folder.glob(".*.part"), *(folder / _FOLDER).glob(".*.part")):
-        partial.unlink()
 
 
 def open_shards(folder: Path) -> list[Shard]:

@@ -7,8 +7,12 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from videodit.datasets.clips.records import Clip, Source
+from videodit.errors import InputError
+from videodit.limits import DEFAULT_LIMITS
+from videodit.prompts import check_text, is_blank
 
 VIDEO_SUFFIXES = frozenset(
     {".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts"}
@@ -78,9 +82,22 @@ def caption_of(value: object, where: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise ValueError(f"{where}: the caption is {value!r}; it must be text")
-    if any("\ud800" <= char <= "\udfff" for char in value):  # JSON can say it; no text encoder can read it
-        raise ValueError(f"{where}: the caption holds half a character (a lone surrogate such as \\ud800)")
-    return value.strip() or None
+    check_text(value, f"{where}: the caption")
+    return None if is_blank(value) else value.strip()
+
+
+def read_caption(path: Path) -> str | None:
+    """The caption in a text file.
+
+    Raises:
+        InputError: it is longer than captions may be, or no text. A file of any size is refused at once.
+    """
+    most = 4 * DEFAULT_LIMITS.prompt_characters + 3  # bytes of UTF-8, behind a byte order mark
+    if (size := path.stat().st_size) > most:
+        raise InputError(
+            f"{path}: the caption has {size:,} bytes; at most {DEFAULT_LIMITS.prompt_characters:,} characters are read"
+        )
+    return caption_of(decode(path.read_bytes(), str(path)), str(path))
 
 
 def _seconds(row: Mapping[str, object], name: str, where: str) -> float | None:

@@ -16,7 +16,7 @@ from videodit.datasets.clips.readers import ReaderName, VideoInfo
 from videodit.datasets.clips.records import Clip, Source
 from videodit.datasets.clips.typed import typed
 
-_VERSION = 1  # of what is looked for: another one reads every file again
+_VERSION = 2  # of what is looked for: another one reads every file again
 _NO_CAPTION = "no caption"
 
 
@@ -29,10 +29,11 @@ class Scanned:
         reason: why it cannot be used; ``None`` if it can. Then the others are unset, but for "no caption".
         content: SHA-256 of the file's bytes.
         info: what the file holds.
-        flags: of "static", "black", "letterboxed" and "no caption".
+        flags: of "static", "black", "letterboxed", "interlaced", "time gaps" and "no caption".
         duplicate_of: the name of a clip that looks nearly the same and comes before it.
         phash: hashes of its frames, 16 hexadecimal digits each; ``None`` if all of them are flat.
         bars: pixels of dark bars at the top, bottom, left and right of a letterboxed clip.
+        parts: starts and ends in seconds of what gaps in the time stamps leave of the clip; empty if there are none.
     """
 
     clip: Clip
@@ -43,6 +44,7 @@ class Scanned:
     duplicate_of: str | None = None
     phash: str | None = None
     bars: tuple[int, int, int, int] | None = None
+    parts: tuple[tuple[float, float], ...] = ()
 
 
 def scan(
@@ -97,6 +99,7 @@ class _Outcome:
     info: VideoInfo | None = None
     flags: tuple[str, ...] = ()
     bars: tuple[int, int, int, int] | None = None
+    parts: tuple[tuple[float, float], ...] = ()
     fingerprint: Fingerprint | None = None
 
     @classmethod
@@ -110,6 +113,7 @@ class _Outcome:
             info=typed(VideoInfo, data["info"]),
             flags=tuple(data["flags"]),
             bars=None if data["bars"] is None else tuple(data["bars"]),
+            parts=tuple((float(a), float(b)) for a, b in data["parts"]) if "time gaps" in data["flags"] else (),
             fingerprint=Fingerprint(tuple(data["hashes"]), thumbs, float(data["seconds"])),
         )
 
@@ -126,6 +130,7 @@ def _compared(clips: Sequence[Clip], outcomes: Sequence[_Outcome]) -> list[Scann
             duplicate_of=None if original is None else clips[original].name,
             phash=outcome.fingerprint.phash if outcome.fingerprint else None,
             bars=outcome.bars,
+            parts=outcome.parts,
         )
         for clip, outcome, original in zip(clips, outcomes, originals, strict=True)
     ]

@@ -24,6 +24,7 @@ from videodit.datasets.clips.listing import (
     is_hidden,
     listed,
     named,
+    read_caption,
     timing_of,
 )
 from videodit.datasets.clips.records import Clip, Media, Source
@@ -118,8 +119,7 @@ def _read_folder(folder: Path) -> Source:
         caption = None
         if beside in captions:
             used.add(beside)
-            where = str(folder / beside)
-            caption = caption_of(decode((folder / beside).read_bytes(), where), where)
+            caption = read_caption(folder / beside)
         collected.add(Clip(name, Media(folder / name), caption), str(folder))
     others = [name for name in files if not _is_media(name) and name not in captions]
     notices = [

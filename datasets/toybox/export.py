@@ -12,13 +12,12 @@ lists is whole, and the same call goes on from there.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +25,7 @@ import videodit
 from videodit.datasets.toybox.captions import canonical_caption, caption
 from videodit.datasets.toybox.dataset import ToyboxDataset
 from videodit.datasets.toybox.render import render
+from videodit.files import replacing, write_whole
 from videodit.media import MAX_SIDE, frame_rate, write_video
 
 FORMAT = "videodit-toybox/1"
@@ -145,12 +145,10 @@ def _prepare(data: ToyboxDataset, out: Path) -> int:
         ValueError: A line of the manifest is not of this data set.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with _beside(out / _SETTINGS) as file:  # before anything else, so that a folder that was begun says what it is
-        file.write((json.dumps(settings(data), indent=2) + "\n").encode())
+    # Before anything else, so that a folder that was begun says what it is.
+    write_whole(out / _SETTINGS, (json.dumps(settings(data), indent=2) + "\n").encode())
     for folder in (out / _CLIPS, out / _TRUTH):
         folder.mkdir(exist_ok=True)
-        for partial in folder.glob(".*.part"):
-            partial.unlink()
     path = out / _MANIFEST
     content = path.read_bytes() if path.exists() else b""
     lines = content.splitlines(keepends=True)
@@ -176,20 +174,8 @@ def _write_clip(data: ToyboxDataset, index: int, video: Path, truth: Path) -> No
         ground_truth=True,
     )
     write_video(video, clip.video[0].permute(1, 2, 3, 0), fps=data.fps)
-    with _beside(truth) as file:
+    with replacing(truth) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **{name: getattr(clip, name)[0].numpy() for name in TRUTH})
-
-
-@contextlib.contextmanager
-def _beside(path: Path) -> Iterator[BinaryIO]:
-    """Open a hidden file that takes the path's place when everything is written."""
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _plain(fps: float) -> float:

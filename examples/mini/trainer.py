@@ -20,6 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mini.processes import RANK, WORLD, agree, average
+from videodit.errors import Stopped
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 class Step(NamedTuple):
@@ -128,9 +131,9 @@ class Trainer:
         """Train until the minutes are used up.
 
         Raises:
-            SystemExit: SIGTERM or SIGINT came, and the state was saved.
+            Stopped: SIGTERM, SIGINT or SIGHUP came, and the state was saved.
         """
-        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         try:
             stopped = self._loop(train_step)
             if not stopped and self.validate is not None and self.validated_step < self.step:
@@ -142,7 +145,8 @@ class Trainer:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         if stopped:
-            raise SystemExit(f"{self.folder.name} stopped at step {self.step}; the same command goes on from there")
+            message = f"{self.folder.name} stopped at step {self.step}; the same command goes on from there"
+            raise Stopped(self.signal or signal.SIGTERM, message)
 
     def _loop(self, train_step: Callable[[torch.Generator], Step]) -> bool:
         """Train until the minutes are used up, False, or somebody wants it to stop, True."""

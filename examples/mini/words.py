@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
@@ -13,7 +13,9 @@ from videodit.datasets.toybox import caption, known_words, sample_scene
 def build_tokenizer(seed: int, captions: int) -> PreTrainedTokenizerFast:
     """A byte-pair tokenizer trained on the world's captions; it carries the list of words that they can hold."""
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
-    bpe.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    # White space of any kind and length is one blank: captions come with line breaks and tabs, too.
+    blanks = normalizers.Replace(Regex("[\\s\u200b]+"), " ")
+    bpe.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), blanks, normalizers.Strip()])
     bpe.pre_tokenizer = pre_tokenizers.Metaspace()
     bpe.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=1024, special_tokens=["<pad>", "</s>", "<unk>"], show_progress=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from videodit.adapters.modules import Delta, ModuleMap
 from videodit.adapters.reading import DIFFUSERS_METADATA, LAYOUT
+from videodit.files import replacing
 
 SaveLayout = Literal["diffusers", "native"]
 _PREFIX = "transformer"
@@ -70,15 +70,8 @@ def save_lora(
     tensors = {
         f"{_PREFIX}.{key}": value.detach().cpu().contiguous().clone() for key, value in peft_state(named).items()
     }
-    partial = path.with_name(f".{path.name}-{secrets.token_hex(8)}.part")
-    try:
+    with replacing(path) as partial:
         save_file(tensors, partial, metadata=header)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
     return path
 
 

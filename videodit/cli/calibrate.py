@@ -11,6 +11,7 @@ import typer
 from videodit.cli.common import note, quiet_libraries
 from videodit.cli.flags import Device, Dtype, integer, number
 from videodit.cli.progress import show_progress
+from videodit.errors import InputError
 
 PROMPTS = (
     "a red ball bounces on the grass",
@@ -52,13 +53,13 @@ def calibrate(
 
     for name, value in (("psnr", psnr), ("psnr-fast", psnr_fast)):
         if not 10 <= value <= 60:
-            raise ValueError(f"{name} is {value}; it must be 10 to 60 dB")
+            raise InputError(f"{name} is {value}; it must be 10 to 60 dB")
     if batch < 1:
-        raise ValueError(f"batch is {batch}; it must be at least 1")
+        raise InputError(f"batch is {batch}; it must be at least 1")
     planned = plan(model, num_inference_steps=steps, guidance_scale=cfg, num_frames=frames, device=device, dtype=dtype)
     target = output or planned.folder / FILE
     if not target.parent.is_dir():
-        raise ValueError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
+        raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
     told = _read_prompts(prompts) if prompts is not None else list(PROMPTS)
     if prompts is None and model != "mini":
         note("the prompts are those of toys; --prompts FILE names some of the kind that this model will be given")
@@ -107,7 +108,7 @@ def _read_prompts(file: Path) -> list[str]:
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read prompts file {str(file)!r}: {error}") from error
+        raise InputError(f"cannot read prompts file {str(file)!r}: {error}") from error
     if not (found := [line for line in lines if line]):
-        raise ValueError(f"prompts file {str(file)!r} is empty; it must hold a prompt a line")
+        raise InputError(f"prompts file {str(file)!r} is empty; it must hold a prompt a line")
     return found

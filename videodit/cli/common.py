@@ -12,6 +12,8 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 
+from videodit.errors import InputError
+
 _SLUG_LENGTH = 48
 _SIZE = re.compile(r"([0-9]{1,6})[x×]([0-9]{1,6})")
 
@@ -43,7 +45,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None:
-        raise ValueError(f"size is {text!r}; it must be WIDTHxHEIGHT in pixels, such as 128x128")
+        raise InputError(f"size is {text!r}; it must be WIDTHxHEIGHT in pixels, such as 128x128")
     return int(match[1]), int(match[2])
 
 

@@ -10,6 +10,7 @@ import typer
 
 from videodit.cli.common import file_size, printable
 from videodit.cli.progress import show_progress
+from videodit.errors import InputError
 
 
 class Layout(str, Enum):
@@ -33,7 +34,7 @@ def convert(
         from videodit.transformer import VideoDiT
 
         if (source / "model_index.json").is_file():
-            raise ValueError(f"{str(source)!r} is a whole pipeline; give the folder of its transformer")
+            raise InputError(f"{str(source)!r} is a whole pipeline; give the folder of its transformer")
         progress.stage("converting")
 
         def on_tensor(done: int, total: int) -> None:

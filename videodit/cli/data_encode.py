@@ -38,6 +38,7 @@ from videodit.cli.data_options import (
 )
 from videodit.cli.flags import Device, DryRun, Dtype
 from videodit.cli.progress import show_progress
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from videodit.datasets.clips.encode import Encoded
@@ -137,9 +138,9 @@ def _check_writable(out: Path) -> None:
     """
     existing = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise ValueError(f"cannot write into {str(out)!r}: {str(existing)!r} is a file")
+        raise InputError(f"cannot write into {str(out)!r}: {str(existing)!r} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"cannot write into {str(out)!r}: {str(existing)!r} is not writable")
+        raise InputError(f"cannot write into {str(out)!r}: {str(existing)!r} is not writable")
 
 
 def _print_result(result: Encoded, out: Path, seconds: float, prune: bool, model: str) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from videodit.cli.common import note, one_line, print_rows, printable
 from videodit.cli.flags import integer, number
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from videodit.cli.progress import Progress
@@ -25,6 +26,8 @@ DROPPABLE = {
     "static": "static",
     "black": "black",
     "letterboxed": "letterboxed",
+    "interlaced": "interlaced",
+    "gaps": "time gaps",
     "duplicate": "duplicate",
     "uncaptioned": "no caption",
 }
@@ -77,7 +80,7 @@ def one_of(name: str, value: str, legal: Sequence[str]) -> str:
         ValueError: it is not.
     """
     if value not in legal:
-        raise ValueError(f"{name} is {value!r}; it must be {' or '.join(legal)}")
+        raise InputError(f"{name} is {value!r}; it must be {' or '.join(legal)}")
     return value
 
 
@@ -91,7 +94,7 @@ def parse_frames(text: str | None) -> tuple[int, ...] | None:
         return None
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(f"frames is {text!r}; it must be whole numbers above 0 with commas between, such as 1,17")
+        raise InputError(f"frames is {text!r}; it must be whole numbers above 0 with commas between, such as 1,17")
     return tuple(sorted(set(map(int, parts))))
 
 
@@ -106,7 +109,7 @@ def parse_drop(text: str) -> frozenset[str]:
         return frozenset()
     for name in names:
         if name not in DROPPABLE:
-            raise ValueError(f"drop names {name!r}; legal are {', '.join(DROPPABLE)}, or none alone")
+            raise InputError(f"drop names {name!r}; legal are {', '.join(DROPPABLE)}, or none alone")
     return frozenset(DROPPABLE[name] for name in names)
 
 
@@ -190,7 +193,7 @@ def check_usable(source: str, scanned: Sequence[Scanned], plan: SamplePlan, drop
         )
     if not plan.samples:
         broken = sum(item.reason is not None for item in scanned)
-        raise ValueError(
+        raise InputError(
             f"nothing in {printable(source)!r} can be used: {broken} of {count_of(len(scanned), 'clip')} cannot be "
             f"read, and {len(scanned) - broken} are left out"
         )

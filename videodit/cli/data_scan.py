@@ -39,6 +39,7 @@ from videodit.cli.data_options import (
     wanted_for,
 )
 from videodit.cli.progress import show_progress
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from videodit.datasets.clips.buckets import SamplePlan
@@ -143,9 +144,9 @@ def _check_report(path: Path) -> None:
         ValueError: another suffix, a folder that is not there or read-only, or a file that is no report.
     """
     if path.suffix.lower() != ".jsonl" or path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"report is {str(path)!r}; it must be a .jsonl file in a folder that is there")
+        raise InputError(f"report is {str(path)!r}; it must be a .jsonl file in a folder that is there")
     if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise ValueError(f"report is {str(path)!r}, where nothing can be written")
+        raise InputError(f"report is {str(path)!r}, where nothing can be written")
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -155,7 +156,7 @@ def _check_report(path: Path) -> None:
     except (ValueError, AttributeError, RecursionError):
         older = False
     if not older:
-        raise ValueError(f"report is {str(path)!r}, which holds something else; remove it or give another name")
+        raise InputError(f"report is {str(path)!r}, which holds something else; remove it or give another name")
 
 
 def _write_report(path: Path, scanned: Sequence[Scanned], plan: SamplePlan) -> None:

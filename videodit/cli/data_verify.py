@@ -11,6 +11,7 @@ from videodit.cli.common import note, one_line, printable, quiet_libraries
 from videodit.cli.data_options import READERS, Reader, Split, count_of, one_of, reporter
 from videodit.cli.flags import Device, integer
 from videodit.cli.progress import Progress, show_progress
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from videodit.datasets.clips.cache import LatentCache
@@ -41,9 +42,9 @@ def verify(
     """
     one_of("reader", reader, READERS)
     if encode < 0:
-        raise ValueError(f"encode is {encode}; it must be 0 or more")
+        raise InputError(f"encode is {encode}; it must be 0 or more")
     if encode and source is None:
-        raise ValueError("--encode needs the source: videodit data verify CACHE SOURCE --encode N")
+        raise InputError("--encode needs the source: videodit data verify CACHE SOURCE --encode N")
     with show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.datasets.clips.cache import LatentCache
@@ -97,7 +98,7 @@ def _encode_again(
     try:
         encoder = ClipEncoder(model or cache.info.model, device=where, dtype=dtype)
     except ValueError as error:
-        raise ValueError(f"{error}; say with -m where the model is" if model is None else str(error)) from None
+        raise InputError(f"{error}; say with -m where the model is" if model is None else str(error)) from None
     result = check_encoding(cache, source, encoder, count, reader=cast("ReaderName", reader), report=reporter(progress))
     return result.problems, (
         f"{count_of(result.count, 'sample')} encoded again: off by at most {result.largest:.2g} of the largest latent; "

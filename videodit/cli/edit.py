@@ -8,9 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from videodit.cli.common import note, parse_size, slug
-from videodit.cli.flags import Cfg, Device, DryRun, Dtype, Fitting, Model, Negative, Output, Seed, Size, Steps, number
-from videodit.cli.given import read_clip, settings_for, spec_of
+from videodit.cli.flags import (
+    Cfg,
+    Device,
+    DryRun,
+    Dtype,
+    Fitting,
+    Limit,
+    Model,
+    Negative,
+    Output,
+    Seed,
+    Size,
+    Steps,
+    number,
+)
+from videodit.cli.given import clip_size, read_clip, settings_for, spec_of
 from videodit.cli.request import Request, make_one
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from videodit.pipelines.registry import ModelSpec
@@ -44,17 +59,23 @@ def edit(
     negative: Negative = None,
     device: Device = None,
     dtype: Dtype = None,
+    limit: Limit = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make a clip into another: all of it by strength, the white of a mask, or what is around it."""
     from videodit.pipelines.conditions import Edit, Region
 
     if mask is not None and outpaint is not None:
-        raise ValueError("give --mask or --outpaint, not both")
+        raise InputError("give --mask or --outpaint, not both")
     if size is not None and outpaint is not None:
-        raise ValueError("--outpaint is the size of the clip that is made; leave --size out")
+        raise InputError("--outpaint is the size of the clip that is made; leave --size out")
     spec = spec_of(model)
-    frames = read_clip(clip, spec)
+    own = clip_size(clip)
+    settings = settings_for(clip, own, spec, prompt=prompt, size=size, seed=seed, output=output)
+    if outpaint is not None:
+        _check_outpaint(outpaint, own)
+    shape = None if outpaint is not None else (settings["height"], settings["width"])
+    frames = read_clip(clip, spec, size=shape, fit=fit)
     count = len(frames)
     legal = spec.geometry.snap_frames(count)
     if legal > count:
@@ -62,14 +83,13 @@ def edit(
     if legal != count:
         note(f"the last {count - legal} of {count} frames are left out: {spec.geometry.frame_rule} are made")
         frames = frames[:legal]
-    settings = settings_for(clip, frames, spec, prompt=prompt, size=size, seed=seed, output=output)
     conditions: list[Any] = []
     if outpaint is not None:
         frames, white = _widened(frames, outpaint)
         settings["height"], settings["width"] = frames.shape[1:3]
         conditions.append(Region(white, frames))
     elif mask is not None:
-        conditions.append(Region(_mask_for(mask, spec, count, len(frames)), frames))
+        conditions.append(Region(_mask_for(mask, spec, shape, fit, count, len(frames)), frames))
     if strength is not None or not conditions:
         conditions.append(Edit(frames, 0.6 if strength is None else strength))
     request = Request(
@@ -88,28 +108,30 @@ def edit(
     make_one(request, dry_run=dry_run)
 
 
-def _mask_for(mask: Path, spec: ModelSpec, count: int, kept: int) -> Any:
+def _mask_for(mask: Path, spec: ModelSpec, size: tuple[int, int] | None, fit: str, count: int, kept: int) -> Any:
     """A mask; one that is a clip as long as the edited one loses the frames at its end that that one lost."""
-    from videodit.pipelines.pixels import PICTURES
+    from videodit.reading.files import Media
+    from videodit.reading.pictures import SUFFIXES, is_picture
 
-    if mask.suffix.lower() in PICTURES:
+    if mask.suffix.lower() in SUFFIXES or (mask.is_file() and mask.stat().st_size and is_picture(Media(mask))):
         return mask
-    white = read_clip(mask, spec).mean(axis=-1, dtype="float32") / 255
+    white = read_clip(mask, spec, size=size, fit=fit, name="the mask").mean(axis=-1, dtype="float32") / 255
     return white[:kept] if len(white) == count else white
 
 
-def _widened(frames: Any, size: str) -> tuple[Any, Any]:
-    """A clip in the middle of a larger size, its borders drawn out, and a mask that is white around it.
+def _check_outpaint(size: str, own: tuple[int, int]) -> None:
+    """Raises InputError for a size that is not larger than the clip's own height and width."""
+    width, height = parse_size(size)
+    if width < own[1] or height < own[0] or (height, width) == own:
+        raise InputError(f"--outpaint is {size}; the clip is {own[1]}x{own[0]} already")
 
-    Raises:
-        ValueError: a size that is not larger.
-    """
+
+def _widened(frames: Any, size: str) -> tuple[Any, Any]:
+    """A clip in the middle of a larger size, its borders drawn out, and a mask that is white around it."""
     import numpy as np
 
     width, height = parse_size(size)
     own_height, own_width = frames.shape[1:3]
-    if width < own_width or height < own_height or (width, height) == (own_width, own_height):
-        raise ValueError(f"--outpaint is {size}; the clip is {own_width}x{own_height} already")
     top, left = (height - own_height) // 2, (width - own_width) // 2
     borders = ((top, height - own_height - top), (left, width - own_width - left))
     white = np.pad(np.zeros((own_height, own_width), bool), borders, constant_values=True)

@@ -14,6 +14,7 @@ from videodit.cli.flags import (
     DryRun,
     Dtype,
     Fitting,
+    Limit,
     Model,
     Negative,
     Output,
@@ -22,8 +23,9 @@ from videodit.cli.flags import (
     Steps,
     number,
 )
-from videodit.cli.given import read_clip, settings_for, spec_of, whole_groups
+from videodit.cli.given import clip_size, read_clip, settings_for, spec_of, whole_groups
 from videodit.cli.request import Request, make_one
+from videodit.errors import InputError
 
 _Prompt = Annotated[str | None, typer.Argument(help="What it shows. Left out: the clip's own prompt, if it has one.")]
 
@@ -43,14 +45,15 @@ def extend(
     negative: Negative = None,
     device: Device = None,
     dtype: Dtype = None,
+    limit: Limit = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make what comes after a clip, or before it. The MP4 holds both, as the model sees them."""
     from videodit.pipelines.conditions import Frames
 
     spec = spec_of(model)
-    frames = read_clip(clip, spec)
-    settings = settings_for(clip, frames, spec, prompt=prompt, size=size, seed=seed, output=output)
+    settings = settings_for(clip, clip_size(clip), spec, prompt=prompt, size=size, seed=seed, output=output)
+    frames = read_clip(clip, spec, size=(settings["height"], settings["width"]), fit=fit)
     count = whole_groups(len(frames), spec, leading=not backward)
     if count < len(frames):
         which = "first" if backward else "last"
@@ -88,14 +91,16 @@ def connect(
     negative: Negative = None,
     device: Device = None,
     dtype: Dtype = None,
+    limit: Limit = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make a bridge from one clip to another. The MP4 holds all three, as the model sees them."""
     from videodit.pipelines.conditions import Frames
 
     spec = spec_of(model)
-    clips = [read_clip(path, spec) for path in (first, second)]
-    settings = settings_for(first, clips[0], spec, prompt=prompt, size=size, seed=seed, output=output)
+    settings = settings_for(first, clip_size(first), spec, prompt=prompt, size=size, seed=seed, output=output)
+    shape = settings["height"], settings["width"]
+    clips = [read_clip(path, spec, size=shape, fit=fit) for path in (first, second)]
     for i, path in enumerate((first, second)):
         count = whole_groups(len(clips[i]), spec, leading=i == 0)
         if count < len(clips[i]):
@@ -126,7 +131,7 @@ def _groups(name: str, seconds: float, spec: Any) -> int:
         ValueError: a length that is not above 0.
     """
     if not 0 < seconds <= 86_400:  # false for NaN, too
-        raise ValueError(f"{name} is {seconds}; it must be above 0 and at most 86400")
+        raise InputError(f"{name} is {seconds}; it must be above 0 and at most 86400")
     stride, fps = spec.geometry.vae_stride.t, float(spec.defaults.fps)
     frames = max(1, round(seconds * fps / stride)) * stride
     if abs(frames / fps - seconds) > 1e-6:

@@ -24,6 +24,25 @@ def number(text: str) -> float:
         raise typer.BadParameter(f"{text!r} is not a number") from None
 
 
+def _hold_limits(context: typer.Context, written: list[str] | None) -> list[str] | None:
+    """Has the limits that were raised hold until the command's end."""
+    if written:
+        from videodit.limits import current_limits, use_limits
+
+        context.with_resource(use_limits(current_limits().replace(written)))
+    return written
+
+
+Limit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="NAME=NUMBER",
+        callback=_hold_limits,
+        is_eager=True,
+        help="Raise or lower what one input may ask for, such as clip_seconds=1800. May be repeated.",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Left out: the fastest kind that is here.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Left out: what the device is good at.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and load no weights.")]

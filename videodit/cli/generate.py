@@ -26,6 +26,7 @@ from videodit.cli.flags import (
 )
 from videodit.cli.loras import HELP, parse_loras
 from videodit.cli.request import Request, begun_seed, describe_jobs, draw_seed, plan_jobs, run_jobs
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from videodit.pipelines.storyboard import Storyboard
@@ -44,6 +45,7 @@ _LINE_KEYS: dict[str, tuple[str, tuple[type, ...], str]] = {
     "size": ("size", (str,), 'a text such as "128x128"'),
     "output": ("output", (str,), "a file name"),
 }
+_LARGEST_FILE = 50_000_000  # bytes: some hundred thousand lines
 _EXAMPLE_LINE = '{"prompt": "a red ball bounces"}'
 
 
@@ -140,7 +142,7 @@ def generate(
     elif prompts is not None and prompt is None and storyboard is None:
         requests = _read_prompts(prompts, _folder_for_many(output), settings)
     else:
-        raise ValueError(
+        raise InputError(
             'give a prompt, as in `videodit generate "a red ball bounces"`, or --prompts FILE, or --storyboard FILE'
         )
     jobs = plan_jobs(requests)
@@ -169,7 +171,7 @@ def _keyframe(text: str) -> Any:
 
     file, at, frame = text.rpartition("@")
     if not at or not file or re.fullmatch(r"-?[0-9]{1,9}", frame) is None:
-        raise ValueError(f"--keyframe is {text!r}; it must be like picture.png@24")
+        raise InputError(f"--keyframe is {text!r}; it must be like picture.png@24")
     return Frames(Path(file), int(frame))
 
 
@@ -189,7 +191,7 @@ def _default_name(prompt: str, seed: int) -> str:
 def _folder_for_many(output: Path | None) -> Path:
     folder = output or Path()
     if not folder.is_dir():
-        raise ValueError(f"--output is {str(folder)!r}; with --prompts it must be an existing folder")
+        raise InputError(f"--output is {str(folder)!r}; with --prompts it must be an existing folder")
     return folder
 
 
@@ -200,9 +202,11 @@ def _read_prompts(file: Path, folder: Path, settings: dict[str, Any]) -> list[Re
         ValueError: the file cannot be read, is empty or has a broken line (its number is in the message).
     """
     try:
+        if (size := file.stat().st_size) > _LARGEST_FILE:
+            raise InputError(f"prompts file {str(file)!r} has {size:,} bytes; at most {_LARGEST_FILE:,} are read")
         lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
     except OSError as error:
-        raise ValueError(f"cannot read prompts file {str(file)!r}: {error.strerror}") from error
+        raise InputError(f"cannot read prompts file {str(file)!r}: {error.strerror}") from error
     requests = []
     for index, line in enumerate(lines, start=1):
         if not line.strip():
@@ -211,9 +215,9 @@ def _read_prompts(file: Path, folder: Path, settings: dict[str, Any]) -> list[Re
         try:
             requests.append(_line_request(line, folder, settings, origin))
         except ValueError as error:
-            raise ValueError(f"{origin}: {error}") from error
+            raise InputError(f"{origin}: {error}") from error
     if not requests:
-        raise ValueError(f"prompts file {str(file)!r} is empty; each line must be like {_EXAMPLE_LINE}")
+        raise InputError(f"prompts file {str(file)!r} is empty; each line must be like {_EXAMPLE_LINE}")
     return requests
 
 
@@ -226,22 +230,22 @@ def _parse_line(line: bytes) -> dict[str, Any]:
     try:
         values = json.loads(line.decode())
     except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start + 1} is not UTF-8") from error
+        raise InputError(f"byte {error.start + 1} is not UTF-8") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON at column {error.colno}: {error.msg}") from error
+        raise InputError(f"not JSON at column {error.colno}: {error.msg}") from error
     except RecursionError as error:
-        raise ValueError(f"too deeply nested; it must be like {_EXAMPLE_LINE}") from error
+        raise InputError(f"too deeply nested; it must be like {_EXAMPLE_LINE}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{values!r} is no object; it must be like {_EXAMPLE_LINE}")
+        raise InputError(f"{values!r} is no object; it must be like {_EXAMPLE_LINE}")
     if "prompt" not in values:
-        raise ValueError(f'"prompt" is missing; it must be like {_EXAMPLE_LINE}')
+        raise InputError(f'"prompt" is missing; it must be like {_EXAMPLE_LINE}')
     fields = {}
     for key, value in values.items():
         if key not in _LINE_KEYS:
-            raise ValueError(f"unknown key {key!r}; legal are {', '.join(_LINE_KEYS)}")
+            raise InputError(f"unknown key {key!r}; legal are {', '.join(_LINE_KEYS)}")
         field, types, description = _LINE_KEYS[key]
         if not is_plain(value, types):
-            raise ValueError(f"{key} is {value!r}; it must be {description}")
+            raise InputError(f"{key} is {value!r}; it must be {description}")
         fields[field] = value
     return fields
 
@@ -255,5 +259,5 @@ def _line_request(line: bytes, folder: Path, settings: dict[str, Any], origin: s
         fields["width"], fields["height"] = parse_size(fields.pop("size"))
     name = fields.pop("output", _default_name(fields["prompt"], fields["seed"]))
     if _FILE_NAME.fullmatch(name) is None:
-        raise ValueError(f"output is {name!r}; it must be a plain file name such as ball.mp4, no folders")
+        raise InputError(f"output is {name!r}; it must be a plain file name such as ball.mp4, no folders")
     return Request(output=folder / name, **fields)

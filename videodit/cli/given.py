@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from videodit.cli.common import note, parse_size
 from videodit.cli.request import begun_seed
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,15 +28,37 @@ def spec_of(model: str) -> ModelSpec:
     return ModelSpec.from_folder(folder)
 
 
-def read_clip(path: Path, spec: ModelSpec) -> np.ndarray:
+def clip_size(path: Path) -> tuple[int, int]:
+    """Height and width of a clip as it is to be seen, without reading all of it.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    from videodit.reading.clip import open_clip
+    from videodit.reading.files import Media
+
+    with open_clip(Media(path), whole=True) as clip:
+        return clip.info.height, clip.info.width
+
+
+def read_clip(
+    path: Path, spec: ModelSpec, *, size: tuple[int, int] | None = None, fit: str = "crop", name: str = "the given clip"
+) -> np.ndarray:
     """A clip's frames ``[T, H, W, 3]`` at the model's frames per second; another rate is announced.
+
+    Args:
+        path: of the clip.
+        spec: the model.
+        size: height and width that the frames are brought to while they are read; ``None`` keeps the clip's own.
+        fit: how; see :func:`videodit.pipelines.pixels.fitted`.
+        name: of the clip, for messages.
 
     Raises:
         ValueError: it cannot be read.
     """
     from videodit.pipelines.pixels import read_frames
 
-    frames, notices = read_frames(path, fps=float(spec.defaults.fps))
+    frames, notices = read_frames(path, fps=float(spec.defaults.fps), name=name, size=size, fit=fit)  # type: ignore[arg-type]
     for notice in notices:
         note(notice)
     return frames
@@ -43,7 +66,7 @@ def read_clip(path: Path, spec: ModelSpec) -> np.ndarray:
 
 def settings_for(
     clip: Path,
-    frames: np.ndarray,
+    own_size: tuple[int, int],
     spec: ModelSpec,
     *,
     prompt: str | None,
@@ -65,9 +88,9 @@ def settings_for(
         recipe = read_recipe(clip) or {}
         prompt = recipe.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
-            raise ValueError(f"{str(clip)!r} carries no prompt; say what the clip should show")
+            raise InputError(f"{str(clip)!r} carries no prompt; say what the clip should show")
         note(f"the prompt of {clip.name}: {prompt}")
-    height, width = frames.shape[1:3]
+    height, width = own_size
     own = spec.defaults.height, spec.defaults.width
     if size is not None:
         width, height = parse_size(size)
@@ -90,5 +113,5 @@ def whole_groups(count: int, spec: ModelSpec, *, leading: bool) -> int:
     stride, lead = spec.geometry.vae_stride.t, 1 if spec.geometry.causal and leading else 0
     whole = (count - lead) // stride * stride + lead
     if whole < 1:
-        raise ValueError(f"a clip of {count} frames is too short; at least {stride} are needed")
+        raise InputError(f"a clip of {count} frames is too short; at least {stride} are needed")
     return whole

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videodit.cli.common import file_size, print_rows, printable
+from videodit.cli.common import file_size, note, print_rows, printable
+from videodit.cli.flags import Limit
 from videodit.cli.progress import show_progress
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from videodit.media import MediaInfo
@@ -23,17 +25,18 @@ _LONGEST = 200  # characters of a value that are shown
 def info(
     target: Annotated[str, typer.Argument(help="A clip, a LoRA, or a model's name or folder.", show_default=False)],
     vocabulary: Annotated[bool, typer.Option("--vocabulary", help="Print the words that the model knows.")] = False,
+    limit: Limit = None,
 ) -> None:
     """Show a clip's format and recipe, a LoRA's ranks and words, or a model's sizes and defaults."""
     is_lora_folder = Path(target).is_dir() and not (Path(target) / "model_index.json").is_file()
     if Path(target).suffix == ".safetensors" or (is_lora_folder and any(Path(target).glob("*.safetensors"))):
         if vocabulary:
-            raise ValueError(f"{target!r} is a LoRA; only a model has a --vocabulary")
+            raise InputError(f"{target!r} is a LoRA; only a model has a --vocabulary")
         _print_lora(target)
         return
     is_clip = Path(target).is_file() or Path(target).suffix.lower() in _CLIP_SUFFIXES
     if vocabulary and is_clip:
-        raise ValueError(f"{target!r} is a clip; only a model has a --vocabulary")
+        raise InputError(f"{target!r} is a clip; only a model has a --vocabulary")
     if vocabulary:
         _print_vocabulary(target)
     elif is_clip:
@@ -74,7 +77,12 @@ def _print_lora(name: str) -> None:
 def _print_clip(path: Path) -> None:
     from videodit.media import probe
 
+    if _is_picture(path):
+        _print_picture(path)
+        return
     clip = probe(path)
+    for notice in clip.notices:
+        note(f"{path.name}: {notice}")
     print_rows(_clip_rows(clip))
     if clip.recipe is None:
         print("recipe: none")
@@ -83,9 +91,32 @@ def _print_clip(path: Path) -> None:
     print_rows(_flat(clip.recipe), indent=2)
 
 
+def _is_picture(path: Path) -> bool:
+    from videodit.reading.clip import told
+    from videodit.reading.files import Media
+    from videodit.reading.pictures import is_picture
+
+    with told(str(path)):
+        return is_picture(Media(path))
+
+
+def _print_picture(path: Path) -> None:
+    from videodit.reading.clip import told
+    from videodit.reading.files import Media
+    from videodit.reading.pictures import read_picture
+
+    with told(str(path)):
+        picture = read_picture(Media(path))
+    for notice in picture.notices:
+        note(f"{path.name}: {notice}")
+    height, width = picture.pixels.shape[:2]
+    rows = [("size", f"{width}x{height}"), ("picture", f"{picture.kind}, {picture.mode}")]
+    print_rows([*rows, ("file", file_size(path.stat().st_size))])
+
+
 def _clip_rows(clip: MediaInfo) -> list[tuple[str, object]]:
     size = f"{clip.width}x{clip.height}"
-    if (clip.coded_width, clip.coded_height) != (clip.width, clip.height):
+    if (clip.coded_width, clip.coded_height) != (clip.width, clip.height):  # padded, turned or stretched
         size += f" (stored as {clip.coded_width}x{clip.coded_height})"
     rate = f"{float(clip.fps):g} fps"
     if clip.fps.denominator != 1:
@@ -167,5 +198,5 @@ def _print_vocabulary(name: str) -> None:
         config = read_json(Path(resolve_model(name)) / "tokenizer" / "tokenizer_config.json")
     words = config.get("known_words")
     if not words:
-        raise ValueError(f"model {name!r} records no vocabulary: it takes any words")
+        raise InputError(f"model {name!r} records no vocabulary: it takes any words")
     print(textwrap.fill(" ".join(sorted(map(str, words))), width=_LINE_WIDTH, break_on_hyphens=False))

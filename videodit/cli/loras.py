@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videodit.cli.common import is_plain, note
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from videodit.adapters import LoRAInfo
@@ -54,11 +55,11 @@ def _parse(text: str) -> LoRARequest:
     if not colon or os.path.exists(text) or re.search(r"[\\/]|\.safetensors$", tail):
         return LoRARequest(text)
     if not head:
-        raise ValueError(f"--lora is {text!r}; it must be FILE or FILE:WEIGHT")
+        raise InputError(f"--lora is {text!r}; it must be FILE or FILE:WEIGHT")
     try:
         weight = float(tail)
     except ValueError:
-        raise ValueError(f"the weight of LoRA {head!r} is {tail!r}; it must be a number from -100 to 100") from None
+        raise InputError(f"the weight of LoRA {head!r} is {tail!r}; it must be a number from -100 to 100") from None
     return LoRARequest(head, check_weight(weight, head))
 
 
@@ -124,11 +125,11 @@ def match_recipe(entries: Any, given: Sequence[LoRARequest], clip: Path) -> tupl
     for content, request in files.items():
         if content not in {entry["hash"] for entry in wanted}:
             told = ", ".join(_told(entry) for entry in wanted) or "none"
-            raise ValueError(f"LoRA {request.source!r} is not one that {str(clip)!r} was made with: {told}")
+            raise InputError(f"LoRA {request.source!r} is not one that {str(clip)!r} was made with: {told}")
     matched = []
     for entry in wanted:
         if entry["hash"] not in files:
-            raise ValueError(
+            raise InputError(
                 f"{str(clip)!r} was made with LoRA {_told(entry)}, which a clip does not carry; "
                 "give its file with --lora"
             )
@@ -149,7 +150,7 @@ def _as_list(entries: Any, clip: Path) -> list[Any]:
     if entries is None:
         return []
     if not isinstance(entries, list):
-        raise ValueError(f"the recipe in {str(clip)!r} has loras = {entries!r}; it must be a list")
+        raise InputError(f"the recipe in {str(clip)!r} has loras = {entries!r}; it must be a list")
     return entries
 
 
@@ -163,5 +164,5 @@ def _checked_entry(entry: Any, clip: Path) -> dict[str, Any]:
         of_each = isinstance(weight, dict) and set(weight) <= {"transformer", "transformer_2"}
         good = is_weight(weight) or (of_each and all(map(is_weight, weight.values())))
     if not good:
-        raise ValueError(f"the recipe in {str(clip)!r} has a LoRA {entry!r}; it must hold a name, a hash and a weight")
+        raise InputError(f"the recipe in {str(clip)!r} has a LoRA {entry!r}; it must hold a name, a hash and a weight")
     return dict(entry)

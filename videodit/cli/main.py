@@ -1,6 +1,6 @@
 """The `videodit` command: its sub-commands, and what happens when one of them fails.
 
-Bad input is one line on stderr and exit code 2; Ctrl-C is exit code 130. Everything heavy (torch,
+:mod:`videodit.cli.boundary` says which exit codes there are. Everything heavy (torch,
 diffusers, av) is imported inside the commands, so that `videodit --help` answers at once.
 """
 
@@ -16,21 +16,21 @@ from typing import Annotated, Any
 import typer
 
 import videodit
+from videodit.cli.boundary import EXIT_CODES, run
 from videodit.cli.calibrate import calibrate
-from videodit.cli.common import note, one_line, quiet_torchao
+from videodit.cli.common import note, quiet_torchao
 from videodit.cli.convert import convert
 from videodit.cli.data import app as data
 from videodit.cli.doctor import doctor
 from videodit.cli.edit import edit
 from videodit.cli.extend import connect, extend
 from videodit.cli.families import families
+from videodit.cli.flags import Limit
 from videodit.cli.generate import generate
 from videodit.cli.info import info
 from videodit.cli.remake import remake
 from videodit.cli.toybox import toybox
-
-BAD_INPUT = 2
-INTERRUPTED = 130
+from videodit.errors import InputError
 
 # The base of everything typer says about a command line; older versions keep it in another package.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -40,6 +40,7 @@ app = typer.Typer(
     help="Video diffusion transformers: make clips from sentences.",
     invoke_without_command=True,
     add_completion=False,
+    epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
 )
 for _command in (generate, edit, extend, connect, remake, info, convert, families, toybox, calibrate, doctor):
@@ -67,6 +68,7 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    limit: Limit = None,
 ) -> None:
     context.ensure_object(_Settings).debug = debug
     if context.invoked_subcommand is None:
@@ -83,6 +85,10 @@ class _NoteHandler(logging.Handler):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``arguments`` (the process's own if None) and return the exit code."""
     settings = _Settings()
+    return run(lambda: _main(arguments, settings), debug=lambda: settings.debug)
+
+
+def _main(arguments: Sequence[str] | None, settings: _Settings) -> int:
     _prepare_streams()
     quiet_torchao()
     handler = _NoteHandler(logging.WARNING)
@@ -97,14 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             obj=settings,
         )
         return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):  # older versions of typer only; newer ones return 130
-        return INTERRUPTED
+    except typer.Abort as error:  # of Ctrl-C or another signal
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise KeyboardInterrupt from None
     except _UsageError as error:
-        return _fail(_usage_message(error))
-    except (ValueError, OSError) as error:
-        if settings.debug:
-            raise
-        return _fail(str(error))
+        raise InputError(_usage_message(error)) from error
     finally:
         logging.getLogger("videodit").removeHandler(handler)
 
@@ -112,11 +116,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _usage_message(error: Any) -> str:
     command = error.ctx.command_path if error.ctx is not None else "videodit"
     return f"{error.format_message().rstrip('.')} (see `{command} --help`)"
-
-
-def _fail(message: str) -> int:
-    print(f"error: {one_line(message)}", file=sys.stderr)
-    return BAD_INPUT
 
 
 def _prepare_streams() -> None:

@@ -11,6 +11,7 @@ from videodit.cli.common import is_plain, note, slug
 from videodit.cli.flags import Device, DryRun, Dtype, integer
 from videodit.cli.loras import match_recipe, parse_loras
 from videodit.cli.request import Request, describe_jobs, plan_jobs, run_jobs
+from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from videodit.acceleration import AccelConfig
@@ -71,9 +72,9 @@ def remake(
 
     recipe = read_recipe(clip)
     if recipe is None:
-        raise ValueError(f"{str(clip)!r} carries no recipe; only clips that videodit made can be made again")
+        raise InputError(f"{str(clip)!r} carries no recipe; only clips that videodit made can be made again")
     if "conditions" in recipe:
-        raise ValueError(
+        raise InputError(
             f"{str(clip)!r} was made from an image or a clip, which it does not carry; use the command that made it"
         )
     changes = {"seed": seed, "model": model, "dtype": dtype}
@@ -105,7 +106,7 @@ def _settings(recipe: dict[str, Any], clip: Path) -> dict[str, Any]:
         if not is_plain(handover, (int, float)) or not all(
             isinstance(one, list) and len(one) == 2 and is_plain(one[0], (int, float)) for one in scenes
         ):
-            raise ValueError(f"the recipe in {str(clip)!r} has prompt = {scenes!r}; scenes are seconds and a text")
+            raise InputError(f"the recipe in {str(clip)!r} has prompt = {scenes!r}; scenes are seconds and a text")
         settings["prompt"] = Storyboard(tuple(map(tuple, scenes)), handover)
     for key, field, types in _FIELDS:
         value = recipe.get(key)
@@ -115,7 +116,7 @@ def _settings(recipe: dict[str, Any], clip: Path) -> dict[str, Any]:
             continue
         if not is_plain(value, types):
             legal = " or ".join(kind.__name__ for kind in types)
-            raise ValueError(f"the recipe in {str(clip)!r} has {key} = {value!r}; it must be of type {legal}")
+            raise InputError(f"the recipe in {str(clip)!r} has {key} = {value!r}; it must be of type {legal}")
         settings[field] = value
     return settings
 
@@ -128,7 +129,7 @@ def _acceleration(recipe: dict[str, Any], clip: Path) -> AccelConfig | None:
     if actions is None and batched is None:
         return None
     if not is_plain(actions, (str, type(None))) or batched not in (None, True):
-        raise ValueError(f"the recipe in {str(clip)!r} has step_actions = {actions!r}; it must be a letter a step")
+        raise InputError(f"the recipe in {str(clip)!r} has step_actions = {actions!r}; it must be a letter a step")
     return AccelConfig(cache=actions, guidance="batched" if batched else "sequential")
 
 

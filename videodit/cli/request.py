@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 from videodit.cli.common import file_size, note, print_rows, printable, quiet_libraries
 from videodit.cli.loras import LoRARequest, check_loras, load_loras, weight_of
 from videodit.cli.progress import Progress, show_progress
+from videodit.errors import InputError
+from videodit.files import sole_maker
+from videodit.prompts import check_text, is_blank
 
 if TYPE_CHECKING:
     from videodit.acceleration import AccelConfig
@@ -67,14 +70,18 @@ class Request:
     origin: str = ""
 
     def __post_init__(self) -> None:
-        if isinstance(self.prompt, str) and not self.prompt.strip():
-            raise ValueError("the prompt is empty; say what the clip should show")
+        for text in self.prompts:
+            check_text(text)
+            if is_blank(text):
+                raise InputError("the prompt is empty; say what the clip should show")
+        if self.negative_prompt is not None:
+            check_text(self.negative_prompt, "the negative prompt")
         if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed is {self.seed}; it must be 0 to {MAX_SEED}")
+            raise InputError(f"seed is {self.seed}; it must be 0 to {MAX_SEED}")
         if self.seconds is not None and not 0 < self.seconds <= MAX_SECONDS:  # false for NaN, too
-            raise ValueError(f"seconds is {self.seconds}; it must be above 0 and at most {MAX_SECONDS}")
+            raise InputError(f"seconds is {self.seconds}; it must be above 0 and at most {MAX_SECONDS}")
         if self.seconds is not None and self.num_frames is not None:
-            raise ValueError(f"give seconds ({self.seconds}) or frames ({self.num_frames}), not both")
+            raise InputError(f"give seconds ({self.seconds}) or frames ({self.num_frames}), not both")
 
     @property
     def prompts(self) -> list[str]:
@@ -134,9 +141,9 @@ def plan_jobs(requests: Sequence[Request]) -> list[Job]:
                     checked[key] = check_loras(request.loras, plan.folder)
                 path = request.output.resolve()
                 if path in takers:
-                    raise ValueError(f"output {request.output.name!r} is taken by {takers[path]}")
+                    raise InputError(f"output {request.output.name!r} is taken by {takers[path]}")
             except ValueError as error:
-                raise ValueError(f"{request.origin}: {error}" if request.origin else str(error)) from error
+                raise InputError(f"{request.origin}: {error}" if request.origin else str(error)) from error
             takers[path] = request.origin
             jobs.append(Job(request, plan, given, checked[key]))
     for message in dict.fromkeys(message for job in jobs for message in _notices(job)):
@@ -161,7 +168,7 @@ def _check_acceleration(request: Request, plan: GenerationPlan) -> None:
     if config.cache is not None:
         actions, _ = find_schedule(config.cache, folder=plan.folder, model_hash=model_hash(plan.folder))
         if len(actions) != plan.num_inference_steps:
-            raise ValueError(
+            raise InputError(
                 f"acceleration {wanted!r} is for {len(actions)} steps, not {plan.num_inference_steps}: "
                 f"videodit calibrate --steps {plan.num_inference_steps} finds another"
             )
@@ -180,7 +187,7 @@ def _given(request: Request, plan: GenerationPlan) -> Given:
     spec = ModelSpec.from_folder(plan.folder)
     conditions = [*images_as_frames(request.image, request.last_image), *request.conditions]
     if request.loop and conditions:
-        raise ValueError("a loop has no beginning and no end: it takes no image and no other condition")
+        raise InputError("a loop has no beginning and no end: it takes no image and no other condition")
     if not isinstance(request.prompt, str):
         request.prompt.check(plan.num_frames / float(plan.fps))
     first, last = ends_given(conditions, plan.num_frames)
@@ -299,6 +306,9 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
         ValueError: the model's files are damaged or not a model.
     """
     started = time.monotonic()
+    for job in jobs:  # before the model is loaded
+        with sole_maker(job.request.output):
+            pass
     with show_progress() as progress:
         progress.stage("loading")
         pipe = _load(jobs[0].plan)
@@ -307,9 +317,10 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
             pipe.accelerate(wanted)
     recipes = []
     for index, job in enumerate(jobs, start=1):
-        _announce(pipe, job)
-        with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
-            recipe, timings = _make_clip(pipe, job, progress)
+        with sole_maker(job.request.output):
+            _announce(pipe, job)
+            with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
+                recipe, timings = _make_clip(pipe, job, progress)
         recipes.append(recipe)
         _report(job, time.monotonic() - started)
         if profile:
@@ -412,7 +423,7 @@ def _steps(job: Job) -> int:
     from videodit.pipelines.windows import windows_of
 
     folder = window_folder(job.request.output)
-    made = len(list(folder.glob("*.safetensors")))
+    made = len(list(folder.glob("[0-9][0-9][0-9][0-9][0-9].safetensors")))
     total = len(windows_of(plan, None if job.given.renoised else job.given.level))
     if made:
         note(f"{made} of {total} windows are there from before")

@@ -12,6 +12,7 @@ from videodit.cli.common import parse_size, printable
 from videodit.cli.flags import integer, number
 from videodit.cli.progress import show_progress
 from videodit.cli.request import MAX_SEED
+from videodit.errors import InputError
 
 
 def toybox(
@@ -32,9 +33,9 @@ def toybox(
     """
     width, height = parse_size(size)
     if clips < 1:
-        raise ValueError(f"clips is {clips}; it must be at least 1")
+        raise InputError(f"clips is {clips}; it must be at least 1")
     if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed is {seed}; it must be 0 to {MAX_SEED}")
+        raise InputError(f"seed is {seed}; it must be 0 to {MAX_SEED}")
     started = time.monotonic()
     with show_progress() as progress:
         progress.stage("loading the libraries")

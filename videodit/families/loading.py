@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,6 +33,7 @@ from videodit.checkpoints import (
 from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES, family_of
 from videodit.families.base import Family, Group, to_foreign, to_native
+from videodit.files import replacing
 from videodit.schema import check_types
 from videodit.weights import build, check_counts, check_entries, check_names, is_finite, read_header, read_headers
 
@@ -339,18 +338,13 @@ def convert_transformer(
             for _ in _checked(((name, files.shape(name)) for name in shapes), shapes, source):
                 pass
             tensors = to_foreign(groups, files.get, model.config)
-        partial = target.with_name(f".{target.name}-{secrets.token_hex(8)}.part")
-        partial.mkdir()
-        try:
+        with replacing(target) as partial:
+            partial.mkdir()
             _write_shards(tensors, partial, max_shard_bytes, lambda done: on_tensor(done, len(files.names)))
             if written is None:
                 model.save_config(partial)
             else:
                 (partial / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, target)
-        except BaseException:
-            shutil.rmtree(partial)
-            raise
 
 
 def _checked(

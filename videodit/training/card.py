@@ -16,6 +16,7 @@ from torch import Tensor
 import videodit
 from videodit.adapters import BASE_HASH, BASE_MODEL
 from videodit.datasets.clips.cache import CachedSample
+from videodit.errors import InputError
 from videodit.files import write_whole
 from videodit.training.config import TrainingConfig
 from videodit.training.log import LOG
@@ -178,7 +179,7 @@ def check_hub(name: str) -> None:
         huggingface_hub.HfApi().whoami()
     except (LocalTokenNotFoundError, HfHubHTTPError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"export.push_to_hub is {name!r}, and the Hub would take no upload: {reason}") from None
+        raise InputError(f"export.push_to_hub is {name!r}, and the Hub would take no upload: {reason}") from None
 
 
 def push_to_hub(config: TrainingConfig) -> str:

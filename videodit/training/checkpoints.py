@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from videodit.checkpoints import read_json
+from videodit.errors import InputError
 from videodit.training.collectives import agreed, rank, together, world_size
 from videodit.training.optimizers import local_part
 from videodit.training.shards import (
@@ -77,10 +78,10 @@ class CheckpointStore:
 
     def __init__(self, folder: str | Path, *, keep: int) -> None:
         if keep < 1:
-            raise ValueError(f"keep must be at least 1, got {keep}: the newest checkpoint is never removed")
+            raise InputError(f"keep must be at least 1, got {keep}: the newest checkpoint is never removed")
         self.folder, self.keep = Path(folder), keep
         if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"{self.folder} is a file, not a folder for checkpoints")
+            raise InputError(f"{self.folder} is a file, not a folder for checkpoints")
 
     def all(self) -> list[Path]:
         """The checkpoints by step, the newest last."""
@@ -103,18 +104,18 @@ class CheckpointStore:
         if str(where) == "latest":
             newest = self.latest()
             if newest is None:
-                raise ValueError(f"there is no checkpoint in {self.folder} to resume from")
+                raise InputError(f"there is no checkpoint in {self.folder} to resume from")
             return newest
         path = Path(where)
         if not (path / MAIN).is_file():
             inside = _checkpoints(path)
             hint = f"; it holds checkpoints, the newest is {inside[-1]}" if inside else ""
-            raise ValueError(f"{path} is not a checkpoint: it has no {MAIN}{hint}")
+            raise InputError(f"{path} is not a checkpoint: it has no {MAIN}{hint}")
         here = path.resolve().parent == self.folder.resolve()
         others = [p.name for p in self.all() if not here or _step_of(p) > _step_of(path)]
         if others:
             where = f"newer checkpoints stand beside {path}" if here else f"{self.folder} holds checkpoints of its own"
-            raise ValueError(
+            raise InputError(
                 f"{where}: {', '.join(others)}; move or remove them to resume from there, or choose another output "
                 "folder"
             )
@@ -173,7 +174,7 @@ class CheckpointStore:
         try:
             return agreed(lambda: _checked(path))
         except ValueError as error:
-            raise ValueError(f"{error}{_alternative(path)}") from None
+            raise InputError(f"{error}{_alternative(path)}") from None
 
     def load(self, path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         """Fill tensors from a checkpoint, bit for bit, and return what was said about it.
@@ -190,13 +191,13 @@ class CheckpointStore:
     ) -> tuple[dict[str, dict[str, Tensor]], str]:
         """What this rank writes, by file, and the checkpoint's name."""
         if step < 0:
-            raise ValueError(f"the step must be at least 0, got {step}")
+            raise InputError(f"the step must be at least 0, got {step}")
         if not tensors:
-            raise ValueError("a checkpoint needs at least one tensor")
+            raise InputError("a checkpoint needs at least one tensor")
         try:
             json.dumps(dict(about), allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"what is said about a checkpoint must be JSON: {error}") from None
+            raise InputError(f"what is said about a checkpoint must be JSON: {error}") from None
         split = {_group(name) for name, tensor in tensors.items() if isinstance(tensor, DTensor)}
         parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for name, tensor in tensors.items():
@@ -339,10 +340,10 @@ class Checkpoint:
         ):
             if names:
                 more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-                raise ValueError(f"{self.path} does not fit this run: it {problem} {names[0]}{more}")
+                raise InputError(f"{self.path} does not fit this run: it {problem} {names[0]}{more}")
         for name, spec in wanted.items():
             if spec != self.specs[name]:
-                raise ValueError(
+                raise InputError(
                     f"{self.path} does not fit this run: {name} is {_shown(self.specs[name])} there "
                     f"and {_shown(spec)} here"
                 )
@@ -359,30 +360,30 @@ def _checked(path: Path) -> Checkpoint:
     """Read the JSON files of a checkpoint, and compare every file's size and, of this rank's share, the checksum."""
     main = read_json(path / MAIN)
     if main.get("format") != FORMAT:
-        raise ValueError(f"{path / MAIN} has the format {main.get('format')!r}; this version reads {FORMAT}")
+        raise InputError(f"{path / MAIN} has the format {main.get('format')!r}; this version reads {FORMAT}")
     try:
         files = {name: Written(**value) for name, value in main["files"].items()}
         if not all(name == INDEX or _FILE.fullmatch(name) for name in files):
-            raise ValueError(f"{path} is damaged: {MAIN} names files that no checkpoint has")
+            raise InputError(f"{path} is damaged: {MAIN} names files that no checkpoint has")
         for place, (name, expected) in enumerate(files.items()):
             _check_file(path, name, expected, whole=name == INDEX or place % world_size() == rank())
         checkpoint = Checkpoint(path, main, read_json(path / INDEX))
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {MAIN} or {INDEX} lacks something or has it wrong ({error!r})") from None
+        raise InputError(f"{path} is damaged: {MAIN} or {INDEX} lacks something or has it wrong ({error!r})") from None
     unknown = checkpoint.files - files.keys()
     if unknown:
-        raise ValueError(f"{path} is damaged: {INDEX} names {sorted(unknown)[0]}, which {MAIN} does not")
+        raise InputError(f"{path} is damaged: {INDEX} names {sorted(unknown)[0]}, which {MAIN} does not")
     return checkpoint
 
 
 def _check_file(path: Path, name: str, expected: Written, *, whole: bool) -> None:
     file = path / name
     if not file.is_file():
-        raise ValueError(f"{path} is damaged: {name} is missing")
+        raise InputError(f"{path} is damaged: {name} is missing")
     if file.stat().st_size != expected.bytes:
-        raise ValueError(f"{path} is damaged: {name} has {file.stat().st_size:,} bytes, not {expected.bytes:,}")
+        raise InputError(f"{path} is damaged: {name} has {file.stat().st_size:,} bytes, not {expected.bytes:,}")
     if whole and checksum(file) != expected.crc32:
-        raise ValueError(f"{path} is damaged: the content of {name} is not what was written")
+        raise InputError(f"{path} is damaged: the content of {name} is not what was written")
 
 
 def _alternative(path: Path) -> str:
@@ -407,7 +408,7 @@ def _step_of(path: Path) -> int:
 def _group(name: str) -> str:
     group = name.split(".")[0]
     if not _GROUP.fullmatch(group) or "." not in name:
-        raise ValueError(f"a tensor's name must begin with lower-case letters and a dot, got {name!r}")
+        raise InputError(f"a tensor's name must begin with lower-case letters and a dot, got {name!r}")
     return group
 
 

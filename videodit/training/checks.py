@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from videodit.datasets.clips.cache import LatentCache
+from videodit.errors import InputError
 from videodit.pipelines.registry import ModelSpec, check_conditions, check_model, model_hash, resolve_model, settle
 from videodit.training.card import check_hub
 from videodit.training.config import TrainingConfig
@@ -29,7 +30,7 @@ def check_model_fits(config: TrainingConfig, cache: LatentCache) -> tuple[str, l
     check_model(folder)
     found = model_hash(folder)
     if cache.info.model_hash != found:
-        raise ValueError(
+        raise InputError(
             f"the cache {str(config.data.cache)!r} was made with {cache.info.model} ({cache.info.model_hash}), "
             f"not with {config.model} ({found}): videodit data encode … -m {config.model} makes another"
         )
@@ -47,7 +48,7 @@ def _clip_notices(config: TrainingConfig, spec: ModelSpec) -> list[str]:
     """Check what is asked of the clips that validation makes; what of it was adjusted."""
     asked = config.validation
     if spec.image_kind in ("concat", "concat_mask") and not asked.images:
-        raise ValueError("this model makes clips from images: validation.prompts need validation.images")
+        raise InputError("this model makes clips from images: validation.prompts need validation.images")
     check_conditions(spec, image=bool(asked.images))
     width, height = asked.size or (None, None)
     settings = settle(
@@ -68,11 +69,11 @@ def check_devices(accelerator: Any) -> None:
         ValueError: DeepSpeed, the first kind of FSDP, or an accumulation of its own.
     """
     if accelerator.distributed_type == "DEEPSPEED":
-        raise ValueError("DeepSpeed keeps its state in pickles, which are refused here: use FSDP2 instead")
+        raise InputError("DeepSpeed keeps its state in pickles, which are refused here: use FSDP2 instead")
     if accelerator.distributed_type == "FSDP" and not accelerator.is_fsdp2:
-        raise ValueError("accelerate was told to use FSDP 1, which is not supported: add --fsdp_version 2")
+        raise InputError("accelerate was told to use FSDP 1, which is not supported: add --fsdp_version 2")
     if accelerator.gradient_accumulation_steps != 1:
-        raise ValueError(
+        raise InputError(
             f"accelerate was told gradient_accumulation_steps={accelerator.gradient_accumulation_steps}; "
             "train.accumulation of the config is the place for it"
         )

@@ -7,6 +7,7 @@ from one.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from videodit.errors import InputError
 
 PRESETS = resources.files("videodit") / "presets" / "training"
 
@@ -46,7 +49,7 @@ class _Part(BaseModel):
     def _check_switches(cls, value: Any, info: Any) -> Any:
         """True and false are no numbers, which pydantic takes them for."""
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
-            raise ValueError("a switch is no value for this")
+            raise InputError("a switch is no value for this")
         return value
 
 
@@ -93,9 +96,9 @@ class Method(_Part):
         if self.kind == "full":
             for name in ("alpha", "targets", "dropout", "dora"):
                 if value := getattr(self, name):
-                    raise ValueError(f"{name} is {value!r}, which is for kind='lora'")
+                    raise InputError(f"{name} is {value!r}, which is for kind='lora'")
         elif self.targets == ():
-            raise ValueError("targets names no layer; leave it out for those of every block")
+            raise InputError("targets names no layer; leave it out for those of every block")
         return self
 
 
@@ -122,9 +125,9 @@ class Noise(_Part):
     @model_validator(mode="after")
     def _check_levels(self) -> Noise:
         if self.shift != "auto" and not self.shift > 0:
-            raise ValueError(f"shift must be above 0 or 'auto', got {self.shift}")
+            raise InputError(f"shift must be above 0 or 'auto', got {self.shift}")
         if self.density == "uniform" and (self.mean, self.std) != (0.0, 1.0):
-            raise ValueError(f"mean {self.mean} and std {self.std} are of density='logit_normal', not of 'uniform'")
+            raise InputError(f"mean {self.mean} and std {self.std} are of density='logit_normal', not of 'uniform'")
         return self
 
 
@@ -175,9 +178,9 @@ class Train(_Part):
     def _check_course(self) -> Train:
         for beta in self.betas:
             if not 0 <= beta < 1:
-                raise ValueError(f"betas must be at least 0 and below 1, got {beta}")
+                raise InputError(f"betas must be at least 0 and below 1, got {beta}")
         if self.schedule == "cosine" and self.warmup_steps >= self.steps:
-            raise ValueError(
+            raise InputError(
                 f"warmup_steps is {self.warmup_steps} of {self.steps} steps in all, which leaves the cosine none"
             )
         return self
@@ -213,7 +216,7 @@ class Validation(_Part):
     @model_validator(mode="after")
     def _check_images(self) -> Validation:
         if len(self.images) not in (0, len(self.prompts)):
-            raise ValueError(
+            raise InputError(
                 f"images are {len(self.images)} for {len(self.prompts)} prompts; give one for each or none"
             )
         return self
@@ -222,7 +225,7 @@ class Validation(_Part):
     def _check_quantiles(self) -> Validation:
         for quantile in self.quantiles:
             if not 0 < quantile < 1:
-                raise ValueError(f"quantiles must be above 0 and below 1, got {quantile}")
+                raise InputError(f"quantiles must be above 0 and below 1, got {quantile}")
         return self
 
 
@@ -317,7 +320,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> TrainingCo
     try:
         return TrainingConfig.model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"config {str(source)!r}: {_told(error)}") from None
+        raise InputError(f"config {str(source)!r}: {_told(error)}") from None
 
 
 def _read_yaml(source: str | Path) -> dict[str, Any]:
@@ -327,13 +330,13 @@ def _read_yaml(source: str | Path) -> dict[str, Any]:
     elif str(source) in preset_names():
         text = (PRESETS / f"{source}.yaml").read_bytes()
     else:
-        raise ValueError(f"config {str(source)!r} is no file and none of {', '.join(preset_names())}")
+        raise InputError(f"config {str(source)!r} is no file and none of {', '.join(preset_names())}")
     try:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"config {str(source)!r} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"config {str(source)!r} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"config {str(source)!r} must hold keys and values, got {type(values).__name__}")
+        raise InputError(f"config {str(source)!r} must hold keys and values, got {type(values).__name__}")
     return values
 
 
@@ -341,16 +344,16 @@ def _override(values: dict[str, Any], override: str) -> None:
     """Put one ``a.b=c`` over the values."""
     name, equals, text = override.partition("=")
     if not equals or not all(name.split(".")):
-        raise ValueError(f"override {override!r} must be like train.steps=50")
+        raise InputError(f"override {override!r} must be like train.steps=50")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ValueError(f"override {override!r}: {text!r} is not valid YAML") from None
+        raise InputError(f"override {override!r}: {text!r} is not valid YAML") from None
     *parents, last = name.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise ValueError(f"override {override!r}: {parent} holds no keys")
+            raise InputError(f"override {override!r}: {parent} holds no keys")
     values[last] = value
 
 
@@ -360,7 +363,9 @@ def _told(error: ValidationError) -> str:
     for one in error.errors():
         key = ".".join(map(str, one["loc"])) or "the whole"
         if one["type"] == "extra_forbidden":
-            parts.append(f"unknown key {key}; legal here are {', '.join(_keys_beside(one['loc']))}")
+            close = difflib.get_close_matches(key, [*_all_keys(TrainingConfig)], n=3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            parts.append(f"unknown key {key}{hint}; legal here are {', '.join(_keys_beside(one['loc']))}")
         elif one["type"] == "missing":
             parts.append(f"{key} is missing")
         else:
@@ -368,6 +373,14 @@ def _told(error: ValidationError) -> str:
             value = "" if isinstance(one["input"], dict) and one["type"] == "value_error" else f" is {one['input']!r}"
             parts.append(f"{key}{value}: {message[0].lower()}{message[1:]}")  # a whole part's message names the value
     return "; ".join(parts)
+
+
+def _all_keys(part: Any, prefix: str = "") -> Iterable[str]:
+    """All keys of a part of the config and of those in it, with dots."""
+    for name, field in part.model_fields.items():
+        yield prefix + name
+        if hasattr(field.annotation, "model_fields"):
+            yield from _all_keys(field.annotation, f"{prefix}{name}.")
 
 
 def _keys_beside(where: Sequence[Any]) -> list[str]:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from videodit.datasets.clips.buckets import Bucket
 from videodit.datasets.clips.cache import CachedSample, LatentCache
+from videodit.errors import InputError
 from videodit.training.sampler import StepSampler, keyed
 
 WHOLE_CLIPS = 10
@@ -167,7 +168,7 @@ def hold_out(
     held = [sample for unit, group in units.items() if unit in chosen for sample in group]
     kept = [sample for unit, group in units.items() if unit not in chosen for sample in group]
     if not kept:
-        raise ValueError(f"holding out {share} of {len(units)} {name}s leaves none to train on")
+        raise InputError(f"holding out {share} of {len(units)} {name}s leaves none to train on")
     return kept, held, f"{len(kept)} samples to train on, {len(held)} held out ({wanted} of {len(units)} {name}s)"
 
 

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from videodit import VideoDiT
+from videodit.errors import InputError
 
 CLIP_TOKENS = 257
 """Tokens of the image encoder (CLIP's ViT-H/14 at 224 pixels) that image-to-video models with cross-attention see."""
@@ -59,9 +60,9 @@ def training_flops(
     """
     parameters = list(model.parameters())
     if not isinstance(model, VideoDiT) or any(isinstance(p, DTensor) for p in parameters):
-        raise ValueError(f"FLOPs are counted on a VideoDiT before it is wrapped or sharded, got {type(model).__name__}")
+        raise InputError(f"FLOPs are counted on a VideoDiT before it is wrapped or sharded, got {type(model).__name__}")
     if not any(p.requires_grad for p in parameters):
-        raise ValueError("there is no trainable parameter: every one has requires_grad=False")
+        raise InputError("there is no trainable parameter: every one has requires_grad=False")
     twin, config = _without_data(model), model.config
 
     def empty(*shape: int) -> Tensor:
@@ -114,7 +115,7 @@ def matmul_peak(device: torch.device | str, dtype: torch.dtype, *, seconds: floa
         ValueError: ``seconds`` is not above 0.
     """
     if not seconds > 0:
-        raise ValueError(f"seconds must be above 0, got {seconds}")
+        raise InputError(f"seconds must be above 0, got {seconds}")
     device = torch.device(device)
     generator = torch.Generator(device).manual_seed(0)
     started, best, rows, taken = time.perf_counter(), 0.0, 128, 0.0
@@ -158,5 +159,5 @@ def mfu(flops: float, seconds: float, peak: float, *, devices: int = 1) -> float
         ValueError: a time, peak or number of devices that is not above 0.
     """
     if min(seconds, peak, devices) <= 0:
-        raise ValueError(f"seconds, peak and devices must be above 0, got {seconds}, {peak} and {devices}")
+        raise InputError(f"seconds, peak and devices must be above 0, got {seconds}, {peak} and {devices}")
     return flops / (seconds * peak * devices)

@@ -14,6 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
+from videodit.errors import InputError
 from videodit.files import write_whole
 from videodit.training.config import TrainingConfig
 
@@ -35,7 +36,7 @@ def tracker_of(config: TrainingConfig) -> tuple[str | None, str | None]:
             return None, 'no TensorBoard: numbers go to log.jsonl alone (pip install "videodit[train]" has it)'
         return "tensorboard", None
     if find_spec(wanted) is None:
-        raise ValueError(f"tracking.tracker is {wanted!r}, which is not installed: pip install {wanted}")
+        raise InputError(f"tracking.tracker is {wanted!r}, which is not installed: pip install {wanted}")
     return wanted, None
 
 

@@ -15,6 +15,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from videodit.checkpoints import read_json
+from videodit.errors import InputError
+from videodit.files import replacing
 from videodit.pipelines import VideoDiTPipeline
 from videodit.pipelines.registry import check_model, family_of_index, resolve_model
 from videodit.training.config import Method, TrainingConfig
@@ -115,7 +117,7 @@ def target_layers(transformer: nn.Module, targets: tuple[str, ...] | None) -> li
         same = [name for name in linear if name == target or name.endswith(f".{target}")]
         if not same:
             endings = sorted({re.sub(r"^.*\.\d+\.", "", name) for name in linear if "blocks." in name})
-            raise ValueError(f"method.targets names {target!r}, which no linear layer ends in; there are {endings}")
+            raise InputError(f"method.targets names {target!r}, which no linear layer ends in; there are {endings}")
         found |= dict.fromkeys(same)
     return list(found)
 
@@ -188,14 +190,9 @@ def export_full(model: str, name: str, trained: Mapping[str, Tensor], folder: Pa
     for part in (pipe, *pipe.components.values()):
         if hasattr(part, "register_to_config"):
             part.register_to_config(_name_or_path="")  # else a path of this machine would travel along
-    partial = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with replacing(folder) as partial:
         pipe.save_pretrained(partial)
         shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _is_fp32(folder: Path) -> bool:

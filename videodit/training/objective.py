@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videodit.errors import InputError
 from videodit.flow import (
     NUM_TRAIN_TIMESTEPS,
     Objective,
@@ -72,10 +73,10 @@ class Diffusion:
         check_kind(spec, noise, expert=expert)
         guided = pipe.transformer.config.guidance_embeds
         if noise.guidance != 1.0 and not guided:
-            raise ValueError(f"noise.guidance is {noise.guidance}: this model is not told any")
+            raise InputError(f"noise.guidance is {noise.guidance}: this model is not told any")
         density = noise.density or ("logit_normal" if objective == "flow" else "uniform")
         if density == "uniform" and (noise.mean, noise.std) != (0.0, 1.0):
-            raise ValueError(
+            raise InputError(
                 f"noise.mean is {noise.mean} and noise.std {noise.std}, which are of density=logit_normal: models that "
                 f"predict {objective} are trained at uniform levels unless noise.density says otherwise"
             )
@@ -90,7 +91,7 @@ class Diffusion:
         }
         if objective != "flow":
             if noise.shift != "auto":
-                raise ValueError(f"noise.shift is {noise.shift}; models that predict {objective} have none: use auto")
+                raise InputError(f"noise.shift is {noise.shift}; models that predict {objective} have none: use auto")
             return cls(**shared, signal=scheduler.alphas_cumprod.float())
         shift, tokens = (float(noise.shift), None) if noise.shift != "auto" else _own_shift(scheduler, spec)
         found_levels = (0.0, 1.0)
@@ -171,9 +172,9 @@ def check_kind(spec: Any, noise: Noise, *, expert: str | None) -> None:
     """
     if (expert is None) != (spec.experts < 2):
         found = "two transformers; method.expert must be high or low" if expert is None else "one transformer"
-        raise ValueError(f"the model has {found}, got method.expert={expert!r}")
+        raise InputError(f"the model has {found}, got method.expert={expert!r}")
     if noise.first_frame > 0 and spec.image_kind != "keep_first":
-        raise ValueError(
+        raise InputError(
             f"noise.first_frame is {noise.first_frame}: this model does not take its first frame as a clean latent"
         )
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from videodit.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -52,17 +54,17 @@ def make_optimizer(
             are split over devices, or torchao is not installed.
     """
     if kind not in get_args(OptimizerKind):
-        raise ValueError(f"the optimizer must be one of {get_args(OptimizerKind)}, got {kind!r}")
+        raise InputError(f"the optimizer must be one of {get_args(OptimizerKind)}, got {kind!r}")
     if not lr > 0 or not math.isfinite(lr):
-        raise ValueError(f"lr must be a number above 0, got {lr}")
+        raise InputError(f"lr must be a number above 0, got {lr}")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
+        raise InputError(f"betas must be two numbers in [0, 1), got {betas}")
     for name, value in (("eps", eps), ("weight_decay", weight_decay)):
         if not value >= 0 or not math.isfinite(value):
-            raise ValueError(f"{name} must be a number of at least 0, got {value}")
+            raise InputError(f"{name} must be a number of at least 0, got {value}")
     trainable = {name: p for name, p in params if p.requires_grad}
     if not trainable:
-        raise ValueError("there is no trainable parameter: every one has requires_grad=False")
+        raise InputError("there is no trainable parameter: every one has requires_grad=False")
     matrices = [p for name, p in trainable.items() if is_matrix(name, p)]
     others = [p for name, p in trainable.items() if not is_matrix(name, p)]
     groups = [
@@ -72,7 +74,7 @@ def make_optimizer(
     if kind == "adamw":
         return torch.optim.AdamW(groups, fused=all(p.is_cuda for p in trainable.values()), **options)
     if any(isinstance(p, DTensor) for p in trainable.values()):
-        raise ValueError("adamw8bit does not work with parameters split over devices (FSDP); use adamw")
+        raise InputError("adamw8bit does not work with parameters split over devices (FSDP); use adamw")
     return _adamw_8bit()(groups, **options)
 
 
@@ -86,7 +88,7 @@ def _adamw_8bit() -> type[torch.optim.Optimizer]:
         with _quiet():
             from torchao.optim import AdamW8bit
     except ImportError as error:
-        raise ValueError(f'adamw8bit needs torchao: pip install "videodit[quant]" ({error})') from None
+        raise InputError(f'adamw8bit needs torchao: pip install "videodit[quant]" ({error})') from None
     return AdamW8bit
 
 
@@ -134,13 +136,13 @@ def lr_factor(step: int, *, schedule: Schedule, warmup_steps: int, total_steps: 
         ValueError: an unknown schedule, or a number out of its range.
     """
     if schedule not in get_args(Schedule):
-        raise ValueError(f"the schedule must be one of {get_args(Schedule)}, got {schedule!r}")
+        raise InputError(f"the schedule must be one of {get_args(Schedule)}, got {schedule!r}")
     if step < 0 or total_steps < 1:
-        raise ValueError(f"step must be at least 0 and total_steps at least 1, got {step} and {total_steps}")
+        raise InputError(f"step must be at least 0 and total_steps at least 1, got {step} and {total_steps}")
     if warmup_steps < 0:
-        raise ValueError(f"warmup_steps must be at least 0, got {warmup_steps}")
+        raise InputError(f"warmup_steps must be at least 0, got {warmup_steps}")
     if not 0 <= final <= 1:
-        raise ValueError(f"final must be in [0, 1], got {final}")
+        raise InputError(f"final must be in [0, 1], got {final}")
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     if schedule == "constant":
@@ -167,7 +169,7 @@ def clip_grad_norm(params: Iterable[nn.Parameter], max_norm: float | None) -> Te
         ValueError: ``max_norm`` is not above 0, or a gradient is a sum that was not carried out yet.
     """
     if max_norm is not None and not max_norm > 0:
-        raise ValueError(f"max_norm must be above 0 or None, got {max_norm}")
+        raise InputError(f"max_norm must be above 0 or None, got {max_norm}")
     gradients = [p.grad for p in params if p.grad is not None]
     if not gradients:
         return torch.zeros(())
@@ -196,7 +198,7 @@ def _split_over(gradient: Tensor) -> tuple[DeviceMesh, tuple[int, ...]] | None:
     if not isinstance(gradient, DTensor):
         return None
     if any(placement.is_partial() for placement in gradient.placements):
-        raise ValueError(f"a gradient is not summed over the ranks yet: {gradient.placements}")
+        raise InputError(f"a gradient is not summed over the ranks yet: {gradient.placements}")
     axes = tuple(i for i, placement in enumerate(gradient.placements) if placement.is_shard())
     return (gradient.device_mesh, axes) if axes else None
 

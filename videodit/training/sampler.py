@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from videodit.datasets.clips.buckets import Bucket
+from videodit.errors import InputError
 
 _ROUNDS = 6  # with four, small ranges have favourites
 _LONGEST_PERIOD = 100_000  # steps
@@ -74,9 +75,9 @@ class StepSampler:
     def __init__(self, counts: Mapping[Bucket, int], batches: Mapping[Bucket, int], *, seed: int) -> None:
         counts = {bucket: count for bucket, count in sorted(counts.items()) if count}
         if not counts:
-            raise ValueError("there are no samples to train on")
+            raise InputError("there are no samples to train on")
         if bad := next((bucket for bucket in counts if batches[bucket] < 1), None):
-            raise ValueError(f"batch of bucket {bad} must be at least 1, got {batches[bad]}")
+            raise InputError(f"batch of bucket {bad} must be at least 1, got {batches[bad]}")
         self.counts, self.batches, self.seed = counts, {b: batches[b] for b in counts}, seed
         self.turns = _turns({b: Fraction(counts[b], batches[b]) for b in counts})
         self.period = sum(self.turns.values())

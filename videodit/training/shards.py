@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from videodit.errors import InputError
 from videodit.training.optimizers import local_part
 
 DTYPES = {
@@ -92,7 +93,7 @@ def spec_of(tensor: Tensor, name: str) -> Spec:
         ValueError: a dtype that is not stored.
     """
     if tensor.dtype not in DTYPES:
-        raise ValueError(f"{name} is {tensor.dtype}, which checkpoints do not store")
+        raise InputError(f"{name} is {tensor.dtype}, which checkpoints do not store")
     return Spec(DTYPES[tensor.dtype], tuple(tensor.shape))
 
 
@@ -204,7 +205,7 @@ class PieceReader:
             target[window.slices_of(common)].copy_(self._read(piece, name, common))
             filled += common.numel
         if filled != window.numel:
-            raise ValueError(f"{self.folder} holds {filled} of the {window.numel} numbers of {name} that are wanted")
+            raise InputError(f"{self.folder} holds {filled} of the {window.numel} numbers of {name} that are wanted")
 
     def _read(self, piece: Piece, name: str, window: Window) -> Tensor:
         try:
@@ -215,4 +216,4 @@ class PieceReader:
                 return file.get_tensor(name)
             return file.get_slice(name)[piece.window.slices_of(window)]
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{self.folder / piece.file} cannot be read: {error}") from None
+            raise InputError(f"{self.folder / piece.file} cannot be read: {error}") from None

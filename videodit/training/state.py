@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from videodit.errors import InputError
 from videodit.training.optimizers import local_part, set_lr
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         if not parameter.requires_grad:
             continue
         if stable_name(name) in named:
-            raise ValueError(f"two parameters are called {stable_name(name)!r}; the second one is {name!r}")
+            raise InputError(f"two parameters are called {stable_name(name)!r}; the second one is {name!r}")
         named[stable_name(name)] = parameter
     return named
 
@@ -74,11 +75,11 @@ class Ema:
 
     def __init__(self, model: nn.Module, *, decay: float, warmup: bool = True) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"the decay of averages must be in [0, 1), got {decay}")
+            raise InputError(f"the decay of averages must be in [0, 1), got {decay}")
         self.model, self.decay, self.warmup = model, decay, warmup
         self.parameters = trainable_parameters(model)
         if not self.parameters:
-            raise ValueError("there is no trainable parameter to average")
+            raise InputError("there is no trainable parameter to average")
         self.averages = {name: p.detach().to(torch.float32, copy=True) for name, p in self.parameters.items()}
         self.is_swapped = False
 
@@ -98,7 +99,7 @@ class Ema:
             RuntimeError: the averages are in the model.
         """
         if step < 1:
-            raise ValueError(f"averages are updated after a step, counted from 1; got {step}")
+            raise InputError(f"averages are updated after a step, counted from 1; got {step}")
         self._check_own_place()
         weight = 1 - self.decay_at(step)
         names = list(self.averages)
@@ -214,7 +215,7 @@ class TrainingState:
         optimized = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
         foreign = sum(id(p) not in names for p in optimized)
         if foreign:
-            raise ValueError(f"{foreign} of the optimizer's {len(optimized)} parameters are not the model's")
+            raise InputError(f"{foreign} of the optimizer's {len(optimized)} parameters are not the model's")
         return {names[id(p)]: p for p in optimized}
 
     def _make_state(self, parameters: list[nn.Parameter]) -> None:
@@ -245,10 +246,10 @@ class TrainingState:
 def _flat(name: str, value: object) -> dict[str, Tensor]:
     """A tensor, or the plain tensors that a quantized one consists of."""
     if not isinstance(value, Tensor):
-        raise ValueError(f"{name} is a {type(value).__name__}; of an optimizer's state only tensors can be saved")
+        raise InputError(f"{name} is a {type(value).__name__}; of an optimizer's state only tensors can be saved")
     if isinstance(value, DTensor):
         if type(value.to_local()) is not Tensor:
-            raise ValueError(f"{name} is quantized and split over devices, which is not supported; use adamw")
+            raise InputError(f"{name} is quantized and split over devices, which is not supported; use adamw")
         return {name: value}
     if not hasattr(value, "__tensor_flatten__"):
         return {name: value}

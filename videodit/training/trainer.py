@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor
 import videodit
 from videodit.adapters import save_lora
 from videodit.datasets.clips.cache import CachedSample, LatentCache
+from videodit.errors import InputError, ModelError, Stopped
 from videodit.files import write_whole
 from videodit.training.card import LORA_FILE, MODEL_FOLDER, model_spec, push_to_hub, write_card
 from videodit.training.checkpoints import Checkpoint, CheckpointStore
@@ -34,6 +35,7 @@ from videodit.training.checks import check_devices, check_model_fits
 from videodit.training.config import TrainingConfig, differences
 from videodit.training.data import Collator, MicroBatch, TrainingBatches, hold_out, make_loader, micro_batch_sizes
 from videodit.training.flops import matmul_peak, training_flops
+from videodit.training.folder import check_output, claim_output
 from videodit.training.log import LOG, RunLog, read_log, tracker_of
 from videodit.training.meter import Meter, peak_memory
 from videodit.training.model import (
@@ -51,6 +53,7 @@ from videodit.training.state import Ema, TrainingState, trainable_parameters
 from videodit.training.validation import held_out_loss, make_clips, open_images
 
 CONFIG = "config.yaml"
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 REHEARSAL_STEPS = 2
 """Of the sampler, in the clip that is made before training starts."""
 
@@ -69,6 +72,7 @@ class Trainer:
 
     def __init__(self, config: TrainingConfig, *, resume: str | None = None) -> None:
         self.config = config
+        check_output(config.output)
         tracker, notice = tracker_of(config)
         self.cache = LatentCache(config.data.cache)
         self.model_hash, notices = check_model_fits(config, self.cache)
@@ -92,6 +96,8 @@ class Trainer:
         if self.checkpoint is not None:
             self.state.load(self.checkpoint)
             self.step = self.checkpoint.step
+        if self.accelerator.is_main_process:
+            claim_output(config.output)
         self.log = RunLog(self.accelerator, config, step=self.step)
         for text in (*self.notices, *self._summary()):
             self.log.say(text)
@@ -102,7 +108,7 @@ class Trainer:
         """The checkpoint to go on from, found whole and of this very run."""
         latest = self.store.latest()
         if resume is None and latest is not None:
-            raise ValueError(
+            raise InputError(
                 f"{str(self.config.output)!r} holds checkpoints of an earlier run: --resume latest goes on from "
                 "there, output=… names another folder"
             )
@@ -114,9 +120,9 @@ class Trainer:
         now = {"data_hash": self.data_hash, "model_hash": self.model_hash, "micro_batches": self.per_step}
         found += [f"{name}: {about[name]!r} became {value!r}" for name, value in now.items() if about[name] != value]
         if found:
-            raise ValueError(f"{checkpoint.path.name} was made by a run that differs: {'; '.join(found)}")
+            raise InputError(f"{checkpoint.path.name} was made by a run that differs: {'; '.join(found)}")
         if checkpoint.step > steps:
-            raise ValueError(f"train.steps is {steps}, and {checkpoint.path.name} is beyond that")
+            raise InputError(f"train.steps is {steps}, and {checkpoint.path.name} is beyond that")
         return checkpoint
 
     def _prepare(self, kept: list[CachedSample]) -> None:
@@ -207,11 +213,12 @@ class Trainer:
         """Train, validate and export.
 
         Raises:
-            SystemExit: SIGTERM or SIGINT came, and the state was saved; or the loss is no number any more.
+            Stopped: SIGTERM, SIGINT or SIGHUP came, and the state was saved.
+            ModelError: the loss is no number any more.
             OSError: the disk is full, or another error of the system; the last checkpoint is whole.
         """
         config = self.config
-        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         try:
             if self.accelerator.is_main_process:
                 config.output.mkdir(parents=True, exist_ok=True)
@@ -237,14 +244,14 @@ class Trainer:
             store = CheckpointStore(scratch / "checkpoints", keep=1)
             checkpoint = self.checkpoint or store.open(self._save(store))
             if differing := checkpoint.differing(self.state.tensors()):
-                raise SystemExit(f"rehearsal: {differing[0]} was read back from {checkpoint.path} as something else")
+                raise ModelError(f"rehearsal: {differing[0]} was read back from {checkpoint.path} as something else")
             batch = self.batches.largest(self.accelerator.process_index)
             count = min(2, self.config.train.accumulation)
             loss, _ = self._forward_backward([batch] * count, count=count, step=self.step)
             self._update()
             loss = self.accelerator.reduce(loss, reduction="mean")  # all stop, or none
             if not torch.isfinite(loss):
-                raise SystemExit(f"rehearsal: the loss of the first batch is {loss.item()}; nothing was trained")
+                raise ModelError(f"rehearsal: the loss of the first batch is {loss.item()}; nothing was trained")
             with self._averaged():
                 self._held_out(self.held[:1])
                 settings = self.config.validation
@@ -286,8 +293,10 @@ class Trainer:
                 if save:
                     self._save(self.store)
                 if stop:
-                    raise SystemExit(
-                        f"stopped at step {self.step}, saved in {self.store.folder}; --resume latest goes on from there"
+                    raise Stopped(
+                        stop,
+                        f"stopped at step {self.step}, saved in {self.store.folder}; "
+                        "--resume latest goes on from there",
                     )
                 if self._is_validated(self.step):
                     self._validate()
@@ -344,7 +353,7 @@ class Trainer:
             bad = next((n for n, value in enumerate(values) if not math.isfinite(value)), None)
             if bad is not None:
                 step = self.step - len(values) + bad + 1
-                raise SystemExit(
+                raise ModelError(
                     f"the {name} became {values[bad]} in step {step}; the last checkpoint is {self._last()}"
                 )
         lr = float(self.optimizer.param_groups[0]["lr"])
@@ -446,11 +455,11 @@ class Trainer:
         self.signal = number  # the step at hand is finished first
         signal.signal(number, signal.SIG_DFL)  # whoever sends it twice does not want to wait
 
-    def _stop(self) -> bool:
-        """Whether any process was asked to stop; they find out together, at every line of the log."""
+    def _stop(self) -> int:
+        """The signal by which any process was asked to stop, or 0; they find out together, at every line of the log."""
         if self.accelerator.num_processes == 1:
-            return self.signal is not None
+            return self.signal or 0
         if self.step % self.config.tracking.every:
-            return False
-        flag = torch.tensor([float(self.signal is not None)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, reduction="sum").item() > 0)
+            return 0
+        numbers = self.accelerator.gather(torch.tensor([self.signal or 0], device=self.accelerator.device))
+        return int(numbers.max().item())

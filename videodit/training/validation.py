@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import torch
 from torch import Tensor
 
 from videodit.datasets.clips.cache import CachedSample
+from videodit.errors import InputError
 from videodit.media import write_video
 from videodit.pipelines import VideoDiTPipeline
+from videodit.pipelines.pixels import open_picture
 from videodit.training.config import Validation
 from videodit.training.data import Collator
 from videodit.training.objective import Diffusion
@@ -75,10 +76,9 @@ def open_images(settings: Validation) -> list[PIL.Image.Image | None]:
     found: list[PIL.Image.Image | None] = []
     for path in settings.images:
         try:
-            with PIL.Image.open(path) as image:
-                found.append(PIL.ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, SyntaxError) as error:  # a PNG that is damaged is a SyntaxError
-            raise ValueError(f"validation.images names {str(path)!r}, which cannot be read: {error}") from None
+            found.append(open_picture(Path(path)))
+        except InputError as error:
+            raise InputError(f"validation.images: {error}") from None
     return found or [None] * len(settings.prompts)
 
 

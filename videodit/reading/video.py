@@ -1,29 +1,36 @@
 """Frames of a video by PyAV, found by their time stamps, and what its file says about them.
 
-:mod:`videodit.datasets.clips.readers` is the way in.
+:mod:`videodit.reading.clip` is the way in.
 """
 
 from __future__ import annotations
 
 import bisect
 import itertools
-import os
+import json
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import av
+import av.filter
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.stream import Disposition
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from videodit.datasets.clips.records import Media
-from videodit.files import is_cut_short
-from videodit.media import UNSPECIFIED_MATRIX, matrix_of, shown_size, unpack_comment
+from videodit.limits import current_limits
+from videodit.reading.files import Media, Unreadable, open_container
+from videodit.reading.timing import settle_times
 
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,mxf,nut,ivf"
-"""FFmpeg's names of the containers that may be opened. Those that lead to other files (hls, concat, dash) are not."""
+COMMENT_FORMAT = "videodit/1"
+UNSPECIFIED_MATRIX = 2
+# swscale's plain bicubic takes every second chroma sample as it is: on smooth colour that costs 17 dB.
+# With these flags it interpolates chroma at full width, in both directions.
+SMOOTH_CHROMA = (
+    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP | Interpolation.FULL_CHR_H_INT
+)
 
 # One packet of these is one frame, so the packets' time stamps are the frames'. With others (VP8's hidden frames,
 # packed B-frames of MPEG-4) only decoding tells.
@@ -31,6 +38,7 @@ _PACKET_IS_FRAME = frozenset({"h264", "hevc", "av1", "libdav1d", "vp9", "libvpx-
 _MAX_PIXEL_ASPECT = 4.0  # anamorphic pictures and old broadcasts stay below 2.2
 # Of more frames that a keyframe lets it pass over, decoding seeks; a seek throws away what the decoder holds.
 _FRAMES_WORTH_A_SEEK = 8
+_FRAMES_TO_TRUST = 32  # whose time stamps rise, for a stream that may be in coding order
 # Transfer functions of ITU-T H.273 that need tone mapping to become 8 bits that look right.
 _HDR = {16: "PQ", 18: "HLG"}
 
@@ -51,6 +59,7 @@ class VideoInfo:
         has_audio: whether there is an audio stream.
         is_image: whether it is an image, which is a clip of one frame.
         pixel_aspect: how wide a stored pixel is, upright, for its height: 1 where it is square.
+        interlaced: whether the first frame is of two fields. Of such frames the first field is shown at full height.
     """
 
     width: int
@@ -64,6 +73,7 @@ class VideoInfo:
     has_audio: bool
     is_image: bool
     pixel_aspect: float = 1.0
+    interlaced: bool = False
 
 
 class Frames:
@@ -72,10 +82,6 @@ class Frames:
     def frames(self, indices: list[int]) -> Iterator[np.ndarray]:
         """RGB frames ``[H, W, 3]`` of rising numbers."""
         raise NotImplementedError
-
-
-class Unreadable(Exception):
-    """Why a clip cannot be read; becomes a ValueError that names it."""
 
 
 class Turn(NamedTuple):
@@ -118,32 +124,64 @@ class Turn(NamedTuple):
         raise Unreadable("its picture is to be turned by an angle that is no quarter turn; turn it and encode it anew")
 
 
-def _url(media: Media) -> str:
-    """The clip such that FFmpeg takes it for a file or a stretch of one, never for an address."""
-    path = f"file:{os.fspath(media.path)}"
-    if media.size is None:
-        return path
-    return f"subfile,,start,{media.offset},end,{media.offset + media.size},,:{path}"
+def open_stream(media: Media, threads: int = 1) -> tuple[InputContainer, VideoStream]:
+    """The clip's container, and the video stream of it that players show.
 
-
-def _opened(media: Media) -> tuple[InputContainer, VideoStream]:
-    options = {"protocol_whitelist": "file,subfile", "format_whitelist": CONTAINERS}
-    try:
-        container = av.open(_url(media), options=options, metadata_errors="replace")
-    except (av.InvalidDataError, av.ArgumentError) as error:
-        raise Unreadable("it is neither a video nor an image of a kind that is read here") from error
+    Raises:
+        Unreadable: it cannot be opened, or has no video; see :func:`videodit.reading.files.open_container`.
+        InputError: its picture has more pixels than the limit ``clip_pixels``.
+    """
+    container = open_container(media)
     try:
         stream = container.streams.best("video")
         if stream is None:
             raise Unreadable("it has no video stream")
         stream = cast(VideoStream, stream)
-        if stream.codec_context is None:
+        if stream.disposition & Disposition.attached_pic:
+            raise Unreadable("it has no video stream, only the picture of a cover")
+        context = stream.codec_context
+        if context is None:
             raise Unreadable("there is no decoder for its codec")
-        stream.codec_context.thread_count = 1
+        limits = current_limits()
+        limits.check("clip_pixels", context.width * context.height, f"its picture is {context.width}x{context.height}")
+        context.options = {"max_pixels": str(max(limits.clip_pixels, 2**16))}  # a picture may grow in mid-stream
+        context.thread_count = threads
+        if threads != 1:
+            context.thread_type = "AUTO"
     except BaseException:
         container.close()
         raise
     return container, stream
+
+
+def matrix_of(frame: av.VideoFrame) -> int:
+    """The matrix of a frame's colours; without a tag BT.709 from 720 lines on and BT.601 below, as players do."""
+    if frame.colorspace != UNSPECIFIED_MATRIX:
+        return frame.colorspace
+    return Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
+
+
+def unpack_comment(container: InputContainer) -> tuple[dict[str, Any] | None, tuple[int, int] | None]:
+    """The recipe and the picture's ``(width, height)``; None for what the file does not say."""
+    tags = {key.lower(): value for key, value in container.metadata.items()}  # Matroska: COMMENT
+    try:
+        content = json.loads(tags.get("comment", ""))
+    except (ValueError, RecursionError):  # someone else's comment
+        return None, None
+    if not isinstance(content, dict) or content.get("format") != COMMENT_FORMAT:
+        return None, None
+    recipe, width, height = (content.get(key) for key in ("recipe", "width", "height"))
+    size = (width, height) if isinstance(width, int) and isinstance(height, int) else None
+    return (recipe if isinstance(recipe, dict) else None), size
+
+
+def shown_size(stream: VideoStream, size: tuple[int, int] | None) -> tuple[int, int]:
+    """``(width, height)`` without padding. A recorded size that padding cannot explain was not meant for
+    this stream (someone scaled the clip and kept the tag), so the stream's own size holds."""
+    coded = (stream.codec_context.width, stream.codec_context.height)
+    if size is not None and coded == (size[0] + size[0] % 2, size[1] + size[1] % 2):
+        return size
+    return coded
 
 
 class _Packet(NamedTuple):
@@ -158,31 +196,51 @@ class PyavFrames(Frames):
     """Frames of an open file, found by their time stamps.
 
     Attributes:
-        pts: the frames' time stamps in the stream's own unit, rising.
+        pts: what tells the frames apart, rising: their time stamps in the stream's own unit, or their numbers where
+            the packets do not tell the time stamps.
         times: the same in seconds from the first one, float64 ``[N]``.
         info: what the file holds.
         turn: how its pictures become upright.
         matrix_is_told: whether it names the matrix of its colours.
+        notices: what a user should know of it.
 
     Raises:
         Unreadable: the file has no frames that are read here, with the reason.
     """
 
-    def __init__(self, media: Media) -> None:
-        if not media.num_bytes:
-            raise Unreadable("it is empty")
-        with media.open() as file:
-            if is_cut_short(file, media.num_bytes):
-                raise Unreadable("the file is cut short")
-        self._media = media
-        self._container, self._stream = _opened(media)
+    def __init__(self, media: Media, *, whole: bool = False, threads: int = 1, smooth_chroma: bool = False) -> None:
+        self._media, self._threads, self._whole = media, threads, whole
+        self._interpolation = SMOOTH_CHROMA if smooth_chroma else Interpolation.BICUBIC
+        self.notices: list[str] = []
+        self._container, self._stream = open_stream(media, threads)
         self._decoder = self._decoded_of(None, iter(()))
-        self._decoded: int | None = None  # pts of the frame that came out last
+        self._decoded: int | None = None  # of the frame that came out last, as in `pts`
+        self._field: tuple[Any, av.filter.Graph] | None = None
         try:
+            self._check_header()
             self._index()
         except BaseException:
             self.close()
             raise
+
+    def _check_header(self) -> None:
+        """What the header tells, before anything is decoded."""
+        metadata = {key.lower(): value for key, value in self._stream.metadata.items()}
+        if metadata.get("alpha_mode", "0") not in ("", "0"):  # the decoders of VP8 and VP9 drop that plane
+            raise Unreadable("it is transparent in places (alpha_mode); lay it over a background first")
+        if (transfer := self._stream.codec_context.color_trc) in _HDR:
+            raise Unreadable(f"its colours are HDR ({_HDR[int(transfer)]}); map its tones to SDR first")
+        shown = [one for one in self._container.streams.video if not one.disposition & Disposition.attached_pic]
+        if len(shown) > 1:
+            place = 1 + [one.index for one in shown].index(self._stream.index)
+            self.notices.append(f"it has {len(shown)} video streams, of which number {place} is read")
+        if self._whole:
+            self._check_length(self._stream.frames, float((self._container.duration or 0) / av.time_base))
+
+    def _check_length(self, frames: int, seconds: float) -> None:
+        limits = current_limits()
+        limits.check("clip_frames", frames, f"it has {frames:,} frames")
+        limits.check("clip_seconds", seconds, f"it lasts {seconds:,.0f} s")
 
     def close(self) -> None:
         """Close the file."""
@@ -195,15 +253,19 @@ class PyavFrames(Frames):
         # Position in the order of decoding by time stamp; empty where packets do not tell the frames.
         self._positions = {packet.pts: i for i, packet in enumerate(self._packets)}
         if self._packets:
-            shown = sorted(p.pts for p in self._packets if not p.is_hidden)
-            last = self._packets[self._positions[shown[-1]]].duration
+            self.pts = sorted(p.pts for p in self._packets if not p.is_hidden)
+            last = self._packets[self._positions[self.pts[-1]]].duration
+            times = (np.array(self.pts, np.float64) - self.pts[0]) * float(self._stream.time_base or 0)
         else:
-            shown, last = self._index_frames()
-        self.pts: list[int] = shown
+            times, last = self._index_frames()
+            self.pts = list(range(len(times)))
         first = self._first_frame()
         self.matrix_is_told = first.colorspace != UNSPECIFIED_MATRIX
         self.turn = Turn.of(first)
-        self.info, self.times = self._describe(first, last)
+        self.times = times
+        self.info = self._describe(first, last)
+        if self._whole:
+            self._check_length(len(times), self.info.duration)
 
     def _index_packets(self) -> list[_Packet]:
         """All packets in the order of decoding; none where they do not tell the frames' times."""
@@ -218,13 +280,27 @@ class PyavFrames(Frames):
             # Matroska does not store when a packet is decoded, and seeks by when it is shown.
             dts = packet.pts if packet.dts is None else packet.dts
             packets.append(_Packet(packet.pts, dts, packet.is_keyframe, packet.is_discard, packet.duration or 0))
+            if self._whole:
+                self._check_length(len(packets), 0)
         first_key = next((i for i, packet in enumerate(packets) if packet.is_key), None)
         if first_key is None or len({packet.pts for packet in packets}) != len(packets):
+            return []
+        may_be_wrong = _may_be_in_coding_order(packets, self.container_name)
+        if self._stream.codec_context.has_b_frames and may_be_wrong and not self._first_ones_rise():
             return []
         # What comes before the first keyframe, decoded or shown, refers to frames that the file lacks.
         from_key = packets[first_key:]
         kept = [p for p in from_key if p.pts >= from_key[0].pts]
         return kept if any(not packet.is_hidden for packet in kept) else []
+
+    def _first_ones_rise(self) -> bool:
+        """Whether the time stamps of the first frames rise as they come out of the decoder."""
+        self._container.close()
+        self._container, self._stream = open_stream(self._media, self._threads)
+        frames = itertools.islice(self._container.decode(self._stream), _FRAMES_TO_TRUST)
+        stamps = [frame.pts for frame in frames]
+        self._stream.codec_context.flush_buffers()
+        return None not in stamps and all(a < b for a, b in itertools.pairwise(stamps))  # type: ignore[operator]
 
     @property
     def container_name(self) -> str:
@@ -251,46 +327,55 @@ class PyavFrames(Frames):
                 return False
         return bool(self._packets)
 
-    def _index_frames(self) -> tuple[list[int], int]:
-        """The frames' time stamps by decoding them all, and how long the last one lasts."""
+    def _index_frames(self) -> tuple[np.ndarray, int]:
+        """The frames' times in seconds by decoding them all, and how long the last one lasts."""
         self._rewind()
-        shown: list[int] = []
+        pts: list[int | None] = []
+        dts: list[int | None] = []
         last = 0
         for frame in self._decoder:
-            if frame.pts is None:
-                raise Unreadable("its frames have no time stamps")
-            shown.append(frame.pts)
+            pts.append(frame.pts)
+            dts.append(frame.dts)
             last = frame.duration or 0
-        if not shown:
+            if self._whole:
+                self._check_length(len(pts), 0)
+        if not pts:
             raise Unreadable("it holds no frame that decodes")
-        if any(b <= a for a, b in itertools.pairwise(shown)):
-            raise Unreadable("the time stamps of its frames do not rise")
+        base = self._stream.time_base or 0
+        times, notice = settle_times(pts, dts, base, self._rate)  # type: ignore[arg-type]
+        if notice is not None:
+            self.notices.append(notice)
+            last = 0
         self._rewind()
-        return shown, last
+        return times, last
+
+    @property
+    def _rate(self) -> Any:
+        return self._stream.average_rate or self._stream.guessed_rate
 
     def _first_frame(self) -> av.VideoFrame:
         frame = next(self._decode([self.pts[0]]))
         self._rewind()
         return frame
 
-    def _describe(self, first: av.VideoFrame, last: int) -> tuple[VideoInfo, np.ndarray]:
+    def _describe(self, first: av.VideoFrame, last: int) -> VideoInfo:
         aspect = float(self._stream.sample_aspect_ratio or 1)
         if not 1 / _MAX_PIXEL_ASPECT < aspect < _MAX_PIXEL_ASPECT:
             raise Unreadable(f"its pixels are {aspect:.3g} times as wide as high; it must be 0.25 to 4")
         if any(component.is_alpha for component in first.format.components):
             raise Unreadable(f"it is transparent in places ({first.format.name}); lay it over a background first")
+        if first.format.has_palette and first.reformat(format="rgba").to_ndarray()[..., 3].min() < 255:
+            raise Unreadable("it is transparent in places (pal8); lay it over a background first")
         if first.color_trc in _HDR:
             raise Unreadable(f"its colours are HDR ({_HDR[int(first.color_trc)]}); map its tones to SDR first")
         width, height = shown_size(self._stream, unpack_comment(self._container)[1])
         self._size = (height, width)
         if self.turn.transpose:
             width, height = height, width
-        base = float(self._stream.time_base or 0)
-        times = (np.array(self.pts, np.float64) - self.pts[0]) * base
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        gap = times[-1] / (len(times) - 1) if len(times) > 1 else (1 / float(rate) if rate else 1.0)
+        times, base = self.times, float(self._stream.time_base or 0)
+        gap = times[-1] / (len(times) - 1) if len(times) > 1 else (1 / float(self._rate) if self._rate else 1.0)
         duration = float(times[-1]) + (last * base or gap)
-        info = VideoInfo(
+        return VideoInfo(
             width=width,
             height=height,
             num_frames=len(times),
@@ -302,34 +387,57 @@ class PyavFrames(Frames):
             has_audio=bool(self._container.streams.audio),
             is_image=False,
             pixel_aspect=1 / aspect if self.turn.transpose else aspect,
+            interlaced=first.interlaced_frame,
         )
-        return info, times
 
     def frames(self, indices: list[int]) -> Iterator[np.ndarray]:
+        height, width = self._size
         for frame in self._decode([self.pts[i] for i in indices]):
+            if (frame.width, frame.height) != self.coded_size:
+                raise Unreadable(
+                    f"a frame is {frame.width}x{frame.height} pixels, where the clip is "
+                    f"{self.coded_size[0]}x{self.coded_size[1]}"
+                )
             rgb = self._reformatter.reformat(
-                frame,
+                self._one_field(frame) if frame.interlaced_frame else frame,
+                width=frame.width,
+                height=frame.height,
                 format="rgb24",
                 src_colorspace=matrix_of(frame),
-                interpolation=Interpolation.BICUBIC,
+                interpolation=self._interpolation,
                 threads=1,
             )
-            height, width = self._size
             yield self.turn.apply(rgb.to_ndarray()[:height, :width])
 
+    def _one_field(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """The upper field of an interlaced frame, of half its height. Both would show two moments as a comb."""
+        form = (frame.format.name, frame.width, frame.height)
+        if self._field is None or self._field[0] != form:
+            graph = av.filter.Graph()
+            source = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format.name, time_base=self._stream.time_base
+            )
+            field, sink = graph.add("field", "type=top"), graph.add("buffersink")
+            source.link_to(field)
+            field.link_to(sink)
+            graph.configure()
+            self._field = form, graph
+        self._field[1].push(frame)
+        return cast(av.VideoFrame, self._field[1].pull())
+
     def _decode(self, wanted: list[int]) -> Iterator[av.VideoFrame]:
-        """Frames of rising time stamps, from the one decoder or, after a seek, from the keyframe before."""
+        """Frames of rising time stamps or numbers, from the one decoder or, after a seek, from the keyframe before."""
         for pts in wanted:
             if self._must_seek(pts):
                 self._seek(pts)
             for frame in self._decoder:
-                self._decoded = frame.pts
-                if frame.pts is not None and frame.pts >= pts:
+                self._decoded = frame.pts if self._packets else (-1 if self._decoded is None else self._decoded) + 1
+                if self._decoded is not None and self._decoded >= pts:
                     break
             else:
                 frame = None
-            if frame is None or frame.pts != pts:
-                at = (pts - self.pts[0]) * float(self._stream.time_base or 0)
+            if frame is None or self._decoded != pts:
+                at = self.times[bisect.bisect_left(self.pts, pts)]
                 raise Unreadable(f"the frame at {at:.3f} s does not decode")
             yield frame
 
@@ -377,7 +485,7 @@ class PyavFrames(Frames):
             self._container.seek(self._packets[0].dts, stream=self._stream)
         else:  # a seek to the start of an MPEG stream may end behind its first keyframe
             self._container.close()
-            self._container, self._stream = _opened(self._media)
+            self._container, self._stream = open_stream(self._media, self._threads)
         self._decoder = self._decoded_of(None, self._container.demux(self._stream))
         self._decoded = None
 
@@ -386,3 +494,13 @@ class PyavFrames(Frames):
             yield from first.decode()
         for packet in packets:
             yield from packet.decode()
+
+
+def _may_be_in_coding_order(packets: list[_Packet], container: str) -> bool:
+    """Whether frames seem to be shown as they are decoded, which is wrong for a stream that reorders them.
+
+    MP4 stores both times. Where all frames wait for being shown, whoever wrote it knew of the reordering.
+    """
+    if any(a.pts >= b.pts for a, b in itertools.pairwise(packets)):
+        return False
+    return "mp4" not in container.split(",") or packets[0].pts <= packets[0].dts
