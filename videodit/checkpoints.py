@@ -124,7 +124,7 @@ def check_config(config: Any, where: object) -> None:
             raise ModelError(f"{where} asks for {key}, which is refused: {_REFUSED[key]}")
         if key in _ATTENTION and value not in _PLAIN_ATTENTION:
             raise ModelError(f"{where} asks for {key} {value!r}; legal are {', '.join(map(str, _PLAIN_ATTENTION[1:]))}")
-        if key.endswith(("eps", "epsilon")) and isinstance(value, (int, float)) and not 0 <= value < 1:
+        if re.search(r"(^|_)eps(ilon)?$", key) and isinstance(value, (int, float)) and not 0 <= value < 1:
             raise ModelError(f"{where}: {key} is {value}, legal is a small number from 0")
         if key == "rope_theta" and isinstance(value, (int, float)) and not value > 0:
             raise ModelError(f"{where}: {key} is {value}, legal is a number above 0")

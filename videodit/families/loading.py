@@ -211,19 +211,16 @@ def _load(
     """A model with the weights of ``files``, which carry diffusers' names."""
     from accelerate.utils import set_module_tensor_to_device
 
+    if quantization_config is not None:
+        raise InputError(
+            f"quantization_config is not for weights of {family.title}; convert them by videodit convert, or quantize "
+            "the loaded pipeline by accelerate(quantize=…)"
+        )
     check_types(config, cls, where)
     model = build(lambda: cls(**config), where)
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     groups = check_keys(family, groups=family.plan(shapes, model.config), files=files, where=where)
     wide = tuple(cls._keep_in_fp32_modules)
-    quantizer = None
-    if quantization_config is not None:
-        from diffusers.quantizers import DiffusersAutoQuantizer
-
-        quantizer = DiffusersAutoQuantizer.from_config(quantization_config)
-        quantizer.validate_environment(torch_dtype=dtype, from_flax=False, device_map=device_map)
-        dtype = quantizer.update_torch_dtype(dtype)
-        quantizer.preprocess_model(model=model, device_map=None, keep_in_fp32_modules=wide)
     places = _place(model, device_map, dtype, max_memory)
     for name, tensor in _checked(to_native(groups, files.get, model.config), shapes, where):
         if not is_finite(tensor):
@@ -233,13 +230,7 @@ def _load(
         value = tensor.to(kind)
         if tensor.dtype != kind and not is_finite(value):
             raise ModelError(f"{where}: {name} holds values that are beyond the range of {kind}")
-        if quantizer is not None and quantizer.check_if_quantized_param(model, value, name, {}, param_device=place):
-            quantizer.create_quantized_param(model, value, name, place, {}, [], dtype=kind)
-            continue
         set_module_tensor_to_device(model, name, place, value=value, dtype=kind)
-    if quantizer is not None:
-        quantizer.postprocess_model(model)
-        model.hf_quantizer = quantizer
     if len(set(places.values())) > 1:
         from accelerate import dispatch_model
 
