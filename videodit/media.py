@@ -30,7 +30,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from videodit.errors import InputError
-from videodit.files import is_cut_short, replacing, try_to_write
+from videodit.files import replacing, try_to_write
 from videodit.limits import current_limits
 from videodit.reading.clip import open_clip, told
 from videodit.reading.files import Media
