@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from videodit.errors import InputError
 from videodit.pipelines.origin import recorded
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class AcceleratedPipeline:
         """
         actions = self.step_actions
         if actions is not None and len(actions) != steps:
-            raise ValueError(
+            raise InputError(
                 f"the acceleration is for {len(actions)} steps, this call has {steps}: "
                 f"videodit calibrate --steps {steps} finds another"
             )

@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from videodit.errors import InputError
 from videodit.shapes import Size3D
 from videodit.weights import check_finite
 
@@ -231,4 +232,4 @@ def check_tiles(vae: Any, num_frames: int, height: int, width: int) -> None:
     extents = (("frames", num_frames), ("a height", height), ("a width", width))
     for (name, length), tile, step in zip(extents, vae.kernel, vae.stride, strict=True):
         if length < tile or (length - tile) % step:
-            raise ValueError(f"this autoencoder takes {name} of {tile} + {step}k, got {length}")
+            raise InputError(f"this autoencoder takes {name} of {tile} + {step}k, got {length}")

@@ -16,6 +16,7 @@ import torch
 from einops import reduce, repeat
 from torch import Tensor
 
+from videodit.errors import InputError
 from videodit.pipelines.pixels import Fit, fingerprint, fitted, read_frames, read_mask
 from videodit.pipelines.registry import ModelSpec, Settings
 
@@ -121,7 +122,7 @@ def settle_conditions(
             conditions for the same frame, what cannot be read, or what the model cannot take.
     """
     if fit not in get_args(Fit):
-        raise ValueError(f"fit must be one of {get_args(Fit)}, got {fit!r}")
+        raise InputError(f"fit must be one of {get_args(Fit)}, got {fit!r}")
     placer = _Placer(spec, settings, fit)
     for condition in conditions:
         if isinstance(condition, Frames):
@@ -131,7 +132,7 @@ def settle_conditions(
         elif isinstance(condition, Edit):
             placer.add_edit(condition)
         else:
-            raise ValueError(f"a condition must be Frames, Region or Edit, got {type(condition).__name__}")
+            raise InputError(f"a condition must be Frames, Region or Edit, got {type(condition).__name__}")
     return placer.finish()
 
 
@@ -171,24 +172,24 @@ class _Placer:
         pixels, notices = read_frames(condition.content, fps=fps, name="the given clip", size=self.size, fit=self.fit)
         count = len(pixels)
         if not isinstance(condition.at, Integral) or isinstance(condition.at, bool):
-            raise ValueError(f"at must be the number of a frame, got {condition.at!r}")
+            raise InputError(f"at must be the number of a frame, got {condition.at!r}")
         first = int(condition.at) + (self.frames if condition.at < 0 else 0)
         if not 0 <= first <= self.frames - count:
             many = "" if count == 1 else f" and {count} frames long"
-            raise ValueError(
+            raise InputError(
                 f"something given is at {condition.at}{many}; this clip has frames 0 to {self.frames - 1} "
                 f"(-{self.frames} to -1 from the end)"
             )
         span = slice(first, first + count)
         if self.known[span].any() or (self.region is not None and self.region[span].any()):
-            raise ValueError(f"frames {first} to {first + count - 1} are given twice")
+            raise InputError(f"frames {first} to {first + count - 1} are given twice")
         groups = [self.geometry.frames_of(k) for k in range(self.latent.t)]
         inside = [k for k, group in enumerate(groups) if first <= group[0] and group[-1] < first + count]
         touched = [k for k, group in enumerate(groups) if group[0] < first + count and first <= group[-1]]
         kept = inside or touched
         if taken := [k for k in kept if (self.level[k] < FREE).any()]:
             group = groups[taken[0]]
-            raise ValueError(
+            raise InputError(
                 f"frames {group[0]} to {group[-1]} are one group of the autoencoder, and two things are given in it"
             )
         rest = [f for f in range(first, first + count) if all(f not in groups[k] for k in kept)]
@@ -209,15 +210,15 @@ class _Placer:
 
     def add_region(self, condition: Region) -> None:
         if self.region is not None:
-            raise ValueError("two Regions are given; put them into one mask")
+            raise InputError("two Regions are given; put them into one mask")
         clip, fingerprint_of = self._whole(condition.clip, "the clip of a Region")
         made, told = read_mask(condition.mask, self.frames, *self.size, fps=float(self.settings.fps), fit=self.fit)
         self.notices += told
         free = self._per_latent(made)
         if free.all():
-            raise ValueError("the mask leaves no whole token of the model to keep; give one with larger black parts")
+            raise InputError("the mask leaves no whole token of the model to keep; give one with larger black parts")
         if (self.level[~free] < FREE).any() or (~made)[self.known].any():
-            raise ValueError("a Region keeps latents for which frames are given, too; make those white in its mask")
+            raise InputError("a Region keeps latents for which frames are given, too; make those white in its mask")
         self.level[~free] = 0.0
         self.region = ~made
         self.clip = torch.where(self.known[None, :, None, None], self.clip, clip)
@@ -225,12 +226,12 @@ class _Placer:
 
     def add_edit(self, condition: Edit) -> None:
         if self.start is not None:
-            raise ValueError("two Edits are given; a clip can start from one")
+            raise InputError("two Edits are given; a clip can start from one")
         self.strength = _checked_strength("an edit's strength", condition.strength)
         steps = self.settings.num_inference_steps
         if edit_steps(steps, self.strength) < 1:
             least = math.ceil(1000 / steps) / 1000
-            raise ValueError(
+            raise InputError(
                 f"an edit's strength of {self.strength:g} leaves none of {steps} steps; {least:g} leaves one"
             )
         self.start, fingerprint_of = self._whole(condition.clip, "the clip of an Edit")
@@ -249,11 +250,11 @@ class _Placer:
         self.level = repeat(per_token, "t h w -> (t a) h w", a=self.geometry.patch.t)
         beside = self.spec.image_kind in ("concat", "concat_mask") and bool(self.known.any())
         if anything and (self.level == FREE).all() and not beside:
-            raise ValueError(
+            raise InputError(
                 f"what is given fills no whole token of the model, of {self.geometry.patch.t} latent frames"
             )
         if anything and not (self.level == FREE).any():
-            raise ValueError("everything is given and nothing is left to make")
+            raise InputError("everything is given and nothing is left to make")
         self._check_model()
         return Given(
             clip=self.clip if anything else None,
@@ -277,19 +278,19 @@ class _Placer:
         if not given:
             return
         if kind is None:
-            raise ValueError("this model makes clips from text alone and takes no image or other given frames")
+            raise InputError("this model makes clips from text alone and takes no image or other given frames")
         if self.spec.keeps_any:
             return
         if kind in ("keep_first", "concat") and given != [0]:
-            raise ValueError(f"this model takes one given frame, the first; frames {given[0]} to {given[-1]} are given")
+            raise InputError(f"this model takes one given frame, the first; frames {given[0]} to {given[-1]} are given")
         if any(0 < one["strength"] < 1 for one in self.record if "frames" in one):
-            raise ValueError("this model keeps given frames as they are; their strength must be 1")
+            raise InputError("this model keeps given frames as they are; their strength must be 1")
 
     def _whole(self, source: Any, name: str) -> tuple[Tensor, str]:
         """A clip as long as the one that is made."""
         pixels, notices = read_frames(source, fps=float(self.settings.fps), name=name, size=self.size, fit=self.fit)
         if len(pixels) != self.frames:
-            raise ValueError(f"{name} has {len(pixels)} frames at {float(self.settings.fps):g} fps, not {self.frames}")
+            raise InputError(f"{name} has {len(pixels)} frames at {float(self.settings.fps):g} fps, not {self.frames}")
         clip, told = fitted(pixels, *self.size, self.fit, name=name)
         self.notices += [*notices, *told]
         return clip, fingerprint(pixels)
@@ -307,5 +308,5 @@ class _Placer:
 
 def _checked_strength(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:  # false for NaN, too
-        raise ValueError(f"{name} must be above 0 and at most 1, got {value!r}")
+        raise InputError(f"{name} must be above 0 and at most 1, got {value!r}")
     return float(value)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from videodit.checkpoints import read_json
+from videodit.errors import InputError
 from videodit.files import add_blocks
 from videodit.pipelines.autoencoders import check_tiles, encode_posterior
 from videodit.pipelines.conditioning import image_channels, image_tokens
@@ -97,7 +98,7 @@ class ClipEncoder:
         if spec.learned_grid is not None and tuple(grid) != tuple(spec.learned_grid):
             t, h, w = (a * b for a, b in zip(spec.learned_grid, spec.geometry.patch, strict=True))
             own = spec.geometry.pixel_size(Size3D(t, h, w))
-            raise ValueError(
+            raise InputError(
                 f"this model has learned positions and takes clips of {own.w}x{own.h}, {own.t} frames alone, "
                 f"not {width}x{height}, {num_frames}"
             )

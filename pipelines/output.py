@@ -16,6 +16,7 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from videodit.errors import InputError
 from videodit.pipelines.autoencoders import decode_chunks, to_uint8
 
 OutputType = Literal["pil", "np", "pt", "latent", "stream"]
@@ -141,7 +142,7 @@ class VideoDiTPipelineOutput(BaseOutput):
         from videodit.media import check_writable
 
         if self.output_type == "latent":
-            raise ValueError("latents cannot be saved as a clip; call the pipeline with another output_type")
+            raise InputError("latents cannot be saved as a clip; call the pipeline with another output_type")
         count = len(self.frames)
         path = Path(path)
         paths = [path] if count == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(1, count + 1)]

@@ -144,7 +144,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         family, self._sampling = (None, _OWN) if sampled_as is None else sampling_of(sampled_as)
         self._objective: Objective = "flow" if family is None else family.objective
         if (transformer_2 is None) != (boundary_ratio is None):
-            raise ValueError(f"transformer_2 and boundary_ratio need each other; boundary_ratio is {boundary_ratio}")
+            raise InputError(f"transformer_2 and boundary_ratio need each other; boundary_ratio is {boundary_ratio}")
         components = {
             "tokenizer": tokenizer,
             "text_encoder": text_encoder,
@@ -338,7 +338,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             ValueError: the text encoders are gone already.
         """
         if not isinstance(text := self.text, TextEncoder):
-            raise ValueError("prompts were encoded ahead before, and the text encoders are gone")
+            raise InputError("prompts were encoded ahead before, and the text encoders are gone")
         for notice in dict.fromkeys(notice for prompt in prompts for notice in text.notices(prompt)):
             logger.warning(notice)
         with torch.no_grad():
@@ -454,7 +454,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             ValueError: naming the bad value and what is legal.
         """
         if output_type not in get_args(OutputType):
-            raise ValueError(f"output_type must be one of {get_args(OutputType)}, got {output_type!r}")
+            raise InputError(f"output_type must be one of {get_args(OutputType)}, got {output_type!r}")
         self.check_components(["transformer", "scheduler"], "every call")
         self._check_scheduler()
         check_attention_kwargs(attention_kwargs)
@@ -489,7 +489,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         count = prompts.check(self, guided=guides(self._sampling, settings.guidance_scale, guidance_scale_2))
         negatives = as_list(negative_prompt, "negative_prompt")
         if num_videos_per_prompt < 1:
-            raise ValueError(f"num_videos_per_prompt must be at least 1, got {num_videos_per_prompt}")
+            raise InputError(f"num_videos_per_prompt must be at least 1, got {num_videos_per_prompt}")
         conditions = [*images_as_frames(image, last_image), *conditions]
         first, last = ends_given(conditions, settings.num_frames)
         check_conditions(
@@ -500,16 +500,16 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             guidance_scale_2=guidance_scale_2,
         )
         if loop and conditions:
-            raise ValueError("a loop has no beginning and no end: it takes no image and no other condition")
+            raise InputError("a loop has no beginning and no end: it takes no image and no other condition")
         given = settle_conditions(conditions, spec, settings, fit=fit)
         videos = count * num_videos_per_prompt
         check_generators(generator)
         if isinstance(generator, Sequence) and len(generator) != videos:
-            raise ValueError(f"{len(generator)} generators for {videos} videos; give one or as many")
+            raise InputError(f"{len(generator)} generators for {videos} videos; give one or as many")
         if latents is not None and not isinstance(latents, Tensor):
             raise InputError(f"latents must be a tensor, got {type(latents).__name__}")
         if latents is not None and tuple(latents.shape) != (videos, *settings.latent_shape):
-            raise ValueError(f"latents must be {[videos, *settings.latent_shape]}, got {list(latents.shape)}")
+            raise InputError(f"latents must be {[videos, *settings.latent_shape]}, got {list(latents.shape)}")
         if latents is not None and not (latents.is_floating_point() and torch.isfinite(latents).all()):
             raise InputError(f"latents must be finite numbers of a floating-point dtype, got {latents.dtype}")
         for name, tensor in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
@@ -533,7 +533,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             found = self.scheduler.config.get(name, needed if flow else None)  # FlowMatch has neither
             if found != needed:
                 advice = " or a FlowMatch scheduler" if flow else ""
-                raise ValueError(
+                raise InputError(
                     f"{type(self.scheduler).__name__} has {name} {found!r}; this model needs {name}={needed!r}{advice}"
                 )
 
@@ -683,7 +683,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
-            raise ValueError(f"callback tensors must be among {self._callback_tensor_inputs}, got {sorted(unknown)}")
+            raise InputError(f"callback tensors must be among {self._callback_tensor_inputs}, got {sorted(unknown)}")
         prompts = Prompts(
             prompt=prompt,
             negative_prompt=negative_prompt,
@@ -910,11 +910,11 @@ def images_as_frames(image: Any, last_image: Any) -> list[Frames]:
         if one is None:
             continue
         if isinstance(one, (Tensor, np.ndarray)) and one.ndim == 4 and len(one) != 1:
-            raise ValueError(
+            raise InputError(
                 f"an image must be one PIL image, array or tensor, got {list(one.shape)}; Frames takes several"
             )
         if not isinstance(one, (Tensor, np.ndarray, PIL.Image.Image, str, os.PathLike)):
-            raise ValueError(
+            raise InputError(
                 f"an image must be one PIL image, array, tensor or path, got {type(one).__name__}; Frames takes several"
             )
         found.append(Frames(one, at))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videodit.checkpoints import check_class, check_config, check_weights, is_hub_id, read_json
-from videodit.errors import ModelError, VideoDiTError
+from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.files import add_blocks
 from videodit.schema import check_types
 from videodit.shapes import Size3D, VideoGeometry
@@ -50,15 +50,15 @@ def resolve_model(name: str, *, variant: str | None = None, **hub: Any) -> Path:
     found = _local(name)
     if found is not None:
         if hub:
-            raise ValueError(f"{', '.join(hub)} are for models on the hub; {name!r} is local")
+            raise InputError(f"{', '.join(hub)} are for models on the hub; {name!r} is local")
         return found
     if is_hub_id(name):
         return _download(name, variant, **hub)
     close = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.4)
     legal = f"{', '.join(BUNDLED)}, a folder, or a hub id owner/name"
     if close:
-        raise ValueError(f"unknown model {name!r}; did you mean {close[0]!r}? Legal are {legal}")
-    raise ValueError(f"unknown model {name!r}; legal are {legal}")
+        raise InputError(f"unknown model {name!r}; did you mean {close[0]!r}? Legal are {legal}")
+    raise InputError(f"unknown model {name!r}; legal are {legal}")
 
 
 def _local(name: str) -> Path | None:
@@ -68,7 +68,7 @@ def _local(name: str) -> Path | None:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise ValueError(f"model {name!r} is a file; give the folder that holds model_index.json")
+        raise InputError(f"model {name!r} is a file; give the folder that holds model_index.json")
     return None
 
 
@@ -88,7 +88,7 @@ def _download(hub_id: str, variant: str | None = None, **hub: Any) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored, **hub))
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
+        raise InputError(
             f"model {hub_id!r} is no local folder and could not be fetched from the hub: {reason}"
         ) from None
 
@@ -275,7 +275,7 @@ class ModelSpec:
             if found is not None and found[1].image_condition is not None and channels > out:
                 channels = out  # the others are the image's
             if out not in (channels, 2 * channels):
-                raise ValueError(
+                raise InputError(
                     f"the transformer takes {channels} channels and gives {out}, which is not how "
                     f"{index.get('sampled_as') or index['_class_name']} samples"
                 )
@@ -366,7 +366,7 @@ def settle(
     geometry = spec.geometry
     if loop:
         if not spec.loops or spec.images or geometry.patch.t > 1:
-            raise ValueError("a loop needs a CausalVideoVAE, and a transformer whose patches are one latent frame long")
+            raise InputError("a loop needs a CausalVideoVAE, and a transformer whose patches are one latent frame long")
         geometry = replace(geometry, causal=False)
     asked = (
         _whole("height", d.height if height is None else height, 1, MAX_SIDE),
@@ -394,13 +394,13 @@ def settle(
     if spec.learned_grid is not None and tuple(grid) != tuple(spec.learned_grid):
         st, sh, sw = (a * b for a, b in zip(geometry.vae_stride, geometry.patch, strict=True))
         t, h, w = spec.learned_grid
-        raise ValueError(
+        raise InputError(
             f"this model has learned positions and makes {w * sw}x{h * sh}, {(t - 1) * st + 1} frames alone, "
             f"not {size[1]}x{size[0]}, {legal}"
         )
     tokens = grid.numel
     if tokens > MAX_TOKENS:
-        raise ValueError(
+        raise InputError(
             f"{legal} frames of {size[1]}x{size[0]} are {tokens} tokens; the limit is {MAX_TOKENS}: "
             "ask for fewer frames or a smaller size"
         )
@@ -428,12 +428,12 @@ def _windows(
     from videodit.pipelines.windows import latent_window
 
     if window is None and overlap is not None and spec.window is None:
-        raise ValueError(f"overlap is {overlap}, but this model makes clips at once; give window, too")
+        raise InputError(f"overlap is {overlap}, but this model makes clips at once; give window, too")
     at_once = spec.window if window is None else _whole("window", window, 1, None)
     if at_once is None or frames <= at_once:
         return None
     if loop:
-        raise ValueError(f"a loop is made at once, of at most {at_once} frames, got {frames}")
+        raise InputError(f"a loop is made at once, of at most {at_once} frames, got {frames}")
     stride = spec.geometry.vae_stride.t
     third = stride * max(1, at_once // (3 * stride))
     shared = third if overlap is None else _whole("overlap", overlap, stride, None)
@@ -458,35 +458,35 @@ def check_conditions(
     """
     kind = spec.image_kind
     if kind is None and (image or last_image):
-        raise ValueError("this model makes clips from text alone and takes no image")
+        raise InputError("this model makes clips from text alone and takes no image")
     if kind in ("concat", "concat_mask") and not image:
-        raise ValueError("this model starts from an image; give image")
+        raise InputError("this model starts from an image; give image")
     if last_image and not spec.keeps_any and (not image or kind != "concat_mask"):
-        raise ValueError("last_image needs image, and a model that was trained with both")
+        raise InputError("last_image needs image, and a model that was trained with both")
     if spec.image_tokens is not None and not last_image:
-        raise ValueError("this model goes from a first image to a last one; give last_image, too")
+        raise InputError("this model goes from a first image to a last one; give last_image, too")
     if spec.image_dim is not None and spec.image_tokens is None and last_image:
-        raise ValueError("this model sees one image; it takes no last_image")
+        raise InputError("this model sees one image; it takes no last_image")
     if negative_prompt and not spec.guided:
-        raise ValueError(f"this model has its guidance built in and takes no negative_prompt, got {negative_prompt!r}")
+        raise InputError(f"this model has its guidance built in and takes no negative_prompt, got {negative_prompt!r}")
     if guidance_scale_2 is not None and spec.experts < 2:
-        raise ValueError(f"this model has one transformer and takes no guidance_scale_2, got {guidance_scale_2!r}")
+        raise InputError(f"this model has one transformer and takes no guidance_scale_2, got {guidance_scale_2!r}")
     if guidance_scale_2 is not None:
         _check_scale("guidance_scale_2", guidance_scale_2)
 
 
 def _check_scale(name: str, value: Any) -> None:
     if not isinstance(value, Real) or not 0 <= value <= 100:  # type: ignore[operator]  # NaN is neither
-        raise ValueError(f"{name} must be a number from 0 to 100, got {value}")
+        raise InputError(f"{name} must be a number from 0 to 100, got {value}")
 
 
 def _whole(name: str, value: Any, low: int, high: int | None) -> int:
     is_whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
     if not is_whole or isinstance(value, bool):
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
+        raise InputError(f"{name} must be a whole number, got {value!r}")
     if value < low or (high is not None and value > high):
         legal = f"at least {low}" if high is None else f"{low} to {high}"
-        raise ValueError(f"{name} must be {legal}, got {value}")
+        raise InputError(f"{name} must be {legal}, got {value}")
     return int(value)
 
 

@@ -39,16 +39,16 @@ class Storyboard:
         object.__setattr__(self, "scenes", tuple((float(at), prompt) for at, prompt in self.scenes))
         times = [at for at, _ in self.scenes]
         if not times or times[0] != 0:
-            raise ValueError(f"a storyboard must begin with a scene at 0 seconds, got {times[:1] or 'none'}")
+            raise InputError(f"a storyboard must begin with a scene at 0 seconds, got {times[:1] or 'none'}")
         for before, after in itertools.pairwise(times):
             if not before < after < math.inf:  # false for NaN, too
-                raise ValueError(f"the times of a storyboard must rise, got {after:g} after {before:g} seconds")
+                raise InputError(f"the times of a storyboard must rise, got {after:g} after {before:g} seconds")
         for at, prompt in self.scenes:
             if not isinstance(prompt, str) or is_blank(prompt):
                 raise InputError(f"the scene at {at:g} seconds has no prompt, got {prompt!r}")
             check_text(prompt, f"the prompt of the scene at {at:g} seconds")
         if not 0 <= self.handover < math.inf:
-            raise ValueError(f"handover must be at least 0 seconds, got {self.handover!r}")
+            raise InputError(f"handover must be at least 0 seconds, got {self.handover!r}")
 
     @classmethod
     def from_file(cls, path: str | Path, *, handover: float = 0.5) -> Storyboard:
@@ -64,7 +64,7 @@ class Storyboard:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise ValueError(f"cannot read the storyboard {str(path)!r}: {reason}") from error
+            raise InputError(f"cannot read the storyboard {str(path)!r}: {reason}") from error
         scenes = []
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -75,11 +75,11 @@ class Storyboard:
             except ValueError:
                 comma = ""
             if not comma:
-                raise ValueError(f'{path.name}, line {number}: {line!r} is not like "2.5, a red ball bounces"')
+                raise InputError(f'{path.name}, line {number}: {line!r} is not like "2.5, a red ball bounces"')
         try:
             return cls(tuple(scenes), handover)
         except ValueError as error:
-            raise ValueError(f"{path.name}: {error}") from error
+            raise InputError(f"{path.name}: {error}") from error
 
     @property
     def prompts(self) -> list[str]:
@@ -93,7 +93,7 @@ class Storyboard:
             ValueError: one does not.
         """
         if self.scenes[-1][0] >= seconds:
-            raise ValueError(f"a scene begins at {self.scenes[-1][0]:g} seconds, but the clip has {seconds:.4g}")
+            raise InputError(f"a scene begins at {self.scenes[-1][0]:g} seconds, but the clip has {seconds:.4g}")
 
     def weights(self, geometry: VideoGeometry, latent_frames: int, fps: float) -> Tensor:
         """How much each scene counts in each latent frame, ``[scenes, T]``; sums over scenes are 1."""

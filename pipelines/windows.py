@@ -61,7 +61,7 @@ def plan_windows(length: int, window: int, overlap: int, *, front: int = 0, back
         ValueError: an overlap that leaves too little to add.
     """
     if not 1 <= overlap <= window - 2:
-        raise ValueError(f"windows of {window} latent frames can share 1 to {window - 2} of them, not {overlap}")
+        raise InputError(f"windows of {window} latent frames can share 1 to {window - 2} of them, not {overlap}")
     windows: list[Window] = []
     if back and not front:
         left = length - back  # everything from here on is there
@@ -109,15 +109,15 @@ def latent_window(geometry: VideoGeometry, window: int, overlap: int, height: in
     """
     stride = geometry.vae_stride.t
     if (legal := geometry.snap_frames(window)) != window:
-        raise ValueError(f"window is {window}; it must be {geometry.frame_rule}, such as {legal}")
+        raise InputError(f"window is {window}; it must be {geometry.frame_rule}, such as {legal}")
     if overlap < stride or overlap % stride:
-        raise ValueError(f"overlap must be a multiple of {stride} frames, got {overlap}")
+        raise InputError(f"overlap must be a multiple of {stride} frames, got {overlap}")
     latents = geometry.latent_size(window, height, width).t
     if latents < 3:
         least = geometry.pixel_size(Size3D(3, 1, 1)).t
-        raise ValueError(f"window is {window}; it must be at least {least} frames, to share some and to add some")
+        raise InputError(f"window is {window}; it must be at least {least} frames, to share some and to add some")
     if (most := (latents - 2) * stride) < overlap:
-        raise ValueError(f"overlap is {overlap}; windows of {window} frames can share {stride} to {most} of them")
+        raise InputError(f"overlap is {overlap}; windows of {window} frames can share {stride} to {most} of them")
     return latents, overlap // stride
 
 
@@ -157,9 +157,9 @@ class WindowStore:
 
     def __init__(self, folder: Path, clips: list[dict[str, Any]]) -> None:
         if any(clip["seed"] is None for clip in clips):
-            raise ValueError("windows can be kept of clips whose seed is known: give fresh generators and no latents")
+            raise InputError("windows can be kept of clips whose seed is known: give fresh generators and no latents")
         if any(clip["prompt"] is None for clip in clips):
-            raise ValueError("windows can be kept of clips whose prompt is known: give prompt, not prompt_embeds")
+            raise InputError("windows can be kept of clips whose prompt is known: give prompt, not prompt_embeds")
         self.folder, self.lock = folder, FolderLock(folder)
         about = json.dumps(clips, sort_keys=True, default=str)
         content = {"seed": clips[0]["seed"], "clips": hashlib.sha256(about.encode()).hexdigest()}
@@ -219,7 +219,7 @@ class WindowStore:
             content = load_file(path)
             latents = content["latents"]
             if list(latents.shape) != list(shape) or not latents.isfinite().all():
-                raise ValueError(f"latents of shape {list(latents.shape)}, not finite ones of {list(shape)}")
+                raise InputError(f"latents of shape {list(latents.shape)}, not finite ones of {list(shape)}")
             for i, generator in enumerate(generators):
                 generator.set_state(content[f"generator_{i}"])
         except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:

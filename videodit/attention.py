@@ -25,6 +25,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from einops import rearrange
 from torch import Tensor, nn
 
+from videodit.errors import InputError
 from videodit.positions import apply_rotary
 from videodit.shapes import Size3D
 
@@ -145,7 +146,7 @@ class Attention(nn.Module, AttentionModuleMixin):
     ) -> None:
         super().__init__()
         if layout not in get_args(Layout):
-            raise ValueError(f"layout must be one of {get_args(Layout)}, got {layout!r}")
+            raise InputError(f"layout must be one of {get_args(Layout)}, got {layout!r}")
         _check_qk_norm(qk_norm)
         inner = heads * head_dim
         self.heads, self.layout, self.is_cross_attention = heads, layout, cross
@@ -311,4 +312,4 @@ class JointAttention(nn.Module, AttentionModuleMixin):
 
 def _check_qk_norm(qk_norm: object) -> None:
     if qk_norm not in (None, *get_args(QKNorm)):
-        raise ValueError(f"qk_norm must be None or one of {get_args(QKNorm)}, got {qk_norm!r}")
+        raise InputError(f"qk_norm must be None or one of {get_args(QKNorm)}, got {qk_norm!r}")

@@ -27,6 +27,7 @@ from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbed
 from torch import Tensor, nn
 
 from videodit.attention import Attention, JointAttention, KeysValues, Layout, QKNorm
+from videodit.errors import InputError
 from videodit.shapes import Size3D
 
 BlockNorm = Literal["layer_norm", "rms_norm"]
@@ -58,7 +59,7 @@ def block_norm(kind: BlockNorm, dim: int, eps: float, affine: bool) -> nn.Module
         ValueError: an unknown kind.
     """
     if kind not in get_args(BlockNorm):
-        raise ValueError(f"block_norm must be one of {get_args(BlockNorm)}, got {kind!r}")
+        raise InputError(f"block_norm must be one of {get_args(BlockNorm)}, got {kind!r}")
     return (FP32LayerNorm if kind == "layer_norm" else FP32RMSNorm)(dim, eps, elementwise_affine=affine)
 
 
@@ -508,7 +509,7 @@ class ImageEmbedder(nn.Module):
         """
         if self.pos_embed is not None:
             if image.shape[1] != self.pos_embed.shape[1]:
-                raise ValueError(f"expected {self.pos_embed.shape[1]} image tokens, got {image.shape[1]}")
+                raise InputError(f"expected {self.pos_embed.shape[1]} image tokens, got {image.shape[1]}")
             image = image + self.pos_embed
         x = self.ff(self.norm1(image).to(image.dtype))
         return self.norm2(x).to(image.dtype)

@@ -24,6 +24,7 @@ from diffusers.models._modeling_parallel import (
 from torch import Tensor
 
 from videodit.blocks import Modulation, RefinerBlock
+from videodit.errors import InputError
 
 
 class Tokens(NamedTuple):
@@ -76,7 +77,7 @@ class ContextParallelModel:
             check_splittable(self, ulysses=1 if context.ulysses_anything else context.ulysses_degree)
             ring, ulysses, processes = context.ring_degree, context.ulysses_degree, dist.get_world_size()
             if context.mesh is None and ring * ulysses != processes:
-                raise ValueError(
+                raise InputError(
                     f"ring_degree {ring} times ulysses_degree {ulysses} must be the number of processes, {processes}"
                 )
         super().enable_parallelism(config=config, cp_plan=cp_plan)  # type: ignore[misc]
@@ -116,7 +117,7 @@ class ContextParallelModel:
             if missing and mask is None:
                 mask = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
             if mask is not None and context.ring_degree > 1:
-                raise ValueError(
+                raise InputError(
                     f"ring attention takes no mask, but {length} text tokens of {text.shape[0]} prompts need one: "
                     f"they must be as many in each prompt, and a multiple of the {processes} processes"
                 )
@@ -151,14 +152,14 @@ def check_splittable(model: Any, *, ulysses: int) -> None:
         ValueError: naming what is in the way.
     """
     if model.config.attention != "full":
-        raise ValueError(
+        raise InputError(
             f"tokens of attention={model.config.attention!r} cannot be split among processes: it sees whole frames and "
             "whole lines of time; 'full' can"
         )
     heads = model.config.num_attention_heads
     if heads % ulysses:
         legal = [n for n in range(2, heads + 1) if heads % n == 0]
-        raise ValueError(f"{heads} heads cannot be shared by {ulysses} processes; legal numbers are {legal}")
+        raise InputError(f"{heads} heads cannot be shared by {ulysses} processes; legal numbers are {legal}")
 
 
 def check_count(tokens: int, processes: int) -> None:
@@ -168,7 +169,7 @@ def check_count(tokens: int, processes: int) -> None:
         ValueError: naming both numbers.
     """
     if tokens % processes:
-        raise ValueError(
+        raise InputError(
             f"{tokens} tokens of video cannot be split among {processes} processes: choose a size or a number of "
             f"frames that gives a multiple of {processes}"
         )

@@ -12,6 +12,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
+from videodit.errors import InputError
 from videodit.shapes import Size3D
 
 Objective = Literal["flow", "v", "epsilon"]
@@ -28,7 +29,7 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
         ValueError: a shift that is not above 0.
     """
     if not shift > 0:
-        raise ValueError(f"shift must be above 0, got {shift}")
+        raise InputError(f"shift must be above 0, got {shift}")
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
@@ -64,7 +65,7 @@ def sample_sigma(
     elif density == "logit_normal":
         sigma = torch.sigmoid(mean + std * torch.randn(batch, generator=generator))
     else:
-        raise ValueError(f"density must be one of {get_args(TimestepDensity)}, got {density!r}")
+        raise InputError(f"density must be one of {get_args(TimestepDensity)}, got {density!r}")
     return shift_sigma(sigma, shift).to(device)
 
 
@@ -89,7 +90,7 @@ def sigma_at(
         ValueError: an unknown density, or a shift that is not above 0.
     """
     if density not in get_args(TimestepDensity):
-        raise ValueError(f"density must be one of {get_args(TimestepDensity)}, got {density!r}")
+        raise InputError(f"density must be one of {get_args(TimestepDensity)}, got {density!r}")
     level = quantile.double()
     if density == "logit_normal":
         level = torch.sigmoid(mean + std * torch.special.ndtri(level))
@@ -147,9 +148,9 @@ def training_target(
         return noise
     if objective == "v":
         if alpha is None or sigma is None:
-            raise ValueError("objective 'v' needs alpha and sigma")
+            raise InputError("objective 'v' needs alpha and sigma")
         return alpha.view(-1, 1, 1, 1, 1) * noise - sigma.view(-1, 1, 1, 1, 1) * clean
-    raise ValueError(f"objective must be one of {get_args(Objective)}, got {objective!r}")
+    raise InputError(f"objective must be one of {get_args(Objective)}, got {objective!r}")
 
 
 def token_timesteps(timestep: Tensor, keep: Tensor, patch: Size3D) -> Tensor:

@@ -116,7 +116,7 @@ def frame_rate(fps: float | Fraction) -> Fraction:
         ValueError: ``fps`` is not a number from 0.0001 to 1000.
     """
     if not MIN_FPS <= fps <= MAX_FPS:  # false for NaN, too
-        raise ValueError(f"fps is {fps}; it must be {MIN_FPS} to {MAX_FPS}")
+        raise InputError(f"fps is {fps}; it must be {MIN_FPS} to {MAX_FPS}")
     if isinstance(fps, float) and not fps.is_integer():
         broadcast = Fraction(round(fps * 1.001) * 1000, 1001)
         if broadcast and abs(fps - broadcast) < 0.005:
@@ -136,18 +136,18 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """
     target = Path(path)
     if target.suffix.lower() != ".mp4":
-        raise ValueError(f"cannot write {str(target)!r}: the name must end in .mp4")
+        raise InputError(f"cannot write {str(target)!r}: the name must end in .mp4")
     try:
         if target.is_dir():
-            raise ValueError(f"cannot write {str(target)!r}: it is a folder; name a file in it")
+            raise InputError(f"cannot write {str(target)!r}: it is a folder; name a file in it")
         if not target.parent.is_dir():
-            raise ValueError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
+            raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
         if target.exists() and not os.access(target, os.W_OK):
-            raise ValueError(f"cannot write {str(target)!r}: the file is read-only")
+            raise InputError(f"cannot write {str(target)!r}: the file is read-only")
         # Permission bits do not tell of read-only mounts and the like; only trying does.
         try_to_write(target.parent)
     except OSError as error:
-        raise ValueError(f"cannot write {str(target)!r}: {error.strerror}") from error
+        raise InputError(f"cannot write {str(target)!r}: {error.strerror}") from error
 
 
 class VideoWriter:
@@ -192,9 +192,9 @@ class VideoWriter:
         crf: int = 16,
     ) -> None:
         if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-            raise ValueError(f"size is {width}x{height}; both sides must be 1 to {MAX_SIDE} pixels")
+            raise InputError(f"size is {width}x{height}; both sides must be 1 to {MAX_SIDE} pixels")
         if not 0 <= crf <= 51:
-            raise ValueError(f"crf is {crf}; it must be 0 (best) to 51 (worst)")
+            raise InputError(f"crf is {crf}; it must be 0 (best) to 51 (worst)")
         self.path = Path(path)
         self.width, self.height = width, height
         self.fps = frame_rate(fps)
@@ -254,7 +254,7 @@ class VideoWriter:
             raise RuntimeError("VideoWriter writes inside its `with` block only")
         array = _as_array(frames)
         if array.shape[1:3] != (self.height, self.width):
-            raise ValueError(
+            raise InputError(
                 f"frames are {array.shape[2]}x{array.shape[1]} pixels; the file is {self.width}x{self.height}"
             )
         bottom, right = self._padding
@@ -288,7 +288,7 @@ class VideoWriter:
         assert self._container is not None
         assert self._stream is not None
         if self.num_frames == 0:
-            raise ValueError(f"no frames to write to {str(self.path)!r}; a clip has at least one")
+            raise InputError(f"no frames to write to {str(self.path)!r}; a clip has at least one")
         self._container.mux(self._stream.encode(None))
         self._container.close()
         self._container = None
@@ -327,7 +327,7 @@ def write_video(
     chunks: Iterator[Any] = iter([frames] if hasattr(frames, "shape") else frames)
     first = next(chunks, None)
     if first is None:
-        raise ValueError(f"no frames to write to {str(path)!r}; a clip has at least one")
+        raise InputError(f"no frames to write to {str(path)!r}; a clip has at least one")
     first = _as_array(first)
     height, width = first.shape[1:3]
     with VideoWriter(path, width=width, height=height, fps=fps, recipe=recipe, crf=crf) as writer:
@@ -499,9 +499,9 @@ def _as_array(frames: np.ndarray | torch.Tensor) -> np.ndarray:
         frames = cast("torch.Tensor", frames).detach().cpu().numpy()
     array = np.asarray(frames)
     if array.dtype != np.uint8:
-        raise ValueError(f"frames are {array.dtype}; they must be uint8, 0 to 255")
+        raise InputError(f"frames are {array.dtype}; they must be uint8, 0 to 255")
     if array.ndim != 4 or array.shape[3] != 3:
-        raise ValueError(f"frames have shape {list(array.shape)}; it must be [T, H, W, 3]")
+        raise InputError(f"frames have shape {list(array.shape)}; it must be [T, H, W, 3]")
     return array
 
 
@@ -513,7 +513,7 @@ def _pack_comment(recipe: dict[str, Any] | None, width: int, height: int) -> str
     try:
         return json.dumps(content, allow_nan=False)
     except TypeError as error:
-        raise ValueError(f"the recipe must be JSON: {error}") from error
+        raise InputError(f"the recipe must be JSON: {error}") from error
 
 
 def shown_size(stream: VideoStream, size: tuple[int, int] | None) -> tuple[int, int]:

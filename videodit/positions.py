@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from videodit.errors import InputError
 from videodit.shapes import Size3D
 
 RotaryKind = Literal["grid", "fractional"]
@@ -30,7 +31,7 @@ def split_head_dim(head_dim: int) -> Size3D:
         ValueError: a head that cannot give every axis a pair of channels.
     """
     if head_dim % 2 or head_dim < 6:
-        raise ValueError(f"attention_head_dim must be even and at least 6 for 3D rotary positions, got {head_dim}")
+        raise InputError(f"attention_head_dim must be even and at least 6 for 3D rotary positions, got {head_dim}")
     side = 2 * (head_dim // 6)
     return Size3D(head_dim - 2 * side, side, side)
 
@@ -172,11 +173,11 @@ class RotaryTables(nn.Module):
     ) -> None:
         super().__init__()
         if kind not in get_args(RotaryKind):
-            raise ValueError(f"rope must be None or one of {get_args(RotaryKind)}, got {kind!r}")
+            raise InputError(f"rope must be None or one of {get_args(RotaryKind)}, got {kind!r}")
         if kind == "grid":
             dims = split_head_dim(head_dim) if axes is None else Size3D(*axes)
             if sum(dims) != head_dim or any(dim % 2 for dim in dims):
-                raise ValueError(f"rope_axes must be even and add up to attention_head_dim {head_dim}, got {axes}")
+                raise InputError(f"rope_axes must be even and add up to attention_head_dim {head_dim}, got {axes}")
             self.dims = dims
         self.kind, self.heads, self.head_dim = kind, heads, head_dim
         self.lag = lag

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from videodit.errors import InputError
+
 
 class Size3D(NamedTuple):
     """Extents along time, height and width."""
@@ -51,7 +53,7 @@ class VideoGeometry:
         for name in ("vae_stride", "patch"):
             value = getattr(self, name)
             if len(value) != 3 or any(int(v) != v or v < 1 for v in value):
-                raise ValueError(f"{name} must be three positive integers (time, height, width), got {value!r}")
+                raise InputError(f"{name} must be three positive integers (time, height, width), got {value!r}")
             object.__setattr__(self, name, Size3D(*map(int, value)))
 
     # ---- pixels → latents → tokens -------------------------------------------------------------
@@ -65,7 +67,7 @@ class VideoGeometry:
         st, sh, sw = self.vae_stride
         if num_frames < 1 or (num_frames - self._lead) % st:
             below, above = self._frame_neighbours(num_frames)
-            raise ValueError(
+            raise InputError(
                 f"num_frames must be {self.frame_rule} for this VAE, got {num_frames}; "
                 f"the nearest are {below} and {above}"
                 if below != above
@@ -73,7 +75,7 @@ class VideoGeometry:
             )
         for name, value, stride in (("height", height, sh), ("width", width, sw)):
             if value < stride or value % stride:
-                raise ValueError(f"{name} must be a positive multiple of {stride}, got {value}")
+                raise InputError(f"{name} must be a positive multiple of {stride}, got {value}")
         return Size3D((num_frames - self._lead) // st + self._lead, height // sh, width // sw)
 
     def token_size(self, latent: Size3D) -> Size3D:
@@ -84,7 +86,7 @@ class VideoGeometry:
         """
         for name, value, patch in zip(("frames", "height", "width"), latent, self.patch, strict=True):
             if value < patch or value % patch:
-                raise ValueError(f"latent {name} must be a positive multiple of the patch {patch}, got {value}")
+                raise InputError(f"latent {name} must be a positive multiple of the patch {patch}, got {value}")
         return Size3D(*(value // patch for value, patch in zip(latent, self.patch, strict=True)))
 
     def num_tokens(self, num_frames: int, height: int, width: int) -> int:
@@ -129,7 +131,7 @@ class VideoGeometry:
             ValueError: fewer than one frame.
         """
         if num_frames < 1:
-            raise ValueError(f"num_frames must be at least 1, got {num_frames}")
+            raise InputError(f"num_frames must be at least 1, got {num_frames}")
         below, above = self._frame_neighbours(num_frames)
         return below if num_frames - below < above - num_frames else above
 
@@ -141,7 +143,7 @@ class VideoGeometry:
         """
         for name, value in (("height", height), ("width", width)):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1 pixel, got {value}")
+                raise InputError(f"{name} must be at least 1 pixel, got {value}")
         mh, mw = self.size_multiple
         return max(mh, (height + mh // 2) // mh * mh), max(mw, (width + mw // 2) // mw * mw)
 

@@ -113,7 +113,7 @@ class TextEncoder:
         self.tokenizer, self.model, self.spec, self.pooled = tokenizer, model, spec, pooled
         self.max_length = spec.max_length if spec.max_length is not None else min(tokenizer.model_max_length, 512)
         if self.max_length < 1:
-            raise ValueError(f"max_length must be at least 1, got {self.max_length}")
+            raise InputError(f"max_length must be at least 1, got {self.max_length}")
         self.known_words = frozenset(tokenizer.init_kwargs.get("known_words", ()))
 
     def __call__(
@@ -130,9 +130,9 @@ class TextEncoder:
             ValueError: no prompt at all, or a single string, which would be read letter by letter.
         """
         if isinstance(prompts, str):
-            raise ValueError(f"expected a list of prompts, got the single string {prompts!r}")
+            raise InputError(f"expected a list of prompts, got the single string {prompts!r}")
         if not prompts:
-            raise ValueError("at least one prompt is needed")
+            raise InputError("at least one prompt is needed")
         spec = self.spec
         device = device if device is not None else next(self.model.parameters()).device
         tokens = self.tokenizer(
@@ -246,7 +246,7 @@ class EncodedPrompts:
             ValueError: a prompt that was not encoded.
         """
         if unknown := [prompt for prompt in prompts if prompt not in self._tokens]:
-            raise ValueError(f"prompt {unknown[0]!r} was not encoded ahead; there are {len(self._tokens)} that were")
+            raise InputError(f"prompt {unknown[0]!r} was not encoded ahead; there are {len(self._tokens)} that were")
         tokens = together([self._tokens[prompt] for prompt in prompts])
         mask, pooled = (None if one is None else one.to(device) for one in (tokens.mask, tokens.pooled))
         return TextTokens(tokens.embeds.to(device), mask, pooled)

@@ -280,14 +280,14 @@ class VideoDiT(
         config = self.config
         for name, kind in _CHOICES.items():
             if config[name] not in get_args(kind):
-                raise ValueError(f"{name} must be one of {get_args(kind)}, got {config[name]!r}")
+                raise InputError(f"{name} must be one of {get_args(kind)}, got {config[name]!r}")
         if config.position_embedding not in (None, *get_args(PositionEmbedding)):
             legal = get_args(PositionEmbedding)
-            raise ValueError(f"position_embedding must be None or one of {legal}, got {config.position_embedding!r}")
+            raise InputError(f"position_embedding must be None or one of {legal}, got {config.position_embedding!r}")
         sizes = ("num_attention_heads", "in_channels", "out_channels", "text_dim", "freq_dim", "ffn_dim", "num_layers")
         for name in sizes:
             if config[name] is not None and config[name] < 1:
-                raise ValueError(f"{name} must be at least 1, got {config[name]}")
+                raise InputError(f"{name} must be at least 1, got {config[name]}")
         cross = config.block == "cross"
         contradictions = {
             f"attention={config.attention!r} needs block='cross'": config.attention == "factorized" and not cross,
@@ -302,7 +302,7 @@ class VideoDiT(
         }
         for message, found in contradictions.items():
             if found:
-                raise ValueError(f"{message}; got block={config.block!r}")
+                raise InputError(f"{message}; got block={config.block!r}")
 
     def init_weights(self) -> None:
         """Set every parameter.
@@ -404,7 +404,7 @@ class VideoDiT(
         if prepared is not None and prepared.text is not None:
             found, given = list(prepared.text.shape[:2]), list(encoder_hidden_states.shape[:2])
             if found != given:
-                raise ValueError(f"prepared is for text {found}, got encoder_hidden_states {given}")
+                raise InputError(f"prepared is for text {found}, got encoder_hidden_states {given}")
         pt, ph, pw = self.geometry.patch
         dtype = hidden_states.dtype
 
@@ -498,16 +498,16 @@ class VideoDiT(
     def _check_shapes(self, latents: Tensor, timestep: Tensor, text: Tensor, mask: Tensor | None) -> Size3D:
         """The grid of tokens."""
         if latents.ndim != 5 or latents.shape[1] != self.config.in_channels:
-            raise ValueError(f"expected latents [B, {self.config.in_channels}, T, H, W], got {list(latents.shape)}")
+            raise InputError(f"expected latents [B, {self.config.in_channels}, T, H, W], got {list(latents.shape)}")
         batch, dim = latents.shape[0], self.config.text_dim
         if text.ndim != 3 or text.shape[0] != batch or text.shape[2] != dim:
-            raise ValueError(f"encoder_hidden_states must be [{batch}, L, {dim}], got {list(text.shape)}")
+            raise InputError(f"encoder_hidden_states must be [{batch}, L, {dim}], got {list(text.shape)}")
         if mask is not None and mask.shape != text.shape[:2]:
-            raise ValueError(f"encoder_attention_mask must be {list(text.shape[:2])}, got {list(mask.shape)}")
+            raise InputError(f"encoder_attention_mask must be {list(text.shape[:2])}, got {list(mask.shape)}")
         grid = self.geometry.token_size(Size3D(*latents.shape[2:]))
         shapes = ([batch], [batch, grid.t], [batch, grid.numel])
         if list(timestep.shape) not in shapes:
-            raise ValueError(
+            raise InputError(
                 f"timestep must be {shapes[0]}, {shapes[1]} (frames) or {shapes[2]} (tokens), "
                 f"got {list(timestep.shape)}"
             )
@@ -542,7 +542,7 @@ class VideoDiT(
             ("guidance", guidance, self.guidance_embedder),
         ):
             if (value is None) != (embedder is None):
-                raise ValueError(f"{name} is missing" if value is None else f"this model takes no {name}")
+                raise InputError(f"{name} is missing" if value is None else f"this model takes no {name}")
         parts = []
         if guidance is not None and self.guidance_embedder is not None:
             parts.append(self.guidance_embedder(self._sinusoids(1000 * guidance.float())))
@@ -584,7 +584,7 @@ class VideoDiT(
         elif config.position_embedding == "learned":
             if tuple(grid) != tuple(config.learned_grid) or text.shape[1] != config.learned_text:
                 trained = Size3D(*config.learned_grid)
-                raise ValueError(
+                raise InputError(
                     f"this model has learned positions for {trained} tokens and {config.learned_text} of text, "
                     f"got {grid} and {text.shape[1]}"
                 )
@@ -595,7 +595,7 @@ class VideoDiT(
     def _embed_image(self, image: Tensor | None) -> Tensor | None:
         if (image is None) != (self.image_embedder is None):
             name = "encoder_hidden_states_image"
-            raise ValueError(f"{name} is missing" if image is None else f"this model takes no {name}")
+            raise InputError(f"{name} is missing" if image is None else f"this model takes no {name}")
         return None if self.image_embedder is None else self.image_embedder(image)
 
 

@@ -32,6 +32,7 @@ from einops import rearrange
 from torch import Tensor
 
 from videodit.checkpoints import CheckedLoading
+from videodit.errors import InputError
 from videodit.shapes import Size3D, VideoGeometry
 from videodit.vae_layers import CausalConv3d, Decoder, Encoder, Stream, channels_last_weights
 
@@ -92,9 +93,9 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         patch = patch_size or 1
         halvings = len(dim_mult) - 1
         if attn_scales:
-            raise ValueError(f"attn_scales={attn_scales} is not supported; published VAEs leave it empty")
+            raise InputError(f"attn_scales={attn_scales} is not supported; published VAEs leave it empty")
         if len(temperal_downsample) != halvings:
-            raise ValueError(f"temperal_downsample needs {halvings} entries, got {temperal_downsample}")
+            raise InputError(f"temperal_downsample needs {halvings} entries, got {temperal_downsample}")
         expected = {
             "in_channels": 3 * patch**2,
             "out_channels": 3 * patch**2,
@@ -103,14 +104,14 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         }
         for name, value in expected.items():
             if self.config[name] != value:
-                raise ValueError(f"{name}={self.config[name]} contradicts the other values, which give {value}")
+                raise InputError(f"{name}={self.config[name]} contradicts the other values, which give {value}")
         statistics = {
             "latents_mean": latents_mean or [0.0] * z_dim,
             "latents_std": latents_std or [1.0] * z_dim,
         }
         for name, values in statistics.items():
             if len(values) != z_dim:
-                raise ValueError(f"{name} needs z_dim={z_dim} numbers, got {len(values)}")
+                raise InputError(f"{name} needs z_dim={z_dim} numbers, got {len(values)}")
         self.register_to_config(**statistics)
 
         self.geometry = VideoGeometry(Size3D(scale_factor_temporal, scale_factor_spatial, scale_factor_spatial))
@@ -156,7 +157,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         """
         stride = self.geometry.vae_stride.h
         if tile_size < stride or tile_size % stride or overlap % stride or not 0 <= overlap <= tile_size // 2:
-            raise ValueError(
+            raise InputError(
                 f"tile_size and overlap must be multiples of {stride} with overlap ≤ tile_size/2, "
                 f"got {tile_size} and {overlap}"
             )
@@ -169,7 +170,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
             ValueError: fewer than one latent frame.
         """
         if latent_frames < 1:
-            raise ValueError(f"latent_frames must be at least 1, got {latent_frames}")
+            raise InputError(f"latent_frames must be at least 1, got {latent_frames}")
         self.stream_latent_frames = latent_frames
 
     def disable_streaming(self) -> None:
@@ -232,7 +233,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
                 multiples of the spatial stride. Nothing is dropped in silence.
         """
         if x.ndim != 5 or x.shape[1] != 3:
-            raise ValueError(f"expected a clip of shape [B, 3, frames, height, width], got {list(x.shape)}")
+            raise InputError(f"expected a clip of shape [B, 3, frames, height, width], got {list(x.shape)}")
         self.geometry.latent_size(*x.shape[2:])
         scale = 1 / self.geometry.vae_stride.h
         moments = torch.cat([self._tiled(self._encode, clip, scale) for clip in self._slices(x)])
@@ -265,7 +266,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
             stride = self.geometry.vae_stride.t
             if (chunk.shape[2] - stream.first) % stride or not chunk.shape[2]:
                 legal = f"{stride}k+1" if stream.first else f"a multiple of {stride}"
-                raise ValueError(f"this chunk must have {legal} frames, got {chunk.shape[2]}")
+                raise InputError(f"this chunk must have {legal} frames, got {chunk.shape[2]}")
             yield self._encode_chunk(chunk, stream)
             stream.first = False
 
@@ -322,7 +323,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
             ValueError: a tensor of another rank or channel count, or fewer than one latent frame a chunk.
         """
         if latent_frames < 1:
-            raise ValueError(f"latent_frames must be at least 1, got {latent_frames}")
+            raise InputError(f"latent_frames must be at least 1, got {latent_frames}")
         if isinstance(z, Tensor):
             self._check_latents(z)
             z = [z]
@@ -352,7 +353,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
 
     def _check_latents(self, z: Tensor) -> None:
         if z.ndim != 5 or z.shape[1] != self.config.z_dim:
-            raise ValueError(f"expected latents of shape [B, {self.config.z_dim}, T, H, W], got {list(z.shape)}")
+            raise InputError(f"expected latents of shape [B, {self.config.z_dim}, T, H, W], got {list(z.shape)}")
 
     # ---- statistics ------------------------------------------------------------------------------
 

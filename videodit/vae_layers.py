@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
+from videodit.errors import InputError
+
 
 @dataclass
 class Stream:
@@ -185,7 +187,7 @@ class AverageDown(nn.Module):
     def __init__(self, in_dim: int, out_dim: int, *, time: int, space: int) -> None:
         super().__init__()
         if in_dim * time * space * space % out_dim:
-            raise ValueError(f"{in_dim} channels × {time}·{space}² must be divisible by {out_dim} channels")
+            raise InputError(f"{in_dim} channels × {time}·{space}² must be divisible by {out_dim} channels")
         self.out_dim, self.time, self.space = out_dim, time, space
 
     def forward(self, x: Tensor) -> Tensor:
@@ -202,7 +204,7 @@ class DuplicateUp(nn.Module):
     def __init__(self, in_dim: int, out_dim: int, *, time: int, space: int) -> None:
         super().__init__()
         if out_dim * time * space * space % in_dim:
-            raise ValueError(f"{out_dim} channels × {time}·{space}² must be divisible by {in_dim} channels")
+            raise InputError(f"{out_dim} channels × {time}·{space}² must be divisible by {in_dim} channels")
         self.repeats = out_dim * time * space * space // in_dim
         self.time, self.space = time, space
 

@@ -14,6 +14,7 @@ from videodit.datasets.clips.children import Answer, Job, ask_children
 from videodit.datasets.clips.ledger import Ledger
 from videodit.datasets.clips.readers import ReaderName
 from videodit.datasets.clips.records import Clip
+from videodit.errors import InputError
 from videodit.limits import current_limits
 
 # Large files take longer to read: this many bytes give one more second. A hard disk reads five times as fast.
@@ -25,11 +26,11 @@ Report = Callable[[int, int], None]
 def check_settings(*, reader: ReaderName, workers: int, timeout: float = 1.0) -> None:
     """Raises ValueError for a reader, a timeout or a number of workers that is none."""
     if not 0 < timeout < float("inf"):  # false for NaN, too
-        raise ValueError(f"timeout is {timeout}; it must be above 0 seconds")
+        raise InputError(f"timeout is {timeout}; it must be above 0 seconds")
     if workers < 1:
-        raise ValueError(f"workers is {workers}; it must be at least 1")
+        raise InputError(f"workers is {workers}; it must be at least 1")
     if reader not in get_args(ReaderName):
-        raise ValueError(f"reader is {reader!r}; it must be one of {', '.join(get_args(ReaderName))}")
+        raise InputError(f"reader is {reader!r}; it must be one of {', '.join(get_args(ReaderName))}")
 
 
 def ask_about(

@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from videodit.datasets.clips.readers import usable_frames
+from videodit.errors import InputError
 from videodit.shapes import VideoGeometry
 
 if TYPE_CHECKING:
@@ -68,28 +69,28 @@ class Wanted:
 
     def __post_init__(self) -> None:
         if not self.frames or len(set(self.frames)) < len(self.frames):
-            raise ValueError(f"frames must be one or more different counts, got {self.frames}")
+            raise InputError(f"frames must be one or more different counts, got {self.frames}")
         height, width = least_size = self.geometry.size_multiple if self.size is None else self.size
         if self.geometry.snap_size(height, width) != least_size:
             mh, mw = self.geometry.size_multiple
-            raise ValueError(f"size is {width}x{height}; sides must be multiples of {mw} and {mh}")
+            raise InputError(f"size is {width}x{height}; sides must be multiples of {mw} and {mh}")
         if self.max_pixels is not None and self.max_pixels < height * width:
-            raise ValueError(f"max_pixels is {self.max_pixels}, less than the {height * width} of {width}x{height}")
+            raise InputError(f"max_pixels is {self.max_pixels}, less than the {height * width} of {width}x{height}")
         for count in self.frames:
             if count < 1 or self.geometry.snap_frames(count) != count:
-                raise ValueError(_illegal_frames(self.geometry, count))
+                raise InputError(_illegal_frames(self.geometry, count))
             least = self.geometry.num_tokens(count, height, width)
             if least > self.max_tokens:
                 what = "the smallest size" if self.size is None else "the one size"
-                raise ValueError(
+                raise InputError(
                     f"max_tokens is {self.max_tokens}, but {count} frames of {what}, {width}x{height}, are {least}"
                 )
         if not 0 < self.fps < math.inf:  # false for NaN, too
-            raise ValueError(f"fps must be a positive number, got {self.fps}")
+            raise InputError(f"fps must be a positive number, got {self.fps}")
         if self.max_buckets < len(self.frames):
-            raise ValueError(f"max_buckets is {self.max_buckets}, fewer than the {len(self.frames)} frame counts")
+            raise InputError(f"max_buckets is {self.max_buckets}, fewer than the {len(self.frames)} frame counts")
         if self.windows not in get_args(Windows):
-            raise ValueError(f"windows must be one of {get_args(Windows)}, got {self.windows!r}")
+            raise InputError(f"windows must be one of {get_args(Windows)}, got {self.windows!r}")
 
 
 def _illegal_frames(geometry: VideoGeometry, count: int) -> str:
@@ -152,7 +153,7 @@ def plan_samples(scanned: Iterable[Scanned], wanted: Wanted, *, drop_flags: froz
         ValueError: a flag that no scan gives.
     """
     if unknown := sorted(drop_flags - set(DROPPABLE)):
-        raise ValueError(f"clips cannot be dropped for {', '.join(unknown)}; legal are {', '.join(DROPPABLE)}")
+        raise InputError(f"clips cannot be dropped for {', '.join(unknown)}; legal are {', '.join(DROPPABLE)}")
     samples: list[Sample] = []
     dropped: list[tuple[str, str]] = []
     uncovered = 0.0

@@ -32,6 +32,7 @@ from videodit.datasets.clips.buckets import Bucket
 from videodit.datasets.clips.latent_shards import DTYPES, Shard, make_folders, open_shards
 from videodit.datasets.clips.ledger import write_rows
 from videodit.datasets.clips.typed import typed
+from videodit.errors import InputError
 from videodit.files import write_whole
 from videodit.shapes import Size3D, VideoGeometry
 
@@ -110,15 +111,15 @@ class CacheInfo:
         try:
             values = dict(json.loads(text))
         except (TypeError, ValueError, RecursionError):
-            raise ValueError(f"{where} is damaged: it is no JSON of a cache") from None
+            raise InputError(f"{where} is damaged: it is no JSON of a cache") from None
         if values.pop("format", None) != FORMAT:
-            raise ValueError(f"{where} is of another format than {FORMAT}")
+            raise InputError(f"{where} is of another format than {FORMAT}")
         try:
             info = typed(cls, values)
         except ValueError as error:
-            raise ValueError(f"{where} is damaged: {error}") from None
+            raise InputError(f"{where} is damaged: {error}") from None
         if info.dtype not in _DTYPES or min(*info.stride, *info.patch, info.latent_channels, info.fps) <= 0:
-            raise ValueError(
+            raise InputError(
                 f"{where} is damaged: dtype {info.dtype!r}, stride {info.stride}, patch {info.patch}, latent_channels "
                 f"{info.latent_channels}, fps {info.fps:g}; legal are {', '.join(_DTYPES)} and numbers above 0"
             )
@@ -171,7 +172,7 @@ class CachedSample:
         try:
             return typed(cls, json.loads(line))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"no line of a sample: {error}") from None
+            raise InputError(f"no line of a sample: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -204,18 +205,18 @@ class LatentCache:
         self.folder = Path(folder)
         found = read_info(self.folder)
         if found is None:
-            raise ValueError(f"{self.folder} holds no latents: `videodit data encode` makes them")
+            raise InputError(f"{self.folder} holds no latents: `videodit data encode` makes them")
         self.info: CacheInfo = found
         self._repair = f"run `videodit data encode SOURCE -m {self.info.model} -o {self.folder}` again"
         if not (self.folder / _SAMPLES).is_file():
-            raise ValueError(f"{self.folder} was not encoded to the end: {self._repair}")
+            raise InputError(f"{self.folder} was not encoded to the end: {self._repair}")
         self.samples: tuple[CachedSample, ...] = self._read_samples()
         self._by_key = {sample.key: sample for sample in self.samples}
         if len(self._by_key) < len(self.samples):
-            raise ValueError(f"{self.folder / _SAMPLES} is damaged (a key comes twice): {self._repair}")
+            raise InputError(f"{self.folder / _SAMPLES} is damaged (a key comes twice): {self._repair}")
         self.shards = open_shards(self.folder)
         if broken := [f"{shard.path.name} ({shard.fault})" for shard in self.shards if shard.fault is not None]:
-            raise ValueError(f"{self.folder}: damaged shards: {', '.join(broken)}; {self._repair}")
+            raise InputError(f"{self.folder}: damaged shards: {', '.join(broken)}; {self._repair}")
         self._where = {name: shard for shard in self.shards for name in shard.tensors}
         self._check_whole()
         self._open: OrderedDict[Path, Tensor] = OrderedDict()
@@ -224,13 +225,13 @@ class LatentCache:
         try:
             return tuple(CachedSample.from_json(line) for line in _lines(self.folder / _SAMPLES))
         except ValueError as error:
-            raise ValueError(f"{self.folder / _SAMPLES} is damaged ({error}): {self._repair}") from None
+            raise InputError(f"{self.folder / _SAMPLES} is damaged ({error}): {self._repair}") from None
 
     def _check_whole(self) -> None:
         wanted = {f"{sample.entry}.{part}" for sample in self.samples for part in ("mean", "std")}
         wanted |= {f"{sample.text_key}.embeds" for sample in self.samples} | {f"{self.empty_text}.embeds"}
         if missing := sorted(wanted - set(self._where)):
-            raise ValueError(
+            raise InputError(
                 f"{self.folder}: {len(missing)} of {len(wanted)} tensors are missing, such as {missing[0]}; "
                 f"a shard is gone: {self._repair}"
             )
@@ -310,7 +311,7 @@ class LatentCache:
             try:
                 mapped = torch.from_file(str(shard.path), shared=False, size=shard.size, dtype=torch.uint8)
             except (OSError, RuntimeError) as error:
-                raise ValueError(f"{shard.path} cannot be read ({error}): {self._repair}") from None
+                raise InputError(f"{shard.path} cannot be read ({error}): {self._repair}") from None
             self._open[shard.path] = mapped
         entry = shard.tensors[name]
         return self._open[shard.path][entry.begin : entry.end].view(DTYPES[entry.dtype]).view(entry.shape)
@@ -335,10 +336,10 @@ def check_folder(folder: Path) -> None:
     if not folder.exists() or (folder / _INFO).is_file():
         return
     if not folder.is_dir():
-        raise ValueError(f"{str(folder)!r} is a file; a cache needs a folder of its own")
+        raise InputError(f"{str(folder)!r} is a file; a cache needs a folder of its own")
     others = sorted(path.name for path in folder.iterdir() if path.name != "shards" and not path.name.startswith("."))
     if others:
-        raise ValueError(
+        raise InputError(
             f"{str(folder)!r} is no cache and holds other files, such as {others[0]!r}; give a folder of its own"
         )
 
@@ -360,7 +361,7 @@ def begin(folder: Path, info: CacheInfo, *, restart: bool = False) -> list[Shard
     check_folder(folder)
     before = None if restart and not _readable(folder) else read_info(folder)
     if before is not None and (differences := info.differences(before)) and not restart:
-        raise ValueError(
+        raise InputError(
             f"{folder} was made otherwise, and what is in it does not go with this: {', '.join(differences)}; give "
             "another folder, or restart this one (--restart), which deletes its latents"
         )

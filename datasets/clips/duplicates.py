@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from videodit.datasets.clips.looks import THUMB
+from videodit.errors import InputError
 
 # Bits of 64 in which the hashes of two frames may differ, as a mean over the frames. Toybox clips written again at half
 # the size (64x48) and CRF 30 differ in at most 6, different ones in at least 14; unrelated pictures in about 32.
@@ -42,9 +43,9 @@ class Fingerprint:
 
     def __post_init__(self) -> None:
         if not self.hashes or len(self.thumbs) != len(self.hashes) * THUMB**2 * 3:
-            raise ValueError(f"{len(self.hashes)} hashes and {len(self.thumbs)} bytes of thumbnails are no fingerprint")
+            raise InputError(f"{len(self.hashes)} hashes and {len(self.thumbs)} bytes of thumbnails are no fingerprint")
         if not all(bits is None or 0 <= bits < 2**64 for bits in self.hashes):
-            raise ValueError(f"hashes are {self.hashes}; they must be 64 bits each")
+            raise InputError(f"hashes are {self.hashes}; they must be 64 bits each")
 
     @property
     def phash(self) -> str | None:

@@ -19,6 +19,7 @@ from videodit.datasets.clips.cache import CODE_VERSION, CachedSample, CacheInfo,
 from videodit.datasets.clips.latent_shards import ShardWriter, make_key, open_shards
 from videodit.datasets.clips.readers import ReaderName, read_window
 from videodit.datasets.clips.records import Clip, Media
+from videodit.errors import InputError
 from videodit.files import sole_writer
 
 Report = Callable[[str, int, int], object]
@@ -181,10 +182,10 @@ def encode(
     """
     check_settings(reader=reader, workers=workers)
     if not plan.samples:
-        raise ValueError("there is no sample to encode: no clip fits what is wanted")
+        raise InputError("there is no sample to encode: no clip fits what is wanted")
     info = cache_info(encoder, plan.wanted.fps)
     if info.geometry != plan.wanted.geometry:
-        raise ValueError(f"the samples were planned for {plan.wanted.geometry}, but the model has {info.geometry}")
+        raise InputError(f"the samples were planned for {plan.wanted.geometry}, but the model has {info.geometry}")
     for bucket in plan.counts():
         encoder.check_form(*bucket)
     check_folder(folder)
@@ -220,7 +221,7 @@ def _encode(
     samples, notices = _list_samples(plan.samples, info, encoder.facts, folder)
     if not samples:
         name, reason = failed[0]
-        raise ValueError(f"no clip could be decoded; the first was {name}: {reason}")
+        raise InputError(f"no clip could be decoded; the first was {name}: {reason}")
     write_samples(folder, samples)
     unlisted, removed = _unlisted(folder, samples, info, prune)
     unwritten = sum(not sample.caption for sample in samples)
@@ -252,7 +253,7 @@ def _encode_texts(captions: Mapping[str, str], encoder: Encoder, folder: Path, r
         embeds, pooled = encoder.text(caption)
         tensors = {"embeds": embeds} if pooled is None else {"embeds": embeds, "pooled": pooled}
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise ValueError(
+            raise InputError(
                 f"the text encoder gives values that are not finite for {_cut(caption)!r}; try another dtype"
             )
         writer.add(key, tensors)
@@ -279,7 +280,7 @@ def _encode_latents(
         mean, std = encoder.latents(frames)
         tensors = {"mean": mean, "std": std, **encoder.condition(frames, seed=int(key[:15], 16))}
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise ValueError(
+            raise InputError(
                 f"the autoencoder gives values that are not finite for {sample.scanned.clip.name} in {info.dtype}; "
                 "try another dtype"
             )
@@ -334,7 +335,7 @@ class _AsScanned:
         if known is None or known[0] != stamp:
             known = self._known[media] = stamp, media.content_hash()
         if known[1] != content:
-            raise ValueError("it has changed since it was scanned; encode again, and if that does not help, touch it")
+            raise InputError("it has changed since it was scanned; encode again, and if that does not help, touch it")
 
 
 def _list_samples(

@@ -8,6 +8,7 @@ from typing import Any
 
 from videodit.datasets.clips.listing import Collected, caption_of, timing_of
 from videodit.datasets.clips.records import Clip, Media, Source
+from videodit.errors import InputError
 from videodit.files import write_whole
 
 HF_PREFIX = "hf:"
@@ -19,14 +20,14 @@ def read_hugging_face(name: str, split: str) -> Source:
     try:
         import datasets
     except ImportError as error:
-        raise ValueError(
+        raise InputError(
             f'{HF_PREFIX}{name} needs the datasets library: pip install "videodit[data]" ({error})'
         ) from error
     table = _hugging_face_table(datasets, name, split)
     where = f"{HF_PREFIX}{name}, split {split!r}"
     column = _one_of(("video", "image"), table.column_names, where)
     if column is None:
-        raise ValueError(f"{where}: it has no column 'video' or 'image'; it has {', '.join(table.column_names)}")
+        raise InputError(f"{where}: it has no column 'video' or 'image'; it has {', '.join(table.column_names)}")
     caption = _one_of(("caption", "text"), table.column_names, where)
     used = [column, *([caption] if caption else []), *(n for n in ("start", "end", "fps") if n in table.column_names)]
     unused = [name for name in table.column_names if name not in used]
@@ -34,7 +35,7 @@ def read_hugging_face(name: str, split: str) -> Source:
     try:
         table = table.select_columns(used).cast_column(column, kind)
     except Exception as error:
-        raise ValueError(f"{where}: its column {column!r} holds no {column}s: {error}") from error
+        raise InputError(f"{where}: its column {column!r} holds no {column}s: {error}") from error
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     folder = Path(name) if Path(name).is_dir() else cache
     roots = [folder.resolve(), cache.resolve(), Path(datasets.config.HF_CACHE_HOME).resolve()]
@@ -57,17 +58,17 @@ def _hugging_face_table(datasets: Any, name: str, split: str) -> Any:
             if not isinstance(loaded, datasets.DatasetDict):
                 return loaded
             if split not in loaded:
-                raise ValueError(f"there is no split {split!r}; there are {', '.join(loaded)}")
+                raise InputError(f"there is no split {split!r}; there are {', '.join(loaded)}")
             return loaded[split]
         return datasets.load_dataset(name, split=split)
     except Exception as error:  # the library raises some twenty kinds
-        raise ValueError(f"cannot load {HF_PREFIX}{name}, split {split!r}: {error}") from error
+        raise InputError(f"cannot load {HF_PREFIX}{name}, split {split!r}: {error}") from error
 
 
 def _one_of(names: tuple[str, str], columns: list[str], where: str) -> str | None:
     found = [name for name in names if name in columns]
     if len(found) > 1:
-        raise ValueError(f"{where}: it has both columns {found[0]!r} and {found[1]!r}; leave one")
+        raise InputError(f"{where}: it has both columns {found[0]!r} and {found[1]!r}; leave one")
     return found[0] if found else None
 
 
@@ -77,7 +78,7 @@ def _media_of(value: Any, roots: list[Path], store: Path, where: str) -> Media:
     A table may name any path, so one counts only below ``roots``; the first is where relative ones begin.
     """
     if not isinstance(value, dict) or (value.get("bytes") is None and value.get("path") is None):
-        raise ValueError(f"{where}: it has no clip")
+        raise InputError(f"{where}: it has no clip")
     if value.get("bytes") is not None:
         return _stored(value["bytes"], store)
     try:
@@ -86,7 +87,7 @@ def _media_of(value: Any, roots: list[Path], store: Path, where: str) -> Media:
     except (ValueError, OSError):  # a null character, a name that is too long
         found = False
     if not found:
-        raise ValueError(f"{where}: its clip {value['path'][:200]!r} is not among the dataset's files")
+        raise InputError(f"{where}: its clip {value['path'][:200]!r} is not among the dataset's files")
     return Media(path)
 
 

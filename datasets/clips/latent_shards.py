@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from videodit.errors import InputError
 from videodit.files import write_whole
 
 MAX_SHARD_BYTES = 64 * 10**6
@@ -83,7 +84,7 @@ def _open_shard(path: Path) -> Shard:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > _MAX_HEADER:
-                raise ValueError(f"a header of {length} bytes")
+                raise InputError(f"a header of {length} bytes")
             header = json.loads(file.read(length))
         hashes = json.loads(header.pop("__metadata__")[_HASHES])
         start = 8 + length
@@ -93,9 +94,9 @@ def _open_shard(path: Path) -> Shard:
         }
         end = max((entry.end for entry in tensors.values()), default=start)
         if not all(_is_sound(entry) for entry in tensors.values()):
-            raise ValueError("a tensor that does not fit its bytes")
+            raise InputError("a tensor that does not fit its bytes")
         if not isinstance(hashes, dict):
-            raise ValueError("no hashes by entry")
+            raise InputError("no hashes by entry")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
         return Shard(path, 0, {}, {}, "no readable header")
     size = path.stat().st_size

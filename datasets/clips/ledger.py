@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from videodit.errors import InputError
 from videodit.files import write_whole
 
 _BEGINNING = b'{"key": '  # of every line
@@ -41,9 +42,9 @@ class Ledger:
 
     def __init__(self, path: Path, check: Callable[[dict[str, Any]], object]) -> None:
         if path.is_dir() or not path.absolute().parent.is_dir():
-            raise ValueError(f"cannot keep results in {str(path)!r}; it must be a file in a folder that is there")
+            raise InputError(f"cannot keep results in {str(path)!r}; it must be a file in a folder that is there")
         if path.exists() and not _begins_like_a_ledger(path):
-            raise ValueError(f"cannot keep results in {str(path)!r}; it holds something else, which stays as it is")
+            raise InputError(f"cannot keep results in {str(path)!r}; it holds something else, which stays as it is")
         self._path = path
         self._known: dict[str, dict[str, Any]] = {}
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from videodit.datasets.clips.records import Clip, Source
+from videodit.errors import InputError
 from videodit.limits import current_limits
 from videodit.prompts import check_text, is_blank
 
@@ -28,7 +29,7 @@ def named(source: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"cannot read {os.fspath(error.filename or source)!r}: {error.strerror or error}") from error
+        raise InputError(f"cannot read {os.fspath(error.filename or source)!r}: {error.strerror or error}") from error
 
 
 @dataclass
@@ -40,13 +41,13 @@ class Collected:
 
     def add(self, clip: Clip, where: str) -> None:
         if clip.name in self.names:
-            raise ValueError(f"{where}: there already is a clip {clip.name!r}")
+            raise InputError(f"{where}: there already is a clip {clip.name!r}")
         self.names.add(clip.name)
         self.clips.append(clip)
 
     def source(self, where: str, notices: Iterable[str]) -> Source:
         if not self.clips:
-            raise ValueError(f"there is no video or image in {where!r}")
+            raise InputError(f"there is no video or image in {where!r}")
         return Source(tuple(self.clips), tuple(notice for notice in notices if notice))
 
 
@@ -73,14 +74,14 @@ def decode(data: bytes, where: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: it is not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise InputError(f"{where}: it is not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
 def caption_of(value: object, where: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise ValueError(f"{where}: the caption is {value!r}; it must be text")
+        raise InputError(f"{where}: the caption is {value!r}; it must be text")
     check_text(value, f"{where}: the caption")
     return None if is_blank(value) else value.strip()
 
@@ -108,7 +109,7 @@ def _seconds(row: Mapping[str, object], name: str, where: str) -> float | None:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{where}: {name} is {value!r}; it must be a number")
+        raise InputError(f"{where}: {name} is {value!r}; it must be a number")
     return number
 
 
@@ -117,9 +118,9 @@ def timing_of(row: Mapping[str, object], where: str) -> tuple[float, float | Non
     start, end, fps = (_seconds(row, name, where) for name in ("start", "end", "fps"))
     start = 0.0 if start is None else start
     if start < 0:
-        raise ValueError(f"{where}: start is {start:g}; it must be 0 or more seconds")
+        raise InputError(f"{where}: start is {start:g}; it must be 0 or more seconds")
     if end is not None and end <= start:
-        raise ValueError(f"{where}: end is {end:g}; it must be after start, {start:g}")
+        raise InputError(f"{where}: end is {end:g}; it must be after start, {start:g}")
     if fps is not None and fps <= 0:
-        raise ValueError(f"{where}: fps is {fps:g}; it must be above 0")
+        raise InputError(f"{where}: fps is {fps:g}; it must be above 0")
     return start, end, fps

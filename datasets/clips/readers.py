@@ -24,6 +24,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from videodit.datasets.clips.records import Clip, Media
+from videodit.errors import InputError
 from videodit.reading import clip as reading
 from videodit.reading.clip import ClipReader
 from videodit.reading.files import Unreadable
@@ -54,7 +55,7 @@ def open_clip(media: Media, *, reader: ReaderName = "pyav", fps: float | None = 
             and what decord does not do as PyAV does.
     """
     if reader not in get_args(ReaderName):
-        raise ValueError(f"reader is {reader!r}; it must be one of {', '.join(get_args(ReaderName))}")
+        raise InputError(f"reader is {reader!r}; it must be one of {', '.join(get_args(ReaderName))}")
     instead = (lambda pyav: _DecordFrames(media, pyav)) if reader == "decord" else None
     with reading.open_clip(media, fps=fps, instead=instead) as clip:
         yield clip
@@ -77,10 +78,10 @@ def read_window(clip: Clip, *, start: float, num_frames: int, fps: float, reader
         end = opened.info.duration if clip.end is None else min(clip.end, opened.info.duration)
         try:
             if start < 0:
-                raise ValueError(f"start is {start:g}; it must be 0 or more seconds")
+                raise InputError(f"start is {start:g}; it must be 0 or more seconds")
             indices = frame_indices(opened.times, start=clip.start + start, fps=fps, num_frames=num_frames, end=end)
         except ValueError as error:
-            raise ValueError(f"cannot read {clip.name!r}: {error}") from None
+            raise InputError(f"cannot read {clip.name!r}: {error}") from None
         return opened.frames(indices)
 
 

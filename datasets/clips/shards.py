@@ -19,6 +19,7 @@ from videodit.datasets.clips.listing import (
     listed,
 )
 from videodit.datasets.clips.records import Clip, Media, Source
+from videodit.errors import InputError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 """Where a pattern of shards counts."""
@@ -33,17 +34,17 @@ def expand(pattern: str) -> list[Path]:
     for low, high in zip(pieces[1::3], pieces[2::3], strict=True):
         first, last = int(low), int(high)
         if not first <= last < first + _MAX_SHARDS:
-            raise ValueError(f"the range {{{low}..{high}}} of {pattern!r} must rise, over at most {_MAX_SHARDS} shards")
+            raise InputError(f"the range {{{low}..{high}}} of {pattern!r} must rise, over at most {_MAX_SHARDS} shards")
         choices.append([f"{number:0{len(low)}d}" for number in range(first, last + 1)])
     if math.prod(map(len, choices)) > _MAX_SHARDS:
-        raise ValueError(f"{pattern!r} names over {_MAX_SHARDS} shards")
+        raise InputError(f"{pattern!r} names over {_MAX_SHARDS} shards")
     paths = []
     for numbers in itertools.product(*choices):
         between = itertools.chain.from_iterable(zip(numbers, pieces[3::3], strict=True))
         paths.append(Path(pieces[0] + "".join(between)))
     for path in paths:
         if path.suffix != ".tar" or not path.is_file():
-            raise ValueError(f"{pattern!r}: there is no shard {str(path)!r}")
+            raise InputError(f"{pattern!r}: there is no shard {str(path)!r}")
     return paths
 
 
@@ -75,28 +76,28 @@ def _grouped(path: Path) -> dict[str, dict[str, Media]]:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 if member.size < 0:  # which would lead back, and round in circles
-                    raise ValueError(f"its member {member.name!r} has {member.size} bytes")
+                    raise InputError(f"its member {member.name!r} has {member.size} bytes")
                 members.append(member)
             end = tar.offset
     except (tarfile.TarError, ValueError, OverflowError) as error:  # a header may claim more than an offset can hold
-        raise ValueError(f"{path}: it is no whole tar: {error}") from None
+        raise InputError(f"{path}: it is no whole tar: {error}") from None
     found: dict[str, dict[str, Media]] = {}
     for member in members:
         folder, _, base = member.name.rpartition("/")
         if member.isdir() or is_hidden(base):
             continue
         if not member.isreg() or member.issparse():
-            raise ValueError(f"{path}: its member {member.name!r} is no plain file")
+            raise InputError(f"{path}: its member {member.name!r} is no plain file")
         stem, _, kind = base.partition(".")
         parts = found.setdefault(f"{folder}/{stem}" if folder else stem, {})
         if kind.lower() in parts:
-            raise ValueError(f"{path}: it has two members {member.name!r}")
+            raise InputError(f"{path}: it has two members {member.name!r}")
         parts[kind.lower()] = Media(path, member.offset_data, member.size)
     # tarfile takes a missing end, and rubbish in place of a member, for the end.
     with path.open("rb") as file:
         file.seek(min(end, path.stat().st_size))
         if file.read(_BLOCK) != bytes(_BLOCK):
-            raise ValueError(f"{path}: it is no whole tar: it is cut short or damaged after byte {end}")
+            raise InputError(f"{path}: it is no whole tar: it is cut short or damaged after byte {end}")
     return found
 
 
@@ -108,7 +109,7 @@ def _clip_of(path: Path, key: str, members: dict[str, Media]) -> tuple[Clip | No
     if not kinds:
         return None, list(members)
     if len(kinds) > 1:
-        raise ValueError(f"{where}: it has several clips, {' and '.join(kinds)}")
+        raise InputError(f"{where}: it has several clips, {' and '.join(kinds)}")
     caption = None
     if "txt" in members:
         caption = caption_of(decode(_content(members["txt"]), f"{where}, txt"), where)
@@ -127,9 +128,9 @@ def _json_caption(data: bytes, where: str) -> str | None:
     try:
         content = json.loads(decode(data, where))
     except RecursionError:
-        raise ValueError(f"{where}: it is not JSON: it is nested too deeply") from None
+        raise InputError(f"{where}: it is not JSON: it is nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: it is not JSON: {error}") from None
+        raise InputError(f"{where}: it is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f'{where}: it must be an object like {{"caption": "a ball"}}')
+        raise InputError(f'{where}: it must be an object like {{"caption": "a ball"}}')
     return caption_of(content.get("caption", content.get("text")), where)

@@ -29,6 +29,7 @@ from videodit.datasets.clips.listing import (
 )
 from videodit.datasets.clips.records import Clip, Media, Source
 from videodit.datasets.clips.shards import RANGE, expand, read_shards
+from videodit.errors import InputError
 
 __all__ = ["read_source"]
 
@@ -64,7 +65,7 @@ def read_source(where: str | Path, *, split: str = "train") -> Source:
         with named(text):
             return read_hugging_face(text[len(HF_PREFIX) :], split)
     if split != "train":
-        raise ValueError(f"split is {split!r}; only Hugging Face datasets (hf:owner/name) have splits")
+        raise InputError(f"split is {split!r}; only Hugging Face datasets (hf:owner/name) have splits")
     path = Path(where)
     with named(text):
         if RANGE.search(text):
@@ -77,8 +78,8 @@ def read_source(where: str | Path, *, split: str = "train") -> Source:
         if path.suffix.lower() == ".tar" and path.is_file():
             return read_shards([path])
         if path.is_file() and _is_media(path.name):
-            raise ValueError(f"{text!r} is a clip by itself: put it into a folder, beside a .txt file with its caption")
-    raise ValueError(
+            raise InputError(f"{text!r} is a clip by itself: put it into a folder, beside a .txt file with its caption")
+    raise InputError(
         f"there is no source {text!r}; it must be a folder, a .jsonl or .csv manifest, a .tar (or shard-{{000..012}}"
         ".tar), or hf:owner/name"
     )
@@ -159,9 +160,9 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}: it is not JSON: {error}") from None
+            raise InputError(f"{path}, line {number}: it is not JSON: {error}") from None
         if not isinstance(row, dict):
-            raise ValueError(f'{path}, line {number}: it must be an object like {{"video": "clip.mp4"}}')
+            raise InputError(f'{path}, line {number}: it must be an object like {{"video": "clip.mp4"}}')
         yield number, row
 
 
@@ -177,29 +178,29 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 _check_heading(heading, f"{path}, line {reader.line_num}")
                 continue
             if len(cells) != len(heading):
-                raise ValueError(
+                raise InputError(
                     f"{path}, line {reader.line_num}: it has {len(cells)} cells; the heading has {len(heading)}"
                 )
             yield reader.line_num, dict(zip(heading, cells, strict=True))
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: it is not CSV: {error}") from None
+        raise InputError(f"{path}, line {reader.line_num}: it is not CSV: {error}") from None
 
 
 def _check_heading(heading: list[str], where: str) -> None:
     if "video" not in heading:
-        raise ValueError(f"{where}: the heading has no column 'video'; it has {', '.join(heading)}")
+        raise InputError(f"{where}: the heading has no column 'video'; it has {', '.join(heading)}")
     twice = [name for name in heading if heading.count(name) > 1]
     if twice:
-        raise ValueError(f"{where}: the heading has the column {twice[0]!r} twice")
+        raise InputError(f"{where}: the heading has the column {twice[0]!r} twice")
 
 
 def _inside(folder: Path, value: object, where: str) -> Path:
     """The path of an existing file in ``folder``, relative to it."""
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{where}: video is {value!r}; it must be the path of a file")
+        raise InputError(f"{where}: video is {value!r}; it must be the path of a file")
     windows, path = PureWindowsPath(value), Path(value)
     if windows.drive or windows.root or ".." in windows.parts or path.is_absolute() or ".." in path.parts:
-        raise ValueError(
+        raise InputError(
             f"{where}: video is {value!r}; it must be a path in the manifest's own folder, without '..', so put the "
             "manifest in a folder above its clips"
         )
@@ -208,5 +209,5 @@ def _inside(folder: Path, value: object, where: str) -> Path:
     except ValueError:  # a null character
         found = False
     if not found:
-        raise ValueError(f"{where}: there is no file {value!r} in {str(folder)!r}")
+        raise InputError(f"{where}: there is no file {value!r} in {str(folder)!r}")
     return path

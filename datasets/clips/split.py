@@ -15,6 +15,7 @@ from videodit.datasets.clips.asking import ask_about, check_settings
 from videodit.datasets.clips.ledger import Ledger, write_rows
 from videodit.datasets.clips.readers import ReaderName
 from videodit.datasets.clips.records import Clip, Source
+from videodit.errors import InputError
 
 _VERSION = 1  # of how cuts are found: another one looks for them again
 # Times in a manifest have four decimals, rounded down: far less than a frame, and never into the next scene.
@@ -99,7 +100,7 @@ def split(
             too_short.append((clip.name, short))
     broken = [(clip.name, a["reason"]) for clip, a in zip(source.clips, answers, strict=True) if a.get("reason")]
     if not rows:
-        raise ValueError(_nothing(len(broken), len(source), min_seconds))
+        raise InputError(_nothing(len(broken), len(source), min_seconds))
     write_rows(manifest, rows)
     partial.unlink(missing_ok=True)
     cuts = sum(len(answer.get("cuts", ())) for answer in answers)
@@ -108,17 +109,17 @@ def split(
 
 def _check_numbers(threshold: float, min_seconds: float, max_seconds: float | None) -> None:
     if not 0 < threshold < math.inf:  # false for NaN, too
-        raise ValueError(f"threshold is {threshold}; it must be above 0")
+        raise InputError(f"threshold is {threshold}; it must be above 0")
     if not 0 <= min_seconds < math.inf:
-        raise ValueError(f"min_seconds is {min_seconds}; it must be 0 or more")
+        raise InputError(f"min_seconds is {min_seconds}; it must be 0 or more")
     # Equal parts of a piece that is just too long are half as long.
     if max_seconds is not None and not max(2 * min_seconds, 1e-3) <= max_seconds < math.inf:
-        raise ValueError(f"max_seconds is {max_seconds}; it must be at least twice min_seconds, {2 * min_seconds:g}")
+        raise InputError(f"max_seconds is {max_seconds}; it must be at least twice min_seconds, {2 * min_seconds:g}")
 
 
 def _check_libraries() -> None:
     if missing := _missing():
-        raise ValueError(f'splitting needs {" and ".join(missing)}: pip install "videodit[data]"')
+        raise InputError(f'splitting needs {" and ".join(missing)}: pip install "videodit[data]"')
 
 
 def _missing() -> list[str]:
@@ -129,16 +130,16 @@ def _paths(source: Source, manifest: Path) -> list[str]:
     """The clips' paths as the manifest names them."""
     folder = manifest.absolute().parent
     if manifest.suffix.lower() != ".jsonl" or not folder.is_dir():
-        raise ValueError(f"the manifest is {str(manifest)!r}; it must be a .jsonl file in a folder that is there")
+        raise InputError(f"the manifest is {str(manifest)!r}; it must be a .jsonl file in a folder that is there")
     if manifest.exists():
-        raise ValueError(f"{str(manifest)!r} is there already; remove it, or give the manifest another name")
+        raise InputError(f"{str(manifest)!r} is there already; remove it, or give the manifest another name")
     paths = []
     for clip in source:
         if clip.media.size is not None:
-            raise ValueError(f"{clip.name!r} is inside a tar, where a manifest cannot name it; unpack the tar first")
+            raise InputError(f"{clip.name!r} is inside a tar, where a manifest cannot name it; unpack the tar first")
         path = Path(os.path.abspath(clip.media.path))
         if not path.is_relative_to(folder):
-            raise ValueError(
+            raise InputError(
                 f"{str(clip.media.path)!r} is not below {str(folder)!r}, and a manifest names files of its own folder "
                 f"alone; write it to {str(path.parent / manifest.name)!r} or above"
             )

@@ -7,6 +7,8 @@ from functools import cache
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from videodit.errors import InputError
+
 T = TypeVar("T")
 _SHOWN = 60  # characters of a value in a message
 
@@ -25,9 +27,9 @@ def typed(cls: type[T], values: Any) -> T:
     """
     hints = _hints(cls)  # type: ignore[arg-type]  # classes can be hashed
     if not isinstance(values, dict):
-        raise ValueError(f"it is {_told(values)} and no object")
+        raise InputError(f"it is {_told(values)} and no object")
     if odd := sorted(set(hints) ^ set(values)):
-        raise ValueError(f"entries that are missing or unknown: {', '.join(odd)}")
+        raise InputError(f"entries that are missing or unknown: {', '.join(odd)}")
     return cls(**{name: _value(hint, values[name], name) for name, hint in hints.items()})
 
 
@@ -48,7 +50,7 @@ def _value(hint: Any, value: Any, name: str) -> Any:
             return tuple(_value(part, one, name) for part, one in zip(get_args(kind), value, strict=True))
         if hasattr(kind, "_fields"):
             return typed(kind, value)
-    raise ValueError(f"{name} is {_told(value)}")
+    raise InputError(f"{name} is {_told(value)}")
 
 
 def _told(value: Any) -> str:

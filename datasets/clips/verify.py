@@ -14,6 +14,7 @@ from videodit.datasets.clips.encode import Encoder, cache_info, caption_of, entr
 from videodit.datasets.clips.latent_shards import Shard, entry_hash, make_key
 from videodit.datasets.clips.readers import ReaderName
 from videodit.datasets.clips.records import Clip, Source
+from videodit.errors import InputError
 
 Report = Callable[[str, int, int], object]
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
@@ -196,9 +197,9 @@ def check_encoding(
         ValueError: an encoder of another model, or a count below 1.
     """
     if count < 1:
-        raise ValueError(f"at least 1 sample must be encoded again, got {count}")
+        raise InputError(f"at least 1 sample must be encoded again, got {count}")
     if differences := cache_info(encoder, cache.info.fps).differences(cache.info):
-        raise ValueError(f"this model did not make {cache.folder}: {', '.join(differences)}")
+        raise InputError(f"this model did not make {cache.folder}: {', '.join(differences)}")
     now, tolerance = {clip.name: clip for clip in source}, TOLERANCE[cache.info.dtype]
     problems, largest = [], 0.0
     chosen = cache.samples[:count]

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from videodit.datasets.toybox.captions import caption
 from videodit.datasets.toybox.render import render
 from videodit.datasets.toybox.scene import Scene, Split, sample_scene
+from videodit.errors import InputError
 
 
 class ToyboxDataset(Dataset[dict[str, Any]]):
@@ -44,7 +45,7 @@ class ToyboxDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
     ) -> None:
         if num_clips < 1:
-            raise ValueError(f"num_clips must be at least 1; got {num_clips}")
+            raise InputError(f"num_clips must be at least 1; got {num_clips}")
         self.num_clips = num_clips
         self.height = height
         self.width = width

@@ -25,6 +25,7 @@ import videodit
 from videodit.datasets.toybox.captions import canonical_caption, caption
 from videodit.datasets.toybox.dataset import ToyboxDataset
 from videodit.datasets.toybox.render import render
+from videodit.errors import InputError
 from videodit.files import replacing, write_whole
 from videodit.media import MAX_SIDE, frame_rate, write_video
 
@@ -107,35 +108,35 @@ def export(data: ToyboxDataset, out: Path, *, report: Callable[[int], object] = 
 def _check_form(data: ToyboxDataset) -> None:
     size = f"size is {data.width}x{data.height}"
     if not all(MIN_SIDE <= side <= MAX_SIDE for side in (data.width, data.height)):
-        raise ValueError(f"{size}; both sides must be {MIN_SIDE} to {MAX_SIDE} pixels")
+        raise InputError(f"{size}; both sides must be {MIN_SIDE} to {MAX_SIDE} pixels")
     if data.width % 2 or data.height % 2:
-        raise ValueError(f"{size}; both sides must be even, since H.264 in yuv420p halves the colour's")
+        raise InputError(f"{size}; both sides must be even, since H.264 in yuv420p halves the colour's")
     if data.num_frames < 1:
-        raise ValueError(f"frames is {data.num_frames}; it must be at least 1")
+        raise InputError(f"frames is {data.num_frames}; it must be at least 1")
     frame_rate(data.fps)
 
 
 def _check_folder(data: ToyboxDataset, out: Path) -> None:
     existing = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise ValueError(f"cannot write into {str(out)!r}: {str(existing)!r} is a file")
+        raise InputError(f"cannot write into {str(out)!r}: {str(existing)!r} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"cannot write into {str(out)!r}: {str(existing)!r} is not writable")
+        raise InputError(f"cannot write into {str(out)!r}: {str(existing)!r} is not writable")
     if not (out / _SETTINGS).exists():
         for name in (_MANIFEST, _CLIPS, _TRUTH):
             if (out / name).exists():
-                raise ValueError(f"cannot write into {str(out)!r}: its {name!r} is of something else")
+                raise InputError(f"cannot write into {str(out)!r}: its {name!r} is of something else")
         return
     try:
         before = dict(json.loads((out / _SETTINGS).read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"cannot go on in {str(out)!r}: its {_SETTINGS!r} is damaged ({error})") from error
+        raise InputError(f"cannot go on in {str(out)!r}: its {_SETTINGS!r} is damaged ({error})") from error
     now = settings(data)
     if isinstance(before.get("clips"), int) and before["clips"] < data.num_clips:
         before["clips"] = data.num_clips  # more clips than before
     differences = [f"{key} {before.get(key)!r} instead of {now[key]!r}" for key in now if before.get(key) != now[key]]
     if differences:
-        raise ValueError(f"cannot go on in {str(out)!r}: it was begun with {', '.join(differences)}")
+        raise InputError(f"cannot go on in {str(out)!r}: it was begun with {', '.join(differences)}")
 
 
 def _prepare(data: ToyboxDataset, out: Path) -> int:
@@ -156,7 +157,7 @@ def _prepare(data: ToyboxDataset, out: Path) -> int:
         os.truncate(path, len(content) - len(lines.pop()))
     for index, line in enumerate(lines):
         if index >= data.num_clips or f'"{_CLIPS}/{index:06d}.mp4"'.encode() not in line:
-            raise ValueError(f"cannot go on in {str(out)!r}: line {index + 1} of its {_MANIFEST!r} is of another clip")
+            raise InputError(f"cannot go on in {str(out)!r}: line {index + 1} of its {_MANIFEST!r} is of another clip")
     return len(lines)
 
 

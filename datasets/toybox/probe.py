@@ -40,6 +40,7 @@ from videodit.datasets.toybox.scene import (
     SIZES,
     Scene,
 )
+from videodit.errors import InputError
 
 OF_OBJECT: dict[str, tuple[str, ...]] = {"shape": SHAPES, "color": COLORS, "size": SIZES, "motion": MOTIONS}
 """What is read of each object, and its words in the order of the network's outputs."""
@@ -159,7 +160,7 @@ class ToyboxProbe(ModelMixin, ConfigMixin):
         legal = {name: list(values) for name, values in (OF_OBJECT | OF_CLIP).items()}
         if words is not None and words != legal:
             changed = [name for name in legal if words.get(name) != legal[name]] or ["other attributes"]
-            raise ValueError(f"the probe was trained on another world: it has other words for {', '.join(changed)}")
+            raise InputError(f"the probe was trained on another world: it has other words for {', '.join(changed)}")
         self.register_to_config(words=legal)
         self.conv_in = nn.Conv2d(6, 24, 5, stride=2, padding=2)
         self.conv_in2 = nn.Conv2d(24, 48, 3, stride=2, padding=1)
@@ -216,10 +217,10 @@ class ToyboxProbe(ModelMixin, ConfigMixin):
         """
         where = Path(str(resources.files("videodit"))) / "presets" / "probe" if folder is None else Path(folder)
         if not (where / "config.json").is_file():
-            raise ValueError(f"no probe in {where}: it holds no config.json")
+            raise InputError(f"no probe in {where}: it holds no config.json")
         probe, info = super().from_pretrained(where, output_loading_info=True, **options)
         if wrong := sorted({*info["missing_keys"], *info["unexpected_keys"]}):
-            raise ValueError(
+            raise InputError(
                 f"the weights in {where} are not this network's: {len(wrong)} missing or too many, as {wrong[0]}"
             )
         return probe
@@ -256,7 +257,7 @@ def as_read(clips: Tensor | np.ndarray) -> Tensor:
     if x.ndim == 5 and x.shape[4] == 3:
         x = x.permute(0, 4, 1, 2, 3)
     if x.dtype != torch.uint8 or x.ndim != 5 or x.shape[1] != 3 or not x.numel():
-        raise ValueError(
+        raise InputError(
             f"clips must be uint8 [B,T,H,W,3] or [B,3,T,H,W]; got {str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
         )
     scale = (AREA / (x.shape[3] * x.shape[4])) ** 0.5
@@ -445,6 +446,6 @@ def adherence(
         ValueError: Not as many clips as scenes, or clips of another type or shape.
     """
     if len(clips) != len(scenes):
-        raise ValueError(f"there must be a scene for each clip; got {len(clips)} clips and {len(scenes)} scenes")
+        raise InputError(f"there must be a scene for each clip; got {len(clips)} clips and {len(scenes)} scenes")
     counts = tally(match(scene, reading) for scene, reading in zip(scenes, probe.read(clips), strict=True))
     return {name: right / n for name, (right, n) in counts.items()}

@@ -23,6 +23,7 @@ from videodit.datasets.toybox.layout import Objects
 from videodit.datasets.toybox.look import background
 from videodit.datasets.toybox.motion import EXTENT
 from videodit.datasets.toybox.scene import SHAPES, Scene
+from videodit.errors import InputError
 
 _CHUNK_PIXELS = {"cpu": 600_000, "cuda": 30_000_000}
 """Pixels drawn at a time, which bounds memory; on a CPU the lists of a chunk also stay in the cache."""
@@ -105,13 +106,13 @@ def render(
     """
     scenes = list(scenes)
     if not scenes:
-        raise ValueError("scenes is empty")
+        raise InputError("scenes is empty")
     if height < 16 or width < 16:
-        raise ValueError(f"height and width must be at least 16; got {height} and {width}")
+        raise InputError(f"height and width must be at least 16; got {height} and {width}")
     if num_frames < 1:
-        raise ValueError(f"num_frames must be at least 1; got {num_frames}")
+        raise InputError(f"num_frames must be at least 1; got {num_frames}")
     if not fps > 0:
-        raise ValueError(f"fps must be above 0; got {fps}")
+        raise InputError(f"fps must be above 0; got {fps}")
     device = torch.device(device)
     step = max(1, _CHUNK_PIXELS.get(device.type, 600_000) // (num_frames * height * width))
     slots = max(len(scene.objects) for scene in scenes)

@@ -15,6 +15,7 @@ import numpy as np
 
 from videodit.datasets.toybox import camera as cam
 from videodit.datasets.toybox.motion import EXTENT, RADIUS, SCREEN_SPEED, paths, reach
+from videodit.errors import InputError
 
 SHAPES = ("ball", "cube", "cylinder", "cone", "ring")
 COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white")
@@ -43,7 +44,7 @@ INTERACTING = 0.15
 def check_choice(name: str, value: object, legal: tuple[str, ...]) -> None:
     """Raise a ValueError that names the value and the legal ones, unless the value is one of them."""
     if value not in legal:
-        raise ValueError(f"{name} must be one of {', '.join(legal)}; got {value!r}")
+        raise InputError(f"{name} must be one of {', '.join(legal)}; got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,13 @@ class ToyObject:
         check_choice("material", self.material, MATERIALS)
         check_choice("motion", self.motion, MOTIONS)
         if not 0 <= self.phase <= 1:
-            raise ValueError(f"phase must be between 0 and 1; got {self.phase!r}")
+            raise InputError(f"phase must be between 0 and 1; got {self.phase!r}")
         for name in ("x", "z", "yaw"):
             if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be a finite number; got {getattr(self, name)!r}")
+                raise InputError(f"{name} must be a finite number; got {getattr(self, name)!r}")
         nearest = 4.2 if self.motion == "circle" else 3.0
         if not self.z >= nearest:
-            raise ValueError(f"z must be at least {nearest} for {self.motion!r}, clear of the camera; got {self.z!r}")
+            raise InputError(f"z must be at least {nearest} for {self.motion!r}, clear of the camera; got {self.z!r}")
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Scene:
     def __post_init__(self) -> None:
         _check_seed(self.seed)
         if not 1 <= len(self.objects) <= MAX_OBJECTS:
-            raise ValueError(f"a scene holds 1 to {MAX_OBJECTS} objects; got {len(self.objects)}")
+            raise InputError(f"a scene holds 1 to {MAX_OBJECTS} objects; got {len(self.objects)}")
         check_choice("ground", self.ground, GROUNDS)
         check_choice("light", self.light, LIGHTS)
         check_choice("camera", self.camera, CAMERAS)
@@ -127,20 +128,20 @@ class Scene:
         if self.interaction == "none":
             return
         if len(self.objects) < 2:
-            raise ValueError(f"{self.interaction!r} takes two objects; got {len(self.objects)}")
+            raise InputError(f"{self.interaction!r} takes two objects; got {len(self.objects)}")
         motions = self.objects[0].motion, self.objects[1].motion
         if self.interaction == "collide" and motions != ("right", "left"):
-            raise ValueError(f"objects that collide move right and left, in this order; got {' and '.join(motions)}")
+            raise InputError(f"objects that collide move right and left, in this order; got {' and '.join(motions)}")
         left, right = self.objects[:2]
         if self.interaction == "collide" and (left.z != right.z or left.x + reach(left) >= right.x - reach(right)):
-            raise ValueError("objects that collide start apart, the first one further left, and equally far away")
+            raise InputError("objects that collide start apart, the first one further left, and equally far away")
         if self.interaction == "follow" and (motions[0] != motions[1] or motions[0] not in FOLLOWED):
-            raise ValueError(
+            raise InputError(
                 f"an object follows another with the same motion, one of {', '.join(FOLLOWED)}; "
                 f"got {' and '.join(motions)}"
             )
         if self.interaction == "follow" and not _is_behind(left, right):
-            raise ValueError(f"the second object must be behind the first, which moves {left.motion!r}")
+            raise InputError(f"the second object must be behind the first, which moves {left.motion!r}")
 
 
 def _is_behind(leader: ToyObject, follower: ToyObject) -> bool:
@@ -151,7 +152,7 @@ def _is_behind(leader: ToyObject, follower: ToyObject) -> bool:
 
 def _check_seed(seed: int) -> None:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed must be an integer of at least 0; got {seed!r}")
+        raise InputError(f"seed must be an integer of at least 0; got {seed!r}")
 
 
 def split_of(shape: str, color: str, motion: str) -> str:
@@ -199,7 +200,7 @@ def sample_scene(seed: int, *, split: Split = "train", num_objects: int | None =
     _check_seed(seed)
     check_choice("split", split, SPLITS)
     if num_objects is not None and num_objects not in range(1, MAX_OBJECTS + 1):
-        raise ValueError(f"num_objects must be between 1 and {MAX_OBJECTS}; got {num_objects!r}")
+        raise InputError(f"num_objects must be between 1 and {MAX_OBJECTS}; got {num_objects!r}")
     rng = np.random.Generator(np.random.PCG64([int(seed), SPLITS.index(split)]))
     drawn = 1 + int(np.searchsorted(np.cumsum(NUM_OBJECTS[:-1]), rng.random(), side="right"))
     count = num_objects or drawn

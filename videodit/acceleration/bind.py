@@ -12,6 +12,7 @@ from videodit.acceleration.config import AccelConfig, AccelPlan, Parallel, sched
 from videodit.acceleration.parallel import attention_backends, bind_parallel, check_parallel
 from videodit.acceleration.quantize import quantize_blocks, why_not
 from videodit.acceleration.schedule import FILE, Calibration, check_actions
+from videodit.errors import InputError
 from videodit.vae import CausalVideoVAE
 from videodit.vae_layers import channels_last_weights
 
@@ -73,13 +74,13 @@ def _check(pipe: Any, config: AccelConfig) -> None:
     """
     check_parallel(pipe, config, transformers(pipe))
     if config.offload is not None and not torch.cuda.is_available():
-        raise ValueError(f"offload={config.offload!r} needs an accelerator to compute on; there is none here")
+        raise InputError(f"offload={config.offload!r} needs an accelerator to compute on; there is none here")
     if config.quantize is not None and (why := why_not(config.quantize, pipe.device)) is not None:
-        raise ValueError(f"quantize={config.quantize!r} {why}")
+        raise InputError(f"quantize={config.quantize!r} {why}")
     if config.vae is not None and not hasattr(pipe.vae, DECODING[config.vae]):
-        raise ValueError(f"vae={config.vae!r} needs a CausalVideoVAE, this pipeline has a {type(pipe.vae).__name__}")
+        raise InputError(f"vae={config.vae!r} needs a CausalVideoVAE, this pipeline has a {type(pipe.vae).__name__}")
     if config.quantize is not None and pipe.get_list_adapters():
-        raise ValueError("quantize cannot go under loaded LoRAs: fuse them, or accelerate first")
+        raise InputError("quantize cannot go under loaded LoRAs: fuse them, or accelerate first")
 
 
 def find_schedule(cache: str, *, folder: Path | None, model_hash: str | None) -> tuple[str, str]:
@@ -98,17 +99,17 @@ def find_schedule(cache: str, *, folder: Path | None, model_hash: str | None) ->
         return cache, f"{cache}, as it was given"
     named = schedule_file(cache)
     if named is None and folder is None:
-        raise ValueError(f"cache={cache!r}: this pipeline came from no folder; name a file as in mine.json:{cache}")
+        raise InputError(f"cache={cache!r}: this pipeline came from no folder; name a file as in mine.json:{cache}")
     path, name = named or (Path(folder or "") / FILE, cache)
     if not path.is_file():
-        raise ValueError(
+        raise InputError(
             f"cache={cache!r}: there is no {path}: `videodit calibrate` finds out what this checkpoint can do without"
         )
     found = Calibration.read(path)
     if name not in found.schedules:
-        raise ValueError(f"cache={cache!r}: {path} has no {name!r}, but {', '.join(found.schedules)}")
+        raise InputError(f"cache={cache!r}: {path} has no {name!r}, but {', '.join(found.schedules)}")
     if named is None and found.model_hash != model_hash:
-        raise ValueError(
+        raise InputError(
             f"cache={cache!r}: {path} was found for other weights ({found.model_hash}, not {model_hash}): "
             "videodit calibrate again"
         )
@@ -158,11 +159,11 @@ def _bind_attention(pipe: Any, wanted: str, kind: Parallel | None) -> str:
             if name in legal and (unmasked or takes_masks(name, pipe.device, pipe.transformer.dtype))
         }
         if not timed:
-            raise ValueError(f"parallel={kind!r} needs one of {legal}; none works here: {found}")
+            raise InputError(f"parallel={kind!r} needs one of {legal}; none works here: {found}")
         best = min(timed, key=lambda name: timed[name])
     name = best if wanted == "auto" else wanted
     if isinstance(found.get(name), str):
-        raise ValueError(f"attention={name!r} does not work here: {found[name]}")
+        raise InputError(f"attention={name!r} does not work here: {found[name]}")
     for model in transformers(pipe):
         model.set_attention_backend(name)
     return f"{name}, the fastest that takes masks, of {len(timed)} that work here" if wanted == "auto" else name

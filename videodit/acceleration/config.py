@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from videodit.errors import InputError
+
 Preset = Literal["lossless", "balanced", "fast"]
 Guidance = Literal["auto", "batched", "sequential"]
 Quantize = Literal["int8", "fp8", "int8-weights"]
@@ -59,14 +61,14 @@ class AccelConfig:
         }
         for name, values in legal.items():
             if getattr(self, name) not in values:
-                raise ValueError(f"{name} must be one of {values}, got {getattr(self, name)!r}")
+                raise InputError(f"{name} must be one of {values}, got {getattr(self, name)!r}")
         excluded = {
             "offload": self.parallel is not None and self.offload is not None,
             "guidance": self.parallel == "guidance" and self.guidance == "batched",
         }
         for name, found in excluded.items():
             if found:
-                raise ValueError(f"{name}={getattr(self, name)!r} and parallel={self.parallel!r} exclude each other")
+                raise InputError(f"{name}={getattr(self, name)!r} and parallel={self.parallel!r} exclude each other")
 
     @classmethod
     def preset(cls, name: str) -> AccelConfig:
@@ -76,7 +78,7 @@ class AccelConfig:
             ValueError: an unknown name.
         """
         if name not in get_args(Preset):
-            raise ValueError(f"acceleration must be one of {get_args(Preset)} or an AccelConfig, got {name!r}")
+            raise InputError(f"acceleration must be one of {get_args(Preset)} or an AccelConfig, got {name!r}")
         return cls(attention="auto", cache=None if name == "lossless" else name)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from videodit.acceleration.config import AccelConfig, Parallel
 from videodit.context_parallel import check_count, check_splittable, meeting_device
+from videodit.errors import InputError
 
 RING_BACKENDS = ("_native_cudnn", "_native_flash", "flash")
 """Attention that tells the log-sum-exp, without which ring attention cannot put its parts together."""
@@ -47,11 +48,11 @@ class Processes:
                 every process would write and might find in another state.
         """
         if keep_windows is not None:
-            raise ValueError(f"keep_windows={str(keep_windows)!r} is for one process, parallel={self.kind!r} is bound")
+            raise InputError(f"keep_windows={str(keep_windows)!r} is for one process, parallel={self.kind!r} is bound")
         if self.kind != "guidance":
             check_count(tokens, self.count)
         elif not guided:
-            raise ValueError("parallel='guidance' shares the two predictions of guidance, and this call has none")
+            raise InputError("parallel='guidance' shares the two predictions of guidance, and this call has none")
 
     def share(self, generators: Sequence[torch.Generator], latents: Tensor | None, *, told: object) -> Tensor | None:
         """Let all go on with the first process's random numbers.
@@ -73,7 +74,7 @@ class Processes:
         dist.all_gather(digests, mine)
         others = [rank for rank, digest in enumerate(digests) if not torch.equal(digest, digests[0])]
         if others:
-            raise ValueError(
+            raise InputError(
                 f"processes {others} were called with other arguments than process 0; all must be the same"
             )
         for generator in dict.fromkeys(generators):
@@ -127,41 +128,41 @@ def check_parallel(pipe: Any, config: AccelConfig, models: Sequence[Any]) -> Non
     """
     kind, bound = config.parallel, None if pipe.processes is None else pipe.processes.kind
     if bound is not None and kind is not None:
-        raise ValueError(f"parallel={kind!r}: parallel={bound!r} is bound already")
+        raise InputError(f"parallel={kind!r}: parallel={bound!r} is bound already")
     if bound == "guidance" and config.guidance == "batched":
-        raise ValueError("guidance='batched' and parallel='guidance', which is bound, exclude each other")
+        raise InputError("guidance='batched' and parallel='guidance', which is bound, exclude each other")
     if bound is not None and config.offload is not None:
-        raise ValueError(f"offload={config.offload!r} and parallel={bound!r}, which is bound, exclude each other")
+        raise InputError(f"offload={config.offload!r} and parallel={bound!r}, which is bound, exclude each other")
     if kind is not None:
         _check_new(pipe, kind, models)
     if (legal := attention_backends(kind or bound)) is None:
         return
     asked = {config.attention} if config.attention is not None else set(map(_backend, _processors(models)))
     for name in asked - {"auto", *legal}:
-        raise ValueError(f"parallel={kind or bound!r} needs attention to be 'auto' or one of {legal}, got {name!r}")
+        raise InputError(f"parallel={kind or bound!r} needs attention to be 'auto' or one of {legal}, got {name!r}")
 
 
 def _check_new(pipe: Any, kind: Parallel, models: Sequence[Any]) -> None:
     """Refuse what cannot be shared, whatever else is wanted."""
     if not (dist.is_available() and dist.is_initialized()):
-        raise ValueError(
+        raise InputError(
             f"parallel={kind!r} needs several processes: torchrun starts them, and each calls "
             "torch.distributed.init_process_group(), which has not been done here"
         )
     count = dist.get_world_size()
     if count < 2 or (kind == "guidance" and count != 2):
         needed = "2 processes" if kind == "guidance" else "at least 2 processes"
-        raise ValueError(f"parallel={kind!r} needs {needed}, there {'is' if count == 1 else 'are'} {count}")
+        raise InputError(f"parallel={kind!r} needs {needed}, there {'is' if count == 1 else 'are'} {count}")
     if kind == "guidance":
         if not pipe.sampling.guided:
-            raise ValueError("parallel='guidance': this model makes one prediction a step; 'ulysses' can split that")
+            raise InputError("parallel='guidance': this model makes one prediction a step; 'ulysses' can split that")
         return
     for model in models:
         check_splittable(model, ulysses=count if kind == "ulysses" else 1)
         if model.is_cache_enabled:
-            raise ValueError(f"parallel={kind!r}: a cache is enabled, which processes could use in different steps")
+            raise InputError(f"parallel={kind!r}: a cache is enabled, which processes could use in different steps")
     if kind == "ring" and pipe.device.type == "cpu":
-        raise ValueError("parallel='ring' needs a GPU: attention on a CPU does not tell its log-sum-exp")
+        raise InputError("parallel='ring' needs a GPU: attention on a CPU does not tell its log-sum-exp")
 
 
 def _processors(models: Sequence[Any]) -> list[Any]:

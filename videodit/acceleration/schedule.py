@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from videodit.checkpoints import read_json
+from videodit.errors import InputError
 from videodit.files import write_whole
 
 FILE = "acceleration.json"
@@ -73,12 +74,12 @@ class Calibration:
         """
         values = read_json(path)
         if values.pop("format", None) != FORMAT:
-            raise ValueError(f"{path} is of another format than {FORMAT}; videodit calibrate writes it anew")
+            raise InputError(f"{path} is of another format than {FORMAT}; videodit calibrate writes it anew")
         try:
             schedules = {name: Schedule(**one) for name, one in values.pop("schedules").items()}
             return cls(**values, schedules=schedules)
         except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); videodit calibrate writes it anew") from None
+            raise InputError(f"{path} is damaged ({error}); videodit calibrate writes it anew") from None
 
     def write(self, path: Path) -> None:
         """Write it, whole or not at all."""
@@ -93,6 +94,6 @@ def check_actions(actions: str) -> None:
         ValueError: no steps, an unknown letter, or a first step that has nothing to reuse.
     """
     if not actions or set(actions) - set(get_args(Action)):
-        raise ValueError(f"a schedule is a letter a step out of {', '.join(get_args(Action))}, got {actions!r}")
+        raise InputError(f"a schedule is a letter a step out of {', '.join(get_args(Action))}, got {actions!r}")
     if actions[0] != "F":
-        raise ValueError(f"the first step must be F, since there is nothing to reuse yet, got {actions!r}")
+        raise InputError(f"the first step must be F, since there is nothing to reuse yet, got {actions!r}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
+from videodit.errors import InputError
+
 Part = Literal["down", "up", "up_bias", "alpha", "magnitude", "diff", "diff_b", "diff_m"]
 Network = Literal["transformer", "transformer_2", "text"]
 
@@ -68,7 +70,7 @@ def parse_key(name: str) -> Key | None:
             return Key(network, module, part, kohya)
     for method, mark in _OTHER_METHODS.items():
         if re.search(mark, name):
-            raise ValueError(f"holds {method} ({name}); legal are LoRA and DoRA")
+            raise InputError(f"holds {method} ({name}); legal are LoRA and DoRA")
     return None
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from videodit.adapters.parameters import ParameterMap
+from videodit.errors import InputError
 from videodit.families import FAMILIES
 from videodit.families.base import Group, Transform
 
@@ -230,7 +231,7 @@ def map_rows(deltas: list[Delta | None], rows: list[int], function: Rows | None,
     magnitudes = [delta.magnitude for delta in given if delta.magnitude is not None]
     if magnitudes:
         if len(magnitudes) < len(deltas):
-            raise ValueError("holds DoRA for one of two layers whose rows this model has in one; both are needed")
+            raise InputError("holds DoRA for one of two layers whose rows this model has in one; both are needed")
         magnitude_rows = function(magnitudes, config)
     return [
         _compact(down, up, scale, bias, magnitude)

@@ -17,6 +17,7 @@ from torch import Tensor
 from videodit.adapters.modules import Delta, ModuleMap
 from videodit.adapters.parameters import difference_key
 from videodit.adapters.reading import DIFFUSERS_METADATA, LAYOUT
+from videodit.errors import InputError
 from videodit.files import replacing
 
 SaveLayout = Literal["diffusers", "native"]
@@ -56,9 +57,9 @@ def save_lora(
     """
     path = Path(path)
     if layout not in get_args(SaveLayout):
-        raise ValueError(f"layout is {layout!r}, legal are {', '.join(get_args(SaveLayout))}")
+        raise InputError(f"layout is {layout!r}, legal are {', '.join(get_args(SaveLayout))}")
     if path.suffix != ".safetensors":
-        raise ValueError(f"path is {str(path)!r}; it must end in .safetensors")
+        raise InputError(f"path is {str(path)!r}; it must end in .safetensors")
     header = {"format": "pt", **_checked_metadata(metadata or {})}
     changes = differences_of(transformer, adapter_name)
     deltas = adapter_deltas(transformer, adapter_name, state_dict, empty=bool(changes))
@@ -85,9 +86,9 @@ def save_lora(
 def _checked_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise ValueError(f"metadata must be texts by name, got {key!r}: {value!r}")
+            raise InputError(f"metadata must be texts by name, got {key!r}: {value!r}")
         if key in (LAYOUT, DIFFUSERS_METADATA):
-            raise ValueError(f"metadata holds {key!r}, which is written by save_lora itself")
+            raise InputError(f"metadata holds {key!r}, which is written by save_lora itself")
     return dict(metadata)
 
 
@@ -142,7 +143,7 @@ def adapter_deltas(
         found[name] = Delta(tensors[0], tensors[1], alpha, tensors[2], tensors[3])
     if not found and not empty:
         legal = ", ".join(sorted(present)) or "none: the transformer has no LoRA"
-        raise ValueError(f"adapter_name is {adapter_name!r}; there are {legal}")
+        raise InputError(f"adapter_name is {adapter_name!r}; there are {legal}")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from videodit.errors import InputError
 from videodit.families.base import MMDIT, ORIGINAL_MMDIT, Config, Family, Original, Published, Rule
 from videodit.families.sampling import Sampling
 from videodit.families.sizes import CLIP_L, FLUX_VAE, T5_XXL
@@ -15,7 +16,7 @@ def options(config: Config) -> dict[str, Any]:
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     out_channels = config["out_channels"] or config["in_channels"]
     if config["in_channels"] % 4 or out_channels % 4:
-        raise ValueError(f"FLUX.1: in_channels is {config['in_channels']}; legal are multiples of 4")
+        raise InputError(f"FLUX.1: in_channels is {config['in_channels']}; legal are multiples of 4")
     return {
         "patch_size": (1, 2, 2),
         "num_attention_heads": heads,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from videodit.errors import InputError
 from videodit.families.base import OUTPUT, Config, Family, Original, Published, Rule, block_rules, count_blocks
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import LTX_VAE, T5_XXL
@@ -19,7 +20,7 @@ def options(config: Config) -> dict[str, Any]:
     """Our options."""
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     if config["cross_attention_dim"] != heads * head_dim:
-        raise ValueError(
+        raise InputError(
             f"LTX-Video: cross_attention_dim is {config['cross_attention_dim']}, legal is {heads * head_dim}"
         )
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from videodit.errors import InputError
 from videodit.families.base import ADALN_SINGLE, OUTPUT, Config, Family, Published, block_rules
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import IMAGE_VAE, T5_XXL
@@ -23,7 +24,7 @@ def shared_options(config: Config) -> dict[str, Any]:
     """What Latte and Allegro have in common with PixArt."""
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     if config["cross_attention_dim"] != heads * head_dim:
-        raise ValueError(f"cross_attention_dim is {config['cross_attention_dim']}, legal is {heads * head_dim}")
+        raise InputError(f"cross_attention_dim is {config['cross_attention_dim']}, legal is {heads * head_dim}")
     return {
         "patch_size": (1, config["patch_size"], config["patch_size"]),
         "num_attention_heads": heads,

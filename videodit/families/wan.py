@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from videodit.errors import InputError
 from videodit.families.base import CONV3D, LEADING_AXIS, Config, Family, Original, Published, Rule, count_blocks
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import CLIP_H_VISION, UMT5_XXL, WAN_VAE_2_1, WAN_VAE_2_2
@@ -34,7 +35,7 @@ def options(config: Config) -> dict[str, Any]:
     dim = config["num_attention_heads"] * config["attention_head_dim"]
     added = config["added_kv_proj_dim"]
     if (config["image_dim"] is None) != (added is None) or added not in (None, dim):
-        raise ValueError(f"Wan: added_kv_proj_dim is {added!r}, legal is {dim} where image_dim is set, else None")
+        raise InputError(f"Wan: added_kv_proj_dim is {added!r}, legal is {dim} where image_dim is set, else None")
     return {name: config[name] for name in _SAME} | {"image_tokens": config["pos_embed_seq_len"]}
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from videodit.errors import InputError
 from videodit.reading.files import Unreadable
 
 # Matroska and FLV round time stamps to milliseconds, the first one's as well as any other's.
@@ -95,15 +96,15 @@ def frame_indices(
     """
     check_positive("fps", fps)
     if num_frames < 1:
-        raise ValueError(f"num_frames is {num_frames}; it must be at least 1")
+        raise InputError(f"num_frames is {num_frames}; it must be at least 1")
     if not len(times):
-        raise ValueError("a clip without frames has no frame to show")
+        raise InputError("a clip without frames has no frame to show")
     slack = min(_ROUNDING, 0.25 / fps)
     wanted = start + np.arange(num_frames) / fps
     if end is None:
         end = float(times[-1]) + (float(times[-1]) / (len(times) - 1) if len(times) > 1 else 1 / fps)
     if not (wanted[0] >= -slack and wanted[-1] < max(end, slack)):
-        raise ValueError(
+        raise InputError(
             f"{num_frames} frames at {fps:g} fps from {start:g} s need frames up to {wanted[-1]:g} s; "
             f"the clip goes from 0 to {end:g} s"
         )
@@ -120,7 +121,7 @@ def usable_frames(duration: float, fps: float) -> int:
     """
     check_positive("fps", fps)
     if not 0 <= duration < float("inf"):
-        raise ValueError(f"duration is {duration}; it must be 0 or more seconds")
+        raise InputError(f"duration is {duration}; it must be 0 or more seconds")
     slack = min(_ROUNDING, 0.25 / fps)
     return max(1, int(np.ceil((duration - slack) * fps)))
 
@@ -128,7 +129,7 @@ def usable_frames(duration: float, fps: float) -> int:
 def check_positive(name: str, value: float) -> None:
     """Raises ValueError for a number that is not above 0 and finite."""
     if not 0 < value < float("inf"):  # false for NaN, too
-        raise ValueError(f"{name} is {value}; it must be above 0")
+        raise InputError(f"{name} is {value}; it must be above 0")
 
 
 def _rises(stamps: Sequence[int | None]) -> bool:
