@@ -379,7 +379,10 @@ def test_clips_of_validation_start_from_images(configured, tmp_path):
     [
         ({"noise__guidance": 3.0}, "noise.guidance is 3.0: this model is not told any"),
         ({"validation__prompts": ["a"], "validation__frames": 10**9}, "tokens; the limit is"),
-        ({"validation__prompts": ["a"], "validation__images": ["nowhere.png"]}, "validation.images: cannot read the image 'nowhere.png'"),
+        (
+            {"validation__prompts": ["a"], "validation__images": ["nowhere.png"]},
+            "validation.images: cannot read the image 'nowhere.png'",
+        ),
     ],
 )
 def test_what_a_model_cannot_do_is_refused_at_the_start(configured, options, message):

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videodit.errors import InputError
+
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2
 
@@ -22,7 +24,7 @@ def ssim(clips: Tensor, reference: Tensor) -> float:
         ValueError: other shapes.
     """
     if clips.shape != reference.shape or min(clips.shape[-2:]) < WINDOW:
-        raise ValueError(
+        raise InputError(
             f"clips must have the same shape, with sides of {WINDOW} pixels at least, "
             f"got {list(clips.shape)} and {list(reference.shape)}"
         )

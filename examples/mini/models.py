@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 from mini.recipe import Recipe
 from mini.words import copy_embeddings
 from videodit import CausalVideoVAE, VideoDiT, VideoDiTPipeline
+from videodit.errors import InputError
 
 
 def weights_hash(folder: Path) -> str:
@@ -42,7 +43,7 @@ def check_init(recipe: Recipe, init: Path) -> None:
         ValueError: it is no such folder, or its networks have other sizes.
     """
     if not (init / "model_index.json").is_file():
-        raise ValueError(f"--init must be the folder of an exported model; {init} holds no model_index.json")
+        raise InputError(f"--init must be the folder of an exported model; {init} holds no model_index.json")
     text = {"d_model": recipe.text_dim, "num_layers": recipe.text_layers, "d_ff": 3 * recipe.text_dim, "num_heads": 4}
     for part, wanted in (("vae", recipe.vae_config()), ("transformer", recipe.dit_config()), ("text_encoder", text)):
         file = init / part / "config.json"
@@ -50,7 +51,7 @@ def check_init(recipe: Recipe, init: Path) -> None:
         for name, value in wanted.items():
             grows = part == "transformer" and name == "num_layers" and 0 < found.get(name, 0) <= value
             if found.get(name) != value and not grows:
-                raise ValueError(
+                raise InputError(
                     f"--init {init} does not fit this preset: {part} has {name}={found.get(name)!r}, not {value!r}"
                 )
 

@@ -95,8 +95,6 @@ def as_known(error: Exception, *, less: str = "") -> VideoDiTError:
         return InputError(f"a text is not valid Unicode: {_reason(error)}")
     if type(error).__name__ == "SafetensorError":
         return ModelError(f"a safetensors file is damaged: {_reason(error)}")
-    if isinstance(error, ValueError) and _raised_here(error):
-        return InputError(str(error))
     return InternalError(
         f"a bug in videodit: {type(error).__name__}: {_reason(error)}; the same command with --debug shows where"
     )
@@ -125,15 +123,6 @@ def _of_system(error: OSError) -> str:
 def _reason(error: BaseException) -> str:
     """The first line of what an error says."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-
-
-def _raised_here(error: BaseException) -> bool:
-    """Whether videodit's own code raised an error: then its message is for the user."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
-    return module.split(".")[0] in ("videodit", "mini", "__main__")
 
 
 def _tell(message: str) -> None:
