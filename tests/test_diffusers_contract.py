@@ -109,3 +109,13 @@ def test_parts_of_a_family_with_several_pipelines_need_sampled_as() -> None:
     transformer = _small(family="wan")
     with pytest.raises(InputError, match=r"needs sampled_as; legal are .*WanPipeline"):
         VideoDiTPipeline(None, None, transformer, None, None)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "recorded"), [((16, 16, 8, 8), [16, 8]), ((16, 32, 16, 24), [16, 32, 16, 24]), ((64, 64), None)]
+)
+def test_recipes_tell_the_tiles(tiny_model: Path, tiles: tuple[int, ...], recorded: list[int] | None) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    pipe.vae.enable_tiling(*tiles)
+    out = pipe("a ball", num_inference_steps=1, num_frames=1, height=32, width=64, output_type="latent")
+    assert out.recipes[0].get("tiling") == recorded
