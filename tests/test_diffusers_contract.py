@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, MagCacheConfig, PyramidAttentionBroadcastConfig
+from peft import LoraConfig
 
 from videodit import CausalVideoVAE, VideoDiT, VideoDiTPipeline
 from videodit.errors import InputError
@@ -119,3 +121,70 @@ def test_recipes_tell_the_tiles(tiny_model: Path, tiles: tuple[int, ...], record
     pipe.vae.enable_tiling(*tiles)
     out = pipe("a ball", num_inference_steps=1, num_frames=1, height=32, width=64, output_type="latent")
     assert out.recipes[0].get("tiling") == recorded
+
+
+def _frames(pipe: VideoDiTPipeline) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return pipe("a ball", num_inference_steps=1, num_frames=5, generator=generator, output_type="pt").frames
+
+
+def test_a_pipeline_saved_as_a_variant_in_shards_makes_the_same_clip(tiny_model: Path, tmp_path: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    pipe.save_pretrained(tmp_path, variant="fp16", max_shard_size="20KB")
+    for network in ("transformer", "vae"):
+        files = {path.name for path in (tmp_path / network).iterdir()}
+        assert "diffusion_pytorch_model.safetensors.index.fp16.json" in files
+        shards = [name for name in files if name.endswith(".safetensors")]
+        assert len(shards) > 1
+        assert all(name.startswith("diffusion_pytorch_model.fp16-0") for name in shards)
+    again = VideoDiTPipeline.from_pretrained(tmp_path, variant="fp16")
+    assert torch.equal(_frames(again), _frames(pipe))
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("max_shard_size", ["10GB", "20KB"])
+def test_a_network_is_read_as_it_was_saved(
+    tiny_model: Path, tmp_path: Path, part: str, variant: str | None, max_shard_size: str
+) -> None:
+    network = getattr(VideoDiTPipeline.from_pretrained(tiny_model), part)
+    network.save_pretrained(tmp_path, variant=variant, max_shard_size=max_shard_size)
+    again = type(network).from_pretrained(tmp_path, variant=variant)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in network.state_dict().items())
+    if variant is not None:
+        with pytest.raises(OSError, match=r"no file named .* holds variants alone; pass variant, one of .*fp16"):
+            type(network).from_pretrained(tmp_path)
+
+
+def _said(name: str, level: int) -> tuple[logging.Logger, list[str]]:
+    """One of diffusers' loggers, which pass nothing on, and what it says from now on."""
+    log, lines = logging.getLogger(name), []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    log.setLevel(level)
+    log.addHandler(handler)
+    return log, lines
+
+
+def test_loading_tells_the_parts_in_the_log_of_diffusers(tiny_model: Path) -> None:
+    log, lines = _said("diffusers.pipelines.pipeline_utils", logging.INFO)
+    try:
+        VideoDiTPipeline.from_pretrained(tiny_model)
+    finally:
+        log.removeHandler(log.handlers[-1])
+        log.setLevel(logging.NOTSET)
+    told = {line.split()[1] for line in lines if line.startswith("Loaded ")}
+    assert told >= {"transformer", "vae", "scheduler", "text_encoder", "tokenizer"}
+
+
+def test_weights_of_a_lora_for_parts_that_are_none_are_told_as_diffusers_does(tiny_model: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"]), "one")
+    log, lines = _said("diffusers.loaders.lora_base", logging.WARNING)
+    try:
+        pipe.set_adapters("one", {"foo": 0.5})
+    finally:
+        log.removeHandler(log.handlers[-1])
+        log.setLevel(logging.NOTSET)
+    (line,) = lines
+    assert line.startswith("The following components in `adapter_weights` are not part of the pipeline: ['foo']. ")

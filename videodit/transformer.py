@@ -10,6 +10,8 @@ tokens that share a timestep: 1, ``T`` or ``S``.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -341,7 +343,17 @@ class VideoDiT(
         if self.config.learned_grid is not None:
             nn.init.normal_(self.learned_positions, std=0.02)
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(  # pipelines pass on what the signature names
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        save_function: Callable[..., Any] | None = None,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """As diffusers' ``ModelMixin.save_pretrained``.
 
         Raises:
@@ -352,7 +364,16 @@ class VideoDiT(
                 f"a model's folder holds no adapters, and {', '.join(names)} is there; call save_lora and "
                 "unload_lora() first, which keeps what is fused"
             )
-        super().save_pretrained(*args, **kwargs)
+        super().save_pretrained(
+            save_directory,
+            is_main_process=is_main_process,
+            save_function=save_function,
+            safe_serialization=safe_serialization,
+            variant=variant,
+            max_shard_size=max_shard_size,
+            push_to_hub=push_to_hub,
+            **kwargs,
+        )
 
     def unload_lora(self) -> None:
         """As diffusers' ``PeftAdapterMixin.unload_lora``, with changes of norms and tables."""
