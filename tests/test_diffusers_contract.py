@@ -14,6 +14,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, MagCacheConfig, PyramidAt
 from peft import LoraConfig
 
 from videodit import CausalVideoVAE, VideoDiT, VideoDiTPipeline
+from videodit.attention import AttentionProcessor
 from videodit.errors import InputError
 
 
@@ -92,9 +93,73 @@ def test_pyramid_attention_broadcast_tells_the_kinds_of_attention_apart() -> Non
         _hooked(_small(), temporal_attention_block_skip_range=2)
 
 
-def test_fused_projections_are_refused() -> None:
-    with pytest.raises(InputError, match="does not fuse"):
-        _small().fuse_qkv_projections()
+@pytest.mark.parametrize(
+    ("part", "method", "arguments", "message"),
+    [
+        ("transformer", "fuse_qkv_projections", (), "does not fuse"),
+        ("transformer", "unfuse_qkv_projections", (), "does not fuse"),
+        ("transformer", "set_attn_processor", (None,), "can be called, got None"),
+        ("transformer", "set_attn_processor", (AttentionProcessor,), "can be called, got <class"),
+        ("transformer", "set_attn_processor", ({"other": AttentionProcessor()},), "number of processors .*: other"),
+        ("vae", "set_attention_backend", ("native",), "has no attention backends"),
+        ("vae", "enable_xformers_memory_efficient_attention", (), "has no attention backends"),
+        ("vae", "enable_npu_flash_attention", (), "has no attention backends"),
+        ("vae", "enable_xla_flash_attention", (), "has no attention backends"),
+        ("vae", "enable_gradient_checkpointing", (), "does not support gradient checkpointing"),
+        (None, "enable_attention_slicing", (), "not computed in slices"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(
+    tiny_model: Path, part: str | None, method: str, arguments: tuple[Any, ...], message: str
+) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    with pytest.raises(ValueError, match=message):
+        getattr(pipe if part is None else getattr(pipe, part), method)(*arguments)
+    assert pipe.changed == []
+
+
+@pytest.mark.parametrize("method", ["enable_freeu", "enable_vae_slicing", "enable_vae_tiling", "fuse_qkv_projections"])
+def test_methods_of_other_pipelines_are_not_there(method: str) -> None:
+    assert not hasattr(VideoDiTPipeline, method)
+
+
+class _Halved(AttentionProcessor):
+    def __call__(self, *arguments: Any) -> torch.Tensor:
+        return super().__call__(*arguments) / 2
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_processors_that_are_set_are_used_and_told(tiny_model: Path, each: bool) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    _randomize(pipe.transformer)
+    before = _latents(pipe)
+    names = list(pipe.transformer.attn_processors)
+    processors: Any = {name: _Halved() for name in names} if each else _Halved()
+    pipe.transformer.set_attn_processor(processors)
+    assert not each or list(processors) == names
+    assert not torch.equal(_latents(pipe), before)
+    assert any("processors" in told or told.startswith("transformer: ") for told in pipe.changed)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_weights_stored_in_fewer_bits_are_used_and_told(tiny_model: Path, part: str) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    before = _frames(pipe)
+    network = getattr(pipe, part)
+    network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    assert any(value.dtype == torch.float8_e4m3fn for value in network.parameters())
+    assert part == "transformer" or not torch.equal(_frames(pipe), before)
+    assert any(told.startswith(f"{part}: ") for told in pipe.changed)
+
+
+def _randomize(network: torch.nn.Module) -> None:
+    for parameter in network.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+
+
+def _latents(pipe: VideoDiTPipeline) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return pipe("a ball", num_inference_steps=1, num_frames=5, generator=generator, output_type="latent").frames
 
 
 def test_from_pipe_keeps_settings_and_origin(tiny_model: Path) -> None:
@@ -188,3 +253,13 @@ def test_weights_of_a_lora_for_parts_that_are_none_are_told_as_diffusers_does(ti
         log.setLevel(logging.NOTSET)
     (line,) = lines
     assert line.startswith("The following components in `adapter_weights` are not part of the pipeline: ['foo']. ")
+
+
+def test_group_offload_of_a_pipeline_makes_the_same_clip(tiny_model: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    before = _frames(pipe)
+    pipe.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+    for network in (pipe.transformer, pipe.vae):
+        hooked = [module._diffusers_hook.hooks for module in network.modules() if hasattr(module, "_diffusers_hook")]
+        assert any("group_offloading" in hooks for hooks in hooked)
+    assert torch.equal(_frames(pipe), before)

@@ -492,6 +492,38 @@ class VideoDiT(
         """
         raise InputError("VideoDiT does not fuse its projections of queries, keys and values")
 
+    def unfuse_qkv_projections(self) -> None:
+        """Refused, as :meth:`fuse_qkv_projections`.
+
+        Raises:
+            InputError: always.
+        """
+        self.fuse_qkv_projections()
+
+    def set_attn_processor(self, processor: Any) -> None:
+        """As diffusers' ``AttentionMixin.set_attn_processor``; a dict of processors is not changed.
+
+        Args:
+            processor: one for all attentions, or one for each name of ``attn_processors``.
+
+        Raises:
+            InputError: what cannot be called, or a dict with other names.
+        """
+        names = list(self.attn_processors)
+        if isinstance(processor, dict) and processor.keys() != set(names):
+            unknown, missing = (
+                ", ".join(sorted(map(str, one)))
+                for one in (processor.keys() - set(names), set(names) - processor.keys())
+            )
+            raise InputError(
+                f"the number of processors must be {len(names)}, one for each name of attn_processors, got "
+                f"{len(processor)}; missing: {missing or 'none'}; unknown: {unknown or 'none'}"
+            )
+        for one in processor.values() if isinstance(processor, dict) else [processor]:
+            if isinstance(one, type) or not callable(one):
+                raise InputError(f"an attention processor must be an object that can be called, got {one!r}")
+        super().set_attn_processor(dict(processor) if isinstance(processor, dict) else processor)
+
     def enable_cache(self, config: Any) -> None:
         """As diffusers' ``CacheMixin.enable_cache``.
 

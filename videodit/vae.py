@@ -244,6 +244,33 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
             channels_last_weights(self.decoder)
         self._whole = torch.compile(_run_whole, **{"fullgraph": True, **options})
 
+    # ---- what autoencoders of diffusers inherit and this one has no use for ------------------------
+
+    def set_attention_backend(self, backend: str) -> None:
+        """Refused: the one attention here is over single frames, and always torch's own.
+
+        Raises:
+            InputError: always.
+        """
+        self._refuse_backends(f"set_attention_backend({backend!r})")
+
+    def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
+        """Refused, as :meth:`set_attention_backend`."""
+        self._refuse_backends("enable_xformers_memory_efficient_attention()")
+
+    def enable_npu_flash_attention(self) -> None:
+        """Refused, as :meth:`set_attention_backend`."""
+        self._refuse_backends("enable_npu_flash_attention()")
+
+    def enable_xla_flash_attention(self, partition_spec: Any = None, **kwargs: Any) -> None:
+        """Refused, as :meth:`set_attention_backend`."""
+        self._refuse_backends("enable_xla_flash_attention()")
+
+    def _refuse_backends(self, call: str) -> None:
+        raise InputError(
+            f"{call} would change nothing: CausalVideoVAE has no attention backends; set the transformer's"
+        )
+
     # ---- encode ----------------------------------------------------------------------------------
 
     @apply_forward_hook  # CPU offload moves a model when it is called, and would not see these calls
