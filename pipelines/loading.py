@@ -146,7 +146,7 @@ def _dtypes(dtype: Any, networks: list[str]) -> dict[str, torch.dtype]:
     Raises:
         InputError: something else than a dtype, or one for a component that is not there.
     """
-    by_name = {"default": torch.float32} | (dict(dtype) if isinstance(dtype, Mapping) else {})
+    by_name: dict[str, Any] = {"default": torch.float32} | (dict(dtype) if isinstance(dtype, Mapping) else {})
     if dtype is not None and not isinstance(dtype, Mapping):
         by_name["default"] = dtype
     if unknown := sorted(set(by_name) - {"default", *_NETWORKS}):

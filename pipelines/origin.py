@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,9 @@ def _samples(tensors: Iterable[Tensor]) -> list[Tensor | None]:
     """A few values of each tensor, spread over all of its axes; ``None`` where they cannot be read."""
     found: list[Tensor | None] = []
     for tensor in tensors:
+        if tensor.is_meta:  # networks whose options alone were needed
+            found.append(None)
+            continue
         try:
             plain = tensor.detach()
             some = plain[tuple(slice(None, None, -(-size // _PER_AXIS) or 1) for size in plain.shape)]
@@ -179,7 +182,7 @@ def _adapters(network: nn.Module) -> set[str]:
         if not _is_adapted(module):
             continue
         merged = set(getattr(module, "merged_adapters", ()))
-        active = set() if module.disable_adapters or merged else set(module.active_adapters)
+        active = set() if module.disable_adapters or merged else set(cast(Any, module).active_adapters)
         there = {key for name in getattr(module, "adapter_layer_names", ()) for key in getattr(module, name, ())}
         found |= merged | (active & there)
     return found

@@ -510,9 +510,16 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             raise InputError(f"latents must be a tensor, got {type(latents).__name__}")
         if latents is not None and tuple(latents.shape) != (videos, *settings.latent_shape):
             raise InputError(f"latents must be {[videos, *settings.latent_shape]}, got {list(latents.shape)}")
-        if latents is not None and not (latents.is_floating_point() and torch.isfinite(latents).all()):
-            raise InputError(f"latents must be finite numbers of a floating-point dtype, got {latents.dtype}")
-        for name, tensor in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
+        if latents is not None and not latents.is_floating_point():
+            raise InputError(f"latents must be of a floating-point dtype, got {latents.dtype}")
+        tensors = {
+            "latents": latents,
+            "prompt_embeds": prompt_embeds,
+            "negative_prompt_embeds": negative_prompt_embeds,
+            "pooled_prompt_embeds": pooled_prompt_embeds,
+            "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
+        }
+        for name, tensor in tensors.items():
             if tensor is not None and not is_finite(tensor):
                 raise InputError(f"{name} hold values that are not finite (NaN or infinite)")
         if given.clip is not None or given.start is not None or output_type != "latent":
@@ -890,7 +897,7 @@ def _sampled_as(transformer: Any) -> str | None:
     """
     from videodit.families import FAMILIES
 
-    name = None if transformer is None else transformer.config.get("family")
+    name = None if transformer is None else getattr(transformer, "config", {}).get("family")
     if name is None or name not in FAMILIES:
         return None
     legal = sorted(FAMILIES[name].sampling)

@@ -197,7 +197,7 @@ def fitted(frames: np.ndarray, height: int, width: int, fit: Fit, *, name: str =
     Raises:
         ValueError: another aspect ratio where that is an error, or an unknown way to fit.
     """
-    box = Fitting(*frames.shape[1:3], height, width, fit, name=name)
+    box = Fitting(frames.shape[1], frames.shape[2], height, width, fit, name=name)
     out = np.empty((len(frames), height, width, 3), np.float32)
     for target, frame in zip(out, frames, strict=True):
         part = box.apply(frame)

@@ -45,7 +45,7 @@ class Watcher:
         """
         if self.callback is None:
             return latents
-        tensors: dict[str, Tensor | None] = {"latents": latents} | denoise.embeds
+        tensors: dict[str, Tensor | None] = {"latents": latents, **denoise.embeds}
         before = _state(pipe, tensors)
         changed = self.callback(pipe, step, t, {name: tensors[name] for name in self.inputs})
         changed = {} if changed is None else changed

@@ -41,8 +41,8 @@ class Levels:
         InputError: both lists, or a list that is empty, not finite, not descending or out of range.
     """
 
-    sigmas: tuple[float, ...] | None = None
-    timesteps: tuple[float, ...] | None = None
+    sigmas: Sequence[float] | None = None
+    timesteps: Sequence[float] | None = None
     eta: float = 0.0
 
     def __post_init__(self) -> None:

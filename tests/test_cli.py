@@ -207,10 +207,10 @@ def test_folders_without_a_name_were_not_begun(folder: str) -> None:
     assert request.begun_seed(Path(folder)) >= 0
 
 
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
     """Run a command that has to be refused before weights load; return its one line on stderr."""
     before = sorted(os.listdir())
-    assert main(arguments) == 2
+    assert main(arguments) == code
     captured = capsys.readouterr()
     assert captured.out == ""
     (line,) = captured.err.splitlines()
@@ -677,7 +677,7 @@ def test_info_names_what_it_cannot_show(capsys: pytest.CaptureFixture[str], mini
     assert "'clip.mp4' is a clip" in fails(capsys, "info", "clip.mp4", "--vocabulary")
     make_model_folder(mini_folder)
     (mini_folder / "transformer" / "model.safetensors").write_bytes(b"broken")
-    assert "model.safetensors is not a whole safetensors file" in fails(capsys, "info", "mini")
+    assert "model.safetensors is not a whole safetensors file" in fails(capsys, "info", "mini", code=3)
 
 
 def test_doctor_tries_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ def test_files_are_whole_and_small() -> None:
 
 def test_knows_the_words_of_its_world(mini: VideoDiTPipeline) -> None:
     assert mini.text.known_words == frozenset(known_words())
-    assert mini.text_encoder_notices("A red BALL bounces, on the grass.") == []
+    assert mini.text_encoder_notices("A red BALL bounces, on the grass") == []
     assert mini.text_encoder_notices("a dragon on the grass") == ["the model does not know: dragon"]
 
 

@@ -33,7 +33,7 @@ def test_unknown_characters_are_named() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ball " * 4001, "has 20,005 characters; at most 20,000 are read"),
+        ("ball " * 4001, "has 20,005 characters; the limit prompt_characters is 20,000: raise it with --limit"),
         ("a \ud800 ball", r"not valid Unicode: character 3 is half of a surrogate pair, U\+D800"),
         ("a\0ball", "holds a NUL character, number 2"),
     ],
@@ -54,7 +54,7 @@ def test_a_huge_caption_is_refused_by_its_size(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "a.mp4").write_bytes(b"clip")
     (tmp_path / "a.txt").write_text("ball " * 100_000, encoding="utf-8")
     assert main(["data", "scan", str(tmp_path)]) == 2
-    assert "a.txt: the caption has 500,000 bytes; at most 20,000 characters are read" in capsys.readouterr().err
+    assert "a.txt: the caption has 500,000 bytes; the limit prompt_characters is 20,000" in capsys.readouterr().err
 
 
 def test_nothing_but_blanks_is_blank() -> None:

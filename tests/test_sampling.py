@@ -202,7 +202,7 @@ def test_generators_that_a_step_cannot_use_are_refused(pipe: VideoDiTPipeline) -
         with pytest.raises(InputError, match=fault):
             pipe([PROMPT, PROMPT], generator=generator, **QUICK)
     bad = torch.full((1, *pipe.check_inputs(PROMPT, num_frames=5).latent_shape), float("nan"))
-    with pytest.raises(InputError, match="latents must be finite"):
+    with pytest.raises(InputError, match="latents hold values that are not finite"):
         pipe(PROMPT, latents=bad, **QUICK)
 
 

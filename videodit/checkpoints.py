@@ -324,7 +324,8 @@ class CheckedLoading:
         check_counts(config, len(entries), folder)
         check_types(config, cls, folder)
         known = inspect.signature(cls.__init__).parameters
-        model = build(lambda: cls(**{key: value for key, value in config.items() if key in known}), folder)
+        make: Any = lambda: cls(**{key: value for key, value in config.items() if key in known})  # noqa: E731
+        model = build(make, folder)
         check_against(model, entries, folder)
 
     @classmethod

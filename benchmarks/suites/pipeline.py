@@ -8,6 +8,7 @@ random weights, since its class cannot hold ``mini``'s; text encoder and VAE are
 
 from __future__ import annotations
 
+import copy
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -216,7 +218,11 @@ def wan_pipeline(shared: dict[str, Any], transformer: Any, autoencoder: Any) -> 
     """diffusers' pipeline."""
     from diffusers import WanPipeline
 
-    pipe = WanPipeline(**shared, transformer=transformer, vae=autoencoder)
+    own = {"scheduler": copy.deepcopy(shared["scheduler"])}
+    lay_out = own["scheduler"].set_timesteps
+    # By itself it applies its shift twice, as videodit does not; levels that it gets, it shifts once.
+    own["scheduler"].set_timesteps = lambda n, device: lay_out(sigmas=np.linspace(1, 1 / n, n), device=device)
+    pipe = WanPipeline(**shared | own, transformer=transformer, vae=autoencoder)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

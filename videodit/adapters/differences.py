@@ -115,7 +115,8 @@ class Differences(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def _parameter(self, name: str) -> Tensor:
         """A parameter's memory, of an offloaded layer that from which it is filled."""
         owner_name, _, leaf = name.rpartition(".")
-        owner: Any = self.network.get_submodule(owner_name)
+        network: Any = self.network
+        owner: Any = network.get_submodule(owner_name)
         owner = getattr(owner, "base_layer", owner)
         parameter = getattr(owner, leaf)
         if not parameter.is_meta:

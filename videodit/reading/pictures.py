@@ -142,7 +142,7 @@ def _managed(image: PIL.Image.Image, profile: bytes) -> tuple[PIL.Image.Image, l
         if {"RGB": ("RGB",), "GRAY": ("L",), "CMYK": ("CMYK",), "Lab": ("LAB",)}.get(space, ()) != (image.mode,):
             return image.convert("RGB"), [f"its colour profile is for {space}, not for its pixels, and is left out"]
         converted = ImageCms.profileToProfile(
-            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB", renderingIntent=0
+            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB", renderingIntent=ImageCms.Intent.PERCEPTUAL
         )
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
         return image.convert("RGB"), [f"its colour profile cannot be used and is left out: {error}"]

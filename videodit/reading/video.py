@@ -419,7 +419,7 @@ class PyavFrames(Frames):
         if self._field is None or self._field[0] != form:
             graph = av.filter.Graph()
             source = graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format.name, time_base=self._stream.time_base
+                width=frame.width, height=frame.height, format=frame.format, time_base=self._stream.time_base
             )
             field, sink = graph.add("field", "type=top"), graph.add("buffersink")
             source.link_to(field)
