@@ -15,6 +15,7 @@ from peft import LoraConfig
 
 from videodit import CausalVideoVAE, VideoDiT, VideoDiTPipeline
 from videodit.attention import AttentionProcessor
+from videodit.cli.remake import _acceleration
 from videodit.errors import InputError
 
 
@@ -263,3 +264,9 @@ def test_group_offload_of_a_pipeline_makes_the_same_clip(tiny_model: Path) -> No
         hooked = [module._diffusers_hook.hooks for module in network.modules() if hasattr(module, "_diffusers_hook")]
         assert any("group_offloading" in hooks for hooks in hooked)
     assert torch.equal(_frames(pipe), before)
+
+
+@pytest.mark.parametrize("tiles", [[16, 8], [16, 32, 16, 24]])
+def test_clips_of_other_tiles_are_not_made_again(tiles: list[int]) -> None:
+    with pytest.raises(InputError, match=r"decoded in tiles of .*; remake knows \[256, 64\] alone"):
+        _acceleration({"tiling": tiles}, Path("clip.mp4"))
