@@ -56,6 +56,18 @@ class AcceleratedPipeline:
 
         return accelerate(self, wanted)
 
+    def enable_attention_slicing(self, slice_size: str | int | None = "auto") -> None:
+        """Refused, but for ``None``, the default: no network here computes attention in slices.
+
+        Raises:
+            InputError: a slice size.
+        """
+        if slice_size is not None:
+            raise InputError(
+                f"enable_attention_slicing({slice_size!r}) would change nothing: attention is not computed in slices; "
+                "transformer.set_attention_backend sets how it is computed"
+            )
+
     def _actions(self, steps: int) -> str | None:
         """What the steps of a call compute.
 

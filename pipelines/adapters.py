@@ -363,7 +363,10 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
         legal = [network for network, part in self._networks().items() if name in state.present(part)]
         foreign = sorted(map(repr, set(weight) - set(self._lora_loadable_modules)))
         if foreign:
-            logger.warning(f"weights of LoRA {name!r} for {', '.join(foreign)} are ignored: LoRAs change no such part")
+            logging.getLogger("diffusers.loaders.lora_base").warning(  # where diffusers says it
+                "The following components in `adapter_weights` are not part of the pipeline: "
+                f"[{', '.join(foreign)}]. Weights of LoRA {name!r} for them are ignored."
+            )
         unknown = sorted((set(weight) & set(self._lora_loadable_modules)) - set(legal))
         if unknown:
             raise InputError(f"LoRA {name!r} has no weights for {', '.join(unknown)}; legal are {', '.join(legal)}")

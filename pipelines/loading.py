@@ -103,6 +103,7 @@ def load_components(
         home = folder / name
         if name not in _NETWORKS:
             parts[name] = _load_plain(component, home)
+            _tell_loaded(name, parts[name], folder)
             continue
         options: dict[str, Any] = {"variant": variants[name]} if variants[name] else {}
         if place is not None:
@@ -121,6 +122,7 @@ def load_components(
             parts[name] = CausalVideoVAE.from_pretrained(home, torch_dtype=dtypes[name], **options)
         else:
             parts[name] = load_network(component, home, dtype=dtypes[name], **options)
+        _tell_loaded(name, parts[name], folder)
     if not own:
         assert found is not None
         settings |= found[1].defaults({**parts["transformer"].config, **settings})
@@ -174,6 +176,12 @@ def _device(device_map: Any) -> str | None:
     return parse_device(str(device_map))
 
 
+def _tell_loaded(name: str, part: Any, folder: Path) -> None:
+    """To diffusers' log, where programs that follow a pipeline's loading look."""
+    log = logging.getLogger("diffusers.pipelines.pipeline_utils")
+    log.info(f"Loaded {name} as {type(part).__name__} from {folder / name}.")
+
+
 def _variants(folder: Path, networks: list[str], variant: str | None) -> dict[str, str | None]:
     """The variant that each network is read in.
 
@@ -184,7 +192,9 @@ def _variants(folder: Path, networks: list[str], variant: str | None) -> dict[st
         return dict.fromkeys(networks)
     having = [name for name in networks if has_variant(folder / name, variant)]
     if not having and networks:
-        raise InputError(f"{folder} holds no files of the variant {variant!r}")
+        raise InputError(
+            f"You are trying to load the model files of the `variant={variant}`, but {folder} has no such files"
+        )
     if lacking := [name for name in networks if name not in having]:
         logger.warning(f"{folder} has no variant {variant!r} of {', '.join(lacking)}; their plain files are read")
     return {name: variant if name in having else None for name in networks}

@@ -929,13 +929,20 @@ def images_as_frames(image: Any, last_image: Any) -> list[Frames]:
 
 
 def _tiling(vae: Any, settings: Settings) -> list[int] | None:
-    """Size and overlap of the autoencoder's tiles, where the clip is larger than one."""
+    """The autoencoder's tiles, where the clip is larger than one.
+
+    Returns:
+        Size and overlap of square tiles, in pixels; height, width and strides along both of others.
+    """
     if not getattr(vae, "use_tiling", False):
         return None
     if not isinstance(vae, CausalVideoVAE):
         return []
-    tiles = [vae.tile_size, vae.tile_overlap]
-    return tiles if max(settings.height, settings.width) > tiles[0] else None
+    height, width = vae.tile_sample_min_height, vae.tile_sample_min_width
+    steps = [vae.tile_sample_stride_height, vae.tile_sample_stride_width]
+    if settings.height <= height and settings.width <= width:
+        return None
+    return [height, height - steps[0]] if height == width and steps[0] == steps[1] else [height, width, *steps]
 
 
 def _attention_backend(transformer: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, MagCacheConfig, PyramidAttentionBroadcastConfig
+from peft import LoraConfig
 
 from videodit import CausalVideoVAE, VideoDiT, VideoDiTPipeline
+from videodit.attention import AttentionProcessor
+from videodit.cli.remake import _acceleration
 from videodit.errors import InputError
 
 
@@ -90,9 +94,73 @@ def test_pyramid_attention_broadcast_tells_the_kinds_of_attention_apart() -> Non
         _hooked(_small(), temporal_attention_block_skip_range=2)
 
 
-def test_fused_projections_are_refused() -> None:
-    with pytest.raises(InputError, match="does not fuse"):
-        _small().fuse_qkv_projections()
+@pytest.mark.parametrize(
+    ("part", "method", "arguments", "message"),
+    [
+        ("transformer", "fuse_qkv_projections", (), "does not fuse"),
+        ("transformer", "unfuse_qkv_projections", (), "does not fuse"),
+        ("transformer", "set_attn_processor", (None,), "can be called, got None"),
+        ("transformer", "set_attn_processor", (AttentionProcessor,), "can be called, got <class"),
+        ("transformer", "set_attn_processor", ({"other": AttentionProcessor()},), "number of processors .*: other"),
+        ("vae", "set_attention_backend", ("native",), "has no attention backends"),
+        ("vae", "enable_xformers_memory_efficient_attention", (), "has no attention backends"),
+        ("vae", "enable_npu_flash_attention", (), "has no attention backends"),
+        ("vae", "enable_xla_flash_attention", (), "has no attention backends"),
+        ("vae", "enable_gradient_checkpointing", (), "does not support gradient checkpointing"),
+        (None, "enable_attention_slicing", (), "not computed in slices"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(
+    tiny_model: Path, part: str | None, method: str, arguments: tuple[Any, ...], message: str
+) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    with pytest.raises(ValueError, match=message):
+        getattr(pipe if part is None else getattr(pipe, part), method)(*arguments)
+    assert pipe.changed == []
+
+
+@pytest.mark.parametrize("method", ["enable_freeu", "enable_vae_slicing", "enable_vae_tiling", "fuse_qkv_projections"])
+def test_methods_of_other_pipelines_are_not_there(method: str) -> None:
+    assert not hasattr(VideoDiTPipeline, method)
+
+
+class _Halved(AttentionProcessor):
+    def __call__(self, *arguments: Any) -> torch.Tensor:
+        return super().__call__(*arguments) / 2
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_processors_that_are_set_are_used_and_told(tiny_model: Path, each: bool) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    _randomize(pipe.transformer)
+    before = _latents(pipe)
+    names = list(pipe.transformer.attn_processors)
+    processors: Any = {name: _Halved() for name in names} if each else _Halved()
+    pipe.transformer.set_attn_processor(processors)
+    assert not each or list(processors) == names
+    assert not torch.equal(_latents(pipe), before)
+    assert any("processors" in told or told.startswith("transformer: ") for told in pipe.changed)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_weights_stored_in_fewer_bits_are_used_and_told(tiny_model: Path, part: str) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    before = _frames(pipe)
+    network = getattr(pipe, part)
+    network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    assert any(value.dtype == torch.float8_e4m3fn for value in network.parameters())
+    assert part == "transformer" or not torch.equal(_frames(pipe), before)
+    assert any(told.startswith(f"{part}: ") for told in pipe.changed)
+
+
+def _randomize(network: torch.nn.Module) -> None:
+    for parameter in network.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+
+
+def _latents(pipe: VideoDiTPipeline) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return pipe("a ball", num_inference_steps=1, num_frames=5, generator=generator, output_type="latent").frames
 
 
 def test_from_pipe_keeps_settings_and_origin(tiny_model: Path) -> None:
@@ -109,3 +177,96 @@ def test_parts_of_a_family_with_several_pipelines_need_sampled_as() -> None:
     transformer = _small(family="wan")
     with pytest.raises(InputError, match=r"needs sampled_as; legal are .*WanPipeline"):
         VideoDiTPipeline(None, None, transformer, None, None)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "recorded"), [((16, 16, 8, 8), [16, 8]), ((16, 32, 16, 24), [16, 32, 16, 24]), ((64, 64), None)]
+)
+def test_recipes_tell_the_tiles(tiny_model: Path, tiles: tuple[int, ...], recorded: list[int] | None) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    pipe.vae.enable_tiling(*tiles)
+    out = pipe("a ball", num_inference_steps=1, num_frames=1, height=32, width=64, output_type="latent")
+    assert out.recipes[0].get("tiling") == recorded
+
+
+def _frames(pipe: VideoDiTPipeline) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return pipe("a ball", num_inference_steps=1, num_frames=5, generator=generator, output_type="pt").frames
+
+
+def test_a_pipeline_saved_as_a_variant_in_shards_makes_the_same_clip(tiny_model: Path, tmp_path: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    pipe.save_pretrained(tmp_path, variant="fp16", max_shard_size="20KB")
+    for network in ("transformer", "vae"):
+        files = {path.name for path in (tmp_path / network).iterdir()}
+        assert "diffusion_pytorch_model.safetensors.index.fp16.json" in files
+        shards = [name for name in files if name.endswith(".safetensors")]
+        assert len(shards) > 1
+        assert all(name.startswith("diffusion_pytorch_model.fp16-0") for name in shards)
+    again = VideoDiTPipeline.from_pretrained(tmp_path, variant="fp16")
+    assert torch.equal(_frames(again), _frames(pipe))
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("max_shard_size", ["10GB", "20KB"])
+def test_a_network_is_read_as_it_was_saved(
+    tiny_model: Path, tmp_path: Path, part: str, variant: str | None, max_shard_size: str
+) -> None:
+    network = getattr(VideoDiTPipeline.from_pretrained(tiny_model), part)
+    network.save_pretrained(tmp_path, variant=variant, max_shard_size=max_shard_size)
+    again = type(network).from_pretrained(tmp_path, variant=variant)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in network.state_dict().items())
+    if variant is not None:
+        with pytest.raises(OSError, match=r"no file named .* holds variants alone; pass variant, one of .*fp16"):
+            type(network).from_pretrained(tmp_path)
+
+
+def _said(name: str, level: int) -> tuple[logging.Logger, list[str]]:
+    """One of diffusers' loggers, which pass nothing on, and what it says from now on."""
+    log, lines = logging.getLogger(name), []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    log.setLevel(level)
+    log.addHandler(handler)
+    return log, lines
+
+
+def test_loading_tells_the_parts_in_the_log_of_diffusers(tiny_model: Path) -> None:
+    log, lines = _said("diffusers.pipelines.pipeline_utils", logging.INFO)
+    try:
+        VideoDiTPipeline.from_pretrained(tiny_model)
+    finally:
+        log.removeHandler(log.handlers[-1])
+        log.setLevel(logging.NOTSET)
+    told = {line.split()[1] for line in lines if line.startswith("Loaded ")}
+    assert told >= {"transformer", "vae", "scheduler", "text_encoder", "tokenizer"}
+
+
+def test_weights_of_a_lora_for_parts_that_are_none_are_told_as_diffusers_does(tiny_model: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"]), "one")
+    log, lines = _said("diffusers.loaders.lora_base", logging.WARNING)
+    try:
+        pipe.set_adapters("one", {"foo": 0.5})
+    finally:
+        log.removeHandler(log.handlers[-1])
+        log.setLevel(logging.NOTSET)
+    (line,) = lines
+    assert line.startswith("The following components in `adapter_weights` are not part of the pipeline: ['foo']. ")
+
+
+def test_group_offload_of_a_pipeline_makes_the_same_clip(tiny_model: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    before = _frames(pipe)
+    pipe.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+    for network in (pipe.transformer, pipe.vae):
+        hooked = [module._diffusers_hook.hooks for module in network.modules() if hasattr(module, "_diffusers_hook")]
+        assert any("group_offloading" in hooks for hooks in hooked)
+    assert torch.equal(_frames(pipe), before)
+
+
+@pytest.mark.parametrize("tiles", [[16, 8], [16, 32, 16, 24]])
+def test_clips_of_other_tiles_are_not_made_again(tiles: list[int]) -> None:
+    with pytest.raises(InputError, match=r"decoded in tiles of .*; remake knows \[256, 64\] alone"):
+        _acceleration({"tiling": tiles}, Path("clip.mp4"))

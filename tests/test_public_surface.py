@@ -31,6 +31,8 @@ PARAMETERS = {
     "Region.__init__": "self mask clip",
     "Storyboard.__init__": "self scenes handover",
     "Storyboard.from_file": "path * handover",
+    "CausalVideoVAE.enable_tiling": "self tile_sample_min_height tile_sample_min_width tile_sample_stride_height "
+    "tile_sample_stride_width",
     "CausalVideoVAE.encode": "self x return_dict",
     "CausalVideoVAE.decode": "self z return_dict * clamp",
     "VideoDiT.forward": "self hidden_states timestep encoder_hidden_states encoder_attention_mask "

@@ -16,6 +16,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from videodit import CausalVideoVAE, vae_layers
+from videodit.errors import InputError
 
 Deviation = Callable[[Tensor, Tensor], float]
 
@@ -275,7 +276,7 @@ def test_tiles_of_a_local_network_join_without_a_seam(
     whole_moments, whole_clip = moments(vae, x), decoded(vae, z)
     record = calls(vae.decoder, lambda z, stream, out: z.shape[3:])
     stride = vae.geometry.vae_stride.h
-    vae.enable_tiling(4 * stride, overlap * stride)
+    vae.enable_tiling(4 * stride, 4 * stride, (4 - overlap) * stride, (4 - overlap) * stride)
     assert deviation(moments(vae, x), whole_moments) <= 1e-5
     assert deviation(decoded(vae, z), whole_clip) <= 1e-5
     assert all(tile == (min(h, 4), min(w, 4)) for tile in record)
@@ -286,7 +287,7 @@ def test_one_tile_that_holds_all_changes_nothing(vae: CausalVideoVAE) -> None:
     x, z = pixels(vae, 5, 3, 2), latents(vae, 5, 3, 2)
     whole_moments, whole_clip = moments(vae, x), decoded(vae, z)
     stride = vae.geometry.vae_stride.h
-    vae.enable_tiling(3 * stride, stride)
+    vae.enable_tiling(3 * stride, 3 * stride, 2 * stride, 2 * stride)
     assert torch.equal(moments(vae, x), whole_moments)
     assert torch.equal(decoded(vae, z), whole_clip)
 
@@ -297,7 +298,7 @@ def test_tiles_are_close_to_the_whole_clip(vae: CausalVideoVAE) -> None:
     whole = decoded(vae, z)
     errors = []
     for overlap in (0, 32):
-        vae.enable_tiling(64, overlap)
+        vae.enable_tiling(64, 64, 64 - overlap, 64 - overlap)
         errors.append(float((decoded(vae, z) - whole).square().mean().sqrt() / whole.std()))
     assert 0 < errors[1] < 0.1
     assert errors[1] < errors[0]
@@ -305,23 +306,54 @@ def test_tiles_are_close_to_the_whole_clip(vae: CausalVideoVAE) -> None:
 
 def test_tiles_can_be_streamed(vae: CausalVideoVAE, deviation: Deviation) -> None:
     z = latents(vae, 9, 3, 5)
-    vae.enable_tiling(16, 8)
+    vae.enable_tiling(16, 16, 8, 8)
     tiled = decoded(vae, z)
     vae.enable_streaming()
     assert deviation(decoded(vae, z), tiled) <= 1e-5
 
 
-@pytest.mark.parametrize(("tile_size", "overlap"), [(0, 0), (20, 8), (32, 4), (32, 24), (32, -8)])
-def test_illegal_tiles_are_named(vae: CausalVideoVAE, tile_size: int, overlap: int) -> None:
-    with pytest.raises(ValueError, match=f"multiples of 8 .* got {tile_size} and {overlap}"):
-        vae.enable_tiling(tile_size, overlap)
+def test_tiles_have_the_size_and_strides_of_each_side(vae: CausalVideoVAE, deviation: Deviation) -> None:
+    make_local(vae)
+    z = latents(vae, 1, 5, 9)
+    whole = decoded(vae, z)
+    record = calls(vae.decoder, lambda z, stream, out: z.shape[3:])
+    stride = vae.geometry.vae_stride.h
+    sizes = {"height": (2, 1), "width": (4, 3)}
+    vae.enable_tiling(
+        **{f"tile_sample_min_{side}": size * stride for side, (size, _) in sizes.items()},
+        **{f"tile_sample_stride_{side}": step * stride for side, (_, step) in sizes.items()},
+    )
+    assert deviation(decoded(vae, z), whole) <= 1e-5
+    assert [tuple(tile) for tile in record] == [(2, 4)] * (4 * 3)
+
+
+def test_a_tile_size_that_is_left_out_stays(vae: CausalVideoVAE) -> None:
+    vae.enable_tiling()
+    assert (vae._tile("height"), vae._tile("width")) == ((256, 192), (256, 192))
+    vae.enable_tiling(tile_sample_min_height=64)
+    assert (vae._tile("height"), vae._tile("width")) == ((64, 48), (256, 192))
+    vae.enable_tiling(tile_sample_stride_width=128)
+    assert (vae._tile("height"), vae._tile("width")) == ((64, 48), (256, 128))
+
+
+@pytest.mark.parametrize("size", [0, 20, -8, 32.5, True])
+@pytest.mark.parametrize("name", ["min_height", "min_width", "stride_height", "stride_width"])
+def test_illegal_tiles_are_named(vae: CausalVideoVAE, name: str, size: int) -> None:
+    with pytest.raises(InputError, match=f"tile_sample_{name} must be a positive multiple of 8.* got {size}"):
+        vae.enable_tiling(**{f"tile_sample_{name}": size})
     assert not vae.use_tiling
+    assert vae._tile("height") == vae._tile("width") == (256, 192)
+
+
+def test_tiles_without_gaps(vae: CausalVideoVAE) -> None:
+    with pytest.raises(InputError, match=r"tile_sample_stride_width must be .*, at most 64, got 128"):
+        vae.enable_tiling(tile_sample_min_width=64, tile_sample_stride_width=128)
 
 
 @pytest.mark.parametrize("latent_frames", [1, 2])
 def test_a_stream_of_tiles_is_the_tiled_clip(vae: CausalVideoVAE, latent_frames: int, deviation: Deviation) -> None:
     z = latents(vae, 17, 3, 5)
-    vae.enable_tiling(16, 8)
+    vae.enable_tiling(16, 16, 8, 8)
     parts = list(vae.decode_stream(z, latent_frames))
     assert len(parts) == -(-5 // latent_frames)
     assert deviation(torch.cat(parts, dim=2), vae.decode(z).sample) <= 1e-5
@@ -335,6 +367,9 @@ def test_slices_equal_the_batch(vae: CausalVideoVAE, deviation: Deviation) -> No
     assert deviation(moments(vae, x), whole_moments) <= 1e-6
     assert deviation(decoded(vae, z), whole_clip) <= 1e-6
     assert record == [[1, 1, 1], [1, 1, 1]]
+    vae.disable_slicing()
+    decoded(vae, z)
+    assert record[1] == [1, 1, 1, 3]
 
 
 # --- compiled, and how much fits -----------------------------------------------------------------
@@ -406,7 +441,7 @@ def test_what_fits_is_half_of_the_free_memory(vae: CausalVideoVAE) -> None:
     assert fits == [1, 1, 5, 4]
     assert vae.latent_frames_that_fit(shape, 2 * frame * 1000) == 20
     assert vae.latent_frames_that_fit((2, *shape[1:]), 2 * frame * 10) == 5
-    vae.enable_tiling(16, 8)
+    vae.enable_tiling(16, 16, 8, 8)
     assert vae.latent_frames_that_fit(shape, 2 * frame) == 4
     assert vae.bfloat16().latent_frames_that_fit(shape, 2 * frame) == 8
 

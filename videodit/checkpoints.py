@@ -187,6 +187,10 @@ def check_file(path: Path) -> None:
         raise ModelError(f"{path} is not a whole safetensors file: {error}") from None
 
 
+class MissingFile(ModelError, OSError):
+    """A model's folder lacks a file. Callers of diffusers expect an :class:`OSError` and the words that it uses."""
+
+
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     """The files that hold a model's weights in a folder that :func:`check_weights` passed.
 
@@ -195,7 +199,8 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
         variant: of its files, such as ``"fp16"``; ``None`` takes those that are none.
 
     Raises:
-        ModelError: the folder lacks files of the variant, or holds variants alone.
+        ModelError: the folder lacks files of the variant.
+        MissingFile: it holds variants alone.
     """
     infix = "" if variant is None else f".{variant}"
     for stem in (WEIGHTS_STEM, "model"):
@@ -209,7 +214,10 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
         raise ModelError(f"{folder} lacks files of the variant {variant!r}; legal are {_variants(folder) or 'none'}")
     plain = [path for path in sorted(folder.glob("*.safetensors")) if not _VARIANT.fullmatch(path.name)]
     if not plain:
-        raise ModelError(f"{folder} holds variants alone: pass variant, one of {_variants(folder)}")
+        raise MissingFile(
+            f"Error no file named {WEIGHTS_STEM}.bin found in directory {folder}, nor {WEIGHTS_STEM}.safetensors: "
+            f"it holds variants alone; pass variant, one of {_variants(folder)}"
+        )
     return plain
 
 

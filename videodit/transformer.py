@@ -10,6 +10,8 @@ tokens that share a timestep: 1, ``T`` or ``S``.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -341,7 +343,17 @@ class VideoDiT(
         if self.config.learned_grid is not None:
             nn.init.normal_(self.learned_positions, std=0.02)
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(  # pipelines pass on what the signature names
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        save_function: Callable[..., Any] | None = None,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """As diffusers' ``ModelMixin.save_pretrained``.
 
         Raises:
@@ -352,7 +364,16 @@ class VideoDiT(
                 f"a model's folder holds no adapters, and {', '.join(names)} is there; call save_lora and "
                 "unload_lora() first, which keeps what is fused"
             )
-        super().save_pretrained(*args, **kwargs)
+        super().save_pretrained(
+            save_directory,
+            is_main_process=is_main_process,
+            save_function=save_function,
+            safe_serialization=safe_serialization,
+            variant=variant,
+            max_shard_size=max_shard_size,
+            push_to_hub=push_to_hub,
+            **kwargs,
+        )
 
     def unload_lora(self) -> None:
         """As diffusers' ``PeftAdapterMixin.unload_lora``, with changes of norms and tables."""
@@ -470,6 +491,38 @@ class VideoDiT(
             InputError: always.
         """
         raise InputError("VideoDiT does not fuse its projections of queries, keys and values")
+
+    def unfuse_qkv_projections(self) -> None:
+        """Refused, as :meth:`fuse_qkv_projections`.
+
+        Raises:
+            InputError: always.
+        """
+        self.fuse_qkv_projections()
+
+    def set_attn_processor(self, processor: Any) -> None:
+        """As diffusers' ``AttentionMixin.set_attn_processor``; a dict of processors is not changed.
+
+        Args:
+            processor: one for all attentions, or one for each name of ``attn_processors``.
+
+        Raises:
+            InputError: what cannot be called, or a dict with other names.
+        """
+        names = list(self.attn_processors)
+        if isinstance(processor, dict) and processor.keys() != set(names):
+            unknown, missing = (
+                ", ".join(sorted(map(str, one)))
+                for one in (processor.keys() - set(names), set(names) - processor.keys())
+            )
+            raise InputError(
+                f"the number of processors must be {len(names)}, one for each name of attn_processors, got "
+                f"{len(processor)}; missing: {missing or 'none'}; unknown: {unknown or 'none'}"
+            )
+        for one in processor.values() if isinstance(processor, dict) else [processor]:
+            if isinstance(one, type) or not callable(one):
+                raise InputError(f"an attention processor must be an object that can be called, got {one!r}")
+        super().set_attn_processor(dict(processor) if isinstance(processor, dict) else processor)
 
     def enable_cache(self, config: Any) -> None:
         """As diffusers' ``CacheMixin.enable_cache``.

@@ -125,7 +125,8 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
 
         self.use_slicing = False
         self.use_tiling = False
-        self.tile_size, self.tile_overlap = 256, 64
+        self.tile_sample_min_height, self.tile_sample_min_width = 256, 256
+        self.tile_sample_stride_height, self.tile_sample_stride_width = 192, 192
         self.stream_latent_frames: int | None = None
         self._whole: Callable[[Decoder, Tensor], Tensor] = _run_whole
 
@@ -145,23 +146,51 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
 
     # ---- switches --------------------------------------------------------------------------------
 
-    def enable_tiling(self, tile_size: int = 256, overlap: int = 64) -> None:
+    def enable_tiling(
+        self,
+        tile_sample_min_height: int | None = None,
+        tile_sample_min_width: int | None = None,
+        tile_sample_stride_height: int | None = None,
+        tile_sample_stride_width: int | None = None,
+    ) -> None:
         """Encode and decode in overlapping tiles, blended linearly, to bound memory.
 
         Args:
-            tile_size: side of a tile in pixels.
-            overlap: pixels that neighbours share.
+            tile_sample_min_height: height of a tile in pixels; clips of at most one tile are not divided. ``None``
+                leaves it as it is, at first 256.
+            tile_sample_min_width: its width, likewise.
+            tile_sample_stride_height: pixels from one tile to the next; neighbours share the rest of a tile. ``None``
+                leaves it as it is, or takes three quarters of a new height.
+            tile_sample_stride_width: the same along the width.
 
         Raises:
-            ValueError: sizes that are no multiples of the spatial stride, or an overlap above half a tile.
+            InputError: sizes that are no multiples of the autoencoder's spatial stride, or a stride above its tile.
         """
-        stride = self.geometry.vae_stride.h
-        if tile_size < stride or tile_size % stride or overlap % stride or not 0 <= overlap <= tile_size // 2:
-            raise InputError(
-                f"tile_size and overlap must be multiples of {stride} with overlap ≤ tile_size/2, "
-                f"got {tile_size} and {overlap}"
-            )
-        self.use_tiling, self.tile_size, self.tile_overlap = True, tile_size, overlap
+        pixels = self.geometry.vae_stride.h
+        sides = {
+            "height": (tile_sample_min_height, tile_sample_stride_height),
+            "width": (tile_sample_min_width, tile_sample_stride_width),
+        }
+        settings: dict[str, int] = {}
+        for side, (size, step) in sides.items():
+            if step is None:
+                kept = self._tile(side)[1]
+                step = kept if size is None else size
+                if size is not None and _is_multiple(size, pixels):
+                    step = max(pixels, size * 3 // 4 // pixels * pixels)
+            size = self._tile(side)[0] if size is None else size
+            for name, value, most in (("min", size, None), ("stride", step, size)):
+                if not _is_multiple(value, pixels) or (most is not None and value > most):
+                    legal = f"a positive multiple of {pixels}" + (f", at most {most}" if most is not None else "")
+                    raise InputError(f"tile_sample_{name}_{side} must be {legal}, got {value!r}")
+                settings[f"tile_sample_{name}_{side}"] = value
+        for name, value in settings.items():
+            setattr(self, name, value)
+        self.use_tiling = True
+
+    def _tile(self, side: str) -> tuple[int, int]:
+        """Size and stride of the tiles along ``"height"`` or ``"width"``, in pixels."""
+        return getattr(self, f"tile_sample_min_{side}"), getattr(self, f"tile_sample_stride_{side}")
 
     def enable_streaming(self, latent_frames: int = 1) -> None:
         """Encode and decode ``latent_frames`` at a time with carried state, to bound memory.
@@ -192,7 +221,8 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         batch, _, frames, height, width = shape
         stride, patch = self.geometry.vae_stride, self.config.patch_size or 1
         if self.use_tiling:
-            height, width = (min(side, self.tile_size // stride.h) for side in (height, width))
+            height = min(height, self.tile_sample_min_height // stride.h)
+            width = min(width, self.tile_sample_min_width // stride.h)
         # The last level but one widens to full size before its channels shrink.
         channels = (self.config.decoder_base_dim or self.config.base_dim) * max(self.config.dim_mult[:2])
         positions = batch * stride.t * math.prod((height * stride.h // patch, width * stride.w // patch))
@@ -213,6 +243,33 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         if channels_last:
             channels_last_weights(self.decoder)
         self._whole = torch.compile(_run_whole, **{"fullgraph": True, **options})
+
+    # ---- what autoencoders of diffusers inherit and this one has no use for ------------------------
+
+    def set_attention_backend(self, backend: str) -> None:
+        """Refused: the one attention here is over single frames, and always torch's own.
+
+        Raises:
+            InputError: always.
+        """
+        self._refuse_backends(f"set_attention_backend({backend!r})")
+
+    def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
+        """Refused, as :meth:`set_attention_backend`."""
+        self._refuse_backends("enable_xformers_memory_efficient_attention()")
+
+    def enable_npu_flash_attention(self) -> None:
+        """Refused, as :meth:`set_attention_backend`."""
+        self._refuse_backends("enable_npu_flash_attention()")
+
+    def enable_xla_flash_attention(self, partition_spec: Any = None, **kwargs: Any) -> None:
+        """Refused, as :meth:`set_attention_backend`."""
+        self._refuse_backends("enable_xla_flash_attention()")
+
+    def _refuse_backends(self, call: str) -> None:
+        raise InputError(
+            f"{call} would change nothing: CausalVideoVAE has no attention backends; set the transformer's"
+        )
 
     # ---- encode ----------------------------------------------------------------------------------
 
@@ -379,16 +436,16 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     def _tiled(self, run: Callable[[Tensor], Tensor], x: Tensor, scale: float) -> Tensor:
         """``run`` on overlapping tiles of ``x`` whose outputs are ``scale`` times as large, blended linearly."""
         unit = 1 if scale < 1 else scale  # input cells × unit = pixels
-        tile, overlap = int(self.tile_size / unit), int(self.tile_overlap / unit)
+        (tile_h, step_h), (tile_w, step_w) = ([int(n / unit) for n in self._tile(side)] for side in ("height", "width"))
         height, width = x.shape[3:]
-        if not self.use_tiling or max(height, width) <= tile:
+        if not self.use_tiling or (height <= tile_h and width <= tile_w):
             return run(x)
+        ramp_h, ramp_w = (max(1, round(shared * scale)) for shared in (tile_h - step_h, tile_w - step_w))
         out, total = None, None
-        for top in _tile_starts(height, tile, overlap):
-            for left in _tile_starts(width, tile, overlap):
-                part = run(x[..., top : top + tile, left : left + tile])
-                ramp = max(1, round(overlap * scale))
-                weight = _ramp(part.shape[3], ramp, part)[:, None] * _ramp(part.shape[4], ramp, part)
+        for top in _tile_starts(height, tile_h, step_h):
+            for left in _tile_starts(width, tile_w, step_w):
+                part = run(x[..., top : top + tile_h, left : left + tile_w])
+                weight = _ramp(part.shape[3], ramp_h, part)[:, None] * _ramp(part.shape[4], ramp_w, part)
                 if out is None or total is None:
                     shape = (*part.shape[:3], round(height * scale), round(width * scale))
                     out, total = part.new_zeros(shape), part.new_zeros(shape[3:])
@@ -418,10 +475,14 @@ def _run_whole(decoder: Decoder, z: Tensor) -> Tensor:
     return decoder(z, None)
 
 
-def _tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+def _is_multiple(value: object, of: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0 and value % of == 0
+
+
+def _tile_starts(length: int, tile: int, step: int) -> list[int]:
     """Starts of tiles that cover ``length``; the last one ends at the edge."""
     last = max(0, length - tile)
-    return [*range(0, last, tile - overlap), last]
+    return [*range(0, last, step), last]
 
 
 def _ramp(length: int, ramp: int, like: Tensor) -> Tensor:
