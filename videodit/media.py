@@ -32,7 +32,7 @@ from av.video.stream import VideoStream
 from videodit.errors import InputError
 from videodit.files import replacing, try_to_write
 from videodit.limits import current_limits
-from videodit.reading.clip import open_clip, told
+from videodit.reading.clip import naming_clip, open_clip
 from videodit.reading.files import Media
 from videodit.reading.timing import find_gaps
 from videodit.reading.video import COMMENT_FORMAT, SMOOTH_CHROMA, open_stream, unpack_comment
@@ -416,7 +416,7 @@ def read_video(path: str | os.PathLike[str], *, max_frames: int | None = None) -
             raise InputError(f"cannot read {os.fspath(path)!r}: it is a picture, not a video")
         count = min(len(clip.times), max_frames or len(clip.times))
         size = count * clip.info.height * clip.info.width * 3
-        with told(str(media)):
+        with naming_clip(str(media)):
             current_limits().check("kept_bytes", size, f"{count:,} frames of it take {size:,} bytes")
         frames = np.empty((count, clip.info.height, clip.info.width, 3), np.uint8)
         for place, frame in enumerate(clip.one_by_one(np.arange(count))):
@@ -442,7 +442,7 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
         notices = [*clip.notices, *(f"no frame comes from {a:.4g} to {b:.4g} s" for a, b in find_gaps(clip.times))]
     if info.interlaced:
         notices.append("it is interlaced")
-    with told(str(media)), _opened(media) as (container, stream):
+    with naming_clip(str(media)), _opened(media) as (container, stream):
         context = stream.codec_context
         rate = _rate_of(stream)
         uneven = rate is None or abs(float(rate) - info.fps) > 0.02 * info.fps
@@ -478,7 +478,7 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def _recipe_and_rate(media: Media) -> tuple[dict[str, Any] | None, Fraction | None]:
-    with told(str(media)), _opened(media) as (container, stream):
+    with naming_clip(str(media)), _opened(media) as (container, stream):
         return unpack_comment(container)[0], _rate_of(stream)
 
 

@@ -42,7 +42,7 @@ class ClipReader:
         self.times, self.notices = times, tuple(notices)
         self._name, self._source = name, source
         size = f"{self.info.width}x{self.info.height}"
-        with told(name):
+        with naming_clip(name):
             limit = "picture_pixels" if info.is_image else "clip_pixels"
             current_limits().check(limit, self.info.width * self.info.height, f"its picture is {size} when it is shown")
 
@@ -75,7 +75,7 @@ class ClipReader:
             raise InputError(
                 f"indices of frames are {wanted.tolist()}; they must not fall, and be 0 to {len(self.times) - 1}"
             )
-        with told(self._name):
+        with naming_clip(self._name):
             for frame in self._source.frames(np.unique(wanted).tolist()):
                 if frame.shape != self._stored:
                     raise Unreadable(
@@ -122,7 +122,7 @@ def open_clip(
     name = str(media)
     with contextlib.ExitStack() as stack:
         notices: Sequence[str]
-        with told(name):
+        with naming_clip(name):
             if is_picture(media):
                 picture = read_picture(media)
                 info, times, notices = _picture_info(picture), np.zeros(1), picture.notices
@@ -159,7 +159,7 @@ def read_whole(clip: ClipReader, *, fps: float | None, fit: Fitted | None = None
         InputError: a frame that does not decode, one that would stand still for too long, or more than the limits
             allow.
     """
-    with told(clip._name):
+    with naming_clip(clip._name):
         notices = [*clip.notices, *_told_of_gaps(clip)]
         if clip.info.interlaced:
             notices.append("it is interlaced: the upper field of each frame is shown")
@@ -201,7 +201,7 @@ def _told_of_gaps(clip: ClipReader) -> list[str]:
 
 
 @contextlib.contextmanager
-def told(name: str) -> Iterator[None]:
+def naming_clip(name: str) -> Iterator[None]:
     """Whatever goes wrong inside becomes one InputError that names the clip and the reason."""
     try:
         yield
