@@ -30,6 +30,7 @@ from videodit.adapters import (
     read_lora,
     save_lora,
 )
+from videodit.adapters.modules import map_rows
 from videodit.families import FAMILIES
 from videodit.families.parity import MEMBERS, Member, randomize
 
@@ -1203,3 +1204,25 @@ def test_numbers_that_the_layers_type_does_not_hold(pairs: Pairs) -> None:
     huge = {key: value * 1e30 for key, value in draw(theirs).items()}
     with pytest.raises(ValueError, match=r"numbers that torch\.float16 does not hold"):
         load(ours.half(), huge)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_unequal_scales_of_mixed_layers_are_multiplied_before_they_are_rounded(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def delta(alpha: float) -> Delta:
+        down, up = torch.randn(3, 8, generator=generator), torch.randn(4, 3, generator=generator)
+        return Delta(down.to(dtype), up.to(dtype), alpha, torch.randn(4, generator=generator).to(dtype))
+
+    deltas: list[Delta | None] = [delta(0.7), delta(1.9)]
+
+    def change(one: Delta) -> Tensor:
+        assert one.bias is not None
+        return torch.cat([one.up.double() @ one.down.double(), one.bias.double()[:, None]], 1) * one.scale
+
+    def interleave(rows: list[Tensor], config: Any) -> list[Tensor]:
+        return [torch.stack([rows[0][:2], rows[1][:2]], 1).flatten(0, 1), torch.cat([rows[0][2:], rows[1][2:]])]
+
+    expected = interleave([change(one) for one in deltas if one is not None], None)
+    for actual, wanted in zip(map_rows(deltas, [4, 4], interleave, {}), expected, strict=True):
+        assert distance(change(actual), wanted) < 1e-6
