@@ -1226,3 +1226,56 @@ def test_unequal_scales_of_mixed_layers_are_multiplied_before_they_are_rounded(d
     expected = interleave([change(one) for one in deltas if one is not None], None)
     for actual, wanted in zip(map_rows(deltas, [4, 4], interleave, {}), expected, strict=True):
         assert distance(change(actual), wanted) < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+def test_differences_follow_adapters_of_the_transformer_itself(pairs: Pairs) -> None:
+    from peft import LoraConfig
+
+    _, _, ours = pairs("wan-i2v")
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    name, (parameter, shape) = next(iter(WAN_DIFFERENCES.items()))
+    lora = read(ours, {f"diffusion_model.{name}": torch.ones(shape)})
+    add_lora(ours, {}, adapter_name="x", differences=lora.differences["transformer"])
+    ours.add_adapter(LoraConfig(r=2, target_modules=["to_q"]), "y")  # active alone
+    assert torch.equal(ours.get_parameter(parameter), before[parameter])
+    for names, weights, scale in ((["x", "y"], [0.5, 1.0], 0.5), ("y", None, 0.0), ("x", None, 1.0)):
+        ours.set_adapters(names, weights)
+        assert torch.allclose(ours.get_parameter(parameter), before[parameter] + scale)
+    with pytest.raises(ValueError, match=f"cannot load {parameter} while a LoRA changes it"):
+        ours.load_state_dict({parameter: before[parameter]}, strict=False)
+    ours.delete_adapters("x")
+    ours.load_state_dict({parameter: before[parameter] + 7}, strict=False)
+    ours.set_adapters("y", 0.5)
+    assert torch.equal(ours.get_parameter(parameter), before[parameter] + 7)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("buffers", [False, True])
+@pytest.mark.parametrize("first", ["lora", "hooks"])
+def test_differences_of_offloaded_layers(buffers: bool, first: str, pairs: Pairs) -> None:
+    import accelerate
+
+    member, _, ours = pairs("wan-i2v")
+    inputs = member.draw(ours, (1, 4, 4))
+    tensors = {f"diffusion_model.{name}": torch.full(shape, 0.1) for name, (_, shape) in WAN_DIFFERENCES.items()}
+    lora = read(ours, tensors)
+
+    def add(network: Any) -> None:
+        add_lora(network, {}, adapter_name="x", differences=lora.differences["transformer"])
+
+    plain = copy.deepcopy(ours)
+    bare = plain(**inputs).sample
+    add(plain)
+    expected = plain(**inputs).sample
+    assert not torch.equal(bare, expected)
+    if first == "lora":
+        add(ours)
+    accelerate.cpu_offload(ours, execution_device="cpu", offload_buffers=buffers)
+    if first == "hooks":
+        add(ours)
+    assert torch.equal(ours(**inputs).sample, expected)
+    ours.set_adapters("x", 0.0)
+    assert torch.equal(ours(**inputs).sample, bare)
+    ours.set_adapters("x", 1.0)
+    assert torch.equal(ours(**inputs).sample, expected)
