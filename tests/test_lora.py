@@ -1228,7 +1228,7 @@ def test_unequal_scales_of_mixed_layers_are_multiplied_before_they_are_rounded(d
         assert distance(change(actual), wanted) < 1e-6
 
 
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
 def test_differences_follow_adapters_of_the_transformer_itself(pairs: Pairs) -> None:
     from peft import LoraConfig
 
