@@ -30,6 +30,7 @@ from videodit.adapters import (
     read_lora,
     save_lora,
 )
+from videodit.adapters.modules import map_rows
 from videodit.families import FAMILIES
 from videodit.families.parity import MEMBERS, Member, randomize
 
@@ -1203,3 +1204,78 @@ def test_numbers_that_the_layers_type_does_not_hold(pairs: Pairs) -> None:
     huge = {key: value * 1e30 for key, value in draw(theirs).items()}
     with pytest.raises(ValueError, match=r"numbers that torch\.float16 does not hold"):
         load(ours.half(), huge)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_unequal_scales_of_mixed_layers_are_multiplied_before_they_are_rounded(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def delta(alpha: float) -> Delta:
+        down, up = torch.randn(3, 8, generator=generator), torch.randn(4, 3, generator=generator)
+        return Delta(down.to(dtype), up.to(dtype), alpha, torch.randn(4, generator=generator).to(dtype))
+
+    deltas: list[Delta | None] = [delta(0.7), delta(1.9)]
+
+    def change(one: Delta) -> Tensor:
+        assert one.bias is not None
+        return torch.cat([one.up.double() @ one.down.double(), one.bias.double()[:, None]], 1) * one.scale
+
+    def interleave(rows: list[Tensor], config: Any) -> list[Tensor]:
+        return [torch.stack([rows[0][:2], rows[1][:2]], 1).flatten(0, 1), torch.cat([rows[0][2:], rows[1][2:]])]
+
+    expected = interleave([change(one) for one in deltas if one is not None], None)
+    for actual, wanted in zip(map_rows(deltas, [4, 4], interleave, {}), expected, strict=True):
+        assert distance(change(actual), wanted) < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_differences_follow_adapters_of_the_transformer_itself(pairs: Pairs) -> None:
+    from peft import LoraConfig
+
+    _, _, ours = pairs("wan-i2v")
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    name, (parameter, shape) = next(iter(WAN_DIFFERENCES.items()))
+    lora = read(ours, {f"diffusion_model.{name}": torch.ones(shape)})
+    add_lora(ours, {}, adapter_name="x", differences=lora.differences["transformer"])
+    ours.add_adapter(LoraConfig(r=2, target_modules=["to_q"]), "y")  # active alone
+    assert torch.equal(ours.get_parameter(parameter), before[parameter])
+    for names, weights, scale in ((["x", "y"], [0.5, 1.0], 0.5), ("y", None, 0.0), ("x", None, 1.0)):
+        ours.set_adapters(names, weights)
+        assert torch.allclose(ours.get_parameter(parameter), before[parameter] + scale)
+    with pytest.raises(ValueError, match=f"cannot load {parameter} while a LoRA changes it"):
+        ours.load_state_dict({parameter: before[parameter]}, strict=False)
+    ours.delete_adapters("x")
+    ours.load_state_dict({parameter: before[parameter] + 7}, strict=False)
+    ours.set_adapters("y", 0.5)
+    assert torch.equal(ours.get_parameter(parameter), before[parameter] + 7)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("buffers", [False, True])
+@pytest.mark.parametrize("first", ["lora", "hooks"])
+def test_differences_of_offloaded_layers(buffers: bool, first: str, pairs: Pairs) -> None:
+    import accelerate
+
+    member, _, ours = pairs("wan-i2v")
+    inputs = member.draw(ours, (1, 4, 4))
+    tensors = {f"diffusion_model.{name}": torch.full(shape, 0.1) for name, (_, shape) in WAN_DIFFERENCES.items()}
+    lora = read(ours, tensors)
+
+    def add(network: Any) -> None:
+        add_lora(network, {}, adapter_name="x", differences=lora.differences["transformer"])
+
+    plain = copy.deepcopy(ours)
+    bare = plain(**inputs).sample
+    add(plain)
+    expected = plain(**inputs).sample
+    assert not torch.equal(bare, expected)
+    if first == "lora":
+        add(ours)
+    accelerate.cpu_offload(ours, execution_device="cpu", offload_buffers=buffers)
+    if first == "hooks":
+        add(ours)
+    assert torch.equal(ours(**inputs).sample, expected)
+    ours.set_adapters("x", 0.0)
+    assert torch.equal(ours(**inputs).sample, bare)
+    ours.set_adapters("x", 1.0)
+    assert torch.equal(ours(**inputs).sample, expected)

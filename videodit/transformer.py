@@ -375,6 +375,16 @@ class VideoDiT(
             **kwargs,
         )
 
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        """As torch's ``Module.load_state_dict``.
+
+        Raises:
+            InputError: a parameter that a loaded LoRA changes, whose new value would not outlast the LoRA.
+        """
+        if (changes := getattr(self, "weight_differences", None)) is not None:
+            changes.check_free(state_dict)
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
     def unload_lora(self) -> None:
         """As diffusers' ``PeftAdapterMixin.unload_lora``, with changes of norms and tables."""
         if (changes := getattr(self, "weight_differences", None)) is not None:

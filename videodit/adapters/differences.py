@@ -9,6 +9,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from videodit.errors import InputError
+
 CHILD = "weight_differences"  # its name in the network; without "lora", by which diffusers tells layers of adapters
 
 
@@ -44,6 +46,17 @@ class Differences(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             if name not in self.originals:
                 self.originals[name] = self._parameter(name).detach().clone()
         self._refresh()
+
+    def check_free(self, state: Mapping[str, Any]) -> None:
+        """Refuse new values of parameters that adapters change.
+
+        Raises:
+            InputError: there is one.
+        """
+        for name in self.originals:
+            owner, _, leaf = name.rpartition(".")
+            if name in state or f"{owner}.base_layer.{leaf}" in state:
+                raise InputError(f"cannot load {name} while a LoRA changes it; call unload_lora() first")
 
     # ---- what peft and diffusers call --------------------------------------------------------------
 
@@ -86,6 +99,7 @@ class Differences(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.scaling.pop(adapter_name, None)
         self._active_adapter = [name for name in self.active_adapters if name != adapter_name]
         self._refresh()
+        self._forget()
 
     def get_base_layer(self) -> Any:
         """What stays here when adapters are unloaded: nothing."""
@@ -96,6 +110,7 @@ class Differences(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         if not self.merged_adapters:
             self.differences.clear()
             self._refresh()
+            self._forget()
 
     # ---- inside ----------------------------------------------------------------------------------
 
@@ -111,6 +126,11 @@ class Differences(nn.Module, BaseTunerLayer):  # type: ignore[misc]
                     change = self.differences[adapter][name].to(value.device, torch.float32)
                     value = value.float() + self.scaling[adapter] * change
             parameter.copy_(value)
+
+    def _forget(self) -> None:
+        """Let go of originals that no adapter changes any more."""
+        used = {name for differences in self.differences.values() for name in differences}
+        self.originals = {name: value for name, value in self.originals.items() if name in used}
 
     def _parameter(self, name: str) -> Tensor:
         """A parameter's memory, of an offloaded layer that from which it is filled."""

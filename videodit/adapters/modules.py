@@ -242,6 +242,8 @@ def map_rows(deltas: list[Delta | None], rows: list[int], function: Rows | None,
 def _stack(deltas: list[Delta | None], rows: list[int], scale: float) -> tuple[Tensor, list[Tensor]]:
     """All ``down`` in one, and each layer's ``up`` for it, as if all had one scale."""
     given = [delta for delta in deltas if delta is not None]
+    equal = all(delta.scale == scale for delta in given)
+    dtype = given[0].up.dtype if equal else torch.promote_types(given[0].up.dtype, torch.float32)
     downs: list[Tensor] = []
     starts: list[int] = []  # where each layer's part begins
     for delta in given:
@@ -251,16 +253,21 @@ def _stack(deltas: list[Delta | None], rows: list[int], scale: float) -> tuple[T
     ups = []
     places = iter(starts)
     for layer, count in zip(deltas, rows, strict=True):
-        up = given[0].up.new_zeros(count, _total(downs))
+        up = given[0].up.new_zeros(count, _total(downs), dtype=dtype)
         if layer is not None:
             start = next(places)
-            up[:, start : start + layer.rank] = layer.up if layer.scale == scale else layer.up * layer.scale
+            up[:, start : start + layer.rank] = _scaled(layer.up, layer.scale / scale)
         ups.append(up)
     return torch.cat(downs), ups
 
 
 def _total(downs: list[Tensor]) -> int:
     return sum(down.shape[0] for down in downs)
+
+
+def _scaled(tensor: Tensor, factor: float) -> Tensor:
+    """Times a factor, in float32 at least; what is made of it is cast where it goes into a layer."""
+    return tensor if factor == 1 else tensor.to(torch.promote_types(tensor.dtype, torch.float32)) * factor
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -270,7 +277,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 def _bias(delta: Delta | None, count: int, scale: float, like: Delta) -> Tensor:
     if delta is None or delta.bias is None:
         return torch.zeros(count, dtype=like.up.dtype)
-    return delta.bias if delta.scale == scale else delta.bias * (delta.scale / scale)
+    return _scaled(delta.bias, delta.scale / scale)
 
 
 def _compact(down: Tensor, up: Tensor, scale: float, bias: Tensor | None, magnitude: Tensor | None) -> Delta:
