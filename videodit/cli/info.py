@@ -92,20 +92,20 @@ def _print_clip(path: Path) -> None:
 
 
 def _is_picture(path: Path) -> bool:
-    from videodit.reading.clip import told
+    from videodit.reading.clip import naming_clip
     from videodit.reading.files import Media
     from videodit.reading.pictures import is_picture
 
-    with told(str(path)):
+    with naming_clip(str(path)):
         return is_picture(Media(path))
 
 
 def _print_picture(path: Path) -> None:
-    from videodit.reading.clip import told
+    from videodit.reading.clip import naming_clip
     from videodit.reading.files import Media
     from videodit.reading.pictures import read_picture
 
-    with told(str(path)):
+    with naming_clip(str(path)):
         picture = read_picture(Media(path))
     for notice in picture.notices:
         note(f"{path.name}: {notice}")
