@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from videodit import media
 from videodit.media import (
     VideoWriter,
     check_writable,
@@ -264,6 +268,24 @@ def test_a_recipe_that_is_not_json_is_refused_first(tmp_path: Path, value: objec
 
 
 # --- whole files or none -------------------------------------------------------------------------
+
+
+def test_an_interrupt_waits_for_the_frame_that_is_being_encoded() -> None:
+    """The thread of the encoder is not left with a writer that is closed."""
+    begun, events = threading.Event(), []
+
+    class Slow:
+        def write(self, frames: np.ndarray) -> None:
+            begun.set()
+            time.sleep(0.5)
+            events.append("written")
+
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it comes while the block is left
+        with media._Encoder(Slow()) as encoder:  # type: ignore[arg-type]
+            encoder.put(np.zeros((1, 8, 8, 3), np.uint8))
+            begun.wait()
+            threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    assert events == ["written"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

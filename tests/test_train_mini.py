@@ -75,11 +75,11 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def stage(name: str, out: Path, minutes: float, *more: str) -> None:
-    """Run one stage as the command line does."""
+    """Run one stage as the command line does, with errors as they are raised."""
     with pytest.MonkeyPatch.context() as patch:
         words = ["--stage", name, "--out", str(out), "--minutes", str(minutes), "--preset", "tiny", "--device", "cpu"]
         patch.setattr(sys, "argv", ["train_mini.py", *words, *more])
-        train_mini.main()
+        train_mini.train(train_mini.parse())
 
 
 def logged(folder: Path, kind: str = "train") -> list[dict[str, Any]]:

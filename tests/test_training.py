@@ -332,7 +332,7 @@ def test_control_c_reaches_the_workers_too_and_the_run_saves(configured):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     told, _ = process.communicate(timeout=120)
-    assert process.returncode == 1, told
+    assert process.returncode == 130, told
     assert "saved in" in told, told
     assert "Traceback" not in told, told
     (checkpoint,) = (config.output / "checkpoints").iterdir()

@@ -351,6 +351,7 @@ class _Encoder(threading.Thread):
         self._room = threading.Semaphore(_AHEAD)
         self._error: BaseException | None = None
         self._stopped = False
+        self._done = threading.Event()
 
     def run(self) -> None:
         while (chunk := self._chunks.get()) is not None:
@@ -362,6 +363,7 @@ class _Encoder(threading.Thread):
             del chunk
             self.seconds += time.perf_counter() - started
             self._room.release()
+        self._done.set()
 
     def _write(self, chunk: np.ndarray | torch.Tensor) -> None:
         frames = _as_array(chunk)
@@ -385,9 +387,11 @@ class _Encoder(threading.Thread):
         self._stopped = self._stopped or exc_type is not None
         self._chunks.put(None)
         interrupt: KeyboardInterrupt | None = None
-        while self.is_alive():  # the writer is not closed under its hands, however often somebody presses Ctrl-C
+        # The writer is not closed under its hands, however often somebody presses Ctrl-C. A join() that is interrupted
+        # takes the thread for dead (CPython before 3.13), so that neither it nor is_alive() says when the end is there.
+        while not self._done.is_set():
             try:
-                self.join()
+                self._done.wait()
             except KeyboardInterrupt as error:
                 interrupt, self._stopped = error, True
         if exc_type is not None:
