@@ -520,15 +520,6 @@ def _pack_comment(recipe: dict[str, Any] | None, width: int, height: int) -> str
         raise InputError(f"the recipe must be JSON: {error}") from error
 
 
-def shown_size(stream: VideoStream, size: tuple[int, int] | None) -> tuple[int, int]:
-    """``(width, height)`` without padding. A recorded size that padding cannot explain was not meant for
-    this stream (someone scaled the clip and kept the tag), so the stream's own size holds."""
-    coded = (stream.codec_context.width, stream.codec_context.height)
-    if size is not None and coded == (size[0] + size[0] % 2, size[1] + size[1] % 2):
-        return size
-    return coded
-
-
 def _rate_of(stream: VideoStream) -> Fraction | None:
     return stream.average_rate or stream.guessed_rate
 
