@@ -280,11 +280,15 @@ def test_an_interrupt_waits_for_the_frame_that_is_being_encoded() -> None:
             time.sleep(0.5)
             events.append("written")
 
-    with pytest.raises(KeyboardInterrupt):  # noqa: SIM117, PT012 - it comes while the block is left
-        with media._Encoder(Slow()) as encoder:  # type: ignore[arg-type]
-            encoder.put(np.zeros((1, 8, 8, 3), np.uint8))
-            begun.wait()
-            threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: SIM117, PT012 - it comes while the block is left
+            with media._Encoder(Slow()) as encoder:  # type: ignore[arg-type]
+                encoder.put(np.zeros((1, 8, 8, 3), np.uint8))
+                begun.wait()
+                threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert events == ["written"]
 
 
