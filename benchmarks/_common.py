@@ -24,9 +24,11 @@ from videodit.datasets.clips.encode import cache_info, text_key
 from videodit.datasets.clips.latent_shards import ShardWriter, make_key
 from videodit.datasets.toybox import Scene, render
 from videodit.datasets.toybox.probe import ToyboxProbe
-from videodit.hardware import parse_device
-from videodit.pipelines.encoding import ClipEncoder
-from videodit.pipelines.registry import GenerationPlan, plan
+from videodit.hardware import parse_device, parse_dtype
+from videodit.pipelines.clip_encoder import ClipEncoder
+from videodit.pipelines.request import Request
+from videodit.pipelines.settings import Settings, plan_settings
+from videodit.pipelines.spec import ModelFolder
 
 BATCH = 8
 """Clips made at a time."""
@@ -41,7 +43,7 @@ class ClipForm(NamedTuple):
     fps: float = 16
 
     @staticmethod
-    def of(how: GenerationPlan) -> ClipForm:
+    def of(how: Settings) -> ClipForm:
         """What a plan makes."""
         return ClipForm(how.height, how.width, how.num_frames, how.fps)
 
@@ -54,7 +56,7 @@ class ClipForm(NamedTuple):
 
 def load(
     model: str, *, device: str | None, steps: int | None, cfg: float | None, accelerate: str | None = None
-) -> tuple[VideoDiTPipeline, GenerationPlan]:
+) -> tuple[VideoDiTPipeline, Settings]:
     """A model, and how it will be used: what is None is the model's own choice or the machine's.
 
     Args:
@@ -68,8 +70,9 @@ def load(
         SystemExit: no such model, device or preset, or an illegal number, with one line that says so.
     """
     try:
-        how = plan(model, num_inference_steps=steps, guidance_scale=cfg, device=device)
-        pipe = VideoDiTPipeline.from_pretrained(model, dtype=how.dtype).to(how.device)
+        asked = Request(num_inference_steps=steps, guidance_scale=cfg)
+        how, where = plan_settings(asked, ModelFolder.find(model).spec), parse_device(device)
+        pipe = VideoDiTPipeline.from_pretrained(model, dtype=parse_dtype(None, where)).to(where)
         if accelerate is not None:
             pipe.accelerate(accelerate)
     except ValueError as error:
@@ -94,7 +97,7 @@ def load_probe(folder: Path | None, device: str | None) -> ToyboxProbe:
         raise SystemExit(f"error: {error}") from None
 
 
-def generate(pipe: VideoDiTPipeline, how: GenerationPlan, prompts: Sequence[str], *, first_seed: int) -> np.ndarray:
+def generate(pipe: VideoDiTPipeline, how: Settings, prompts: Sequence[str], *, first_seed: int) -> np.ndarray:
     """Clips [B,T,H,W,3] of prompts; clip i starts from the noise of seed ``first_seed + i``, whatever the batch."""
     clips = pipe(
         list(prompts),

@@ -55,7 +55,7 @@ from videodit.cli.boundary import run as run_command
 from videodit.datasets.toybox import MOTIONS, Scene, canonical_caption, sample_scene
 from videodit.datasets.toybox.probe import Found, Match, Reading, ToyboxProbe, match, tally, through_mp4
 from videodit.datasets.toybox.scene import Split
-from videodit.pipelines.registry import model_hash, resolve_model
+from videodit.pipelines.folders import model_hash, resolve_model
 
 ROWS = {
     "color": "colour",
@@ -278,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prompts = [canonical_caption(scene) for scene in scenes]
         form = ClipForm.of(how)
         settings |= {"model": Path(args.model).name, "weights": model_hash(resolve_model(args.model))}
-        settings |= {"device": how.device, "dtype": str(pipe.dtype).removeprefix("torch."), "seed": args.seed}
+        settings |= {"device": pipe.device.type, "dtype": str(pipe.dtype).removeprefix("torch."), "seed": args.seed}
         settings |= {"steps": how.num_inference_steps, "guidance": how.guidance_scale}
         if args.accelerate is not None:
             settings |= {"acceleration": args.accelerate, "actions": pipe.step_actions}

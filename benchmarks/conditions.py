@@ -51,7 +51,7 @@ from contact_sheet import sheet, strip
 
 from videodit import Edit
 from videodit.cli.boundary import run as run_command
-from videodit.pipelines.registry import model_hash, resolve_model
+from videodit.pipelines.folders import model_hash, resolve_model
 
 CASES: dict[str, Case] = {
     "image": short.image,
@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "model": Path(args.model).name,
         "weights": model_hash(resolve_model(args.model)),
         "probe": fingerprint(bench.probe),
-        "device": bench.how.device,
+        "device": bench.pipe.device.type,
         "dtype": str(bench.pipe.dtype).removeprefix("torch."),
         "form": str(bench.form),
         "steps": bench.how.num_inference_steps,

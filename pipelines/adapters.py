@@ -12,7 +12,8 @@ from diffusers.loaders.lora_base import LoraBaseMixin
 from torch import Tensor
 
 from videodit.adapters import state
-from videodit.checkpoints import HUB_OPTIONS, read_json
+from videodit.checkpoints import HUB_OPTIONS
+from videodit.configs import read_json
 from videodit.errors import InputError
 from videodit.pipelines.lora_files import LoRAFiles
 from videodit.pipelines.origin import recorded
@@ -416,7 +417,7 @@ def plan_lora(folder: Path, source: str | os.PathLike[str], *, load_into_transfo
     """
     from videodit import VideoDiT
     from videodit.adapters import BASE_HASH, ModuleMap, find_lora, read_lora
-    from videodit.pipelines.registry import model_hash
+    from videodit.pipelines.folders import model_hash
 
     found = find_lora(source)
     models = {}

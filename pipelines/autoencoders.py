@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,26 +13,6 @@ from torch import Tensor
 from videodit.errors import InputError
 from videodit.shapes import Size3D
 from videodit.weights import check_finite
-
-
-def vae_stride(config: Mapping[str, Any]) -> Size3D:
-    """Pixels a latent along time, height and width, from an autoencoder's config.
-
-    Raises:
-        KeyError: an entry that the config lacks.
-    """
-    name = config.get("_class_name", "CausalVideoVAE")
-    if name in ("CausalVideoVAE", "AutoencoderKLWan"):
-        time, space = config.get("scale_factor_temporal", 4), config.get("scale_factor_spatial", 8)
-        return Size3D(time, space, space)
-    if name == "AutoencoderKLLTXVideo":
-        halvings = sum(config["spatio_temporal_scaling"])
-        space = config.get("spatial_compression_ratio") or config["patch_size"] * 2**halvings
-        time = config.get("temporal_compression_ratio") or config["patch_size_t"] * 2**halvings
-        return Size3D(time, space, space)
-    space = config.get("spatial_compression_ratio") or 2 ** (len(config["block_out_channels"]) - 1)
-    return Size3D(config.get("temporal_compression_ratio", 1), space, space)
-
 
 WARM_UP = 32
 """Latent frames of a loop's end that are decoded before it, so that the autoencoder forgets where it began: after as

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from videodit.errors import InputError
-from videodit.families.sampling import Sampling
-from videodit.flow import NUM_TRAIN_TIMESTEPS
-from videodit.pipelines.conditioning import Condition
-from videodit.pipelines.registry import Settings
+from videodit.objectives import NUM_TRAIN_TIMESTEPS
+from videodit.pipelines.latent_conditions import Condition
+from videodit.pipelines.planning import Plan
+from videodit.pipelines.prompts import Text
+from videodit.pipelines.storyboard import Storyboard
 from videodit.text import TextTokens, together
 from videodit.transformer import Prepared
 
@@ -27,13 +28,10 @@ class Denoiser:
 
     Args:
         pipe: the pipeline, for its transformers and scheduler.
-        cond: what the clips should show.
-        uncond: what guidance leads away from; ``None`` for no guidance.
-        condition: given parts of the clips.
-        settings: of the call.
+        text: encoded prompts.
+        plan: of the run.
+        condition: parts of the clips that are fixed.
         span: which latent frames of the clip these are.
-        scenes: in place of ``cond``: prompts, and how much each counts in each latent frame of the clip, ``[T]``.
-        dynamic_guidance: see :meth:`VideoDiTPipeline.__call__`.
         batched: both predictions of guidance in one forward.
         actions: what each step computes, by the letters of :mod:`videodit.acceleration.schedule`; ``None``:
             everything.
@@ -43,27 +41,23 @@ class Denoiser:
         self,
         pipe: Any,
         *,
-        cond: TextTokens,
-        uncond: TextTokens | None,
+        text: Text,
+        plan: Plan,
         condition: Condition,
-        settings: Settings,
         span: slice,
-        scenes: Sequence[tuple[TextTokens, Tensor]] = (),
-        dynamic_guidance: bool = False,
         batched: bool = False,
         actions: str | None = None,
     ) -> None:
-        self.pipe, self.cond, self.uncond, self.condition, self.settings = pipe, cond, uncond, condition, settings
-        self.dynamic_guidance = dynamic_guidance
+        self.pipe, self.cond, self.uncond, self.condition, self.plan = pipe, text.cond, text.uncond, condition, plan
         self.batched, self.actions = batched, actions
         self._computed: list[tuple[float, Tensor]] = []  # the last two predictions, with their timesteps
         self._difference: Tensor | None = None  # conditional less unconditional
         self._prepared: dict[tuple[int, str], Prepared] = {}  # text as each expert sees it in each branch
         self._pair: TextTokens | None = None  # both sets of prompts
         self._had_adapters = self._has_adapters()
-        parts = [(text, weights[span].to(cond.embeds.device)) for text, weights in scenes]
-        seen = [(text, weights, self._seen(weights)) for text, weights in parts if weights.any()]
-        self._scenes = [(text, weights, frames, condition.window(frames)) for text, weights, frames in seen]
+        parts = [(scene, weights[span].to(self.cond.embeds.device)) for scene, weights in _scenes(text, plan)]
+        seen = [(scene, weights, self._seen(weights)) for scene, weights in parts if weights.any()]
+        self._scenes = [(scene, weights, frames, condition.window(frames)) for scene, weights, frames in seen]
         if len(self._scenes) == 1:
             self.cond, self._scenes = self._scenes[0][0], []
         self._shift = 0  # of a ring
@@ -76,14 +70,14 @@ class Denoiser:
             t: the timestep.
             latents: ``[B, C, T, H, W]``.
         """
-        if self.settings.loop:  # so that in each step the seam is somewhere else
+        if self.plan.loop:  # so that in each step the seam is somewhere else
             frames = latents.shape[2]
             self._shift = step * max(1, round(frames * _GOLDEN)) % frames
         action = "F" if self.actions is None else self.actions[step]
         if action == "R" and self._computed:  # an edit may begin at such a step
             return self._extrapolated(float(t))
         model, scale = self._expert(t)
-        if not guides(self.pipe.sampling, scale):  # each expert has a scale of its own, and callbacks change it
+        if not (self.pipe.sampling.guided and scale > 1):  # each expert has a scale of its own, and callbacks change it
             prediction = self._one(model, latents, t, scale)
             self._difference = None
         else:
@@ -105,7 +99,7 @@ class Denoiser:
 
     def _seen(self, weights: Tensor) -> slice:
         """The latent frames that a scene sees: those in which it counts, so that others do not speak for it."""
-        if self.settings.loop or self.pipe.transformer.config.patch_size[0] > 1:
+        if self.plan.loop or self.pipe.transformer.config.patch_size[0] > 1:
             return slice(0, len(weights))
         counts = weights.nonzero()[:, 0]
         return slice(int(counts[0]), int(counts[-1]) + 1)
@@ -198,9 +192,9 @@ class Denoiser:
         return last + (last - before) * ((t - last_t) / (last_t - before_t))
 
     def _scale_at(self, t: Tensor, scale: float) -> float:
-        if not self.dynamic_guidance:
+        if not self.plan.request.dynamic_guidance:
             return scale
-        steps = self.settings.num_inference_steps
+        steps = self.plan.num_inference_steps
         return 1 + scale * (1 - math.cos(math.pi * ((steps - float(t)) / steps) ** 5)) / 2
 
     def _expert(self, t: Tensor) -> tuple[Any, float]:
@@ -223,12 +217,12 @@ class Denoiser:
         """One prediction in fp32; caches keep a state for each ``branch`` of guidance."""
         dtype, (batch, channels) = model.dtype, latents.shape[:2]
         condition = self.condition if condition is None else condition
-        if self.settings.loop:  # nothing of a loop is a clip's beginning: the frames before come first
+        if self.plan.loop:  # nothing of a loop is a clip's beginning: the frames before come first
             latents = latents.roll(self._shift, dims=2)
             latents = torch.cat([latents[:, :, -1:], latents], dim=2)
         if hasattr(self.pipe.scheduler, "scale_model_input"):
             latents = self.pipe.scheduler.scale_model_input(latents, t)
-        given: dict[str, Any] = {"fps": float(self.settings.fps)}
+        given: dict[str, Any] = {"fps": float(self.plan.fps)}
         if self.pipe._attention_kwargs is not None:
             given["attention_kwargs"] = dict(self.pipe._attention_kwargs)  # which the transformer empties
         if text.pooled is not None:
@@ -250,12 +244,17 @@ class Denoiser:
                 **given,
             )[0]
         prediction = prediction[:, :channels].float()  # some models predict their own variance behind it
-        return prediction[:, :, 1:].roll(-self._shift, dims=2) if self.settings.loop else prediction
+        return prediction[:, :, 1:].roll(-self._shift, dims=2) if self.plan.loop else prediction
 
 
-def guides(sampling: Sampling, *scales: float | None) -> bool:
-    """Whether two predictions are led apart at any of these scales; ``None`` is none."""
-    return sampling.guided and any(scale is not None and scale > 1 for scale in scales)
+def _scenes(text: Text, plan: Plan) -> list[tuple[TextTokens, Tensor]]:
+    """Scenes of a storyboard, and how much each counts in each latent frame of the clip, ``[T]``."""
+    board = plan.request.prompt
+    if not isinstance(board, Storyboard):
+        return []
+    geometry = replace(plan.spec.geometry, causal=plan.causal and not plan.loop)
+    weights = board.weights(geometry, plan.latent_shape[1], float(plan.fps))
+    return list(zip(text.scenes, weights, strict=True))
 
 
 def _replaced(text: TextTokens, changed: Mapping[str, Any], sign: str) -> TextTokens:

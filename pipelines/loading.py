@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from videodit.checkpoints import check_config, check_folder, check_weights, has_variant, read_json, weight_files
+from videodit.checkpoints import check_folder, check_weights, has_variant, weight_files
+from videodit.configs import check_config, read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families import Family, Sampling
 from videodit.schema import check_types

@@ -7,7 +7,6 @@ version counters and by samples of their values: to hash all of them would take 
 from __future__ import annotations
 
 import functools
-import hashlib
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -282,15 +281,6 @@ def _own_scheduler(folder: Path, index: dict[str, Any]) -> Any:
 
     kind = getattr(diffusers, index["scheduler"][1])
     return kind.from_pretrained(folder / "scheduler")
-
-
-def files_hash(folder: Path) -> str:
-    """A fingerprint of a model's configs and vocabularies, 16 hexadecimal digits; its weights have one of their own."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*/*")):
-        if path.suffix in (".json", ".txt", ".model") and not path.name.endswith(".index.json"):
-            digest.update(f"{path.relative_to(folder).as_posix()}:".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def recorded(method: Callable[..., Any]) -> Callable[..., Any]:

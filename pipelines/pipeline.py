@@ -8,15 +8,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-import PIL.Image
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from typing_extensions import Self
@@ -25,54 +21,38 @@ from videodit.checkpoints import HUB_OPTIONS
 from videodit.errors import InputError
 from videodit.families import sampling_of
 from videodit.families.sampling import Sampling
-from videodit.flow import Objective
+from videodit.objectives import Objective
 from videodit.pipelines.acceleration import AcceleratedPipeline, Stopwatch
 from videodit.pipelines.adapters import LoRAPipeline
 from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.components import settle_components
-from videodit.pipelines.conditioning import prepare_condition
-from videodit.pipelines.conditions import AnyCondition, Frames, Given, ends_given, settle_conditions
-from videodit.pipelines.denoising import Denoiser, guides
+from videodit.pipelines.conditions import AnyCondition, Fit
+from videodit.pipelines.denoising import Denoiser
+from videodit.pipelines.folders import check_model, family_of_index, files_hash, model_hash, resolve_model
 from videodit.pipelines.loading import load_components
-from videodit.pipelines.origin import Origin, OriginPipeline, dtype_of, files_hash
+from videodit.pipelines.origin import Origin, OriginPipeline
 from videodit.pipelines.output import ClipStreams, LatentChunks, OutputType, VideoDiTPipelineOutput
-from videodit.pipelines.pixels import Fit
-from videodit.pipelines.probing import Draws, probe
-from videodit.pipelines.prompts import Prompts, as_list, check_attention_kwargs
-from videodit.pipelines.registry import (
-    Defaults,
-    ModelSpec,
-    Settings,
-    check_conditions,
-    check_model,
-    family_of_index,
-    model_hash,
-    resolve_model,
-    settle,
-)
-from videodit.pipelines.running import RunState
+from videodit.pipelines.planning import Plan, check_prompts, plan
+from videodit.pipelines.preparing import prepare
+from videodit.pipelines.probing import Draws, probe_scheduler
+from videodit.pipelines.prompts import check_attention_kwargs, check_encoders, encode
+from videodit.pipelines.recipe import mark_changed, write_recipes
+from videodit.pipelines.request import Inputs, Request, split_arguments
+from videodit.pipelines.running import RunState, callback_inputs
 from videodit.pipelines.sampling import Callback, Watcher, sample
-from videodit.pipelines.scheduling import (
-    SAMPLING_VERSION,
-    Levels,
-    check_generators,
-    draw_noise,
-    make_generators,
-    seeds_of,
-    set_timesteps,
-)
+from videodit.pipelines.scheduling import check_generators
+from videodit.pipelines.spec import Defaults, ModelSpec, text_needs
 from videodit.pipelines.storyboard import Storyboard
-from videodit.pipelines.windows import WindowStore, divided_tokens, window_tokens
-from videodit.text import EncodedPrompts, TextEncoder, TextSpec, TextTokens
+from videodit.pipelines.window_store import WindowStore
+from videodit.text import EncodedPrompts, TextEncoder
+from videodit.text_spec import TextSpec
 from videodit.vae import CausalVideoVAE
-from videodit.weights import check_finite, is_finite
 
 logger = logging.getLogger(__name__)
 
 _OWN = Sampling(
     text=TextSpec(clean="collapse"), vae="CausalVideoVAE", defaults=dict, sigmas="to_last_step"
 )  # models made here
-_PREDICTION_TYPES = {"flow": "flow_prediction", "v": "v_prediction", "epsilon": "epsilon"}
 
 
 class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunState, DiffusionPipeline):
@@ -380,20 +360,22 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         Raises:
             InputError: see :meth:`check_inputs`.
         """
-        prompts = Prompts(
+        request = Request(
             prompt=prompt,
             negative_prompt=negative_prompt,
-            prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
+            num_videos_per_prompt=num_videos_per_prompt,
             max_sequence_length=max_sequence_length,
         )
+        inputs = Inputs(prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_embeds)
         guided = self._sampling.guided and do_classifier_free_guidance
-        self.check_components(["transformer"] if prompts.embeds_used else [], "encode_prompt")
-        prompts.check(self, guided=guided)
+        self.check_components(["transformer"] if inputs.embeds_used else [], "encode_prompt")
+        transformer = {} if self.transformer is None else self.transformer.config
+        check_prompts(request, inputs, text_needs(transformer, self._sampling))
+        check_encoders(self, request, inputs, guided=guided)
         place = self._execution_device if device is None else torch.device(device)
-        cond, uncond, _ = prompts.encode(self, place, guided=guided, repeats=num_videos_per_prompt)
-        prompt_embeds, prompt_attention_mask, pooled_prompt_embeds = cond.cast(dtype)
-        negative = (None, None, None) if uncond is None else uncond.cast(dtype)
+        text = encode(self, request, inputs, place, guided=guided)
+        prompt_embeds, prompt_attention_mask, pooled_prompt_embeds = text.cond.cast(dtype)
+        negative = (None, None, None) if text.uncond is None else text.uncond.cast(dtype)
         negative_prompt_embeds, negative_prompt_attention_mask, negative_pooled_prompt_embeds = negative
         return (
             prompt_embeds,
@@ -408,157 +390,79 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         """What a user should be told about a prompt: words the model does not know, text that is cut."""
         return self.text.notices(prompt)
 
-    # ---- checks ----------------------------------------------------------------------------------
+    # ---- planning --------------------------------------------------------------------------------
 
-    def check_inputs(
-        self,
-        prompt: str | Sequence[str] | Storyboard | None = None,
-        *,
-        negative_prompt: str | Sequence[str] | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        num_frames: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        guidance_scale_2: float | None = None,
-        fps: float | None = None,
-        num_videos_per_prompt: int = 1,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        latents: Tensor | None = None,
-        image: Any = None,
-        last_image: Any = None,
-        conditions: Sequence[AnyCondition] = (),
-        fit: Fit = "crop",
-        loop: bool = False,
-        window: int | None = None,
-        overlap: int | None = None,
-        prompt_embeds: Tensor | None = None,
-        prompt_attention_mask: Tensor | None = None,
-        pooled_prompt_embeds: Tensor | None = None,
-        negative_prompt_embeds: Tensor | None = None,
-        negative_prompt_attention_mask: Tensor | None = None,
-        negative_pooled_prompt_embeds: Tensor | None = None,
-        max_sequence_length: int | None = None,
-        sigmas: Sequence[float] | None = None,
-        timesteps: Sequence[float] | None = None,
-        eta: float = 0.0,
-        attention_kwargs: dict[str, Any] | None = None,
-        output_type: str = "pil",
-    ) -> Settings:
+    def check_inputs(self, prompt: str | Sequence[str] | Storyboard | None = None, **arguments: Any) -> Plan:
         """Check the arguments of a call before any work starts.
 
+        Args:
+            prompt: as for a call.
+            arguments: all others of a call.
+
         Returns:
-            The settings that the call would use.
+            The plan that the call would carry out.
 
         Raises:
-            ValueError: naming the bad value and what is legal.
+            InputError: naming the bad value and what is legal.
+        """
+        output_type = arguments.pop("output_type", "pil")
+        known = inspect.signature(self.__call__).parameters
+        if unknown := sorted(arguments.keys() - known.keys()):
+            raise InputError(f"arguments {', '.join(unknown)} are unknown; legal are {', '.join(known)}")
+        arguments.pop("return_dict", None)
+        plan = self.plan(*split_arguments(arguments | {"prompt": prompt}))
+        self.check_plan(plan, output_type)
+        return plan
+
+    def plan(self, request: Request, inputs: Inputs | None = None) -> Plan:
+        """Plan a call with this pipeline's model; see :func:`videodit.pipelines.planning.plan`.
+
+        Args:
+            request: what is asked for; which model it names plays no part.
+            inputs: live objects beside it.
+
+        Raises:
+            InputError: naming the bad value and what is legal.
+        """
+        notices = self.text_encoder_notices if self._reads_text else None
+        return plan(request, inputs or Inputs(), self.spec, text_notices=notices)
+
+    def check_plan(self, plan: Plan, output_type: str = "pil") -> Draws:
+        """See that the pipeline's components can carry out a plan.
+
+        Args:
+            plan: of this pipeline's model.
+            output_type: see :class:`VideoDiTPipelineOutput`.
+
+        Returns:
+            Where the scheduler's steps draw noise from.
+
+        Raises:
+            InputError: a component that is missing, or a scheduler that cannot sample the model.
         """
         if output_type not in get_args(OutputType):
             raise InputError(f"output_type must be one of {get_args(OutputType)}, got {output_type!r}")
         self.check_components(["transformer", "scheduler"], "every call")
-        self._check_scheduler()
-        check_attention_kwargs(attention_kwargs)
-        levels, spec = Levels(sigmas, timesteps, eta), self.spec
-        if levels.count is not None and num_inference_steps not in (None, levels.count):
-            raise InputError(f"num_inference_steps is {num_inference_steps}, but the list has {levels.count} levels")
-        settings = settle(
-            spec,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            num_inference_steps=num_inference_steps if levels.count is None else levels.count,
-            guidance_scale=guidance_scale,
-            fps=fps,
-            loop=loop,
-            window=window,
-            overlap=overlap,
-        )
-        if isinstance(prompt, Storyboard):
-            prompt.check(settings.num_frames / float(settings.fps))
-        prompts = Prompts(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            prompt_embeds=prompt_embeds,
-            prompt_attention_mask=prompt_attention_mask,
-            pooled_prompt_embeds=pooled_prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-            negative_prompt_attention_mask=negative_prompt_attention_mask,
-            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
-            max_sequence_length=max_sequence_length,
-        )
-        count = prompts.check(self, guided=guides(self._sampling, settings.guidance_scale, guidance_scale_2))
-        negatives = as_list(negative_prompt, "negative_prompt")
-        if num_videos_per_prompt < 1:
-            raise InputError(f"num_videos_per_prompt must be at least 1, got {num_videos_per_prompt}")
-        conditions = [*images_as_frames(image, last_image), *conditions]
-        first, last = ends_given(conditions, settings.num_frames)
-        check_conditions(
-            spec,
-            image=first,
-            last_image=last,
-            negative_prompt=next(filter(None, negatives), None),
-            guidance_scale_2=guidance_scale_2,
-        )
-        if loop and conditions:
-            raise InputError("a loop has no beginning and no end: it takes no image and no other condition")
-        given = settle_conditions(conditions, spec, settings, fit=fit)
-        videos = count * num_videos_per_prompt
-        check_generators(generator)
-        if isinstance(generator, Sequence) and len(generator) != videos:
-            raise InputError(f"{len(generator)} generators for {videos} videos; give one or as many")
-        if latents is not None and not isinstance(latents, Tensor):
-            raise InputError(f"latents must be a tensor, got {type(latents).__name__}")
-        if latents is not None and tuple(latents.shape) != (videos, *settings.latent_shape):
-            raise InputError(f"latents must be {[videos, *settings.latent_shape]}, got {list(latents.shape)}")
-        if latents is not None and not latents.is_floating_point():
-            raise InputError(f"latents must be of a floating-point dtype, got {latents.dtype}")
-        tensors = {
-            "latents": latents,
-            "prompt_embeds": prompt_embeds,
-            "negative_prompt_embeds": negative_prompt_embeds,
-            "pooled_prompt_embeds": pooled_prompt_embeds,
-            "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
-        }
-        for name, tensor in tensors.items():
-            if tensor is not None and not is_finite(tensor):
-                raise InputError(f"{name} hold values that are not finite (NaN or infinite)")
-        if given.clip is not None or given.start is not None or output_type != "latent":
+        request, inputs, placed = plan.request, plan.inputs, plan.conditions
+        check_attention_kwargs(request.attention_kwargs)
+        check_encoders(self, request, inputs, guided=plan.guided)
+        callback_inputs(inputs, self._callback_tensor_inputs)
+        clip = placed is not None and placed.clip is not None
+        if clip or (placed is not None and placed.start is not None) or output_type != "latent":
             self.check_components(["vae"], "encoding conditions and decoding")
-        if given.clip is not None and self.transformer.config.image_dim is not None:
+        if clip and self.transformer.config.image_dim is not None:
             self.check_components(["image_encoder", "image_processor"], "a model that sees its first image")
-        self._draws = self._check_levels(settings, levels)
-        if self._draws == "generator":
-            check_generators(generator, self._execution_device)
-        return replace(settings, given=given)
-
-    def _check_scheduler(self) -> None:
-        flow = self._objective == "flow"
-        needs: dict[str, Any] = {"prediction_type": _PREDICTION_TYPES[self._objective]}
-        if flow:
-            needs["use_flow_sigmas"] = True
-        for name, needed in needs.items():
-            found = self.scheduler.config.get(name, needed if flow else None)  # FlowMatch has neither
-            if found != needed:
-                advice = " or a FlowMatch scheduler" if flow else ""
-                raise InputError(
-                    f"{type(self.scheduler).__name__} has {name} {found!r}; this model needs {name}={needed!r}{advice}"
-                )
-
-    def _check_levels(self, settings: Settings, levels: Levels) -> Draws:
-        """Where the scheduler's steps draw noise from, if it arrives with these noise levels at all."""
-        steps = settings.num_inference_steps if levels.count else min(settings.num_inference_steps, 50)
-
-        def lay_out(scheduler: Any) -> None:
-            set_timesteps(
-                scheduler,
-                steps,
-                spacing=self._sampling.sigmas,
-                num_tokens=window_tokens(settings),
-                device=torch.device("cpu"),
-                levels=levels,
+        draws = probe_scheduler(self.scheduler, plan, self._objective, self._sampling.sigmas)
+        if draws == "generator":
+            check_generators(inputs.generator, self._execution_device)
+        if request.keep_windows is not None and inputs.negative_prompt_embeds is not None and plan.windows is not None:
+            # No recipe tells them from others.
+            raise InputError("windows can be kept of clips whose prompts are known: give negative_prompt as text")
+        if request.keep_windows is not None and (changed := self.changed):
+            raise InputError(
+                f"keep_windows needs the model as it was loaded, to know its windows again: {'; '.join(changed)}"
             )
-
-        return probe(self.scheduler, lay_out, self._objective, eta=levels.eta)
+        return draws
 
     # ---- the call --------------------------------------------------------------------------------
 
@@ -652,241 +556,101 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         Raises:
             ValueError: a bad argument, before any work starts; see :meth:`check_inputs`.
         """
-        settings = self.check_inputs(
-            prompt,
-            negative_prompt=negative_prompt,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            guidance_scale_2=guidance_scale_2,
-            fps=fps,
-            num_videos_per_prompt=num_videos_per_prompt,
-            generator=generator,
-            latents=latents,
-            image=image,
-            last_image=last_image,
-            conditions=conditions,
-            fit=fit,
-            loop=loop,
-            window=window,
-            overlap=overlap,
-            prompt_embeds=prompt_embeds,
-            prompt_attention_mask=prompt_attention_mask,
-            pooled_prompt_embeds=pooled_prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-            negative_prompt_attention_mask=negative_prompt_attention_mask,
-            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
-            max_sequence_length=max_sequence_length,
-            sigmas=sigmas,
-            timesteps=timesteps,
-            eta=eta,
-            attention_kwargs=attention_kwargs,
-            output_type=output_type,
-        )
-        given = settings.given or Given()
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise InputError(f"callback tensors must be among {self._callback_tensor_inputs}, got {sorted(unknown)}")
-        prompts = Prompts(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            prompt_embeds=prompt_embeds,
-            prompt_attention_mask=prompt_attention_mask,
-            pooled_prompt_embeds=pooled_prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-            negative_prompt_attention_mask=negative_prompt_attention_mask,
-            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
-            max_sequence_length=max_sequence_length,
-        )
-        levels = Levels(sigmas, timesteps, eta)
-        scale_2 = guidance_scale_2 if self.transformer_2 is not None else None
-        guide = guides(self._sampling, settings.guidance_scale, scale_2)
-        told = [self.text_encoder_notices(one) for one in prompts.texts] if self._reads_text else []
-        if any(as_list(negative_prompt, "negative_prompt")) and not guide:
-            told.append(["negative_prompt has no effect without guidance: guidance_scale is at most 1"])
-        for notice in (*settings.notices, *given.notices, *(n for notices in told for n in notices)):
+        arguments = dict(locals())
+        del arguments["self"]
+        output_type, return_dict = arguments.pop("output_type"), arguments.pop("return_dict")
+        self.check_components(["transformer", "vae"], "every call")
+        output = self.run(self.plan(*split_arguments(arguments)), output_type=output_type)
+        return output if return_dict else (output.frames,)
+
+    @torch.no_grad()
+    def run(self, plan: Plan, *, output_type: OutputType = "pil") -> VideoDiTPipelineOutput:
+        """Carry out a plan: encode → prepare → sample → decode.
+
+        Args:
+            plan: of this pipeline's model.
+            output_type: see :class:`VideoDiTPipelineOutput`.
+
+        Raises:
+            InputError: see :meth:`check_plan`.
+            ModelError: numbers that are not finite, and in which part they arose.
+        """
+        draws, actions = self.check_plan(plan, output_type), self._actions(plan.num_inference_steps)
+        for notice in plan.notices:
             logger.warning(notice)
-        self._interrupt = False
-        actions = self._actions(settings.num_inference_steps)
-        watch = Stopwatch(self._execution_device)
-        device, sampling, spec = self._execution_device, self._sampling, self.spec
-        self._attention_kwargs, self._guidance_scale_2 = attention_kwargs, guidance_scale_2
-        self._begin_run(settings.guidance_scale)
-        if self.processes is not None:
-            scenes_apart = isinstance(prompt, Storyboard) and spec.geometry.patch.t == 1
-            tokens = divided_tokens(settings, scenes=scenes_apart)
-            self.processes.check(tokens, guided=guide, keep_windows=keep_windows)
+        watch, device = Stopwatch(self._execution_device), self._execution_device
+        self._begin_call(plan)
 
         # 1. Text
-        negatives = prompts.negatives
-        may_guide = guide or (sampling.guided and callback_on_step_end is not None and self._reads_text)
-        cond, uncond, each = prompts.encode(self, device, guided=may_guide, repeats=num_videos_per_prompt)
-        scenes: list[tuple[TextTokens, Tensor]] = []
-        if isinstance(prompt, Storyboard):
-            geometry = replace(spec.geometry, causal=spec.geometry.causal and not loop)
-            weights = prompt.weights(geometry, settings.latent_shape[1], float(settings.fps))
-            scenes = list(zip(each, weights, strict=True))
-        videos = cond.embeds.shape[0]
-        for encoded in (cond, uncond, *(scene for scene, _ in scenes)):
-            if encoded is not None:
-                check_finite(encoded.embeds, "the text encoder's tokens")
-                if encoded.pooled is not None:
-                    check_finite(encoded.pooled, "the text encoder's pooled tokens")
+        text = encode(self, plan.request, plan.inputs, device, guided=self._may_guide(plan))
+        text.check()
         watch.mark("text")
 
         # 2. Latents
-        latents_were_passed = latents is not None
-        generators = make_generators(generator, videos)
-        if self.processes is not None:
-            said = (prompt, negatives, replace(settings, given=None), given.record, guidance_scale_2)
-            latents = self.processes.share(generators, latents, told=said)
-        seeds = seeds_of(generators) if latents is None else [None] * videos
-        condition = prepare_condition(
-            self,
-            given,
-            latent_shape=settings.latent_shape,
-            generators=generators,
-            device=device,
-        )
-        if latents is None:
-            first = sampling.frames_first
-            noise = [draw_noise(settings.latent_shape, g, device, frames_first=first) for g in generators]
-            latents = torch.stack(noise)  # [B, C, T, H, W]
-        # A shared generator gives each clip what others left.
-        if self._draws == "elsewhere":
-            seeds = [None] * videos
-        if self._draws == "generator" or spec.image_kind == "concat":
-            seeds = seeds if len(set(map(id, generators))) == len(generators) else [None] * videos
-        extras = {
-            "guidance_2": None if guidance_scale_2 is None else float(guidance_scale_2),
-            "dynamic_guidance": dynamic_guidance or None,
-            "conditions": given.record or None,  # which pixels were given, not what they show
-            "fit": fit if given.record else None,
-            "handover": prompt.handover if isinstance(prompt, Storyboard) else None,
-            "loop": loop or None,
-            "window": None if settings.windows is None else int(window or spec.window or 0),
-            "overlap": None if settings.windows is None else settings.windows[1] * spec.geometry.vae_stride.t,
-            "loras": self._lora_entries() or None,
-            "step_actions": actions,
-            "batched_guidance": self.batch_guidance or None,
-            "quantize": self.quantized,
-            "tiling": _tiling(self.vae, settings),
-            "attention": _attention_backend(self.transformer),
-            "max_sequence_length": max_sequence_length,
-            "attention_kwargs": attention_kwargs or None,
-            **levels.record,
-            "not_recorded": [*prompts.embeds_used, *(["latents"] if latents_were_passed else [])] or None,
-        }
-        extras = {name: value for name, value in extras.items() if value is not None}
-        named: list[Any] = (
-            [prompt.scenes]
-            if isinstance(prompt, Storyboard)
-            else [*as_list(prompt)] or [None] * (videos // num_videos_per_prompt)
-        )
-        recipes = [
-            self._recipe(settings, named[i // num_videos_per_prompt], negatives[i * len(negatives) // videos], seeds[i])
-            for i in range(videos)
-        ]
-        recipes = [recipe | extras for recipe in recipes]
-        if changed := self.changed:
-            recipes = [recipe | {"model_hash": None, "files_hash": None, "changed": changed} for recipe in recipes]
-            if keep_windows is not None:
-                raise InputError(
-                    f"keep_windows needs the model as it was loaded, to know its windows again: {'; '.join(changed)}"
-                )
-
-        def mark_changed() -> None:  # no recipe makes a run again that a callback has changed
-            for recipe in recipes:
-                recipe |= {"seed": None, "not_recorded": [*extras.get("not_recorded", []), "callback_on_step_end"]}
-
+        start = prepare(self, plan, text.clips, draws)  # noise [B, C, T, H, W], and conditions encoded
+        recipes = write_recipes(self, plan, start.seeds, actions)
         store = None
-        if keep_windows is not None and settings.windows is not None:
-            if negative_prompt_embeds is not None:  # no recipe tells them from others
-                raise InputError("windows can be kept of clips whose prompts are known: give negative_prompt as text")
-            store = WindowStore(Path(keep_windows), recipes)
+        if plan.request.keep_windows is not None and plan.windows is not None:
+            store = WindowStore(Path(plan.request.keep_windows), recipes)
         watch.mark("prepare")
 
         # 3. Denoise
-        parts: Iterator[Tensor] = sample(
-            self,
-            latents.to(device, torch.float32),
-            condition,
-            settings,
-            generators,
-            partial(
-                Denoiser,
-                self,
-                cond=cond,
-                uncond=uncond,
-                scenes=scenes,
-                dynamic_guidance=dynamic_guidance,
-                batched=self.batch_guidance,
-                actions=actions,
-            ),
-            Watcher(watch, callback_on_step_end, callback_on_step_end_tensor_inputs, mark_changed),
-            store,
-            levels,
-        )
-        if store is not None:
-            parts = store.during(parts)
-        chunks = LatentChunks(parts, videos)
-        if output_type != "stream" or settings.windows is None or self.processes is not None:
+        denoiser = partial(Denoiser, self, text=text, plan=plan, batched=self.batch_guidance, actions=actions)
+        inputs = callback_inputs(plan.inputs, self._callback_tensor_inputs)
+        watcher = Watcher(watch, plan.inputs.callback_on_step_end, inputs, partial(mark_changed, recipes))
+        parts: Iterator[Tensor] = sample(self, start, plan, denoiser, watcher, store)
+        chunks = LatentChunks(parts if store is None else store.during(parts), text.clips)
+        if output_type != "stream" or plan.windows is None or self.processes is not None:
             chunks.finish()  # several processes cannot wait until one of them wants the next window
 
         # 4. Decode
         frames: Any
         if output_type == "stream":  # decoded when it is wanted, and so are windows made
-            frames = ClipStreams(
-                self.vae,
-                chunks,
-                causal=settings.causal,
-                loop=loop,
-                free=self.maybe_free_model_hooks,
-                timings=watch.timings,
-            )
+            options = {"causal": plan.causal, "loop": plan.loop}
+            frames = ClipStreams(self.vae, chunks, **options, free=self.maybe_free_model_hooks, timings=watch.timings)
         else:
             frames = chunks.joined()
             if output_type != "latent":
-                clips = decode(self.vae, frames, causal=settings.causal, loop=loop)  # [B, 3, T, H, W]
+                clips = decode(self.vae, frames, causal=plan.causal, loop=plan.loop)  # [B, 3, T, H, W]
                 frames = self.video_processor.postprocess_video(clips.float(), output_type)
             watch.mark("vae")
         self.maybe_free_model_hooks()
-        if not return_dict:
-            return (frames,)
         if self._interrupt:  # no recipe makes half a run again
             recipes = [recipe | {"seed": None} for recipe in recipes]
-        return VideoDiTPipelineOutput(
-            frames=frames, fps=settings.fps, recipes=recipes, output_type=output_type, timings=watch.timings()
-        )
+        return VideoDiTPipelineOutput(frames, plan.fps, recipes, output_type, watch.timings())
 
-    def _recipe(self, settings: Settings, prompt: Any, negative: str, seed: int | None) -> dict[str, Any]:
-        """What it takes to make a clip again; nothing of the machine that it was made on but its numerics."""
-        return {
-            "prompt": prompt,
-            "negative_prompt": negative,
-            "seed": seed,
-            "steps": settings.num_inference_steps,
-            "guidance": settings.guidance_scale,
-            "width": settings.width,
-            "height": settings.height,
-            "num_frames": settings.num_frames,
-            "fps": settings.fps,
-            "scheduler": type(self.scheduler).__name__,
-            "sampling_version": SAMPLING_VERSION,
-            "model": self._model_id,
-            "model_hash": self.model_hash,
-            "files_hash": self._files_hash,
-            "device": self._execution_device.type,
-            "dtype": str(self.transformer.dtype).removeprefix("torch."),
-            "dtypes": {
-                name: dtype_of(part) for name, part in self.components.items() if isinstance(part, torch.nn.Module)
-            },
-            "versions": {name: _version(name) for name in ("videodit", "torch", "diffusers", "transformers")},
-        }
+    def _begin_call(self, plan: Plan) -> None:
+        """Set what callbacks see, and see that several processes can share the work."""
+        self._interrupt = False
+        self._attention_kwargs = plan.request.attention_kwargs
+        self._guidance_scale_2 = plan.request.guidance_scale_2
+        self._begin_run(plan.guidance_scale)
+        if self.processes is not None:
+            scenes = isinstance(plan.request.prompt, Storyboard) and plan.spec.geometry.patch.t == 1
+            tokens = plan.divided_tokens(scenes=scenes)
+            self.processes.check(tokens, guided=plan.guided, keep_windows=plan.request.keep_windows)
+
+    def _may_guide(self, plan: Plan) -> bool:
+        """Whether there is guidance, or a callback may turn it on."""
+        called = plan.inputs.callback_on_step_end is not None
+        return plan.guided or (self._sampling.guided and called and self._reads_text)
+
+    def tiling_of(self, height: int, width: int) -> list[int] | None:
+        """The autoencoder's tiles, where a clip is larger than one.
+
+        Returns:
+            Size and overlap of square tiles, in pixels; height, width and strides along both of others.
+        """
+        vae = self.vae
+        if not getattr(vae, "use_tiling", False):
+            return None
+        if not isinstance(vae, CausalVideoVAE):
+            return []
+        tile = vae.tile_sample_min_height, vae.tile_sample_min_width
+        steps = [vae.tile_sample_stride_height, vae.tile_sample_stride_width]
+        if height <= tile[0] and width <= tile[1]:
+            return None
+        return [tile[0], tile[0] - steps[0]] if tile[0] == tile[1] and steps[0] == steps[1] else [*tile, *steps]
 
 
 def _sampled_as(transformer: Any) -> str | None:
@@ -904,59 +668,3 @@ def _sampled_as(transformer: Any) -> str | None:
     if len(legal) > 1:
         raise InputError(f"a transformer of family {name!r} needs sampled_as; legal are {', '.join(legal)}")
     return legal[0] if legal else None
-
-
-def images_as_frames(image: Any, last_image: Any) -> list[Frames]:
-    """What the short names for a first and a last image stand for.
-
-    Raises:
-        ValueError: several images, or something else.
-    """
-    found = []
-    for at, one in ((0, image), (-1, last_image)):
-        if one is None:
-            continue
-        if isinstance(one, (Tensor, np.ndarray)) and one.ndim == 4 and len(one) != 1:
-            raise InputError(
-                f"an image must be one PIL image, array or tensor, got {list(one.shape)}; Frames takes several"
-            )
-        if not isinstance(one, (Tensor, np.ndarray, PIL.Image.Image, str, os.PathLike)):
-            raise InputError(
-                f"an image must be one PIL image, array, tensor or path, got {type(one).__name__}; Frames takes several"
-            )
-        found.append(Frames(one, at))
-    return found
-
-
-def _tiling(vae: Any, settings: Settings) -> list[int] | None:
-    """The autoencoder's tiles, where the clip is larger than one.
-
-    Returns:
-        Size and overlap of square tiles, in pixels; height, width and strides along both of others.
-    """
-    if not getattr(vae, "use_tiling", False):
-        return None
-    if not isinstance(vae, CausalVideoVAE):
-        return []
-    height, width = vae.tile_sample_min_height, vae.tile_sample_min_width
-    steps = [vae.tile_sample_stride_height, vae.tile_sample_stride_width]
-    if settings.height <= height and settings.width <= width:
-        return None
-    return [height, height - steps[0]] if height == width and steps[0] == steps[1] else [height, width, *steps]
-
-
-def _attention_backend(transformer: Any) -> str | None:
-    """The transformer's attention backend; ``None`` for torch's own."""
-    for module in transformer.modules():
-        backend = getattr(getattr(module, "processor", None), "_attention_backend", None)
-        if backend is not None:
-            name = str(getattr(backend, "value", backend))
-            return None if name == "native" else name
-    return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

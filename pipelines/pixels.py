@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from videodit.errors import InputError
 from videodit.limits import current_limits
+from videodit.pipelines.conditions import Fit, check_fit
 from videodit.reading.files import Media, Unreadable
 from videodit.reading.pictures import SUFFIXES, Picture, is_picture, read_picture, to_rgb
 
 logger = logging.getLogger(__name__)
-Fit = Literal["crop", "pad", "stretch", "error"]
 
 
 def read_frames(
@@ -145,8 +145,7 @@ class Fitting:
     """
 
     def __init__(self, h: int, w: int, height: int, width: int, fit: Fit, *, name: str) -> None:
-        if fit not in get_args(Fit):
-            raise InputError(f"fit must be one of {get_args(Fit)}, got {fit!r}")
+        check_fit(fit)
         self.notices: list[str] = []
         self._size = (height, width)
         self._box, self._inner = (0, 0, w, h), (width, height)  # what is taken, and how large it becomes

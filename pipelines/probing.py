@@ -11,14 +11,55 @@ import torch
 from torch import Tensor
 
 from videodit.errors import InputError
-from videodit.flow import NUM_TRAIN_TIMESTEPS, Objective
-from videodit.pipelines.scheduling import SchedulerStep
+from videodit.families.sampling import Sigmas
+from videodit.objectives import NUM_TRAIN_TIMESTEPS, Objective
+from videodit.pipelines.planning import Plan
+from videodit.pipelines.scheduling import SchedulerStep, set_timesteps
 
 Draws = Literal["nothing", "generator", "elsewhere"]
 """Where a scheduler's steps draw noise from: nowhere, the call's generator, or something that no seed holds."""
 
 _TOLERANCE = 0.1
 _CLEAN = torch.linspace(-0.9, 0.9, 16).view(1, 2, 2, 2, 2)
+
+
+_PREDICTION_TYPES = {"flow": "flow_prediction", "v": "v_prediction", "epsilon": "epsilon"}
+_MOST_STEPS = 50
+
+
+def probe_scheduler(scheduler: Any, plan: Plan, objective: Objective, spacing: Sigmas) -> Draws:
+    """See that a scheduler can sample a model with the noise levels of a plan.
+
+    Args:
+        scheduler: any of diffusers'.
+        plan: of the run.
+        objective: what the model predicts.
+        spacing: see :class:`videodit.families.sampling.Sampling`.
+
+    Returns:
+        Where its steps draw noise from.
+
+    Raises:
+        InputError: options that do not fit the model, or levels with which it does not arrive at a clean sample.
+    """
+    flow = objective == "flow"
+    needs: dict[str, Any] = {"prediction_type": _PREDICTION_TYPES[objective]}
+    if flow:
+        needs["use_flow_sigmas"] = True
+    for name, needed in needs.items():
+        has = scheduler.config.get(name, needed if flow else None)  # FlowMatch has neither
+        if has != needed:
+            advice = " or a FlowMatch scheduler" if flow else ""
+            raise InputError(
+                f"{type(scheduler).__name__} has {name} {has!r}; this model needs {name}={needed!r}{advice}"
+            )
+    steps = plan.num_inference_steps if plan.levels.count else min(plan.num_inference_steps, _MOST_STEPS)
+
+    def lay_out(one: Any) -> None:
+        place = torch.device("cpu")
+        set_timesteps(one, steps, spacing=spacing, num_tokens=plan.window_tokens, device=place, levels=plan.levels)
+
+    return probe(scheduler, lay_out, objective, eta=plan.levels.eta)
 
 
 def probe(scheduler: Any, lay_out: Callable[[Any], object], objective: Objective, *, eta: float = 0.0) -> Draws:

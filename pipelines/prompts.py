@@ -1,4 +1,4 @@
-"""What a call says of its prompts: checked before any work, then encoded, or taken as they were encoded elsewhere."""
+"""Prompts as the transformer sees them: encoded, or taken as they were encoded elsewhere."""
 
 from __future__ import annotations
 
@@ -8,183 +8,113 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from videodit.errors import InputError
+from videodit.pipelines.request import Inputs, Request, as_list
 from videodit.pipelines.storyboard import Storyboard
 from videodit.text import TextTokens, from_embeds
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """A call's prompts and what stands for them; see :meth:`videodit.VideoDiTPipeline.__call__`."""
-
-    prompt: str | Sequence[str] | Storyboard | None = None
-    negative_prompt: str | Sequence[str] | None = None
-    prompt_embeds: Tensor | None = None
-    prompt_attention_mask: Tensor | None = None
-    pooled_prompt_embeds: Tensor | None = None
-    negative_prompt_embeds: Tensor | None = None
-    negative_prompt_attention_mask: Tensor | None = None
-    negative_pooled_prompt_embeds: Tensor | None = None
-    max_sequence_length: int | None = None
-
-    @property
-    def negatives(self) -> list[str]:
-        """The negative prompts; the empty one where there are none, nor embeddings of them."""
-        return as_list(self.negative_prompt, "negative_prompt") or [""]
-
-    @property
-    def texts(self) -> list[str]:
-        """All that is to be read, without repeats."""
-        return list(dict.fromkeys([*as_list(self.prompt), *as_list(self.negative_prompt, "negative_prompt")]))
-
-    @property
-    def embeds_used(self) -> list[str]:
-        """The names of encoded prompts, which recipes cannot hold."""
-        return [name for name in ("prompt_embeds", "negative_prompt_embeds") if getattr(self, name) is not None]
-
-    def check(self, pipe: Any, *, guided: bool) -> int:
-        """Check them against each other and what the pipeline has.
-
-        Args:
-            pipe: the pipeline.
-            guided: a negative prompt is needed, the empty one at least.
-
-        Returns:
-            The number of prompts; a storyboard counts as one.
-
-        Raises:
-            InputError: naming what is wrong, or the component that is missing.
-        """
-        if (self.prompt is None) == (self.prompt_embeds is None):
-            raise InputError("give either prompt or prompt_embeds")
-        self._check_embeds(pipe, "")
-        self._check_embeds(pipe, "negative_")
-        if self.prompt_embeds is not None:
-            count = len(self.prompt_embeds)
-        else:
-            prompts = as_list(self.prompt)
-            if not prompts:
-                raise InputError("the list of prompts is empty")
-            count = 1 if isinstance(self.prompt, Storyboard) else len(prompts)
-        if self.negative_prompt is not None and self.negative_prompt_embeds is not None:
-            raise InputError("negative_prompt and negative_prompt_embeds exclude each other; pass one of them")
-        negatives = as_list(self.negative_prompt, "negative_prompt")
-        if self.negative_prompt_embeds is not None:
-            if not pipe.sampling.guided:
-                raise InputError("this model has its guidance built in and takes no negative_prompt_embeds")
-            if len(self.negative_prompt_embeds) not in (1, count):
-                rows = len(self.negative_prompt_embeds)
-                raise InputError(f"negative_prompt_embeds has {rows} prompts for {count}; pass 1 or as many")
-        elif len(negatives) not in (0, 1, count):
-            raise InputError(f"{len(negatives)} negative prompts for {count} prompts; give one or as many")
-        if self.prompt is not None:
-            pipe.check_text_components("prompt", "prompt_embeds")
-        if guided and self.negative_prompt_embeds is None:
-            pipe.check_text_components("guidance", "negative_prompt_embeds, or guidance_scale=1")
-        self._check_length(pipe)
-        return count
-
-    def _check_embeds(self, pipe: Any, sign: str) -> None:
-        """Check one set of encoded prompts."""
-        name, mask_name, pooled_name = (f"{sign}{one}" for one in _NAMES)
-        embeds, mask, pooled = (getattr(self, one) for one in (name, mask_name, pooled_name))
-        for one, tensor in ((name, embeds), (mask_name, mask), (pooled_name, pooled)):
-            if tensor is not None and not isinstance(tensor, Tensor):
-                raise InputError(f"{one} must be a tensor, got {type(tensor).__name__}")
-        if mask is not None and (embeds is None or mask.shape != embeds.shape[:2]):
-            shape = "none of those" if embeds is None else list(embeds.shape)
-            raise InputError(f"{mask_name} {list(mask.shape)} must be [B, L] of {name}, got {shape}")
-        needs_pooled = pipe.sampling.pooled_component is not None
-        if pooled is not None and (embeds is None or not needs_pooled):
-            reason = f"it goes with {name}" if embeds is None else "this model takes none"
-            raise InputError(f"{pooled_name} {list(pooled.shape)} has no use: {reason}")
-        if embeds is None:
-            return
-        text_dim = pipe.transformer.config.text_dim
-        if embeds.ndim != 3 or embeds.shape[2] != text_dim:
-            raise InputError(f"{name} must be [B, L, {text_dim}], got {list(embeds.shape)}")
-        if not embeds.shape[0] or not embeds.shape[1] or not torch.isfinite(embeds).all():
-            raise InputError(f"{name} must hold finite numbers of at least one token, got {list(embeds.shape)}")
-        if not needs_pooled:
-            return
-        if pooled is None:
-            raise InputError(f"this model reads a prompt in two ways; pass {pooled_name} with {name}")
-        legal = [len(embeds), pipe.transformer.config.pooled_dim]
-        if list(pooled.shape) != legal:
-            raise InputError(f"{pooled_name} must be {legal}, got {list(pooled.shape)}")
-
-    def _check_length(self, pipe: Any) -> None:
-        length = self.max_sequence_length
-        if length is None:
-            return
-        if self.prompt is None:
-            raise InputError(f"max_sequence_length is {length}, but prompt_embeds are encoded already")
-        most = getattr(pipe.text, "max_length", None)
-        if most is None:
-            raise InputError(
-                f"max_sequence_length is {length}, but prompts were encoded ahead at the model's own length"
-            )
-        if not isinstance(length, Integral) or isinstance(length, bool) or not 1 <= length <= most:
-            raise InputError(f"max_sequence_length must be a whole number from 1 to {most}, got {length!r}")
-
-    def encode(
-        self, pipe: Any, device: torch.device, *, guided: bool, repeats: int
-    ) -> tuple[TextTokens, TextTokens | None, list[TextTokens]]:
-        """The prompts, what guidance leads away from, and a storyboard's scenes, each ``repeats`` times.
-
-        Args:
-            pipe: the pipeline.
-            device: where they go.
-            guided: there is something that guidance leads away from.
-            repeats: clips a prompt.
-        """
-        scenes: list[TextTokens] = []
-        if isinstance(self.prompt, Storyboard):
-            scenes = [repeat(self._read(pipe, [one], device), repeats) for one in self.prompt.prompts]
-            cond = scenes[0]
-        elif self.prompt_embeds is not None:
-            cond = repeat(self._taken(pipe, "", device), repeats)
-        else:
-            cond = repeat(self._read(pipe, as_list(self.prompt), device), repeats)
-        if not guided:
-            return cond, None, scenes
-        if self.negative_prompt_embeds is not None:
-            uncond = self._taken(pipe, "negative_", device)
-        else:
-            uncond = self._read(pipe, self.negatives, device)
-        uncond = repeat(uncond, len(cond.embeds) // len(uncond.embeds))
-        if pipe.text_spec.negative_takes_mask:
-            uncond = replace(uncond, embeds=uncond.embeds[:, : cond.embeds.shape[1]], mask=cond.mask)
-        return cond, uncond, scenes
-
-    def _read(self, pipe: Any, prompts: Sequence[str], device: torch.device) -> TextTokens:
-        length = {} if self.max_sequence_length is None else {"max_length": int(self.max_sequence_length)}
-        return pipe.text(prompts, device=device, **length)
-
-    def _taken(self, pipe: Any, sign: str, device: torch.device) -> TextTokens:
-        embeds, mask, pooled = (getattr(self, f"{sign}{name}") for name in _NAMES)
-        mask = torch.ones(embeds.shape[:2]) if mask is None else mask
-        pooled = None if pooled is None else pooled.to(device)
-        return from_embeds(pipe.text_spec, embeds.to(device), mask.to(device).bool(), pooled)
-
+from videodit.weights import check_finite
 
 _NAMES = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
 
 
-def as_list(prompt: str | Sequence[str] | Storyboard | None, name: str = "prompt") -> list[str]:
-    """One prompt, several or none as a list.
+@dataclass(frozen=True)
+class Text:
+    """Encoded prompts of a batch of clips.
+
+    Attributes:
+        cond: what the clips should show.
+        uncond: what guidance leads away from; ``None`` without guidance.
+        scenes: of a storyboard, in its order; empty for one prompt a clip.
+    """
+
+    cond: TextTokens
+    uncond: TextTokens | None
+    scenes: tuple[TextTokens, ...] = ()
+
+    @property
+    def clips(self) -> int:
+        """How many there are."""
+        return len(self.cond.embeds)
+
+    def check(self) -> None:
+        """See that the encoders have made numbers of it.
+
+        Raises:
+            ModelError: naming what is not finite.
+        """
+        for encoded in (self.cond, self.uncond, *self.scenes):
+            if encoded is None:
+                continue
+            check_finite(encoded.embeds, "the text encoder's tokens")
+            if encoded.pooled is not None:
+                check_finite(encoded.pooled, "the text encoder's pooled tokens")
+
+
+def check_encoders(pipe: Any, request: Request, inputs: Inputs, *, guided: bool) -> None:
+    """See that the pipeline can read what it has to read.
+
+    Args:
+        pipe: the pipeline.
+        request: of the call.
+        inputs: live objects beside it.
+        guided: a negative prompt is needed, the empty one at least.
 
     Raises:
-        InputError: something in it is not a string.
+        InputError: a component that is missing, or a ``max_sequence_length`` that the tokenizer does not take.
     """
-    prompt = prompt.prompts if isinstance(prompt, Storyboard) else prompt
-    prompts = [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
-    for text in prompts:
-        if not isinstance(text, str):
-            raise InputError(f"a {name} must be a string, got {text!r}")
-    return prompts
+    if request.prompt is not None:
+        pipe.check_text_components("prompt", "prompt_embeds")
+    if guided and inputs.negative_prompt_embeds is None:
+        pipe.check_text_components("guidance", "negative_prompt_embeds, or guidance_scale=1")
+    length = request.max_sequence_length
+    if length is None:
+        return
+    if request.prompt is None:
+        raise InputError(f"max_sequence_length is {length}, but prompt_embeds are encoded already")
+    most = getattr(pipe.text, "max_length", None)
+    if most is None:
+        raise InputError(f"max_sequence_length is {length}, but prompts were encoded ahead at the model's own length")
+    if not isinstance(length, Integral) or isinstance(length, bool) or not 1 <= length <= most:
+        raise InputError(f"max_sequence_length must be a whole number from 1 to {most}, got {length!r}")
+
+
+def encode(pipe: Any, request: Request, inputs: Inputs, device: torch.device, *, guided: bool) -> Text:
+    """The prompts, what guidance leads away from, and a storyboard's scenes, once for each clip.
+
+    Args:
+        pipe: the pipeline.
+        request: of the call.
+        inputs: live objects beside it.
+        device: where they go.
+        guided: there is something that guidance leads away from.
+    """
+    repeats, length = request.num_videos_per_prompt, request.max_sequence_length
+
+    def read(prompts: Sequence[str]) -> TextTokens:
+        options = {} if length is None else {"max_length": int(length)}
+        tokens: TextTokens = pipe.text(prompts, device=device, **options)
+        return tokens
+
+    def taken(sign: str) -> TextTokens:
+        embeds, mask, pooled = (getattr(inputs, f"{sign}{name}") for name in _NAMES)
+        mask = torch.ones(embeds.shape[:2]) if mask is None else mask
+        pooled = None if pooled is None else pooled.to(device)
+        return from_embeds(pipe.text_spec, embeds.to(device), mask.to(device).bool(), pooled)
+
+    scenes: tuple[TextTokens, ...] = ()
+    if isinstance(request.prompt, Storyboard):
+        scenes = tuple(repeat(read([one]), repeats) for one in request.prompt.prompts)
+        cond = scenes[0]
+    else:
+        cond = repeat(read(as_list(request.prompt)) if inputs.prompt_embeds is None else taken(""), repeats)
+    if not guided:
+        return Text(cond, None, scenes)
+    uncond = read(request.negatives) if inputs.negative_prompt_embeds is None else taken("negative_")
+    uncond = repeat(uncond, len(cond.embeds) // len(uncond.embeds))
+    if pipe.text_spec.negative_takes_mask:
+        uncond = replace(uncond, embeds=uncond.embeds[:, : cond.embeds.shape[1]], mask=cond.mask)
+    return Text(cond, uncond, scenes)
 
 
 def repeat(text: TextTokens, times: int) -> TextTokens:

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
 from videodit.errors import InputError
+from videodit.pipelines.request import Inputs
+
+
+def callback_inputs(inputs: Inputs, legal: Sequence[str]) -> Sequence[str]:
+    """Which tensors a call's callback gets; a ``PipelineCallback`` of diffusers' names its own.
+
+    Args:
+        inputs: of the call.
+        legal: the names that there are.
+
+    Raises:
+        InputError: other names.
+    """
+    callback, names = inputs.callback_on_step_end, inputs.callback_on_step_end_tensor_inputs
+    if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+        names = callback.tensor_inputs
+    if unknown := set(names) - set(legal):
+        raise InputError(f"callback tensors must be among {list(legal)}, got {sorted(unknown)}")
+    return names
 
 
 class RunState:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from videodit.errors import InputError
 from videodit.pipelines.acceleration import Stopwatch
-from videodit.pipelines.conditioning import Condition
 from videodit.pipelines.denoising import Denoiser
-from videodit.pipelines.registry import Settings
-from videodit.pipelines.scheduling import Levels, SchedulerStep, set_timesteps
-from videodit.pipelines.windows import WindowStore, window_tokens, windows_of
+from videodit.pipelines.planning import Plan
+from videodit.pipelines.preparing import Start
+from videodit.pipelines.scheduling import SchedulerStep, set_timesteps
+from videodit.pipelines.window_store import WindowStore
 from videodit.weights import check_finite
 
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
@@ -81,27 +81,21 @@ def _check_returned(changed: Any, tensors: Mapping[str, Tensor | None]) -> None:
 @torch.no_grad()
 def sample(
     pipe: Any,
-    noise: Tensor,
-    condition: Condition,
-    settings: Settings,
-    generators: list[torch.Generator],
+    start: Start,
+    plan: Plan,
     denoiser: Callable[..., Denoiser],
     watcher: Watcher,
     store: WindowStore | None = None,
-    levels: Levels | None = None,
 ) -> Generator[Tensor, None, None]:
     """Make clips, window by window where they are longer than one.
 
     Args:
         pipe: the pipeline, for its scheduler and its progress bar.
-        noise: ``[B, C, T, H, W]`` of the whole clips.
-        condition: what is given of them.
-        settings: of the call.
-        generators: one a clip, for schedulers that draw noise in each step.
+        start: noise of the whole clips, and what is fixed of them.
+        plan: of the run.
         denoiser: makes a :class:`Denoiser` for a window.
         watcher: is told of each step.
         store: keeps what windows add.
-        levels: noise levels of the call's own; ``None``: the family's.
 
     Raises:
         ModelError: latents that are not finite, before they are kept.
@@ -109,11 +103,11 @@ def sample(
     Yields:
         Latents ``[B, C, t, H, W]``, from the clips' beginning to their end, as soon as they are final.
     """
-    levels = Levels() if levels is None else levels
-    windows = windows_of(settings, None if condition.renoised else condition.level)
+    noise, condition, generators = start.noise, start.condition, start.generators
+    windows = plan.spans
     forward = windows[0].fresh.start <= windows[-1].fresh.start
     done = noise.clone() if condition.clean is None else condition.clean.clone()
-    begin = condition.begin(settings.num_inference_steps) * getattr(pipe.scheduler, "order", 1)
+    begin = condition.begin(plan.num_inference_steps) * getattr(pipe.scheduler, "order", 1)
     shown = 0  # latent frames that were yielded
     for number, window in enumerate(windows):
         watcher.watch.resume()  # somebody may have decoded the last window before wanting this one
@@ -124,16 +118,16 @@ def sample(
                     model._reset_stateful_cache()  # what caches know of another window says nothing of this one
             set_timesteps(  # again for each window: a scheduler counts its steps
                 pipe.scheduler,
-                settings.num_inference_steps,
+                plan.num_inference_steps,
                 spacing=pipe.sampling.sigmas,
-                num_tokens=window_tokens(settings),
+                num_tokens=plan.window_tokens,
                 device=noise.device,
-                levels=levels,
+                levels=plan.levels,
             )
-            pipe._begin_run(settings.guidance_scale)  # a callback may have changed it in the window before
+            pipe._begin_run(plan.guidance_scale)  # a callback may have changed it in the window before
             part = condition.window(window.span, done, window.keep).snapped(pipe.scheduler)
-            denoise = denoiser(condition=part, settings=settings, span=window.span)
-            latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin, levels.eta)
+            denoise = denoiser(condition=part, span=window.span)
+            latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin, plan.levels.eta)
             part_of = f"window {number + 1} of {len(windows)}" if len(windows) > 1 else "the last step"
             check_finite(latents, f"the transformer's latents after {part_of}")
             first = window.fresh.start - window.span.start

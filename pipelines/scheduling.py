@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,82 +14,12 @@ from torch import Tensor
 
 from videodit.errors import InputError
 from videodit.families.sampling import Sigmas
-from videodit.flow import NUM_TRAIN_TIMESTEPS
+from videodit.pipelines.levels import Levels
 
 logger = logging.getLogger(__name__)
 
-SAMPLING_VERSION = 2
-"""What recipes call the way in which noise levels are laid out. Version 1, which recipes do not name, applied the shift
-of FlowMatch schedulers twice: see :func:`levels_differ`."""
-
 _SHIFT_KEYS = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
 _FLOW_MATCH = (FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, FlowMatchLCMScheduler)
-
-
-@dataclass(frozen=True)
-class Levels:
-    """What a call says of noise levels beside their number.
-
-    Attributes:
-        sigmas: noise levels of flow matching, from 1 downwards, before the scheduler's shift; ``None``: the family's.
-        timesteps: what the transformer sees, after any shift, in place of sigmas.
-        eta: how much noise DDIM draws in each step, from 0 to 1.
-
-    Raises:
-        InputError: both lists, or a list that is empty, not finite, not descending or out of range.
-    """
-
-    sigmas: Sequence[float] | None = None
-    timesteps: Sequence[float] | None = None
-    eta: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.sigmas is not None and self.timesteps is not None:
-            raise InputError("sigmas and timesteps exclude each other; pass one of them")
-        for name, most, zero in (("sigmas", 1, False), ("timesteps", NUM_TRAIN_TIMESTEPS, True)):
-            values = getattr(self, name)
-            if values is None:
-                continue
-            try:
-                values = tuple(float(value) for value in values)
-            except (TypeError, ValueError):
-                raise InputError(f"{name} must be a list of numbers, got {values!r}") from None
-            object.__setattr__(self, name, values)
-            low = all(value > 0 for value in values[:-1]) and all(
-                value > 0 or (zero and value == 0) for value in values
-            )
-            if not values or not low or not all(value <= most for value in values):  # false for NaN, too
-                legal = f"from 0 to {most}" if zero else f"above 0 and at most {most}"
-                raise InputError(f"{name} must be numbers {legal}, got {list(values)}")
-            if any(not after < before for before, after in itertools.pairwise(values)):
-                raise InputError(f"{name} must descend, got {list(values)}")
-        if not isinstance(self.eta, (int, float)) or not 0 <= self.eta <= 1:
-            raise InputError(f"eta must be from 0 to 1, got {self.eta}")
-
-    @property
-    def count(self) -> int | None:
-        """How many steps the lists have; ``None`` without a list."""
-        values = self.timesteps if self.sigmas is None else self.sigmas
-        return None if values is None else len(values)
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What a recipe says of them."""
-        lists = {"sigmas": self.sigmas, "timesteps": self.timesteps}
-        return {name: list(values) for name, values in lists.items() if values} | (
-            {"eta": self.eta} if self.eta else {}
-        )
-
-
-def levels_differ(scheduler: str, spacing: Sigmas) -> bool:
-    """Whether clips of recipes without a sampling version had other noise levels.
-
-    Args:
-        scheduler: the name of its class.
-        spacing: of the model's family.
-    """
-    own = spacing == "own" and scheduler == "FlowMatchEulerDiscreteScheduler"
-    return own or scheduler in ("FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
 
 
 def set_timesteps(
@@ -291,14 +219,24 @@ def check_generators(generator: Any, device: torch.device | None = None) -> None
             raise InputError(f"the scheduler draws noise on {device}; a generator on {one.device} cannot give it")
 
 
-def make_generators(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:
-    """A generator a clip: those given, the same one again and again, or fresh ones."""
-    if generator is None:
-        fresh = [torch.Generator() for _ in range(count)]
-        for g in fresh:
-            logger.info("seed %d", g.seed())
-        return fresh
-    return list(generator) if isinstance(generator, Sequence) else [generator] * count
+def make_generators(
+    generator: torch.Generator | Sequence[torch.Generator] | None, count: int, *, seed: int | None = None
+) -> list[torch.Generator]:
+    """A generator a clip: those of the call, the same one again and again, or new ones.
+
+    Args:
+        generator: of the call.
+        count: how many clips there are.
+        seed: of the first new one, the others follow; ``None`` draws a seed for each, and logs it.
+    """
+    if generator is not None:
+        return list(generator) if isinstance(generator, Sequence) else [generator] * count
+    if seed is not None:
+        return [torch.Generator().manual_seed(seed + i) for i in range(count)]
+    new = [torch.Generator() for _ in range(count)]
+    for one in new:
+        logger.info("seed %d", one.seed())
+    return new
 
 
 def seeds_of(generators: list[torch.Generator]) -> list[int | None]:

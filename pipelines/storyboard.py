@@ -6,13 +6,14 @@ import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from videodit.errors import InputError
 from videodit.prompts import check_text, is_blank
 from videodit.shapes import VideoGeometry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LARGEST_FILE = 10_000_000  # bytes
 
@@ -97,6 +98,8 @@ class Storyboard:
 
     def weights(self, geometry: VideoGeometry, latent_frames: int, fps: float) -> Tensor:
         """How much each scene counts in each latent frame, ``[scenes, T]``; sums over scenes are 1."""
+        import torch
+
         centers = [geometry.frames_of(k) for k in range(latent_frames)]
         time = torch.tensor([(frames[0] + frames[-1] + 1) / 2 / fps for frames in centers])
         begun = torch.stack(  # the share of each scene's beginning that is over

@@ -147,8 +147,8 @@ def test_masks_grow_to_whole_tokens_and_groups(bench: Any) -> None:
     tokens = bench.pipe.spec.geometry.vae_stride.h * bench.pipe.spec.geometry.patch.h
     assert grown.sum() == 4 * tokens**2
     assert grown[5:9, 3, 20].all()
-    white = bench.pipe.check_inputs("a ball", conditions=[Region(grown, np.zeros((17, 32, 32, 3), np.uint8))])
-    assert (white.given.level > 0).sum() == (tokens // bench.pipe.spec.geometry.vae_stride.h) ** 2
+    plan = bench.pipe.check_inputs("a ball", conditions=[Region(grown, np.zeros((17, 32, 32, 3), np.uint8))])
+    assert (plan.conditions.level > 0).sum() == (tokens // bench.pipe.spec.geometry.vae_stride.h) ** 2
 
 
 def test_things_to_inpaint_are_where_nothing_was(bench: Any) -> None:

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from videodit import CausalVideoVAE, VideoDiT
-from videodit.checkpoints import PICKLE_SUFFIXES, check_class, check_weights, read_json
+from videodit.checkpoints import PICKLE_SUFFIXES, check_weights
+from videodit.configs import check_class, read_json
 from videodit.errors import ModelError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

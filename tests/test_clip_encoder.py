@@ -20,10 +20,12 @@ from videodit.datasets.clips.cache import LatentCache, begin, write_samples
 from videodit.datasets.clips.encode import cache_info, text_key
 from videodit.datasets.clips.latent_shards import ShardWriter
 from videodit.pipelines.autoencoders import decode
-from videodit.pipelines.conditioning import prepare_condition
-from videodit.pipelines.conditions import Frames, settle_conditions
-from videodit.pipelines.encoding import ClipEncoder
-from videodit.pipelines.registry import settle
+from videodit.pipelines.clip_encoder import ClipEncoder
+from videodit.pipelines.conditions import Frames
+from videodit.pipelines.latent_conditions import prepare_condition
+from videodit.pipelines.placing import place_conditions
+from videodit.pipelines.request import Request
+from videodit.pipelines.settings import plan_settings
 from videodit.text import TextTokens
 
 
@@ -126,8 +128,8 @@ def test_first_images_are_those_of_sampling(name: str, folder: Callable[[str], P
         return
     pictures = [frames[0] / 255.0, frames[-1] / 255.0 if name == "wan-flf2v" else None]
     at = [at for at, picture in zip((0, -1), pictures, strict=True) if picture is not None]
-    settings = settle(pipe.spec, height=frames.shape[1], width=frames.shape[2], num_frames=len(frames))
-    given = settle_conditions([Frames(pictures[i], i) for i in at], pipe.spec, settings)
+    settings = plan_settings(Request(height=frames.shape[1], width=frames.shape[2], num_frames=len(frames)), pipe.spec)
+    given = place_conditions([Frames(pictures[i], i) for i in at], pipe.spec, settings)
     expected = prepare_condition(
         pipe,
         given,

@@ -320,7 +320,7 @@ def test_commands_on_clips_go_on_too(
     windowed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """An error while the file is written leaves the windows; without --seed the clip goes on with its own."""
-    from videodit.pipelines.windows import WindowStore
+    from videodit.pipelines.window_store import WindowStore
 
     name, *flags = command.split()
     clips = [written(f"{i}.mp4", 9) for i in range(2 if name == "connect" else 1)]

@@ -25,11 +25,14 @@ from torch import Tensor
 from videodit import Edit, Frames, Region, VideoDiTPipeline
 from videodit.media import write_video
 from videodit.pipelines.autoencoders import decode, encode_posterior
-from videodit.pipelines.conditioning import Condition
-from videodit.pipelines.conditions import FREE, Given, edit_steps, settle_conditions
+from videodit.pipelines.conditions import edit_steps
+from videodit.pipelines.latent_conditions import Condition
 from videodit.pipelines.pixels import fitted, read_frames, read_mask
-from videodit.pipelines.registry import ModelSpec, settle
+from videodit.pipelines.placing import FREE, PlacedConditions, place_conditions
+from videodit.pipelines.request import Request
 from videodit.pipelines.scheduling import at_level, set_timesteps
+from videodit.pipelines.settings import plan_settings
+from videodit.pipelines.spec import ModelSpec
 from videodit.shapes import Size3D, VideoGeometry
 
 PROMPT = "a red ball bounces on the grass"
@@ -76,8 +79,8 @@ def with_scheduler(pipe: VideoDiTPipeline, scheduler: Any) -> VideoDiTPipeline:
     return other
 
 
-def settled(spec: ModelSpec, *conditions: Any, num_frames: int = 17, **settings: Any) -> Given:
-    return settle_conditions(conditions, spec, settle(spec, num_frames=num_frames, **settings))
+def settled(spec: ModelSpec, *conditions: Any, num_frames: int = 17, **settings: Any) -> PlacedConditions:
+    return place_conditions(conditions, spec, plan_settings(Request(num_frames=num_frames, **settings), spec))
 
 
 # ---- pixels --------------------------------------------------------------------------------------
@@ -247,7 +250,7 @@ def test_what_is_no_mask_is_named(source: Any, message: str) -> None:
 # ---- conditions, settled ---------------------------------------------------------------------------
 
 
-def levels(given: Given) -> list[float]:
+def levels(given: PlacedConditions) -> list[float]:
     assert given.level is not None
     flat = given.level.flatten(1)
     assert (flat == flat[:, :1]).all()
@@ -761,7 +764,7 @@ def test_a_region_of_a_model_without_clean_parts_is_repaint_written_out(
 
     pixels = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     clean, _ = encode_posterior(pipe.vae, pixels)
-    free = settle_conditions([Region(white, clip)], pipe.spec, settings).level == FREE  # type: ignore[operator]
+    free = place_conditions([Region(white, clip)], pipe.spec, settings).level == FREE  # type: ignore[operator]
     assert 0 < free.float().mean() < 1
     scheduler = pipe.scheduler
     known: dict[int, Tensor] = {}
@@ -881,7 +884,7 @@ def test_regions_are_kept_beside_the_image_of_an_image_model(name: str, tmp_path
         "a ball", **call, num_inference_steps=2, output_type="latent", generator=seeded(1),
         conditions=[Region(white, clip)],
     ).frames  # fmt: skip
-    given = settle_conditions([Frames(call["image"]), Region(white, clip)], pipe.spec, pipe.check_inputs(
+    given = place_conditions([Frames(call["image"]), Region(white, clip)], pipe.spec, pipe.check_inputs(
         "a ball", image=call["image"], num_frames=frames, height=height, width=width))  # fmt: skip
     assert given.clip is not None
     assert given.level is not None

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from videodit import CausalVideoVAE, VideoDiT, VideoDiTPipeline
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families.parity import MEMBERS, randomize
-from videodit.pipelines.registry import plan
+from videodit.pipelines.spec import ModelFolder
 from videodit.weights import is_finite
 
 NETWORKS = ["text_encoder", "transformer", "vae"]
@@ -87,7 +87,7 @@ def test_quantized_files_are_refused_by_their_layout(model: Path, suffix: str) -
 def test_a_config_that_asks_for_code_is_refused(model: Path, part: str, entry: dict[str, Any]) -> None:
     edit(model / part / "config.json", **entry)
     with pytest.raises(ModelError, match=f"{part}.*{next(iter(entry))}"):
-        plan(str(model))
+        ModelFolder.find(str(model))
 
 
 def test_a_tokenizer_that_asks_for_code_is_refused(model: Path) -> None:
@@ -139,7 +139,7 @@ def test_entries_of_wrong_types_and_absurd_sizes_are_refused(model: Path, file: 
 def test_json_that_is_none_is_refused(model: Path, content: str) -> None:
     (model / "model_index.json").write_text(content)
     with pytest.raises(ModelError, match=r"model_index\.json is not valid JSON"):
-        plan(str(model))
+        ModelFolder.find(str(model))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

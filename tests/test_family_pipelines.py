@@ -37,8 +37,10 @@ from videodit import VideoDiTPipeline
 from videodit.cli.main import main
 from videodit.families.parity import MEMBERS, randomize
 from videodit.media import probe, read_recipe
-from videodit.pipelines.registry import plan
+from videodit.pipelines.request import Request
 from videodit.pipelines.scheduling import noise_levels
+from videodit.pipelines.settings import Settings, check_conditions, plan_settings
+from videodit.pipelines.spec import ModelFolder
 
 WORDS = ["a", "red", "ball", "bounces", "on", "the", "grass", "blue", "cube"]
 VOCABULARY = {token: i for i, token in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
@@ -322,6 +324,11 @@ CASES = {
 }  # fmt: skip
 
 
+def planned(folder: Path, **asked: Any) -> Settings:
+    """The settings of a request to a model, from its configs alone."""
+    return plan_settings(Request(**asked), ModelFolder.find(str(folder)).spec)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The saved pipeline of a case."""
@@ -413,9 +420,9 @@ def test_a_seed_draws_the_noise_of_diffusers(name: str, folder: Callable[[str], 
 def test_a_plan_needs_no_weights(name: str, folder: Callable[[str], Path]) -> None:
     case = CASES[name]
     size = {key: value for key, value in case.call.items() if key in ("height", "width", "num_frames")}
-    planned = plan(str(folder(name)), **{"num_frames": case.latent[1], **size})
-    assert planned.latent_shape == case.latent
-    assert planned.num_inference_steps == VideoDiTPipeline.from_pretrained(folder(name)).defaults.num_inference_steps
+    made = planned(folder(name), **{"num_frames": case.latent[1], **size})
+    assert made.latent_shape == case.latent
+    assert made.num_inference_steps == VideoDiTPipeline.from_pretrained(folder(name)).defaults.num_inference_steps
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, 40])
@@ -494,7 +501,7 @@ def test_a_missing_second_encoder_is_named_before_loading(folder: Callable[[str]
     changed = changed_index(folder("flux-dev"), tmp_path / "changed")
     shutil.rmtree(changed / "text_encoder_2")
     with pytest.raises(ValueError, match="lacks the component text_encoder_2/"):
-        plan(str(changed))
+        planned(changed)
 
 
 @pytest.mark.parametrize(
@@ -519,15 +526,21 @@ def test_a_missing_second_encoder_is_named_before_loading(folder: Callable[[str]
 def test_a_plan_knows_what_a_model_can_take(
     name: str, changes: dict[str, Any], message: str, folder: Callable[[str], Path]
 ) -> None:
+    spec = ModelFolder.find(str(folder(name))).spec
+
+    def check() -> None:
+        check_conditions(spec, **changes)
+        plan_settings(Request(), spec)
+
     with pytest.raises(ValueError, match=message):
-        plan(str(folder(name)), **changes)
+        check()
 
 
 def test_defaults_are_those_of_the_checkpoint(folder: Callable[[str], Path]) -> None:
-    assert plan(str(folder("pixart-sigma"))).height == 8 * 16  # the tiny one's sample_size
-    two = plan(str(folder("wan-two-experts")))
+    assert planned(folder("pixart-sigma")).height == 8 * 16  # the tiny one's sample_size
+    two = planned(folder("wan-two-experts"))
     assert (two.height, two.num_inference_steps, two.guidance_scale) == (720, 40, 4.0)
-    assert plan(str(folder("flux-schnell"))).guidance_scale == 0
+    assert planned(folder("flux-schnell")).guidance_scale == 0
 
 
 @torch.no_grad()

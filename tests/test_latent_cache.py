@@ -28,7 +28,7 @@ from videodit.datasets.clips.verify import check_encoding, check_entries, check_
 from videodit.files import sole_writer
 from videodit.media import write_video
 from videodit.pipelines.autoencoders import encode_image
-from videodit.pipelines.encoding import ClipEncoder
+from videodit.pipelines.clip_encoder import ClipEncoder
 
 CAPTIONS = ["a red ball bounces", "a blue cone", "a red ball bounces", "two rings on the grass"]
 CLIPS = {"a": (17, 32, 32, 16), "b": (40, 36, 64, 24), "c": (20, 48, 32, 16), "d": (12, 32, 48, 16)}

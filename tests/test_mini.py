@@ -10,7 +10,7 @@ import torch
 
 from videodit import VideoDiTPipeline
 from videodit.datasets.toybox import known_words
-from videodit.pipelines.registry import check_model, resolve_model
+from videodit.pipelines.folders import check_model, resolve_model
 
 MAX_BYTES = 42_000_000
 MAX_SHARD_BYTES = 16_000_000

@@ -21,11 +21,20 @@ from diffusers.hooks import FirstBlockCacheConfig
 from PIL import Image
 
 from videodit import VideoDiTPipeline
+from videodit.cli.main import main
 from videodit.media import read_recipe, read_video
-from videodit.pipelines.registry import check_model, model_hash, plan, resolve_model
+from videodit.pipelines.folders import check_model, model_hash, resolve_model
+from videodit.pipelines.request import Request
+from videodit.pipelines.settings import Settings, plan_settings
+from videodit.pipelines.spec import ModelFolder
 
 PROMPT = "a red ball bounces on the grass"
 QUICK = {"num_inference_steps": 3, "output_type": "np"}
+
+
+def planned(folder: Path, **asked: Any) -> Settings:
+    """The settings of a request to a model, from its configs alone."""
+    return plan_settings(Request(**asked), ModelFolder.find(str(folder)).spec)
 
 
 @pytest.fixture(scope="module")
@@ -470,7 +479,7 @@ def test_missing_entry_of_a_config_is_named(tiny_model: Path, tmp_path: Path) ->
     del config["fps"]
     (folder / "model_index.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="lack the entry 'fps'"):
-        plan(str(folder))
+        planned(folder)
 
 
 def test_broken_shard_is_named(tiny_model: Path, tmp_path: Path) -> None:
@@ -480,7 +489,7 @@ def test_broken_shard_is_named(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"vae.*{path.name} is not a whole safetensors file"):
         VideoDiTPipeline.from_pretrained(folder)
     with pytest.raises(ValueError, match="not a whole safetensors file"):
-        plan(str(folder))
+        planned(folder)
 
 
 def test_pickle_is_refused(tiny_model: Path, tmp_path: Path) -> None:
@@ -522,7 +531,7 @@ def test_options_that_would_be_ignored_are_refused(tiny_model: Path) -> None:
 
 
 def test_numpy_numbers_are_numbers(tiny_model: Path) -> None:
-    assert plan(str(tiny_model), num_frames=np.int64(5), device="cpu").num_frames == 5  # type: ignore[arg-type]
+    assert planned(tiny_model, num_frames=np.int64(5)).num_frames == 5
 
 
 def test_missing_part_is_named(tiny_model: Path, tmp_path: Path) -> None:
@@ -546,20 +555,16 @@ def test_model_hash_follows_the_weights(tiny_model: Path, tmp_path: Path) -> Non
 
 
 def test_plan_takes_the_model_defaults(tiny_model: Path) -> None:
-    made = plan(str(tiny_model), device="cpu", dtype="float32")
+    made = planned(tiny_model)
     assert (made.height, made.width, made.num_frames) == (32, 32, 17)
     assert made.latent_shape == (4, 5, 4, 4)
     assert made.num_tokens == 20
-    assert made.dtype == torch.float32
     assert made.notices == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"device": "tpu9"}, "device 'tpu9' is not here"),
-        ({"dtype": "int3"}, "dtype 'int3' is unknown"),
-        ({"device": "cpu", "dtype": "float16"}, "emulated on a CPU"),
         ({"fps": 0}, "fps is 0; it must be"),
         ({"fps": 1e-5}, "fps is 1e-05; it must be"),
         ({"num_frames": 10**400}, "the limit is"),
@@ -568,4 +573,20 @@ def test_plan_takes_the_model_defaults(tiny_model: Path) -> None:
 )
 def test_plan_names_bad_values(tiny_model: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plan(str(tiny_model), **arguments)
+        planned(tiny_model, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "tpu9"], "device 'tpu9' is not here"),
+        (["--dtype", "int3"], "dtype 'int3' is unknown"),
+        (["--device", "cpu", "--dtype", "float16"], "emulated on a CPU"),
+    ],
+)
+def test_devices_and_dtypes_are_checked_before_loading(
+    tiny_model: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["generate", "a ball", "-m", str(tiny_model), "-o", str(tmp_path / "clip.mp4"), *arguments]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err

@@ -15,9 +15,10 @@ from diffusers.callbacks import MultiPipelineCallbacks, SDCFGCutoffCallback
 from videodit import VideoDiTPipeline
 from videodit.errors import InputError
 from videodit.families import sampling_of
+from videodit.pipelines.levels import Levels
 from videodit.pipelines.probing import probe
-from videodit.pipelines.registry import levels_changed
-from videodit.pipelines.scheduling import Levels, dynamic_mu, levels_differ, set_timesteps
+from videodit.pipelines.recipe import levels_changed, levels_differ
+from videodit.pipelines.scheduling import dynamic_mu, set_timesteps
 
 PROMPT = "a red ball bounces on the grass"
 QUICK = {"num_inference_steps": 3, "num_frames": 5, "output_type": "latent"}

@@ -17,8 +17,11 @@ from torch import Tensor
 from videodit import Edit, Frames, Region, Storyboard, VideoDiTPipeline
 from videodit.media import read_recipe, read_video
 from videodit.pipelines.output import LatentChunks
-from videodit.pipelines.registry import ModelSpec, settle
-from videodit.pipelines.windows import WindowStore, divided_tokens, plan_windows
+from videodit.pipelines.request import Request
+from videodit.pipelines.settings import plan_settings
+from videodit.pipelines.spec import ModelSpec
+from videodit.pipelines.window_store import WindowStore
+from videodit.pipelines.windows import plan_windows
 
 PROMPT = "a red ball bounces on the grass"
 LONG: dict[str, Any] = {
@@ -114,33 +117,33 @@ def test_overlaps_that_add_nothing_are_named(window: int, overlap: int) -> None:
 )
 def test_windows_that_cannot_be_are_named(tiny_model: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        settle(ModelSpec.from_folder(tiny_model), num_frames=41, **settings)
+        plan_settings(Request(num_frames=41, **settings), ModelSpec.from_folder(tiny_model))
 
 
 @pytest.mark.parametrize("frames", [10**9, 10**300], ids=["many", "more"])
 def test_too_many_frames_are_refused_before_windows_are_planned(tiny_model: Path, frames: int) -> None:
     """A plan of a billion windows would never end."""
     with pytest.raises(ValueError, match="the limit is"):
-        settle(ModelSpec.from_folder(tiny_model), num_frames=frames, window=17)
+        plan_settings(Request(num_frames=frames, window=17), ModelSpec.from_folder(tiny_model))
 
 
 def test_windows_are_announced(tiny_model: Path) -> None:
     spec = ModelSpec.from_folder(tiny_model)
-    settings = settle(spec, num_frames=41, window=17)
+    settings = plan_settings(Request(num_frames=41, window=17), spec)
     assert settings.windows == (5, 1)
     assert "41 frames are made in windows of 17, which share 4" in settings.notices
-    assert settle(spec, num_frames=17, window=17).windows is None
-    assert settle(spec, num_frames=41).windows is None
+    assert plan_settings(Request(num_frames=17, window=17), spec).windows is None
+    assert plan_settings(Request(num_frames=41), spec).windows is None
 
 
 def test_what_processes_must_be_able_to_divide(tiny_model: Path) -> None:
     """48x32 pixels are 3x2 tokens a latent frame."""
     spec = ModelSpec.from_folder(tiny_model)
-    clip = settle(spec, num_frames=41, window=17, height=32, width=48)
-    loop = settle(spec, num_frames=16, loop=True, height=32, width=48)
-    assert divided_tokens(clip, scenes=False) == 5 * 6
-    assert divided_tokens(clip, scenes=True) == 6
-    assert divided_tokens(loop, scenes=False) == divided_tokens(loop, scenes=True) == (4 + 1) * 6
+    clip = plan_settings(Request(num_frames=41, window=17, height=32, width=48), spec)
+    loop = plan_settings(Request(num_frames=16, loop=True, height=32, width=48), spec)
+    assert clip.divided_tokens(scenes=False) == 5 * 6
+    assert clip.divided_tokens(scenes=True) == 6
+    assert loop.divided_tokens(scenes=False) == loop.divided_tokens(scenes=True) == (4 + 1) * 6
 
 
 # ---- the loop over them ------------------------------------------------------------------------------------

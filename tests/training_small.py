@@ -20,7 +20,7 @@ from videodit.datasets.clips.readers import open_clip
 from videodit.datasets.clips.records import Clip, Media
 from videodit.datasets.clips.scan import Scanned
 from videodit.media import write_video
-from videodit.pipelines.encoding import ClipEncoder
+from videodit.pipelines.clip_encoder import ClipEncoder
 from videodit.training.config import TrainingConfig, load_config
 from videodit.training.log import read_log
 from videodit.training.trainer import Trainer

@@ -13,12 +13,11 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from videodit.errors import InputError
+from videodit.objectives import NUM_TRAIN_TIMESTEPS as NUM_TRAIN_TIMESTEPS
+from videodit.objectives import Objective as Objective
 from videodit.shapes import Size3D
 
-Objective = Literal["flow", "v", "epsilon"]
 TimestepDensity = Literal["uniform", "logit_normal"]
-
-NUM_TRAIN_TIMESTEPS = 1000
 
 
 def shift_sigma(sigma: Tensor, shift: float) -> Tensor:

@@ -73,3 +73,13 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind in (dict, collections.abc.Mapping):
         return isinstance(value, Mapping)
     return True
+
+
+def is_plain(value: object, types: tuple[type, ...]) -> bool:
+    """Whether a value out of someone's JSON is one of ``types`` exactly, and a sane number if it is one.
+
+    True and false are no integers here; NaN, the infinities and numbers beyond 64 bits are no numbers.
+    """
+    if type(value) not in types:
+        return False
+    return not isinstance(value, (int, float)) or abs(value) < 2**63

@@ -18,7 +18,7 @@ from videodit import VideoDiTPipeline
 from videodit.datasets.toybox import MOTIONS, Scene, sample_scene
 from videodit.datasets.toybox.probe import Reading, ToyboxProbe, match, through_mp4
 from videodit.pipelines.autoencoders import to_uint8
-from videodit.pipelines.registry import GenerationPlan
+from videodit.pipelines.settings import Settings
 
 MOVING = tuple(motion for motion in MOTIONS if motion != "still")
 LASTING = ("bounce", "spin", "circle", "still")
@@ -108,7 +108,7 @@ class Bench:
 
     model: str
     pipe: VideoDiTPipeline
-    how: GenerationPlan
+    how: Settings
     probe: ToyboxProbe
     clips: int = 64
     seed: int = 0
@@ -202,10 +202,10 @@ class Bench:
 
     def held(self, first: np.ndarray, last: np.ndarray) -> np.ndarray:
         """The clip that the autoencoder is shown of two ends: each frame between them is the nearer one."""
-        settings = self.pipe.check_inputs("a clip", image=first, last_image=last)
-        assert settings.given is not None
-        assert settings.given.clip is not None
-        return to_uint8(settings.given.clip[None])[0].numpy()
+        placed = self.pipe.check_inputs("a clip", image=first, last_image=last).conditions
+        assert placed is not None
+        assert placed.clip is not None
+        return to_uint8(placed.clip[None])[0].numpy()
 
     # ---- readings ----------------------------------------------------------------------------------
 

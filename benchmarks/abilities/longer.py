@@ -19,7 +19,6 @@ from abilities.measures import Figure, Target, color_drift, fraction, mean, medi
 from abilities.parts import recolored
 from videodit import Frames, Storyboard
 from videodit.datasets.toybox import GROUNDS, Scene, canonical_caption
-from videodit.pipelines.windows import windows_of
 
 EXTENSION = 4.0
 """Seconds that a clip is extended by; what the memory of a long clip is compared with lasts as long."""
@@ -165,9 +164,9 @@ def _lasting_figures(
     """Whether clips stay what they are: read piece by piece, and by colours and seams. Fills ``out.clips``."""
     own = bench.form.num_frames
     how = bench.options(num_frames=len(clips[0]), window=window, overlap=overlap)
-    settings = bench.pipe.check_inputs("a clip", **how)
+    plan = bench.pipe.check_inputs("a clip", **how)
     geometry = bench.pipe.spec.geometry
-    seams = [geometry.frames_of(one.fresh.start).start for one in windows_of(settings, None)[1:]]
+    seams = [geometry.frames_of(one.fresh.start).start for one in plan.spans[1:]]
     ratios = [[seam_ratio(clip, seam) for seam in seams] for clip in clips]
     drift = [color_drift(clip[:own], clip[-own:]) for clip in clips]
     rows: list[list[Verdict]] = []
@@ -196,7 +195,7 @@ def measured(bench: Bench, frames: int) -> tuple[float, float]:
     """Peak memory in bytes and seconds of a clip of so many frames, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    how = {"device": bench.how.device, "steps": bench.how.num_inference_steps, "cfg": bench.how.guidance_scale}
+    how = {"device": bench.pipe.device.type, "steps": bench.how.num_inference_steps, "cfg": bench.how.guidance_scale}
     process = context.Process(
         target=stream_clip, args=(bench.model, how, bench.options(num_frames=frames), bench.seed, theirs)
     )

@@ -117,13 +117,13 @@ def presets(bench: Bench, form: Form, wanted: Mapping[str, str | AccelConfig | N
     with tempfile.TemporaryDirectory() as folder:
         makers: dict[str, Maker] = {}
         for name, preset in wanted.items():
-            pipe, how = load("mini", device=str(bench.device), steps=None, cfg=None)
+            pipe, _ = load("mini", device=str(bench.device), steps=None, cfg=None)
             plan = {} if preset is None else pipe.accelerate(preset).bound
             makers[name] = Maker(pipe, plan)
             target = Path(folder) / f"{name}.mp4"
             sides.append(_side(name, makers[name], prompts, bench, target, form.size, makers["none"]))
         few = _at_most(bench, form.clips)
-        return compare(few, sides, dtype=how.dtype, baseline="none", warm_ups=1)
+        return compare(few, sides, dtype=makers["none"].pipe.dtype, baseline="none", warm_ups=1)
 
 
 def _side(
@@ -164,7 +164,7 @@ def beside_diffusers(bench: Bench, form: Form, dtype: torch.dtype) -> list[Row]:
     """Both pipelines around the same networks, ours with what each preset does."""
     from videodit.acceleration import Calibration
     from videodit.acceleration.schedule import FILE
-    from videodit.pipelines.registry import resolve_model
+    from videodit.pipelines.folders import resolve_model
 
     folder = resolve_model("mini")
     calibration = Calibration.read(folder / FILE)

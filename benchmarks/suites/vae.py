@@ -134,7 +134,7 @@ def bundled() -> tuple[Any, CausalVideoVAE]:
     """The VAE of ``mini`` in both classes."""
     from diffusers import AutoencoderKLWan
 
-    from videodit.pipelines.registry import resolve_model
+    from videodit.pipelines.folders import resolve_model
 
     ours = CausalVideoVAE.from_pretrained(resolve_model("mini") / "vae", torch_dtype=torch.float32)
     known = inspect.signature(AutoencoderKLWan.__init__).parameters

@@ -30,7 +30,7 @@ _NOTICE_LENGTH = 200
 
 
 class Encoder(Protocol):
-    """What encodes: :class:`videodit.pipelines.encoding.ClipEncoder`. All tensors are on the CPU."""
+    """What encodes: :class:`videodit.pipelines.clip_encoder.ClipEncoder`. All tensors are on the CPU."""
 
     @property
     def facts(self) -> Mapping[str, Any]:

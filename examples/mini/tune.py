@@ -13,7 +13,7 @@ from mini.processes import RANK, agree
 from mini.recipe import Recipe
 from mini.validate import load_probe, measure
 from videodit import VideoDiTPipeline
-from videodit.pipelines.registry import model_hash
+from videodit.pipelines.folders import model_hash
 
 
 def tune(recipe: Recipe, out: Path, minutes: float, device: torch.device, seed: int) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from videodit.checkpoints import read_json
+from videodit.configs import read_json
 from videodit.errors import InputError
 from videodit.files import write_whole
 

@@ -16,7 +16,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from videodit.checkpoints import PICKLE_SUFFIXES, check_file, is_hub_id, read_json
+from videodit.checkpoints import PICKLE_SUFFIXES, check_file
+from videodit.configs import is_hub_id, read_json
 from videodit.errors import InputError, ModelError
 
 _USUAL = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")

@@ -49,15 +49,21 @@ def calibrate(
     """
     from videodit.acceleration.calibrate import choose, descend, evaluator
     from videodit.acceleration.schedule import FILE, Calibration, Schedule
-    from videodit.pipelines.registry import plan
+    from videodit.hardware import parse_device, parse_dtype
+    from videodit.pipelines.request import Request
+    from videodit.pipelines.settings import plan_settings
+    from videodit.pipelines.spec import ModelFolder
 
     for name, value in (("psnr", psnr), ("psnr-fast", psnr_fast)):
         if not 10 <= value <= 60:
             raise InputError(f"{name} is {value}; it must be 10 to 60 dB")
     if batch < 1:
         raise InputError(f"batch is {batch}; it must be at least 1")
-    planned = plan(model, num_inference_steps=steps, guidance_scale=cfg, num_frames=frames, device=device, dtype=dtype)
-    target = output or planned.folder / FILE
+    source = ModelFolder.find(model)
+    asked = Request(num_inference_steps=steps, guidance_scale=cfg, num_frames=frames)
+    planned = plan_settings(asked, source.spec)
+    place = parse_device(device)
+    target = output or source.path / FILE
     if not target.parent.is_dir():
         raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
     told = _read_prompts(prompts) if prompts is not None else list(PROMPTS)
@@ -69,7 +75,7 @@ def calibrate(
         quiet_libraries()
         from videodit import VideoDiTPipeline
 
-        pipe = VideoDiTPipeline.from_pretrained(model, dtype=planned.dtype).to(planned.device)
+        pipe = VideoDiTPipeline.from_pretrained(model, dtype=parse_dtype(dtype, place)).to(place)
         pipe.set_progress_bar_config(disable=True)
         pipe.accelerate("lossless")
         progress.stage("clips of every step whole")

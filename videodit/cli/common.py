@@ -49,16 +49,6 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def is_plain(value: object, types: tuple[type, ...]) -> bool:
-    """Whether a value out of someone's JSON is one of ``types`` exactly, and a sane number if it is one.
-
-    True and false are no integers here; NaN, the infinities and numbers beyond 64 bits are no numbers.
-    """
-    if type(value) not in types:
-        return False
-    return not isinstance(value, (int, float)) or abs(value) < 2**63
-
-
 def note(message: str) -> None:
     """Say something that the user should know, on stderr, where it does not mix with results."""
     print(f"note: {one_line(message)}", file=sys.stderr)

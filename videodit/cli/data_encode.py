@@ -115,7 +115,7 @@ def encode(
         progress.stage("loading the model")
         quiet_libraries()
         from videodit.datasets.clips.encode import encode as encode_plan
-        from videodit.pipelines.encoding import ClipEncoder
+        from videodit.pipelines.clip_encoder import ClipEncoder
 
         result = encode_plan(
             plan,

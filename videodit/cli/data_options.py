@@ -140,7 +140,8 @@ def wanted_for(
         ValueError: an unknown model, or a value that it cannot do, with the nearest legal one.
     """
     from videodit.datasets.clips.buckets import Wanted
-    from videodit.pipelines.registry import ModelSpec, resolve_model
+    from videodit.pipelines.folders import resolve_model
+    from videodit.pipelines.spec import ModelSpec
 
     one_of("windows", windows, WINDOWS)
     spec = ModelSpec.from_folder(resolve_model(model))

@@ -89,7 +89,7 @@ def _encode_again(
     """What is wrong, and a line that says how far off the samples are."""
     from videodit.datasets.clips.verify import check_encoding
     from videodit.hardware import parse_device, parse_dtype
-    from videodit.pipelines.encoding import ClipEncoder
+    from videodit.pipelines.clip_encoder import ClipEncoder
 
     progress.stage("loading the model")
     quiet_libraries()

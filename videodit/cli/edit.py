@@ -8,29 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from videodit.cli.common import note, parse_size, slug
-from videodit.cli.flags import (
-    Cfg,
-    Device,
-    DryRun,
-    Dtype,
-    Fitting,
-    Limit,
-    Model,
-    Negative,
-    Output,
-    Seed,
-    Size,
-    Steps,
-    number,
-)
-from videodit.cli.given import clip_size, read_clip, settings_for, spec_of
-from videodit.cli.request import Request, make_one
+from videodit.cli.flags import ClipFlags, number, with_clip_flags
+from videodit.cli.input_clips import clip_size, read_clip, request_fields, spec_of
+from videodit.cli.jobs import Order, make_one
 from videodit.errors import InputError
+from videodit.pipelines.request import Request
 
 if TYPE_CHECKING:
-    from videodit.pipelines.registry import ModelSpec
+    from videodit.pipelines.spec import ModelSpec
 
 
+@with_clip_flags
 def edit(
     clip: Annotated[Path, typer.Argument(help="The clip.", show_default=False)],
     prompt: Annotated[str, typer.Argument(help="What it should show instead.", show_default=False)],
@@ -49,33 +37,23 @@ def edit(
     outpaint: Annotated[
         str | None, typer.Option(metavar="WxH", help="Put the clip in the middle of this size and make what is around.")
     ] = None,
-    model: Model = "mini",
-    output: Output = None,
-    size: Size = None,
-    fit: Fitting = "crop",
-    steps: Steps = None,
-    cfg: Cfg = None,
-    seed: Seed = None,
-    negative: Negative = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    limit: Limit = None,
-    dry_run: DryRun = False,
+    *,
+    flags: ClipFlags,
 ) -> None:
     """Make a clip into another: all of it by strength, the white of a mask, or what is around it."""
     from videodit.pipelines.conditions import Edit, Region
 
     if mask is not None and outpaint is not None:
         raise InputError("give --mask or --outpaint, not both")
-    if size is not None and outpaint is not None:
+    if flags.size is not None and outpaint is not None:
         raise InputError("--outpaint is the size of the clip that is made; leave --size out")
-    spec = spec_of(model)
+    spec = spec_of(flags.model)
     own = clip_size(clip)
-    settings = settings_for(clip, own, spec, prompt=prompt, size=size, seed=seed, output=output)
+    fields = request_fields(clip, own, spec, flags, prompt=prompt)
     if outpaint is not None:
         _check_outpaint(outpaint, own)
-    shape = None if outpaint is not None else (settings["height"], settings["width"])
-    frames = read_clip(clip, spec, size=shape, fit=fit)
+    shape = None if outpaint is not None else (fields["height"], fields["width"])
+    frames = read_clip(clip, spec, size=shape, fit=flags.fit)
     count = len(frames)
     legal = spec.geometry.snap_frames(count)
     if legal > count:
@@ -86,26 +64,15 @@ def edit(
     conditions: list[Any] = []
     if outpaint is not None:
         frames, white = _widened(frames, outpaint)
-        settings["height"], settings["width"] = frames.shape[1:3]
+        fields["height"], fields["width"] = frames.shape[1:3]
         conditions.append(Region(white, frames))
     elif mask is not None:
-        conditions.append(Region(_mask_for(mask, spec, shape, fit, count, len(frames)), frames))
+        conditions.append(Region(_mask_for(mask, spec, shape, flags.fit, count, len(frames)), frames))
     if strength is not None or not conditions:
         conditions.append(Edit(frames, 0.6 if strength is None else strength))
-    request = Request(
-        output=output or Path(f"{slug(clip.stem)}-edit-{settings['seed']}.mp4"),
-        conditions=tuple(conditions),
-        num_frames=len(frames),
-        model=model,
-        fit=fit,  # type: ignore[arg-type]  # checked where it is used
-        num_inference_steps=steps,
-        guidance_scale=cfg,
-        negative_prompt=negative,
-        device=device,
-        dtype=dtype,
-        **settings,
-    )
-    make_one(request, dry_run=dry_run)
+    output = flags.output or Path(f"{slug(clip.stem)}-edit-{fields['seed']}.mp4")
+    fields |= {"conditions": tuple(conditions), "num_frames": len(frames)}
+    make_one(Order(Request(**fields), output), dry_run=flags.dry_run)
 
 
 def _mask_for(mask: Path, spec: ModelSpec, size: tuple[int, int] | None, fit: str, count: int, kept: int) -> Any:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -68,3 +74,42 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="The MP4 to write. Left out: named after what goes in, in the current folder."),
 ]
+
+
+@dataclass(frozen=True)
+class ClipFlags:
+    """The flags of the commands that start from a clip."""
+
+    model: Model = "mini"
+    output: Output = None
+    size: Size = None
+    fit: Fitting = "crop"
+    steps: Steps = None
+    cfg: Cfg = None
+    seed: Seed = None
+    negative: Negative = None
+    device: Device = None
+    dtype: Dtype = None
+    limit: Limit = None
+    dry_run: DryRun = False
+
+
+def with_clip_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of :class:`ClipFlags` behind its own; it gets them as one argument, ``flags``."""
+    hints = typing.get_type_hints(ClipFlags, include_extras=True)
+    shared = [
+        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name])
+        for one in dataclasses.fields(ClipFlags)
+    ]
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> None:
+        flags = ClipFlags(**{one.name: values.pop(one.name) for one in shared})
+        command(**values, flags=flags)
+
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name != "flags"]
+    wrapped.__signature__ = inspect.Signature([*parameters, *shared])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {one.name: one.annotation for one in (*parameters, *shared)}
+    del wrapped.__wrapped__  # type: ignore[attr-defined]
+    return wrapped

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videodit.cli.common import is_plain, parse_size, slug
+from videodit.cli.common import parse_size, slug
 from videodit.cli.flags import (
     Device,
     DryRun,
@@ -24,9 +24,11 @@ from videodit.cli.flags import (
     integer,
     number,
 )
+from videodit.cli.jobs import Order, begun_seed, describe_jobs, draw_seed, plan_jobs, run_jobs
 from videodit.cli.loras import HELP, parse_loras
-from videodit.cli.request import Request, begun_seed, describe_jobs, draw_seed, plan_jobs, run_jobs
 from videodit.errors import InputError
+from videodit.pipelines.request import Request
+from videodit.schema import is_plain
 
 if TYPE_CHECKING:
     from videodit.pipelines.storyboard import Storyboard
@@ -136,16 +138,16 @@ def generate(
     if storyboard is not None and prompt is None and prompts is None:
         from videodit.pipelines.storyboard import Storyboard
 
-        requests = [_single_request(Storyboard.from_file(storyboard), output, settings)]
+        orders = [_single_order(Storyboard.from_file(storyboard), output, settings)]
     elif prompt is not None and prompts is None and storyboard is None:
-        requests = [_single_request(prompt, output, settings)]
+        orders = [_single_order(prompt, output, settings)]
     elif prompts is not None and prompt is None and storyboard is None:
-        requests = _read_prompts(prompts, _folder_for_many(output), settings)
+        orders = _read_prompts(prompts, _folder_for_many(output), settings)
     else:
         raise InputError(
             'give a prompt, as in `videodit generate "a red ball bounces"`, or --prompts FILE, or --storyboard FILE'
         )
-    jobs = plan_jobs(requests)
+    jobs = plan_jobs(orders)
     if dry_run:
         describe_jobs(jobs)
     else:
@@ -175,13 +177,13 @@ def _keyframe(text: str) -> Any:
     return Frames(Path(file), int(frame))
 
 
-def _single_request(prompt: str | Storyboard, output: Path | None, settings: dict[str, Any]) -> Request:
+def _single_order(prompt: str | Storyboard, output: Path | None, settings: dict[str, Any]) -> Order:
     if "seed" not in settings:
         settings["seed"] = begun_seed(output)
     if output is None or output.is_dir():
         first = prompt if isinstance(prompt, str) else prompt.prompts[0]
         output = (output or Path()) / _default_name(first, settings["seed"])
-    return Request(prompt=prompt, output=output, **settings)
+    return Order(Request(prompt=prompt, **settings), output)
 
 
 def _default_name(prompt: str, seed: int) -> str:
@@ -195,8 +197,8 @@ def _folder_for_many(output: Path | None) -> Path:
     return folder
 
 
-def _read_prompts(file: Path, folder: Path, settings: dict[str, Any]) -> list[Request]:
-    """One request for each line of ``file`` that is not blank; what a line says goes before ``settings``.
+def _read_prompts(file: Path, folder: Path, settings: dict[str, Any]) -> list[Order]:
+    """One order for each line of ``file`` that is not blank; what a line says goes before ``settings``.
 
     Raises:
         ValueError: the file cannot be read, is empty or has a broken line (its number is in the message).
@@ -207,18 +209,18 @@ def _read_prompts(file: Path, folder: Path, settings: dict[str, Any]) -> list[Re
         lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
     except OSError as error:
         raise InputError(f"cannot read prompts file {str(file)!r}: {error.strerror}") from error
-    requests = []
+    orders = []
     for index, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         origin = f"{file.name}, line {index}"
         try:
-            requests.append(_line_request(line, folder, settings, origin))
+            orders.append(_line_order(line, folder, settings, origin))
         except ValueError as error:
             raise InputError(f"{origin}: {error}") from error
-    if not requests:
+    if not orders:
         raise InputError(f"prompts file {str(file)!r} is empty; each line must be like {_EXAMPLE_LINE}")
-    return requests
+    return orders
 
 
 def _parse_line(line: bytes) -> dict[str, Any]:
@@ -250,9 +252,9 @@ def _parse_line(line: bytes) -> dict[str, Any]:
     return fields
 
 
-def _line_request(line: bytes, folder: Path, settings: dict[str, Any], origin: str) -> Request:
+def _line_order(line: bytes, folder: Path, settings: dict[str, Any], origin: str) -> Order:
     said = _parse_line(line)
-    fields = {"seed": draw_seed(), **settings, **said, "origin": origin}
+    fields = {"seed": draw_seed(), **settings, **said}
     if "num_frames" in said:
         fields["seconds"] = None  # that was the flag's way to say how long
     if "size" in fields:
@@ -260,4 +262,4 @@ def _line_request(line: bytes, folder: Path, settings: dict[str, Any], origin: s
     name = fields.pop("output", _default_name(fields["prompt"], fields["seed"]))
     if _FILE_NAME.fullmatch(name) is None:
         raise InputError(f"output is {name!r}; it must be a plain file name such as ball.mp4, no folders")
-    return Request(output=folder / name, **fields)
+    return Order(Request(**fields), folder / name, origin)

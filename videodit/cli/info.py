@@ -148,13 +148,16 @@ def _flat(values: dict[str, Any]) -> list[tuple[str, object]]:
 def _print_model(name: str) -> None:
     with show_progress() as progress:
         progress.stage("loading the libraries")
-        from videodit.pipelines.registry import plan, resolve_model
+        from videodit.pipelines.request import Request
+        from videodit.pipelines.settings import plan_settings
+        from videodit.pipelines.spec import ModelFolder
 
-        defaults = plan(model=name)
-        parts = _parts(Path(resolve_model(name)))
+        model = ModelFolder.find(name)
+        defaults = plan_settings(Request(), model.spec)
+        parts = _parts(model.path)
     print_rows(
         [
-            ("model", defaults.model),
+            ("model", name),
             ("size", f"{defaults.width}x{defaults.height}"),
             ("frames", f"{defaults.num_frames} at {float(defaults.fps):g} fps"),
             ("steps", defaults.num_inference_steps),
@@ -168,7 +171,8 @@ def _print_model(name: str) -> None:
 
 def _parts(folder: Path) -> list[tuple[str, object]]:
     """Class, parameter count and bytes of each part of a model, from the headers of its files."""
-    from videodit.checkpoints import check_weights, read_json
+    from videodit.checkpoints import check_weights
+    from videodit.configs import read_json
 
     rows: list[tuple[str, object]] = []
     for path in sorted(folder.glob("*/config.json")):
@@ -192,8 +196,8 @@ def _parameter_count(shard: Path) -> int:
 def _print_vocabulary(name: str) -> None:
     with show_progress() as progress:
         progress.stage("loading the libraries")
-        from videodit.checkpoints import read_json
-        from videodit.pipelines.registry import resolve_model
+        from videodit.configs import read_json
+        from videodit.pipelines.folders import resolve_model
 
         config = read_json(Path(resolve_model(name)) / "tokenizer" / "tokenizer_config.json")
     words = config.get("known_words")

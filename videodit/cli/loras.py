@@ -6,12 +6,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videodit.cli.common import is_plain, note
+from videodit.cli.common import note
 from videodit.errors import InputError
+from videodit.pipelines.request import LoRARequest
+from videodit.schema import is_plain
 
 if TYPE_CHECKING:
     from videodit.adapters import LoRAInfo
@@ -22,15 +24,6 @@ HELP = (
     "second expert (Wan 2.2 A14B). Repeatable."
 )
 _HASH_SHOWN = 16
-
-
-@dataclass(frozen=True)
-class LoRARequest:
-    """One ``--lora``: where it is, its weight (``None`` if nobody said), and whether it is for a second expert."""
-
-    source: str
-    weight: Any = None
-    second: bool = False
 
 
 def parse_loras(texts: Sequence[str] | None) -> tuple[LoRARequest, ...]:

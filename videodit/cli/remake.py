@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import reprlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from videodit.cli.common import is_plain, note, slug
+from videodit.cli.common import note, slug
 from videodit.cli.flags import Device, DryRun, Dtype, integer
+from videodit.cli.jobs import Order, describe_jobs, plan_jobs, run_jobs
 from videodit.cli.loras import match_recipe, parse_loras
-from videodit.cli.request import Request, describe_jobs, plan_jobs, run_jobs
 from videodit.errors import InputError
-
-if TYPE_CHECKING:
-    from videodit.acceleration import AccelConfig
-
-# Recipe key, Request field, and the JSON types that it may have. The first three have to be there.
-_FIELDS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
-    ("prompt", "prompt", (str,)),
-    ("seed", "seed", (int,)),
-    ("model", "model", (str,)),
-    ("negative_prompt", "negative_prompt", (str,)),
-    ("steps", "num_inference_steps", (int,)),
-    ("guidance", "guidance_scale", (int, float)),
-    ("guidance_2", "guidance_scale_2", (int, float)),
-    ("dynamic_guidance", "dynamic_guidance", (bool,)),
-    ("width", "width", (int,)),
-    ("height", "height", (int,)),
-    ("num_frames", "num_frames", (int,)),
-    ("fps", "fps", (int, float)),
-    ("loop", "loop", (bool,)),
-    ("window", "window", (int,)),
-    ("overlap", "overlap", (int,)),
-    ("dtype", "dtype", (str,)),
-    ("max_sequence_length", "max_sequence_length", (int,)),
-    ("sigmas", "sigmas", (list,)),
-    ("timesteps", "timesteps", (list,)),
-    ("eta", "eta", (int, float)),
-    ("attention_kwargs", "attention_kwargs", (dict,)),
-)
-QUANTIZED = ("int8", "fp8", "int8-weights")
-TILING = [256, 64]
-"""Size and overlap of an autoencoder's tiles that nobody has set."""
-_REQUIRED = ("prompt", "seed", "model")
+from videodit.pipelines.request import Request
 
 
 def remake(
@@ -81,8 +49,8 @@ def remake(
 ) -> None:
     """Make a clip again from the recipe inside it: the same seed gives the same frames."""
     from videodit.media import read_recipe
-    from videodit.pipelines.origin import files_hash
-    from videodit.pipelines.registry import levels_changed, model_hash
+    from videodit.pipelines.folders import files_hash, model_hash
+    from videodit.pipelines.recipe import levels_changed, read_dtypes, read_request
 
     recipe = read_recipe(clip)
     if recipe is None:
@@ -98,20 +66,20 @@ def remake(
     # What a flag says need not be in the recipe: a clip of a used generator, say, has no seed of its own.
     said = {key: value for key, value in changes.items() if value is not None}
     _check_changes(recipe, clip, anyway)
-    settings = _settings(recipe | said, clip)
-    _check_model(model, settings["model"], clip)
+    where = repr(str(clip))
+    fields = read_request(recipe | said, where)
+    _check_model(model, fields["model"], clip)
     if dtype is None:
-        settings["dtypes"] = _dtypes(recipe, clip)
-    settings["loras"] = match_recipe(recipe.get("loras"), parse_loras(lora), clip)
-    settings["acceleration"] = _acceleration(recipe, clip)
+        fields["dtypes"] = read_dtypes(recipe, where)
+    fields["loras"] = match_recipe(recipe.get("loras"), parse_loras(lora), clip)
     if output is None:
-        output = Path(f"{slug(clip.stem)}-remake-{settings['seed']}.mp4")
-    jobs = plan_jobs([Request(output=output, device=device, **settings)])
-    if "model_hash" in recipe and recipe["model_hash"] != model_hash(jobs[0].plan.folder):
-        note(f"the clip will differ: model {jobs[0].plan.model!r} has other weights than the one that made it; see -m")
-    elif "files_hash" in recipe and recipe["files_hash"] != files_hash(jobs[0].plan.folder):
-        note(f"the clip will differ: model {jobs[0].plan.model!r} has other configs than the one that made it; see -m")
-    if levels_changed(recipe, jobs[0].plan.folder):
+        output = Path(f"{slug(clip.stem)}-remake-{fields['seed']}.mp4")
+    jobs = plan_jobs([Order(Request(device=device, **fields), output)])
+    if "model_hash" in recipe and recipe["model_hash"] != model_hash(jobs[0].model.path):
+        note(f"the clip will differ: model {jobs[0].model.name!r} has other weights than the one that made it; see -m")
+    elif "files_hash" in recipe and recipe["files_hash"] != files_hash(jobs[0].model.path):
+        note(f"the clip will differ: model {jobs[0].model.name!r} has other configs than the one that made it; see -m")
+    if levels_changed(recipe, jobs[0].model.path):
         note(f"the clip will differ: {recipe['scheduler']} applied its shift twice in the version that made it")
     if dry_run:
         describe_jobs(jobs)
@@ -149,91 +117,13 @@ def _check_model(asked: str | None, named: str, clip: Path) -> None:
     Raises:
         InputError: a model that is not part of videodit, and that nobody has asked for.
     """
-    from videodit.pipelines.registry import BUNDLED
+    from videodit.pipelines.folders import BUNDLED
 
     if asked is None and named not in BUNDLED:
         raise InputError(
             f"{str(clip)!r} was made with model {reprlib.repr(named)}, which is not part of videodit; "
             "say where it is with -m, a folder or a hub id"
         )
-
-
-def _dtypes(recipe: dict[str, Any], clip: Path) -> dict[str, str] | None:
-    """The dtypes of the parts, where they are not all the recipe's one ``dtype``.
-
-    Raises:
-        InputError: something else than names of dtypes.
-    """
-    dtypes = recipe.get("dtypes")
-    if dtypes is None:
-        return None
-    legal = ("float32", "bfloat16", "float16")
-    if not isinstance(dtypes, dict) or len(dtypes) > 16 or any(one not in legal for one in dtypes.values()):
-        if isinstance(dtypes, dict) and recipe.get("changed"):
-            return None  # converted to something that no model is loaded in
-        raise InputError(
-            f"the recipe in {str(clip)!r} has dtypes = {reprlib.repr(dtypes)}; legal are {', '.join(legal)} by part"
-        )
-    return None if set(dtypes.values()) <= {recipe.get("dtype")} else dtypes
-
-
-def _settings(recipe: dict[str, Any], clip: Path) -> dict[str, Any]:
-    """The fields of a Request that ``recipe`` names, their types checked: anyone can write a recipe."""
-    from videodit.pipelines.storyboard import Storyboard
-
-    settings: dict[str, Any] = {}
-    if isinstance(recipe.get("prompt"), list):  # a storyboard
-        scenes, handover = recipe["prompt"], recipe.get("handover", 0.5)
-        if not is_plain(handover, (int, float)) or not all(
-            isinstance(one, list) and len(one) == 2 and is_plain(one[0], (int, float)) for one in scenes
-        ):
-            raise InputError(
-                f"the recipe in {str(clip)!r} has prompt = {reprlib.repr(scenes)}; scenes are seconds and a text"
-            )
-        settings["prompt"] = Storyboard(tuple(map(tuple, scenes)), handover)
-    for key, field, types in _FIELDS:
-        value = recipe.get(key)
-        if field in settings:
-            continue
-        if value is None and key not in _REQUIRED:
-            continue
-        if not is_plain(value, types):
-            legal = " or ".join(kind.__name__ for kind in types)
-            raise InputError(
-                f"the recipe in {str(clip)!r} has {key} = {reprlib.repr(value)}; it must be of type {legal}"
-            )
-        settings[field] = value
-    return settings
-
-
-def _acceleration(recipe: dict[str, Any], clip: Path) -> AccelConfig | None:
-    """What the clip was accelerated with, as far as that changes frames."""
-    from videodit.acceleration import AccelConfig
-
-    actions, batched = recipe.get("step_actions"), recipe.get("batched_guidance")
-    quantize, tiling = recipe.get("quantize"), recipe.get("tiling")
-    if actions is None and batched is None and quantize is None and tiling is None:
-        return None
-    # Letters alone: an acceleration may be the name of a file, too, and a recipe opens none.
-    if not (actions is None or (isinstance(actions, str) and re.fullmatch("[FCR]+", actions))) or batched not in (
-        None,
-        True,
-    ):
-        raise InputError(
-            f"the recipe in {str(clip)!r} has step_actions = {reprlib.repr(actions)}; it must be a letter a step"
-        )
-    if quantize not in (None, *QUANTIZED):
-        raise InputError(
-            f"the recipe in {str(clip)!r} has quantize = {reprlib.repr(quantize)}; legal are {', '.join(QUANTIZED)}"
-        )
-    if tiling not in (None, [], TILING):
-        raise InputError(f"{str(clip)!r} was decoded in tiles of {reprlib.repr(tiling)}; remake knows {TILING} alone")
-    return AccelConfig(
-        cache=actions,
-        guidance="batched" if batched else "sequential",
-        quantize=quantize,
-        vae=None if tiling is None else "tiled",
-    )
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -10,8 +10,8 @@ import typer
 
 from videodit.cli.common import parse_size, printable
 from videodit.cli.flags import integer, number
+from videodit.cli.jobs import MAX_SEED
 from videodit.cli.progress import show_progress
-from videodit.cli.request import MAX_SEED
 from videodit.errors import InputError
 
 

@@ -20,7 +20,7 @@ from videodit.families.base import (
 from videodit.families.pixart import shared_options
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import ALLEGRO_VAE, T5_XXL
-from videodit.text import TextSpec
+from videodit.text_spec import TextSpec
 
 
 def _pairs(x: Tensors, config: Config) -> Tensors:

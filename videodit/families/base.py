@@ -11,20 +11,23 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from einops import rearrange
-from torch import Tensor
 
 from videodit.errors import ModelError
+from videodit.families.published_defaults import class_defaults
 from videodit.families.sampling import Sampling
-from videodit.flow import Objective
 from videodit.schema import check_types
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from videodit.flow import Objective
 
 logger = logging.getLogger(__name__)
 
-Tensors = list[Tensor]
+Tensors = list["Tensor"]
 Config = Mapping[str, Any]
 
 
@@ -197,10 +200,7 @@ class Family:
 
     def class_defaults(self) -> dict[str, Any]:
         """What diffusers' class takes for entries that a config leaves out."""
-        import diffusers
-
-        parameters = inspect.signature(getattr(diffusers, self.class_name).__init__).parameters.values()
-        return {p.name: p.default for p in parameters if p.default is not p.empty}
+        return class_defaults(self.class_name)
 
     def plan(self, our_keys: Iterable[str], config: Config) -> list[Group]:
         """Which of their tensors each of ours is made of.
@@ -284,10 +284,12 @@ CHANNEL_FIRST = Transform(
 )
 """Rows of the final projection in the order channel, place in the patch."""
 
-SWAP_HALVES = Transform(
-    lambda x, _: [torch.cat(x[0].chunk(2)[::-1])],
-    lambda x, _: [torch.cat(x[0].chunk(2)[::-1])],
-)
+
+def _swap_halves(x: Tensors, _: Config) -> Tensors:
+    return [x[0].roll(len(x[0]) // 2, dims=0)]
+
+
+SWAP_HALVES = Transform(_swap_halves, _swap_halves)
 """Scale and shift in the other order."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
+from einops import rearrange
 
 from videodit.families.base import (
     CHANNEL_FIRST,
@@ -20,13 +20,13 @@ from videodit.families.base import (
 )
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import COGVIDEOX_VAE, T5_XXL
-from videodit.text import TextSpec
+from videodit.text_spec import TextSpec
 
 
 def _by_stream(x: Tensors, _: Config) -> Tensors:
     """From one layer a norm, each with the video's (shift, scale, gate) and the text's, to one layer a stream."""
     (video1, text1), (video2, text2) = (layer.chunk(2) for layer in x)
-    return [torch.cat([video1, video2]), torch.cat([text1, text2])]
+    return [rearrange(list(pair), "layer rows ... -> (layer rows) ...") for pair in ((video1, video2), (text1, text2))]
 
 
 REGROUP = Transform(_by_stream, _by_stream)  # a transposition of a 2×2 grid undoes itself

@@ -8,7 +8,7 @@ from videodit.errors import InputError
 from videodit.families.base import MMDIT, ORIGINAL_MMDIT, Config, Family, Original, Published, Rule
 from videodit.families.sampling import Sampling
 from videodit.families.sizes import CLIP_L, FLUX_VAE, T5_XXL
-from videodit.text import TextSpec
+from videodit.text_spec import TextSpec
 
 
 def options(config: Config) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from videodit.families.base import (
 )
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import CLIP_L, HUNYUAN_VAE, LLAMA_3_8B
-from videodit.text import TextSpec
+from videodit.text_spec import TextSpec
 
 
 def _template() -> str:

@@ -8,7 +8,7 @@ from videodit.families.base import ADALN_SINGLE, OUTPUT, Config, Family, Publish
 from videodit.families.pixart import REQUIRED, image_positions, shared_options
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import IMAGE_VAE, T5_XXL
-from videodit.text import TextSpec
+from videodit.text_spec import TextSpec
 
 
 def options(config: Config) -> dict[str, Any]:

@@ -21,15 +21,13 @@ from videodit.checkpoints import (
     PICKLE_SUFFIXES,
     WEIGHTS_STEM,
     CheckedLoading,
-    check_class,
-    check_config,
     check_file,
     check_weights,
     fetch_weights,
     find_folder,
-    read_json,
     weight_files,
 )
+from videodit.configs import check_class, check_config, read_json
 from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES, family_of
 from videodit.families.base import Family, Group, to_foreign, to_native

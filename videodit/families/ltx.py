@@ -9,7 +9,7 @@ from videodit.errors import InputError
 from videodit.families.base import OUTPUT, Config, Family, Original, Published, Rule, block_rules, count_blocks
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import LTX_VAE, T5_XXL
-from videodit.text import TextSpec
+from videodit.text_spec import TextSpec
 
 # The rotary positions count seconds in 20ths of a second's frames and pixels in parts of 2048; a latent is 8 frames
 # of 32×32 pixels. (diffusers: LTXVideoRotaryPosEmbed, and what LTXPipeline passes to it.)

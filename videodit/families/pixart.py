@@ -8,7 +8,7 @@ from videodit.errors import InputError
 from videodit.families.base import ADALN_SINGLE, OUTPUT, Config, Family, Published, block_rules
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import IMAGE_VAE, T5_XXL
-from videodit.text import TextSpec
+from videodit.text_spec import TextSpec
 
 REQUIRED = {
     "attention_bias": True,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from videodit.text import TextSpec
+from videodit.text_spec import TextSpec
 
 Sigmas = Literal["own", "to_last_step", "to_zero", "linear_quadratic"]
 ImageCondition = Literal["keep_first", "concat", "concat_mask"]

@@ -9,7 +9,7 @@ from videodit.errors import InputError
 from videodit.families.base import CONV3D, LEADING_AXIS, Config, Family, Original, Published, Rule, count_blocks
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import CLIP_H_VISION, UMT5_XXL, WAN_VAE_2_1, WAN_VAE_2_2
-from videodit.text import TextSpec
+from videodit.text_spec import TextSpec
 
 RULES = (
     Rule("patch_embed.weight", "patch_embedding.weight", CONV3D),

@@ -6,7 +6,10 @@ from typing import Any
 
 from videodit.datasets.clips.cache import LatentCache
 from videodit.errors import InputError
-from videodit.pipelines.registry import ModelSpec, check_conditions, check_model, model_hash, resolve_model, settle
+from videodit.pipelines.folders import model_hash
+from videodit.pipelines.request import Request
+from videodit.pipelines.settings import check_conditions, plan_settings
+from videodit.pipelines.spec import ModelFolder, ModelSpec
 from videodit.training.card import check_hub
 from videodit.training.config import TrainingConfig
 from videodit.training.objective import check_kind
@@ -26,15 +29,14 @@ def check_model_fits(config: TrainingConfig, cache: LatentCache) -> tuple[str, l
         ValueError: a model that is damaged or that did not make the cache; an expert, a first frame or clips of
             validation that it does not have; or an upload that the Hub would refuse.
     """
-    folder = resolve_model(config.model)
-    check_model(folder)
-    found = model_hash(folder)
+    model = ModelFolder.find(config.model)
+    found = model_hash(model.path)
     if cache.info.model_hash != found:
         raise InputError(
             f"the cache {str(config.data.cache)!r} was made with {cache.info.model} ({cache.info.model_hash}), "
             f"not with {config.model} ({found}): videodit data encode … -m {config.model} makes another"
         )
-    spec = ModelSpec.from_folder(folder)
+    spec = model.spec
     check_kind(spec, config.noise, expert=config.method.expert)
     if config.export.push_to_hub is not None:
         check_hub(config.export.push_to_hub)
@@ -51,15 +53,14 @@ def _clip_notices(config: TrainingConfig, spec: ModelSpec) -> list[str]:
         raise InputError("this model makes clips from images: validation.prompts need validation.images")
     check_conditions(spec, image=bool(asked.images))
     width, height = asked.size or (None, None)
-    settings = settle(
-        spec,
+    request = Request(
         num_frames=asked.frames,
         num_inference_steps=asked.steps,
         guidance_scale=asked.guidance,
         width=width,
         height=height,
     )
-    return settings.notices
+    return plan_settings(request, spec).notices
 
 
 def check_devices(accelerator: Any) -> None:

@@ -14,11 +14,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from videodit.checkpoints import read_json
+from videodit.configs import read_json
 from videodit.errors import InputError
 from videodit.files import replacing
 from videodit.pipelines import VideoDiTPipeline
-from videodit.pipelines.registry import check_model, family_of_index, resolve_model
+from videodit.pipelines.folders import check_model, family_of_index, resolve_model
 from videodit.training.config import Method, TrainingConfig
 
 ATTENTION_AND_MLP = r"blocks\.\d+\..*(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out|ffn\.net\.0\.proj|ffn\.net\.2)"

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videodit.cli.common import note, parse_size
-from videodit.cli.request import begun_seed
+from videodit.cli.flags import ClipFlags
+from videodit.cli.jobs import begun_seed
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from videodit.pipelines.registry import ModelSpec
+    from videodit.pipelines.spec import ModelSpec
 
 
 def spec_of(model: str) -> ModelSpec:
@@ -21,11 +22,9 @@ def spec_of(model: str) -> ModelSpec:
     Raises:
         ValueError: an unknown or damaged model.
     """
-    from videodit.pipelines.registry import ModelSpec, check_model, resolve_model
+    from videodit.pipelines.spec import ModelFolder
 
-    folder = resolve_model(model)
-    check_model(folder)
-    return ModelSpec.from_folder(folder)
+    return ModelFolder.find(model).spec
 
 
 def clip_size(path: Path) -> tuple[int, int]:
@@ -64,23 +63,23 @@ def read_clip(
     return frames
 
 
-def settings_for(
-    clip: Path,
-    own_size: tuple[int, int],
-    spec: ModelSpec,
-    *,
-    prompt: str | None,
-    size: str | None,
-    seed: int | None,
-    output: Path | None,
+def request_fields(
+    clip: Path, own_size: tuple[int, int], spec: ModelSpec, flags: ClipFlags, *, prompt: str | None
 ) -> dict[str, Any]:
-    """The fields of a Request that a clip decides where no flag does.
+    """The fields of a Request that the flags say, and that the clip decides where no flag does.
 
     Size: the clip's own, where the model can make it and it has at most twice the pixels of the model's own size;
     else that. Prompt: the one that made the clip.
 
+    Args:
+        clip: that the command starts from.
+        own_size: its height and width.
+        spec: the model.
+        flags: of the command.
+        prompt: that was typed; ``None`` for the clip's own.
+
     Raises:
-        ValueError: no prompt, and none in the clip; or a size of another form.
+        InputError: no prompt, and none in the clip; or a size of another form.
     """
     from videodit.media import read_recipe
 
@@ -92,11 +91,23 @@ def settings_for(
         note(f"the prompt of {clip.name}: {prompt}")
     height, width = own_size
     own = spec.defaults.height, spec.defaults.width
-    if size is not None:
-        width, height = parse_size(size)
+    if flags.size is not None:
+        width, height = parse_size(flags.size)
     elif spec.geometry.snap_size(height, width) != (height, width) or height * width > 2 * own[0] * own[1]:
         height, width = own
-    return {"prompt": prompt, "height": height, "width": width, "seed": begun_seed(output) if seed is None else seed}
+    return {
+        "prompt": prompt,
+        "height": height,
+        "width": width,
+        "seed": begun_seed(flags.output) if flags.seed is None else flags.seed,
+        "model": flags.model,
+        "fit": flags.fit,
+        "num_inference_steps": flags.steps,
+        "guidance_scale": flags.cfg,
+        "negative_prompt": flags.negative,
+        "device": flags.device,
+        "dtype": flags.dtype,
+    }
 
 
 def whole_groups(count: int, spec: ModelSpec, *, leading: bool) -> int:

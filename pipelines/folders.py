@@ -1,0 +1,187 @@
+"""Model folders: found by name, checked before any weight is read, and told apart by their hashes."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videodit.configs import check_class, check_config, is_hub_id, read_json
+from videodit.errors import InputError, ModelError
+from videodit.families import sampling_of
+from videodit.files import add_blocks
+from videodit.schema import check_types
+
+if TYPE_CHECKING:
+    from videodit.families import Family, Sampling
+
+BUNDLED = ("mini",)
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_NEEDED = ("text_encoder", "tokenizer", "transformer", "vae", "scheduler")
+_WEIGHTED = ("text_encoder", "text_encoder_2", "image_encoder", "transformer", "transformer_2", "vae")
+
+
+def resolve_model(name: str, *, variant: str | None = None, **hub: Any) -> Path:
+    """The local folder of a model.
+
+    Args:
+        name: a bundled model (``"mini"``), a folder, or a hub id (``"owner/name"``), which is downloaded unless it
+            is in the cache.
+        variant: of the weight files that are fetched, too.
+        hub: ``revision``, ``cache_dir``, ``token`` and ``local_files_only``, for a hub id.
+
+    Raises:
+        ValueError: nothing has that name (close names are given), the hub holds another pipeline there, or options
+            for the hub beside a local model.
+    """
+    found = _local(name)
+    if found is not None:
+        if hub:
+            raise InputError(f"{', '.join(hub)} are for models on the hub; {name!r} is local")
+        return found
+    if is_hub_id(name):
+        return _download(name, variant, **hub)
+    close = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.4)
+    legal = f"{', '.join(BUNDLED)}, a folder, or a hub id owner/name"
+    if close:
+        raise InputError(f"unknown model {name!r}; did you mean {close[0]!r}? Legal are {legal}")
+    raise InputError(f"unknown model {name!r}; legal are {legal}")
+
+
+def _local(name: str) -> Path | None:
+    if name in BUNDLED:
+        return Path(str(resources.files("videodit") / "presets" / name))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise InputError(f"model {name!r} is a file; give the folder that holds model_index.json")
+    return None
+
+
+@cache  # a file of prompts asks for the same model again and again
+def _download(hub_id: str, variant: str | None = None, **hub: Any) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        # First what it is: another class's model may be many gigabytes.
+        index = read_json(Path(hf_hub_download(hub_id, "model_index.json", **hub)))
+        family_of_index(index, hub_id)
+        # The components alone: repositories hold other checkpoints beside them.
+        parts = [name for name, entry in index.items() if isinstance(entry, list) and entry[:1] != [None]]
+        patterns = ["model_index.json", *(f"{part}/{kind}" for part in parts for kind in _HUB_FILES)]
+        ignored = ["*.fp16.*"] if variant is None else None
+        return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored, **hub))
+    except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"model {hub_id!r} is no local folder and could not be fetched from the hub: {reason}"
+        ) from None
+
+
+def check_model(folder: Path) -> dict[str, Any]:
+    """Check a model folder before its weights are read.
+
+    Returns:
+        The contents of ``model_index.json``.
+
+    Raises:
+        ModelError: a pipeline of another class, a missing component, pickled weights, a broken shard (named), or a
+            config that asks for code or for more layers than there are tensors.
+    """
+    index = read_json(folder / "model_index.json")
+    check_config(index, folder / "model_index.json")
+    found = family_of_index(index, folder)
+    check_settings(index, folder / "model_index.json")
+    from videodit.checkpoints import check_weights
+    from videodit.weights import check_counts, read_header
+
+    second = [] if found is None else [part for part in (found[1].text_component, found[1].pooled_component) if part]
+    for name in (*_NEEDED, *second, *(part.replace("text_encoder", "tokenizer") for part in second)):
+        if not (folder / name).is_dir():
+            raise ModelError(f"{folder} lacks the component {name}/")
+    for name in _WEIGHTED:
+        if (folder / name / "adapter_config.json").exists():
+            raise ModelError(f"{folder / name} holds an adapter, which points at weights elsewhere; merge it first")
+        if (folder / name).is_dir():
+            check_weights(folder / name)
+            path = folder / name / "config.json"
+            config = read_json(path)
+            check_config(config, path)
+            tensors = sum(len(read_header(file)) for file in (folder / name).glob("*.safetensors"))
+            check_counts(config, tensors, path)
+    own = index.get("_class_name") == "VideoDiTPipeline"
+    transformer = "VideoDiT" if own or found is None else found[0].class_name
+    vae = "CausalVideoVAE" if found is None or (own and found[1].vae == "AutoencoderKLWan") else found[1].vae
+    config = read_json(folder / "transformer" / "config.json")
+    if found is None or own or config.get("_class_name") not in found[0].aliases:
+        check_class(config, transformer, folder / "transformer")
+    check_class(decoder := read_json(folder / "vae" / "config.json"), vae, folder / "vae")
+    from videodit import CausalVideoVAE, VideoDiT
+
+    for values, model, part in ((config, VideoDiT, "transformer"), (decoder, CausalVideoVAE, "vae")):
+        if values["_class_name"] == model.__name__:
+            check_types(values, model, folder / part)
+    return index
+
+
+def check_settings(index: dict[str, Any], where: object) -> None:
+    """Check the entries of a pipeline's config that are no components.
+
+    Raises:
+        ModelError: naming the entry, its value and what is legal.
+    """
+    for name in ("height", "width", "num_frames", "num_inference_steps", "max_text_length", "window"):
+        value = index.get(name)
+        if value is None and (name not in index or name in ("max_text_length", "window")):
+            continue
+        if type(value) is not int or not 1 <= value <= 2**24:
+            raise ModelError(f"{where}: {name} is {value!r}, legal is a whole number from 1 to {2**24}")
+    for name, high in (("fps", 1000), ("guidance_scale", 100), ("boundary_ratio", 1)):
+        value = index.get(name)
+        if value is None and (name not in index or name == "boundary_ratio"):
+            continue
+        wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high
+        if wrong or (name == "fps" and value == 0):
+            raise ModelError(f"{where}: {name} is {value!r}, legal is a number up to {high}")
+    if type(index.get("expand_timesteps", False)) not in (bool, type(None)):
+        raise ModelError(f"{where}: expand_timesteps is {index['expand_timesteps']!r}, legal are true and false")
+
+
+def family_of_index(index: Any, where: object) -> tuple[Family, Sampling] | None:
+    """Whose pipeline it is, from the contents of ``model_index.json``; ``None`` for one that was made here.
+
+    Raises:
+        ValueError: a pipeline class that nobody knows.
+    """
+    pipeline = index.get("_class_name")
+    if pipeline == "VideoDiTPipeline":
+        pipeline = index.get("sampled_as")
+        return None if pipeline is None else sampling_of(pipeline, where)
+    return sampling_of(pipeline or "config without a class", where)
+
+
+def model_hash(folder: Path) -> str:
+    """A fingerprint of a model's weights: 16 hexadecimal digits.
+
+    SHA-256 over each safetensors file's name and size and over evenly spaced blocks of it, so that it takes no minutes
+    for large models.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*/*.safetensors")):
+        digest.update(f"{path.relative_to(folder).as_posix()}:{path.stat().st_size};".encode())
+        add_blocks(digest, path)
+    return digest.hexdigest()[:16]
+
+
+def files_hash(folder: Path) -> str:
+    """A fingerprint of a model's configs and vocabularies, 16 hexadecimal digits; its weights have one of their own."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*/*")):
+        if path.suffix in (".json", ".txt", ".model") and not path.name.endswith(".index.json"):
+            digest.update(f"{path.relative_to(folder).as_posix()}:".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]

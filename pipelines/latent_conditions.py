@@ -1,0 +1,220 @@
+"""From conditions to what the sampling loop takes: given latents, the noise level that each holds, and timesteps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+
+from videodit.families.sampling import ImageCondition
+from videodit.objectives import NUM_TRAIN_TIMESTEPS
+from videodit.pipelines.autoencoders import encode_image, encode_posterior
+from videodit.pipelines.conditions import edit_steps
+from videodit.pipelines.placing import FREE, PlacedConditions
+from videodit.pipelines.scheduling import at_level
+from videodit.shapes import Size3D
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Given parts of a clip, in the forms that a transformer can take them.
+
+    Kept latents are put back after every step, since they drift if they are left alone. A model that was trained with
+    clean parts gets them clean, and with a timestep of their own for each token. Any other gets them at the noise level
+    of the rest (Lugmayr et al., "RePaint", 2022, without its resampling), which it cannot tell from its own work.
+
+    Attributes:
+        channels: ``[B, C', T, H, W]`` behind the latents' own channels.
+        tokens: of an image encoder, ``[B, I, image_dim]``.
+        clean: given latents ``[B, C, T, H, W]``, anything where nothing is given.
+        level: ``[1, 1, T, H, W]``: the noise level, from 0 to 1, below which given latents are free; 0: never.
+            Infinite where nothing is given.
+        renoised: given latents get the noise level of the rest, and no timestep of their own.
+        start: latents ``[B, C, T, H, W]`` of a clip that is edited.
+        strength: the share of the steps that an edit takes.
+    """
+
+    channels: Tensor | None = None
+    tokens: Tensor | None = None
+    clean: Tensor | None = None
+    level: Tensor | None = None
+    renoised: bool = False
+    start: Tensor | None = None
+    strength: float = 1.0
+
+    def begin(self, steps: int) -> int:
+        """The number of steps that an edit leaves out."""
+        return steps - edit_steps(steps, self.strength) if self.start is not None else 0
+
+    def first(self, noise: Tensor, scheduler: Any, step: int) -> Tensor:
+        """The latents that the loop starts with at a step, from noise of its level."""
+        latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
+        if self.start is not None:
+            start = self.start
+            if self.clean is not None and self.level is not None:  # which may hold a level that lies before the step
+                start = torch.where(self.level < FREE, self.clean, start)
+            latents = at_level(scheduler, start, noise, step)
+        return self.clamped(latents, noise, scheduler, step)
+
+    def clamped(self, latents: Tensor, noise: Tensor, scheduler: Any, step: int) -> Tensor:
+        """Latents with the kept ones as they must be where a step begins; behind the last step, too."""
+        if self.clean is None or self.level is None:
+            return latents
+        given = at_level(scheduler, self.clean, noise, step)
+        if not self.renoised:
+            given = torch.where(self.level > 0, given, self.clean)
+        return torch.where(self.level <= level_of(scheduler, step), given, latents)
+
+    def seen(self, latents: Tensor, noise: Tensor, scheduler: Any, step: int) -> Tensor:
+        """Latents as the transformer gets them: given ones that hold a level above 0 are at that one.
+
+        For the scheduler they are at the level of the rest, so that solvers that remember earlier steps find a straight
+        way there once such latents are free.
+        """
+        if self.clean is None or self.level is None or self.renoised:
+            return latents
+        own = (self.level > 0) & (self.level <= level_of(scheduler, step))
+        return torch.where(own, self.clean + self.level.clamp(max=1) * (noise - self.clean), latents)
+
+    def timestep(self, t: Tensor, batch: int, patch: Size3D) -> Tensor:
+        """``[B]``, or ``[B, S]`` with the level of each token where some are kept, 0 for clean ones."""
+        if self.level is None or self.renoised:
+            return t.expand(batch)
+        levels = (self.level * NUM_TRAIN_TIMESTEPS).clamp(max=float(t))
+        tokens = reduce(levels, "b 1 (t i) (h j) (w k) -> b t h w", "max", i=patch.t, j=patch.h, k=patch.w)
+        return rearrange(tokens, "b t h w -> b (t h w)").to(t.device).expand(batch, -1)
+
+    def snapped(self, scheduler: Any) -> Condition:
+        """With levels of steps, the nearest above, so that no latent leaves its level in the middle of a step.
+
+        Args:
+            scheduler: with its timesteps set.
+        """
+        if self.level is None or not ((self.level > 0) & (self.level < FREE)).any():
+            return self
+        steps = (scheduler.timesteps.float().to(self.level.device) / NUM_TRAIN_TIMESTEPS).sort().values
+        index = torch.searchsorted(steps, self.level.clamp(max=float(steps[-1])).contiguous())
+        return replace(self, level=torch.where((self.level > 0) & (self.level < FREE), steps[index], self.level))
+
+    def window(self, span: slice, done: Tensor | None = None, keep: slice | None = None) -> Condition:
+        """The same for some latent frames of the clip.
+
+        Args:
+            span: which.
+            done: latents ``[B, C, T, H, W]`` of the whole clip, as far as they are made.
+            keep: which of the span's latents are taken from there, counted within it.
+        """
+
+        def cut(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[:, :, span]
+
+        part = replace(
+            self, channels=cut(self.channels), clean=cut(self.clean), level=cut(self.level), start=cut(self.start)
+        )
+        if done is None or keep is None or keep.start == keep.stop:
+            if part.level is not None and (part.level == FREE).all():
+                part = replace(part, clean=None, level=None)
+            return part
+        made = done[:, :, span]
+        clean = made.clone() if part.clean is None else part.clean.clone()
+        level = torch.full_like(made[:1, :1], FREE) if part.level is None else part.level.clone()
+        clean[:, :, keep], level[:, :, keep] = made[:, :, keep], 0.0
+        return replace(part, clean=clean, level=level)
+
+
+def level_of(scheduler: Any, step: int) -> float:
+    """The noise level at which a step begins, as a share of the training timesteps; 0 behind the last."""
+    timesteps = scheduler.timesteps
+    return float(timesteps[step].float() / NUM_TRAIN_TIMESTEPS) if step < len(timesteps) else 0.0
+
+
+def prepare_condition(
+    pipe: Any,
+    placed: PlacedConditions,
+    *,
+    latent_shape: tuple[int, int, int, int],
+    generators: Sequence[torch.Generator],
+    device: torch.device,
+) -> Condition:
+    """Encode what is placed.
+
+    Args:
+        pipe: the pipeline, for its autoencoder and image encoder.
+        placed: see :func:`videodit.pipelines.placing.place_conditions`.
+        latent_shape: ``(C, T, H, W)``.
+        generators: one a clip, for autoencoders whose latents are drawn.
+        device: where the result goes.
+    """
+    kind, batch = pipe.spec.image_kind, len(generators)
+    condition = Condition(strength=placed.strength, renoised=placed.renoised)
+    if placed.start is not None:
+        start, _ = encode_posterior(pipe.vae, placed.start[None].to(device))
+        condition = replace(condition, start=start.expand(batch, -1, -1, -1, -1))
+    if placed.clip is None or placed.known is None or placed.level is None:
+        return condition
+    if pipe.transformer.config.image_dim is not None:
+        condition = replace(condition, tokens=image_tokens(pipe, placed.pictures, batch, device))
+    if kind in ("concat", "concat_mask") and placed.known.any():
+        channels = image_channels(pipe, kind, placed.clip, placed.known, latent_shape, generators, device)
+        condition = replace(condition, channels=channels)
+        if (placed.level == FREE).all():  # no region beside them
+            return condition
+    kept = (placed.level < FREE).flatten(1).any(dim=1).nonzero()[:, 0]
+    clip = placed.clip
+    if pipe.spec.geometry.causal:  # what is behind the last kept frame does not change it
+        clip = clip[:, : pipe.spec.geometry.frames_of(int(kept[-1])).stop]
+    latents, _ = encode_posterior(pipe.vae, clip[None].to(device))
+    clean = torch.zeros(batch, *latent_shape, device=device)
+    clean[:, :, : latents.shape[2]] = latents
+    return replace(condition, clean=clean, level=placed.level[None, None].to(device))
+
+
+def image_tokens(pipe: Any, images: tuple[Any, Any], batch: int, device: torch.device) -> Tensor:
+    """What the image encoder sees of the first and the last picture, ``[B, I, image_dim]``."""
+    found = [one for one in images if one is not None]
+    pictures = [one if one.dtype == np.uint8 else (one * 255).round().astype(np.uint8) for one in found]
+    pixels = pipe.image_processor(images=pictures, return_tensors="pt").to(device)
+    hidden = pipe.image_encoder(**pixels, output_hidden_states=True).hidden_states[-2]  # [1 or 2, 257, dim]
+    return hidden.flatten(0, 1)[None].expand(batch, -1, -1).to(device)
+
+
+def image_channels(
+    pipe: Any,
+    kind: ImageCondition,
+    clip: Tensor,
+    known: Tensor,
+    latent_shape: tuple[int, int, int, int],
+    generators: Sequence[torch.Generator],
+    device: torch.device,
+) -> Tensor:
+    """Given frames as channels beside the latents, ``[B, C', T, H, W]``.
+
+    Args:
+        pipe: the pipeline, for its autoencoder.
+        kind: ``"concat"``: the first frame's latent, drawn, then zeros; ``"concat_mask"`` (Wan): a mask of the given
+            frames, a channel for each frame of a latent, and the latents of a clip that is grey elsewhere.
+        clip: ``[3, frames, height, width]`` in [-1, 1].
+        known: boolean ``[frames]``: which of them are placed.
+        latent_shape: ``(C, T, H, W)``.
+        generators: one a clip.
+        device: where the result goes.
+    """
+    batch, (_, frames, *grid) = len(generators), latent_shape
+    clip, known = clip.to(device), known.to(device)
+    if kind == "concat":
+        latents = torch.cat([encode_image(pipe.vae, clip[None, :, :1], g) for g in generators])
+        channels = torch.zeros(batch, latents.shape[1], frames, *grid, device=device)
+        channels[:, :, :1] = latents
+        return channels
+    stride = pipe.spec.geometry.vae_stride.t
+    mask = torch.zeros(stride, frames, *grid, device=device)
+    mask[:, 0] = known[0].float()  # the first frame alone fills its latent
+    mask[:, 1:] = rearrange(known[1:].float(), "(t s) -> s t 1 1", s=stride)
+    grey = torch.where(known[None, :, None, None], clip, torch.zeros_like(clip))
+    latents = encode_image(pipe.vae, grey[None], None)
+    return torch.cat([mask[None], latents], dim=1).expand(batch, -1, -1, -1, -1)

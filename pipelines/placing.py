@@ -1,0 +1,250 @@
+"""Conditions on the pixels of a clip, before any weights: what each covers, what contradicts another, what is kept.
+
+:mod:`videodit.pipelines.latent_conditions` turns what comes out into what the sampling loop takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Integral
+from typing import Any
+
+import torch
+from einops import reduce, repeat
+from torch import Tensor
+
+from videodit.errors import InputError
+from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region, check_fit, edit_steps
+from videodit.pipelines.pixels import fingerprint, fitted, read_frames, read_mask
+from videodit.pipelines.settings import Settings
+from videodit.pipelines.spec import ModelSpec
+
+FREE = math.inf
+"""The level of latents that nothing is known of."""
+
+
+@dataclass(frozen=True)
+class PlacedConditions:
+    """Conditions as they were settled.
+
+    Attributes:
+        clip: fp32 ``[3, frames, height, width]`` in [-1, 1]: what is given; frames that are not are those nearest in
+            time, since the autoencoder sees what is before a frame. ``None``: nothing is given.
+        known: boolean ``[frames]``: the frames of every :class:`Frames`.
+        level: fp32 ``[T, H, W]``, a value a latent: the noise level that it holds, 0 where it is kept as it is,
+            :data:`FREE` where nothing is known. The same for all latents of a token.
+        start: fp32 as ``clip``: what an :class:`Edit` starts from.
+        strength: of the edit.
+        renoised: given latents, and those that windows share, get the noise level of the rest, since the model was not
+            trained with clean ones.
+        pictures: what was given for the first and the last frame, as uint8 or float ``[H, W, 3]`` of its own size, for
+            models with an image encoder.
+        record: for the recipe: which pixels these were, and where they went.
+        notices: what differs from what was asked.
+    """
+
+    clip: Tensor | None = None
+    known: Tensor | None = None
+    level: Tensor | None = None
+    start: Tensor | None = None
+    strength: float = 1.0
+    renoised: bool = False
+    pictures: tuple[Any, Any] = (None, None)
+    record: list[dict[str, Any]] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+
+def place_conditions(
+    conditions: Sequence[AnyCondition], spec: ModelSpec, settings: Settings, *, fit: Fit = "crop"
+) -> PlacedConditions:
+    """Read and check what is given.
+
+    Args:
+        conditions: in any order; no two may say something of the same pixels.
+        spec: the model.
+        settings: of the call.
+        fit: what becomes of pictures of another aspect ratio; see :func:`videodit.pipelines.pixels.fitted`.
+
+    Raises:
+        ValueError: a position outside the clip, a strength outside (0, 1], a clip or a mask of another length, two
+            conditions for the same frame, what cannot be read, or what the model cannot take.
+    """
+    check_fit(fit)
+    placer = _Placer(spec, settings, fit)
+    for condition in conditions:
+        if isinstance(condition, Frames):
+            placer.add_frames(condition)
+        elif isinstance(condition, Region):
+            placer.add_region(condition)
+        elif isinstance(condition, Edit):
+            placer.add_edit(condition)
+        else:
+            raise InputError(f"a condition must be Frames, Region or Edit, got {type(condition).__name__}")
+    return placer.finish()
+
+
+class _Placer:
+    """Puts conditions where they belong, one after the other."""
+
+    def __init__(self, spec: ModelSpec, settings: Settings, fit: Fit) -> None:
+        self.spec, self.settings, self.fit = spec, settings, fit
+        self.geometry = replace(spec.geometry, causal=spec.geometry.causal and not settings.loop)
+        self.size = settings.height, settings.width
+        self.frames = settings.num_frames
+        self.latent = self.geometry.latent_size(self.frames, *self.size)
+        self.clip = torch.zeros(()).expand(3, self.frames, *self.size)  # takes memory once something is given
+        self.known = torch.zeros(self.frames, dtype=torch.bool)
+        self.level = torch.full(self.latent, FREE)
+        self.region: Tensor | None = None  # where pixels are kept, [frames, height, width]
+        self.start: Tensor | None = None
+        self.strength = 1.0
+        self.pictures: dict[int, Any] = {}
+        self.record: list[dict[str, Any]] = []
+        self.notices: list[str] = []
+
+    def add_frames(self, condition: Frames) -> None:
+        strength = _checked_strength("strength", condition.strength)
+        fps = float(self.settings.fps)
+        pixels, notices = read_frames(condition.content, fps=fps, name="the given clip", size=self.size, fit=self.fit)
+        count = len(pixels)
+        if not isinstance(condition.at, Integral) or isinstance(condition.at, bool):
+            raise InputError(f"at must be the number of a frame, got {condition.at!r}")
+        first = int(condition.at) + (self.frames if condition.at < 0 else 0)
+        if not 0 <= first <= self.frames - count:
+            many = "" if count == 1 else f" and {count} frames long"
+            raise InputError(
+                f"something given is at {condition.at}{many}; this clip has frames 0 to {self.frames - 1} "
+                f"(-{self.frames} to -1 from the end)"
+            )
+        span = slice(first, first + count)
+        if self.known[span].any() or (self.region is not None and self.region[span].any()):
+            raise InputError(f"frames {first} to {first + count - 1} are given twice")
+        groups = [self.geometry.frames_of(k) for k in range(self.latent.t)]
+        inside = [k for k, group in enumerate(groups) if first <= group[0] and group[-1] < first + count]
+        touched = [k for k, group in enumerate(groups) if group[0] < first + count and first <= group[-1]]
+        kept = inside or touched
+        if taken := [k for k in kept if (self.level[k] < FREE).any()]:
+            group = groups[taken[0]]
+            raise InputError(
+                f"frames {group[0]} to {group[-1]} are one group of the autoencoder, and two things are given in it"
+            )
+        rest = [f for f in range(first, first + count) if all(f not in groups[k] for k in kept)]
+        if rest:
+            notices.append(
+                f"of the frames given at {condition.at}, {len(rest)} share a group of the autoencoder with frames that "
+                "are not given: they are shown to it and may change"
+            )
+        pictures, told = fitted(pixels, *self.size, self.fit, name="the given picture")
+        self.clip = self.clip.contiguous()
+        self.clip[:, span] = pictures
+        self.known[span] = True
+        if self.spec.image_kind not in ("concat", "concat_mask"):  # those see frames beside the latents
+            self.level[kept] = 1 - strength
+        self.pictures |= {first: pixels[0], first + count - 1: pixels[-1]}
+        self.notices += [*notices, *told]
+        self.record.append({"frames": fingerprint(pixels), "count": count, "at": first, "strength": strength})
+
+    def add_region(self, condition: Region) -> None:
+        if self.region is not None:
+            raise InputError("two Regions are given; put them into one mask")
+        clip, fingerprint_of = self._whole(condition.clip, "the clip of a Region")
+        made, told = read_mask(condition.mask, self.frames, *self.size, fps=float(self.settings.fps), fit=self.fit)
+        self.notices += told
+        free = self._per_latent(made)
+        if free.all():
+            raise InputError("the mask leaves no whole token of the model to keep; give one with larger black parts")
+        if (self.level[~free] < FREE).any() or (~made)[self.known].any():
+            raise InputError("a Region keeps latents for which frames are given, too; make those white in its mask")
+        self.level[~free] = 0.0
+        self.region = ~made
+        self.clip = torch.where(self.known[None, :, None, None], self.clip, clip)
+        self.record.append({"region": fingerprint_of, "mask": fingerprint(made)})
+
+    def add_edit(self, condition: Edit) -> None:
+        if self.start is not None:
+            raise InputError("two Edits are given; a clip can start from one")
+        self.strength = _checked_strength("an edit's strength", condition.strength)
+        steps = self.settings.num_inference_steps
+        if edit_steps(steps, self.strength) < 1:
+            least = math.ceil(1000 / steps) / 1000
+            raise InputError(
+                f"an edit's strength of {self.strength:g} leaves none of {steps} steps; {least:g} leaves one"
+            )
+        self.start, fingerprint_of = self._whole(condition.clip, "the clip of an Edit")
+        self.record.append({"edit": fingerprint_of, "strength": self.strength})
+
+    def finish(self) -> PlacedConditions:
+        anything = bool(self.known.any()) or self.region is not None
+        only_first = not self.known[1:].any() and not (self.level[1:] < FREE).any() and self.region is None
+        if self.region is None and anything:
+            at = self.known.nonzero()[:, 0]
+            group = torch.tensor([k for k in range(self.latent.t) for _ in self.geometry.frames_of(k)])
+            away = (torch.arange(self.frames)[:, None] - at).abs()
+            away += self.frames * (group[:, None] != group[at])  # those of a frame's own group come first
+            self.clip = self.clip[:, at[away.argmin(dim=1)]]
+        per_token = reduce(self.level, "(t a) h w -> t h w", "max", a=self.geometry.patch.t)
+        self.level = repeat(per_token, "t h w -> (t a) h w", a=self.geometry.patch.t)
+        beside = self.spec.image_kind in ("concat", "concat_mask") and bool(self.known.any())
+        if anything and (self.level == FREE).all() and not beside:
+            raise InputError(
+                f"what is given fills no whole token of the model, of {self.geometry.patch.t} latent frames"
+            )
+        if anything and not (self.level == FREE).any():
+            raise InputError("everything is given and nothing is left to make")
+        self._check_model()
+        return PlacedConditions(
+            clip=self.clip if anything else None,
+            known=self.known if anything else None,
+            level=self.level if anything else None,
+            start=self.start,
+            strength=self.strength,
+            renoised=not (self.spec.keeps_any or (self.spec.image_kind == "keep_first" and only_first)),
+            pictures=(self.pictures.get(0), self.pictures.get(self.frames - 1) if self.frames > 1 else None),
+            record=self.record,
+            notices=list(dict.fromkeys(self.notices)),
+        )
+
+    def _check_model(self) -> None:
+        """See that the model can take it.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        kind, given = self.spec.image_kind, self.known.nonzero()[:, 0].tolist()
+        if not given:
+            return
+        if kind is None:
+            raise InputError("this model makes clips from text alone and takes no image or other given frames")
+        if self.spec.keeps_any:
+            return
+        if kind in ("keep_first", "concat") and given != [0]:
+            raise InputError(f"this model takes one given frame, the first; frames {given[0]} to {given[-1]} are given")
+        if any(0 < one["strength"] < 1 for one in self.record if "frames" in one):
+            raise InputError("this model keeps given frames as they are; their strength must be 1")
+
+    def _whole(self, source: Any, name: str) -> tuple[Tensor, str]:
+        """A clip as long as the one that is made."""
+        pixels, notices = read_frames(source, fps=float(self.settings.fps), name=name, size=self.size, fit=self.fit)
+        if len(pixels) != self.frames:
+            raise InputError(f"{name} has {len(pixels)} frames at {float(self.settings.fps):g} fps, not {self.frames}")
+        clip, told = fitted(pixels, *self.size, self.fit, name=name)
+        self.notices += [*notices, *told]
+        return clip, fingerprint(pixels)
+
+    def _per_latent(self, made: Tensor) -> Tensor:
+        """Which latents are free, ``[T, H, W]``, if pixels ``[frames, height, width]`` are made anew: every latent of a
+        token of which any pixel is."""
+        _, sh, sw = self.geometry.vae_stride
+        cells = reduce(made, "t (h i) (w j) -> t h w", "max", i=sh, j=sw)
+        free = torch.stack([cells[list(self.geometry.frames_of(k))].any(dim=0) for k in range(self.latent.t)])
+        pt, ph, pw = self.geometry.patch
+        tokens = reduce(free, "(t a) (h b) (w c) -> t h w", "max", a=pt, b=ph, c=pw)
+        return repeat(tokens, "t h w -> (t a) (h b) (w c)", a=pt, b=ph, c=pw)
+
+
+def _checked_strength(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:  # false for NaN, too
+        raise InputError(f"{name} must be above 0 and at most 1, got {value!r}")
+    return float(value)

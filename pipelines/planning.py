@@ -1,0 +1,198 @@
+"""From a request to a plan: everything is checked and decided here, once, without weights.
+
+:func:`plan` reads the model's configs (a :class:`~videodit.pipelines.spec.ModelSpec`) and the request's pictures and
+clips, each once. Where there are none, and no live inputs, it loads neither torch nor diffusers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from videodit.errors import InputError
+from videodit.pipelines.conditions import check_fit, edit_steps, ends_given, images_as_frames
+from videodit.pipelines.levels import Levels
+from videodit.pipelines.request import Inputs, Request, as_list
+from videodit.pipelines.settings import Settings, check_conditions, plan_settings
+from videodit.pipelines.spec import ModelSpec, TextNeeds
+from videodit.pipelines.storyboard import Storyboard
+from videodit.pipelines.windows import Window, windows_of
+from videodit.prompts import check_text
+
+if TYPE_CHECKING:
+    from videodit.pipelines.placing import PlacedConditions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Settings):
+    """What will be done, with every number legal and every picture decoded.
+
+    Attributes:
+        request: what was asked for.
+        inputs: live objects beside it.
+        spec: the model.
+        levels: noise levels of the request's own.
+        videos: how many clips are made.
+        guided: whether two predictions are led apart.
+        conditions: what is fixed of the clips, placed; ``None``: nothing is.
+    """
+
+    request: Request
+    inputs: Inputs
+    spec: ModelSpec
+    levels: Levels = field(default_factory=Levels)
+    videos: int = 1
+    guided: bool = True
+    conditions: PlacedConditions | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """Its numbers alone."""
+        return Settings(**{one.name: getattr(self, one.name) for one in fields(Settings)})
+
+    @property
+    def condition_record(self) -> list[dict[str, Any]]:
+        """Which pixels the conditions are, and where they go."""
+        return [] if self.conditions is None else self.conditions.record
+
+    @property
+    def spans(self) -> list[Window]:
+        """Latent frames that are made together, in the order in which they are made."""
+        placed = self.conditions
+        level = None if placed is None or placed.renoised else placed.level
+        return windows_of(self.latent_shape[1], self.windows, level)
+
+    @property
+    def steps_taken(self) -> int:
+        """Steps of the sampler in each window; of an edit, those that its strength leaves."""
+        edited = self.conditions is not None and self.conditions.start is not None
+        strength = self.conditions.strength if edited and self.conditions is not None else 1.0
+        return edit_steps(self.num_inference_steps, strength) if edited else self.num_inference_steps
+
+    @property
+    def estimate(self) -> dict[str, int]:
+        """What it costs: ``forwards`` of the transformer, of a batch of all clips, and ``tokens`` in each of a clip."""
+        forwards = self.steps_taken * len(self.spans) * (2 if self.guided else 1)
+        return {"forwards": forwards, "tokens": self.window_tokens}
+
+
+def plan(
+    request: Request,
+    inputs: Inputs,
+    spec: ModelSpec,
+    *,
+    text_notices: Callable[[str], list[str]] | None = None,
+) -> Plan:
+    """Check a request against a model, and decide everything that can be decided without weights.
+
+    Args:
+        request: what is asked for.
+        inputs: live objects beside it.
+        spec: the model.
+        text_notices: what a user should know about a prompt, such as words that the model does not know.
+
+    Returns:
+        The plan; its ``notices`` say what differs from what was asked.
+
+    Raises:
+        InputError: naming the bad value and what is legal.
+    """
+    for text in request.texts:
+        check_text(text)
+    levels = Levels(request.sigmas, request.timesteps, request.eta)
+    steps = request.num_inference_steps
+    if levels.count is not None and steps not in (None, levels.count):
+        raise InputError(f"num_inference_steps is {steps}, but the list has {levels.count} levels")
+    settings = plan_settings(request, spec, steps=levels.count)
+    if isinstance(request.prompt, Storyboard):
+        request.prompt.check(settings.seconds)
+    scales = (settings.guidance_scale, request.guidance_scale_2)
+    guided = spec.text.guided and any(scale is not None and scale > 1 for scale in scales)
+    count = check_prompts(request, inputs, spec.text)
+    if request.num_videos_per_prompt < 1:
+        raise InputError(f"num_videos_per_prompt must be at least 1, got {request.num_videos_per_prompt}")
+    videos = count * request.num_videos_per_prompt
+    conditions = _conditions(request, inputs, spec, settings)
+    if inputs.tensors or inputs.generator is not None:
+        from videodit.pipelines.live_inputs import check_live
+
+        check_live(inputs, videos=videos, latent_shape=settings.latent_shape)
+    notices = [*settings.notices, *([] if conditions is None else conditions.notices)]
+    if text_notices is not None:
+        notices += [notice for text in request.texts for notice in text_notices(text)]
+    if any(as_list(request.negative_prompt, "negative_prompt")) and not guided:
+        notices.append("negative_prompt has no effect without guidance: guidance_scale is at most 1")
+    return Plan(
+        **vars(settings) | {"notices": notices},
+        request=request,
+        inputs=inputs,
+        spec=spec,
+        levels=levels,
+        videos=videos,
+        guided=guided,
+        conditions=conditions,
+    )
+
+
+def check_prompts(request: Request, inputs: Inputs, needs: TextNeeds) -> int:
+    """Check prompts, and what stands for them, against each other and the model.
+
+    Args:
+        request: what is asked for.
+        inputs: live objects beside it.
+        needs: what the model takes.
+
+    Returns:
+        The number of prompts; a storyboard counts as one.
+
+    Raises:
+        InputError: naming what is wrong.
+    """
+    if (request.prompt is None) == (inputs.prompt_embeds is None):
+        raise InputError("give either prompt or prompt_embeds")
+    if inputs.tensors:
+        from videodit.pipelines.live_inputs import check_embeds
+
+        check_embeds(inputs, needs)
+    if inputs.prompt_embeds is not None:
+        count = len(inputs.prompt_embeds)
+    else:
+        prompts = as_list(request.prompt)
+        if not prompts:
+            raise InputError("the list of prompts is empty")
+        count = 1 if isinstance(request.prompt, Storyboard) else len(prompts)
+    if request.negative_prompt is not None and inputs.negative_prompt_embeds is not None:
+        raise InputError("negative_prompt and negative_prompt_embeds exclude each other; pass one of them")
+    negatives = as_list(request.negative_prompt, "negative_prompt")
+    if inputs.negative_prompt_embeds is not None:
+        if not needs.guided:
+            raise InputError("this model has its guidance built in and takes no negative_prompt_embeds")
+        if (rows := len(inputs.negative_prompt_embeds)) not in (1, count):
+            raise InputError(f"negative_prompt_embeds has {rows} prompts for {count}; pass 1 or as many")
+    elif len(negatives) not in (0, 1, count):
+        raise InputError(f"{len(negatives)} negative prompts for {count} prompts; give one or as many")
+    return count
+
+
+def _conditions(request: Request, inputs: Inputs, spec: ModelSpec, settings: Settings) -> PlacedConditions | None:
+    """What is fixed of the clips: checked, read and placed."""
+    image = request.image if inputs.image is None else inputs.image
+    last_image = request.last_image if inputs.last_image is None else inputs.last_image
+    conditions = [*images_as_frames(image, last_image), *(inputs.conditions or request.conditions)]
+    first, last = ends_given(conditions, settings.num_frames)
+    check_conditions(
+        spec,
+        image=first,
+        last_image=last,
+        negative_prompt=next(filter(None, as_list(request.negative_prompt, "negative_prompt")), None),
+        guidance_scale_2=request.guidance_scale_2,
+    )
+    if request.loop and conditions:
+        raise InputError("a loop has no beginning and no end: it takes no image and no other condition")
+    check_fit(request.fit)
+    if not conditions:
+        return None
+    from videodit.pipelines.placing import place_conditions
+
+    return place_conditions(conditions, spec, settings, fit=request.fit)

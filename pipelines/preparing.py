@@ -1,0 +1,65 @@
+"""What a run starts from: noise, the seeds that give it again, and the conditions as the transformer takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videodit.pipelines.latent_conditions import Condition, prepare_condition
+from videodit.pipelines.placing import PlacedConditions
+from videodit.pipelines.planning import Plan
+from videodit.pipelines.probing import Draws
+from videodit.pipelines.scheduling import draw_noise, make_generators, seeds_of
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the sampling loop begins.
+
+    Attributes:
+        noise: fp32 ``[B, C, T, H, W]``.
+        condition: what is fixed of the clips.
+        generators: one a clip, for schedulers that draw noise in each step.
+        seeds: the seed that gives each clip again; ``None`` where none does.
+    """
+
+    noise: Tensor
+    condition: Condition
+    generators: list[torch.Generator]
+    seeds: list[int | None]
+
+
+def prepare(pipe: Any, plan: Plan, videos: int, draws: Draws) -> Start:
+    """Draw noise, and encode what is fixed.
+
+    Args:
+        pipe: the pipeline, for its autoencoder and image encoder.
+        plan: of the run.
+        videos: clips of the batch.
+        draws: where the scheduler's steps draw noise from.
+    """
+    device, request, latents = pipe._execution_device, plan.request, plan.inputs.latents
+    generators = make_generators(plan.inputs.generator, videos, seed=request.seed)
+    if pipe.processes is not None:
+        told = (request.prompt, request.negatives, plan.settings, plan.condition_record, request.guidance_scale_2)
+        latents = pipe.processes.share(generators, latents, told=told)
+    seeds = seeds_of(generators) if latents is None else [None] * videos
+    condition = prepare_condition(
+        pipe,
+        PlacedConditions() if plan.conditions is None else plan.conditions,
+        latent_shape=plan.latent_shape,
+        generators=generators,
+        device=device,
+    )
+    if latents is None:
+        first = pipe.sampling.frames_first
+        latents = torch.stack([draw_noise(plan.latent_shape, g, device, frames_first=first) for g in generators])
+    if draws == "elsewhere":
+        seeds = [None] * videos
+    shared = len(set(map(id, generators))) < len(generators)
+    if shared and (draws == "generator" or plan.spec.image_kind == "concat"):
+        seeds = [None] * videos  # a shared generator gives each clip what others left
+    return Start(latents.to(device, torch.float32), condition, generators, seeds)

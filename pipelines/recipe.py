@@ -1,0 +1,261 @@
+"""Recipes: what it takes to make a clip again, written by a run and read back as a :class:`Request`."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from videodit.configs import read_json
+from videodit.errors import InputError
+from videodit.pipelines.folders import family_of_index
+from videodit.pipelines.planning import Plan
+from videodit.pipelines.request import as_list
+from videodit.pipelines.storyboard import Storyboard
+from videodit.schema import is_plain
+
+SAMPLING_VERSION = 2
+"""What recipes call the way in which noise levels are laid out. Version 1, which recipes do not name, applied the shift
+of FlowMatch schedulers twice: see :func:`levels_differ`."""
+
+FIELDS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
+    ("prompt", "prompt", (str,)),
+    ("seed", "seed", (int,)),
+    ("model", "model", (str,)),
+    ("negative_prompt", "negative_prompt", (str,)),
+    ("steps", "num_inference_steps", (int,)),
+    ("guidance", "guidance_scale", (int, float)),
+    ("guidance_2", "guidance_scale_2", (int, float)),
+    ("dynamic_guidance", "dynamic_guidance", (bool,)),
+    ("width", "width", (int,)),
+    ("height", "height", (int,)),
+    ("num_frames", "num_frames", (int,)),
+    ("fps", "fps", (int, float)),
+    ("loop", "loop", (bool,)),
+    ("window", "window", (int,)),
+    ("overlap", "overlap", (int,)),
+    ("dtype", "dtype", (str,)),
+    ("max_sequence_length", "max_sequence_length", (int,)),
+    ("sigmas", "sigmas", (list,)),
+    ("timesteps", "timesteps", (list,)),
+    ("eta", "eta", (int, float)),
+    ("attention_kwargs", "attention_kwargs", (dict,)),
+)
+"""A recipe's key, the field of :class:`Request` that it fills, and the JSON types that it may have."""
+REQUIRED = ("prompt", "seed", "model")
+QUANTIZED = ("int8", "fp8", "int8-weights")
+TILING = [256, 64]
+"""Size and overlap of an autoencoder's tiles where nobody has set them."""
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
+def write_recipes(pipe: Any, plan: Plan, seeds: Sequence[int | None], actions: str | None) -> list[dict[str, Any]]:
+    """The recipe of each clip of a run; nothing of the machine that it was made on but its numerics.
+
+    Args:
+        pipe: the pipeline.
+        plan: of the run.
+        seeds: one a clip; ``None`` where no seed gives it again.
+        actions: what each step computes; ``None``: everything.
+    """
+    request, inputs, videos = plan.request, plan.inputs, plan.videos
+    story, per_prompt = isinstance(request.prompt, Storyboard), request.num_videos_per_prompt
+    prompts: list[Any] = [*as_list(request.prompt)] or [None] * (videos // per_prompt)
+    if isinstance(request.prompt, Storyboard):
+        prompts = [request.prompt.scenes]
+    record = plan.condition_record
+    windowed = plan.windows is not None
+    extras = {
+        "guidance_2": None if request.guidance_scale_2 is None else float(request.guidance_scale_2),
+        "dynamic_guidance": request.dynamic_guidance or None,
+        "conditions": record or None,  # which pixels they were, not what they show
+        "fit": request.fit if record else None,
+        "handover": request.prompt.handover if isinstance(request.prompt, Storyboard) else None,
+        "loop": request.loop or None,
+        "window": int(request.window or plan.spec.window or 0) if windowed else None,
+        "overlap": plan.windows[1] * plan.spec.geometry.vae_stride.t if plan.windows is not None else None,
+        "loras": pipe._lora_entries() or None,
+        "step_actions": actions,
+        "batched_guidance": pipe.batch_guidance or None,
+        "quantize": pipe.quantized,
+        "tiling": pipe.tiling_of(plan.height, plan.width),
+        "attention": attention_backend(pipe.transformer),
+        "max_sequence_length": request.max_sequence_length,
+        "attention_kwargs": request.attention_kwargs or None,
+        **plan.levels.record,
+        "not_recorded": [*inputs.embeds_used, *(["latents"] if inputs.latents is not None else [])] or None,
+    }
+    common = _common(pipe, plan) | {name: value for name, value in extras.items() if value is not None}
+    if changed := pipe.changed:
+        common |= {"model_hash": None, "files_hash": None, "changed": changed}
+    negatives = request.negatives
+    return [
+        {
+            "prompt": prompts[0] if story else prompts[i // per_prompt],
+            "negative_prompt": negatives[i * len(negatives) // videos],
+            "seed": seeds[i],
+            **common,
+        }
+        for i in range(videos)
+    ]
+
+
+def _common(pipe: Any, plan: Plan) -> dict[str, Any]:
+    """What all clips of a run have alike."""
+    import torch
+
+    networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    from videodit.pipelines.origin import dtype_of
+
+    return {
+        "steps": plan.num_inference_steps,
+        "guidance": plan.guidance_scale,
+        "width": plan.width,
+        "height": plan.height,
+        "num_frames": plan.num_frames,
+        "fps": plan.fps,
+        "scheduler": type(pipe.scheduler).__name__,
+        "sampling_version": SAMPLING_VERSION,
+        "model": pipe._model_id,
+        "model_hash": pipe.model_hash,
+        "files_hash": pipe._files_hash,
+        "device": pipe._execution_device.type,
+        "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
+        "dtypes": {name: dtype_of(part) for name, part in networks.items()},
+        "versions": {name: _version(name) for name in ("videodit", "torch", "diffusers", "transformers")},
+    }
+
+
+def mark_changed(recipes: Sequence[dict[str, Any]]) -> None:
+    """Say that a callback has changed a run, which no recipe makes again."""
+    for recipe in recipes:
+        parts = [part for part in recipe.get("not_recorded", []) if part != "callback_on_step_end"]
+        recipe |= {"seed": None, "not_recorded": [*parts, "callback_on_step_end"]}
+
+
+def attention_backend(transformer: Any) -> str | None:
+    """The transformer's attention backend; ``None`` for torch's own."""
+    for module in transformer.modules():
+        backend = getattr(getattr(module, "processor", None), "_attention_backend", None)
+        if backend is not None:
+            name = str(getattr(backend, "value", backend))
+            return None if name == "native" else name
+    return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+# ---- reading: anyone can write a recipe ----------------------------------------------------------
+
+
+def read_request(recipe: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields of a :class:`Request` that a recipe names, their types checked.
+
+    Args:
+        recipe: of a clip.
+        where: what an error names, such as the clip.
+
+    Raises:
+        InputError: a key that is missing or holds something else.
+    """
+    fields: dict[str, Any] = {}
+    if isinstance(recipe.get("prompt"), list):
+        fields["prompt"] = _storyboard(recipe["prompt"], recipe.get("handover", 0.5), where)
+    for key, field, types in FIELDS:
+        value = recipe.get(key)
+        if field in fields or (value is None and key not in REQUIRED):
+            continue
+        if not is_plain(value, types):
+            legal = " or ".join(kind.__name__ for kind in types)
+            raise InputError(f"the recipe in {where} has {key} = {reprlib.repr(value)}; it must be of type {legal}")
+        fields[field] = value
+    fields["acceleration"] = _acceleration(recipe, where)
+    return fields
+
+
+def read_dtypes(recipe: Mapping[str, Any], where: str) -> dict[str, str] | None:
+    """The dtypes of the parts, where they are not all the recipe's one ``dtype``.
+
+    Raises:
+        InputError: something else than names of dtypes.
+    """
+    dtypes = recipe.get("dtypes")
+    if dtypes is None:
+        return None
+    if not isinstance(dtypes, dict) or len(dtypes) > 16 or any(one not in _DTYPES for one in dtypes.values()):
+        if isinstance(dtypes, dict) and recipe.get("changed"):
+            return None  # converted to something that no model is loaded in
+        raise InputError(
+            f"the recipe in {where} has dtypes = {reprlib.repr(dtypes)}; legal are {', '.join(_DTYPES)} by part"
+        )
+    return None if set(dtypes.values()) <= {recipe.get("dtype")} else dtypes
+
+
+def _storyboard(scenes: list[Any], handover: Any, where: str) -> Storyboard:
+    if not is_plain(handover, (int, float)) or not all(
+        isinstance(one, list) and len(one) == 2 and is_plain(one[0], (int, float)) for one in scenes
+    ):
+        raise InputError(f"the recipe in {where} has prompt = {reprlib.repr(scenes)}; scenes are seconds and a text")
+    return Storyboard(tuple((at, text) for at, text in scenes), handover)
+
+
+def _acceleration(recipe: Mapping[str, Any], where: str) -> Any:
+    """What the clip was accelerated with, as far as that changes frames."""
+    actions, batched = recipe.get("step_actions"), recipe.get("batched_guidance")
+    quantize, tiling = recipe.get("quantize"), recipe.get("tiling")
+    if actions is None and batched is None and quantize is None and tiling is None:
+        return None
+    from videodit.acceleration import AccelConfig
+
+    # Letters alone: an acceleration may be the name of a file, too, and a recipe opens none.
+    letters = actions is None or (isinstance(actions, str) and re.fullmatch("[FCR]+", actions))
+    if not letters or batched not in (None, True):
+        raise InputError(
+            f"the recipe in {where} has step_actions = {reprlib.repr(actions)}; it must be a letter a step"
+        )
+    if quantize not in (None, *QUANTIZED):
+        raise InputError(
+            f"the recipe in {where} has quantize = {reprlib.repr(quantize)}; legal are {', '.join(QUANTIZED)}"
+        )
+    if tiling not in (None, [], TILING):
+        raise InputError(f"{where} was decoded in tiles of {reprlib.repr(tiling)}; remake knows {TILING} alone")
+    return AccelConfig(
+        cache=actions,
+        guidance="batched" if batched else "sequential",
+        quantize=quantize,
+        vae=None if tiling is None else "tiled",
+    )
+
+
+def levels_differ(scheduler: str, spacing: str) -> bool:
+    """Whether clips of recipes without a sampling version had other noise levels.
+
+    Args:
+        scheduler: the name of its class.
+        spacing: of the model's family; see :class:`videodit.families.sampling.Sampling`.
+    """
+    own = spacing == "own" and scheduler == "FlowMatchEulerDiscreteScheduler"
+    return own or scheduler in ("FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
+
+
+def levels_changed(recipe: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a recipe's clip had other noise levels than a model would have now.
+
+    Args:
+        recipe: of a clip.
+        folder: of the model.
+    """
+    found = family_of_index(read_json(folder / "model_index.json"), folder)
+    spacing = "to_last_step" if found is None else found[1].sigmas
+    return "sampling_version" not in recipe and levels_differ(str(recipe.get("scheduler")), spacing)

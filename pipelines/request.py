@@ -1,0 +1,286 @@
+"""What is asked for: one :class:`Request` for Python, the commands, recipes and servers, and live objects beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from videodit.errors import InputError
+from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region
+from videodit.pipelines.storyboard import Storyboard
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from videodit.acceleration import AccelConfig
+
+Path = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class LoRARequest:
+    """A LoRA: where it is, its weight (``None`` for 1), and whether it is for a second expert."""
+
+    source: str
+    weight: Any = None
+    second: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for. ``None`` stands for what the model does by itself.
+
+    Everything in it is plain data, and media are named by their paths, so that a request can be stored, sent and
+    compared; see :meth:`to_json`. Nothing is checked here: :func:`videodit.pipelines.planning.plan` does that.
+
+    Attributes:
+        prompt: one sentence, several, or a storyboard; ``None`` where :class:`Inputs` hold encoded prompts.
+        negative_prompt: what guidance leads away from; one for all prompts, or one a prompt.
+        seed: of the first clip's noise; clip ``i`` has ``seed + i``. ``None``: a generator of :class:`Inputs`, or a
+            seed that is drawn.
+        num_videos_per_prompt: clips a prompt.
+        height: pixels.
+        width: pixels.
+        num_frames: frames.
+        seconds: in place of ``num_frames``.
+        fps: frames per second.
+        num_inference_steps: steps of the sampler.
+        guidance_scale: classifier-free guidance.
+        guidance_scale_2: of the expert for the lower noise levels.
+        dynamic_guidance: see :meth:`videodit.VideoDiTPipeline.__call__`.
+        image: the first frame, a file.
+        last_image: the last frame, a file.
+        conditions: what else of the clip is fixed.
+        fit: what becomes of pictures of another aspect ratio.
+        loop: the last frame goes on with the first.
+        window: frames that are made at once where there are more.
+        overlap: frames that a window shares with those before.
+        keep_windows: a folder for the latents of finished windows.
+        max_sequence_length: tokens at which prompts are cut.
+        sigmas: noise levels; see :class:`videodit.pipelines.levels.Levels`.
+        timesteps: in place of ``sigmas``.
+        eta: how much noise DDIM draws in each step.
+        attention_kwargs: for the transformer.
+        model: a bundled model, a folder or a hub id.
+        loras: files that are loaded on top of the model.
+        acceleration: a preset's name, a file of schedules, or a config.
+        device: a torch device.
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        dtypes: by component, where they differ from ``dtype``.
+    """
+
+    prompt: str | Sequence[str] | Storyboard | None = None
+    negative_prompt: str | Sequence[str] | None = None
+    seed: int | None = None
+    num_videos_per_prompt: int = 1
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    seconds: float | None = None
+    fps: float | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    guidance_scale_2: float | None = None
+    dynamic_guidance: bool = False
+    image: Path | None = None
+    last_image: Path | None = None
+    conditions: tuple[AnyCondition, ...] = ()
+    fit: Fit = "crop"
+    loop: bool = False
+    window: int | None = None
+    overlap: int | None = None
+    keep_windows: Path | None = None
+    max_sequence_length: int | None = None
+    sigmas: Sequence[float] | None = None
+    timesteps: Sequence[float] | None = None
+    eta: float = 0.0
+    attention_kwargs: Mapping[str, Any] | None = None
+    model: str = "mini"
+    loras: tuple[LoRARequest, ...] = ()
+    acceleration: str | AccelConfig | None = None
+    device: str | None = None
+    dtype: str | None = None
+    dtypes: Mapping[str, str] | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """All prompts and negative prompts, without repeats.
+
+        Raises:
+            InputError: one that is not a string.
+        """
+        return list(dict.fromkeys([*as_list(self.prompt), *as_list(self.negative_prompt, "negative_prompt")]))
+
+    @property
+    def negatives(self) -> list[str]:
+        """The negative prompts; the empty one where there are none."""
+        return as_list(self.negative_prompt, "negative_prompt") or [""]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that are set, as JSON can hold them; :meth:`from_json` reads them.
+
+        Raises:
+            InputError: a condition that holds pixels in place of a path.
+        """
+        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        defaults = {one.name: one.default for one in dataclasses.fields(self)}
+        return {name: _encoded(name, value) for name, value in values.items() if value != defaults[name]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Request:
+        """The request that :meth:`to_json` wrote.
+
+        Raises:
+            InputError: an unknown field, or a value of another form.
+        """
+        names = [one.name for one in dataclasses.fields(cls)]
+        if not isinstance(values, Mapping) or (unknown := sorted(map(str, values.keys() - set(names)))):
+            what = repr(values) if not isinstance(values, Mapping) else f"the fields {', '.join(unknown)}"
+            raise InputError(f"a request cannot hold {what}; legal are {', '.join(names)}")
+        return cls(**{name: _decoded(name, value) for name, value in values.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What of a call lives in this process alone, and goes before the fields of a :class:`Request` by the same names.
+
+    Attributes:
+        generator: one generator, or one a clip.
+        latents: initial noise ``[B, C, T, H, W]``.
+        image: the first frame, as pixels.
+        last_image: the last frame, as pixels.
+        conditions: where any of them holds pixels.
+        prompt_embeds: encoded prompts ``[B, L, text_dim]``.
+        prompt_attention_mask: ``[B, L]``.
+        pooled_prompt_embeds: ``[B, pooled_dim]``.
+        negative_prompt_embeds: ``[1 or B, L, text_dim]``.
+        negative_prompt_attention_mask: ``[1 or B, L]``.
+        negative_pooled_prompt_embeds: ``[1 or B, pooled_dim]``.
+        callback_on_step_end: see :meth:`videodit.VideoDiTPipeline.__call__`.
+        callback_on_step_end_tensor_inputs: which tensors it gets.
+    """
+
+    generator: torch.Generator | Sequence[torch.Generator] | None = None
+    latents: Tensor | None = None
+    image: Any = None
+    last_image: Any = None
+    conditions: tuple[AnyCondition, ...] = ()
+    prompt_embeds: Tensor | None = None
+    prompt_attention_mask: Tensor | None = None
+    pooled_prompt_embeds: Tensor | None = None
+    negative_prompt_embeds: Tensor | None = None
+    negative_prompt_attention_mask: Tensor | None = None
+    negative_pooled_prompt_embeds: Tensor | None = None
+    callback_on_step_end: Callable[..., Any] | None = None
+    callback_on_step_end_tensor_inputs: Sequence[str] = field(default=("latents",))
+
+    @property
+    def embeds_used(self) -> list[str]:
+        """The names of encoded prompts, which recipes cannot hold."""
+        return [name for name in ("prompt_embeds", "negative_prompt_embeds") if getattr(self, name) is not None]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that were passed, by name."""
+        names = [one.name for one in dataclasses.fields(self) if one.name.endswith(("embeds", "mask", "latents"))]
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def split_arguments(arguments: Mapping[str, Any]) -> tuple[Request, Inputs]:
+    """The arguments of a call as what can be written down and what cannot.
+
+    Args:
+        arguments: by the names of fields of :class:`Request` and :class:`Inputs`; both have pictures and conditions.
+    """
+    asked = dict(arguments)
+    live: dict[str, Any] = {}
+    for one in dataclasses.fields(Inputs):
+        value = asked.get(one.name)
+        if one.name not in asked or (one.name in _MEDIA and _by_reference(value)):
+            continue
+        live[one.name] = asked.pop(one.name)
+    for values in (asked, live):
+        if "conditions" in values:
+            values["conditions"] = tuple(values["conditions"])
+    return Request(**asked), Inputs(**live)
+
+
+_MEDIA = ("image", "last_image", "conditions")
+_CONDITIONS: dict[str, type[AnyCondition]] = {"frames": Frames, "region": Region, "edit": Edit}
+
+
+def _by_reference(value: Any) -> bool:
+    """Whether media are named by their paths, and hold no pixels."""
+    if value is None or isinstance(value, (str, os.PathLike)):
+        return True
+    if not isinstance(value, (list, tuple)):
+        return False
+    media = ("content", "clip", "mask")
+    return all(
+        isinstance(one, tuple(_CONDITIONS.values()))
+        and all(_by_reference(part) for name, part in vars(one).items() if name in media)
+        for one in value
+    )
+
+
+def as_list(prompt: str | Sequence[str] | Storyboard | None, name: str = "prompt") -> list[str]:
+    """One prompt, several or none as a list.
+
+    Raises:
+        InputError: something in it is not a string.
+    """
+    prompt = prompt.prompts if isinstance(prompt, Storyboard) else prompt
+    prompts = [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
+    for text in prompts:
+        if not isinstance(text, str):
+            raise InputError(f"a {name} must be a string, got {text!r}")
+    return prompts
+
+
+# ---- JSON ----------------------------------------------------------------------------------------
+
+
+def _encoded(name: str, value: Any) -> Any:
+    """A field as JSON holds it."""
+    if name in _MEDIA and not _by_reference(value):
+        raise InputError(f"{name} holds pixels; a request that is stored names files")
+    if isinstance(value, Storyboard):
+        return {"scenes": [list(scene) for scene in value.scenes], "handover": value.handover}
+    if name == "conditions":
+        kinds = {kind: key for key, kind in _CONDITIONS.items()}
+        return [{"kind": kinds[type(one)]} | {key: _plain(part) for key, part in vars(one).items()} for one in value]
+    if name == "loras":
+        return [dataclasses.asdict(one) for one in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _decoded(name: str, value: Any) -> Any:
+    """A field from what JSON holds."""
+    try:
+        if name == "prompt" and isinstance(value, dict):
+            return Storyboard(tuple((at, text) for at, text in value["scenes"]), value.get("handover", 0.5))
+        if name == "conditions":
+            return tuple(_CONDITIONS[one["kind"]](**{k: v for k, v in one.items() if k != "kind"}) for one in value)
+        if name == "loras":
+            return tuple(LoRARequest(**one) for one in value)
+        if name == "acceleration" and isinstance(value, dict):
+            from videodit.acceleration import AccelConfig
+
+            return AccelConfig(**value)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{name} of a request cannot be {value!r}: {error}") from None
+    return tuple(value) if isinstance(value, list) and name in ("prompt", "negative_prompt") else value

@@ -1,0 +1,251 @@
+"""The numbers of one generation: defaults filled in, every value checked, sizes snapped and announced."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from numbers import Integral, Real
+from typing import Any
+
+from videodit.errors import InputError
+from videodit.pipelines.request import Request
+from videodit.pipelines.spec import ModelSpec
+from videodit.pipelines.windows import latent_window
+from videodit.shapes import Size3D, VideoGeometry
+
+MAX_SIDE = 8192
+MAX_TOKENS = 2**20
+MAX_STEPS = 1000
+MAX_SECONDS = 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The checked numbers of one generation, every value legal.
+
+    Attributes:
+        height: pixels.
+        width: pixels.
+        num_frames: frames.
+        num_inference_steps: steps of the sampler.
+        guidance_scale: classifier-free guidance.
+        fps: frames per second.
+        latent_shape: ``(C, T, H, W)`` of a clip.
+        num_tokens: that the transformer sees of a whole clip.
+        causal: the first frame is a latent of its own.
+        notices: what was adjusted, and where the model was not trained.
+        loop: the last frame goes on with the first.
+        windows: latent frames that are made at once, and how many of them windows share; ``None``: all at once.
+    """
+
+    height: int
+    width: int
+    num_frames: int
+    num_inference_steps: int
+    guidance_scale: float
+    fps: float | Fraction
+    latent_shape: tuple[int, int, int, int]
+    num_tokens: int
+    causal: bool = True
+    notices: list[str] = field(default_factory=list)
+    loop: bool = False
+    windows: tuple[int, int] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long the clip is."""
+        return self.num_frames / float(self.fps)
+
+    @property
+    def window_tokens(self) -> int:
+        """Tokens that the transformer sees at once."""
+        if self.windows is None:
+            return self.num_tokens
+        return self.num_tokens * self.windows[0] // self.latent_shape[1]
+
+    def divided_tokens(self, *, scenes: bool) -> int:
+        """What must be divisible for the tokens of every forward to be.
+
+        A loop has a latent frame more, which comes before its beginning. Scenes of a storyboard see some latent frames,
+        any number of them; so each must be divisible.
+
+        Args:
+            scenes: the prompt is a storyboard, of a model whose patches are one latent frame long.
+        """
+        a_frame = self.num_tokens // self.latent_shape[1]
+        if scenes and not self.loop:
+            return a_frame
+        return self.window_tokens + (a_frame if self.loop else 0)
+
+
+def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None) -> Settings:
+    """Fill in defaults, check every number, and snap size and frame count to what the model can do.
+
+    Args:
+        request: what was asked for.
+        spec: the model.
+        steps: of lists of noise levels, in place of the request's.
+
+    Returns:
+        Legal settings; ``notices`` says what differs from what was asked, and where the model was not trained.
+
+    Raises:
+        InputError: a value that no snapping can make legal; the message names it.
+    """
+    d, notices, geometry = spec.defaults, list[str](), spec.geometry
+    if request.loop:
+        if not spec.loops or spec.images or geometry.patch.t > 1:
+            raise InputError("a loop needs a CausalVideoVAE, and a transformer whose patches are one latent frame long")
+        geometry = replace(geometry, causal=False)
+    asked = (
+        _whole("height", _or(request.height, d.height), 1, MAX_SIDE),
+        _whole("width", _or(request.width, d.width), 1, MAX_SIDE),
+    )
+    rate = _or(request.fps, d.fps)
+    frames = _asked_frames(request, spec, rate)
+    count = _whole(
+        "num_inference_steps", _or(steps, _or(request.num_inference_steps, d.num_inference_steps)), 1, MAX_STEPS
+    )
+    scale = _or(request.guidance_scale, d.guidance_scale)
+    _check_scale("guidance_scale", scale)
+
+    size = geometry.snap_size(*asked)
+    if size != asked:
+        mh, mw = geometry.size_multiple
+        notices.append(
+            f"size {asked[1]}x{asked[0]} becomes {size[1]}x{size[0]}: sides must be multiples of {mw} and {mh}"
+        )
+    legal = geometry.snap_frames(frames)
+    if legal != frames:
+        notices.append(f"{frames} frames become {legal}: the count must be {geometry.frame_rule}")
+    latent = geometry.latent_size(legal, *size)
+    tokens = _tokens(spec, geometry, latent, legal, size)
+    windows = _windows(spec, legal, size, request, notices)
+    if (*size, legal) != (d.height, d.width, d.num_frames) and (windows is None or size != (d.height, d.width)):
+        notices.append(
+            f"the model is at its best at {d.width}x{d.height}, {d.num_frames} frames; "
+            f"{size[1]}x{size[0]}, {legal} frames may look worse"
+        )
+    seconds = request.seconds
+    if seconds is not None and not math.isclose(seconds, legal / float(rate)):
+        notices.append(f"{seconds:g} s becomes {legal / float(rate):.4g} s, {legal} whole frames")
+    return Settings(
+        height=size[0],
+        width=size[1],
+        num_frames=legal,
+        num_inference_steps=count,
+        guidance_scale=float(scale),
+        fps=rate,
+        latent_shape=(spec.latent_channels, *latent),
+        num_tokens=tokens,
+        causal=spec.geometry.causal,
+        notices=notices,
+        loop=request.loop,
+        windows=windows,
+    )
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _asked_frames(request: Request, spec: ModelSpec, rate: Any) -> int:
+    """Frames that were asked for, by their number or by seconds."""
+    from videodit.media import frame_rate
+
+    seconds, most = request.seconds, 1 if spec.images else None
+    frame_rate(rate)
+    if seconds is None:
+        return _whole("num_frames", _or(request.num_frames, spec.defaults.num_frames), 1, most)
+    if request.num_frames is not None:
+        raise InputError(f"give seconds ({seconds}) or frames ({request.num_frames}), not both")
+    if not isinstance(seconds, Real) or isinstance(seconds, bool) or not 0 < seconds <= MAX_SECONDS:  # type: ignore[operator]
+        raise InputError(f"seconds is {seconds}; it must be above 0 and at most {MAX_SECONDS}")
+    return _whole("num_frames", max(1, round(float(seconds) * float(rate))), 1, most)
+
+
+def _tokens(spec: ModelSpec, geometry: VideoGeometry, latent: Size3D, frames: int, size: tuple[int, int]) -> int:
+    """Tokens of a whole clip, at most as many as there are allowed, and of the one size that learned positions have."""
+    grid = geometry.token_size(latent)
+    if spec.learned_grid is not None and tuple(grid) != tuple(spec.learned_grid):
+        st, sh, sw = (a * b for a, b in zip(geometry.vae_stride, geometry.patch, strict=True))
+        t, h, w = spec.learned_grid
+        raise InputError(
+            f"this model has learned positions and makes {w * sw}x{h * sh}, {(t - 1) * st + 1} frames alone, "
+            f"not {size[1]}x{size[0]}, {frames}"
+        )
+    if grid.numel > MAX_TOKENS:
+        raise InputError(
+            f"{frames} frames of {size[1]}x{size[0]} are {grid.numel} tokens; the limit is {MAX_TOKENS}: "
+            "ask for fewer frames or a smaller size"
+        )
+    return grid.numel
+
+
+def _windows(
+    spec: ModelSpec, frames: int, size: tuple[int, int], request: Request, notices: list[str]
+) -> tuple[int, int] | None:
+    """Latent frames of a window and of an overlap, announced; ``None`` where the clip is no longer than one."""
+    window, overlap = request.window, request.overlap
+    if window is None and overlap is not None and spec.window is None:
+        raise InputError(f"overlap is {overlap}, but this model makes clips at once; give window, too")
+    at_once = spec.window if window is None else _whole("window", window, 1, None)
+    if at_once is None or frames <= at_once:
+        return None
+    if request.loop:
+        raise InputError(f"a loop is made at once, of at most {at_once} frames, got {frames}")
+    stride = spec.geometry.vae_stride.t
+    third = stride * max(1, at_once // (3 * stride))
+    shared = third if overlap is None else _whole("overlap", overlap, stride, None)
+    latents = latent_window(spec.geometry, at_once, shared, *size)
+    notices.append(f"{frames} frames are made in windows of {at_once}, which share {shared}")
+    return latents
+
+
+def check_conditions(
+    spec: ModelSpec,
+    *,
+    image: bool = False,
+    last_image: bool = False,
+    negative_prompt: str | None = None,
+    guidance_scale_2: float | None = None,
+) -> None:
+    """Check what a clip starts from and is led away from against what the model can take.
+
+    Raises:
+        ValueError: an image too many or too few, a negative prompt for a model that takes none, or a second scale for
+            a model without a second expert.
+    """
+    kind = spec.image_kind
+    if kind is None and (image or last_image):
+        raise InputError("this model makes clips from text alone and takes no image")
+    if kind in ("concat", "concat_mask") and not image:
+        raise InputError("this model starts from an image; give image")
+    if last_image and not spec.keeps_any and (not image or kind != "concat_mask"):
+        raise InputError("last_image needs image, and a model that was trained with both")
+    if spec.image_tokens is not None and not last_image:
+        raise InputError("this model goes from a first image to a last one; give last_image, too")
+    if spec.image_dim is not None and spec.image_tokens is None and last_image:
+        raise InputError("this model sees one image; it takes no last_image")
+    if negative_prompt and not spec.text.guided:
+        raise InputError(f"this model has its guidance built in and takes no negative_prompt, got {negative_prompt!r}")
+    if guidance_scale_2 is not None and spec.experts < 2:
+        raise InputError(f"this model has one transformer and takes no guidance_scale_2, got {guidance_scale_2!r}")
+    if guidance_scale_2 is not None:
+        _check_scale("guidance_scale_2", guidance_scale_2)
+
+
+def _check_scale(name: str, value: Any) -> None:
+    if not isinstance(value, Real) or not 0 <= value <= 100:  # type: ignore[operator]  # NaN is neither
+        raise InputError(f"{name} must be a number from 0 to 100, got {value}")
+
+
+def _whole(name: str, value: Any, low: int, high: int | None) -> int:
+    is_whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
+    if not is_whole or isinstance(value, bool):
+        raise InputError(f"{name} must be a whole number, got {value!r}")
+    if value < low or (high is not None and value > high):
+        legal = f"at least {low}" if high is None else f"{low} to {high}"
+        raise InputError(f"{name} must be {legal}, got {value}")
+    return int(value)

@@ -1,0 +1,175 @@
+"""What planning needs to know of a model, from its configs alone: strides, channels, defaults, what it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videodit.configs import read_json
+from videodit.errors import InputError, ModelError, VideoDiTError
+from videodit.families.autoencoders import vae_stride
+from videodit.pipelines.folders import check_model, family_of_index, resolve_model
+from videodit.shapes import Size3D, VideoGeometry
+
+if TYPE_CHECKING:
+    from videodit.families.sampling import ImageCondition, Sampling
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model was trained for and what a call uses when it says nothing else."""
+
+    height: int
+    width: int
+    num_frames: int
+    fps: float
+    num_inference_steps: int
+    guidance_scale: float
+
+
+@dataclass(frozen=True)
+class TextNeeds:
+    """What a model takes of prompts.
+
+    Attributes:
+        guided: two predictions are led apart by the guidance scale.
+        text_dim: of the tokens of an encoded prompt; ``None``: unknown.
+        pooled_dim: of a prompt's pooled embedding; ``None`` where the model takes none.
+    """
+
+    guided: bool = True
+    text_dim: int | None = None
+    pooled_dim: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What planning needs to know of a model.
+
+    Attributes:
+        geometry: of its autoencoder and its patches.
+        latent_channels: that it makes.
+        defaults: see :class:`Defaults`.
+        images: it makes images alone.
+        image_kind: see :class:`videodit.families.sampling.Sampling`.
+        keeps_any: it was trained with clean parts of all kinds, not with a clean first frame alone.
+        window: frames that longer clips are made of at a time.
+        loops: its autoencoder decodes as a stream, which loops need.
+        image_dim: of its image encoder's tokens.
+        image_tokens: of a first and a last image together.
+        learned_grid: the one size that learned positions have.
+        experts: transformers for different noise levels.
+        text: what it takes of prompts.
+    """
+
+    geometry: VideoGeometry
+    latent_channels: int
+    defaults: Defaults
+    images: bool = False
+    image_kind: ImageCondition | None = "keep_first"
+    keeps_any: bool = True
+    window: int | None = None
+    loops: bool = True
+    image_dim: int | None = None
+    image_tokens: int | None = None
+    learned_grid: tuple[int, int, int] | None = None
+    experts: int = 1
+    text: TextNeeds = TextNeeds()
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> ModelSpec:
+        """Read it from the JSON files of a model folder."""
+        index = read_json(folder / "model_index.json")
+        return cls.from_configs(
+            index,
+            read_json(folder / "transformer" / "config.json"),
+            read_json(folder / "vae" / "config.json"),
+        )
+
+    @classmethod
+    def from_configs(cls, index: Any, transformer: Any, vae: Any) -> ModelSpec:
+        """Read it from the configs of a pipeline and its parts.
+
+        Raises:
+            ValueError: a config that lacks one of the entries, or channels that do not fit the way it is sampled.
+        """
+        try:
+            found = family_of_index(index, "the pipeline")
+            if found is not None and transformer.get("_class_name") != "VideoDiT":
+                transformer = found[0].native_config(transformer)
+            defaults = index if found is None or "height" in index else found[1].defaults({**transformer, **index})
+            channels, out = transformer["in_channels"], transformer.get("out_channels") or transformer["in_channels"]
+            if found is not None and found[1].image_condition is not None and channels > out:
+                channels = out  # the others are the image's
+            if out not in (channels, 2 * channels):
+                raise InputError(
+                    f"the transformer takes {channels} channels and gives {out}, which is not how "
+                    f"{index.get('sampled_as') or index['_class_name']} samples"
+                )
+            return cls(
+                geometry=VideoGeometry(
+                    vae_stride(vae), Size3D(*transformer["patch_size"]), causal=found is None or found[1].causal
+                ),
+                latent_channels=channels,
+                defaults=Defaults(**{name: defaults[name] for name in Defaults.__dataclass_fields__}),
+                images=found is not None and found[1].images,
+                image_kind="keep_first" if found is None or index.get("expand_timesteps") else found[1].image_condition,
+                keeps_any=found is None,
+                window=index.get("window"),
+                loops=vae.get("_class_name") in ("CausalVideoVAE", "AutoencoderKLWan"),
+                image_dim=transformer.get("image_dim"),
+                image_tokens=transformer.get("image_tokens"),
+                learned_grid=None if transformer.get("learned_grid") is None else Size3D(*transformer["learned_grid"]),
+                experts=1 if index.get("boundary_ratio") is None else 2,
+                text=text_needs(transformer, None if found is None else found[1]),
+            )
+        except KeyError as error:
+            raise ModelError(f"the model's configs lack the entry {error}") from None
+        except VideoDiTError:
+            raise
+        except (ValueError, TypeError, ArithmeticError, AttributeError, IndexError) as error:
+            raise ModelError(f"the model's configs hold a wrong entry: {error}") from None
+
+
+def text_needs(transformer: Any, sampling: Sampling | None) -> TextNeeds:
+    """What a model takes of prompts.
+
+    Args:
+        transformer: its config, of a VideoDiT.
+        sampling: of its family; ``None`` for models made here.
+    """
+    if sampling is None:
+        return TextNeeds(text_dim=transformer.get("text_dim"))
+    pooled = transformer.get("pooled_dim") if sampling.pooled_component is not None else None
+    return TextNeeds(sampling.guided, transformer.get("text_dim"), pooled)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model that was found and checked, without its weights.
+
+    Attributes:
+        name: as it was asked for.
+        path: its folder.
+        spec: what planning needs to know of it.
+    """
+
+    name: str
+    path: Path
+    spec: ModelSpec
+
+    @classmethod
+    def find(cls, name: str) -> ModelFolder:
+        """Find a model by its name, and check its files' headers and configs.
+
+        Args:
+            name: see :func:`videodit.pipelines.folders.resolve_model`.
+
+        Raises:
+            InputError: there is no such model.
+            ModelError: its files are damaged.
+        """
+        path = resolve_model(name)
+        check_model(path)
+        return cls(name, path, ModelSpec.from_folder(path))

@@ -1,0 +1,59 @@
+"""How a model wants its prompts, before any tokenizer sees them. Loads no library."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from videodit.prompts import check_text, collapse
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """How a model wants its prompts.
+
+    Attributes:
+        max_length: tokens at which prompts are cut; ``None`` takes the tokenizer's own limit.
+        padding: pad to the longest prompt of the batch, or always to ``max_length``.
+        clean: what happens to a prompt before it is tokenized: ``"collapse"`` makes each run of white space one blank
+            (:func:`videodit.prompts.collapse`), ``"whitespace"`` undoes HTML entities before that, ``"lower"`` lowers
+            and strips; ``None`` leaves it to the tokenizer.
+        encoder_mask: the encoder is told which tokens are padding.
+        zero_padding: what the encoder made of padding is set to zero.
+        model_mask: the transformer is told which tokens are padding; else it attends to them, too.
+        negative_takes_mask: guidance's other prompt has the mask of the prompt itself (Latte).
+        hidden_layer: index into the encoder's hidden states; ``None`` takes its last, normalised one.
+        template: gives a text with ``{}`` where the prompt goes, when it is needed.
+        template_tokens: how many tokens at the front belong to the template and are dropped.
+    """
+
+    max_length: int | None = None
+    padding: Literal["longest", "max_length"] = "longest"
+    clean: Literal["collapse", "whitespace", "lower"] | None = None
+    encoder_mask: bool = True
+    zero_padding: bool = False
+    model_mask: bool = True
+    negative_takes_mask: bool = False
+    hidden_layer: int | None = None
+    template: Callable[[], str] | None = None
+    template_tokens: int = 0
+
+    def cleaned(self, prompt: str) -> str:
+        """A prompt as it is meant to be read, without a template."""
+        if self.clean == "collapse":
+            return collapse(prompt)
+        if self.clean == "whitespace":
+            return collapse(html.unescape(html.unescape(prompt)))
+        return prompt.lower().strip() if self.clean == "lower" else prompt
+
+    def written(self, prompt: str) -> str:
+        """What the tokenizer reads for a prompt.
+
+        Raises:
+            InputError: a prompt that is too long, or no valid Unicode.
+        """
+        check_text(prompt)
+        prompt = self.cleaned(prompt)
+        return prompt if self.template is None else self.template().format(prompt)
