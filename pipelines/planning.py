@@ -57,10 +57,17 @@ class Plan(Settings):
         return [] if self.conditions is None else self.conditions.record
 
     @property
+    def renoised(self) -> bool:
+        """Whether what is fixed, or shared by windows, gets the noise level of the rest; see ``PlacedConditions``."""
+        if self.conditions is not None:
+            return self.conditions.renoised
+        return not (self.spec.keeps_any or self.spec.image_kind == "keep_first")
+
+    @property
     def spans(self) -> list[Window]:
         """Latent frames that are made together, in the order in which they are made."""
         placed = self.conditions
-        level = None if placed is None or placed.renoised else placed.level
+        level = None if placed is None or self.renoised else placed.level
         return windows_of(self.latent_shape[1], self.windows, level)
 
     @property

@@ -49,7 +49,7 @@ def prepare(pipe: Any, plan: Plan, videos: int, draws: Draws) -> Start:
     seeds = seeds_of(generators) if latents is None else [None] * videos
     condition = prepare_condition(
         pipe,
-        PlacedConditions() if plan.conditions is None else plan.conditions,
+        plan.conditions or PlacedConditions(renoised=plan.renoised),
         latent_shape=plan.latent_shape,
         generators=generators,
         device=device,

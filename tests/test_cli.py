@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import sys
-import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,55 +23,34 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import save_file
 from transformers.utils import logging as transformers_logging
 
-from videodit import hardware
-from videodit.cli import common, doctor, progress, request
+from videodit import hardware, pipelines
+from videodit.cli import common, doctor, jobs, progress
 from videodit.cli.main import app, main
 from videodit.errors import InputError
 from videodit.media import probe, read_recipe, read_video, write_video
+from videodit.pipelines import folders
+from videodit.pipelines import recipe as recipes
+from videodit.pipelines.planning import Plan
+from videodit.pipelines.request import Request
+from videodit.pipelines.spec import Defaults, ModelFolder, ModelSpec
+from videodit.shapes import Size3D, VideoGeometry
 
 RUN = [sys.executable, "-c", "import sys; from videodit.cli.main import main; sys.exit(main())"]
 VERSIONS = {"videodit": "0.1.0", "torch": "2"}
 
 
-@dataclass
-class FakePlan:
-    """Resolved values, as `videodit.pipelines.registry.plan` gives them."""
-
-    model: str = "mini"
-    height: int = 16
-    width: int = 32
-    num_frames: int = 5
-    fps: float = 8.0
-    num_inference_steps: int = 3
-    guidance_scale: float = 4.0
-    num_tokens: int = 16
-    device: str = "cpu"
-    dtype: str = "float32"
-    folder: Path = Path("mini")
-    notices: list[str] = field(default_factory=list)
-    loop: bool = False
-    windows: tuple[int, int] | None = None
+SPEC = ModelSpec(
+    VideoGeometry(Size3D(4, 8, 8), Size3D(1, 1, 1)),
+    latent_channels=4,
+    defaults=Defaults(16, 32, num_frames=5, fps=8.0, num_inference_steps=3, guidance_scale=4.0),
+    experts=2,
+)
 
 
-def fake_plan(model: str = "mini", **values: Any) -> FakePlan:
-    conditions = ("image", "last_image", "negative_prompt", "guidance_scale_2")
-    given = {key: value for key, value in values.items() if value is not None and key not in conditions}
-    plan = FakePlan(**given, model=model)
-    if model != "mini":
-        raise InputError(f"unknown model {model!r}; did you mean mini?")
-    if plan.num_frames < 1:
-        raise ValueError(f"num_frames is {plan.num_frames}; it must be at least 1")
-    if plan.num_inference_steps < 1:
-        raise ValueError(f"steps is {plan.num_inference_steps}; it must be at least 1")
-    if not plan.guidance_scale >= 0:
-        raise ValueError(f"guidance is {plan.guidance_scale}; it must be a number from 0 on")
-    if not 0 < plan.width <= 512 or not 0 < plan.height <= 512:
-        raise ValueError(f"size is {plan.width}x{plan.height}; sides are 1 to 512")
-    if plan.num_frames % 4 != 1:
-        snapped = plan.num_frames // 4 * 4 + 1
-        plan.notices.append(f"{plan.num_frames} frames become {snapped}")
-        plan.num_frames = snapped
-    return plan
+def find_mini(name: str, folder: Path = Path("mini")) -> ModelFolder:
+    if name != "mini":
+        raise InputError(f"unknown model {name!r}; did you mean mini?")
+    return ModelFolder(name, folder, SPEC)
 
 
 @dataclass
@@ -93,7 +71,7 @@ class FakePipeline:
     model_hash = "abc"
     on_step: Callable[[int], None] | None = None
     loaded = 0
-    said: dict[str, object] = {}
+    ran = Request()
 
     @classmethod
     def from_pretrained(cls, name: str, dtype: torch.dtype) -> FakePipeline:
@@ -109,64 +87,42 @@ class FakePipeline:
     def text_encoder_notices(self, prompt: str) -> list[str]:
         return [f"mini does not know: {word}" for word in prompt.split() if word == "dragon"]
 
-    def __call__(
-        self,
-        prompt: str,
-        *,
-        negative_prompt: str | None,
-        height: int,
-        width: int,
-        num_frames: int,
-        num_inference_steps: int,
-        guidance_scale: float,
-        generator: torch.Generator,
-        fit: str,
-        callback_on_step_end: Callable[..., dict[str, Any]],
-        output_type: str,
-        **more: object,
-    ) -> FakeOutput:
-        assert (output_type, fit) == ("stream", "crop")
-        FakePipeline.said = more
-        seed = generator.initial_seed()
-        frames = torch.rand(1, num_frames, height, width, 3, generator=generator).numpy()
-        for step in range(num_inference_steps):
+    def run(self, plan: Plan, *, output_type: str) -> FakeOutput:
+        assert (output_type, plan.request.fit) == ("stream", "crop")
+        FakePipeline.ran = plan.request
+        seed, callback = plan.request.seed, plan.inputs.callback_on_step_end
+        assert seed is not None
+        assert callback is not None
+        generator = torch.Generator().manual_seed(seed)
+        frames = torch.rand(1, plan.num_frames, plan.height, plan.width, 3, generator=generator).numpy()
+        for step in range(plan.num_inference_steps):
             if FakePipeline.on_step is not None:
                 FakePipeline.on_step(step)
-            assert callback_on_step_end(self, step, 0, {}) == {}
+            assert callback(self, step, 0, {}) == {}
         recipe = {
-            "prompt": prompt,
-            "negative_prompt": negative_prompt,
+            "prompt": plan.request.prompt,
+            "negative_prompt": plan.request.negative_prompt,
             "seed": seed,
-            "steps": num_inference_steps,
-            "guidance": guidance_scale,
-            "width": width,
-            "height": height,
-            "num_frames": num_frames,
-            "fps": 8,
+            "steps": plan.num_inference_steps,
+            "guidance": plan.guidance_scale,
+            "width": plan.width,
+            "height": plan.height,
+            "num_frames": plan.num_frames,
+            "fps": plan.fps,
             "model": "mini",
             "model_hash": FakePipeline.model_hash,
             "versions": dict(VERSIONS),
         }
-        return FakeOutput(frames, 8, [recipe])
+        return FakeOutput(frames, float(plan.fps), [recipe])
 
 
 @pytest.fixture(autouse=True)
-def _fake_model(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    registry = types.ModuleType("videodit.pipelines.registry")
-    registry.plan = fake_plan  # type: ignore[attr-defined]
-    registry.levels_changed = lambda recipe, folder: recipe.get("scheduler") == "twice"  # type: ignore[attr-defined]
-    registry.model_hash = lambda folder: FakePipeline.model_hash  # type: ignore[attr-defined]
-    registry.BUNDLED = ("mini",)  # type: ignore[attr-defined]
-    origin = types.ModuleType("videodit.pipelines.origin")
-    origin.files_hash = lambda folder: "files"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "videodit.pipelines.origin", origin)
-    pipelines = types.ModuleType("videodit.pipelines")
-    pipelines.VideoDiTPipeline = FakePipeline  # type: ignore[attr-defined]
-    pipelines.__path__ = [str(root / "pipelines")]  # where a storyboard's module is found
-    monkeypatch.setitem(sys.modules, "videodit.pipelines", pipelines)
-    monkeypatch.setitem(sys.modules, "videodit.pipelines.registry", registry)
-    nothing = types.SimpleNamespace(record=[], notices=[], level=None)
-    monkeypatch.setattr(request, "_given", lambda *_: nothing)  # what is given is checked with real models elsewhere
+def _fake_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ModelFolder, "find", staticmethod(find_mini))
+    monkeypatch.setattr(folders, "model_hash", lambda folder: FakePipeline.model_hash)
+    monkeypatch.setattr(folders, "files_hash", lambda folder: "files")
+    monkeypatch.setattr(recipes, "levels_changed", lambda recipe, folder: recipe.get("scheduler") == "twice")
+    monkeypatch.setattr(pipelines, "VideoDiTPipeline", FakePipeline)
     monkeypatch.setattr(FakePipeline, "loaded", 0)
     monkeypatch.chdir(tmp_path)
 
@@ -189,22 +145,19 @@ def mini_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
 
-    def resolve_model(name: str) -> Path:
-        fake_plan(model=name)
-        return folder
-
-    monkeypatch.setattr(sys.modules["videodit.pipelines.registry"], "resolve_model", resolve_model, raising=False)
+    monkeypatch.setattr(folders, "resolve_model", lambda name: find_mini(name, folder).path)
+    monkeypatch.setattr(ModelFolder, "find", staticmethod(lambda name: find_mini(name, folder)))
     return folder
 
 
 def test_a_second_scale_of_nothing_is_a_scale() -> None:
     assert main(["generate", "a red ball", "--cfg", "5,0", "--steps", "1"]) == 0
-    assert FakePipeline.said["guidance_scale_2"] == 0
+    assert FakePipeline.ran.guidance_scale_2 == 0
 
 
 @pytest.mark.parametrize("folder", [".", "/"])
 def test_folders_without_a_name_were_not_begun(folder: str) -> None:
-    assert request.begun_seed(Path(folder)) >= 0
+    assert jobs.begun_seed(Path(folder)) >= 0
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
@@ -318,7 +271,7 @@ def test_a_folder_as_output_gets_the_default_name() -> None:
 
 
 def test_unknown_words_and_adjusted_lengths_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["generate", "a dragon", "--negative", "a dragon", "--seconds", "1", "-o", "clip.mp4"]
+    command = ["generate", "a dragon", "--negative", "any dragon", "--seconds", "1", "-o", "clip.mp4"]
     assert main(command) == 0
     notes = capsys.readouterr().err
     assert notes.count("does not know: dragon") == 2
@@ -361,9 +314,9 @@ def test_a_dry_run_prints_everything_and_makes_nothing(capsys: pytest.CaptureFix
         "steps": "2",
         "cfg": "3.5",
         "seed": "11",
-        "tokens": "16",
+        "tokens": "144",
         "device": "cpu",
-        "dtype": "float32",
+        "dtype": str(hardware.default_dtype("cpu")[0]).removeprefix("torch."),
         "output": "a-ball-11.mp4",
     }
     assert FakePipeline.loaded == 0
@@ -395,12 +348,12 @@ def test_ctrl_c_exits_130_and_leaves_no_half_file(
         (["--seconds", "inf"], ["seconds is inf"]),
         (["--seconds", "1e308"], ["seconds is 1e+308", "at most 86400"]),
         (["--seconds", "1", "--frames", "9"], ["1.0", "9", "not both"]),
-        (["--size", "0x16"], ["0x16", "1 to 512"]),
-        (["--size", "16x99999"], ["16x99999", "1 to 512"]),
+        (["--size", "0x16"], ["width must be 1 to 8192, got 0"]),
+        (["--size", "16x99999"], ["height must be 1 to 8192, got 99999"]),
         (["--size", "big"], ["'big'", "WIDTHxHEIGHT"]),
         (["--size", "-1x5"], ["'-1x5'", "WIDTHxHEIGHT"]),
-        (["--cfg", "nan"], ["nan"]),
-        (["--steps", "-1"], ["-1", "at least 1"]),
+        (["--cfg", "nan"], ["--cfg must be a number from 0 to 100, got nan"]),
+        (["--steps", "-1"], ["--steps must be 1 to 1000, got -1"]),
         (["--seed", "-1"], ["-1", "0 to"]),
         (["--seed", str(2**70)], [str(2**70), "0 to"]),
         (["-m", "mimi"], ["'mimi'", "mini"]),
@@ -460,11 +413,11 @@ def test_a_prompts_file_makes_a_clip_a_line_with_one_model(capsys: pytest.Captur
         ({"prompt": " "}, ["prompt is empty"]),
         ({"prompt": "x", "stepz": 3}, ["'stepz'", "prompt, negative, seed"]),
         ({"prompt": "x", "steps": True}, ["steps is True", "a whole number"]),
-        ({"prompt": "x", "steps": 0}, ["steps is 0", "at least 1"]),
+        ({"prompt": "x", "steps": 0}, ["line 3: steps must be 1 to 1000, got 0"]),
         ({"prompt": "x", "frames": -1}, ["-1", "at least 1"]),
         ('{"prompt": "x", "cfg": NaN}', ["cfg is nan", "a number"]),
         ({"prompt": "x", "cfg": 10**400}, ["cfg is 1000", "a number"]),
-        ({"prompt": "x", "size": "0x0"}, ["0x0"]),
+        ({"prompt": "x", "size": "0x0"}, ["height must be 1 to 8192, got 0"]),
         ({"prompt": "x", "seed": -5}, ["-5", "0 to"]),
         ({"prompt": "x", "output": "../x.mp4"}, ["'../x.mp4'", "plain file name"]),
         ({"prompt": "x", "output": "/tmp/x.mp4"}, ["'/tmp/x.mp4'", "plain file name"]),

@@ -6,6 +6,7 @@ in the last line of a prompts file costs no time.
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import time
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
     from videodit.pipelines.spec import ModelFolder
 
 MAX_SEED = 2**63 - 1
+_FLAGS = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "cfg",
+    "guidance_scale_2": "cfg",
+    "num_frames": "frames",
+    "negative_prompt": "negative",
+    "last_image": "last-image",
+}
+"""What fields of a request are called on the command line, where that differs."""
+_FIELD = re.compile(rf"\b({'|'.join(sorted(_FLAGS, key=len, reverse=True))})\b")
 
 
 @dataclass(frozen=True)
@@ -123,12 +134,19 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
                 if path in takers:
                     raise InputError(f"output {order.output.name!r} is taken by {takers[path]}")
             except ValueError as error:
-                raise InputError(f"{order.origin}: {error}" if order.origin else str(error)) from error
+                raise InputError(_as_typed(str(error), order.origin)) from error
             takers[path] = order.origin
             jobs.append(Job(order, planned, model, device, dtype, checked[key]))
     for message in dict.fromkeys(message for job in jobs for message in job.plan.notices):
         note(message)
     return jobs
+
+
+def _as_typed(message: str, origin: str) -> str:
+    """A message about a request with the names that a user typed: flags, or keys of a prompts file's line."""
+    dashes = "" if origin else "--"
+    message = _FIELD.sub(lambda match: dashes + _FLAGS[match[0]], message)
+    return f"{origin}: {message}" if origin else message
 
 
 def _check_words(request: Request) -> None:
