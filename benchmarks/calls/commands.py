@@ -140,7 +140,7 @@ CALLS: dict[str, Call] = {
     "generate-many": generate_many,
     "generate-images": generate(PROMPT, "--image", "a.png", "--last-image", "b.png"),
     "generate-keyframes": generate(PROMPT, "--keyframe", "a.png@0", "--keyframe", "b.png@6", "--fit", "pad"),
-    "generate-loop": generate(PROMPT, "--loop", "--frames", "8"),
+    "generate-loop": generate(PROMPT, "--loop", "--frames", "8", "--size", "32x32"),
     "generate-storyboard": generate("--storyboard", "scenes.txt"),
     "generate-long": generate(PROMPT, "--frames", "41"),
     "generate-fast": generate(PROMPT, "--accelerate", "fast", "--steps", "20"),

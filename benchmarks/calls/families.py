@@ -108,7 +108,7 @@ CALLS: dict[str, Call] = {
     **{name: (lambda room, name=name: guided(name)(room)) for name in NAMES},
     **{f"{name}-saved": family(name, prepare=own_layout) for name in ("wan", "wan-two-experts", "latte", "flux-dev")},
     **{f"{name}-lora": family(name, prepare=with_lora) for name in ("wan", "hunyuan_video", "flux-dev")},
-    **{f"{name}-embeds": embedded(name) for name in ("wan", "hunyuan_video", "flux-dev", "allegro")},
+    **{f"{name}-embeds": embedded(name) for name in ("wan", "hunyuan_video", "flux-dev", "pixart-sigma")},
     "wan-loop": family("wan", loop=True, num_frames=8),
     "wan-storyboard": storyboard,
     "wan-windows": family("wan", num_frames=17, window=9, num_inference_steps=2),
