@@ -52,6 +52,11 @@ def own_layout(room: Room, pipe: Any) -> Any:
     return room.load(room.path(f"own-{name}"))
 
 
+def saved(name: str) -> Call:
+    """A call of a pipeline in our layout."""
+    return lambda room: family(name, prepare=own_layout)(room).without_file_hashes()
+
+
 def with_lora(room: Room, pipe: Any, **options: Any) -> Any:
     pipe.load_lora_weights(room.lora(pipe.transformer, f"lora-{pipe.model_folder.name}", seed=3), **options)
     return pipe
@@ -106,7 +111,7 @@ def storyboard(room: Room) -> Made:
 
 CALLS: dict[str, Call] = {
     **{name: (lambda room, name=name: guided(name)(room)) for name in NAMES},
-    **{f"{name}-saved": family(name, prepare=own_layout) for name in ("wan", "wan-two-experts", "latte", "flux-dev")},
+    **{f"{name}-saved": saved(name) for name in ("wan", "wan-two-experts", "latte", "flux-dev")},
     **{f"{name}-lora": family(name, prepare=with_lora) for name in ("wan", "hunyuan_video", "flux-dev")},
     **{f"{name}-embeds": embedded(name) for name in ("wan", "hunyuan_video", "flux-dev", "pixart-sigma")},
     "wan-loop": family("wan", loop=True, num_frames=8),

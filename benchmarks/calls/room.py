@@ -45,6 +45,14 @@ class Made:
             return Made([np.concatenate(list(out.frames[i])) for i in range(len(out.frames))], out.recipes)
         return Made([out.frames] if isinstance(out.frames, (np.ndarray, torch.Tensor)) else [*out.frames], out.recipes)
 
+    def without_file_hashes(self) -> Made:
+        """For models and LoRAs that were written on the way: their files tell their folder, or have no order."""
+        recipes = [{key: value for key, value in recipe.items() if key != "files_hash"} for recipe in self.recipes]
+        for recipe in recipes:
+            if "loras" in recipe:
+                recipe["loras"] = [{k: v for k, v in lora.items() if k != "hash"} for lora in recipe["loras"]]
+        return Made(self.frames, recipes)
+
     def __add__(self, other: Made) -> Made:
         return Made(self.frames + other.frames, self.recipes + other.recipes)
 
