@@ -18,7 +18,6 @@ from videodit.pipelines.settings import Settings, check_conditions, plan_setting
 from videodit.pipelines.spec import ModelSpec, TextNeeds
 from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.windows import Window, windows_of
-from videodit.prompts import check_text
 
 if TYPE_CHECKING:
     from videodit.pipelines.placing import PlacedConditions
@@ -105,8 +104,7 @@ def plan(
     Raises:
         InputError: naming the bad value and what is legal.
     """
-    for text in request.texts:
-        check_text(text)
+    request.check_texts()
     levels = Levels(request.sigmas, request.timesteps, request.eta)
     steps = request.num_inference_steps
     if levels.count is not None and steps not in (None, levels.count):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from videodit.errors import InputError
 from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region
 from videodit.pipelines.storyboard import Storyboard
+from videodit.prompts import check_text
 
 if TYPE_CHECKING:
     import torch
@@ -119,6 +120,17 @@ class Request:
     def negatives(self) -> list[str]:
         """The negative prompts; the empty one where there are none."""
         return as_list(self.negative_prompt, "negative_prompt") or [""]
+
+    def check_texts(self) -> None:
+        """See that all prompts are text of a legal length.
+
+        Raises:
+            InputError: naming the prompt, and what is wrong with it.
+        """
+        for text in as_list(self.prompt):
+            check_text(text)
+        for text in as_list(self.negative_prompt, "negative_prompt"):
+            check_text(text, "the negative prompt")
 
     def to_json(self) -> dict[str, Any]:
         """The fields that are set, as JSON can hold them; :meth:`from_json` reads them.

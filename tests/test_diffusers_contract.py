@@ -15,8 +15,8 @@ from peft import LoraConfig
 
 from videodit import CausalVideoVAE, VideoDiT, VideoDiTPipeline
 from videodit.attention import AttentionProcessor
-from videodit.cli.remake import _acceleration
 from videodit.errors import InputError
+from videodit.pipelines.recipe import read_request
 
 
 def _scale(pipe: Any) -> None:
@@ -269,4 +269,4 @@ def test_group_offload_of_a_pipeline_makes_the_same_clip(tiny_model: Path) -> No
 @pytest.mark.parametrize("tiles", [[16, 8], [16, 32, 16, 24]])
 def test_clips_of_other_tiles_are_not_made_again(tiles: list[int]) -> None:
     with pytest.raises(InputError, match=r"decoded in tiles of .*; remake knows \[256, 64\] alone"):
-        _acceleration({"tiling": tiles}, Path("clip.mp4"))
+        read_request({"prompt": "x", "seed": 1, "model": "mini", "tiling": tiles}, "clip.mp4")

@@ -21,7 +21,7 @@ from videodit.cli.progress import Progress, show_progress
 from videodit.errors import InputError
 from videodit.files import sole_maker
 from videodit.pipelines.request import LoRARequest, Request, as_list
-from videodit.prompts import check_text, is_blank
+from videodit.prompts import is_blank
 
 if TYPE_CHECKING:
     from videodit.adapters import LoRAInfo
@@ -155,8 +155,7 @@ def _check_words(request: Request) -> None:
     Raises:
         InputError: an empty prompt, or a seed out of range.
     """
-    for text in request.texts:
-        check_text(text)
+    request.check_texts()
     if any(is_blank(text) for text in as_list(request.prompt)):
         raise InputError("the prompt is empty; say what the clip should show")
     if request.seed is not None and not 0 <= request.seed <= MAX_SEED:
