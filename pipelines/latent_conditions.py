@@ -150,7 +150,8 @@ def prepare_condition(
         generators: one a clip, for autoencoders whose latents are drawn.
         device: where the result goes.
     """
-    kind, batch = pipe.spec.image_kind, len(generators)
+    spec, batch = pipe.spec, len(generators)
+    kind = spec.image_kind
     condition = Condition(strength=placed.strength, renoised=placed.renoised)
     if placed.start is not None:
         start, _ = encode_posterior(pipe.vae, placed.start[None].to(device))
@@ -166,8 +167,8 @@ def prepare_condition(
             return condition
     kept = (placed.level < FREE).flatten(1).any(dim=1).nonzero()[:, 0]
     clip = placed.clip
-    if pipe.spec.geometry.causal:  # what is behind the last kept frame does not change it
-        clip = clip[:, : pipe.spec.geometry.frames_of(int(kept[-1])).stop]
+    if spec.geometry.causal:  # what is behind the last kept frame does not change it
+        clip = clip[:, : spec.geometry.frames_of(int(kept[-1])).stop]
     latents, _ = encode_posterior(pipe.vae, clip[None].to(device))
     clean = torch.zeros(batch, *latent_shape, device=device)
     clean[:, :, : latents.shape[2]] = latents

@@ -28,7 +28,7 @@ from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.components import settle_components
 from videodit.pipelines.conditions import AnyCondition, Fit
 from videodit.pipelines.denoising import Denoiser
-from videodit.pipelines.folders import check_model, family_of_index, files_hash, model_hash, resolve_model
+from videodit.pipelines.folders import family_of_index, files_hash, model_hash
 from videodit.pipelines.loading import load_components
 from videodit.pipelines.origin import Origin, OriginPipeline
 from videodit.pipelines.output import ClipStreams, LatentChunks, OutputType, VideoDiTPipelineOutput
@@ -41,7 +41,7 @@ from videodit.pipelines.request import Inputs, Request, split_arguments
 from videodit.pipelines.running import RunState, callback_inputs
 from videodit.pipelines.sampling import Callback, Watcher, sample
 from videodit.pipelines.scheduling import check_generators
-from videodit.pipelines.spec import Defaults, ModelSpec, text_needs
+from videodit.pipelines.spec import Defaults, ModelFolder, ModelSpec, text_needs
 from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.window_store import WindowStore
 from videodit.text import EncodedPrompts, TextEncoder
@@ -155,6 +155,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         self._encoded: EncodedPrompts | None = None
         self._folder: Path | None = None
         self._model_id: str | None = None
+        self._known_spec: tuple[Any, Any, Any, ModelSpec] | None = None
 
     # ---- loading ---------------------------------------------------------------------------------
 
@@ -179,13 +180,27 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         if not kwargs.setdefault("use_safetensors", True):
             raise InputError("use_safetensors=False is refused: weights are read from .safetensors files alone")
         hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
-        folder = resolve_model(name, variant=kwargs.get("variant"), **hub)
-        index = check_model(folder)
-        pipe = cls(**load_components(folder, index, family_of_index(index, folder), **kwargs))
-        pipe._folder = folder
-        pipe._origin = Origin.of(pipe, folder, index, kwargs)
+        return cls.from_folder(ModelFolder.find(name, variant=kwargs.get("variant"), **hub), **kwargs)
+
+    @classmethod
+    def from_folder(cls, model: ModelFolder, **kwargs: Any) -> Self:
+        """Load the weights of a model that was found and checked before.
+
+        Args:
+            model: the model.
+            kwargs: see :meth:`from_pretrained`.
+
+        Raises:
+            InputError: see :meth:`from_pretrained`.
+            ModelError: likewise.
+        """
+        pipe = cls(**load_components(model.path, model.index, family_of_index(model.index, model.path), **kwargs))
+        pipe._folder = model.path
+        pipe._origin = Origin.of(pipe, model.path, model.index, kwargs)
         # A path is the business of this machine alone and stays out of recipes.
-        pipe._model_id = folder.resolve().name if Path(name).expanduser().is_dir() else name
+        pipe._model_id = model.path.resolve().name if Path(model.name).expanduser().is_dir() else model.name
+        if not kwargs.keys() & inspect.signature(cls.__init__).parameters.keys():
+            pipe._known_spec = (*pipe._configs, model.spec)
         return pipe
 
     @classmethod
@@ -234,8 +249,16 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             InputError: the transformer or the autoencoder is ``None``.
         """
         self.check_components(["transformer", "vae"], "every call")
-        parts = (self, self.transformer, self.vae)
-        return ModelSpec.from_configs(*({**part.config, "_class_name": type(part).__name__} for part in parts))
+        configs = self._configs
+        if self._known_spec is None or any(a is not b for a, b in zip(configs, self._known_spec, strict=False)):
+            names = (type(part).__name__ for part in (self, self.transformer, self.vae))
+            named = ({**config, "_class_name": name} for config, name in zip(configs, names, strict=True))
+            self._known_spec = (*configs, ModelSpec.from_configs(*named))
+        return self._known_spec[-1]
+
+    @property
+    def _configs(self) -> tuple[Any, Any, Any]:
+        return self.config, self.transformer.config, self.vae.config
 
     @property
     def defaults(self) -> Defaults:
@@ -443,6 +466,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         if output_type not in get_args(OutputType):
             raise InputError(f"output_type must be one of {get_args(OutputType)}, got {output_type!r}")
         self.check_components(["transformer", "scheduler"], "every call")
+        if plan.spec != self.spec:
+            raise InputError("the plan is for another model; plan it with this pipeline")
         request, inputs, placed = plan.request, plan.inputs, plan.conditions
         check_attention_kwargs(request.attention_kwargs)
         check_encoders(self, request, inputs, guided=plan.guided)

@@ -152,24 +152,26 @@ class ModelFolder:
     Attributes:
         name: as it was asked for.
         path: its folder.
+        index: contents of its ``model_index.json``.
         spec: what planning needs to know of it.
     """
 
     name: str
     path: Path
+    index: dict[str, Any]
     spec: ModelSpec
 
     @classmethod
-    def find(cls, name: str) -> ModelFolder:
+    def find(cls, name: str, **options: Any) -> ModelFolder:
         """Find a model by its name, and check its files' headers and configs.
 
         Args:
             name: see :func:`videodit.pipelines.folders.resolve_model`.
+            options: see there, too.
 
         Raises:
             InputError: there is no such model.
             ModelError: its files are damaged.
         """
-        path = resolve_model(name)
-        check_model(path)
-        return cls(name, path, ModelSpec.from_folder(path))
+        path = resolve_model(name, **options)
+        return cls(name, path, check_model(path), ModelSpec.from_folder(path))

@@ -50,7 +50,7 @@ SPEC = ModelSpec(
 def find_mini(name: str, folder: Path = Path("mini")) -> ModelFolder:
     if name != "mini":
         raise InputError(f"unknown model {name!r}; did you mean mini?")
-    return ModelFolder(name, folder, SPEC)
+    return ModelFolder(name, folder, {}, SPEC)
 
 
 @dataclass
@@ -74,7 +74,7 @@ class FakePipeline:
     ran = Request()
 
     @classmethod
-    def from_pretrained(cls, name: str, dtype: torch.dtype) -> FakePipeline:
+    def from_folder(cls, model: ModelFolder, dtype: torch.dtype) -> FakePipeline:
         assert isinstance(dtype, torch.dtype)
         FakePipeline.loaded += 1
         return cls()

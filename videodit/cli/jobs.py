@@ -290,7 +290,7 @@ def _load(job: Job) -> VideoDiTPipeline:
     dtype: Any = getattr(torch, _dtype_name(job))
     if (dtypes := job.request.dtypes) is not None:
         dtype = {"default": dtype} | {name: getattr(torch, one) for name, one in dtypes.items()}
-    pipe = VideoDiTPipeline.from_pretrained(job.model.name, dtype=dtype)
+    pipe = VideoDiTPipeline.from_folder(job.model, dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(job.device)
 
