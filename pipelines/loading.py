@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ def load_components(
     folder: Path,
     index: dict[str, Any],
     found: tuple[Family, Sampling] | None,
+    parameters: Collection[str],
     *,
     dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     torch_dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
@@ -59,6 +59,7 @@ def load_components(
         folder: the pipeline's.
         index: contents of its ``model_index.json``.
         found: the family and how it makes clips; ``None`` for a model that was made here.
+        parameters: names of the components and settings that the pipeline's class takes.
         dtype: of all networks, or by component, with ``"default"`` for the others; fp32 where nothing is said.
         torch_dtype: the same.
         variant: of the weight files, such as ``"fp16"``; networks that have none are read from their plain files, with
@@ -76,7 +77,7 @@ def load_components(
     from videodit import CausalVideoVAE, VideoDiT
 
     own = index["_class_name"] == "VideoDiTPipeline"
-    settings = _settings(index, found, own)
+    settings = _settings(index, parameters if own else None)
     unknown = sorted(set(given) - set(_NAMES) - (set(settings) if own else set()))
     if unknown:
         title = found[0].title if found is not None else "VideoDiT"
@@ -130,13 +131,10 @@ def load_components(
     return parts | settings | {name: value for name, value in given.items() if name not in _NAMES}
 
 
-def _settings(index: dict[str, Any], found: tuple[Family, Sampling] | None, own: bool) -> dict[str, Any]:
-    """The entries of the pipeline's config that are no components."""
-    if own:
-        from videodit.pipelines.pipeline import VideoDiTPipeline
-
-        names = set(inspect.signature(VideoDiTPipeline.__init__).parameters) - {"self", *_NAMES}
-        return {name: index[name] for name in names if name in index}
+def _settings(index: dict[str, Any], parameters: Collection[str] | None) -> dict[str, Any]:
+    """The entries of the pipeline's config that are no components; ``parameters`` only for a pipeline of our class."""
+    if parameters is not None:
+        return {name: index[name] for name in set(parameters) - set(_NAMES) if name in index}
     settings = {name: index[name] for name in ("boundary_ratio", "expand_timesteps") if index.get(name) is not None}
     return settings | {"sampled_as": index["_class_name"]}
 

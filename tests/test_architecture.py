@@ -34,15 +34,21 @@ def modules(root: Path) -> dict[str, Path]:
     return found
 
 
-def imports(node: ast.AST, inside_functions: bool = True) -> Iterator[str]:
-    """The names that code from `node` down imports when it runs; relative ones keep their dots."""
-    below: Iterable[ast.AST] = ()
+def imported(node: ast.AST) -> Iterator[str]:
+    """The names that one statement imports; relative ones keep their dots."""
     match node:
         case ast.Import(names=names):
             yield from (alias.name for alias in names)
         case ast.ImportFrom(module=module, names=names, level=level):
             # With the imported names: `from videodit import pipelines` imports videodit.pipelines.
             yield from (f"{'.' * level}{module or ''}.{alias.name}" for alias in names)
+
+
+def imports(node: ast.AST, inside_functions: bool = True) -> Iterator[str]:
+    """The names that code from `node` down imports when it runs; relative ones keep their dots."""
+    below: Iterable[ast.AST] = ()
+    yield from imported(node)
+    match node:
         case ast.If(test=ast.Name("TYPE_CHECKING"), orelse=orelse):
             below = orelse
         case ast.FunctionDef() | ast.AsyncFunctionDef() if not inside_functions:
@@ -51,6 +57,66 @@ def imports(node: ast.AST, inside_functions: bool = True) -> Iterator[str]:
             below = ast.iter_child_nodes(node)
     for child in below:
         yield from imports(child, inside_functions)
+
+
+def reexports(tree: ast.Module) -> dict[str, str]:
+    """The names of an `__init__`'s `__all__` that it takes from elsewhere -> where they come from."""
+    public: set[str] = set()
+    origin = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign(targets=[ast.Name("__all__")], value=value):
+                public |= set(ast.literal_eval(value))
+            case ast.ImportFrom(module=str(module), names=names, level=0):
+                origin |= {alias.asname or alias.name: f"{module}.{alias.name}" for alias in names}
+    return {name: origin[name] for name in public & set(origin)}
+
+
+def dependencies(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
+    """Module -> the project's modules that it names, wherever in it: at the top, in a function, for its types.
+
+    A name that a package only passes on counts as the module that defines it. Who imports from a package without
+    being in it also waits for the package's own imports.
+    """
+    passed_on = {package: reexports(tree) for package, tree in trees.items() if is_package(package, trees)}
+
+    def home(name: str) -> str | None:
+        if name in trees:
+            return name
+        package, _, last = name.rpartition(".")
+        return (
+            home(passed_on[package][last]) if last in passed_on.get(package, {}) else home(package) if package else None
+        )
+
+    graph = {}
+    for module, tree in trees.items():
+        named = {home(name) for node in ast.walk(tree) for name in imported(node)}
+        if module in passed_on:
+            lazy = set(imports(tree, False))
+            named -= {home(name) for name in passed_on[module].values() if name not in lazy}
+        outer = {package for package in passed_on for name in named if name and within(name, {package})}
+        graph[module] = {
+            name for name in named | outer if name and name != module and (name in named or not within(module, {name}))
+        }
+    return graph
+
+
+def is_package(name: str, trees: dict[str, ast.Module]) -> bool:
+    return any(other.startswith(name + ".") for other in trees)
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of modules that reach each other, each sorted."""
+    reach = {}
+    for module in graph:
+        todo, seen = [module], set()
+        while todo:
+            new = graph[todo.pop()] - seen
+            seen |= new
+            todo += new
+        reach[module] = seen
+    groups = {tuple(sorted(other for other in reach[module] if module in reach[other])) for module in graph}
+    return sorted(list(group) for group in groups if group)
 
 
 def within(name: str, packages: set[str]) -> bool:
@@ -91,6 +157,11 @@ def test_nothing_imports_pickle(trees: dict[str, ast.Module]) -> None:
     assert [pair for pair in names if within(pair[1], PICKLES)] == []
 
 
+def test_no_circles(trees: dict[str, ast.Module]) -> None:
+    """Modules that need each other are one module. An import in a function, or for a type, only hides that."""
+    assert circles(dependencies(trees)) == []
+
+
 def test_import_reader_sees_what_counts() -> None:
     tree = ast.parse(
         "import a\n"
@@ -103,3 +174,21 @@ def test_import_reader_sees_what_counts() -> None:
     at_import = ["a", "b.c", ".d.e", "f", "g"]
     assert list(imports(tree, inside_functions=False)) == at_import
     assert list(imports(tree)) == [*at_import, "h"]
+
+
+def test_circles_are_seen_through_functions_types_and_packages() -> None:
+    sources = {
+        "p": "from p.a import A\nfrom p.b import B\n__all__ = ['A', 'B']\nLIMIT = 3",
+        "p.a": "def make():\n    from p import B",
+        "p.b": "if TYPE_CHECKING:\n    from p.a import A",
+        "p.c": "from p import LIMIT",
+        "p.d": "import q.e",
+        "q": "if TYPE_CHECKING:\n    from q.e import E\n__all__ = ['E']",
+        "q.e": "from q.f import F",
+        "q.f": "from p import LIMIT",
+    }
+    trees = {name: ast.parse(source) for name, source in sources.items()}
+    assert circles(dependencies(trees)) == [["p.a", "p.b"]]
+    # A package that loads a module of its own that needs it again.
+    trees["p"] = ast.parse("from p.c import C\nfrom p.d import D\n__all__ = ['C', 'D']\nLIMIT = 3")
+    assert circles(dependencies(trees)) == [["p", "p.c", "p.d", "q.e", "q.f"], ["p.a", "p.b"]]
