@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from videodit._diffusers import is_pipeline_quantization, quantization_of
 from videodit.checkpoints import check_folder, check_weights, has_variant, weight_files
 from videodit.configs import check_config, read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
@@ -91,7 +92,7 @@ def load_components(
     place = _device(device_map)
     if not low_cpu_mem_usage:
         raise InputError("low_cpu_mem_usage=False is refused: weights are read without a second copy")
-    if quantization_config is not None and not hasattr(quantization_config, "_resolve_quant_config"):
+    if quantization_config is not None and not is_pipeline_quantization(quantization_config):
         raise InputError(
             "quantization_config must be a PipelineQuantizationConfig, which names components, got "
             f"{type(quantization_config).__name__}"
@@ -111,7 +112,7 @@ def load_components(
         if place is not None:
             options["device_map"] = place
         if quantization_config is not None:
-            chosen = quantization_config._resolve_quant_config(is_diffusers=name not in _ENCODERS, module_name=name)
+            chosen = quantization_of(quantization_config, name, is_diffusers=name not in _ENCODERS)
             if chosen is not None:
                 options["quantization_config"] = chosen
         if name in _TRANSFORMERS:

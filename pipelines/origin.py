@@ -18,6 +18,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from videodit._diffusers import cache_of, hook_names, offloaded_weights, offloading_hook
+
 _PER_AXIS = 4
 _HARMLESS_HOOKS = (
     "group_offloading",
@@ -35,13 +37,12 @@ _PROBE = "A red ball, 2 cats & the quick brown fox; Ünïcode 猫 jump over 1234
 def weights_of(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """All tensors that a network was loaded with, wherever offloading keeps them; those of adapters are left out."""
     for name, module in _modules(network):
-        hook = getattr(module, "_hf_hook", None)
-        kept = [part.weights_map for part in (hook, *getattr(hook, "hooks", ())) if getattr(part, "weights_map", None)]
+        kept = offloaded_weights(module)
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is None:
                 continue
             if tensor.device.type == "meta" and kept:
-                tensor = kept[0][key]
+                tensor = kept[key]
             yield f"{name}.{key}", tensor
 
 
@@ -160,16 +161,15 @@ def _config(part: Any) -> dict[str, Any]:
 def _interference(network: nn.Module) -> set[str]:
     """What stands between a network's modules and their forwards: caches, casts, hooks of others."""
     found = set()
-    if getattr(network, "_cache_config", None) is not None:
-        found.add(type(network._cache_config).__name__)
+    if (cache := cache_of(network)) is not None:
+        found.add(cache)
     for module in network.modules():
-        registry = getattr(module, "_diffusers_hook", None)
-        names = [] if registry is None else list(registry.hooks)
-        found.update(name for name in names if not name.startswith(_HARMLESS_HOOKS))
+        names = hook_names(module)
+        found.update(name for name in names or () if not name.startswith(_HARMLESS_HOOKS))
         if module._forward_hooks or module._forward_pre_hooks:
             found.add("forward hooks")
         # A registry that has lost its hooks leaves the forward that it restored.
-        if "forward" in vars(module) and registry is None and not hasattr(module, "_hf_hook"):
+        if "forward" in vars(module) and names is None and offloading_hook(module) is None:
             found.add("another forward")
     return found
 

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from videodit._diffusers import chosen_backend
 from videodit.configs import read_json
 from videodit.errors import InputError
 from videodit.pipelines.folders import family_of_index
@@ -142,9 +143,8 @@ def mark_changed(recipes: Sequence[dict[str, Any]]) -> None:
 def attention_backend(transformer: Any) -> str | None:
     """The transformer's attention backend; ``None`` for torch's own."""
     for module in transformer.modules():
-        backend = getattr(getattr(module, "processor", None), "_attention_backend", None)
-        if backend is not None:
-            name = str(getattr(backend, "value", backend))
+        name = chosen_backend(module)
+        if name is not None:
             return None if name == "native" else name
     return None
 

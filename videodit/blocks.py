@@ -22,10 +22,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention import FeedForward
-from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
+from videodit._diffusers import FeedForward, PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from videodit.attention import Attention, JointAttention, KeysValues, Layout, QKNorm
 from videodit.errors import InputError
 from videodit.shapes import Size3D

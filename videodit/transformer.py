@@ -17,17 +17,23 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from diffusers import CacheMixin, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.loaders import PeftAdapterMixin
-from diffusers.models.attention import AttentionMixin
-from diffusers.models.cache_utils import CacheMixin
-from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from videodit._diffusers import (
+    AttentionMixin,
+    PixArtAlphaTextProjection,
+    TimestepEmbedding,
+    Timesteps,
+    TransformerBlockMetadata,
+    TransformerBlockRegistry,
+    hook_names,
+    offloading_hook,
+)
 from videodit.adapters.state import present, scaled_adapters
 from videodit.attention import KeysValues, QKNorm
 from videodit.blocks import (
@@ -664,7 +670,7 @@ class VideoDiT(
 
 def _is_hooked(module: nn.Module) -> bool:
     """Whether something happens before a module's forward: only there are offloaded or sharded weights in place."""
-    return bool(module._forward_pre_hooks) or hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook")
+    return bool(module._forward_pre_hooks) or offloading_hook(module) is not None or hook_names(module) is not None
 
 
 for _block in (CrossBlock, FactorizedBlock, JointBlock, SingleBlock):

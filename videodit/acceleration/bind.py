@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from videodit._diffusers import chosen_backend
 from videodit.acceleration.attention import fastest, takes_masks
 from videodit.acceleration.config import AccelConfig, AccelPlan, Parallel, schedule_file
 from videodit.acceleration.parallel import attention_backends, bind_parallel, check_parallel
@@ -126,7 +127,7 @@ def _batches_guidance(pipe: Any, wanted: str) -> bool:
         return wanted == "batched"
     if pipe.processes is not None and pipe.processes.kind == "guidance":
         return False
-    backends = {getattr(module.processor, "_attention_backend", None) for module in _attentions(pipe)}
+    backends = {chosen_backend(module) for module in _attentions(pipe)}
     return 2 * _own_tokens(pipe) <= SMALL and all(backend in (None, "native") for backend in backends)
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from videodit._diffusers import chosen_backend
 from videodit.acceleration.config import AccelConfig, Parallel
 from videodit.context_parallel import check_count, check_splittable, meeting_device
 from videodit.errors import InputError
@@ -137,7 +138,7 @@ def check_parallel(pipe: Any, config: AccelConfig, models: Sequence[Any]) -> Non
         _check_new(pipe, kind, models)
     if (legal := attention_backends(kind or bound)) is None:
         return
-    asked = {config.attention} if config.attention is not None else set(map(_backend, _processors(models)))
+    asked = {config.attention} if config.attention is not None else _backends(models)
     for name in asked - {"auto", *legal}:
         raise InputError(f"parallel={kind or bound!r} needs attention to be 'auto' or one of {legal}, got {name!r}")
 
@@ -165,13 +166,9 @@ def _check_new(pipe: Any, kind: Parallel, models: Sequence[Any]) -> None:
         raise InputError("parallel='ring' needs a GPU: attention on a CPU does not tell its log-sum-exp")
 
 
-def _processors(models: Sequence[Any]) -> list[Any]:
-    return [module.processor for model in models for module in model.modules() if hasattr(module, "processor")]
-
-
-def _backend(processor: Any) -> str:
-    backend = processor._attention_backend
-    return "native" if backend is None else str(getattr(backend, "value", backend))
+def _backends(models: Sequence[Any]) -> set[str]:
+    layers = [module for model in models for module in model.modules() if hasattr(module, "processor")]
+    return {chosen_backend(layer) or "native" for layer in layers}
 
 
 def bind_parallel(pipe: Any, kind: Parallel, models: Sequence[Any]) -> str:
