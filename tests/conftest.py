@@ -114,28 +114,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     seed_everything()
     words = [
-        "a",
-        "red",
-        "blue",
-        "tiny",
-        "ball",
-        "cone",
-        "cube",
-        "ring",
-        "rings",
-        "two",
-        "and",
-        "bounces",
-        "on",
-        "the",
-        "grass",
-        "slide",
-        "to",
-        "left",
-        "at",
-        "night",
-        "x",
-    ]
+        "a", "red", "blue", "tiny", "ball", "cone", "cube", "ring", "rings", "two", "and", "bounces", "on", "the",
+        "grass", "slide", "to", "left", "at", "night", "x",
+    ]  # fmt: skip
     vocabulary = {token: i for i, token in enumerate(["<pad>", "</s>", "<unk>", *words])}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()

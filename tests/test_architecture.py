@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ FORBIDDEN = {
 }
 # They print, or load shared libraries, when imported: only functions that need them import them.
 HEAVY = {"decord", "peft", "torchao", "xformers"}
+# Functions of more lines of code, without signature and docstring, say why.
+LONG = 60
 PICKLES = {"cloudpickle", "dill", "joblib", "pickle"}
 
 
@@ -114,6 +117,24 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return sorted(list(group) for group in groups if group)
 
 
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> int:
+    """How many lines of code a function has: without its signature, its docstring, comments and empty lines."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    if not body:
+        return 0
+    inside = (line.strip() for line in lines[body[0].lineno - 1 : body[-1].end_lineno])
+    return sum(bool(line) and not line.startswith("#") for line in inside)
+
+
+def says_why(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> bool:
+    """Whether a comment that begins with "Long" stands above a function, beside its `def` or above its first line."""
+    first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)]) - 1
+    while first > 0 and lines[first - 1].strip().startswith("#"):
+        first -= 1
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return any(re.search(r"# ?[Ll]ong\b", line) for line in lines[first : body[0].lineno])
+
+
 def within(name: str, packages: set[str]) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
 
@@ -155,6 +176,34 @@ def test_nothing_imports_pickle(trees: dict[str, ast.Module]) -> None:
 def test_no_circles(trees: dict[str, ast.Module]) -> None:
     """Modules that need each other are one module. An import in a function, or for a type, only hides that."""
     assert circles(dependencies(trees)) == []
+
+
+def test_long_functions_say_why(root: Path) -> None:
+    """`# Long, since …` above the function: a reason that a reader can judge."""
+    silent = []
+    for folder in (*PACKAGES, "benchmarks", "examples", "tests"):
+        for file in sorted((root / folder).rglob("*.py")):
+            source = file.read_text(encoding="utf-8")
+            lines = source.splitlines()
+            for node in ast.walk(ast.parse(source, file)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    count = code_lines(node, lines)
+                    if count > LONG and not says_why(node, lines):
+                        silent.append(f"{file.relative_to(root)}:{node.lineno} {node.name}: {count} lines")
+    assert silent == []
+
+
+def test_reasons_of_long_functions_are_seen() -> None:
+    source = (
+        "# Long, since it is one table.\n@cache\ndef above():\n    pass\n"
+        "def beside():  # long: one table\n    'Text.'\n    a = 1\n\n    # a comment\n    b = 2\n"
+        "def inside():\n    'Text.'\n    # Long, since it is one table.\n    pass\n"
+        "def silent():\n    a = 1\n    # Long ago\n"
+    )
+    lines, functions = source.splitlines(), ast.parse(source).body
+    assert all(isinstance(function, ast.FunctionDef) for function in functions)
+    assert [code_lines(function, lines) for function in functions] == [1, 2, 1, 1]  # type: ignore[arg-type]
+    assert [says_why(function, lines) for function in functions] == [True, True, True, False]  # type: ignore[arg-type]
 
 
 def test_import_reader_sees_what_counts() -> None:

@@ -160,6 +160,7 @@ class VideoDiT(
         "norm3",
     ]
 
+    # Long, since the options are the stored config and each is a parameter.
     @register_to_config
     def __init__(
         self,
