@@ -98,12 +98,12 @@ def load_components(
     variants = _variants(folder, networks, variant)
     parts: dict[str, Any] = {name: value for name, value in given.items() if name in _NAMES}
     for name in present:
-        component = _class_of(index[name], name, folder)
+        component = class_of(index[name], name, folder)
         # Always the component's own folder: with the pipeline's and a `subfolder`, transformers would follow an
         # adapter's file to wherever that points.
         home = folder / name
         if name not in _NETWORKS:
-            parts[name] = _load_plain(component, home)
+            parts[name] = load_plain(component, home)
             _tell_loaded(name, parts[name], folder)
             continue
         options: dict[str, Any] = {"variant": variants[name]} if variants[name] else {}
@@ -245,7 +245,7 @@ def load_network(
     return loaded
 
 
-def _load_plain(component: Any, folder: Path) -> Any:
+def load_plain(component: Any, folder: Path) -> Any:
     """A tokenizer, a processor or a scheduler.
 
     Raises:
@@ -291,7 +291,7 @@ def check_plain(folder: Path, scheduler: Any = None) -> None:
             raise ModelError(f"{where}: {name} is {value}, which is out of all proportion")
 
 
-def _class_of(entry: Any, name: str, folder: Path) -> Any:
+def class_of(entry: Any, name: str, folder: Path) -> Any:
     """A component's class by the names that the folder gives: a kind that fits, out of three libraries alone.
 
     Raises:

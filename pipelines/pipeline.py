@@ -20,7 +20,7 @@ from typing_extensions import Self
 from videodit.checkpoints import HUB_OPTIONS
 from videodit.errors import InputError
 from videodit.families import sampling_of
-from videodit.families.sampling import Sampling
+from videodit.families.sampling import OWN, Sampling
 from videodit.objectives import Objective
 from videodit.pipelines.acceleration import AcceleratedPipeline, Stopwatch
 from videodit.pipelines.adapters import LoRAPipeline
@@ -49,10 +49,6 @@ from videodit.text_spec import TextSpec
 from videodit.vae import CausalVideoVAE
 
 logger = logging.getLogger(__name__)
-
-_OWN = Sampling(
-    text=TextSpec(clean="collapse"), vae="CausalVideoVAE", defaults=dict, sigmas="to_last_step"
-)  # models made here
 
 
 class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunState, DiffusionPipeline):
@@ -121,7 +117,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         super().__init__()
         if sampled_as is None:
             sampled_as = _sampled_as(transformer)
-        family, self._sampling = (None, _OWN) if sampled_as is None else sampling_of(sampled_as)
+        family, self._sampling = (None, OWN) if sampled_as is None else sampling_of(sampled_as)
         self._objective: Objective = "flow" if family is None else family.objective
         if (transformer_2 is None) != (boundary_ratio is None):
             raise InputError(f"transformer_2 and boundary_ratio need each other; boundary_ratio is {boundary_ratio}")
@@ -393,7 +389,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         guided = self._sampling.guided and do_classifier_free_guidance
         self.check_components(["transformer"] if inputs.embeds_used else [], "encode_prompt")
         transformer = {} if self.transformer is None else self.transformer.config
-        check_prompts(request, inputs, text_needs(transformer, self._sampling))
+        check_prompts(request, inputs, text_needs(transformer, self._sampling, self.config.max_text_length))
         check_encoders(self, request, inputs, guided=guided)
         place = self._execution_device if device is None else torch.device(device)
         text = encode(self, request, inputs, place, guided=guided)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from videodit.pipelines import VideoDiTPipeline
     from videodit.pipelines.planning import Plan
     from videodit.pipelines.spec import ModelFolder
+    from videodit.prompt_reader import PromptReader
 
 MAX_SEED = 2**63 - 1
 _FLAGS = {
@@ -105,6 +106,7 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
     """
     jobs: list[Job] = []
     models: dict[str, ModelFolder] = {}
+    readers: dict[str, PromptReader] = {}
     checked: dict[tuple[Path, tuple[LoRARequest, ...]], tuple[LoRAInfo, ...]] = {}
     takers: dict[Path, str] = {}
     with show_progress() as progress:
@@ -112,6 +114,7 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
         from videodit.hardware import parse_device, parse_dtype
         from videodit.media import check_writable
         from videodit.pipelines.planning import plan
+        from videodit.pipelines.prompt_readers import load_prompt_reader
         from videodit.pipelines.request import Inputs
         from videodit.pipelines.spec import ModelFolder
 
@@ -124,7 +127,9 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
                 if request.model not in models:
                     models[request.model] = ModelFolder.find(request.model)
                 model = models[request.model]
-                planned = plan(request, Inputs(), model.spec)
+                if request.model not in readers:
+                    readers[request.model] = load_prompt_reader(model)
+                planned = plan(request, Inputs(), model.spec, text_notices=readers[request.model].notices)
                 device = parse_device(request.device)
                 dtype = parse_dtype(request.dtype, device)
                 _check_acceleration(request, planned, model.path)
@@ -270,7 +275,7 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
     recipes = []
     for index, job in enumerate(jobs, start=1):
         with sole_maker(job.output):
-            _announce(pipe, job)
+            _announce(job)
             with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
                 recipe, timings = _make_clip(pipe, job, progress)
         recipes.append(recipe)
@@ -295,7 +300,7 @@ def _load(job: Job) -> VideoDiTPipeline:
     return pipe.to(job.device)
 
 
-def _announce(pipe: VideoDiTPipeline, job: Job) -> None:
+def _announce(job: Job) -> None:
     request, output = job.request, job.output
     note(f"seed {request.seed}")
     if job.plan.windows is not None:
@@ -305,9 +310,6 @@ def _announce(pipe: VideoDiTPipeline, job: Job) -> None:
         )
     if output.exists():
         note(f"{str(output)!r} exists and will be overwritten")
-    for text in request.texts:
-        for message in pipe.text_encoder_notices(text):
-            note(message)
 
 
 def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:
