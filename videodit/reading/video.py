@@ -179,10 +179,9 @@ def unpack_comment(container: InputContainer) -> tuple[dict[str, Any] | None, tu
     return (recipe if isinstance(recipe, dict) else None), size
 
 
-def shown_size(stream: VideoStream, size: tuple[int, int] | None) -> tuple[int, int]:
+def shown_size(coded: tuple[int, int], size: tuple[int, int] | None) -> tuple[int, int]:
     """``(width, height)`` without padding. A recorded size that padding cannot explain was not meant for
     this stream (someone scaled the clip and kept the tag), so the stream's own size holds."""
-    coded = (stream.codec_context.width, stream.codec_context.height)
     if size is not None and coded == (size[0] + size[0] % 2, size[1] + size[1] % 2):
         return size
     return coded
@@ -219,6 +218,7 @@ class PyavFrames(Frames):
         self._container, self._stream = open_stream(media, threads)
         self._decoder = self._decoded_of(None, iter(()))
         self._decoded: int | None = None  # of the frame that came out last, as in `pts`
+        self.coded_size = (0, 0)
         self._field: tuple[Any, av.filter.Graph] | None = None
         try:
             self._check_header()
@@ -312,11 +312,6 @@ class PyavFrames(Frames):
         return self._container.format.name
 
     @property
-    def coded_size(self) -> tuple[int, int]:
-        """``(width, height)`` as it is stored."""
-        return self._stream.codec_context.width, self._stream.codec_context.height
-
-    @property
     def is_padded(self) -> bool:
         """Whether more is stored than is shown."""
         return self.coded_size != self._size[::-1]
@@ -338,6 +333,8 @@ class PyavFrames(Frames):
         dts: list[int | None] = []
         last = 0
         for frame in self._decoder:
+            self.coded_size = self.coded_size if pts else (frame.width, frame.height)
+            self._check_size(frame)
             pts.append(frame.pts)
             dts.append(frame.dts)
             last = frame.duration or 0
@@ -372,13 +369,16 @@ class PyavFrames(Frames):
             raise Unreadable("it is transparent in places (pal8); lay it over a background first")
         if first.color_trc in _HDR:
             raise Unreadable(f"its colours are HDR ({_HDR[int(first.color_trc)]}); map its tones to SDR first")
-        width, height = shown_size(self._stream, unpack_comment(self._container)[1])
+        # Of the frame: a decoder's own size changes where a stream does.
+        self.coded_size = (first.width, first.height)
+        width, height = shown_size(self.coded_size, unpack_comment(self._container)[1])
         self._size = (height, width)
         if self.turn.transpose:
             width, height = height, width
         times, base = self.times, float(self._stream.time_base or 0)
         gap = times[-1] / (len(times) - 1) if len(times) > 1 else (1 / float(self._rate) if self._rate else 1.0)
-        duration = float(times[-1]) + (last * base or gap)
+        # AVI says how long frames last on average, which is less where it counts time finer than its frames come.
+        duration = float(times[-1] + (gap if self.container_name == "avi" else last * base or gap))
         return VideoInfo(
             width=width,
             height=height,
@@ -394,14 +394,16 @@ class PyavFrames(Frames):
             interlaced=first.interlaced_frame,
         )
 
+    def _check_size(self, frame: av.VideoFrame) -> None:
+        """Raises Unreadable for a frame of another size than the first: a stream may change in its middle."""
+        if (frame.width, frame.height) != self.coded_size:
+            width, height = self.coded_size
+            raise Unreadable(f"a frame is {frame.width}x{frame.height} pixels, where the clip is {width}x{height}")
+
     def frames(self, indices: list[int]) -> Iterator[np.ndarray]:
         height, width = self._size
         for frame in self._decode([self.pts[i] for i in indices]):
-            if (frame.width, frame.height) != self.coded_size:
-                raise Unreadable(
-                    f"a frame is {frame.width}x{frame.height} pixels, where the clip is "
-                    f"{self.coded_size[0]}x{self.coded_size[1]}"
-                )
+            self._check_size(frame)
             rgb = self._reformatter.reformat(
                 self._one_field(frame) if frame.interlaced_frame else frame,
                 width=frame.width,
