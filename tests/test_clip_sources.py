@@ -62,10 +62,10 @@ def test_a_folder_is_read_with_all_below_it(tmp_path: Path) -> None:
 
 
 def test_what_is_passed_over_in_a_folder_is_told(tmp_path: Path) -> None:
-    fill(tmp_path, a__mp4="a", b__txt="lone", n__srt="1", n__json="2", n__gif="3", n__xml="4")
+    fill(tmp_path, a__mp4="a", b__txt="lone", n__srt="1", n__json="2", n__xml="4")
     (tmp_path / "link").symlink_to(fill(tmp_path / ".elsewhere", z__mp4="z"))
     assert read_source(tmp_path).notices == (
-        "4 files that are no clips were passed over: n.gif, n.json, n.srt, \u2026",
+        "3 files that are no clips were passed over: n.json, n.srt, n.xml",
         "1 caption has no clip beside it: b.txt",
         "1 folder that is a link was not entered: link",
     )

@@ -108,7 +108,7 @@ def check_file(media: Media) -> None:
 
 
 def look(media: Media, request: dict[str, Any], beat: Beat) -> dict[str, Any]:
-    """The content's hash, the file's :class:`VideoInfo` as a dictionary, and the look of each range.
+    """The content's hash, the file's :class:`VideoInfo` as a dictionary, notices, and the look of each range.
 
     Args:
         media: the file.
@@ -120,11 +120,11 @@ def look(media: Media, request: dict[str, Any], beat: Beat) -> dict[str, Any]:
     beat()
     ranges = []
     with opened(media, request) as clip:
-        info = dataclasses.asdict(clip.info)
+        info, notices = dataclasses.asdict(clip.info), list(clip.notices)
         for start, end in request["ranges"]:
             ranges.append(look_at_range(clip, start, end))
             beat()
-    return {"content": content, "info": info, "ranges": ranges}
+    return {"content": content, "info": info, "notices": notices, "ranges": ranges}
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from videodit.errors import InputError
+from videodit.limits import Limits, use_limits
 
 PRESETS = resources.files("videodit") / "presets" / "training"
 
@@ -30,6 +32,7 @@ _SAFE = (
     "checkpoints",
     "tracking",
     "export",
+    "limits",
     "data.cache",
     "data.workers",
     "train.accumulation",
@@ -280,6 +283,7 @@ class TrainingConfig(_Part):
     Attributes:
         model: what is fine-tuned: a bundled model's name, a folder or a hub id.
         output: the folder of the run.
+        limits: what one input may ask for, by the names of :class:`videodit.limits.Limits`; others keep their defaults.
     """
 
     model: str
@@ -292,6 +296,20 @@ class TrainingConfig(_Part):
     checkpoints: Checkpoints = Checkpoints()
     tracking: Tracking = Tracking()
     export: Export = Export()
+    limits: dict[str, int] = {}
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _check_limits(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise InputError("limits are names and whole numbers, such as picture_pixels: 100000000")
+        Limits().replace(f"{name}={number}" for name, number in value.items())
+        return value
+
+    def limits_held(self) -> AbstractContextManager[None]:
+        """Have the run's limits hold inside a ``with`` block."""
+        limits = Limits().replace(f"{name}={number}" for name, number in self.limits.items())
+        return use_limits(limits, how="limits.{name}=NUMBER")
 
     def to_yaml(self) -> str:
         """The resolved config, defaults included."""
