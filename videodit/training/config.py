@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from videodit.errors import InputError
-from videodit.limits import Limits, use_limits
+from videodit.limits import DEFAULT_LIMITS, Limits, use_limits
 
 PRESETS = resources.files("videodit") / "presets" / "training"
 
@@ -283,7 +283,7 @@ class TrainingConfig(_Part):
     Attributes:
         model: what is fine-tuned: a bundled model's name, a folder or a hub id.
         output: the folder of the run.
-        limits: what one input may ask for, by the names of :class:`videodit.limits.Limits`; others keep their defaults.
+        limits: the most that one input may ask for.
     """
 
     model: str
@@ -296,20 +296,20 @@ class TrainingConfig(_Part):
     checkpoints: Checkpoints = Checkpoints()
     tracking: Tracking = Tracking()
     export: Export = Export()
-    limits: dict[str, int] = {}
+    limits: Limits = DEFAULT_LIMITS
 
     @field_validator("limits", mode="before")
     @classmethod
     def _check_limits(cls, value: Any) -> Any:
+        if isinstance(value, Limits):
+            return value
         if not isinstance(value, dict):
             raise InputError("limits are names and whole numbers, such as picture_pixels: 100000000")
-        Limits().replace(f"{name}={number}" for name, number in value.items())
-        return value
+        return DEFAULT_LIMITS.replace(f"{name}={number}" for name, number in value.items())
 
     def limits_held(self) -> AbstractContextManager[None]:
         """Have the run's limits hold inside a ``with`` block."""
-        limits = Limits().replace(f"{name}={number}" for name, number in self.limits.items())
-        return use_limits(limits, how="limits.{name}=NUMBER")
+        return use_limits(self.limits, how="limits.{name}=NUMBER")
 
     def to_yaml(self) -> str:
         """The resolved config, defaults included."""
