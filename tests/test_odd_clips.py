@@ -20,16 +20,17 @@ from videodit.datasets.clips.inspect_clip import answer
 from videodit.datasets.clips.readers import open_clip, read_window
 from videodit.datasets.clips.records import Clip, Media
 from videodit.errors import InputError
+from videodit.limits import Limits, use_limits
 from videodit.media import probe, read_video
 from videodit.pipelines.pixels import read_frames
 
 NUMBERS = list(range(30))
 
 
-def looked_at(path: Path) -> dict[str, Any]:
+def looked_at(path: Path, reader: str = "pyav") -> dict[str, Any]:
     """What the scan finds, as its child processes answer; raises the reason why there is nothing."""
     ranges = [(0.0, None)]
-    request = {"task": "look", "reader": "pyav", "path": str(path), "offset": 0, "size": None, "fps": None}
+    request = {"task": "look", "reader": reader, "path": str(path), "offset": 0, "size": None, "fps": None}
     said = answer({**request, "ranges": ranges}, lambda: None)
     if "value" not in said:
         raise InputError(f"cannot read {str(path)!r}: {said['reason']}")
@@ -240,6 +241,10 @@ def test_a_size_that_changes_in_the_middle_is_refused(tmp_path: Path, name: str)
                 packet.time_base, packet.stream = Fraction(1, 1000), stream
                 target.mux(packet)
     assert "pixels, where the clip is" in refused(tmp_path / name)
+    if name.endswith("webm"):
+        pytest.importorskip("decord")
+        with pytest.raises(InputError, match="a frame is 128x96 pixels, where the clip is 64x48"):
+            looked_at(tmp_path / name, "decord")
 
 
 def packets_of(path: Path) -> list[Any]:
@@ -257,6 +262,27 @@ def test_sound_alone_and_a_stream_without_frames_are_no_clips(tmp_path: Path) ->
             _add_silence(container, sound, 1.0)
     assert "it has no video stream" in refused(tmp_path / "sound.mp4")
     assert "it holds no frame that decodes" in refused(tmp_path / "empty.mkv")
+
+
+def test_the_length_of_a_clip_is_that_of_its_frames(tmp_path: Path) -> None:
+    """Neither the sound's nor what the header says, which is checked against limits, too."""
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound: Any = container.add_stream("aac", rate=8000, layout="mono")
+        for i, image in enumerate(numbered_frames(25)):
+            frame = av.VideoFrame.from_ndarray(image, "rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        _add_silence(container, sound, 5.0)
+    with use_limits(Limits(clip_seconds=2)):
+        assert everywhere(tmp_path / "clip.mp4") == (list(range(25)), 25)
+    with use_limits(Limits(clip_seconds=1)):
+        make_clip(tmp_path / "long.mp4", num_frames=60)
+        for read in (read_video, read_frames):
+            with pytest.raises(InputError, match="the limit clip_seconds is 1: raise it"):
+                read(tmp_path / "long.mp4")
 
 
 # ---- colours ---------------------------------------------------------------------------------------

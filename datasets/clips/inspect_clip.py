@@ -119,6 +119,9 @@ def look(media: Media, request: dict[str, Any], beat: Beat) -> dict[str, Any]:
     content = media.content_hash()
     beat()
     ranges = []
+    if request["reader"] == "decord":  # it brings all frames to the first one's size, where others refuse the clip
+        with opened(media, {**request, "reader": "pyav"}) as clip:
+            clip.frames([len(clip.times) - 1])
     with opened(media, request) as clip:
         info, notices = dataclasses.asdict(clip.info), list(clip.notices)
         for start, end in request["ranges"]:

@@ -238,13 +238,12 @@ class PyavFrames(Frames):
         if len(shown) > 1:
             place = 1 + [one.index for one in shown].index(self._stream.index)
             self.notices.append(f"it has {len(shown)} video streams, of which number {place} is read")
-        if self._whole:
-            self._check_length(self._stream.frames, float((self._container.duration or 0) / av.time_base))
 
-    def _check_length(self, frames: int, seconds: float) -> None:
-        limits = current_limits()
-        limits.check("clip_frames", frames, f"it has {frames:,} frames")
-        limits.check("clip_seconds", seconds, f"it lasts {seconds:,.0f} s")
+    def _check_length(self, frames: int, seconds: float, more: str = "") -> None:
+        """Checks what was counted, not what the header says: that may be wrong, and counts sound."""
+        limits, more = current_limits(), more and f" {more}"
+        limits.check("clip_frames", frames, f"it has {frames:,} frames{more}")
+        limits.check("clip_seconds", seconds, f"it lasts {seconds:,.0f} s{more}")
 
     def close(self) -> None:
         """Close the file."""
@@ -275,7 +274,7 @@ class PyavFrames(Frames):
         """All packets in the order of decoding; none where they do not tell the frames' times."""
         if self._stream.codec_context.name not in _PACKET_IS_FRAME:
             return []
-        packets = []
+        packets: list[_Packet] = []
         for packet in self._container.demux(self._stream):
             if not packet.size:
                 continue
@@ -285,7 +284,7 @@ class PyavFrames(Frames):
             dts = packet.pts if packet.dts is None else packet.dts
             packets.append(_Packet(packet.pts, dts, packet.is_keyframe, packet.is_discard, packet.duration or 0))
             if self._whole:
-                self._check_length(len(packets), 0)
+                self._check_length(len(packets), 0, "or more")
         first_key = next((i for i, packet in enumerate(packets) if packet.is_key), None)
         if first_key is None or len({packet.pts for packet in packets}) != len(packets):
             return []
@@ -339,7 +338,9 @@ class PyavFrames(Frames):
             dts.append(frame.dts)
             last = frame.duration or 0
             if self._whole:
-                self._check_length(len(pts), 0)
+                first, now = pts[0], frame.pts
+                seconds = 0.0 if first is None or now is None else float((now - first) * (self._stream.time_base or 0))
+                self._check_length(len(pts), seconds, "or more")
         if not pts:
             raise Unreadable("it holds no frame that decodes")
         base = self._stream.time_base or 0
