@@ -252,6 +252,27 @@ def packets_of(path: Path) -> list[Any]:
         return list(source.demux(video=0))
 
 
+def test_fields_that_begin_in_the_middle_are_found(tmp_path: Path) -> None:
+    """Of an interlaced frame one field is shown, whatever the frames before it were."""
+    combed = np.zeros((12, 96, 160, 3), np.uint8)
+    for i in range(12):
+        combed[i, ::2, 8 * i : 8 * i + 16], combed[i, 1::2, 8 * i + 4 : 8 * i + 20] = 255, 255
+    plain = np.repeat(combed[:, ::2], 2, axis=1)
+    make_clip(tmp_path / "plain.mp4", frames=plain, options={"crf": "5"})
+    make_clip(
+        tmp_path / "combed.mp4", frames=combed, options={"crf": "5", "flags": "+ildct+ilme", "x264-params": "tff=1"}
+    )
+    path = tmp_path / "clip.h264"
+    path.write_bytes(annexb(tmp_path / "plain.mp4") + annexb(tmp_path / "combed.mp4"))
+    assert looked_at(path)["ranges"][0]["flags"][-1] == "interlaced"
+    assert "it is interlaced" in probe(path).notices
+    frames, notices = read_frames(path)
+    assert notices[-1] == "clip.h264: it is interlaced: of two fields in a frame the upper one is shown"
+    assert (read_video(path).frames == frames).all()
+    later = frames[18].astype(int)
+    assert np.abs(later[10:80:2] - later[11:81:2]).mean() < 2
+
+
 def test_sound_alone_and_a_stream_without_frames_are_no_clips(tmp_path: Path) -> None:
     for name, codec in (("sound.mp4", None), ("empty.mkv", "libvpx-vp9")):
         with av.open(str(tmp_path / name), "w") as container:

@@ -444,8 +444,9 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
         if info.is_image:
             raise InputError(f"cannot read {os.fspath(path)!r}: it is a picture, not a video")
         next(clip.one_by_one([info.num_frames - 1]))  # its size may change in the middle, or its end be damaged
+        interlaced = clip.interlaced
         notices = [*clip.notices, *(f"no frame comes from {a:.4g} to {b:.4g} s" for a, b in find_gaps(clip.times))]
-    if info.interlaced:
+    if interlaced:
         notices.append("it is interlaced")
     with naming_clip(str(media)), _opened(media) as (container, stream):
         context = stream.codec_context

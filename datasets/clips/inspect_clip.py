@@ -173,7 +173,7 @@ def look_at_range(clip: ClipReader, start: float, end: float | None) -> dict[str
     told = [looks[back[place]] for place in hashed]
     parts = [(0.0, 0.0)] if clip.info.is_image else parts_between(clip.times, start, stop)
     found = {"static": is_static(looks), "black": is_black(looks), "letterboxed": find_bars(looks) is not None}
-    found |= {"interlaced": clip.info.interlaced, "time gaps": parts != [(start, stop)] and not clip.info.is_image}
+    found |= {"interlaced": clip.interlaced, "time gaps": parts != [(start, stop)] and not clip.info.is_image}
     return {
         "flags": [flag for flag, is_so in found.items() if is_so],
         "bars": find_bars(looks),

@@ -78,7 +78,13 @@ class VideoInfo:
 
 
 class Frames:
-    """Where a reader's frames come from."""
+    """Where a reader's frames come from.
+
+    Attributes:
+        saw_fields: whether a frame so far was of two fields; the first one need not be, where later ones are.
+    """
+
+    saw_fields = False
 
     def frames(self, indices: list[int]) -> Iterator[np.ndarray]:
         """RGB frames ``[H, W, 3]`` of rising numbers."""
@@ -405,6 +411,7 @@ class PyavFrames(Frames):
         height, width = self._size
         for frame in self._decode([self.pts[i] for i in indices]):
             self._check_size(frame)
+            self.saw_fields |= bool(frame.interlaced_frame)
             rgb = self._reformatter.reformat(
                 self._one_field(frame) if frame.interlaced_frame else frame,
                 width=frame.width,
