@@ -84,6 +84,11 @@ class ClipReader:
                     )
                 yield frame if self.info.pixel_aspect == 1 else self._squared(frame)
 
+    @property
+    def interlaced(self) -> bool:
+        """Whether the first frame, or one that was read since, is of two fields."""
+        return self.info.interlaced or self._source.saw_fields
+
     def close(self) -> None:
         """Let go of what decodes."""
         self._source = _Closed()
@@ -161,8 +166,6 @@ def read_whole(clip: ClipReader, *, fps: float | None, fit: Fitted | None = None
     """
     with naming_clip(clip._name):
         notices = [*clip.notices, *_told_of_gaps(clip)]
-        if clip.info.interlaced:
-            notices.append("it is interlaced: the upper field of each frame is shown")
         count, indices = len(clip.times), np.arange(len(clip.times))
         if fps is not None and len(clip.times) > 1:  # one frame alone is a picture, however long it lasts
             check_positive("fps", fps)
@@ -184,6 +187,8 @@ def read_whole(clip: ClipReader, *, fps: float | None, fit: Fitted | None = None
             kept[place : place + copies] = frame
             place += copies
     assert kept is not None
+    if clip.interlaced:
+        notices.append("it is interlaced: of two fields in a frame the upper one is shown")
     if count != len(clip.times) or (indices != np.arange(count)).any():
         notices.append(f"it has {clip.info.fps:.5g} fps: {len(clip.times)} frames become {count} at {fps:g} fps")
     return kept, notices

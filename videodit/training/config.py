@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from videodit.errors import InputError
+from videodit.limits import DEFAULT_LIMITS, Limits, use_limits
 
 PRESETS = resources.files("videodit") / "presets" / "training"
 
@@ -30,6 +32,7 @@ _SAFE = (
     "checkpoints",
     "tracking",
     "export",
+    "limits",
     "data.cache",
     "data.workers",
     "train.accumulation",
@@ -280,6 +283,7 @@ class TrainingConfig(_Part):
     Attributes:
         model: what is fine-tuned: a bundled model's name, a folder or a hub id.
         output: the folder of the run.
+        limits: the most that one input may ask for.
     """
 
     model: str
@@ -292,6 +296,20 @@ class TrainingConfig(_Part):
     checkpoints: Checkpoints = Checkpoints()
     tracking: Tracking = Tracking()
     export: Export = Export()
+    limits: Limits = DEFAULT_LIMITS
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _check_limits(cls, value: Any) -> Any:
+        if isinstance(value, Limits):
+            return value
+        if not isinstance(value, dict):
+            raise InputError("limits are names and whole numbers, such as picture_pixels: 100000000")
+        return DEFAULT_LIMITS.replace(f"{name}={number}" for name, number in value.items())
+
+    def limits_held(self) -> AbstractContextManager[None]:
+        """Have the run's limits hold inside a ``with`` block."""
+        return use_limits(self.limits, how="limits.{name}=NUMBER")
 
     def to_yaml(self) -> str:
         """The resolved config, defaults included."""
