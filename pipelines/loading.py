@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _TRANSFORMERS = ("transformer", "transformer_2")
 _ENCODERS = ("text_encoder", "text_encoder_2", "image_encoder")
 _NETWORKS = (*_ENCODERS, *_TRANSFORMERS, "vae")
-_NAMES = ("tokenizer", "tokenizer_2", "image_processor", *_NETWORKS, "scheduler")
+COMPONENTS = ("tokenizer", "tokenizer_2", "image_processor", *_NETWORKS, "scheduler")
 _OTHER_JSON = ("tokenizer.json", "vocab.json", "merges.json")  # large, and read by libraries alone
 _REQUIRED = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
 _RANGES = (("num_train_timesteps", 1, 100_000), ("shift", 1e-6, 1e6), ("flow_shift", 1e-6, 1e6))
@@ -76,11 +76,11 @@ def load_components(
 
     own = index["_class_name"] == "VideoDiTPipeline"
     settings = _settings(index, found, own)
-    unknown = sorted(set(given) - set(_NAMES) - (set(settings) if own else set()))
+    unknown = sorted(set(given) - set(COMPONENTS) - (set(settings) if own else set()))
     if unknown:
         title = found[0].title if found is not None else "VideoDiT"
         raise InputError(f"options {', '.join(unknown)} are not for a pipeline of {title}")
-    present = [name for name in _NAMES if name not in given and index.get(name) not in (None, [None, None])]
+    present = [name for name in COMPONENTS if name not in given and index.get(name) not in (None, [None, None])]
     for name in _REQUIRED:
         if name not in present and name not in given:
             raise ModelError(f"{folder / 'model_index.json'} names no {name}")
@@ -95,7 +95,7 @@ def load_components(
             f"{type(quantization_config).__name__}"
         )
     variants = _variants(folder, networks, variant)
-    parts: dict[str, Any] = {name: value for name, value in given.items() if name in _NAMES}
+    parts: dict[str, Any] = {name: value for name, value in given.items() if name in COMPONENTS}
     for name in present:
         component = _class_of(index[name], name, folder)
         # Always the component's own folder: with the pipeline's and a `subfolder`, transformers would follow an
@@ -123,10 +123,7 @@ def load_components(
         else:
             parts[name] = load_network(component, home, dtype=dtypes[name], **options)
         _tell_loaded(name, parts[name], folder)
-    if not own:
-        assert found is not None
-        settings |= found[1].defaults({**parts["transformer"].config, **settings})
-    return parts | settings | {name: value for name, value in given.items() if name not in _NAMES}
+    return parts | settings | {name: value for name, value in given.items() if name not in COMPONENTS}
 
 
 def _settings(index: dict[str, Any], found: tuple[Family, Sampling] | None, own: bool) -> dict[str, Any]:
@@ -134,10 +131,15 @@ def _settings(index: dict[str, Any], found: tuple[Family, Sampling] | None, own:
     if own:
         from videodit.pipelines.pipeline import VideoDiTPipeline
 
-        names = set(inspect.signature(VideoDiTPipeline.__init__).parameters) - {"self", *_NAMES}
+        names = set(inspect.signature(VideoDiTPipeline.__init__).parameters) - {"self", *COMPONENTS}
         return {name: index[name] for name in names if name in index}
-    settings = {name: index[name] for name in ("boundary_ratio", "expand_timesteps") if index.get(name) is not None}
-    return settings | {"sampled_as": index["_class_name"]}
+    return foreign_settings(index)
+
+
+def foreign_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of ours that the config of a pipeline of diffusers' holds, ``_class_name`` among its entries."""
+    settings = {name: config[name] for name in ("boundary_ratio", "expand_timesteps") if config.get(name) is not None}
+    return settings | {"sampled_as": config["_class_name"]}
 
 
 def _dtypes(dtype: Any, networks: list[str]) -> dict[str, torch.dtype]:
