@@ -117,6 +117,9 @@ def _transformer(model: Any, name: str, family: Family | None, sampling: Samplin
     theirs = family or family_of({"_class_name": class_name})
     check_convertible(model, name)
     state = model.state_dict()
+    for key, table in model.named_buffers():  # computed in fp64, and cast when they are used
+        if key in state:
+            state[key] = table.to(model.dtype)
     options = theirs.native_config(dict(model.config), state) | overrides
     ours = build(lambda: VideoDiT(**options), name)
     groups = theirs.plan(ours.state_dict(), ours.config)

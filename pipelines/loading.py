@@ -15,6 +15,7 @@ import torch
 from videodit.checkpoints import check_config, check_folder, check_weights, has_variant, read_json, weight_files
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families import Family, Sampling
+from videodit.pipelines.placement import attach_devices, place_components
 from videodit.schema import check_types
 from videodit.weights import (
     build,
@@ -47,6 +48,7 @@ def load_components(
     torch_dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     variant: str | None = None,
     device_map: Any = None,
+    max_memory: Any = None,
     quantization_config: Any = None,
     low_cpu_mem_usage: bool = True,
     use_safetensors: bool = True,
@@ -62,7 +64,8 @@ def load_components(
         torch_dtype: the same.
         variant: of the weight files, such as ``"fp16"``; networks that have none are read from their plain files, with
             a warning.
-        device_map: a device for all networks.
+        device_map: see :func:`videodit.pipelines.placement.place_components`, and so is the next one.
+        max_memory: by device.
         quantization_config: diffusers' ``PipelineQuantizationConfig``.
         low_cpu_mem_usage: True; anything else is refused.
         use_safetensors: True; pickles are refused before.
@@ -86,7 +89,6 @@ def load_components(
             raise ModelError(f"{folder / 'model_index.json'} names no {name}")
     networks = [name for name in present if name in _NETWORKS]
     dtypes = _dtypes(dtype if dtype is not None else torch_dtype, networks)
-    place = _device(device_map)
     if not low_cpu_mem_usage:
         raise InputError("low_cpu_mem_usage=False is refused: weights are read without a second copy")
     if quantization_config is not None and not hasattr(quantization_config, "_resolve_quant_config"):
@@ -95,6 +97,8 @@ def load_components(
             f"{type(quantization_config).__name__}"
         )
     variants = _variants(folder, networks, variant)
+    sizes = {} if device_map is None else _bytes_of(folder, networks, dtypes, variants)
+    places = place_components(sizes, device_map, max_memory)
     parts: dict[str, Any] = {name: value for name, value in given.items() if name in COMPONENTS}
     for name in present:
         component = _class_of(index[name], name, folder)
@@ -106,8 +110,8 @@ def load_components(
             _tell_loaded(name, parts[name], folder)
             continue
         options: dict[str, Any] = {"variant": variants[name]} if variants[name] else {}
-        if place is not None:
-            options["device_map"] = place
+        if name in places:
+            options["device_map"] = places[name]
         if quantization_config is not None:
             chosen = quantization_config._resolve_quant_config(is_diffusers=name not in _ENCODERS, module_name=name)
             if chosen is not None:
@@ -123,6 +127,7 @@ def load_components(
         else:
             parts[name] = load_network(component, home, dtype=dtypes[name], **options)
         _tell_loaded(name, parts[name], folder)
+    attach_devices(parts, places)
     return parts | settings | {name: value for name, value in given.items() if name not in COMPONENTS}
 
 
@@ -159,23 +164,15 @@ def _dtypes(dtype: Any, networks: list[str]) -> dict[str, torch.dtype]:
     return {name: by_name.get(name, by_name["default"]) for name in networks}
 
 
-def _device(device_map: Any) -> str | None:
-    """The device of all networks.
-
-    Raises:
-        InputError: anything but a device.
-    """
-    from videodit.hardware import parse_device
-
-    if device_map is None:
-        return None
-    if isinstance(device_map, Mapping) or str(device_map) in ("auto", "balanced", "balanced_low_0", "sequential"):
-        raise InputError(
-            f"device_map of a pipeline must be a device such as 'cuda', got {device_map!r}; to divide the transformer, "
-            "load it by VideoDiT.from_pretrained(…, device_map='auto') and pass transformer=, or call "
-            "enable_model_cpu_offload()"
+def _bytes_of(folder: Path, networks: list[str], dtypes: dict[str, torch.dtype], variants: Mapping[str, Any]) -> Any:
+    """Bytes that each network takes in its dtype."""
+    return {
+        name: sum(
+            math.prod(entry.shape) * dtypes[name].itemsize
+            for entry in read_headers(weight_files(folder / name, variants[name])).values()
         )
-    return parse_device(str(device_map))
+        for name in networks
+    }
 
 
 def _tell_loaded(name: str, part: Any, folder: Path) -> None:

@@ -19,6 +19,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from videodit.weights import is_plain
+
 _PER_AXIS = 4
 _HARMLESS_HOOKS = (
     "group_offloading",
@@ -242,6 +244,9 @@ class Origin:
         others = {name: describe(part) for name, part in parts.items() if not isinstance(part, nn.Module)}
         settings = {name: pipe.config.get(name) for name in _OWN_SETTINGS}
         for_good = {}
+        for name, part in parts.items():
+            if isinstance(part, nn.Module) and not all(is_plain(tensor) for tensor in part.parameters()):
+                for_good[name] = "quantized"
         for name in given:
             if name in networks or (name in parts and index.get(name) not in (None, [None, None]) and name in others):
                 if name == "scheduler" and describe(_own_scheduler(folder, index)) == others[name]:

@@ -38,6 +38,7 @@ from videodit.pipelines.loading import load_components
 from videodit.pipelines.origin import Origin, OriginPipeline, dtype_of, files_hash
 from videodit.pipelines.output import ClipStreams, LatentChunks, OutputType, VideoDiTPipelineOutput
 from videodit.pipelines.pixels import Fit
+from videodit.pipelines.placement import device_map_of
 from videodit.pipelines.probing import Draws, probe
 from videodit.pipelines.prompts import Prompts, as_list, check_attention_kwargs
 from videodit.pipelines.registry import (
@@ -194,7 +195,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             pretrained_model_name_or_path: a bundled model (``"mini"``), a folder, or a hub id; a pipeline of
                 diffusers' of a known family, too.
             kwargs: as for diffusers' ``DiffusionPipeline.from_pretrained``: ``dtype`` (one, or a dict by component
-                with ``"default"``), ``variant``, ``device_map`` (a device), ``quantization_config`` (a
+                with ``"default"``), ``variant``, ``device_map`` (``"balanced"``, with ``max_memory``, a
+                device, or a dict of devices by component), ``quantization_config`` (a
                 ``PipelineQuantizationConfig``), components, and for the hub ``revision``, ``cache_dir``, ``token``,
                 ``local_files_only``.
 
@@ -211,6 +213,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         index = check_model(folder)
         pipe = cls(**load_components(folder, index, family_of_index(index, folder), **kwargs))
         pipe._folder = folder
+        pipe.hf_device_map = device_map_of(pipe.components, kwargs.get("device_map"))
         pipe._origin = Origin.of(pipe, folder, index, kwargs)
         # A path is the business of this machine alone and stays out of recipes.
         pipe._model_id = folder.resolve().name if Path(name).expanduser().is_dir() else name

@@ -183,9 +183,7 @@ def test_a_variant_is_read_and_never_in_its_place_another(model: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device_map": "balanced"}, "device_map of a pipeline must be a device"),
         ({"low_cpu_mem_usage": False}, "low_cpu_mem_usage=False is refused"),
-        ({"max_memory": {0: "1GB"}}, "options max_memory are not for"),
         ({"tokeniser": None}, "options tokeniser are not for"),
         ({"dtype": torch.int8}, "must be a floating"),
         ({"dtype": {"unet": torch.float16}}, "dtype names unet"),
