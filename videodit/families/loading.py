@@ -24,6 +24,7 @@ from videodit.checkpoints import (
     check_class,
     check_config,
     check_file,
+    check_no_gguf,
     check_weights,
     fetch_weights,
     find_folder,
@@ -160,13 +161,12 @@ class FamilyLoading(CheckedLoading):
             ModelError: a pickle, a broken file, a quantized one, or tensors that belong to neither.
         """
         path = Path(path)
+        check_no_gguf(path)
         if path.suffix in PICKLE_SUFFIXES:
             raise ModelError(
                 f"{path} is a pickle, which can run code when opened; where you trust it, convert it: "
                 "safetensors.torch.save_file(torch.load(path, weights_only=True), target)"
             )
-        if path.suffix == ".gguf":
-            raise ModelError(f"{path} is quantized (GGUF); use a .safetensors file in bf16, fp16 or fp32")
         check_file(path)
         entries = read_header(path)
         check_entries(entries, path)
