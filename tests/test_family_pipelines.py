@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import types
@@ -559,6 +560,31 @@ def test_from_pipe_of_diffusers_refuses_our_parts(name: str, folder: Callable[[s
     with pytest.raises(ValueError, match=r"but only .* were passed"):
         component.from_pipe(pipe)
     assert type(component.from_pipe(pipe.to_diffusers())) is component
+
+
+def _documented(root: Path, model: str) -> tuple[list[str], list[str]]:
+    """Schedulers that the docs say work and are refused."""
+    section = (root / "docs" / "families.md").read_text(encoding="utf-8").partition("## Schedulers")[2]
+    (row,) = [line for line in section.splitlines() if line.startswith(f"| {model} (")]
+    works, refused = (re.findall(r"\b\w+Scheduler\b", cell) for cell in row.split("|")[2:4])
+    return works, refused
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # DEIS within diffusers
+@pytest.mark.parametrize(("name", "model"), [("wan", "flow"), ("cogvideox-2b", "v"), ("latte", "v")])
+def test_the_schedulers_of_the_docs(name: str, model: str, folder: Callable[[str], Path], root: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(folder(name))
+    config = dict(pipe.scheduler.config)
+    works, refused = _documented(root, model)
+    assert len(works) > 5
+    for kind in (*works, *refused):
+        pipe.scheduler = getattr(diffusers, kind).from_config(config)
+        call = {"num_inference_steps": 4, "num_frames": CASES[name].latent[1], **CASES[name].call}
+        if kind in works:
+            pipe.check_inputs(PROMPT, **call)
+            continue
+        with pytest.raises(InputError, match=kind):
+            pipe.check_inputs(PROMPT, **call)
 
 
 @torch.no_grad()
