@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_family_pipelines import CASES
+from tiny_families import CASES, save_pipeline
 
 from videodit import CausalVideoVAE, Frames, Region, VideoDiT, VideoDiTPipeline
 from videodit.errors import InputError, ModelError, VideoDiTError
@@ -75,7 +75,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {}
     for part, name in (("image_encoder", "wan-i2v"), ("text_encoder_2", "flux-dev"), ("text_encoder", "hunyuan_video")):
         folders[part] = tmp_path_factory.mktemp("encoded") / name
-        getattr(diffusers, CASES[name].pipeline)(**CASES[name].parts()).save_pretrained(folders[part])
+        save_pipeline(name, folders[part])
     return folders
 
 

@@ -9,7 +9,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import PipelineQuantizationConfig, TorchAoConfig, WanPipeline
-from test_family_pipelines import PROMPT, generator, wan_parts
+from tiny_families import PROMPT, wan_parts
 
 from videodit import VideoDiT, VideoDiTPipeline
 from videodit.acceleration import AccelConfig
@@ -27,6 +27,10 @@ def wan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("options") / "wan"
     WanPipeline(**wan_parts()).save_pretrained(folder)
     return folder
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(5)
 
 
 def frames(pipe: Any) -> torch.Tensor:
