@@ -18,6 +18,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from videodit.weights import is_plain
+
 _PER_AXIS = 4
 _HARMLESS_HOOKS = (
     "group_offloading",
@@ -157,7 +159,7 @@ def _config(part: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not key.startswith("_") and key not in noise}
 
 
-def _interference(network: nn.Module) -> set[str]:
+def interference(network: nn.Module) -> set[str]:
     """What stands between a network's modules and their forwards: caches, casts, hooks of others."""
     found = set()
     if getattr(network, "_cache_config", None) is not None:
@@ -174,7 +176,16 @@ def _interference(network: nn.Module) -> set[str]:
     return found
 
 
-def _adapters(network: nn.Module) -> set[str]:
+def has_offloading(network: nn.Module) -> bool:
+    """Whether hooks move its weights to where they are needed."""
+    for module in network.modules():
+        registry = getattr(module, "_diffusers_hook", None)
+        if hasattr(module, "_hf_hook") or any("group_offloading" in name for name in getattr(registry, "hooks", ())):
+            return True
+    return False
+
+
+def adapters_of(network: nn.Module) -> set[str]:
     """Names of the adapters that have a part in a forward."""
     found: set[str] = set()
     for module in network.modules():
@@ -232,6 +243,9 @@ class Origin:
         others = {name: describe(part) for name, part in parts.items() if not isinstance(part, nn.Module)}
         settings = {name: pipe.config.get(name) for name in _OWN_SETTINGS}
         for_good = {}
+        for name, part in parts.items():
+            if isinstance(part, nn.Module) and not all(is_plain(tensor) for tensor in part.parameters()):
+                for_good[name] = "quantized"
         for name in given:
             if name in networks or (name in parts and index.get(name) not in (None, [None, None]) and name in others):
                 if name == "scheduler" and describe(_own_scheduler(folder, index)) == others[name]:
@@ -258,8 +272,8 @@ class Origin:
             else:
                 change = "added" if self.others.get(name) is None else "replaced"
             if change is None and isinstance(part, nn.Module):
-                change = ", ".join(f"with {one}" for one in sorted(_interference(part))) or None
-                adapters = _adapters(part)
+                change = ", ".join(f"with {one}" for one in sorted(interference(part))) or None
+                adapters = adapters_of(part)
                 if name in pipe._lora_loadable_modules:
                     active |= adapters
                     adapters = adapters - recorded

@@ -72,8 +72,8 @@ def read_frames(
     if array.shape[-1] != 3:
         alpha = ": flatten its alpha channel first" if array.shape[-1] == 4 else ""
         raise InputError(f"{name} must have 3 colour channels, got {list(source.shape)}{alpha}")
-    if array.dtype != np.uint8 and not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-        raise InputError(f"{name} has values from {array.min():g} to {array.max():g}; floats must be within [0, 1]")
+    if array.dtype != np.uint8:
+        _check_range(array, name)
     return array, []
 
 
@@ -205,6 +205,13 @@ def fitted(frames: np.ndarray, height: int, width: int, fit: Fit, *, name: str =
     return pixels.mul_(2).sub_(1), box.notices
 
 
+def _check_range(array: np.ndarray, name: str) -> None:
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} holds values that are not finite (NaN or infinite)")
+    if array.min() < 0 or array.max() > 1:
+        raise InputError(f"{name} has values from {array.min():g} to {array.max():g}; floats must be within [0, 1]")
+
+
 def read_mask(
     source: Any, num_frames: int, height: int, width: int, *, fps: float | None = None, fit: Fit = "stretch"
 ) -> tuple[Tensor, list[str]]:
@@ -235,8 +242,7 @@ def read_mask(
         if array.ndim not in (2, 3) or array.size == 0:
             raise InputError(f"a mask must be [H, W] or [T, H, W], got {list(array.shape)}")
         grey = array.astype(np.float32) / (255 if array.dtype.kind in "ui" and array.max() > 1 else 1)
-        if not (np.isfinite(grey).all() and grey.min() >= 0 and grey.max() <= 1):
-            raise InputError(f"a mask has values from {grey.min():g} to {grey.max():g}; floats must be within [0, 1]")
+        _check_range(grey, "a mask")
         frames = np.repeat((grey if grey.ndim == 3 else grey[None])[..., None], 3, axis=-1)
     else:
         frames, notices = read_frames(source, fps=fps, name="the mask", size=(height, width), fit=fit)

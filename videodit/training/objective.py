@@ -162,7 +162,7 @@ def check_kind(spec: Any, noise: Noise, *, expert: str | None) -> None:
     """See that a model has the expert and takes the first frame that a config speaks of.
 
     Args:
-        spec: the model's, which needs no weights; see :class:`~videodit.pipelines.registry.ModelSpec`.
+        spec: the model's, which needs no weights; see :class:`~videodit.pipelines.spec.ModelSpec`.
         noise: of the config.
         expert: of the config.
 
