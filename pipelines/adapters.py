@@ -19,7 +19,6 @@ from videodit.pipelines.origin import recorded
 
 if TYPE_CHECKING:
     from videodit.adapters import LoRAInfo, LoRASource
-    from videodit.adapters.state import Scales
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +51,6 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
 
     def __init__(self) -> None:
         super().__init__()
-        self._loras: dict[tuple[str, str], LoRAInfo] = {}  # those that were loaded here, by network and name
-        self._loras_enabled = True
-        self._loras_for_good: list[dict[str, Any]] = []
-        self._scales_unfused: dict[str, Scales] = {}  # by network
 
     # ---- in and out ------------------------------------------------------------------------------
 
@@ -139,12 +134,10 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
                 self._remove(network, [name], was_active[network])
             raise
         for network in lora.info.networks:
-            self._loras[network, name] = lora.info
+            networks[network].lora_infos |= {name: lora.info}
             state.activate(networks[network], was_active[network] if hotswap else [*before[network], name])
             if before[network] and not hotswap:
                 logger.warning(f"{', '.join(before[network])} of {network} stays active beside LoRA {name!r}")
-        if not self._loras_enabled:  # layers that came anew are on
-            super().disable_lora()
 
     def lora_info(self, name: str) -> LoRAInfo:
         """What a loaded LoRA is: layout, ranks, trigger words, what it was made for, its file's metadata.
@@ -153,17 +146,14 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
             InputError: no LoRA of that name that was loaded from a file or a dict.
         """
         self._check_known([name])
-        for (_, known), info in self._loras.items():
-            if known == name:
-                return info
+        for part in self._networks().values():
+            if name in part.lora_infos:
+                return part.lora_infos[name]
         raise InputError(f"adapter {name!r} was added to the transformer directly; nothing is known of it")
 
     def unload_lora_weights(self) -> None:
         """Take all LoRAs out of the networks. What is fused stays in their weights, for good."""
-        self._loras_for_good += self._entries(fused=True)
         super().unload_lora_weights()
-        self._loras.clear()
-        self._scales_unfused.clear()
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As diffusers' ``DiffusionPipeline.save_pretrained``.
@@ -220,22 +210,23 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
             for name in here:
                 weight = checked[name]
                 state.set_weight(part, name, weight[network] if isinstance(weight, dict) else weight)
-        if not self._loras_enabled:
-            super().disable_lora()
 
     def get_active_adapters(self) -> list[str]:
         """Names of the active LoRAs, of all networks."""
         return list(dict.fromkeys(name for part in self._networks().values() for name in state.active(part)))
 
     def disable_lora(self) -> None:
-        """Switch all LoRAs off, until :meth:`enable_lora`. What is fused stays."""
+        """Switch the loaded LoRAs off, until :meth:`enable_lora`.
+
+        Raises:
+            InputError: fused LoRAs.
+        """
+        self._refuse_while_fused("switch LoRAs off")
         super().disable_lora()
-        self._loras_enabled = False
 
     def enable_lora(self) -> None:
         """Switch the active LoRAs on again."""
         super().enable_lora()
-        self._loras_enabled = True
 
     @property
     def fused_loras(self) -> set[str]:
@@ -279,9 +270,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
             raise InputError("there is no active LoRA to fuse")
         for network, names in plan.items():
             if names:
-                self._scales_unfused[network] = state.scales([parts[network]])
-                state.multiply(parts[network], names, float(lora_scale))
-                parts[network].fuse_lora(1.0, safe_fusing=safe_fusing, adapter_names=names)
+                parts[network].fuse_lora(lora_scale, safe_fusing=safe_fusing, adapter_names=names)
 
     @recorded
     def unfuse_lora(self, components: Sequence[str] | None = None) -> None:
@@ -293,11 +282,8 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
         Args:
             components: as for :meth:`fuse_lora`.
         """
-        for network, part in self._parts(components).items():
-            for layer in state.adapter_layers(part):
-                if layer.merged_adapters:
-                    layer.unmerge()
-            state.restore(self._scales_unfused.pop(network, []))
+        for part in self._parts(components).values():
+            part.unfuse_lora()
 
     # ---- inside ----------------------------------------------------------------------------------
 
@@ -318,19 +304,16 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
 
     def _direct_active(self, network: str) -> list[str]:
         """Active adapters that were added to the transformer itself."""
-        return [name for name in state.active(self._networks()[network]) if (network, name) not in self._loras]
+        part = self._networks()[network]
+        return [name for name in state.active(part) if name not in part.lora_infos]
 
     def _remove(self, network: str, names: Sequence[str], active: Sequence[str]) -> None:
         part = self._networks()[network]
         names = [name for name in names if name in state.present(part)]
         if not names:
             return
-        state.activate(part, active)  # peft deletes nothing active without a warning
+        state.activate(part, active)
         part.delete_adapters(names)
-        for name in names:
-            self._loras.pop((network, name), None)
-        if not state.present(part):
-            part.unload_lora()
 
     def _base_hash(self, source: LoRASource) -> str | None:
         from videodit.adapters import BASE_HASH
@@ -372,35 +355,26 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
             raise InputError(f"LoRA {name!r} has no weights for {', '.join(unknown)}; legal are {', '.join(legal)}")
         return {network: check_weight(weight.get(network, 1.0), name) for network in legal}
 
-    def _lora_entries(self, scale: float = 1.0) -> list[dict[str, Any]]:
+    def _lora_entries(self) -> list[dict[str, Any]]:
         """What recipes tell: of each LoRA that has a part in a clip its name, its file's hash and its weight.
 
         The hash is ``None`` for adapters that were added to the transformer directly, which have no file.
-
-        Args:
-            scale: that of the call's ``attention_kwargs``; what is fused is not scaled.
         """
-        return self._loras_for_good + self._entries(fused=True) + self._entries(fused=False, scale=scale)
-
-    def _entries(self, *, fused: bool, scale: float = 1.0) -> list[dict[str, Any]]:
-        found: dict[tuple[str, str | None], dict[str, float]] = {}
+        for_good: dict[tuple[str, str | None], list[dict[str, float]]] = {}
+        fused: dict[tuple[str, str | None], dict[str, float]] = {}
+        beside: dict[tuple[str, str | None], dict[str, float]] = {}
         for network, part in self._networks().items():
+            for name, content_hash, weight in part.fused_for_good:
+                _into_free(for_good.setdefault((name, content_hash), []), network, weight)
             # peft's layers leave others out while some are fused
             merged = state.fused(part)
-            beside = state.active(part) if state.is_enabled(part) and not merged else []
-            for name in merged if fused else beside:
-                info = self._loras.get((network, name))
+            active = state.active(part) if state.is_enabled(part) and not merged else []
+            for name in merged or active:
+                info = part.lora_infos.get(name)
                 key = name, None if info is None else info.content_hash
-                found.setdefault(key, {})[network] = state.weight_of(part, name) * scale
-        entries = []
-        for (name, content_hash), weights in found.items():
-            same = len(set(weights.values())) == 1
-            entry: dict[str, Any] = {"name": name, "hash": content_hash}
-            entry["weight"] = next(iter(weights.values())) if same else weights
-            if list(weights) != ["transformer"]:
-                entry["networks"] = list(weights)
-            entries.append(entry)
-        return entries
+                (fused if merged else beside).setdefault(key, {})[network] = state.weight_of(part, name)
+        kept = [(key, weights) for key, several in for_good.items() for weights in several]
+        return [_entry(*key, weights) for key, weights in (*kept, *fused.items(), *beside.items())]
 
 
 def plan_lora(folder: Path, source: str | os.PathLike[str], *, load_into_transformer_2: bool = False) -> LoRAInfo:
@@ -432,6 +406,24 @@ def _expert(networks: Mapping[str, Any], second: bool) -> str | None:
     if second and "transformer_2" not in networks:
         raise InputError("this model has one transformer; a LoRA cannot be loaded into transformer_2")
     return "transformer_2" if second else None
+
+
+def _into_free(several: list[dict[str, float]], network: str, weight: float) -> None:
+    """Put a weight into the first entry that has none for its network."""
+    free = next((weights for weights in several if network not in weights), None)
+    if free is None:
+        several.append({network: weight})
+    else:
+        free[network] = weight
+
+
+def _entry(name: str, content_hash: str | None, weights: dict[str, float]) -> dict[str, Any]:
+    same = len(set(weights.values())) == 1
+    entry: dict[str, Any] = {"name": name, "hash": content_hash}
+    entry["weight"] = next(iter(weights.values())) if same else weights
+    if list(weights) != ["transformer"]:
+        entry["networks"] = list(weights)
+    return entry
 
 
 def _as_names(names: str | Sequence[str]) -> list[str]:

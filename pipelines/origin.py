@@ -188,6 +188,10 @@ def _adapters(network: nn.Module) -> set[str]:
     return found
 
 
+def _fused_for_good(network: Any) -> Iterable[Any]:
+    return getattr(network, "fused_for_good", ())
+
+
 def describe(part: Any) -> Any:
     """What a tokenizer, a scheduler or an image processor does, so that two of them can be compared."""
     if part is None:
@@ -270,7 +274,7 @@ class Origin:
                 found[name] = change
         settings = {name: pipe.config.get(name) for name in _OWN_SETTINGS}
         found |= {name: repr(value) for name, value in settings.items() if value != self.settings[name]}
-        kept = {entry["name"] for entry in pipe._loras_for_good}
+        kept = {one.name for name in pipe._lora_loadable_modules for one in _fused_for_good(getattr(pipe, name, None))}
         missing = recorded - active - kept
         if missing and "transformer" not in found:
             found["transformer"] = f"without its adapter {', '.join(map(repr, sorted(missing)))}"

@@ -44,7 +44,7 @@ def add_lora(
             does not hold, or with ``hotswap`` a LoRA of other modules than the one that it replaces.
     """
     from videodit.adapters.differences import add_differences
-    from videodit.adapters.state import activate
+    from videodit.adapters.state import activate, switch_kept
 
     cast: dict[str, Delta] = {}
     for name, delta in deltas.items():
@@ -53,12 +53,13 @@ def add_lora(
         if delta.bias is not None and layer.bias is None:
             raise ModelError(f"the LoRA changes the bias of {name}, which has none")
         cast[name] = replace(delta, **{key: _as(value, layer.weight, name) for key, value in vars(delta).items()})
-    if cast:
-        _inject(transformer, cast, adapter_name, pipeline, hotswap)
-    else:
-        _announce(transformer, adapter_name)
-    if differences or hotswap:
-        add_differences(transformer, adapter_name, differences or {})
+    with switch_kept(transformer):
+        if cast:
+            _inject(transformer, cast, adapter_name, pipeline, hotswap)
+        else:
+            _announce(transformer, adapter_name)
+        if differences or hotswap:
+            add_differences(transformer, adapter_name, differences or {})
     activate(transformer, [adapter_name])
 
 
