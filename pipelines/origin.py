@@ -35,6 +35,8 @@ _PROBE = "A red ball, 2 cats & the quick brown fox; Ünïcode 猫 jump over 1234
 
 def weights_of(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """All tensors that a network was loaded with, wherever offloading keeps them; those of adapters are left out."""
+    differences = getattr(network, "weight_differences", None)
+    originals = {} if differences is None or differences.merged_adapters else differences.originals
     for name, module in _modules(network):
         hook = getattr(module, "_hf_hook", None)
         kept = [part.weights_map for part in (hook, *getattr(hook, "hooks", ())) if getattr(part, "weights_map", None)]
@@ -43,13 +45,14 @@ def weights_of(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 continue
             if tensor.device.type == "meta" and kept:
                 tensor = kept[0][key]
-            yield f"{name}.{key}", tensor
+            yield f"{name}.{key}", originals.get(f"{name}.{key}".removeprefix("."), tensor)
 
 
 def _modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Modules by name as if there were no adapters."""
     if _is_adapted(module):
-        yield from _modules(module.base_layer, prefix)  # type: ignore[arg-type]
+        if module.base_layer is not None:
+            yield from _modules(module.base_layer, prefix)  # type: ignore[arg-type]
         return
     yield prefix, module
     for name, child in module._modules.items():
@@ -183,7 +186,8 @@ def _adapters(network: nn.Module) -> set[str]:
             continue
         merged = set(getattr(module, "merged_adapters", ()))
         active = set() if module.disable_adapters or merged else set(cast(Any, module).active_adapters)
-        there = {key for name in getattr(module, "adapter_layer_names", ()) for key in getattr(module, name, ())}
+        names = (*getattr(module, "adapter_layer_names", ()), "differences")
+        there = {key for name in names for key in getattr(module, name, ())}
         found |= merged | (active & there)
     return found
 

@@ -51,9 +51,12 @@ class AdaptedNetwork(PeftAdapterMixin):
             InputError: an adapter is fused.
         """
         self._refuse_while_fused("load an adapter")
+        before = state.present(self)
         with state.switch_kept(self):
             super().load_lora_adapter(pretrained_model_name_or_path_or_dict, prefix=prefix, hotswap=hotswap, **kwargs)
         self._forget(kwargs.get("adapter_name"))
+        if new := [name for name in state.present(self) if name not in before]:
+            state.activate(self, new)  # peft does so in the layers that it knows
 
     def add_adapter(self, adapter_config: Any, adapter_name: str = "default") -> None:
         """As diffusers' ``PeftAdapterMixin.add_adapter``; adapters that are switched off stay so.

@@ -44,7 +44,7 @@ def is_enabled(network: Any) -> bool:
 
 @contextmanager
 def switch_kept(network: Any) -> Iterator[None]:
-    """Adapters that come meanwhile are on or off as those that are there; layers that come anew are on by themselves."""
+    """Adapters that are added meanwhile are on or off as the others; a new layer is on by itself."""
     enabled = is_enabled(network)
     yield
     for layer in adapter_layers(network):
