@@ -21,6 +21,7 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from typing_extensions import Self
 
+from videodit.backends import backends_of
 from videodit.checkpoints import HUB_OPTIONS
 from videodit.errors import InputError
 from videodit.families import sampling_of
@@ -761,6 +762,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             seeds = [None] * videos
         if self._draws == "generator" or spec.image_kind == "concat":
             seeds = seeds if len(set(map(id, generators))) == len(generators) else [None] * videos
+        backends = backends_of([self.transformer, self.transformer_2, self.vae])
         extras = {
             "guidance_2": None if guidance_scale_2 is None else float(guidance_scale_2),
             "dynamic_guidance": dynamic_guidance or None,
@@ -775,7 +777,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             "batched_guidance": self.batch_guidance or None,
             "quantize": self.quantized,
             "tiling": _tiling(self.vae, settings),
-            "attention": _attention_backend(self.transformer),
+            "attention": None if backends in ([], ["native"]) else ", ".join(backends),
             "max_sequence_length": max_sequence_length,
             "attention_kwargs": attention_kwargs or None,
             **levels.record,
@@ -943,16 +945,6 @@ def _tiling(vae: Any, settings: Settings) -> list[int] | None:
     if settings.height <= height and settings.width <= width:
         return None
     return [height, height - steps[0]] if height == width and steps[0] == steps[1] else [height, width, *steps]
-
-
-def _attention_backend(transformer: Any) -> str | None:
-    """The transformer's attention backend; ``None`` for torch's own."""
-    for module in transformer.modules():
-        backend = getattr(getattr(module, "processor", None), "_attention_backend", None)
-        if backend is not None:
-            name = str(getattr(backend, "value", backend))
-            return None if name == "native" else name
-    return None
 
 
 def _version(package: str) -> str | None:
