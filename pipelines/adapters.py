@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -358,23 +359,57 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
     def _lora_entries(self) -> list[dict[str, Any]]:
         """What recipes tell: of each LoRA that has a part in a clip its name, its file's hash and its weight.
 
-        The hash is ``None`` for adapters that were added to the transformer directly, which have no file.
+        The hash is ``None`` for adapters that were added to the transformer directly, which have no file. A file that
+        was loaded into each expert by itself has two entries, one with both experts' tensors in it has one.
         """
-        for_good: dict[tuple[str, str | None], list[dict[str, float]]] = {}
-        fused: dict[tuple[str, str | None], dict[str, float]] = {}
-        beside: dict[tuple[str, str | None], dict[str, float]] = {}
+        found: list[_Entry] = []
         for network, part in self._networks().items():
-            for name, content_hash, weight in part.fused_for_good:
-                _into_free(for_good.setdefault((name, content_hash), []), network, weight)
             # peft's layers leave others out while some are fused
             merged = state.fused(part)
             active = state.active(part) if state.is_enabled(part) and not merged else []
-            for name in merged or active:
-                info = part.lora_infos.get(name)
-                key = name, None if info is None else info.content_hash
-                (fused if merged else beside).setdefault(key, {})[network] = state.weight_of(part, name)
-        kept = [(key, weights) for key, several in for_good.items() for weights in several]
-        return [_entry(*key, weights) for key, weights in (*kept, *fused.items(), *beside.items())]
+            here = [(one.name, one.info, one.weight, True) for one in part.fused_for_good]
+            here += [
+                (name, part.lora_infos.get(name), state.weight_of(part, name), bool(merged))
+                for name in merged or active
+            ]
+            for name, info, weight, fused in here:
+                entry = next((one for one in found if one.takes(name, info, network)), None)
+                if entry is None:
+                    found.append(entry := _Entry(name, info))
+                entry.weights[network], entry.fused = weight, entry.fused or fused
+        return [entry.record() for entry in found]
+
+
+@dataclass
+class _Entry:
+    """A LoRA in a recipe."""
+
+    name: str
+    info: LoRAInfo | None
+    fused: bool = False
+    weights: dict[str, float] = field(default_factory=dict)  # by network
+
+    def takes(self, name: str, info: LoRAInfo | None, network: str) -> bool:
+        """Whether this is one and the same LoRA in another network."""
+        if (name, network in self.weights) != (self.name, False) or (info is None) != (self.info is None):
+            return False
+        if info is None or self.info is None:
+            return True
+        return (info.content_hash, info.networks) == (self.info.content_hash, self.info.networks)
+
+    def record(self) -> dict[str, Any]:
+        """The entry."""
+        weights = self.weights
+        if self.info is not None:  # what it does not change at the moment, it would change when it is loaded again
+            weights = {network: weights.get(network, 0.0) for network in self.info.networks}
+        same = len(set(weights.values())) == 1
+        entry: dict[str, Any] = {"name": self.name, "hash": None if self.info is None else self.info.content_hash}
+        entry["weight"] = next(iter(weights.values())) if same else weights
+        if list(weights) != ["transformer"]:
+            entry["networks"] = list(weights)
+        if self.fused:
+            entry["fused"] = True
+        return entry
 
 
 def plan_lora(folder: Path, source: str | os.PathLike[str], *, load_into_transformer_2: bool = False) -> LoRAInfo:
@@ -406,24 +441,6 @@ def _expert(networks: Mapping[str, Any], second: bool) -> str | None:
     if second and "transformer_2" not in networks:
         raise InputError("this model has one transformer; a LoRA cannot be loaded into transformer_2")
     return "transformer_2" if second else None
-
-
-def _into_free(several: list[dict[str, float]], network: str, weight: float) -> None:
-    """Put a weight into the first entry that has none for its network."""
-    free = next((weights for weights in several if network not in weights), None)
-    if free is None:
-        several.append({network: weight})
-    else:
-        free[network] = weight
-
-
-def _entry(name: str, content_hash: str | None, weights: dict[str, float]) -> dict[str, Any]:
-    same = len(set(weights.values())) == 1
-    entry: dict[str, Any] = {"name": name, "hash": content_hash}
-    entry["weight"] = next(iter(weights.values())) if same else weights
-    if list(weights) != ["transformer"]:
-        entry["networks"] = list(weights)
-    return entry
 
 
 def _as_names(names: str | Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ class FusedForGood(NamedTuple):
     """An adapter that was fused when the adapters were unloaded, and is a part of the weights since."""
 
     name: str
-    content_hash: str | None
+    info: LoRAInfo | None
     weight: float
 
 
@@ -162,8 +162,7 @@ class AdaptedNetwork(PeftAdapterMixin):
     def unload_lora(self) -> None:
         """As diffusers' ``PeftAdapterMixin.unload_lora``, with changes of norms and tables. What is fused stays."""
         kept = [
-            FusedForGood(name, getattr(self.lora_infos.get(name), "content_hash", None), state.weight_of(self, name))
-            for name in state.fused(self)
+            FusedForGood(name, self.lora_infos.get(name), state.weight_of(self, name)) for name in state.fused(self)
         ]
         if (changes := getattr(self, "weight_differences", None)) is not None:
             changes.unload()

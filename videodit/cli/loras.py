@@ -176,6 +176,8 @@ def _request_of(request: LoRARequest, entry: dict[str, Any]) -> LoRARequest:
     weight = entry["weight"] if request.weight is None else request.weight
     if weight != entry["weight"]:
         note(f"the clip will differ: LoRA {entry['name']!r} weighs {weight:g}, was {entry['weight']}")
+    if entry.get("fused"):
+        note(f"the clip may differ: LoRA {entry['name']!r} was fused into the weights, which rounds them")
     return LoRARequest(request.source, weight, _is_second(entry))
 
 
