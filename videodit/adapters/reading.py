@@ -13,7 +13,7 @@ from torch import Tensor
 
 from videodit.adapters.keys import Key, Network, parse_key
 from videodit.adapters.modules import Delta, ModuleMap, Names, Place
-from videodit.adapters.sources import LoRASource, json_metadata, printable, shown
+from videodit.adapters.sources import LoRASource, json_metadata, listed, printable, shown
 from videodit.errors import ModelError
 
 Layout = Literal["diffusers", "kohya", "original", "native"]
@@ -127,8 +127,9 @@ def read_lora(
     if matched == 0:
         raise ModelError(_nothing_fits(source, unknown, models))
     if unknown:
-        first = ", ".join(unknown[:_NAMED])
-        notices.append(f"LoRA {source.name!r}: {matched}/{total} modules match; the model lacks {first}")
+        notices.append(
+            f"LoRA {source.name!r}: {matched}/{total} modules match; the model lacks {listed(unknown, _NAMED)}"
+        )
     notices += _base_notices(source, base_hash)
     if len(models) > 1 and len(networks) == 1:
         notices.append(f"LoRA {source.name!r} changes {networks[0]} alone; the other expert stays as it is")
@@ -241,7 +242,7 @@ def _nothing_fits(source: LoRASource, unknown: list[str], models: Mapping[str, M
     model = next(iter(models.values()))
     legal = list(model.published.places)
     shown = [legal[i] for i in sorted({0, len(legal) // 2, len(legal) - 1})]
-    found = ", ".join(unknown[:_NAMED]) or source.names[0]
+    found = listed(unknown or source.names[:1], _NAMED)
     return (
         f"LoRA {source.name!r} fits no module of this {model.title}: it holds {found}; "
         f"legal are names such as {', '.join(shown)}"
