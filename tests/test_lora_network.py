@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from videodit import VideoDiTPipeline
-from videodit.errors import InputError
+from videodit.errors import InputError, ModelError
 from videodit.families.parity import MEMBERS
 
 RANK = 2
@@ -22,11 +22,15 @@ TABLE = "scale_shift_table"
 ERROR = 2e-5
 
 
+@pytest.fixture(scope="module")
+def loaded(tiny_model: Path) -> VideoDiTPipeline:
+    return VideoDiTPipeline.from_pretrained(tiny_model)
+
+
 @pytest.fixture
-def pipe(tiny_model: Path) -> VideoDiTPipeline:
-    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+def pipe(loaded: VideoDiTPipeline) -> VideoDiTPipeline:
+    """With a transformer of its own."""
+    return VideoDiTPipeline(**loaded.components | {"transformer": copy.deepcopy(loaded.transformer)})
 
 
 def lora(pipe: VideoDiTPipeline, seed: int, *, table: bool = True) -> dict[str, Tensor]:
@@ -262,3 +266,124 @@ def test_the_transformers_own_methods_after_the_pipelines(
     check(pipe, expected, inputs)
     load("two", 2)(pipe, expected)
     check(pipe, expected, inputs)
+
+
+QUICK: dict[str, Any] = {"num_inference_steps": 2, "num_frames": 5, "output_type": "latent"}
+
+
+def latents(pipe: VideoDiTPipeline, **options: Any) -> Any:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe("a red ball", generator=torch.Generator().manual_seed(1), **QUICK, **options)
+
+
+def test_a_pipeline_from_a_folder_stays_unchanged_by_differences(tiny_model: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    plain = latents(pipe)
+    tables = {key: value for key, value in lora(pipe, 1).items() if TABLE in key}
+    for tensors in (lora(pipe, 1), tables):
+        pipe.load_lora_weights(tensors, adapter_name="x")
+        beside = latents(pipe)
+        assert not torch.equal(beside.frames, plain.frames)
+        assert [entry["name"] for entry in beside.recipes[0]["loras"]] == ["x"]
+        assert pipe.changed == []
+        pipe.delete_adapters("x")
+        assert pipe.changed == []
+        again = latents(pipe)
+        assert "loras" not in again.recipes[0]
+        assert torch.equal(again.frames, plain.frames)
+    pipe.load_lora_weights(tables, adapter_name="x")
+    pipe.fuse_lora()
+    assert latents(pipe).recipes[0]["loras"][0]["fused"] is True
+    assert pipe.changed == []
+    pipe.unload_lora_weights()
+    assert pipe.changed == []
+    assert torch.equal(latents(pipe).frames, beside.frames)
+
+
+def test_an_adapter_of_a_name_that_a_file_had_is_not_that_file(pipe: VideoDiTPipeline) -> None:
+    from peft import LoraConfig
+
+    pipe.load_lora_weights(lora(pipe, 1), adapter_name="x")
+    pipe.transformer.delete_adapters("x")
+    pipe.transformer.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q"]), "x")
+    assert pipe._lora_entries() == [{"name": "x", "hash": None, "weight": 1.0}]
+    with pytest.raises(InputError, match="added to the transformer directly; nothing is known"):
+        pipe.lora_info("x")
+
+
+def test_bad_weights_and_names_are_refused_by_the_transformer(pipe: VideoDiTPipeline) -> None:
+    pipe.load_lora_weights(lora(pipe, 1), adapter_name="x")
+    transformer = pipe.transformer
+    for weight in ({"blocks.0": 0.5}, float("nan"), True, "much"):
+        with pytest.raises(InputError, match="it must be one finite number"):
+            transformer.set_adapters("x", weight)
+    for call in (transformer.set_adapters, transformer.delete_adapters, transformer.fuse_lora):
+        with pytest.raises(InputError, match="there is no adapter 'y'; there are x"):
+            call(adapter_names=["y"])
+    assert pipe._lora_entries()[0]["weight"] == 1.0
+
+
+@torch.no_grad()
+def test_weights_that_cannot_be_fused_safely_are_as_they_were(pipe: VideoDiTPipeline) -> None:
+    tensors = {key: value * 1e25 if "lora_" in key else value for key, value in lora(pipe, 1).items()}
+    pipe.load_lora_weights(tensors, adapter_name="x")
+    with pytest.raises(ModelError, match="adapter x cannot be fused"):
+        pipe.fuse_lora(safe_fusing=True)
+    assert pipe.fused_loras == set()
+    assert all(value.isfinite().all() for value in pipe.transformer.state_dict().values())
+
+
+def test_a_scale_of_a_call_is_that_of_set_adapters(pipe: VideoDiTPipeline) -> None:
+    pipe.load_lora_weights(lora(pipe, 1), adapter_name="x")
+    scaled = latents(pipe, attention_kwargs={"scale": 0.5})
+    assert scaled.recipes[0]["attention_kwargs"] == {"scale": 0.5}
+    assert scaled.recipes[0]["loras"][0]["weight"] == 1.0
+    pipe.set_adapters("x", 0.5)
+    assert torch.equal(latents(pipe).frames, scaled.frames)
+
+
+@torch.no_grad()
+def test_ranks_and_alphas_of_each_layer_in_two_loras(pipe: VideoDiTPipeline) -> None:
+    generator = torch.Generator().manual_seed(3)
+    expected = copy.deepcopy(pipe.transformer)
+    for name, weight in (("one", 0.7), ("two", -1.3)):
+        tensors = {}
+        for i, layer in enumerate(LAYERS):
+            out, size = expected.get_submodule(layer).weight.shape
+            rank, alpha = 1 + i + 2 * (name == "two"), 0.5 + 1.5 * i
+            down, up = torch.randn(rank, size, generator=generator) * 0.1, torch.randn(out, rank, generator=generator)
+            flat = f"lora_unet_{layer.replace('.', '_')}"
+            tensors |= {f"{flat}.lora_down.weight": down, f"{flat}.lora_up.weight": up}
+            tensors[f"{flat}.alpha"] = torch.tensor(alpha)
+            expected.get_submodule(layer).weight += weight * alpha / rank * up @ down
+        pipe.load_lora_weights(tensors, adapter_name=name)
+    pipe.set_adapters(["one", "two"], [0.7, -1.3])
+    inputs = MEMBERS["wan"].draw(pipe.transformer, (1, 4, 4))
+    wanted, actual = (model(**inputs).sample for model in (expected, pipe.transformer))
+    assert float((actual - wanted).abs().max() / wanted.abs().max()) <= ERROR
+    assert [entry["weight"] for entry in pipe._lora_entries()] == [0.7, -1.3]
+
+
+def experts(pipe: VideoDiTPipeline) -> VideoDiTPipeline:
+    parts = pipe.components | {"transformer_2": copy.deepcopy(pipe.transformer)}
+    return VideoDiTPipeline(**parts, boundary_ratio=0.5)
+
+
+def test_one_file_in_each_expert_has_an_entry_for_each(pipe: VideoDiTPipeline) -> None:
+    both = experts(pipe)
+    both.load_lora_weights(lora(pipe, 1), adapter_name="x")
+    both.load_lora_weights(lora(pipe, 1), adapter_name="x", load_into_transformer_2=True)
+    both.set_adapters("x", 0.5)
+    first, second = both._lora_entries()
+    assert second == first | {"networks": ["transformer_2"]}
+    pair = lora(pipe, 1) | {key.replace("transformer", "transformer_2"): x for key, x in lora(pipe, 2).items()}
+    both.unload_lora_weights()
+    both.load_lora_weights(pair, adapter_name="pair")
+    (entry,) = both._lora_entries()
+    assert (entry["weight"], entry["networks"]) == (1.0, ["transformer", "transformer_2"])
+    both.fuse_lora(components=["transformer"], lora_scale=0.5)
+    (entry,) = both._lora_entries()
+    assert (entry["weight"], entry["fused"]) == ({"transformer": 0.5, "transformer_2": 1.0}, True)
+    both.transformer_2.disable_lora()
+    (entry,) = both._lora_entries()
+    assert entry["weight"] == {"transformer": 0.5, "transformer_2": 0.0}

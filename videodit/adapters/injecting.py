@@ -53,6 +53,10 @@ def add_lora(
         if delta.bias is not None and layer.bias is None:
             raise ModelError(f"the LoRA changes the bias of {name}, which has none")
         cast[name] = replace(delta, **{key: _as(value, layer.weight, name) for key, value in vars(delta).items()})
+    for name, change in (differences or {}).items():
+        owner, _, leaf = name.rpartition(".")
+        layer = transformer.get_submodule(owner)
+        _as(change, getattr(getattr(layer, "base_layer", layer), leaf), name)
     with switch_kept(transformer):
         if cast:
             _inject(transformer, cast, adapter_name, pipeline, hotswap)

@@ -265,6 +265,7 @@ class _Reader:
         self.settings = _settings(source, network)
         self.notices: list[str] = []
         self.unknown: list[str] = []
+        self.zeros: list[str] = []  # differences of what the model lacks, which change nothing
         self.differences: dict[str, Tensor] = {}
         self.matched = 0
         self.layout: Layout = "diffusers"
@@ -300,6 +301,11 @@ class _Reader:
                 if name in found:
                     raise ModelError(f"LoRA {self.source.name!r} changes {name} twice, once as {module}")
                 found[name] = delta
+        if self.zeros:
+            self.notices.append(
+                f"LoRA {self.source.name!r}: {len(self.zeros)} differences of what the model lacks are all zeros and "
+                f"left out: {listed(self.zeros, _NAMED)}"
+            )
         self.layout = "kohya" if kohya else "native" if native else "original" if original else "diffusers"
         changed = [module for module in found if found[module].magnitude is not None]
         if changed and len(changed) < len(found):
@@ -324,8 +330,7 @@ class _Reader:
         """Whether it is a difference of something that the model lacks, and nothing but zeros."""
         if not set(parts) <= {"diff", "diff_b", "diff_m"} or any(self._any(name) for _, name in parts.values()):
             return False
-        for _, name in parts.values():
-            self.notices.append(f"LoRA {self.source.name!r}: {name} is all zeros and left out")
+        self.zeros += [name for _, name in parts.values()]
         return True
 
     def _any(self, name: str) -> bool:
@@ -411,8 +416,11 @@ class _Reader:
         place: Place,
         native: bool,
     ) -> Delta:
+        given = set(parts)
+        rank = (self.source.shape(parts["down"][1]) or [0])[0] if "down" in given else 0
+        if rank > _MAX_RANK:
+            raise ModelError(f"LoRA {self.source.name!r}: {module} has rank {rank}, legal are ranks up to {_MAX_RANK}")
         tensors = {part: self._tensor(part, name) for part, (_, name) in parts.items()}
-        given = set(tensors)
         if len(given & {"down", "up"}) == 1:
             raise ModelError(f"LoRA {self.source.name!r}: {module} has one of lora_A and lora_B, both are needed")
         if "diff" in given and given & {"down", "magnitude"}:
@@ -424,10 +432,6 @@ class _Reader:
             down, up = (eye, diff) if columns <= rows else (diff, eye)
         elif "down" in given:
             down, up = self._widened(place, tensors["down"], native), tensors["up"].flatten(1)
-            if down.shape[0] > _MAX_RANK:
-                raise ModelError(
-                    f"LoRA {self.source.name!r}: {module} has rank {down.shape[0]}, legal are ranks up to {_MAX_RANK}"
-                )
             self._check(module, "lora_A", down, [up.shape[1], columns])
             self._check(module, "lora_B", up, [rows, down.shape[0]])
         else:  # a difference of the bias alone
@@ -454,7 +458,12 @@ class _Reader:
         if not tensor.numel():
             raise ModelError(f"LoRA {self.source.name!r}: {name} is empty, of shape {list(tensor.shape)}")
         if tensor.element_size() == 1:  # of 8 bits, which torch does not calculate with
-            tensor = tensor.float()
+            try:
+                tensor = tensor.float()
+            except (RuntimeError, NotImplementedError):
+                raise ModelError(
+                    f"LoRA {self.source.name!r}: {name} is of type {tensor.dtype}, which cannot be converted"
+                ) from None
         if not tensor.is_meta and not tensor.isfinite().all():
             raise ModelError(f"LoRA {self.source.name!r}: {name} holds numbers that are not finite")
         return tensor
@@ -474,7 +483,7 @@ class _Reader:
 
     def _alpha(self, module: str, stored: Tensor | None, rank: int) -> float:
         """What ``up · down`` is scaled with, times the rank."""
-        if stored is not None and stored.numel() != 1:
+        if stored is not None and (stored.numel() != 1 or stored.is_complex()):
             raise ModelError(
                 f"LoRA {self.source.name!r}: alpha of {module} has shape {list(stored.shape)}, legal is one number"
             )
@@ -482,8 +491,11 @@ class _Reader:
             alpha = self.settings.alpha(module, rank) if stored is None else float(stored)
         except ValueError as error:
             raise ModelError(f"LoRA {self.source.name!r}: {error}") from None
-        if not math.isfinite(alpha) or alpha <= 0:
-            raise ModelError(f"LoRA {self.source.name!r}: alpha of {module} is {alpha}, legal is a number above 0")
+        if not 0 < alpha <= _MAX_ALPHA:  # NaN, too
+            raise ModelError(
+                f"LoRA {self.source.name!r}: alpha of {module} is {alpha}, legal is a number above 0 and up to "
+                f"{_MAX_ALPHA:g}"
+            )
         return alpha
 
 

@@ -267,9 +267,17 @@ def listed(names: Iterable[str], count: int) -> str:
 
 
 def json_metadata(source: LoRASource, key: str) -> dict[str, Any]:
-    """An entry of the metadata that is a JSON object; empty if it is not there or something else."""
+    """An entry of the metadata that is a JSON object; empty if it is not there.
+
+    Raises:
+        ModelError: it is there and something else.
+    """
     try:
         value = json.loads(source.metadata.get(key, "{}"))
     except (ValueError, RecursionError):  # a whole number of very many digits is no JSONDecodeError
-        return {}
-    return value if isinstance(value, dict) else {}
+        value = None
+    if not isinstance(value, dict):
+        raise ModelError(
+            f"LoRA {source.name!r}: {key} in its header is {shown(source.metadata[key])}; it must be a JSON object"
+        )
+    return value
