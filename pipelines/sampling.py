@@ -137,7 +137,8 @@ def sample(
             denoise = denoiser(condition=part, settings=settings, span=window.span)
             latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin, levels.eta)
             part_of = f"window {number + 1} of {len(windows)}" if len(windows) > 1 else "the last step"
-            check_finite(latents, f"the transformer's latents after {part_of}")
+            loras = ", ".join(entry["name"] for entry in pipe._lora_entries())
+            check_finite(latents, f"the transformer's latents after {part_of}{loras and f', with LoRA {loras},'}")
             first = window.fresh.start - window.span.start
             made = latents[:, :, first : first + window.fresh.stop - window.fresh.start]
             if store is not None and not pipe.interrupted:

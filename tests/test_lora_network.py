@@ -138,10 +138,8 @@ def unload(pipe: VideoDiTPipeline, expected: Expected) -> None:
 
 BEFORE: dict[str, tuple[Operation, ...]] = {
     "load": (load("one", 1),),
-    "two": (load("one", 1), load("two", 2)),
     "set": (load("one", 1), load("two", 2), set_half),
     "disable": (load("one", 1), set_half, disable),
-    "enable": (load("one", 1), disable, enable),
     "fuse": (load("one", 1), load("two", 2), set_half, fuse),
     "unfuse": (load("one", 1), load("two", 2), set_half, fuse, unfuse),
     "delete": (load("one", 1), load("two", 2), set_half, delete),
