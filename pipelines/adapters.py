@@ -46,6 +46,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
 
     _lora_loadable_modules = ["transformer", "transformer_2"]
     if TYPE_CHECKING:
+        quantized: str | None
 
         @property
         def model_hash(self) -> str | None: ...
@@ -256,9 +257,11 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
             adapter_names: which; ``None`` for the active ones of each network.
 
         Raises:
-            InputError: another component, fused LoRAs, or none to fuse.
+            InputError: another component, fused LoRAs, none to fuse, or quantized weights.
         """
         parts = self._parts(components)
+        if self.quantized is not None:
+            raise InputError(f"LoRAs cannot be fused into {self.quantized} weights; fuse them before quantizing")
         self._refuse_while_fused("fuse again", parts)
         if adapter_names is not None:
             self._check_known(_as_names(adapter_names))

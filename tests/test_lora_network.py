@@ -362,6 +362,13 @@ def test_ranks_and_alphas_of_each_layer_in_two_loras(pipe: VideoDiTPipeline) -> 
     assert [entry["weight"] for entry in pipe._lora_entries()] == [0.7, -1.3]
 
 
+def test_nothing_is_fused_into_quantized_weights(pipe: VideoDiTPipeline) -> None:
+    pipe.load_lora_weights(lora(pipe, 1), adapter_name="x")
+    pipe.quantized = "int8"
+    with pytest.raises(InputError, match="LoRAs cannot be fused into int8 weights; fuse them before quantizing"):
+        pipe.fuse_lora()
+
+
 def experts(pipe: VideoDiTPipeline) -> VideoDiTPipeline:
     parts = pipe.components | {"transformer_2": copy.deepcopy(pipe.transformer)}
     return VideoDiTPipeline(**parts, boundary_ratio=0.5)

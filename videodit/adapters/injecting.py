@@ -77,9 +77,7 @@ def _inject(transformer: Any, deltas: Mapping[str, Delta], adapter_name: str, pi
     try:
         with _quiet():
             transformer.load_lora_adapter(
-                {
-                    key: value.clone() if hotswap else value for key, value in peft_state(deltas).items()
-                },  # it swaps them
+                tensors,
                 prefix=None,
                 adapter_name=adapter_name,
                 metadata=config,
