@@ -283,6 +283,21 @@ def test_a_scale_of_a_call_is_made_again(capsys: pytest.CaptureFixture[str], tin
     assert (frames("a.mp4") != frames("full.mp4")).any()
 
 
+def test_loras_beside_quantized_weights_are_made_again(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, style: str
+) -> None:
+    from videodit.acceleration import AccelConfig
+
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.accelerate(AccelConfig(quantize="int8-weights"))
+    pipe.load_lora_weights(style)
+    seeded = torch.Generator().manual_seed(3)
+    pipe(PROMPT[0], num_frames=5, num_inference_steps=2, generator=seeded).save("a.mp4")
+    run(capsys, "remake", "a.mp4", "-m", str(tiny_model), "--lora", style, "-o", "b.mp4")
+    assert (frames("a.mp4") == frames("b.mp4")).all()
+
+
 def test_an_adapter_without_a_file_is_told_by_remake(capsys: pytest.CaptureFixture[str], tiny_model: Path) -> None:
     from_python(tiny_model, None).save("a.mp4")
     recipe = read_recipe(Path("a.mp4"))

@@ -117,6 +117,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")
+            warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated")  # fusing is refused by name
             yield
     finally:
         log.setLevel(level)

@@ -12,19 +12,17 @@ Network = Literal["transformer", "transformer_2", "text"]
 
 _DOWN = r"(?:\.lora_A|\.lora_down|\.lora\.down|\.lora_linear_layer\.down|_lora\.down)"
 _UP = r"(?:\.lora_B|\.lora_up|\.lora\.up|\.lora_linear_layer\.up|_lora\.up)"
-_ENDINGS: dict[Part, re.Pattern[str]] = {
-    part: re.compile(rf"(?:{ending})\Z")
-    for part, ending in {
-        "down": rf"{_DOWN}(?:\.\w+)?\.weight",  # peft may put the adapter's name in between
-        "up": rf"{_UP}(?:\.\w+)?\.weight",
-        "up_bias": rf"{_UP}(?:\.\w+)?\.bias",
-        "magnitude": r"\.dora_scale|\.lora_magnitude_vector(?:\.\w+)?(?:\.weight)?",
-        "alpha": r"\.alpha",
-        "diff": r"\.diff",
-        "diff_b": r"\.diff_b",
-        "diff_m": r"\.diff_m",  # of a modulation table
-    }.items()
-}  # type: ignore[assignment]
+_ENDINGS: dict[Part, str] = {
+    "down": rf"{_DOWN}(?:\.\w+)?\.weight",  # peft may put the adapter's name in between
+    "up": rf"{_UP}(?:\.\w+)?\.weight",
+    "up_bias": rf"{_UP}(?:\.\w+)?\.bias",
+    "magnitude": r"\.dora_scale|\.lora_magnitude_vector(?:\.\w+)?(?:\.weight)?",
+    "alpha": r"\.alpha",
+    "diff": r"\.diff",
+    "diff_b": r"\.diff_b",
+    "diff_m": r"\.diff_m",  # of a modulation table
+}
+_AT_END = {part: re.compile(rf"(?:{ending})\Z") for part, ending in _ENDINGS.items()}
 # A name without one of these has no such ending, which is quickly seen.
 _MARKS: dict[Part, tuple[str, ...]] = {
     "down": ("lora_A", "down"),
@@ -75,7 +73,7 @@ def parse_key(name: str) -> Key | None:
     """
     if name.startswith(_TEXT):
         return Key("text", name, "down", name.startswith("lora_te"))
-    for part, ending in _ENDINGS.items():
+    for part, ending in _AT_END.items():
         if not any(mark in name for mark in _MARKS.get(part, (f".{part}",))):
             continue
         if (found := ending.search(name, 1)) is not None:

@@ -157,6 +157,12 @@ def plan_jobs(requests: Sequence[Request]) -> list[Job]:
     return jobs
 
 
+def _quantizes(wanted: str | AccelConfig) -> bool:
+    from videodit.acceleration import AccelConfig
+
+    return (AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted).quantize is not None
+
+
 def _check_acceleration(request: Request, plan: GenerationPlan) -> None:
     """See that the schedule that is asked for is there and fits.
 
@@ -318,8 +324,12 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
     with show_progress() as progress:
         progress.stage("loading")
         pipe = _load(jobs[0].plan, jobs[0].request.dtypes)
+        wanted = jobs[0].request.acceleration
+        quantized = wanted is not None and _quantizes(wanted)
+        if wanted is not None and quantized:  # LoRAs go beside quantized weights, which cannot be made under them
+            pipe.accelerate(wanted)
         load_loras(pipe, jobs[0].request.loras, jobs[0].loras)
-        if (wanted := jobs[0].request.acceleration) is not None:
+        if wanted is not None and not quantized:
             pipe.accelerate(wanted)
     recipes = []
     for index, job in enumerate(jobs, start=1):
