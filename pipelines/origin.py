@@ -36,6 +36,8 @@ _PROBE = "A red ball, 2 cats & the quick brown fox; Ünïcode 猫 jump over 1234
 
 def weights_of(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """All tensors that a network was loaded with, wherever offloading keeps them; those of adapters are left out."""
+    differences = getattr(network, "weight_differences", None)
+    originals = {} if differences is None or differences.merged_adapters else differences.originals
     for name, module in _modules(network):
         hook = getattr(module, "_hf_hook", None)
         kept = [part.weights_map for part in (hook, *getattr(hook, "hooks", ())) if getattr(part, "weights_map", None)]
@@ -44,13 +46,14 @@ def weights_of(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 continue
             if tensor.device.type == "meta" and kept:
                 tensor = kept[0][key]
-            yield f"{name}.{key}", tensor
+            yield f"{name}.{key}", originals.get(f"{name}.{key}".removeprefix("."), tensor)
 
 
 def _modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Modules by name as if there were no adapters."""
     if _is_adapted(module):
-        yield from _modules(module.base_layer, prefix)  # type: ignore[arg-type]
+        if module.base_layer is not None:
+            yield from _modules(module.base_layer, prefix)  # type: ignore[arg-type]
         return
     yield prefix, module
     for name, child in module._modules.items():
@@ -193,9 +196,14 @@ def adapters_of(network: nn.Module) -> set[str]:
             continue
         merged = set(getattr(module, "merged_adapters", ()))
         active = set() if module.disable_adapters or merged else set(cast(Any, module).active_adapters)
-        there = {key for name in getattr(module, "adapter_layer_names", ()) for key in getattr(module, name, ())}
+        names = (*getattr(module, "adapter_layer_names", ()), "differences")
+        there = {key for name in names for key in getattr(module, name, ())}
         found |= merged | (active & there)
     return found
+
+
+def _fused_for_good(network: Any) -> Iterable[Any]:
+    return getattr(network, "fused_for_good", ())
 
 
 def describe(part: Any) -> Any:
@@ -283,7 +291,7 @@ class Origin:
                 found[name] = change
         settings = {name: pipe.config.get(name) for name in _OWN_SETTINGS}
         found |= {name: repr(value) for name, value in settings.items() if value != self.settings[name]}
-        kept = {entry["name"] for entry in pipe._loras_for_good}
+        kept = {one.name for name in pipe._lora_loadable_modules for one in _fused_for_good(getattr(pipe, name, None))}
         missing = recorded - active - kept
         if missing and "transformer" not in found:
             found["transformer"] = f"without its adapter {', '.join(map(repr, sorted(missing)))}"

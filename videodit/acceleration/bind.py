@@ -12,6 +12,7 @@ from videodit.acceleration.config import AccelConfig, AccelPlan, Parallel, sched
 from videodit.acceleration.parallel import attention_backends, bind_parallel, check_parallel
 from videodit.acceleration.quantize import quantize_blocks, why_not
 from videodit.acceleration.schedule import FILE, Calibration, check_actions
+from videodit.backends import backends_of
 from videodit.errors import InputError
 from videodit.vae import CausalVideoVAE
 from videodit.vae_layers import channels_last_weights
@@ -126,12 +127,7 @@ def _batches_guidance(pipe: Any, wanted: str) -> bool:
         return wanted == "batched"
     if pipe.processes is not None and pipe.processes.kind == "guidance":
         return False
-    backends = {getattr(module.processor, "_attention_backend", None) for module in _attentions(pipe)}
-    return 2 * _own_tokens(pipe) <= SMALL and all(backend in (None, "native") for backend in backends)
-
-
-def _attentions(pipe: Any) -> list[Any]:
-    return [m for model in transformers(pipe) for m in model.modules() if hasattr(m, "processor")]
+    return 2 * _own_tokens(pipe) <= SMALL and backends_of(transformers(pipe)) == ["native"]
 
 
 def _own_tokens(pipe: Any) -> int:
