@@ -171,7 +171,7 @@ def family_of_index(index: Any, where: object) -> tuple[Family, Sampling] | None
     if pipeline == "VideoDiTPipeline":
         pipeline = index.get("sampled_as")
         return None if pipeline is None else sampling_of(pipeline, where)
-    return sampling_of(pipeline or "config without a class", where)
+    return sampling_of(pipeline, where)
 
 
 def levels_changed(recipe: Any, folder: Path) -> bool:

@@ -6,10 +6,11 @@ import collections.abc
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union
 
 from videodit.errors import ModelError
+from videodit.ranges import short
 
 
 def check_types(config: Mapping[str, Any], make: Callable[..., Any], where: object) -> None:
@@ -35,14 +36,18 @@ def check_types(config: Mapping[str, Any], make: Callable[..., Any], where: obje
         value, default = config[name], parameter.default
         if type(value) is type(default) and not isinstance(value, (list, tuple)):
             continue
+        if isinstance(value, list) and isinstance(default, (list, tuple)) and not _as_long(value, default, hints[name]):
+            raise ModelError(f"{where}: {name} is {short(value)}, which has {len(value)} items; legal is {default!r}")
         if not _fits(value, hints[name]) and not (value is None and default is None):
             kind = getattr(hints[name], "__name__", None) if isinstance(hints[name], type) else hints[name]
-            raise ModelError(f"{where}: {name} is {_short(value)}, legal is {str(kind).replace('typing.', '')}")
+            raise ModelError(f"{where}: {name} is {short(value)}, legal is {str(kind).replace('typing.', '')}")
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
+def _as_long(value: list[Any], default: Sequence[Any], hint: Any) -> bool:
+    """Whether a list may have its length: that of a tuple of fixed length, and not none at all where there are some."""
+    parts = typing.get_args(hint)
+    fixed = typing.get_origin(hint) is tuple and Ellipsis not in parts and len(parts) == len(default) > 1
+    return len(value) == len(default) if fixed else bool(value) or not default
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -68,7 +73,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind in (list, tuple, collections.abc.Sequence):
         parts = [one for one in inner if one is not Ellipsis]
         # Published hints of tuples name the first of several; and one number may stand for all.
-        items = value if isinstance(value, (list, tuple)) else [value] if kind is tuple and parts else None
+        items = value if isinstance(value, (list, tuple)) else None
+        if items is None and kind is tuple and parts and not isinstance(value, str):
+            items = [value]
         return items is not None and (not parts or all(any(_fits(item, part) for part in parts) for item in items))
     if kind in (dict, collections.abc.Mapping):
         return isinstance(value, Mapping)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videodit.errors import InputError
+from videodit.errors import InputError, ModelError
 from videodit.prompts import check_text, collapse
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -142,6 +142,7 @@ class TextEncoder:
             max_length=(self.max_length if max_length is None else max_length) + spec.template_tokens,
             return_tensors="pt",
         )
+        _check_ids(tokens["input_ids"], self.model)
         ids, mask = tokens["input_ids"].to(device), tokens["attention_mask"].to(device)
         given = {"attention_mask": mask} if spec.encoder_mask else {}
         if spec.hidden_layer is None:
@@ -160,6 +161,7 @@ class TextEncoder:
         length = min(tokenizer.model_max_length, _POOLED_LENGTH)
         texts = [self.spec.cleaned(prompt) for prompt in prompts]
         tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        _check_ids(tokens["input_ids"], model)
         return model(tokens["input_ids"].to(device)).pooler_output.to(device)
 
     def lost_text(self, prompt: str) -> str:
@@ -204,6 +206,20 @@ class TextEncoder:
         if lost := self.lost_text(prompt):
             found.append(f"the prompt is longer than {self.max_length} tokens; left out: “{lost}”")
         return found
+
+
+def _check_ids(ids: Tensor, model: Any) -> None:
+    """See that an encoder has the tokens that its tokenizer made of a text; ``ids`` are on the CPU.
+
+    Raises:
+        ModelError: a token beyond its vocabulary.
+    """
+    size = getattr(getattr(model, "config", None), "vocab_size", None)
+    if size is not None and (largest := int(ids.max())) >= size:
+        raise ModelError(
+            f"the tokenizer makes token {largest} of this prompt, but the text encoder has {size} tokens; "
+            "they do not belong together"
+        )
 
 
 def _code(text: str) -> str:
