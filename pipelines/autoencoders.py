@@ -77,7 +77,7 @@ def decode_chunks(vae: Any, latents: Iterable[Tensor], *, causal: bool, loop: bo
     autoencoders know no chunks.
 
     Args:
-        vae: as for :func:`decode`, and so are the others.
+        vae: see :func:`decode`.
         latents: parts of a clip ``[B, C, t, H, W]``, from its first frame to its last.
         causal: see :class:`videodit.families.sampling.Sampling`.
         loop: the first latent follows the last.

@@ -85,7 +85,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         vae: a :class:`~videodit.CausalVideoVAE`.
         scheduler: any diffusers scheduler that fits what the model predicts; for flow models FlowMatchEulerDiscrete,
             FlowMatchHeunDiscrete, or UniPC and DPM++ with ``prediction_type="flow_prediction"``.
-        height: what the model was trained for, in pixels, and the default of a call; so are the next ones.
+        height: what the model was trained for, in pixels, and the default of a call.
         width: pixels.
         num_frames: frames.
         fps: frames per second.
@@ -193,7 +193,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         Raises:
             InputError: an unknown name, or an option that is unknown or cannot be honoured.
             ModelError: a pipeline of another class, pickled weights, a broken shard, or a component whose tensors are
-                missing, left over, of another shape or dtype, or not finite (named).
+                missing, left over, of another shape or dtype, or not finite.
         """
         name = os.fspath(pretrained_model_name_or_path)
         if not kwargs.setdefault("use_safetensors", True):
@@ -259,7 +259,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
 
     @property
     def defaults(self) -> Defaults:
-        """What a call uses when it says nothing else."""
+        """The defaults of a call."""
         return self.spec.defaults
 
     # ---- text ------------------------------------------------------------------------------------

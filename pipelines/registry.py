@@ -100,7 +100,7 @@ def check_model(folder: Path) -> dict[str, Any]:
         The contents of ``model_index.json``.
 
     Raises:
-        ModelError: a pipeline of another class, a missing component, pickled weights, a broken shard (named), or a
+        ModelError: a pipeline of another class, a missing component, pickled weights, a broken shard, or a
             config that asks for code or for more layers than there are tensors.
     """
     index = read_json(folder / "model_index.json")
@@ -163,7 +163,7 @@ def family_of_index(index: Any, where: object) -> tuple[Family, Sampling] | None
     """Whose pipeline it is, from the contents of ``model_index.json``; ``None`` for one that was made here.
 
     Raises:
-        ValueError: a pipeline class that nobody knows.
+        ModelError: an unknown pipeline class.
     """
     from videodit.families import sampling_of
 
@@ -203,7 +203,7 @@ def model_hash(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a model was trained for and what a call uses when it says nothing else."""
+    """What a model was trained for and the defaults of a call."""
 
     height: int
     width: int
@@ -523,7 +523,7 @@ def plan(
 
     Args:
         model: see :func:`resolve_model`.
-        height: see :func:`settle`, as for the next five.
+        height: see :func:`settle`.
         width: pixels.
         num_frames: frames.
         num_inference_steps: steps of the sampler.
@@ -531,7 +531,7 @@ def plan(
         fps: frames per second of the file.
         device: a torch device; ``None`` takes the fastest kind that is here.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``None`` takes what suits the device.
-        loop: see :func:`settle`, as for the next two.
+        loop: see :func:`settle`.
         window: frames that are made at once.
         overlap: frames that windows share.
         image: whether there is a first image; ``None`` asks about the model alone, whatever clips start from.

@@ -18,7 +18,7 @@ FREE = {
     "layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps", "rope_theta", "relative_attention_max_distance",
     "time_shift_type", "invert_sigmas", "final_sigmas_type", "solver_order", "num_train_timesteps", "eos_token_id",
     "steps_offset", "clip_sample", "set_alpha_to_one", "rescale_betas_zero_snr", "max_text_length", "guidance_scale",
-    "max_image_seq_len", "base_image_seq_len", "snr_shift_scale", "bias_attn", "pad_token", "unk_token", "eos_token",
+    "max_image_seq_len", "base_image_seq_len", "bias_attn", "pad_token", "unk_token", "eos_token",
 }  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def sigma_at(
 
     Args:
         quantile: the share, in (0, 1), of any shape.
-        density: see :func:`sample_sigma`, as for the next ones.
+        density: see :func:`sample_sigma`.
         mean: of the normal variable.
         std: of the normal variable.
         shift: see :func:`shift_sigma`.

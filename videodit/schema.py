@@ -6,7 +6,7 @@ import collections.abc
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union
 
 from videodit.errors import ModelError
@@ -36,18 +36,25 @@ def check_types(config: Mapping[str, Any], make: Callable[..., Any], where: obje
         value, default = config[name], parameter.default
         if type(value) is type(default) and not isinstance(value, (list, tuple)):
             continue
-        if isinstance(value, list) and isinstance(default, (list, tuple)) and not _as_long(value, default, hints[name]):
-            raise ModelError(f"{where}: {name} is {short(value)}, which has {len(value)} items; legal is {default!r}")
+        if isinstance(value, list) and not _may_have_length(len(value), default, hints[name]):
+            raise ModelError(
+                f"{where}: {name} is {short(value)}, a list of {len(value)} items, which is not its length"
+            )
         if not _fits(value, hints[name]) and not (value is None and default is None):
             kind = getattr(hints[name], "__name__", None) if isinstance(hints[name], type) else hints[name]
             raise ModelError(f"{where}: {name} is {short(value)}, legal is {str(kind).replace('typing.', '')}")
 
 
-def _as_long(value: list[Any], default: Sequence[Any], hint: Any) -> bool:
-    """Whether a list may have its length: that of a tuple of fixed length, and not none at all where there are some."""
-    parts = typing.get_args(hint)
-    fixed = typing.get_origin(hint) is tuple and Ellipsis not in parts and len(parts) == len(default) > 1
-    return len(value) == len(default) if fixed else bool(value) or not default
+def _may_have_length(length: int, default: Any, hint: Any) -> bool:
+    """Whether a list may be as long as it is: as a tuple of fixed length, and only empty where the default is."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for option in options:
+        parts = typing.get_args(option)
+        fixed = typing.get_origin(option) is tuple and Ellipsis not in parts and len(parts) > 1
+        # Some published hints name fewer items than there are.
+        if fixed and (not isinstance(default, (list, tuple)) or len(default) == len(parts)):
+            return length == len(parts)
+    return length > 0 or (isinstance(default, (list, tuple)) and not default)
 
 
 def _fits(value: Any, hint: Any) -> bool:

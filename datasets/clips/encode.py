@@ -49,7 +49,7 @@ class Encoder(Protocol):
         """Embeddings ``[L, D]`` of a caption, and its pooled one ``[P]``."""
 
     def text_notices(self, caption: str) -> list[str]:
-        """What a user should be told about a caption."""
+        """Notices about a caption."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def encode(
     """
     check_settings(reader=reader, workers=workers)
     if not plan.samples:
-        raise InputError("there is no sample to encode: no clip fits what is wanted")
+        raise InputError("there is no sample to encode: no clip fits the requested size, length and rate")
     info = cache_info(encoder, plan.wanted.fps)
     if info.geometry != plan.wanted.geometry:
         raise InputError(f"the samples were planned for {plan.wanted.geometry}, but the model has {info.geometry}")

@@ -155,10 +155,10 @@ def find_lora(
     if is_hub_id(f"{owner}/{repository}") and (not file or file.endswith(".safetensors")) and not path.is_absolute():
         if not file and name.endswith(".safetensors"):
             raise InputError(
-                f"LoRA {name!r} is no file; legal are a .safetensors file, a folder, or a hub id owner/name"
+                f"LoRA {name!r} does not exist; legal are a .safetensors file, a folder, or a hub id owner/name"
             )
         return _from_hub(f"{owner}/{repository}", file or weight_name, hub)
-    raise InputError(f"LoRA {name!r} is no file; legal are a .safetensors file, a folder, or a hub id owner/name")
+    raise InputError(f"LoRA {name!r} does not exist; legal are a .safetensors file, a folder, or a hub id owner/name")
 
 
 def _expanded(source: str | os.PathLike[str]) -> Path:
@@ -227,7 +227,7 @@ def _from_hub(hub_id: str, weight_name: str | None, hub: dict[str, Any]) -> LoRA
         return _of_file(path, name)
     except failures as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"LoRA {hub_id!r} is no file and could not be fetched from the hub: {reason}") from None
+        raise InputError(f"LoRA {hub_id!r} does not exist here and could not be fetched from the hub: {reason}") from None
 
 
 def _of_the_network(error: type[Exception]) -> tuple[type[Exception], ...]:

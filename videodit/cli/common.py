@@ -16,6 +16,7 @@ from videodit.errors import InputError
 
 _SLUG_LENGTH = 48
 _SIZE = re.compile(r"([0-9]{1,6})[x×]([0-9]{1,6})")
+_LONGEST_MESSAGE = 2000
 
 
 def printable(text: str) -> str:
@@ -26,6 +27,11 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """``text`` on one line, safe to print."""
     return printable(" ".join(text.split()))
+
+
+def as_message(text: str) -> str:
+    """``text`` on one line, and cut where it is longer than a message has to be: it may quote a stranger's file."""
+    return one_line(text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}…")
 
 
 def slug(text: str) -> str:
@@ -61,7 +67,7 @@ def is_plain(value: object, types: tuple[type, ...]) -> bool:
 
 def note(message: str) -> None:
     """Say something that the user should know, on stderr, where it does not mix with results."""
-    print(f"note: {one_line(message)}", file=sys.stderr)
+    print(f"note: {as_message(message)}", file=sys.stderr)
 
 
 def quiet_torchao() -> None:

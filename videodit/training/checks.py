@@ -63,7 +63,7 @@ def _clip_notices(config: TrainingConfig, spec: ModelSpec) -> list[str]:
 
 
 def check_devices(accelerator: Any) -> None:
-    """See that accelerate was told nothing that training does not do, or does itself.
+    """Check that accelerate is not configured to do what training does not support, or does itself.
 
     Raises:
         ValueError: DeepSpeed, the first kind of FSDP, or an accumulation of its own.
@@ -71,9 +71,9 @@ def check_devices(accelerator: Any) -> None:
     if accelerator.distributed_type == "DEEPSPEED":
         raise InputError("DeepSpeed keeps its state in pickles, which are refused here: use FSDP2 instead")
     if accelerator.distributed_type == "FSDP" and not accelerator.is_fsdp2:
-        raise InputError("accelerate was told to use FSDP 1, which is not supported: add --fsdp_version 2")
+        raise InputError("accelerate is configured for FSDP 1, which is not supported: add --fsdp_version 2")
     if accelerator.gradient_accumulation_steps != 1:
         raise InputError(
-            f"accelerate was told gradient_accumulation_steps={accelerator.gradient_accumulation_steps}; "
+            f"accelerate is configured with gradient_accumulation_steps={accelerator.gradient_accumulation_steps}; "
             "train.accumulation of the config is the place for it"
         )
