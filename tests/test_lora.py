@@ -665,14 +665,14 @@ def test_sources_that_are_none_are_named(tmp_path: Path) -> None:
     cases: list[tuple[Any, str]] = [
         (tmp_path / "x.bin", "is a pickle, which can run code"),
         (tmp_path / "cut.safetensors", "not a whole safetensors file"),
-        (tmp_path / "missing.safetensors", "is no file; legal are a .safetensors file, a folder, or a hub id"),
-        ("missing.safetensors", "is no file; legal are"),
-        ("missing/x.safetensors", "is no file; legal are"),
+        (tmp_path / "missing.safetensors", "does not exist; legal are a .safetensors file, a folder, or a hub id"),
+        ("missing.safetensors", "does not exist; legal are"),
+        ("missing/x.safetensors", "does not exist; legal are"),
         (tmp_path, "holds 2 .safetensors files; name one of them: b.safetensors, cut.safetensors"),
         ("", "the LoRA's name is empty"),
-        ("~nobody-is-called-so/x.safetensors", "is no file; legal are"),
-        ("x" * 5000, "is no file; legal are"),
-        ("a\0b", "is no file; legal are"),
+        ("~nobody-is-called-so/x.safetensors", "does not exist; legal are"),
+        ("x" * 5000, "does not exist; legal are"),
+        ("a\0b", "does not exist; legal are"),
         ({"a": 3}, "must be of tensors by name, got 'a': int"),
         ({}, "holds no tensors"),
     ]
@@ -701,7 +701,7 @@ def test_a_hub_without_a_connection_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         raise base("Name or service not known")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", offline)
-    with pytest.raises(ValueError, match="'owner/name' is no file and could not be fetched from the hub: Name or serv"):
+    with pytest.raises(ValueError, match="'owner/name' does not exist here and could not be fetched from the hub: Name or serv"):
         find_lora("owner/name")
 
 

@@ -141,7 +141,7 @@ def test_a_lora_that_does_not_fit_is_refused(
     cases = {
         "other.safetensors": "fits no module of this VideoDiT",
         "narrow.safetensors": "lora_A of blocks.0.attn1.to_q has shape [2, 31]",
-        "missing.safetensors": "is no file; legal are",
+        "missing.safetensors": "does not exist; legal are",
         "p.pt": "is a pickle",
         "text.safetensors": "is not a whole safetensors file",
     }
@@ -241,4 +241,4 @@ def test_info_shows_a_lora(capsys: pytest.CaptureFixture[str], style: str) -> No
     for line in ("modules   4\n", "rank      2\n", "kind      LoRA\n", "words     zorb\n", "made for  not recorded\n"):
         assert line in out
     assert "only a model has a --vocabulary" in fails(capsys, "info", style, "--vocabulary")
-    assert "is no file" in fails(capsys, "info", "missing.safetensors")
+    assert "does not exist" in fails(capsys, "info", "missing.safetensors")
