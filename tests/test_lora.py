@@ -534,6 +534,17 @@ def test_saving_refuses(options: dict[str, Any], message: str, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_it_did_not_write_is_left_alone(tmp_path: Path) -> None:
+    model, file = with_adapter(tiny()), tmp_path / "mine.safetensors"
+    save_file({"mine": torch.ones(1)}, file)
+    with pytest.raises(ValueError, match=r"mine\.safetensors' exists and was not written by save_lora"):
+        save_lora(model, file)
+    assert set(load_file(file)) == {"mine"}
+    file.unlink()
+    save_lora(model, file)
+    save_lora(model, file)  # its own it replaces
+
+
 def test_gathered_tensors_can_be_given(tmp_path: Path) -> None:
     dit = with_adapter(tiny())
     gathered = {key: value.clone() + 1 for key, value in dit.state_dict().items()}
@@ -701,7 +712,9 @@ def test_a_hub_without_a_connection_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         raise base("Name or service not known")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", offline)
-    with pytest.raises(ValueError, match="'owner/name' does not exist here and could not be fetched from the hub: Name or serv"):
+    with pytest.raises(
+        ValueError, match="'owner/name' does not exist here and could not be fetched from the hub: Name or serv"
+    ):
         find_lora("owner/name")
 
 

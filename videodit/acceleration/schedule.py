@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from videodit.checkpoints import read_json
-from videodit.errors import InputError
+from videodit.errors import InputError, ModelError
 from videodit.files import write_whole
 
 FILE = "acceleration.json"
@@ -85,6 +85,15 @@ class Calibration:
         """Write it, whole or not at all."""
         content: dict[str, Any] = {"format": FORMAT, **asdict(self)}
         write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def is_calibration(path: Path) -> bool:
+    """Whether a file is one that :meth:`Calibration.write` wrote, of this version or another."""
+    try:
+        written = str(read_json(path).get("format"))
+    except ModelError:
+        return False
+    return written.rpartition("/")[0] == FORMAT.rpartition("/")[0]
 
 
 def check_actions(actions: str) -> None:

@@ -227,7 +227,9 @@ def _from_hub(hub_id: str, weight_name: str | None, hub: dict[str, Any]) -> LoRA
         return _of_file(path, name)
     except failures as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"LoRA {hub_id!r} does not exist here and could not be fetched from the hub: {reason}") from None
+        raise InputError(
+            f"LoRA {hub_id!r} does not exist here and could not be fetched from the hub: {reason}"
+        ) from None
 
 
 def _of_the_network(error: type[Exception]) -> tuple[type[Exception], ...]:

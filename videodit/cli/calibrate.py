@@ -48,7 +48,7 @@ def calibrate(
     least. `balanced` and `fast` are the cheapest ways that keep the PSNRs that were asked for.
     """
     from videodit.acceleration.calibrate import choose, descend, evaluator
-    from videodit.acceleration.schedule import FILE, Calibration, Schedule
+    from videodit.acceleration.schedule import FILE, Calibration, Schedule, is_calibration
     from videodit.pipelines.registry import plan
 
     for name, value in (("psnr", psnr), ("psnr-fast", psnr_fast)):
@@ -60,6 +60,8 @@ def calibrate(
     target = output or planned.folder / FILE
     if not target.parent.is_dir():
         raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
+    if target.exists() and not is_calibration(target):
+        raise InputError(f"{str(target)!r} exists and is not a calibration; pass another name with --output")
     told = _read_prompts(prompts) if prompts is not None else list(PROMPTS)
     if prompts is None and model != "mini":
         note("the prompts are those of toys; --prompts FILE names some of the kind that this model will be given")

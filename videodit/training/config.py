@@ -330,7 +330,9 @@ def _read_yaml(source: str | Path) -> dict[str, Any]:
     elif str(source) in preset_names():
         text = (PRESETS / f"{source}.yaml").read_bytes()
     else:
-        raise InputError(f"config {str(source)!r} does not exist; pass a YAML file, or the name of a preset: {', '.join(preset_names())}")
+        raise InputError(
+            f"config {str(source)!r} does not exist; pass a YAML file or a preset: {', '.join(preset_names())}"
+        )
     try:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

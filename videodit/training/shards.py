@@ -205,7 +205,9 @@ class PieceReader:
             target[window.slices_of(common)].copy_(self._read(piece, name, common))
             filled += common.numel
         if filled != window.numel:
-            raise InputError(f"{self.folder} holds {filled} of the {window.numel} values of {name} that this process needs")
+            raise InputError(
+                f"{self.folder} holds {filled} of the {window.numel} values of {name} that this process needs"
+            )
 
     def _read(self, piece: Piece, name: str, window: Window) -> Tensor:
         try:
