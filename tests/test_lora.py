@@ -505,7 +505,8 @@ def tiny() -> VideoDiT:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "x.safetensors"
-    file.write_bytes(b"old")
+    save_lora(with_adapter(tiny()), file)
+    old = file.read_bytes()
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -513,7 +514,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("videodit.adapters.saving.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save_lora(with_adapter(tiny()), file)
-    assert file.read_bytes() == b"old"
+    assert file.read_bytes() == old
     assert list(tmp_path.iterdir()) == [file]
 
 
