@@ -164,7 +164,7 @@ def measure(cache: LatentCache, model: str, args: argparse.Namespace) -> list[di
     """A record for each bucket and number of workers, printed as they come.
 
     Raises:
-        ValueError: a model that is not there or that the cache was not made for.
+        InputError: a model that is not there or that the cache was not made for.
     """
     from videodit.hardware import parse_device
 

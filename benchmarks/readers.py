@@ -70,7 +70,7 @@ def windows_of(clips: Sequence[Clip], *, num_frames: int, fps: float, rng: np.ra
     """A window of each clip from a random time on, shorter where the clip is.
 
     Raises:
-        ValueError: a clip cannot be read.
+        InputError: a clip cannot be read.
     """
     windows = []
     for clip in clips:

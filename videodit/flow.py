@@ -26,7 +26,7 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     Transformers for High-Resolution Image Synthesis", 2024, section 5.3.2).
 
     Raises:
-        ValueError: a shift that is not above 0.
+        InputError: a shift that is not above 0.
     """
     if not shift > 0:
         raise InputError(f"shift must be above 0, got {shift}")
@@ -58,7 +58,7 @@ def sample_sigma(
         ``[B]`` in (0, 1), fp32.
 
     Raises:
-        ValueError: an unknown density, or a shift that is not above 0.
+        InputError: an unknown density, or a shift that is not above 0.
     """
     if density == "uniform":
         sigma = torch.rand(batch, generator=generator)
@@ -87,7 +87,7 @@ def sigma_at(
         shift: see :func:`shift_sigma`.
 
     Raises:
-        ValueError: an unknown density, or a shift that is not above 0.
+        InputError: an unknown density, or a shift that is not above 0.
     """
     if density not in get_args(TimestepDensity):
         raise InputError(f"density must be one of {get_args(TimestepDensity)}, got {density!r}")
@@ -140,7 +140,7 @@ def training_target(
         sigma: noise level ``[B]``, needed for ``"v"``.
 
     Raises:
-        ValueError: an unknown objective, or ``"v"`` without levels.
+        InputError: an unknown objective, or ``"v"`` without levels.
     """
     if objective == "flow":
         return noise - clean

@@ -99,7 +99,7 @@ class TextEncoder:
         pooled: a tokenizer and an encoder whose output has ``pooler_output`` (CLIP), for models that have both.
 
     Raises:
-        ValueError: a ``max_length`` below 1.
+        InputError: a ``max_length`` below 1.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class TextEncoder:
             max_length: tokens at which these prompts are cut; ``None`` for the model's own.
 
         Raises:
-            ValueError: no prompt at all, or a single string, which would be read letter by letter.
+            InputError: no prompt at all, or a single string, which would be read letter by letter.
         """
         if isinstance(prompts, str):
             raise InputError(f"expected a list of prompts, got the single string {prompts!r}")
@@ -259,7 +259,7 @@ class EncodedPrompts:
         """What the encoder made of them, padded to the longest.
 
         Raises:
-            ValueError: a prompt that was not encoded.
+            InputError: a prompt that was not encoded.
         """
         if unknown := [prompt for prompt in prompts if prompt not in self._tokens]:
             raise InputError(f"prompt {unknown[0]!r} was not encoded ahead; there are {len(self._tokens)} that were")

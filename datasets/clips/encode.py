@@ -141,7 +141,7 @@ def read_fitted(clip: Clip, *, start: float, bucket: Bucket, fps: float, reader:
         reader: what decodes.
 
     Raises:
-        ValueError: a clip that cannot be decoded.
+        InputError: a clip that cannot be decoded.
     """
     return fit(read_window(clip, start=start, num_frames=bucket.frames, fps=fps, reader=reader), bucket)
 
@@ -176,7 +176,7 @@ def encode(
         What there is now. Clips that could not be decoded are in ``failed``; the others went on.
 
     Raises:
-        ValueError: a plan without samples or for another model, a folder that is no cache, whose entries something else
+        InputError: a plan without samples or for another model, a folder that is no cache, whose entries something else
             has made or into which another process writes, or an unknown reader or number of workers. Nothing was
             encoded then. Also if not one clip could be decoded.
     """

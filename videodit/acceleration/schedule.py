@@ -70,7 +70,7 @@ class Calibration:
         """Read ``acceleration.json``.
 
         Raises:
-            ValueError: the file is missing, broken or of another format.
+            InputError: the file is missing, broken or of another format.
         """
         values = read_json(path)
         if values.pop("format", None) != FORMAT:
@@ -100,7 +100,7 @@ def check_actions(actions: str) -> None:
     """See that a schedule can be followed.
 
     Raises:
-        ValueError: no steps, an unknown letter, or a first step that has nothing to reuse.
+        InputError: no steps, an unknown letter, or a first step that has nothing to reuse.
     """
     if not actions or set(actions) - set(get_args(Action)):
         raise InputError(f"a schedule is a letter a step out of {', '.join(get_args(Action))}, got {actions!r}")

@@ -120,7 +120,7 @@ def adapter_deltas(
     """What one adapter adds to a transformer, by module; see :func:`save_lora`.
 
     Raises:
-        ValueError: an adapter that is not there.
+        InputError: an adapter that is not there.
     """
     from peft.tuners.lora import LoraLayer
 

@@ -105,7 +105,7 @@ def _read_prompts(file: Path) -> list[str]:
     """The lines of a file that are not blank.
 
     Raises:
-        ValueError: the file cannot be read, or is empty.
+        InputError: the file cannot be read, or is empty.
     """
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]

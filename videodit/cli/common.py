@@ -47,7 +47,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """``(width, height)`` in pixels from "WxH".
 
     Raises:
-        ValueError: ``text`` has another form.
+        InputError: ``text`` has another form.
     """
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None:

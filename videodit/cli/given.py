@@ -19,7 +19,8 @@ def spec_of(model: str) -> ModelSpec:
     """What a model can take.
 
     Raises:
-        ValueError: an unknown or damaged model.
+        InputError: an unknown model.
+        ModelError: a damaged one.
     """
     from videodit.pipelines.registry import ModelSpec, check_model, resolve_model
 
@@ -32,7 +33,7 @@ def clip_size(path: Path) -> tuple[int, int]:
     """Height and width of a clip as it is to be seen, without reading all of it.
 
     Raises:
-        ValueError: it cannot be read.
+        InputError: it cannot be read.
     """
     from videodit.reading.clip import open_clip
     from videodit.reading.files import Media
@@ -54,7 +55,7 @@ def read_clip(
         name: of the clip, for messages.
 
     Raises:
-        ValueError: it cannot be read.
+        InputError: it cannot be read.
     """
     from videodit.pipelines.pixels import read_frames
 
@@ -80,7 +81,7 @@ def settings_for(
     else that. Prompt: the one that made the clip.
 
     Raises:
-        ValueError: no prompt, and none in the clip; or a size of another form.
+        InputError: no prompt, and none in the clip; or a size of another form.
     """
     from videodit.media import read_recipe
 
@@ -108,7 +109,7 @@ def whole_groups(count: int, spec: ModelSpec, *, leading: bool) -> int:
         leading: they begin the clip that is made, where the first frame is a group of its own.
 
     Raises:
-        ValueError: too few for one group.
+        InputError: too few for one group.
     """
     stride, lead = spec.geometry.vae_stride.t, 1 if spec.geometry.causal and leading else 0
     whole = (count - lead) // stride * stride + lead

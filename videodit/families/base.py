@@ -165,7 +165,7 @@ class Family:
             names: of their tensors, where they are known: see ``settled_by_weights``.
 
         Raises:
-            ValueError: an entry with a value that the family's published models do not have.
+            ModelError: an entry with a value that the family's published models do not have.
         """
         given = {key: value for key, value in config.items() if not key.startswith("_")}
         full = self.class_defaults() | given

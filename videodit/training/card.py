@@ -171,7 +171,7 @@ def check_hub(name: str) -> None:
     """See that the Hub knows who would upload, now and not after the training.
 
     Raises:
-        ValueError: it cannot be reached, or no token that it takes is there.
+        InputError: it cannot be reached, or no token that it takes is there.
     """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError

@@ -23,7 +23,7 @@ def check_model_fits(config: TrainingConfig, cache: LatentCache) -> tuple[str, l
         The hash of the model's weights, and what a user should know.
 
     Raises:
-        ValueError: a model that is damaged or that did not make the cache; an expert, a first frame or clips of
+        InputError: a model that is damaged or that did not make the cache; an expert, a first frame or clips of
             validation that it does not have; or an upload that the Hub would refuse.
     """
     folder = resolve_model(config.model)
@@ -66,7 +66,7 @@ def check_devices(accelerator: Any) -> None:
     """Check that accelerate is not configured to do what training does not support, or does itself.
 
     Raises:
-        ValueError: DeepSpeed, the first kind of FSDP, or an accumulation of its own.
+        InputError: DeepSpeed, the first kind of FSDP, or an accumulation of its own.
     """
     if accelerator.distributed_type == "DEEPSPEED":
         raise InputError("DeepSpeed keeps its state in pickles, which are refused here: use FSDP2 instead")

@@ -311,7 +311,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> TrainingCo
         overrides: ``a.b=c``, where ``c`` is YAML: ``train.steps=50``, ``validation.prompts=["a red ball"]``.
 
     Raises:
-        ValueError: no such file or name, broken YAML, an override that is none, an unknown key or a bad value; all
+        InputError: no such file or name, broken YAML, an override that is none, an unknown key or a bad value; all
             bad values are named at once.
     """
     values = _read_yaml(source)

@@ -65,7 +65,7 @@ class Diffusion:
         """What a pipeline's model wants, as far as the config leaves that open.
 
         Raises:
-            ValueError: what the config says of a model that it is not: a shift, or a mean of the levels, for one that
+            InputError: what the config says of a model that it is not: a shift, or a mean of the levels, for one that
                 predicts noise or v; an expert for one with one transformer, or none for one with two; a first frame
                 for one that does not take it as a clean latent; guidance for one that is not told any.
         """
@@ -167,7 +167,7 @@ def check_kind(spec: Any, noise: Noise, *, expert: str | None) -> None:
         expert: of the config.
 
     Raises:
-        ValueError: an expert for a model with one transformer, or none for a model with two; a first frame for a model
+        InputError: an expert for a model with one transformer, or none for a model with two; a first frame for a model
             that does not take it as a clean latent.
     """
     if (expert is None) != (spec.experts < 2):

@@ -90,7 +90,7 @@ def spec_of(tensor: Tensor, name: str) -> Spec:
     """Dtype and whole shape.
 
     Raises:
-        ValueError: a dtype that is not stored.
+        InputError: a dtype that is not stored.
     """
     if tensor.dtype not in DTYPES:
         raise InputError(f"{name} is {tensor.dtype}, which checkpoints do not store")
@@ -195,7 +195,7 @@ class PieceReader:
         """Fill ``target``, which has the window's shape, from the tensor of this name.
 
         Raises:
-            ValueError: the pieces do not cover the window, or a file lacks one.
+            InputError: the pieces do not cover the window, or a file lacks one.
         """
         filled = 0
         for piece in self.pieces[name]:
