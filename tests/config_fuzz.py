@@ -92,12 +92,12 @@ class Fuzz:
 
     Args:
         folder: a model's.
+        room: where its copy goes.
         call: keywords of the pipeline's call.
     """
 
-    def __init__(self, folder: Path, call: dict[str, Any]) -> None:
-        self._temporary = tempfile.TemporaryDirectory()
-        self.folder = Path(shutil.copytree(folder, Path(self._temporary.name) / folder.name))
+    def __init__(self, folder: Path, room: Path, call: dict[str, Any]) -> None:
+        self.folder = Path(shutil.copytree(folder, room / folder.name))
         self.call = call
         pipe = VideoDiTPipeline.from_pretrained(self.folder)
         self._parts = {name: part for name, part in pipe.components.items() if part is not None}
@@ -177,8 +177,10 @@ class _Notices(logging.Handler):
 if __name__ == "__main__":
     source, parts = Path(sys.argv[1]), sys.argv[2:]
     call = json.loads((source / "call.json").read_text()) if (source / "call.json").exists() else {}
-    fuzz = Fuzz(source, {"num_inference_steps": 2, "guidance_scale": 3.0, **call})
+    room = Path(tempfile.mkdtemp())
+    fuzz = Fuzz(source, room, {"num_inference_steps": 2, "guidance_scale": 3.0, **call})
     for change in changes(source):
         if change.file != "call.json" and (not parts or change.file.split("/")[0] in parts):
             outcome = fuzz.try_one(change)
             print(f"{outcome.kind}\t{outcome.seconds:.1f}\t{change}\t{outcome.words}", flush=True)
+    shutil.rmtree(room)
