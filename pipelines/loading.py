@@ -16,7 +16,9 @@ from videodit.checkpoints import check_folder, check_weights, has_variant, weigh
 from videodit.configs import check_config, read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families import Family, Sampling
+from videodit.pipelines.encoder_configs import check_encoder_config, check_tokenizer
 from videodit.pipelines.placement import attach_devices, place_components
+from videodit.ranges import check_order
 from videodit.schema import check_types
 from videodit.weights import (
     build,
@@ -37,7 +39,8 @@ _NETWORKS = (*_ENCODERS, *_TRANSFORMERS, "vae")
 COMPONENTS = ("tokenizer", "tokenizer_2", "image_processor", *_NETWORKS, "scheduler")
 _OTHER_JSON = ("tokenizer.json", "vocab.json", "merges.json")  # large, and read by libraries alone
 _REQUIRED = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
-_RANGES = (("num_train_timesteps", 1, 100_000), ("shift", 1e-6, 1e6), ("flow_shift", 1e-6, 1e6))
+_LARGEST = 1e6
+"""What no number of a scheduler exceeds."""
 
 
 def load_components(
@@ -128,6 +131,8 @@ def load_components(
         else:
             parts[name] = load_network(component, home, dtype=dtypes[name], **options)
         _tell_loaded(name, parts[name], folder)
+    for name in ("tokenizer", "tokenizer_2"):
+        check_tokenizer(parts.get(name), parts.get(name.replace("tokenizer", "text_encoder")), folder / name)
     attach_devices(parts, places)
     return parts | settings | {name: value for name, value in given.items() if name not in COMPONENTS}
 
@@ -223,6 +228,7 @@ def load_network(
     check_entries(entries, folder, whole=lambda name: name.endswith(("position_ids", "num_batches_tracked")))
     check_counts(config, len(entries), folder)
     if hasattr(component, "config_class") and component.config_class is not None:
+        check_encoder_config(config, folder / "config.json")
         model = build(lambda: component(component.config_class.from_dict(config)), folder)
         options |= {"dtype": dtype}
     else:
@@ -273,21 +279,14 @@ def check_plain(folder: Path, scheduler: Any = None) -> None:
     for path in sorted(folder.glob("*.json")):
         if path.name not in _OTHER_JSON:
             check_config(read_json(path), path)
-    path = folder / "tokenizer_config.json"
-    limit = read_json(path).get("model_max_length") if path.exists() else None
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit < 1):
-        raise ModelError(f"{path}: model_max_length is {limit!r}, legal is a number from 1")
     if scheduler is None:
         return
     config, where = read_json(folder / "scheduler_config.json"), folder / "scheduler_config.json"
     check_types(config, scheduler, where)
-    for name, low, high in _RANGES:
-        value = config.get(name)
-        if value is not None and not low <= value <= high:
-            raise ModelError(f"{where}: {name} is {value}, legal is {low:g} to {high:g}")
+    check_order(config, "base_image_seq_len", "max_image_seq_len", where)
     for name, value in config.items():
-        if isinstance(value, (int, float)) and 1e9 < abs(value) < math.inf:
-            raise ModelError(f"{where}: {name} is {value}, which is out of all proportion")
+        if isinstance(value, (int, float)) and _LARGEST < abs(value) < math.inf:
+            raise ModelError(f"{where}: {name} is {value:g}, which is above {_LARGEST:g}")
 
 
 def class_of(entry: Any, name: str, folder: Path) -> Any:

@@ -63,9 +63,9 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         vae: a :class:`~videodit.CausalVideoVAE`.
         scheduler: any diffusers scheduler that fits what the model predicts; for flow models FlowMatchEulerDiscrete,
             FlowMatchHeunDiscrete, or UniPC and DPM++ with ``prediction_type="flow_prediction"``.
-        height: what the model was trained for, in pixels, and the default of a call; so are the next ones. ``None``
-            takes the family's own; of models made here, whose parts do not tell them, 64x64 pixels, 17 frames at 16 a
-            second, 30 steps and a scale of 5, with a warning.
+        height: what the model was trained for, in pixels, and the default of a call. ``None`` takes the family's own;
+            of models made here, whose parts do not tell them, 64x64 pixels, 17 frames at 16 a second, 30 steps and a
+            scale of 5, with a warning.
         width: pixels.
         num_frames: frames.
         fps: frames per second.
@@ -180,7 +180,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         Raises:
             InputError: an unknown name, or an option that is unknown or cannot be honoured.
             ModelError: a pipeline of another class, pickled weights, a broken shard, or a component whose tensors are
-                missing, left over, of another shape or dtype, or not finite (named).
+                missing, left over, of another shape or dtype, or not finite.
         """
         name = os.fspath(pretrained_model_name_or_path)
         if not kwargs.setdefault("use_safetensors", True):
@@ -283,7 +283,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
 
     @property
     def defaults(self) -> Defaults:
-        """What a call uses when it says nothing else."""
+        """The defaults of a call."""
         return self.spec.defaults
 
     # ---- text ------------------------------------------------------------------------------------
@@ -359,7 +359,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             prompts: all that calls will name, negative ones among them; the empty prompt is always there.
 
         Raises:
-            ValueError: the text encoders are gone already.
+            InputError: the text encoders are gone already.
         """
         if not isinstance(text := self.text, TextEncoder):
             raise InputError("prompts were encoded ahead before, and the text encoders are gone")
@@ -600,7 +600,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             return_dict: an output object instead of a tuple.
 
         Raises:
-            ValueError: a bad argument, before any work starts; see :meth:`check_inputs`.
+            InputError: a bad argument, before any work starts; see :meth:`check_inputs`.
         """
         arguments = dict(locals())
         del arguments["self"]

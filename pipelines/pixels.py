@@ -47,7 +47,7 @@ def read_frames(
         ``[T, H, W, 3]``, uint8 or float32 in [0, 1], and what should be announced.
 
     Raises:
-        ValueError: something else, an alpha channel that hides anything, a file that cannot be read, or one that asks
+        InputError: something else, an alpha channel that hides anything, a file that cannot be read, or one that asks
             for more than the limits allow (:mod:`videodit.limits`).
     """
     if isinstance(source, (str, os.PathLike)):
@@ -81,7 +81,7 @@ def open_picture(path: Path) -> PIL.Image.Image:
     """A picture file, decoded, turned as its camera says, as 8-bit sRGB.
 
     Raises:
-        ValueError: a file that is missing, no picture, several, transparent in places, or too large.
+        InputError: a file that is missing, no picture, several, transparent in places, or too large.
     """
     picture = _picture_of(path)
     for notice in picture.notices:
@@ -194,7 +194,7 @@ def fitted(frames: np.ndarray, height: int, width: int, fit: Fit, *, name: str =
         fp32 ``[3, T, height, width]`` in [-1, 1], and what should be announced.
 
     Raises:
-        ValueError: another aspect ratio where that is an error, or an unknown way to fit.
+        InputError: another aspect ratio where that is an error, or an unknown way to fit.
     """
     box = Fitting(frames.shape[1], frames.shape[2], height, width, fit, name=name)
     out = np.empty((len(frames), height, width, 3), np.float32)
@@ -231,7 +231,7 @@ def read_mask(
         Boolean ``[num_frames, height, width]``, and what should be announced.
 
     Raises:
-        ValueError: a mask of another length, one without anything white or black, or what is none.
+        InputError: a mask of another length, one without anything white or black, or what is none.
     """
     notices: list[str] = []
     if isinstance(source, (Tensor, np.ndarray)):

@@ -364,7 +364,7 @@ def test_loads_the_authors_own_file(name: str, prefix: str, tmp_path: Path) -> N
 
 def test_a_config_of_an_unknown_family_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "MochiTransformer3DModel"}')
-    message = r"holds a MochiTransformer3DModel, expected a VideoDiT or one of WanTransformer3DModel, .*FluxTr"
+    message = r"is of class 'MochiTransformer3DModel'; legal are VideoDiT, WanTransformer3DModel, .*FluxTr"
     for load in (VideoDiT.from_pretrained, VideoDiT.load_config):
         with pytest.raises(ValueError, match=message):
             load(tmp_path)
@@ -506,7 +506,7 @@ def test_a_condition_too_many_or_too_few_is_named(
 
 def test_a_conversion_that_cannot_be_is_refused_and_leaves_nothing(wan_folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with pytest.raises(ValueError, match="holds a WanTransformer3DModel, expected a VideoDiT"):
+    with pytest.raises(ValueError, match="is of class 'WanTransformer3DModel'; it must be of class 'VideoDiT'"):
         convert_transformer(VideoDiT, wan_folder, target, to="diffusers")
     with pytest.raises(ValueError, match="exists; name a folder that does not"):
         convert_transformer(VideoDiT, wan_folder, wan_folder, to="native")

@@ -202,13 +202,16 @@ def changed_index(source: Path, target: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"_class_name": "MochiPipeline"}, "holds a MochiPipeline, expected a VideoDiTPipeline or one of WanPipeline"),
-        ({"_class_name": ["pipeline", "My"]}, "holds a ..pipeline., .My.., expected a VideoDiTPipeline"),
+        ({"_class_name": "MochiPipeline"}, "is of class 'MochiPipeline'; legal are VideoDiTPipeline, WanPipeline"),
+        ({"_class_name": ["pipeline", "My"]}, "is of class ..pipeline., .My..; legal are VideoDiTPipeline"),
         ({"text_encoder": ["os", "system"]}, "text_encoder is of 'os', legal are diffusers and transformers"),
         ({"scheduler": ["diffusers", "utils"]}, "scheduler is a utils of diffusers, legal is a SchedulerMixin"),
         ({"tokenizer": ["transformers", "UMT5EncoderModel"]}, "legal is a PreTrainedTokenizerBase"),
         ({"scheduler": ["diffusers"]}, "scheduler is .'diffusers'.; legal is a library and a class in it"),
-        ({"_class_name": "LTXPipeline"}, "holds a WanTransformer3DModel, expected a LTXVideoTransformer3DModel"),
+        (
+            {"_class_name": "LTXPipeline"},
+            "is of class 'WanTransformer3DModel'; it must be of class 'LTX",
+        ),
     ],
 )
 def test_a_folder_that_is_no_familys_is_named(

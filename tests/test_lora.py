@@ -505,7 +505,8 @@ def tiny() -> VideoDiT:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "x.safetensors"
-    file.write_bytes(b"old")
+    save_lora(with_adapter(tiny()), file)
+    old = file.read_bytes()
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -513,7 +514,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("videodit.adapters.saving.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save_lora(with_adapter(tiny()), file)
-    assert file.read_bytes() == b"old"
+    assert file.read_bytes() == old
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -532,6 +533,17 @@ def test_saving_refuses(options: dict[str, Any], message: str, tmp_path: Path) -
     with pytest.raises(ValueError, match=r"must end in \.safetensors"):
         save_lora(tiny(), tmp_path / "x.bin")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_it_did_not_write_is_left_alone(tmp_path: Path) -> None:
+    model, file = with_adapter(tiny()), tmp_path / "mine.safetensors"
+    save_file({"mine": torch.ones(1)}, file)
+    with pytest.raises(ValueError, match=r"mine\.safetensors' exists and was not written by save_lora"):
+        save_lora(model, file)
+    assert set(load_file(file)) == {"mine"}
+    file.unlink()
+    save_lora(model, file)
+    save_lora(model, file)  # its own it replaces
 
 
 def test_gathered_tensors_can_be_given(tmp_path: Path) -> None:

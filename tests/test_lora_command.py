@@ -372,4 +372,4 @@ def test_info_shows_a_lora(capsys: pytest.CaptureFixture[str], style: str) -> No
     for line in ("modules   4\n", "rank      2\n", "kind      LoRA\n", "words     zorb\n", "made for  not recorded\n"):
         assert line in out
     assert "only a model has a --vocabulary" in fails(capsys, "info", style, "--vocabulary")
-    assert "missing.safetensors" in fails(capsys, "info", "missing.safetensors")
+    assert "does not exist" in fails(capsys, "info", "missing.safetensors")

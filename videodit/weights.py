@@ -99,7 +99,7 @@ def build(make: Callable[[], nn.Module], where: object) -> Any:
         with torch.device("meta"):
             return make()
     except VideoDiTError as error:
-        raise ModelError(f"{where}: {error}") from None
+        raise ModelError(f"{where}: {one_line(error)}") from None
     except Exception as error:  # whatever a class trips over: a value of another type, a size that overflows
         raise ModelError(f"{where}: no model can be built of its config: {one_line(error)}") from None
 

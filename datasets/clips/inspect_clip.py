@@ -158,7 +158,7 @@ def look_at_range(clip: ClipReader, start: float, end: float | None) -> dict[str
         ends in seconds of what gaps in the time stamps leave of it.
 
     Raises:
-        ValueError: a frame does not decode.
+        InputError: a frame does not decode.
     """
     duration = clip.info.duration
     stop = duration if end is None else min(end, duration)

@@ -74,7 +74,7 @@ def scan(
         as the original.
 
     Raises:
-        ValueError: a number or reader that is none, or a cache whose folder is not there.
+        InputError: a number or reader that is none, or a cache whose folder is not there.
         ChildProcessError: no process can be started.
     """
     check_settings(reader=reader, timeout=timeout, workers=workers)

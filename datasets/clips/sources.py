@@ -59,7 +59,7 @@ def read_source(where: str | Path, *, split: str = "train") -> Source:
         split: of a Hugging Face dataset; other sources have no splits.
 
     Raises:
-        ValueError: no such source, nothing in it, or something in it that is wrong: with its file and line.
+        InputError: no such source, nothing in it, or something in it that is wrong: with its file and line.
     """
     text = os.fspath(where)
     if text.startswith(HF_PREFIX):

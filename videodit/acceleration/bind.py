@@ -71,7 +71,7 @@ def _check(pipe: Any, config: AccelConfig) -> None:
     """Refuse what cannot be bound.
 
     Raises:
-        ValueError: naming the part, what was asked for and why it cannot be.
+        InputError: naming the part, what was asked for and why it cannot be.
     """
     check_parallel(pipe, config, transformers(pipe))
     if config.offload is not None and not torch.cuda.is_available():
@@ -93,7 +93,7 @@ def find_schedule(cache: str, *, folder: Path | None, model_hash: str | None) ->
         model_hash: of its weights.
 
     Raises:
-        ValueError: no such file or name, or one that was found for other weights.
+        InputError: no such file or name, or one that was found for other weights.
     """
     if set(cache) <= set("FCR"):
         check_actions(cache)
@@ -140,7 +140,7 @@ def _bind_attention(pipe: Any, wanted: str, kind: Parallel | None) -> str:
     """Set the attention's backend.
 
     Raises:
-        ValueError: a backend that does not work here.
+        InputError: a backend that does not work here.
     """
     config = pipe.transformer.config
     kind = kind if pipe.processes is None else pipe.processes.kind

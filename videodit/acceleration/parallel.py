@@ -45,7 +45,7 @@ class Processes:
             keep_windows: the folder that windows would be kept in.
 
         Raises:
-            ValueError: guidance is shared and the call has none, tokens that cannot be split evenly, or a folder, which
+            InputError: guidance is shared and the call has none, tokens that cannot be split evenly, or a folder, which
                 every process would write and might find in another state.
         """
         if keep_windows is not None:
@@ -67,7 +67,7 @@ class Processes:
             The first process's latents.
 
         Raises:
-            ValueError: the processes were not called with the same.
+            InputError: the processes were not called with the same.
         """
         said = hashlib.sha256(repr((told, None if latents is None else latents.shape)).encode()).digest()
         mine = torch.frombuffer(bytearray(said), dtype=torch.uint8).to(self._device)
@@ -125,7 +125,7 @@ def check_parallel(pipe: Any, config: AccelConfig, models: Sequence[Any]) -> Non
         models: its transformers.
 
     Raises:
-        ValueError: naming what is in the way.
+        InputError: naming what is in the way.
     """
     kind, bound = config.parallel, None if pipe.processes is None else pipe.processes.kind
     if bound is not None and kind is not None:

@@ -69,7 +69,7 @@ def parse_key(name: str) -> Key | None:
     """Take a tensor's name apart; ``None`` for one that has no form we know.
 
     Raises:
-        ValueError: a tensor of another kind of adapter.
+        InputError: a tensor of another kind of adapter.
     """
     if name.startswith(_TEXT):
         return Key("text", name, "down", name.startswith("lora_te"))

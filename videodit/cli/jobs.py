@@ -250,7 +250,7 @@ def make_one(order: Order, *, dry_run: bool) -> None:
     """Make a single clip, or print what would be made.
 
     Raises:
-        ValueError: see :func:`plan_jobs` and :func:`run_jobs`.
+        InputError: see :func:`plan_jobs` and :func:`run_jobs`.
     """
     jobs = plan_jobs([order])
     if dry_run:
@@ -267,7 +267,7 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
         profile: print how long the parts of each took.
 
     Raises:
-        ValueError: the model's files are damaged or not a model.
+        InputError: the model's files are damaged or not a model.
     """
     started = time.monotonic()
     for job in jobs:  # before the model is loaded

@@ -30,7 +30,7 @@ def parse_loras(texts: Sequence[str] | None) -> tuple[LoRARequest, ...]:
     """The flag's values.
 
     Raises:
-        ValueError: a weight that is no number from -100 to 100.
+        InputError: a weight that is no number from -100 to 100.
     """
     found = []
     for text in texts or ():
@@ -67,7 +67,7 @@ def check_loras(requests: Sequence[LoRARequest], folder: Path) -> tuple[LoRAInfo
         What they are, each under a name of its own.
 
     Raises:
-        ValueError: see :meth:`videodit.VideoDiTPipeline.load_lora_weights`.
+        InputError: see :meth:`videodit.VideoDiTPipeline.load_lora_weights`.
     """
     from videodit.pipelines.adapters import free_name, plan_lora
 
@@ -109,7 +109,7 @@ def match_recipe(entries: Any, given: Sequence[LoRARequest], clip: Path) -> tupl
         clip: for messages.
 
     Raises:
-        ValueError: a LoRA whose file was not given, a file that is none of them, or a broken recipe.
+        InputError: a LoRA whose file was not given, a file that is none of them, or a broken recipe.
     """
     from videodit.adapters import find_lora
 

@@ -48,7 +48,7 @@ class TensorFiles:
         rename: from the names in the files to the names to know them by; ``None`` leaves a tensor out.
 
     Raises:
-        ValueError: a tensor that is in two files.
+        ModelError: a tensor that is in two files.
     """
 
     def __init__(self, files: Iterable[Path], rename: Callable[[str], str | None] = lambda name: name) -> None:
@@ -101,7 +101,7 @@ class FamilyLoading(CheckedLoading):
                 For folders of the own layout: whatever diffusers' ``ModelMixin.from_pretrained`` takes.
 
         Raises:
-            ValueError: no safetensors, a broken or missing shard, a config of an unknown class, tensors that are
+            InputError: no safetensors, a broken or missing shard, a config of an unknown class, tensors that are
                 missing, left over or of another shape (the first few are named), or ``use_safetensors=False``.
         """
         name = os.fspath(pretrained_model_name_or_path or "")
@@ -242,7 +242,7 @@ def check_keys(family: Family, *, groups: list[Group], files: TensorFiles, where
     """The groups, once their tensors and those of the files are the same.
 
     Raises:
-        ValueError: tensors that are missing or left over; the first few are named.
+        ModelError: tensors that are missing or left over; the first few are named.
     """
     needed = {name for group in groups for name in group.theirs}
     ignored = re.compile(family.ignored) if family.ignored else None
@@ -306,7 +306,7 @@ def convert_transformer(
         on_tensor: called with tensors done and in all.
 
     Raises:
-        ValueError: a source that is not in the other layout, whose weights came from no family, or that is broken; or
+        InputError: a source that is not in the other layout, whose weights came from no family, or that is broken; or
             a target that exists.
     """
     if target.exists():
