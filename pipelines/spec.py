@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 from videodit.configs import read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families.autoencoders import vae_stride
+from videodit.families.sampling import OWN, Sampling
 from videodit.pipelines.folders import check_model, family_of_index, resolve_model
 from videodit.shapes import Size3D, VideoGeometry
 
 if TYPE_CHECKING:
-    from videodit.families.sampling import ImageCondition, Sampling
+    from videodit.families.sampling import ImageCondition
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a model was trained for and what a call uses when it says nothing else."""
+    """What a model was trained for and the defaults of a call."""
 
     height: int
     width: int
@@ -36,11 +37,13 @@ class TextNeeds:
         guided: two predictions are led apart by the guidance scale.
         text_dim: of the tokens of an encoded prompt; ``None``: unknown.
         pooled_dim: of a prompt's pooled embedding; ``None`` where the model takes none.
+        max_length: tokens at which prompts are cut; ``None`` for the family's own, or the tokenizer's.
     """
 
     guided: bool = True
     text_dim: int | None = None
     pooled_dim: int | None = None
+    max_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class ModelSpec:
         """Read it from the configs of a pipeline and its parts.
 
         Raises:
-            ValueError: a config that lacks one of the entries, or channels that do not fit the way it is sampled.
+            InputError: a config that lacks one of the entries, or channels that do not fit the way it is sampled.
         """
         try:
             found = family_of_index(index, "the pipeline")
@@ -122,7 +125,7 @@ class ModelSpec:
                 image_tokens=transformer.get("image_tokens"),
                 learned_grid=None if transformer.get("learned_grid") is None else Size3D(*transformer["learned_grid"]),
                 experts=1 if index.get("boundary_ratio") is None else 2,
-                text=text_needs(transformer, None if found is None else found[1]),
+                text=text_needs(transformer, OWN if found is None else found[1], defaults.get("max_text_length")),
             )
         except KeyError as error:
             raise ModelError(f"the model's configs lack the entry {error}") from None
@@ -132,17 +135,16 @@ class ModelSpec:
             raise ModelError(f"the model's configs hold a wrong entry: {error}") from None
 
 
-def text_needs(transformer: Any, sampling: Sampling | None) -> TextNeeds:
+def text_needs(transformer: Any, sampling: Sampling, max_length: int | None) -> TextNeeds:
     """What a model takes of prompts.
 
     Args:
         transformer: its config, of a VideoDiT.
-        sampling: of its family; ``None`` for models made here.
+        sampling: of its family.
+        max_length: tokens at which the pipeline cuts prompts.
     """
-    if sampling is None:
-        return TextNeeds(text_dim=transformer.get("text_dim"))
     pooled = transformer.get("pooled_dim") if sampling.pooled_component is not None else None
-    return TextNeeds(sampling.guided, transformer.get("text_dim"), pooled)
+    return TextNeeds(sampling.guided, transformer.get("text_dim"), pooled, max_length)
 
 
 @dataclass(frozen=True)

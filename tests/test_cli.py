@@ -28,7 +28,7 @@ from videodit.cli import common, doctor, jobs, progress
 from videodit.cli.main import app, main
 from videodit.errors import InputError
 from videodit.media import probe, read_recipe, read_video, write_video
-from videodit.pipelines import folders
+from videodit.pipelines import folders, prompt_readers
 from videodit.pipelines import recipe as recipes
 from videodit.pipelines.planning import Plan
 from videodit.pipelines.request import Request
@@ -65,6 +65,11 @@ class FakeOutput:
         write_video(path, pixels, fps=self.fps, recipe=self.recipes[0])
 
 
+class FakeReader:
+    def notices(self, prompt: str) -> list[str]:
+        return [f"mini does not know: {word}" for word in prompt.split() if word == "dragon"]
+
+
 class FakePipeline:
     """Frames of noise that depend on the seed only."""
 
@@ -83,9 +88,6 @@ class FakePipeline:
 
     def to(self, device: str) -> FakePipeline:
         return self
-
-    def text_encoder_notices(self, prompt: str) -> list[str]:
-        return [f"mini does not know: {word}" for word in prompt.split() if word == "dragon"]
 
     def run(self, plan: Plan, *, output_type: str) -> FakeOutput:
         assert (output_type, plan.request.fit) == ("stream", "crop")
@@ -123,6 +125,7 @@ def _fake_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(folders, "files_hash", lambda folder: "files")
     monkeypatch.setattr(recipes, "levels_changed", lambda recipe, folder: recipe.get("scheduler") == "twice")
     monkeypatch.setattr(pipelines, "VideoDiTPipeline", FakePipeline)
+    monkeypatch.setattr(prompt_readers, "load_prompt_reader", lambda model: FakeReader())
     monkeypatch.setattr(FakePipeline, "loaded", 0)
     monkeypatch.chdir(tmp_path)
 
@@ -274,7 +277,7 @@ def test_unknown_words_and_adjusted_lengths_are_announced(capsys: pytest.Capture
     command = ["generate", "a dragon", "--negative", "any dragon", "--seconds", "1", "-o", "clip.mp4"]
     assert main(command) == 0
     notes = capsys.readouterr().err
-    assert notes.count("does not know: dragon") == 2
+    assert notes.count("does not know: dragon") == 1  # of both texts, said once
     assert "note: mini does not know: dragon" in notes
     assert "note: 8 frames become 9" in notes
     assert "note: 1 s becomes 1.125 s, 9 whole frames" in notes

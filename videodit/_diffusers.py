@@ -1,4 +1,4 @@
-"""What the project uses of diffusers, accelerate and peft that is no public API of theirs.
+"""What the project uses of diffusers, transformers, accelerate and peft that is no public API of theirs.
 
 A release of theirs may change any of it without a word. Here is all of it, with what it is for, and
 ``tests/test_private_parts.py`` names each part that has gone; the same test holds the rest of the project to this file.
@@ -14,6 +14,7 @@ whose source names it.
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 
@@ -37,7 +38,11 @@ _MODEL = "diffusers.models.modeling_utils:ModelMixin"
 _PIPELINE = "diffusers.pipelines.pipeline_utils:DiffusionPipeline"
 
 IMPORTED = {
+    "ACT2FN": Part("transformers.activations:ACT2FN", "the names of activations that encoders' configs may hold"),
     "AttentionBackendName": Part(f"{_DISPATCH}:AttentionBackendName", "all attention backends by name"),
+    "AttentionBackendRegistry": Part(
+        f"{_DISPATCH}:_AttentionBackendRegistry", "the backend of layers that have none of their own"
+    ),
     "AttentionMixin": Part(f"{_ATTENTION}:AttentionMixin", "fuse_qkv_projections of a model"),
     "AttentionModuleMixin": Part(f"{_ATTENTION}:AttentionModuleMixin", "backends and fused projections of a layer"),
     "AutoencoderMixin": Part("diffusers.models.autoencoders.vae:AutoencoderMixin", "enable_slicing and its like"),
@@ -48,6 +53,7 @@ IMPORTED = {
     "DiagonalGaussianDistribution": Part(
         "diffusers.models.autoencoders.vae:DiagonalGaussianDistribution", "what encode() of an autoencoder returns"
     ),
+    "DiffusersAutoQuantizer": Part("diffusers.quantizers:DiffusersAutoQuantizer", "quantizes weights as they are read"),
     "FeedForward": Part(f"{_ATTENTION}:FeedForward", "the MLP of a block, with diffusers' names of weights"),
     "HUNYUAN_TEMPLATE": Part(
         "diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video:DEFAULT_PROMPT_TEMPLATE",
@@ -83,6 +89,7 @@ READ = {
         "diffusers.loaders.peft:PeftAdapterMixin", "makes adapters known that have no low-rank layers"
     ),
     "_internal_dict": Part("diffusers.configuration_utils:ConfigMixin.register_to_config", "the config of a model"),
+    "_is_pipeline_device_mapped": Part(_PIPELINE, "refuses pipelines that are divided among devices"),
     "_reset_stateful_cache": Part("diffusers.models.cache_utils:CacheMixin", "each window starts with an empty cache"),
     "_resolve_quant_config": Part(
         "diffusers.quantizers.pipe_quant_config:PipelineQuantizationConfig", "the quantization of one component"
@@ -135,10 +142,9 @@ def __getattr__(name: str) -> Any:
     try:
         return find(IMPORTED[name])
     except (ImportError, AttributeError) as error:
-        import diffusers
-
+        library = IMPORTED[name].home.partition(".")[0]
         raise ImportError(
-            f"{IMPORTED[name].home} is missing ({error}); it may have gone in diffusers {diffusers.__version__}: "
+            f"{IMPORTED[name].home} is missing ({error}); it may have gone in {library} {version(library)}: "
             "install a version that videodit was tested with"
         ) from error
 
@@ -161,12 +167,6 @@ def hook_names(module: Any) -> list[str] | None:
     return None if registry is None else list(registry.hooks)
 
 
-def chosen_backend(module: Any) -> str | None:
-    """The attention backend that was chosen for a layer; ``None`` for a layer without, or with the default one."""
-    backend = getattr(getattr(module, "processor", None), "_attention_backend", None)
-    return None if backend is None else str(getattr(backend, "value", backend))
-
-
 def choose_backend(module: Any, name: str) -> None:
     """Choose a layer's backend without a look at whether it runs here."""
     module.processor._attention_backend = find(IMPORTED["AttentionBackendName"])(name)
@@ -181,6 +181,11 @@ def cache_of(model: Any) -> str | None:
 def reset_cache(model: Any) -> None:
     """Forget what a model's cache holds."""
     model._reset_stateful_cache()
+
+
+def is_divided(pipeline: Any) -> bool:
+    """Whether a pipeline's components are on devices of their own."""
+    return pipeline._is_pipeline_device_mapped()
 
 
 def take_config(model: Any, other: Any) -> None:

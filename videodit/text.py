@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videodit.errors import InputError
+from videodit.errors import InputError, ModelError
+from videodit.prompt_reader import PromptReader
 from videodit.text_spec import TextSpec
 
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _ANY = TextSpec()
 _POOLED_LENGTH = 77  # CLIP's window
 
@@ -39,7 +38,7 @@ class TextTokens:
         return self.embeds.to(dtype or self.embeds.dtype), self.mask, pooled
 
 
-class TextEncoder:
+class TextEncoder(PromptReader):
     """A tokenizer and an encoder of transformers' classes.
 
     Args:
@@ -50,7 +49,7 @@ class TextEncoder:
         pooled: a tokenizer and an encoder whose output has ``pooler_output`` (CLIP), for models that have both.
 
     Raises:
-        ValueError: a ``max_length`` below 1.
+        InputError: a ``max_length`` below 1.
     """
 
     def __init__(
@@ -61,11 +60,8 @@ class TextEncoder:
         *,
         pooled: tuple[Any, torch.nn.Module] | None = None,
     ) -> None:
-        self.tokenizer, self.model, self.spec, self.pooled = tokenizer, model, spec, pooled
-        self.max_length = spec.max_length if spec.max_length is not None else min(tokenizer.model_max_length, 512)
-        if self.max_length < 1:
-            raise InputError(f"max_length must be at least 1, got {self.max_length}")
-        self.known_words = frozenset(tokenizer.init_kwargs.get("known_words", ()))
+        super().__init__(tokenizer, spec)
+        self.model, self.pooled = model, pooled
 
     def __call__(
         self, prompts: Sequence[str], *, device: torch.device | str | None = None, max_length: int | None = None
@@ -78,7 +74,7 @@ class TextEncoder:
             max_length: tokens at which these prompts are cut; ``None`` for the model's own.
 
         Raises:
-            ValueError: no prompt at all, or a single string, which would be read letter by letter.
+            InputError: no prompt at all, or a single string, which would be read letter by letter.
         """
         if isinstance(prompts, str):
             raise InputError(f"expected a list of prompts, got the single string {prompts!r}")
@@ -93,6 +89,7 @@ class TextEncoder:
             max_length=(self.max_length if max_length is None else max_length) + spec.template_tokens,
             return_tensors="pt",
         )
+        _check_ids(tokens["input_ids"], self.model)
         ids, mask = tokens["input_ids"].to(device), tokens["attention_mask"].to(device)
         given = {"attention_mask": mask} if spec.encoder_mask else {}
         if spec.hidden_layer is None:
@@ -111,55 +108,22 @@ class TextEncoder:
         length = min(tokenizer.model_max_length, _POOLED_LENGTH)
         texts = [self.spec.cleaned(prompt) for prompt in prompts]
         tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        _check_ids(tokens["input_ids"], model)
         return model(tokens["input_ids"].to(device)).pooler_output.to(device)
 
-    def lost_text(self, prompt: str) -> str:
-        """The end of a prompt that does not fit into ``max_length`` tokens; ``""`` when all fits."""
-        text, limit = self.spec.written(prompt), self.max_length + self.spec.template_tokens
-        tokens = self.tokenizer(text, truncation=True, max_length=limit, return_offsets_mapping=True)
-        if len(tokens["input_ids"]) < limit:  # nothing was cut, though some text may give no token
-            return ""
-        end = max((stop for _, stop in tokens["offset_mapping"]), default=0)
-        ending = "" if self.spec.template is None else self.spec.template().partition("{}")[2]
-        return text[end:].removesuffix(ending).strip()
 
-    def unknown_words(self, prompt: str) -> list[str]:
-        """Words that the model has never seen, in order, without repeats; empty where no vocabulary is recorded."""
-        if not self.known_words:
-            return []
-        words = _WORD.findall(self.spec.cleaned(prompt).lower())
-        return [word for word in dict.fromkeys(words) if word not in self.known_words]
+def _check_ids(ids: Tensor, model: Any) -> None:
+    """See that an encoder has the tokens that its tokenizer made of a text; ``ids`` are on the CPU.
 
-    def unknown_characters(self, prompt: str) -> list[str]:
-        """Stretches of a prompt that the tokenizer knows no token for, in order, without repeats."""
-        unknown = self.tokenizer.unk_token_id
-        if unknown in (None, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id):  # CLIP's ends texts, too
-            return []
-        text, limit = self.spec.written(prompt), self.max_length + self.spec.template_tokens
-        tokens = self.tokenizer(text, truncation=True, max_length=limit, return_offsets_mapping=True)
-        places = (at for id, at in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True) if id == unknown)
-        pieces = dict.fromkeys(text[start:stop].strip() for start, stop in places)
-        return [piece for piece in pieces if piece]
-
-    def notices(self, prompt: str) -> list[str]:
-        """What a user should be told about a prompt: words and characters that the model does not know, and text that
-        is cut."""
-        found = []
-        unknown = self.unknown_words(prompt)
-        characters = [
-            piece for piece in self.unknown_characters(prompt) if not any(piece.lower() in word for word in unknown)
-        ]
-        unknown += [piece if piece.isprintable() else _code(piece) for piece in characters]
-        if unknown:
-            found.append(f"the model does not know: {', '.join(unknown)}")
-        if lost := self.lost_text(prompt):
-            found.append(f"the prompt is longer than {self.max_length} tokens; left out: “{lost}”")
-        return found
-
-
-def _code(text: str) -> str:
-    """Characters that cannot be shown."""
-    return " ".join(f"U+{ord(character):04X}" for character in text)
+    Raises:
+        ModelError: a token beyond its vocabulary.
+    """
+    size = getattr(getattr(model, "config", None), "vocab_size", None)
+    if size is not None and (largest := int(ids.max())) >= size:
+        raise ModelError(
+            f"the tokenizer makes token {largest} of this prompt, but the text encoder has {size} tokens; "
+            "they do not belong together"
+        )
 
 
 def together(parts: Sequence[TextTokens]) -> TextTokens:
@@ -194,7 +158,7 @@ class EncodedPrompts:
         """What the encoder made of them, padded to the longest.
 
         Raises:
-            ValueError: a prompt that was not encoded.
+            InputError: a prompt that was not encoded.
         """
         if unknown := [prompt for prompt in prompts if prompt not in self._tokens]:
             raise InputError(f"prompt {unknown[0]!r} was not encoded ahead; there are {len(self._tokens)} that were")

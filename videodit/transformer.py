@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import CacheMixin, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from einops import rearrange
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from videodit._diffusers import (
     hook_names,
     offloading_hook,
 )
+from videodit.adapters.network import AdaptedNetwork
 from videodit.adapters.state import present, scaled_adapters
 from videodit.attention import KeysValues, QKNorm
 from videodit.blocks import (
@@ -86,7 +86,7 @@ class Prepared:
 
 
 class VideoDiT(
-    FamilyLoading, ContextParallelModel, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin
+    FamilyLoading, ContextParallelModel, ModelMixin, ConfigMixin, AdaptedNetwork, CacheMixin, AttentionMixin
 ):
     """A video diffusion transformer.
 
@@ -391,12 +391,6 @@ class VideoDiT(
         if (changes := getattr(self, "weight_differences", None)) is not None:
             changes.check_free(state_dict)
         return super().load_state_dict(state_dict, *args, **kwargs)
-
-    def unload_lora(self) -> None:
-        """As diffusers' ``PeftAdapterMixin.unload_lora``, with changes of norms and tables."""
-        if (changes := getattr(self, "weight_differences", None)) is not None:
-            changes.unload()
-        super().unload_lora()
 
     @scaled_adapters
     def forward(

@@ -7,20 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from videodit.datasets.clips.inspect_clip import opened
 from videodit.datasets.clips.readers import ClipReader
-from videodit.datasets.clips.records import Media
 
 _BLOCK_BYTES = 2**26  # decoded at once
 _WIDTH = 256  # PySceneDetect compares pictures of about this width
 
 
-def find_cuts(media: Media, request: dict[str, Any], beat: Callable[[], None]) -> dict[str, Any]:
-    """The times of the cuts in each range of a file.
+def find_cuts(clip: ClipReader, request: dict[str, Any], beat: Callable[[], None]) -> dict[str, Any]:
+    """The times of the cuts in each range of an open clip.
 
     Args:
-        media: the file.
-        request: ``reader``, ``fps``, ``threshold`` and ``ranges``, as for a look.
+        clip: the reader.
+        request: ``threshold`` and ``ranges``, as for a look.
         beat: called after each block of frames.
 
     Returns:
@@ -28,10 +26,9 @@ def find_cuts(media: Media, request: dict[str, Any], beat: Callable[[], None]) -
         where the range begins and ends in the file, and ``is_image``; or ``reason``.
 
     Raises:
-        Unusable: the file cannot be read.
+        ValueError: a frame does not decode.
     """
-    with opened(media, request) as clip:
-        return {"ranges": [_cuts_of(clip, start, end, request["threshold"], beat) for start, end in request["ranges"]]}
+    return {"ranges": [_cuts_of(clip, start, end, request["threshold"], beat) for start, end in request["ranges"]]}
 
 
 def _cuts_of(

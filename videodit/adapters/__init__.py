@@ -6,9 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from videodit.adapters.info import LoRAInfo
     from videodit.adapters.injecting import add_lora
     from videodit.adapters.modules import Delta, ModuleMap
-    from videodit.adapters.reading import BASE_HASH, BASE_MODEL, LoRA, LoRAInfo, inspect_lora, read_lora
+    from videodit.adapters.reading import BASE_HASH, BASE_MODEL, LoRA, inspect_lora, read_lora
     from videodit.adapters.saving import save_lora
     from videodit.adapters.sources import LoRASource, find_lora
 
@@ -33,7 +34,7 @@ _HOME = {
     "BASE_MODEL": "videodit.adapters.reading",
     "Delta": "videodit.adapters.modules",
     "LoRA": "videodit.adapters.reading",
-    "LoRAInfo": "videodit.adapters.reading",
+    "LoRAInfo": "videodit.adapters.info",
     "LoRASource": "videodit.adapters.sources",
     "ModuleMap": "videodit.adapters.modules",
     "add_lora": "videodit.adapters.injecting",

@@ -24,10 +24,12 @@ from videodit.pipelines.request import LoRARequest, Request, as_list
 from videodit.prompts import is_blank
 
 if TYPE_CHECKING:
+    from videodit.acceleration import AccelConfig
     from videodit.adapters import LoRAInfo
     from videodit.pipelines import VideoDiTPipeline
     from videodit.pipelines.planning import Plan
     from videodit.pipelines.spec import ModelFolder
+    from videodit.prompt_reader import PromptReader
 
 MAX_SEED = 2**63 - 1
 _FLAGS = {
@@ -105,6 +107,7 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
     """
     jobs: list[Job] = []
     models: dict[str, ModelFolder] = {}
+    readers: dict[str, PromptReader] = {}
     checked: dict[tuple[Path, tuple[LoRARequest, ...]], tuple[LoRAInfo, ...]] = {}
     takers: dict[Path, str] = {}
     with show_progress() as progress:
@@ -112,6 +115,7 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
         from videodit.hardware import parse_device, parse_dtype
         from videodit.media import check_writable
         from videodit.pipelines.planning import plan
+        from videodit.pipelines.prompt_readers import load_prompt_reader
         from videodit.pipelines.request import Inputs
         from videodit.pipelines.spec import ModelFolder
 
@@ -124,7 +128,9 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
                 if request.model not in models:
                     models[request.model] = ModelFolder.find(request.model)
                 model = models[request.model]
-                planned = plan(request, Inputs(), model.spec)
+                if request.model not in readers:
+                    readers[request.model] = load_prompt_reader(model)
+                planned = plan(request, Inputs(), model.spec, text_notices=readers[request.model].notices)
                 device = parse_device(request.device)
                 dtype = parse_dtype(request.dtype, device)
                 _check_acceleration(request, planned, model.path)
@@ -160,6 +166,12 @@ def _check_words(request: Request) -> None:
         raise InputError("the prompt is empty; say what the clip should show")
     if request.seed is not None and not 0 <= request.seed <= MAX_SEED:
         raise InputError(f"seed is {request.seed}; it must be 0 to {MAX_SEED}")
+
+
+def _quantizes(wanted: str | AccelConfig) -> bool:
+    from videodit.acceleration import AccelConfig
+
+    return (AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted).quantize is not None
 
 
 def _check_acceleration(request: Request, plan: Plan, folder: Path) -> None:
@@ -238,7 +250,7 @@ def make_one(order: Order, *, dry_run: bool) -> None:
     """Make a single clip, or print what would be made.
 
     Raises:
-        ValueError: see :func:`plan_jobs` and :func:`run_jobs`.
+        InputError: see :func:`plan_jobs` and :func:`run_jobs`.
     """
     jobs = plan_jobs([order])
     if dry_run:
@@ -255,7 +267,7 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
         profile: print how long the parts of each took.
 
     Raises:
-        ValueError: the model's files are damaged or not a model.
+        InputError: the model's files are damaged or not a model.
     """
     started = time.monotonic()
     for job in jobs:  # before the model is loaded
@@ -264,13 +276,17 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
     with show_progress() as progress:
         progress.stage("loading")
         pipe = _load(jobs[0])
+        wanted = jobs[0].request.acceleration
+        quantized = wanted is not None and _quantizes(wanted)
+        if wanted is not None and quantized:  # LoRAs go beside quantized weights, which cannot be made under them
+            pipe.accelerate(wanted)
         load_loras(pipe, jobs[0].request.loras, jobs[0].loras)
-        if (wanted := jobs[0].request.acceleration) is not None:
+        if wanted is not None and not quantized:
             pipe.accelerate(wanted)
     recipes = []
     for index, job in enumerate(jobs, start=1):
         with sole_maker(job.output):
-            _announce(pipe, job)
+            _announce(job)
             with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
                 recipe, timings = _make_clip(pipe, job, progress)
         recipes.append(recipe)
@@ -295,7 +311,7 @@ def _load(job: Job) -> VideoDiTPipeline:
     return pipe.to(job.device)
 
 
-def _announce(pipe: VideoDiTPipeline, job: Job) -> None:
+def _announce(job: Job) -> None:
     request, output = job.request, job.output
     note(f"seed {request.seed}")
     if job.plan.windows is not None:
@@ -305,9 +321,6 @@ def _announce(pipe: VideoDiTPipeline, job: Job) -> None:
         )
     if output.exists():
         note(f"{str(output)!r} exists and will be overwritten")
-    for text in request.texts:
-        for message in pipe.text_encoder_notices(text):
-            note(message)
 
 
 def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -49,6 +49,10 @@ class Sampling:
     pooled_component: Literal["text_encoder", "text_encoder_2"] | None = None
 
 
+OWN = Sampling(text=TextSpec(clean="collapse"), vae="CausalVideoVAE", defaults=lambda _: {}, sigmas="to_last_step")
+"""Of models that were made here."""
+
+
 def always(
     height: int, width: int, num_frames: int, fps: float, num_inference_steps: int, guidance_scale: float
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
