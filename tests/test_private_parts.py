@@ -46,6 +46,8 @@ OF_TORCH = {
     "_foreach_lerp": "torch:_foreach_lerp",
     "_foreach_lerp_": "torch:_foreach_lerp_",
     "_foreach_mul_": "torch:_foreach_mul_",
+    "_foreach_sub": "torch:_foreach_sub",
+    "_foreach_sub_": "torch:_foreach_sub_",
     "_foreach_norm": "torch:_foreach_norm",
     "_forward_hooks": "torch.nn:Module.register_forward_hook",
     "_forward_pre_hooks": "torch.nn:Module.register_forward_pre_hook",

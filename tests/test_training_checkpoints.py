@@ -105,7 +105,7 @@ def test_parameters_without_a_gradient_have_no_state(tmp_path: Path) -> None:
 
     model, state = make()
     model["used"](torch.ones(1, 3)).sum().backward()
-    state.optimizer.step()
+    state.optimizers[0].step()
     store = CheckpointStore(tmp_path, keep=1)
     path = store.save(1, state.tensors(), {})
     _, again = make()
