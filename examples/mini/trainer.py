@@ -8,7 +8,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,9 +20,8 @@ from videodit.errors import Stopped
 from videodit.files import replacing, write_whole
 from videodit.training.checkpoints import Checkpoint, CheckpointStore
 from videodit.training.log import read_log
+from videodit.training.signals import StopSignals
 from videodit.training.state import Ema, TrainingState
-
-_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 class Step(NamedTuple):
@@ -133,7 +131,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.validated_step, self.validated_seconds = 0, 0.0
         self.adherence: float | None = None
-        self.signal: int | None = None
+        self.signals = StopSignals()
         folder.mkdir(parents=True, exist_ok=True)
         self.store.clear_leftovers()
         if (latest := self.store.latest()) is not None:
@@ -153,19 +151,15 @@ class Trainer:
         Raises:
             Stopped: SIGTERM, SIGINT or SIGHUP came, and the state was saved.
         """
-        handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
-        try:
+        with self.signals:
             stopped = self._loop(train_step)
             if not stopped and self.validate is not None and self.validated_step < self.step:
                 self._validate()
-                _, stopped = agree(self.seconds, self.signal is not None)
+                _, stopped = agree(self.seconds, self.signals.number is not None)
             self.save()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
         if stopped:
             message = f"{self.folder.name} stopped at step {self.step}; the same command goes on from there"
-            raise Stopped(self.signal or signal.SIGTERM, message)
+            raise Stopped(self.signals.number or signal.SIGTERM, message)
 
     def _loop(self, train_step: Callable[[torch.Generator], Step]) -> bool:
         """Train until the minutes are used up, False, or somebody wants it to stop, True."""
@@ -183,10 +177,10 @@ class Trainer:
             norm = self._update()
             self.step += 1
             progress.add(done, norm, time.monotonic() - begun)
-            self.seconds, stop = agree(before + time.monotonic() - start, self.signal is not None)
+            self.seconds, stop = agree(before + time.monotonic() - start, self.signals.number is not None)
             if self.seconds - self.validated_seconds > self.validate_seconds and self.validate is not None and not stop:
                 self._validate()
-                self.seconds, stop = agree(before + time.monotonic() - start, self.signal is not None)
+                self.seconds, stop = agree(before + time.monotonic() - start, self.signals.number is not None)
                 self.validated_seconds = self.seconds  # from its end, or a long one would follow every step
                 saved = float("-inf")  # best weights and the state that knows of them belong together
             if time.monotonic() - logged > self.seconds_between_logs and not RANK:
@@ -209,10 +203,6 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.step + 1)
         return norm
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number  # the step at hand is finished first
-        signal.signal(number, signal.SIG_DFL)  # whoever sends it twice does not want to wait
 
     @property
     def batch_index(self) -> int:
