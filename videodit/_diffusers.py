@@ -15,7 +15,11 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:  # those that type checkers read; diffusers and transformers are Any to them
+    from peft.tuners.lora import LoraLayer as LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer as BaseTunerLayer
 
 
 class Part(NamedTuple):
