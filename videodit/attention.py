@@ -16,6 +16,7 @@ Letters: ``B`` batch, ``S`` video tokens, ``L`` text tokens, ``D`` width, ``N`` 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -26,7 +27,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from videodit.errors import InputError
+from videodit.initialization import initialize
 from videodit.positions import apply_rotary
+from videodit.schema import choose
 from videodit.shapes import Size3D
 
 Layout = Literal["full", "spatial", "temporal"]
@@ -47,12 +50,13 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
-def _qk_norm(kind: QKNorm | None, heads: int, head_dim: int, eps: float) -> nn.Module:
-    if kind is None:
-        return nn.Identity()
-    if kind == "layer_norm":
-        return nn.LayerNorm(head_dim, eps)
-    return RMSNorm(heads * head_dim if kind == "rms_norm_across_heads" else head_dim, eps=eps)
+QK_NORMS: dict[str | None, Any] = {
+    None: lambda heads, head_dim, eps: nn.Identity(),
+    "rms_norm_across_heads": lambda heads, head_dim, eps: RMSNorm(heads * head_dim, eps=eps),
+    "rms_norm": lambda heads, head_dim, eps: RMSNorm(head_dim, eps=eps),
+    "layer_norm": lambda heads, head_dim, eps: nn.LayerNorm(head_dim, eps),
+}
+"""Norms of queries and keys, by the value of VideoDiT's ``qk_norm``."""
 
 
 def _to_heads(x: Tensor, heads: int, norm: nn.Module, across: bool) -> Tensor:
@@ -147,7 +151,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         super().__init__()
         if layout not in get_args(Layout):
             raise InputError(f"layout must be one of {get_args(Layout)}, got {layout!r}")
-        _check_qk_norm(qk_norm)
+        norm = partial(choose("qk_norm", qk_norm, QK_NORMS), heads, head_dim, eps)
         inner = heads * head_dim
         self.heads, self.layout, self.is_cross_attention = heads, layout, cross
         self.norm_across = qk_norm == "rms_norm_across_heads"
@@ -156,13 +160,17 @@ class Attention(nn.Module, AttentionModuleMixin):
         self.to_v = nn.Linear(dim, inner)
         # A list, so that LoRA files find `to_out.0`.
         self.to_out = nn.ModuleList([nn.Linear(inner, dim)]) if project_out else None
-        self.norm_q = _qk_norm(qk_norm, heads, head_dim, eps)
-        self.norm_k = _qk_norm(qk_norm, heads, head_dim, eps)
+        self.norm_q = norm()
+        self.norm_k = norm()
         if image:
             self.add_k_proj = nn.Linear(dim, inner)
             self.add_v_proj = nn.Linear(dim, inner)
-            self.norm_added_k = _qk_norm(qk_norm, heads, head_dim, eps)
+            self.norm_added_k = norm()
         self.processor = AttentionProcessor()
+
+    def init_weights(self) -> None:
+        """The output projection starts at 0."""
+        initialize(self, zero=self.to_out or ())
 
     def keys_values(self, source: Tensor, image_states: Tensor | None) -> list[KeysValues]:
         """Keys and values, not rotated, of what is attended to.
@@ -271,23 +279,27 @@ class JointAttention(nn.Module, AttentionModuleMixin):
 
     def __init__(self, dim: int, heads: int, head_dim: int, *, qk_norm: QKNorm | None, eps: float) -> None:
         super().__init__()
-        _check_qk_norm(qk_norm)
+        norm = partial(choose("qk_norm", qk_norm, QK_NORMS), heads, head_dim, eps)
         inner = heads * head_dim
         self.heads = heads
         self.norm_across = qk_norm == "rms_norm_across_heads"
         self.to_q = nn.Linear(dim, inner)
         self.to_k = nn.Linear(dim, inner)
         self.to_v = nn.Linear(dim, inner)
-        self.norm_q = _qk_norm(qk_norm, heads, head_dim, eps)
-        self.norm_k = _qk_norm(qk_norm, heads, head_dim, eps)
+        self.norm_q = norm()
+        self.norm_k = norm()
         self.to_out = nn.ModuleList([nn.Linear(inner, dim)])
         self.add_q_proj = nn.Linear(dim, inner)
         self.add_k_proj = nn.Linear(dim, inner)
         self.add_v_proj = nn.Linear(dim, inner)
-        self.norm_added_q = _qk_norm(qk_norm, heads, head_dim, eps)
-        self.norm_added_k = _qk_norm(qk_norm, heads, head_dim, eps)
+        self.norm_added_q = norm()
+        self.norm_added_k = norm()
         self.to_add_out = nn.Linear(inner, dim)
         self.processor = JointAttentionProcessor()
+
+    def init_weights(self) -> None:
+        """Both output projections start at 0."""
+        initialize(self, zero=(*self.to_out, self.to_add_out))
 
     def forward(
         self,
@@ -308,8 +320,3 @@ class JointAttention(nn.Module, AttentionModuleMixin):
             Video ``[B, S, D]`` and text ``[B, L, D]``.
         """
         return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary)
-
-
-def _check_qk_norm(qk_norm: object) -> None:
-    if qk_norm not in (None, *get_args(QKNorm)):
-        raise InputError(f"qk_norm must be None or one of {get_args(QKNorm)}, got {qk_norm!r}")

@@ -49,6 +49,11 @@ class Member:
     def class_name(self) -> str:
         return FAMILIES[self.family].class_name
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Our options, as far as they are not the defaults of VideoDiT."""
+        return FAMILIES[self.family].native_config(self.config) | self.overrides
+
     def theirs(self) -> Any:
         """diffusers' network, its parameters random as diffusers makes them."""
         return getattr(diffusers, self.class_name)(**self.config).eval()
@@ -81,7 +86,7 @@ class Member:
             inputs["encoder_hidden_states_image"] = torch.randn(
                 batch, config.image_tokens or 5, config.image_dim, dtype=dtype
             )
-        if self.family == "ltx":
+        if "fps" in self.inputs:
             inputs["fps"] = self.fps
         return inputs
 
@@ -270,14 +275,14 @@ MEMBERS = {
         _LTX,
         _ltx,
         sizes=((1, 2, 2), (3, 3, 5), (2, 1, 7)),
-        inputs=("mask",),
+        inputs=("mask", "fps"),
     ),
     "ltx-0.9.7": Member(
         "ltx",
         _LTX,
         _ltx_lagging,
         sizes=((1, 2, 2), (3, 3, 5), (2, 1, 7)),
-        inputs=("mask",),
+        inputs=("mask", "fps"),
         overrides={"rope_lag": 7 / 8},
     ),
     "cogvideox-2b": Member("cogvideox", _COGVIDEOX, _cogvideox, sizes=((3, 6, 10), (1, 4, 4), (2, 10, 6))),
@@ -325,6 +330,10 @@ MEMBERS = {
     "flux-dev": Member("flux", _FLUX | {"guidance_embeds": True}, _flux, sizes=_IMAGES, inputs=("pooled", "guidance")),
     "flux-schnell": Member("flux", _FLUX, _flux, sizes=_IMAGES, inputs=("pooled",)),
 }  # fmt: skip
+
+
+FIRST_OF_FAMILY = {member.family: name for name, member in reversed(MEMBERS.items())}
+"""The first member of each family."""
 
 
 @torch.no_grad()
