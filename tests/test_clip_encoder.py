@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
-from test_family_pipelines import CASES, PROMPT
+from family_cases import CASES, PROMPT
 from torch import Tensor
 
 from videodit import VideoDiTPipeline

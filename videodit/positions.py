@@ -365,6 +365,12 @@ class NoPositions(Part):
         return x, text
 
 
+def _check_width(name: str, multiple: int, config: Any) -> None:
+    width = config.num_attention_heads * config.attention_head_dim
+    if width % multiple:
+        raise InputError(f"position_embedding={name!r} needs a width of a multiple of {multiple}, got {width}")
+
+
 class Sincos2D(NoPositions):
     """See :func:`sincos_2d`."""
 
@@ -373,6 +379,7 @@ class Sincos2D(NoPositions):
         super().check(config)
         if config.position_base is None:
             raise InputError("position_embedding='sincos_2d' needs position_base, got None")
+        _check_width("sincos_2d", 4, config)
 
     @classmethod
     def add(cls, model: Any, x: Tensor, text: Tensor, grid: Size3D) -> tuple[Tensor, Tensor]:
@@ -381,6 +388,11 @@ class Sincos2D(NoPositions):
 
 class Sincos3D(NoPositions):
     """See :func:`sincos_3d`."""
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        super().check(config)
+        _check_width("sincos_3d", 16, config)
 
     @classmethod
     def add(cls, model: Any, x: Tensor, text: Tensor, grid: Size3D) -> tuple[Tensor, Tensor]:
