@@ -114,7 +114,7 @@ class Block(nn.Module, Part):
 
     def quantizable(self) -> Iterable[nn.Linear]:
         """The linear layers that may be quantized."""
-        left_out = {getattr(self, name) for name in self.one_row}
+        left_out = {layer for name in self.one_row for layer in getattr(self, name).modules()}
         return [module for module in self.modules() if isinstance(module, nn.Linear) and module not in left_out]
 
     def keys_values(self, text: Tensor, image: Tensor | None) -> list[KeysValues]:
