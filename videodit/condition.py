@@ -6,7 +6,7 @@ share a timestep: 1, ``T`` or ``S``; ``U`` distinct timesteps.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
@@ -19,15 +19,14 @@ from videodit.schema import Part
 from videodit.shapes import Size3D
 
 
-class ConditionModel(Part):
-    """Goes before diffusers' ``ModelMixin``: a model's embedders of timestep, pooled text, guidance and size."""
+class Condition(Part):
+    """What the model has to know of the layers below."""
 
-    fp32: ClassVar[tuple[str, ...]] = (
-        "time_embedder",
-        "guidance_embedder",
-        "resolution_embedder",
-        "aspect_ratio_embedder",
-    )
+    fp32 = ("time_embedder", "guidance_embedder", "resolution_embedder", "aspect_ratio_embedder")
+
+
+class ConditionModel:
+    """Goes before diffusers' ``ModelMixin``: a model's embedders of timestep, pooled text, guidance and size."""
 
     def _build_condition(self: Any) -> None:
         """The layers, as the config says."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from videodit.attention import QK_NORMS
 from videodit.blocks import BLOCKS, FINAL_LAYERS, LAYERS, NORMS, TEXT_EMBEDDERS
-from videodit.condition import ConditionModel
+from videodit.condition import Condition
 from videodit.errors import InputError
 from videodit.positions import POSITIONS, ROTARY
 from videodit.schema import choose
@@ -47,7 +47,7 @@ def check_options(config: Any) -> None:
         if name not in chosen["block"].takes and config[name] != unset:
             legal = " or ".join(repr(kind) for kind, block in BLOCKS.items() if name in block.takes)
             raise InputError(f"{name}={config[name]!r} needs block={legal}, got block={config.block!r}")
-    parts = [ConditionModel, *(chosen[name] for name in _PARTS if chosen[name] is not None)]
+    parts = [Condition, *(chosen[name] for name in _PARTS if chosen[name] is not None)]
     _check_settings(config.block_options, {key: value for part in parts for key, value in part.settings.items()})
     for part in parts:
         part.check(config)
@@ -73,5 +73,5 @@ def _check_settings(found: Any, legal: Mapping[str, Any]) -> None:
 def names_in_fp32() -> list[str]:
     """Parts of the names of parameters that stay in fp32 whatever the model's dtype."""
     tables = (FINAL_LAYERS, TEXT_EMBEDDERS, ROTARY)
-    parts = [ConditionModel, *LAYERS, *(part for table in tables for part in table.values() if part is not None)]
+    parts = [Condition, *LAYERS, *(part for table in tables for part in table.values() if part is not None)]
     return list(dict.fromkeys(name for part in parts for name in part.fp32))

@@ -36,9 +36,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def t5(kind: Any = T5Config) -> Any:
+def t5(kind: Any = T5Config, width: int = 12) -> Any:
     config = kind(
-        vocab_size=len(VOCABULARY), d_model=12, d_kv=4, d_ff=16, num_heads=2, num_layers=2, pad_token_id=0,
+        vocab_size=len(VOCABULARY), d_model=width, d_kv=4, d_ff=16, num_heads=2, num_layers=2, pad_token_id=0,
         eos_token_id=1, feed_forward_proj="gated-gelu",
     )  # fmt: skip
     return randomize((T5EncoderModel if kind is T5Config else UMT5EncoderModel)(config).eval())
