@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
-from family_cases import CASES, PROMPT
+from tiny_families import CASES, PROMPT
 from torch import Tensor
 
 from videodit import VideoDiTPipeline

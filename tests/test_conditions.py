@@ -728,7 +728,7 @@ def test_clips_get_the_noise_of_each_step(scheduler: Any, begin: int) -> None:
 
 def family(tmp: Path, name: str) -> VideoDiTPipeline:
     import diffusers
-    from family_cases import CASES
+    from tiny_families import CASES
 
     case = CASES[name]
     getattr(diffusers, case.pipeline)(**case.parts()).save_pretrained(tmp / name)
@@ -854,7 +854,7 @@ def test_an_edit_starts_from_latents_as_the_family_scales_them(
 @pytest.mark.parametrize("name", ["wan-i2v", "wan-flf2v", "wan-2.2-i2v", "wan-2.2-ti2v", "cogvideox-5b-i2v"])
 def test_image_models_take_their_images_as_frames(name: str, tmp_path: Path) -> None:
     """What the image encoder sees among them, whether the frames are pictures, floats or clips."""
-    from family_cases import CASES
+    from tiny_families import CASES
 
     pipe, call = family(tmp_path, name), dict(CASES[name].call)
     call |= {"num_inference_steps": 2, "output_type": "latent"}
@@ -871,7 +871,7 @@ def test_image_models_take_their_images_as_frames(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["wan-2.2-i2v", "cogvideox-5b-i2v"])
 def test_regions_are_kept_beside_the_image_of_an_image_model(name: str, tmp_path: Path) -> None:
-    from family_cases import CASES
+    from tiny_families import CASES
 
     pipe, call = family(tmp_path, name), dict(CASES[name].call)
     frames, height, width = (call[key] for key in ("num_frames", "height", "width"))

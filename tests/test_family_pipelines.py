@@ -14,7 +14,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from family_cases import CASES, NEGATIVE, PROMPT, image
+from tiny_families import CASES, NEGATIVE, PROMPT, image, save_pipeline
 
 from videodit import VideoDiTPipeline
 from videodit.cli.main import main
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if name not in saved:
             torch.manual_seed(0)
             saved[name] = tmp_path_factory.mktemp("pipelines") / name
-            getattr(diffusers, CASES[name].pipeline)(**CASES[name].parts()).save_pretrained(saved[name])
+            save_pipeline(name, saved[name])
         return saved[name]
 
     return save

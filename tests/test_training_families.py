@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from family_cases import CASES, PROMPT
+from tiny_families import CASES, PROMPT
 
 from videodit import VideoDiTPipeline
 from videodit.datasets.clips.buckets import Bucket, Sample, SamplePlan, Wanted

@@ -258,7 +258,7 @@ def test_a_model_without_clean_parts_sees_what_windows_share_at_its_own_level(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import diffusers
-    from family_cases import CASES
+    from tiny_families import CASES
 
     diffusers.WanPipeline(**CASES["wan-euler"].parts()).save_pretrained(tmp_path / "wan")
     wan = VideoDiTPipeline.from_pretrained(tmp_path / "wan")
@@ -328,7 +328,7 @@ def test_a_stopped_clip_goes_on_where_it_was(
 def test_noise_of_a_stochastic_sampler_goes_on_where_it_was(tmp_path: Path) -> None:
     """Later windows draw what they would have drawn."""
     import diffusers
-    from family_cases import CASES, LINEAR
+    from tiny_families import CASES, LINEAR
 
     parts = CASES["latte"].parts() | {"scheduler": EulerAncestralDiscreteScheduler(**LINEAR)}
     diffusers.LattePipeline(**parts).save_pretrained(tmp_path / "latte")
