@@ -65,9 +65,9 @@ def _check_settings(found: Any, legal: Mapping[str, Any]) -> None:
         if name not in legal:
             known = ", ".join(legal) or "none"
             raise InputError(f"block_options holds {name!r}; legal for a model of these options are {known}")
-        if type(value) is not type(legal[name]):
-            kind = type(legal[name]).__name__
-            raise InputError(f"block_options: {name} must be of type {kind}, got {value!r}")
+        kind = type(legal[name])
+        if type(value) not in ((tuple, list) if kind is tuple else (kind,)):  # JSON has no tuples
+            raise InputError(f"block_options: {name} must be of type {kind.__name__}, got {value!r}")
 
 
 def names_in_fp32() -> list[str]:

@@ -155,6 +155,7 @@ class VideoDiT(
     _skip_layerwise_casting_patterns = ["patch_embed", "time_embedder", "text_embedder", "norm"]
     _keep_in_fp32_modules = names_in_fp32()
 
+    # Long, since the options are the stored config and each is a parameter; what new classes take is in block_options.
     @register_to_config
     def __init__(
         self,
@@ -303,6 +304,7 @@ class VideoDiT(
             ValueError: latents, timesteps, text or a mask whose shape does not fit, or a condition that is missing
                 or that the model does not have.
         """
+        # Long, so that the way of a clip reads from top to bottom with a shape on each line.
         grid = self._check_shapes(hidden_states, timestep, encoder_hidden_states, encoder_attention_mask)  # t, h, w
         if prepared is not None and prepared.text is not None:
             found, given = list(prepared.text.shape[:2]), list(encoder_hidden_states.shape[:2])

@@ -49,8 +49,7 @@ class Block(nn.Module, Part):
     """One layer over the tokens of video and text; its class tells the model what it has to know of it.
 
     A class that an option names stands in :data:`videodit.blocks.BLOCKS`, and builds all layers of a model: its own,
-    or others. Only ``modulation_kind``, :meth:`build` and
-    :meth:`forward` have no default.
+    or others. Only ``modulation_kind``, :meth:`build` and :meth:`forward` have no default.
 
     Attributes:
         classes: every class of a layer.
