@@ -224,6 +224,25 @@ def test_each_epsilon_is_the_familys(name: str, key: str, pairs: Pairs) -> None:
     assert wrong > 10 * right
 
 
+# --- a new model ---------------------------------------------------------------------------------
+
+
+@every_family
+def test_a_new_model_passes_everything_on_and_gradients_reach_its_blocks(name: str) -> None:
+    member = MEMBERS[name]
+    dit = VideoDiT(**member.options)
+    inputs, passed = member.draw(dit, member.sizes[0]), []
+    for block in dit.blocks:
+        block.register_forward_hook(lambda _, args, out: passed.append(torch.equal(args[0], out[0])))
+    assert not dit(**inputs).sample.any()
+    assert passed == [True] * len(dit.blocks)
+    assert all(parameter.isfinite().all() for parameter in dit.parameters())
+    torch.nn.init.normal_(dit.proj_out.weight)  # else nothing goes back beyond it
+    dit(**inputs).sample.square().sum().backward()
+    for block in dit.blocks:
+        assert any(p.grad is not None and p.grad.any() for p in block.parameters())
+
+
 # --- published sizes -----------------------------------------------------------------------------
 
 PUBLISHED = [(family.name, title) for family in FAMILIES.values() for title in family.published]
