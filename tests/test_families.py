@@ -231,7 +231,7 @@ def test_each_epsilon_is_the_familys(name: str, key: str, pairs: Pairs) -> None:
 def test_a_new_model_passes_everything_on_and_gradients_reach_its_blocks(name: str) -> None:
     member = MEMBERS[name]
     dit = VideoDiT(**member.options)
-    inputs, passed = member.draw(dit, member.sizes[0]), []
+    inputs, passed = member.draw(dit, min(member.sizes)), []  # one frame: no number of it is added
     for block in dit.blocks:
         block.register_forward_hook(lambda _, args, out: passed.append(torch.equal(args[0], out[0])))
     assert not dit(**inputs).sample.any()
