@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -46,6 +47,8 @@ def settle_components(components: dict[str, Any], family: Family | None, samplin
         fits = all(hasattr(part, method) for method in methods) or (name.startswith("tokenizer") and _is_stand_in(part))
         if part is not None and (not fits or isinstance(part, nn.Module)):
             raise InputError(f"{name} is a {type(part).__name__}; legal is {kind}")
+    if components.get("scheduler") is not None and sampling.scheduler:
+        settled["scheduler"] = _scheduler(components["scheduler"], sampling.scheduler)
     for name in ("text_encoder", "text_encoder_2", "image_encoder"):
         part = components.get(name)
         from diffusers import ModelMixin
@@ -53,6 +56,13 @@ def settle_components(components: dict[str, Any], family: Family | None, samplin
         if part is not None and (not isinstance(part, nn.Module) or isinstance(part, ModelMixin)):
             raise InputError(f"{name} is a {type(part).__name__}; legal is an encoder of transformers")
     return settled
+
+
+def _scheduler(part: Any, entries: Mapping[str, Any]) -> Any:
+    """A scheduler whose config has these entries."""
+    if all(part.config.get(name) == value for name, value in entries.items()):
+        return part
+    return type(part).from_config(part.config, **entries)
 
 
 def _is_stand_in(part: Any) -> bool:

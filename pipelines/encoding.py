@@ -63,6 +63,8 @@ class ClipEncoder:
         assert isinstance(text, TextEncoder)
         zeros = not text.spec.model_mask and text.spec.zero_padding and text.spec.padding == "max_length"
         read_as = [str(self.pipe.config.sampled_as), str(text.max_length)]
+        if text.spec.zero_empty:
+            read_as.append("zero_empty")
         if text.spec.clean in ("collapse", "whitespace"):
             read_as.append(text.spec.clean)  # caches of versions that read white space otherwise have other texts
         return {

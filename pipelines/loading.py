@@ -136,7 +136,8 @@ def _settings(index: dict[str, Any], found: tuple[Family, Sampling] | None, own:
 
         names = set(inspect.signature(VideoDiTPipeline.__init__).parameters) - {"self", *_NAMES}
         return {name: index[name] for name in names if name in index}
-    settings = {name: index[name] for name in ("boundary_ratio", "expand_timesteps") if index.get(name) is not None}
+    names = ("boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt")
+    settings = {name: index[name] for name in names if index.get(name) is not None}
     return settings | {"sampled_as": index["_class_name"]}
 
 

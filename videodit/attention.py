@@ -231,7 +231,7 @@ class JointAttentionProcessor:
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None,
         rotary: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         x, text, heads, across = hidden_states, encoder_hidden_states, attn.heads, attn.norm_across
         q = _to_heads(attn.to_q(x), heads, attn.norm_q, across)  # [B, S, N, D/N]
         k = _to_heads(attn.to_k(x), heads, attn.norm_k, across)
@@ -251,7 +251,7 @@ class JointAttentionProcessor:
             parallel_config=self._parallel_config,
         )  # [B, S + L, N, D/N]
         x_out, text_out = out.flatten(2).type_as(x).split([x.shape[1], text.shape[1]], dim=1)
-        return attn.to_out[0](x_out), attn.to_add_out(text_out)
+        return attn.to_out[0](x_out), None if attn.to_add_out is None else attn.to_add_out(text_out)
 
 
 class JointAttention(nn.Module, AttentionModuleMixin):
@@ -266,6 +266,9 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         head_dim: channels of each head.
         qk_norm: see :class:`Attention`.
         eps: of that norm.
+        text_dim: width of the text's tokens, ``E``; ``None`` for ``dim``.
+        bias: of the layers to queries, keys and values.
+        text_out: the text's tokens come out, too.
 
     Raises:
         ValueError: an unknown ``qk_norm``.
@@ -277,29 +280,40 @@ class JointAttention(nn.Module, AttentionModuleMixin):
     _supports_qkv_fusion = False
     processor: JointAttentionProcessor
 
-    def __init__(self, dim: int, heads: int, head_dim: int, *, qk_norm: QKNorm | None, eps: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        *,
+        qk_norm: QKNorm | None,
+        eps: float,
+        text_dim: int | None = None,
+        bias: bool = True,
+        text_out: bool = True,
+    ) -> None:
         super().__init__()
         norm = partial(choose("qk_norm", qk_norm, QK_NORMS), heads, head_dim, eps)
-        inner = heads * head_dim
+        inner, text_dim = heads * head_dim, text_dim or dim
         self.heads = heads
         self.norm_across = qk_norm == "rms_norm_across_heads"
-        self.to_q = nn.Linear(dim, inner)
-        self.to_k = nn.Linear(dim, inner)
-        self.to_v = nn.Linear(dim, inner)
+        self.to_q = nn.Linear(dim, inner, bias=bias)
+        self.to_k = nn.Linear(dim, inner, bias=bias)
+        self.to_v = nn.Linear(dim, inner, bias=bias)
         self.norm_q = norm()
         self.norm_k = norm()
         self.to_out = nn.ModuleList([nn.Linear(inner, dim)])
-        self.add_q_proj = nn.Linear(dim, inner)
-        self.add_k_proj = nn.Linear(dim, inner)
-        self.add_v_proj = nn.Linear(dim, inner)
+        self.add_q_proj = nn.Linear(text_dim, inner, bias=bias)
+        self.add_k_proj = nn.Linear(text_dim, inner, bias=bias)
+        self.add_v_proj = nn.Linear(text_dim, inner, bias=bias)
         self.norm_added_q = norm()
         self.norm_added_k = norm()
-        self.to_add_out = nn.Linear(inner, dim)
+        self.to_add_out = nn.Linear(inner, text_dim) if text_out else None
         self.processor = JointAttentionProcessor()
 
     def init_weights(self) -> None:
-        """Both output projections start at 0."""
-        initialize(self, zero=(*self.to_out, self.to_add_out))
+        """The output projections start at 0."""
+        initialize(self, zero=(*self.to_out, *([] if self.to_add_out is None else [self.to_add_out])))
 
     def forward(
         self,
@@ -307,16 +321,16 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         rotary: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Attend.
 
         Args:
             hidden_states: video ``[B, S, D]``.
-            encoder_hidden_states: text ``[B, L, D]``.
+            encoder_hidden_states: text ``[B, L, E]``.
             attention_mask: boolean, broadcastable to ``[B, N, S + L, S + L]``, video first.
             rotary: table of :class:`videodit.positions.RotaryTables` for both.
 
         Returns:
-            Video ``[B, S, D]`` and text ``[B, L, D]``.
+            Video ``[B, S, D]`` and text ``[B, L, E]``, or ``None`` where it does not come out.
         """
         return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary)

@@ -6,7 +6,8 @@ share a timestep: 1, ``T`` or ``S``; ``U`` distinct timesteps.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
@@ -15,13 +16,18 @@ from torch import Tensor
 from videodit.blocks import Modulation
 from videodit.blocks.base import cond_dim
 from videodit.errors import InputError
+from videodit.flow import NUM_TRAIN_TIMESTEPS
 from videodit.schema import Part
 from videodit.shapes import Size3D
 
 
 class Condition(Part):
-    """What the model has to know of the layers below."""
+    """What the model has to know of the layers below.
 
+    Its one setting, ``reversed_time``: the timestep's embedder counts from noise to clean.
+    """
+
+    settings: ClassVar[Mapping[str, Any]] = {"reversed_time": False}
     fp32 = ("time_embedder", "guidance_embedder", "resolution_embedder", "aspect_ratio_embedder")
 
 
@@ -101,6 +107,8 @@ class ConditionModel:
             owner = (keys / 10_000).floor().long()
             timestep = keys - 10_000 * owner if extra is not None else keys
             extra = None if extra is None else extra[owner]  # [U, K]
+        if Condition.setting(self.config, "reversed_time"):
+            timestep = NUM_TRAIN_TIMESTEPS - timestep
         values = self.time_embedder(self._sinusoids(timestep)).to(dtype)  # [B, G, K] or [U, K]
         if extra is not None:
             values = values + (extra if token_row is not None else extra[:, None])

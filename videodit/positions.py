@@ -18,7 +18,7 @@ from videodit.errors import InputError
 from videodit.schema import Part
 from videodit.shapes import Size3D
 
-RotaryKind = Literal["grid", "fractional"]
+RotaryKind = Literal["grid", "fractional", "learned"]
 PositionEmbedding = Literal["sincos_2d", "sincos_3d", "learned"]
 
 # Tables are shared between calls; made under inference mode they could not be used in training afterwards.
@@ -241,7 +241,65 @@ class FractionalRotary(RotaryTables):
         return rotary_fractional(grid, self.heads, self.head_dim, self.theta, device, scale, self.lag)
 
 
-ROTARY: dict[str | None, type[RotaryTables] | None] = {None: None, "grid": GridRotary, "fractional": FractionalRotary}
+class LearnedRotary(RotaryTables):
+    """Learned frequencies for each axis, head and pair of channels (Genmo, "Mochi 1", 2024).
+
+    Height and width are counted from the middle, and stretched alike so that every grid has the same area.
+
+    Args:
+        heads: attention heads ``N``.
+        head_dim: channels of a head.
+        base: height and width of that area.
+    """
+
+    fp32 = ("rotary",)
+
+    def __init__(self, heads: int, head_dim: int, *, base: Sequence[float]) -> None:
+        super().__init__()
+        self.area = base[0] * base[1]
+        self.frequencies = nn.Parameter(torch.empty(3, heads, head_dim // 2))
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        split_head_dim(config.attention_head_dim)
+        if config.position_base is None:
+            raise InputError("rope='learned' needs position_base, got None")
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        return cls(config.num_attention_heads, config.attention_head_dim, base=config.position_base)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Start as the fixed positions of a grid: each axis turns its share of every head."""
+        self.frequencies.zero_()
+        first = 0
+        for axis, dim in enumerate(split_head_dim(2 * self.frequencies.shape[2])):
+            usual = 10_000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+            self.frequencies[axis, :, first : first + dim // 2] = usual.to(self.frequencies)
+            first += dim // 2
+
+    def table(self, grid: Size3D, device: torch.device, fps: float) -> Tensor:
+        frequencies = self.frequencies.float()
+        stretch = (self.area / (grid.h * grid.w)) ** 0.5
+        angles = torch.zeros((), device=device)
+        for axis, count in enumerate(grid):
+            places = torch.arange(count, dtype=torch.float32, device=device)
+            if axis > 0:
+                places = (places - (count - 1) / 2) * stretch
+            shape = [1, 1, 1, *frequencies.shape[1:]]
+            shape[axis] = count
+            angles = angles + (places[:, None, None] * frequencies[axis]).view(shape)  # [t, h, w, N, head_dim/2]
+        angles = angles.flatten(0, 2)[None]  # [1, S, N, head_dim/2]
+        return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+
+ROTARY: dict[str | None, type[RotaryTables] | None] = {
+    None: None,
+    "grid": GridRotary,
+    "fractional": FractionalRotary,
+    "learned": LearnedRotary,
+}
 """The class of the rotary table, by the value of VideoDiT's ``rope``."""
 
 

@@ -100,6 +100,7 @@ class VideoDiT(
 
         block: **Blocks.** ``"cross"``: self-attention, then cross-attention to the text. ``"joint"``: video and text
             attend together, each with its own weights. ``"tied_joint"``: with one set of weights for both.
+            ``"sandwich"``: each with its own, text of its own width, and norms around each sublayer.
         attention: ``"full"`` lets every token see every other; ``"factorized"`` sees within frames, then along
             time, in two halves of each layer (cross blocks only).
         frame_embedding: sinusoids of the frame's number before the first temporal block (factorized attention).
@@ -113,8 +114,8 @@ class VideoDiT(
         block_options: whatever else the classes take that the options name (``settings`` of
             :class:`videodit.schema.Part`); ``None`` for their defaults.
 
-        text_embedding: **Text and image.** ``"mlp"`` of two layers, one ``"linear"`` layer, or a ``"refiner"``, a small
-            transformer that knows the timestep and the mask.
+        text_embedding: **Text and image.** ``"mlp"`` of two layers, one ``"linear"`` layer, a ``"refiner"``, a small
+            transformer that knows the timestep and the mask, or ``"pooling"`` for the condition beside a linear layer.
         num_refiner_layers: its blocks.
         image_dim: width of an image encoder's tokens that the cross-attention sees, too; ``None`` for none.
         image_tokens: how many of them, where their positions are learned.
@@ -126,7 +127,7 @@ class VideoDiT(
             others.
 
         rope: **Positions.** ``"grid"``: each axis turns its share of every head. ``"fractional"``: LTX-Video's, over
-            the whole width and in seconds. ``None``: none.
+            the whole width and in seconds. ``"learned"``: by learned frequencies. ``None``: none.
         rope_theta: base of the rotary frequencies.
         rope_axes: channels of a head for time, height and width; ``None`` for an even split.
         rope_lag: how far tokens after the first frame are behind along time, as a share of a token, with

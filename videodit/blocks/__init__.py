@@ -6,6 +6,7 @@
 - ``JointBlock``: video and text attend together, each stream with its own weights (Esser et al., "Scaling Rectified
   Flow Transformers", 2024: HunyuanVideo, FLUX) or both with one set (Yang et al., "CogVideoX", 2024).
 - ``SingleBlock``: attention and MLP side by side over both streams (HunyuanVideo, FLUX).
+- ``SandwichBlock``: joint, with a norm before and after each sublayer (Mochi).
 
 All are called as ``x, text = block(x, text, context)``. Norms, modulation and gates are computed in fp32. A class says
 itself what the model has to know of it: see :class:`Block`.
@@ -34,12 +35,18 @@ from videodit.blocks.final import FINAL_LAYERS
 from videodit.blocks.joint import JointBlock, SingleBlock
 from videodit.blocks.layers import FFN, MLP, NORMS, BlockNorm, FP32LayerNorm, FP32RMSNorm, block_norm, linear_gelu
 from videodit.blocks.modulation import MODULATION, Modulation, add_gated, modulate
+from videodit.blocks.sandwich import SandwichBlock
 
-BlockKind = Literal["cross", "joint", "tied_joint"]
-TextEmbeddingKind = Literal["mlp", "linear", "refiner"]
+BlockKind = Literal["cross", "joint", "tied_joint", "sandwich"]
+TextEmbeddingKind = Literal["mlp", "linear", "refiner", "pooling"]
 FinalLayerKind = Literal["table", "linear"]
 
-BLOCKS: dict[str, type[Block]] = {"cross": CrossBlock, "joint": JointBlock, "tied_joint": JointBlock}
+BLOCKS: dict[str, type[Block]] = {
+    "cross": CrossBlock,
+    "joint": JointBlock,
+    "tied_joint": JointBlock,
+    "sandwich": SandwichBlock,
+}
 """The class that builds a model's layers, by the value of VideoDiT's ``block``."""
 
 LAYERS: tuple[type[Block], ...] = tuple(Block.classes)
@@ -70,6 +77,7 @@ __all__ = [
     "MLPText",
     "Modulation",
     "RefinerBlock",
+    "SandwichBlock",
     "SingleBlock",
     "TextEmbeddingKind",
     "TextRefiner",

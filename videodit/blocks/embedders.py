@@ -5,6 +5,7 @@ Letters: ``B`` batch, ``L`` text tokens, ``I`` image tokens, ``D`` width, ``K`` 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from videodit.attention import Attention
+from videodit.blocks.base import cond_dim
 from videodit.blocks.layers import FP32LayerNorm
 from videodit.blocks.modulation import Modulation, add_gated, open_gates
 from videodit.errors import InputError
@@ -146,7 +148,59 @@ class RefinerBlock(nn.Module):
         return add_gated(x, self.ffn(self.norm2(x).to(dtype)), gate2).to(dtype)
 
 
-TEXT_EMBEDDERS: dict[str, Any] = {"mlp": MLPText, "linear": LinearText, "refiner": TextRefiner}
+class PoolingText(nn.Module, Part):
+    """One linear layer; and attention pools the text for the condition (Genmo, "Mochi 1", 2024).
+
+    The mean of the tokens that count asks, and it and they are asked.
+
+    Args:
+        text_dim: width of the text encoder's tokens.
+        width: of the text's tokens in the blocks.
+        cond_dim: width ``K`` of the condition.
+        heads: of the pooling attention.
+    """
+
+    sees = ("mask",)
+    settings: ClassVar[Mapping[str, Any]] = {"pooling_heads": 8}
+
+    def __init__(self, text_dim: int, width: int, cond_dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.proj = nn.Linear(text_dim, width)
+        self.to_q = nn.Linear(text_dim, text_dim)
+        self.to_kv = nn.Linear(text_dim, 2 * text_dim)
+        self.to_pooled = nn.Linear(text_dim, cond_dim)
+
+    @classmethod
+    def of(cls, config: Any, width: int) -> Self:
+        """See :class:`LinearText`."""
+        return cls(config.text_dim, width, cond_dim(config), cls.setting(config, "pooling_heads"))
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        heads = cls.setting(config, "pooling_heads")
+        if heads < 1 or config.text_dim % heads:
+            raise InputError(f"block_options: pooling_heads must divide text_dim {config.text_dim}, got {heads}")
+
+    def forward(self, text: Tensor, mask: Tensor | None) -> EmbeddedText:
+        """``text [B, L, text_dim]``, ``mask`` boolean ``[B, L]``, True where a token counts; ``None`` for all."""
+        if mask is None:
+            mask = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+        weight = mask[..., None].to(text.dtype)
+        mean = (text * (weight / weight.sum(dim=1, keepdim=True).clamp(min=1))).sum(dim=1, keepdim=True)
+        q = self.to_q(mean).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, N, 1, text_dim/N]
+        k, v = self.to_kv(torch.cat([mean, text], dim=1)).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, N, 1 + L, text_dim/N]
+        pooled = F.scaled_dot_product_attention(q, k, v, attn_mask=F.pad(mask, (1, 0), value=True)[:, None, None])
+        return EmbeddedText(self.proj(text), self.to_pooled(pooled.transpose(1, 2).flatten(1)))  # [B, L, E], [B, K]
+
+
+TEXT_EMBEDDERS: dict[str, Any] = {
+    "mlp": MLPText,
+    "linear": LinearText,
+    "refiner": TextRefiner,
+    "pooling": PoolingText,
+}
 """The class of the text's embedder, by the value of VideoDiT's ``text_embedding``."""
 
 

@@ -98,5 +98,21 @@ class MLP(FeedForward):
         return self.net[2](linear_gelu(self.net[0].proj, x))  # type: ignore[arg-type]  # between them, no dropout
 
 
-FFN: dict[str, Any] = {"gelu": MLP}
+class SwiGLU(FeedForward):
+    """diffusers' value times SiLU of a gate (Shazeer, "GLU Variants Improve Transformer", 2020), without biases.
+
+    Args:
+        dim: width ``D``.
+        hidden: width of value and gate.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__(dim, inner_dim=hidden, activation_fn="swiglu", bias=False)
+
+    def init_weights(self) -> None:
+        """The output projection starts at 0."""
+        initialize(self, zero=(self.net[2],))
+
+
+FFN: dict[str, Any] = {"gelu": MLP, "swiglu": SwiGLU}
 """Kinds of MLPs, each called as ``FFN[kind](dim, hidden)``."""

@@ -63,6 +63,13 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, token_row: Tensor | None =
     return torch.addcmul(shift[:, :, None], x, 1 + scale[:, :, None]).flatten(1, 2)
 
 
+def rescale(x: Tensor, scale: Tensor, token_row: Tensor | None = None) -> Tensor:
+    """``x · (1 + scale)``; shapes as for :func:`add_gated`."""
+    if token_row is not None:
+        return x * (1 + scale)[token_row]
+    return (x.unflatten(1, (scale.shape[1], -1)) * (1 + scale[:, :, None])).flatten(1, 2)
+
+
 class TableModulation:
     """One projection of the condition for all blocks, to which each adds a table of its own (adaLN-single)."""
 

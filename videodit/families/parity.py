@@ -5,6 +5,7 @@ What the tests of the families and ``videodit families --check`` have in common.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -226,6 +227,20 @@ def _flux(theirs: Any, x: Inputs) -> Tensor:
     return out.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)[:, :, None]
 
 
+def _mochi(theirs: Any, x: Inputs) -> Tensor:
+    """Its time runs from noise to clean, and so does what it predicts."""
+    with warnings.catch_warnings():  # it turns autocast to fp32, which on a CPU is to turn it off
+        warnings.filterwarnings("ignore", "In CPU autocast, but the target dtype is not supported")
+        out = theirs(
+            x["hidden_states"],
+            x["encoder_hidden_states"],
+            1000 - x["timestep"],
+            x["encoder_attention_mask"],
+            return_dict=False,
+        )[0]
+    return -out
+
+
 _WAN = {
     "num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4, "text_dim": 12,
     "freq_dim": 16, "ffn_dim": 48, "num_layers": 2,
@@ -329,6 +344,15 @@ MEMBERS = {
     "pixart-alpha-512": Member("pixart", _PIXART, _pixart, sizes=_IMAGES, inputs=("mask",)),
     "flux-dev": Member("flux", _FLUX | {"guidance_embeds": True}, _flux, sizes=_IMAGES, inputs=("pooled", "guidance")),
     "flux-schnell": Member("flux", _FLUX, _flux, sizes=_IMAGES, inputs=("pooled",)),
+    "mochi": Member(
+        "mochi",
+        {
+            "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2, "pooled_projection_dim": 20,
+            "in_channels": 4, "text_embed_dim": 24, "time_embed_dim": 16,
+        },
+        _mochi,
+        inputs=("mask",),
+    ),
 }  # fmt: skip
 
 
