@@ -135,4 +135,5 @@ class LastSandwichBlock(SandwichBlock):
     """The last of them: no text comes out."""
 
     one_row = ("modulation", "text_scale")
+    silent = ("attn.add_q_proj",)
     text_goes_on = False
