@@ -313,7 +313,7 @@ class JointAttention(nn.Module, AttentionModuleMixin):
 
     def init_weights(self) -> None:
         """The output projections start at 0."""
-        initialize(self, zero=(*self.to_out, *([] if self.to_add_out is None else [self.to_add_out])))
+        initialize(self, zero=(*self.to_out, self.to_add_out))
 
     def forward(
         self,

@@ -35,7 +35,7 @@ class DiffusersOverrides:
                 f"a model's folder holds no adapters, and {', '.join(names)} is there; call save_lora and "
                 "unload_lora() first, which keeps what is fused"
             )
-        super().save_pretrained(
+        super().save_pretrained(  # type: ignore[misc]
             save_directory,
             is_main_process=is_main_process,
             save_function=save_function,
@@ -54,13 +54,13 @@ class DiffusersOverrides:
         """
         if (changes := getattr(self, "weight_differences", None)) is not None:
             changes.check_free(state_dict)
-        return super().load_state_dict(state_dict, *args, **kwargs)
+        return super().load_state_dict(state_dict, *args, **kwargs)  # type: ignore[misc]
 
     def unload_lora(self: Any) -> None:
         """As diffusers' ``PeftAdapterMixin.unload_lora``, with changes of norms and tables."""
         if (changes := getattr(self, "weight_differences", None)) is not None:
             changes.unload()
-        super().unload_lora()
+        super().unload_lora()  # type: ignore[misc]
 
     def fuse_qkv_projections(self: Any) -> None:
         """Refused: queries, keys and values have layers of their own here, where LoRAs find them.
@@ -100,7 +100,7 @@ class DiffusersOverrides:
         for one in processor.values() if isinstance(processor, dict) else [processor]:
             if isinstance(one, type) or not callable(one):
                 raise InputError(f"an attention processor must be an object that can be called, got {one!r}")
-        super().set_attn_processor(dict(processor) if isinstance(processor, dict) else processor)
+        super().set_attn_processor(dict(processor) if isinstance(processor, dict) else processor)  # type: ignore[misc]
 
     def enable_cache(self: Any, config: Any) -> None:
         """As diffusers' ``CacheMixin.enable_cache``.
@@ -108,7 +108,7 @@ class DiffusersOverrides:
         Raises:
             InputError: ranges of pyramid attention broadcast for a kind of attention that this model has not got.
         """
-        super().enable_cache(self._with_own_names(config))
+        super().enable_cache(self._with_own_names(config))  # type: ignore[misc]
 
     def _with_own_names(self: Any, config: Any) -> Any:
         """A config whose identifiers find this model's kinds of attention, which may go by other names."""
