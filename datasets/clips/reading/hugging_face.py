@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from videodit.datasets.clips.listing import Collected, caption_of, timing_of
-from videodit.datasets.clips.records import Clip, Media, Source
+from videodit.datasets.clips.reading.records import Clip, Media, Source
+from videodit.datasets.clips.reading.source_fields import ClipCollector, parse_caption, parse_timing
 from videodit.errors import InputError
 from videodit.files import write_whole
 
@@ -16,7 +16,7 @@ HF_PREFIX = "hf:"
 
 
 def read_hugging_face(name: str, split: str) -> Source:
-    """The clips of a split; see :func:`videodit.datasets.clips.sources.read_source`."""
+    """The clips of a split; see :func:`videodit.datasets.clips.reading.sources.read_source`."""
     try:
         import datasets
     except ImportError as error:
@@ -39,12 +39,12 @@ def read_hugging_face(name: str, split: str) -> Source:
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     folder = Path(name) if Path(name).is_dir() else cache
     roots = [folder.resolve(), cache.resolve(), Path(datasets.config.HF_CACHE_HOME).resolve()]
-    collected = Collected()
+    collected = ClipCollector()
     for i, row in enumerate(table):
         at = f"{where}, row {i}"
         media = _media_of(row[column], roots, cache / "videodit-clips", at)
-        start, end, fps = timing_of(row, at)
-        text = caption_of(row[caption], at) if caption else None
+        start, end, fps = parse_timing(row, at)
+        text = parse_caption(row[caption], at) if caption else None
         collected.add(Clip(f"{i:06d}", media, text, start, end, fps), at)
     notice = f"columns that were not used: {', '.join(unused)}" if unused else ""
     return collected.source(f"{HF_PREFIX}{name}", [notice])

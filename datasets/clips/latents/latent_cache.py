@@ -23,15 +23,15 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from videodit.datasets.clips.buckets import Bucket
-from videodit.datasets.clips.latent_shards import DTYPES, Shard, make_folders, open_shards
-from videodit.datasets.clips.ledger import write_rows
-from videodit.datasets.clips.typed import typed
+from videodit.datasets.clips.json_fields import JsonObject, dataclass_from_json
+from videodit.datasets.clips.jsonl import write_jsonl
+from videodit.datasets.clips.latents.buckets import Bucket
+from videodit.datasets.clips.latents.latent_shards import DTYPES, Shard, make_folders, open_shards
 from videodit.errors import InputError
 from videodit.files import write_whole
 from videodit.shapes import Size3D, VideoGeometry
@@ -106,7 +106,7 @@ class CacheInfo:
         """Read it from a file's text.
 
         Raises:
-            ValueError: something else, or a format of another version.
+            InputError: something else, or a format of another version.
         """
         try:
             values = dict(json.loads(text))
@@ -115,7 +115,7 @@ class CacheInfo:
         if values.pop("format", None) != FORMAT:
             raise InputError(f"{where} is of another format than {FORMAT}")
         try:
-            info = typed(cls, values)
+            info = dataclass_from_json(cls, values)
         except ValueError as error:
             raise InputError(f"{where} is damaged: {error}") from None
         if info.dtype not in _DTYPES or min(*info.stride, *info.patch, info.latent_channels, info.fps) <= 0:
@@ -158,7 +158,7 @@ class CachedSample:
     tokens: int
     text_tokens: int
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> JsonObject:
         """What a line of ``samples.jsonl`` holds."""
         return asdict(self) | {"bucket": self.bucket._asdict()}
 
@@ -167,10 +167,10 @@ class CachedSample:
         """Read it from a line.
 
         Raises:
-            ValueError: a line of something else.
+            InputError: a line of something else.
         """
         try:
-            return typed(cls, json.loads(line))
+            return dataclass_from_json(cls, json.loads(line))
         except (ValueError, RecursionError) as error:
             raise InputError(f"no line of a sample: {error}") from None
 
@@ -197,7 +197,7 @@ class LatentCache:
         folder: the cache's.
 
     Raises:
-        ValueError: no cache, one that is not finished, a shard that is missing or cut short. The message says what to
+        InputError: no cache, one that is not finished, a shard that is missing or cut short. The message says what to
             run.
     """
 
@@ -228,18 +228,18 @@ class LatentCache:
             raise InputError(f"{self.folder / _SAMPLES} is damaged ({error}): {self._repair}") from None
 
     def _check_whole(self) -> None:
-        wanted = {f"{sample.entry}.{part}" for sample in self.samples for part in ("mean", "std")}
-        wanted |= {f"{sample.text_key}.embeds" for sample in self.samples} | {f"{self.empty_text}.embeds"}
-        if missing := sorted(wanted - set(self._where)):
+        needed = {f"{sample.entry}.{part}" for sample in self.samples for part in ("mean", "std")}
+        needed |= {f"{sample.text_key}.embeds" for sample in self.samples} | {f"{self.empty_text}.embeds"}
+        if missing := sorted(needed - set(self._where)):
             raise InputError(
-                f"{self.folder}: {len(missing)} of {len(wanted)} tensors are missing, such as {missing[0]}; "
+                f"{self.folder}: {len(missing)} of {len(needed)} tensors are missing, such as {missing[0]}; "
                 f"a shard is gone: {self._repair}"
             )
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": OrderedDict()}  # a mapping of memory is of one process alone
 
     @property
@@ -321,7 +321,7 @@ def read_info(folder: Path) -> CacheInfo | None:
     """What made the cache in a folder; ``None`` where there is none.
 
     Raises:
-        ValueError: a ``cache.json`` that cannot be read.
+        InputError: a ``cache.json`` that cannot be read.
     """
     path = folder / _INFO
     return CacheInfo.from_json(path.read_bytes(), path) if path.is_file() else None
@@ -331,7 +331,7 @@ def check_folder(folder: Path) -> None:
     """Make sure that a folder holds a cache or nothing, since files in it are replaced and removed.
 
     Raises:
-        ValueError: it is a file, or holds files of something else.
+        InputError: it is a file, or holds files of something else.
     """
     if not folder.exists() or (folder / _INFO).is_file():
         return
@@ -344,7 +344,7 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def begin(folder: Path, info: CacheInfo, *, restart: bool = False) -> list[Shard]:
+def prepare_cache(folder: Path, info: CacheInfo, *, restart: bool = False) -> list[Shard]:
     """Make a folder ready for entries, and clear away what a killed run or a bad disk left in it.
 
     Args:
@@ -356,7 +356,7 @@ def begin(folder: Path, info: CacheInfo, *, restart: bool = False) -> list[Shard
         The shards that are whole. Broken ones are removed.
 
     Raises:
-        ValueError: the folder's entries were made by something else, or it is another's; see :func:`check_folder`.
+        InputError: the folder's entries were made by something else, or it is another's; see :func:`check_folder`.
     """
     check_folder(folder)
     before = None if restart and not _readable(folder) else read_info(folder)
@@ -386,7 +386,7 @@ def _readable(folder: Path) -> bool:
 
 def write_samples(folder: Path, samples: Iterable[CachedSample]) -> None:
     """Write the list of samples in place of the one before, by key."""
-    write_rows(folder / _SAMPLES, (sample.row() for sample in sorted(samples, key=lambda s: s.key)))
+    write_jsonl(folder / _SAMPLES, (sample.row() for sample in sorted(samples, key=lambda s: s.key)))
 
 
 def _lines(path: Path) -> list[str]:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save
@@ -31,7 +31,7 @@ _MAX_HEADER = 100 * 10**6  # as safetensors itself has it
 _KEY_DIGITS = 32
 
 
-def make_key(**parts: Any) -> str:
+def make_key(**parts: object) -> str:
     """32 hexadecimal digits for whatever decides an entry."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_KEY_DIGITS]
 

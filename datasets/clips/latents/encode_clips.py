@@ -13,24 +13,31 @@ import numpy as np
 import PIL.Image
 import torch
 
-from videodit.datasets.clips.asking import check_settings
-from videodit.datasets.clips.buckets import Bucket, Sample, SamplePlan
-from videodit.datasets.clips.cache import CODE_VERSION, CachedSample, CacheInfo, begin, check_folder, write_samples
-from videodit.datasets.clips.latent_shards import ShardWriter, make_key, open_shards
-from videodit.datasets.clips.readers import ReaderName, read_window
-from videodit.datasets.clips.records import Clip, Media
+from videodit.datasets.clips.latents.buckets import Bucket, Sample, SamplePlan
+from videodit.datasets.clips.latents.latent_cache import (
+    CODE_VERSION,
+    CachedSample,
+    CacheInfo,
+    check_folder,
+    prepare_cache,
+    write_samples,
+)
+from videodit.datasets.clips.latents.latent_shards import ShardWriter, make_key, open_shards
+from videodit.datasets.clips.reading.readers import ReaderName, read_window
+from videodit.datasets.clips.reading.records import Clip, Media
+from videodit.datasets.clips.scanning.run_task import check_settings
 from videodit.errors import InputError
 from videodit.files import sole_writer
 
 Report = Callable[[str, int, int], object]
 _WINDOWS_AHEAD = 2  # decoded and waiting, for each thread that decodes
-_NAMES_TOLD = 3
-_NOTICES_TOLD = 5  # of captions, each cut to so many characters
+_NAMES_SHOWN = 3
+_NOTICES_SHOWN = 5  # of captions, each cut to so many characters
 _NOTICE_LENGTH = 200
 
 
 class Encoder(Protocol):
-    """What encodes: :class:`videodit.pipelines.clip_encoder.ClipEncoder`. All tensors are on the CPU."""
+    """Encodes clips and captions: :class:`videodit.pipelines.clip_encoder.ClipEncoder`. All tensors are on the CPU."""
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -49,12 +56,12 @@ class Encoder(Protocol):
         """Embeddings ``[L, D]`` of a caption, and its pooled one ``[P]``."""
 
     def text_notices(self, caption: str) -> list[str]:
-        """What a user should be told about a caption."""
+        """Notices about a caption."""
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """What a run left behind.
+class EncodeResult:
+    """The result of :func:`encode`.
 
     Attributes:
         samples: how many the cache lists now.
@@ -111,7 +118,7 @@ def entry_key(info: CacheInfo, clip: Clip, *, content: str, start: float, bucket
     )
 
 
-def fit(frames: np.ndarray, bucket: Bucket) -> np.ndarray:
+def resize_and_crop(frames: np.ndarray, bucket: Bucket) -> np.ndarray:
     """Bring frames to a bucket's size: scaled so that they cover it (Lanczos, antialiased), the middle kept.
 
     Args:
@@ -130,7 +137,7 @@ def fit(frames: np.ndarray, bucket: Bucket) -> np.ndarray:
     return np.stack([np.asarray(PIL.Image.fromarray(frame).resize(size, method, box)) for frame in frames])
 
 
-def read_fitted(clip: Clip, *, start: float, bucket: Bucket, fps: float, reader: ReaderName = "pyav") -> np.ndarray:
+def read_for_bucket(clip: Clip, *, start: float, bucket: Bucket, fps: float, reader: ReaderName = "pyav") -> np.ndarray:
     """The frames of a window as they are encoded: uint8 ``[T, height, width, 3]``.
 
     Args:
@@ -141,9 +148,9 @@ def read_fitted(clip: Clip, *, start: float, bucket: Bucket, fps: float, reader:
         reader: what decodes.
 
     Raises:
-        ValueError: a clip that cannot be decoded.
+        InputError: a clip that cannot be decoded.
     """
-    return fit(read_window(clip, start=start, num_frames=bucket.frames, fps=fps, reader=reader), bucket)
+    return resize_and_crop(read_window(clip, start=start, num_frames=bucket.frames, fps=fps, reader=reader), bucket)
 
 
 def encode(
@@ -156,7 +163,7 @@ def encode(
     restart: bool = False,
     prune: bool = False,
     report: Report = lambda stage, done, total: None,
-) -> Encoded:
+) -> EncodeResult:
     """Encode what a plan has and the cache has not, and list the plan's samples.
 
     Samples are encoded one at a time, so that each has the same bits whatever is encoded beside it. Stopped at any
@@ -176,16 +183,16 @@ def encode(
         What there is now. Clips that could not be decoded are in ``failed``; the others went on.
 
     Raises:
-        ValueError: a plan without samples or for another model, a folder that is no cache, whose entries something else
+        InputError: a plan without samples or for another model, a folder that is no cache, whose entries something else
             has made or into which another process writes, or an unknown reader or number of workers. Nothing was
             encoded then. Also if not one clip could be decoded.
     """
     check_settings(reader=reader, workers=workers)
     if not plan.samples:
         raise InputError("there is no sample to encode: no clip fits what is wanted")
-    info = cache_info(encoder, plan.wanted.fps)
-    if info.geometry != plan.wanted.geometry:
-        raise InputError(f"the samples were planned for {plan.wanted.geometry}, but the model has {info.geometry}")
+    info = cache_info(encoder, plan.spec.fps)
+    if info.geometry != plan.spec.geometry:
+        raise InputError(f"the samples were planned for {plan.spec.geometry}, but the model has {info.geometry}")
     for bucket in plan.counts():
         encoder.check_form(*bucket)
     check_folder(folder)
@@ -207,9 +214,9 @@ def _encode(
     workers: int,
     restart: bool,
     prune: bool,
-) -> Encoded:
-    """As :func:`encode`, by the only process that writes into the folder, of what was checked."""
-    there = {entry for shard in begin(folder, info, restart=restart) for entry in shard.entries}
+) -> EncodeResult:
+    """Do what :func:`encode` says, with checked arguments, as the only process that writes into the folder."""
+    there = {entry for shard in prepare_cache(folder, info, restart=restart) for entry in shard.entries}
     captions = {text_key(encoder.facts, caption): caption for caption in ["", *map(_caption, plan.samples)]}
     new_captions = {key: caption for key, caption in captions.items() if key not in there}
     _encode_texts(new_captions, encoder, folder, report)
@@ -229,16 +236,16 @@ def _encode(
         notices.append(f"samples without a caption, which get the empty prompt: {unwritten}")
     notices += _text_notices(captions.values(), encoder)
     done = {sample.entry for sample in samples} & {key for key, _ in todo}
-    return Encoded(len(samples), len(done), len(new_captions), failed, unlisted, removed, notices)
+    return EncodeResult(len(samples), len(done), len(new_captions), failed, unlisted, removed, notices)
 
 
-def caption_of(clip: Clip) -> str:
+def caption_or_empty(clip: Clip) -> str:
     """What a clip is encoded with: its caption, or the empty prompt if there is nothing in it."""
     return clip.caption if clip.caption is not None and clip.caption.strip() else ""
 
 
 def _caption(sample: Sample) -> str:
-    return caption_of(sample.scanned.clip)
+    return caption_or_empty(sample.scanned.clip)
 
 
 def _entry(info: CacheInfo, sample: Sample) -> str:
@@ -293,13 +300,13 @@ def _decoded(
     todo: Sequence[tuple[str, Sample]], fps: float, reader: ReaderName, workers: int
 ) -> Iterator[tuple[str, Sample, np.ndarray | Exception]]:
     """Samples with their frames, or with what went wrong, in order; threads decode ahead."""
-    pool, scanned = ThreadPoolExecutor(workers, thread_name_prefix="decode"), _AsScanned()
+    pool, check = ThreadPoolExecutor(workers, thread_name_prefix="decode"), _ContentCheck()
     waiting: deque[tuple[str, Sample, Future[np.ndarray]]] = deque()
     following = iter(todo)
     try:
         while True:
             while len(waiting) < _WINDOWS_AHEAD * workers and (item := next(following, None)) is not None:
-                waiting.append((*item, pool.submit(_read, item[1], fps, reader, scanned)))
+                waiting.append((*item, pool.submit(_read, item[1], fps, reader, check)))
             if not waiting:
                 return
             key, sample, future = waiting.popleft()
@@ -312,15 +319,15 @@ def _decoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(sample: Sample, fps: float, reader: ReaderName, scanned: _AsScanned) -> np.ndarray:
+def _read(sample: Sample, fps: float, reader: ReaderName, check: _ContentCheck) -> np.ndarray:
     clip = sample.scanned.clip
-    frames = read_fitted(clip, start=sample.start, bucket=sample.bucket, fps=fps, reader=reader)
-    scanned.check(clip.media, sample.scanned.content)
+    frames = read_for_bucket(clip, start=sample.start, bucket=sample.bucket, fps=fps, reader=reader)
+    check.check(clip.media, sample.scanned.content)
     return frames
 
 
-class _AsScanned:
-    """Files must still hold the bytes that were scanned: an entry's key is made of these.
+class _ContentCheck:
+    """Checks that files still hold the bytes that were scanned: an entry's key is made of these.
 
     A file is hashed when it was first read, and again if its size or its time of change is another.
     """
@@ -366,8 +373,8 @@ def _list_samples(
             text_tokens=info.text_length or shapes[f"{text}.embeds"][0],
         )
     names = sorted(set(twice))
-    told = ", ".join(names[:_NAMES_TOLD]) + (", …" if len(names) > _NAMES_TOLD else "")
-    same = [f"clips that equal others to the byte, captions included, and count once: {told}"] if names else []
+    shown = ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
+    same = [f"clips that equal others to the byte, captions included, and count once: {shown}"] if names else []
     return list(found.values()), same
 
 
@@ -385,13 +392,13 @@ def _unlisted(folder: Path, samples: Sequence[CachedSample], info: CacheInfo, pr
 
 
 def _text_notices(captions: Iterable[str], encoder: Encoder) -> list[str]:
-    """What is to be said of captions: the most frequent notices, and how many captions there are others of."""
+    """The most frequent notices about captions, and how many captions have others."""
     counts: Counter[str] = Counter()
     for caption in captions:
         counts.update(encoder.text_notices(caption))
-    told = counts.most_common(_NOTICES_TOLD)
-    notices = [_cut(notice) if count == 1 else f"{_cut(notice)} ({count} captions)" for notice, count in told]
-    if others := counts.total() - sum(count for _, count in told):
+    shown = counts.most_common(_NOTICES_SHOWN)
+    notices = [_cut(notice) if count == 1 else f"{_cut(notice)} ({count} captions)" for notice, count in shown]
+    if others := counts.total() - sum(count for _, count in shown):
         notices.append(f"the like of {others} more captions")
     return notices
 
