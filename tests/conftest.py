@@ -190,9 +190,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = run_task.run_jobs
 
-    def ask(
-        jobs: Sequence[worker_pool.Job], *, workers: int = 1
-    ) -> Generator[tuple[int, worker_pool.JobResult], None, None]:
+    def ask(jobs: Sequence[Job], *, workers: int = 1) -> Generator[tuple[int, JobResult], None, None]:
         names.extend(Path(job.request["path"]).name for job in jobs)
         yield from real(jobs, workers=workers)
 

@@ -185,7 +185,8 @@ def test_a_killed_run_goes_on_to_the_same_cache(
     # Small shards, and time for the signal, so that some are there and some are not when it comes.
     code = (
         "import sys, time; from videodit.datasets.clips.latents import latent_shards as made; "
-        "made.MAX_SHARD_ENTRIES = 3; whole = made.write_whole; made.write_whole = lambda *file: (time.sleep(0.3), whole(*file)); "
+        "made.MAX_SHARD_ENTRIES = 3; whole = made.write_whole; "
+        "made.write_whole = lambda *file: (time.sleep(0.3), whole(*file)); "
         "from videodit.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     words = ["data", "encode", str(source), "-m", str(tiny_model), "-o", str(tmp_path / "killed"), *SMALL]
