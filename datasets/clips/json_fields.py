@@ -27,7 +27,7 @@ def dataclass_from_json(cls: type[T], values: object) -> T:
     Raises:
         InputError: no such object, with the field that is wrong.
     """
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # classes can be hashed
     if not isinstance(values, dict):
         raise InputError(f"it is {_shown(values)} and no object")
     if odd := sorted(set(hints) ^ set(values)):

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import PIL.Image
 import torch
 
+from videodit.datasets.clips.json_fields import JsonObject
 from videodit.datasets.clips.latents.buckets import Bucket, Sample, SamplePlan
 from videodit.datasets.clips.latents.latent_cache import (
     CODE_VERSION,
@@ -40,7 +41,7 @@ class Encoder(Protocol):
     """Encodes clips and captions: :class:`videodit.pipelines.clip_encoder.ClipEncoder`. All tensors are on the CPU."""
 
     @property
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self) -> JsonObject:
         """The fields of `CacheInfo` that the model decides."""
 
     def check_form(self, num_frames: int, height: int, width: int) -> None:
@@ -83,16 +84,16 @@ class EncodeResult:
 
 
 def cache_info(encoder: Encoder, fps: float) -> CacheInfo:
-    """What a cache by an encoder says about itself.
+    """The `CacheInfo` of a cache that an encoder makes.
 
     Args:
-        encoder: the model's.
+        encoder: of the model.
         fps: frames per second at which clips are read.
     """
     return CacheInfo(**encoder.facts, fps=float(fps), empty_text=text_key(encoder.facts, ""))
 
 
-def text_key(facts: Mapping[str, Any], caption: str) -> str:
+def text_key(facts: Mapping[str, object], caption: str) -> str:
     """The key of a caption's embeddings."""
     return make_key(caption=caption, text=facts["text_hash"], dtype=facts["dtype"], code=CODE_VERSION)
 
@@ -346,7 +347,7 @@ class _ContentCheck:
 
 
 def _list_samples(
-    planned: Sequence[Sample], info: CacheInfo, facts: Mapping[str, Any], folder: Path
+    planned: Sequence[Sample], info: CacheInfo, facts: Mapping[str, object], folder: Path
 ) -> tuple[list[CachedSample], list[str]]:
     """The samples whose entries are in the shards, each once, and what a user should know of the others."""
     shapes = {name: entry.shape for shard in open_shards(folder) for name, entry in shard.tensors.items()}

@@ -141,7 +141,7 @@ class CachedSample:
         content: SHA-256 of the clip's bytes.
         start: of the window, in seconds from the clip's own start.
         bucket: frames, height and width in pixels.
-        caption: what it shows; ``""`` if nobody said.
+        caption: what it shows; ``""`` if it has none.
         text_key: of the encoded caption.
         tokens: of the transformer.
         text_tokens: of the caption, as many as the model attends to.
@@ -189,7 +189,7 @@ class CachedText:
 
 
 class LatentCache:
-    """Read what ``videodit data encode`` left. Shards are mapped when they are needed, in every process anew.
+    """Read the cache of ``videodit data encode``. Each process maps the shards when it needs them.
 
     Tensors are views of the mapped files: copy one before you change it.
 

@@ -12,7 +12,7 @@ from videodit.errors import InputError
 from videodit.files import write_whole
 
 HF_PREFIX = "hf:"
-"""What a source begins with that is one."""
+"""How the name of such a source begins."""
 
 
 def read_hugging_face(name: str, split: str) -> Source:
@@ -72,7 +72,7 @@ def _one_of(names: tuple[str, str], columns: list[str], where: str) -> str | Non
     return found[0] if found else None
 
 
-def _media_of(value: Any, roots: list[Path], store: Path, where: str) -> Media:
+def _media_of(value: object, roots: list[Path], store: Path, where: str) -> Media:
     """The bytes of a row: in a file of the dataset, or in its table, when they get a file in ``store``.
 
     A table may name any path, so one counts only below ``roots``; the first is where relative ones begin.

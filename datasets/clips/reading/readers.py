@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import BinaryIO, Literal, get_args
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def open_clip(media: Media, *, reader: ReaderName = "pyav", fps: float | None = 
     """Open a clip for reading. One thread decodes: a loader has a process for each core.
 
     Args:
-        media: the clip's bytes; what they hold is told from them, not from a name.
+        media: the clip's bytes, by which its kind is recognised; its name plays no part.
         reader: "pyav", which reads everything, or "decord".
         fps: play the frames at this rate, in place of the file's time stamps.
 
@@ -102,7 +102,9 @@ class _DecordFrames(Frames):
         decord.logging.set_level(decord.logging.QUIET)
         try:
             with contextlib.ExitStack() as stack:
-                where: Any = f"file:{media.path}" if media.size is None else stack.enter_context(media.open())
+                where: str | BinaryIO = (
+                    f"file:{media.path}" if media.size is None else stack.enter_context(media.open())
+                )
                 self._reader = decord.VideoReader(where, ctx=decord.cpu(0), num_threads=1)
                 times = self._reader.get_frame_timestamp(np.arange(len(self._reader)))[:, 0]
         except (decord.DECORDError, RuntimeError, AssertionError) as error:

@@ -1,4 +1,4 @@
-"""What a clip of a data set is before anything of it is decoded: its name, its bytes, its caption."""
+"""Clips of a data set before anything of them is decoded: their names, bytes and captions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Clip:
     Args:
         name: unique in its source, and what reports call it.
         media: where its bytes are: a video, or an image, which is a clip of one frame.
-        caption: what it shows; ``None`` if nobody said.
+        caption: what it shows; ``None`` if it has none.
         start: where it begins in the file, in seconds from the first frame.
         end: where it ends; ``None`` for the file's end.
         fps: play the file's frames at this rate, in place of its own time stamps; ``None`` trusts them.

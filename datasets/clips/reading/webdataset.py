@@ -23,7 +23,7 @@ from videodit.datasets.clips.reading.source_fields import (
 from videodit.errors import InputError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-"""Where a pattern of shards counts."""
+"""The range of numbers in a pattern of shards."""
 _MAX_SHARDS = 100_000
 _BLOCK = 512  # bytes: what tars are made of
 

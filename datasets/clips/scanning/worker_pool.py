@@ -136,7 +136,8 @@ class _Worker:
             timer.cancel()
             timer.join()
         if line.endswith("\n"):
-            return json.loads(line)
+            reply: Reply = json.loads(line)
+            return reply
         raise _TimedOut if self.timed_out else _WorkerDied
 
     def _time_out(self) -> None:
