@@ -11,6 +11,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import av
@@ -24,6 +25,7 @@ from videodit.datasets.clips.reading.records import Clip, Media, Source
 from videodit.datasets.clips.reading.sources import read_source
 from videodit.datasets.clips.scanning import worker_pool
 from videodit.datasets.clips.scanning.scan_clips import ScannedClip, scan
+from videodit.limits import current_limits
 
 # What a test's workers do in place of reading a file whose name says so. Without core dumps.
 _ODD_WORKER = """
@@ -276,6 +278,19 @@ def test_a_file_that_hangs_or_crashes_costs_itself_alone(tmp_path: Path) -> None
         "hang.mp4": "timed out after 3 s",
     }
     assert [item.clip.name for item in found] == names
+
+
+def test_the_names_in_a_ledger_stay(tmp_path: Path) -> None:
+    """Results of earlier releases are believed only as long as the keys and the fields are called the same."""
+    clip, cache = write(tmp_path / "a.mp4", moving(3)), tmp_path / "scan.jsonl"
+    scan(source_of(clip), cache=cache)
+    (line,) = map(json.loads, cache.read_text().splitlines())
+    *file, start, end, fps, settings = json.loads(line["key"])
+    assert file == [str(clip), 0, clip.stat().st_size, clip.stat().st_mtime_ns]
+    assert (start, end, fps) == (0.0, None, None)
+    assert settings == {"task": "look", "version": 3, "reader": "pyav", "bounds": asdict(current_limits())}
+    features = ["flags", "bars", "hashes", "thumbs", "seconds", "parts"]
+    assert list(line["answer"]) == ["content", "info", "notices", *features]
 
 
 @pytest.mark.usefixtures("odd_worker")

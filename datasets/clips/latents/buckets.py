@@ -1,6 +1,6 @@
-"""Which range of which clip is trained on, and in which form: frames × size under a budget of tokens.
+"""Which range of which clip is trained on, and in which shape: frames × size under a budget of tokens.
 
-A bucket is a form that clips are brought into. Its size follows from the clip's own shape: of all legal sizes within
+A bucket is the shape of a sample. Its size follows from the clip's own shape: of all legal sizes within
 the budget the one with the highest ``kept² · used``, where ``kept`` is the share of the picture that is left after the
 crop and ``used`` the share of the budget that the size fills.
 """
@@ -26,7 +26,7 @@ _NAMES_SHOWN = 3
 
 
 class Bucket(NamedTuple):
-    """A form that clips are brought into: frames, and height and width in pixels."""
+    """The shape of a sample: frames, and height and width in pixels."""
 
     frames: int
     height: int
@@ -45,7 +45,7 @@ class SampleSpec:
         fps: frames per second at which clips are read.
         frames: legal frame counts to use; a clip gives windows of the largest of them that it is long enough for.
         max_tokens: of a sample, as the transformer counts them.
-        max_buckets: how many forms there may be; the rarest are merged into others.
+        max_buckets: how many there may be; the rarest are merged into others.
         windows: cut a long clip into consecutive windows, or take its first alone.
         max_pixels: of a frame. Without this limit an image is as large as all the tokens of a clip allow.
         size: height and width that all samples have, for models with learned positions.
@@ -102,12 +102,12 @@ def _illegal_frames(geometry: VideoGeometry, count: int) -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """A window of a clip in the form of a bucket.
+    """A window of a clip, in the shape of a bucket.
 
     Args:
         scanned: the clip.
         start: of the window, in seconds from the clip's own start.
-        bucket: its form.
+        bucket: its shape.
     """
 
     scanned: ScannedClip

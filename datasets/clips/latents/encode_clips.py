@@ -45,13 +45,13 @@ class Encoder(Protocol):
         """The fields of `CacheInfo` that the model decides."""
 
     def check_form(self, num_frames: int, height: int, width: int) -> None:
-        """Raise a ValueError if the model cannot be trained on clips of this form."""
+        """Raise an InputError if the model cannot be trained on clips of this length and size."""
 
     def latents(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation ``[C, T, H, W]`` of uint8 frames ``[T, H, W, 3]``."""
 
     def condition(self, frames: np.ndarray, *, seed: int) -> dict[str, torch.Tensor]:
-        """What the model takes of the first image besides its latent."""
+        """What the model conditions on besides the latent of the first frame."""
 
     def text(self, caption: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings ``[L, D]`` of a caption, and its pooled one ``[P]``."""
@@ -99,14 +99,14 @@ def text_key(facts: Mapping[str, object], caption: str) -> str:
 
 
 def entry_key(info: CacheInfo, clip: Clip, *, content: str, start: float, bucket: Bucket) -> str:
-    """The key of a window's latents: of the bytes, the stretch, the form and what encodes. Captions play no part.
+    """The key of a window's latents: of the bytes, the range, the bucket and the encoders. Captions play no part.
 
     Args:
         info: of the cache.
         clip: its range and rate.
         content: SHA-256 of its bytes.
         start: of the window, in seconds from the clip's own start.
-        bucket: the window's form.
+        bucket: the window's shape.
     """
     return make_key(
         content=content,
@@ -120,7 +120,7 @@ def entry_key(info: CacheInfo, clip: Clip, *, content: str, start: float, bucket
 
 
 def resize_and_crop(frames: np.ndarray, bucket: Bucket) -> np.ndarray:
-    """Bring frames to a bucket's size: scaled so that they cover it (Lanczos, antialiased), the middle kept.
+    """Resize frames to cover a bucket's size (Lanczos, antialiased), and crop the centre.
 
     Args:
         frames: uint8 ``[T, H, W, 3]``.
@@ -144,7 +144,7 @@ def read_for_bucket(clip: Clip, *, start: float, bucket: Bucket, fps: float, rea
     Args:
         clip: which.
         start: of the window, in seconds from the clip's own start.
-        bucket: the window's form.
+        bucket: the window's shape.
         fps: frames per second.
         reader: what decodes.
 
@@ -165,7 +165,7 @@ def encode(
     prune: bool = False,
     report: Report = lambda stage, done, total: None,
 ) -> EncodeResult:
-    """Encode what a plan has and the cache has not, and list the plan's samples.
+    """Encode the samples of a plan that are not in the cache yet, and list the plan's samples.
 
     Samples are encoded one at a time, so that each has the same bits whatever is encoded beside it. Stopped at any
     moment, the call loses the shard at hand, and the same call goes on from there.
@@ -241,7 +241,7 @@ def _encode(
 
 
 def caption_or_empty(clip: Clip) -> str:
-    """What a clip is encoded with: its caption, or the empty prompt if there is nothing in it."""
+    """The caption that a clip is encoded with: its own, or the empty prompt if that is missing or blank."""
     return clip.caption if clip.caption is not None and clip.caption.strip() else ""
 
 
@@ -300,7 +300,7 @@ def _encode_latents(
 def _decoded(
     todo: Sequence[tuple[str, Sample]], fps: float, reader: ReaderName, workers: int
 ) -> Iterator[tuple[str, Sample, np.ndarray | Exception]]:
-    """Samples with their frames, or with what went wrong, in order; threads decode ahead."""
+    """Samples with their frames, or with the error, in order; threads decode ahead."""
     pool, check = ThreadPoolExecutor(workers, thread_name_prefix="decode"), _ContentCheck()
     waiting: deque[tuple[str, Sample, Future[np.ndarray]]] = deque()
     following = iter(todo)
@@ -349,7 +349,7 @@ class _ContentCheck:
 def _list_samples(
     planned: Sequence[Sample], info: CacheInfo, facts: Mapping[str, object], folder: Path
 ) -> tuple[list[CachedSample], list[str]]:
-    """The samples whose entries are in the shards, each once, and what a user should know of the others."""
+    """The samples whose entries are in the shards, each once, and a notice about samples that are equal."""
     shapes = {name: entry.shape for shard in open_shards(folder) for name, entry in shard.tensors.items()}
     found: dict[str, CachedSample] = {}
     twice = []
@@ -380,7 +380,7 @@ def _list_samples(
 
 
 def _unlisted(folder: Path, samples: Sequence[CachedSample], info: CacheInfo, prune: bool) -> tuple[int, int]:
-    """How many entries nothing needs, after shards of them alone were removed if that is wanted, and how many were."""
+    """How many entries no sample needs, and how many shards of such entries alone were removed to prune the cache."""
     needed = {sample.entry for sample in samples} | {sample.text_key for sample in samples} | {info.empty_text}
     unlisted = removed = 0
     for shard in open_shards(folder):

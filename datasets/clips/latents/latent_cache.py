@@ -92,11 +92,11 @@ class CacheInfo:
 
     @property
     def geometry(self) -> VideoGeometry:
-        """How pixels, latents and tokens relate."""
+        """The shapes of pixels, latents and tokens."""
         return VideoGeometry(Size3D(*self.stride), Size3D(*self.patch), causal=self.causal)
 
     def differences(self, other: CacheInfo) -> list[str]:
-        """Why entries of another cache are not entries of this one, each in a few words."""
+        """The fields in which another cache differs so that its entries cannot be used here, each in a few words."""
         names = [field.name for field in fields(self) if field.name not in ("model", "model_hash")]
         pairs = [(name, getattr(self, name), getattr(other, name)) for name in names]
         return [f"{name} {ours!r} instead of {theirs!r}" for name, ours, theirs in pairs if ours != theirs]
@@ -273,7 +273,7 @@ class LatentCache:
         return self._tensor(f"{entry}.mean"), self._tensor(f"{entry}.std")
 
     def condition(self, key: str) -> dict[str, Tensor]:
-        """What the model takes of the first image besides its latent.
+        """What the model conditions on besides the latent of the first frame.
 
         Args:
             key: of the sample.
@@ -345,7 +345,7 @@ def check_folder(folder: Path) -> None:
 
 
 def prepare_cache(folder: Path, info: CacheInfo, *, restart: bool = False) -> list[Shard]:
-    """Make a folder ready for entries, and clear away what a killed run or a bad disk left in it.
+    """Prepare a folder for entries, and remove what a killed run or a bad disk left in it.
 
     Args:
         folder: the cache's; made if it is not there.
@@ -385,7 +385,7 @@ def _readable(folder: Path) -> bool:
 
 
 def write_samples(folder: Path, samples: Iterable[CachedSample]) -> None:
-    """Write the list of samples in place of the one before, by key."""
+    """Write the list of samples, by key; it replaces an earlier list."""
     write_jsonl(folder / _SAMPLES, (sample.row() for sample in sorted(samples, key=lambda s: s.key)))
 
 

@@ -16,7 +16,15 @@ HF_PREFIX = "hf:"
 
 
 def read_hugging_face(name: str, split: str) -> Source:
-    """The clips of a split; see :func:`videodit.datasets.clips.reading.sources.read_source`."""
+    """The clips of a split of a dataset.
+
+    Args:
+        name: of the dataset on the hub, or its folder.
+        split: of the dataset.
+
+    Raises:
+        InputError: the library is missing, the dataset cannot be loaded, or a row has no clip.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -73,7 +81,7 @@ def _one_of(names: tuple[str, str], columns: list[str], where: str) -> str | Non
 
 
 def _media_of(value: object, roots: list[Path], store: Path, where: str) -> Media:
-    """The bytes of a row: in a file of the dataset, or in its table, when they get a file in ``store``.
+    """The bytes of a row: in a file of the dataset, or in its table, which are then written to a file in ``store``.
 
     A table may name any path, so one counts only below ``roots``; the first is where relative ones begin.
     """

@@ -27,7 +27,7 @@ IMAGE_SUFFIXES = frozenset(SUFFIXES)
 
 @contextlib.contextmanager
 def as_input_errors(source: str) -> Iterator[None]:
-    """Errors of the file system become ValueErrors that name the file, or the source where no file is known."""
+    """Turn errors of the file system into InputErrors that name the file, or the source where no file is known."""
     try:
         yield
     except OSError as error:
@@ -73,7 +73,7 @@ def name_some(names: list[str], one: str, many: str, shown: int = 3) -> str:
 
 
 def outside_links(folder: Path, files: Iterable[Path]) -> str:
-    """A notice that files are reached by links that lead out of their folder; empty if none is."""
+    """A notice that names files that are links to somewhere outside the folder; empty if there are none."""
     root, parents, out = folder.resolve(), dict[Path, bool](), []
     for file in dict.fromkeys(files):
         if file.parent not in parents:

@@ -50,7 +50,11 @@ def expand_pattern(pattern: str) -> list[Path]:
 
 
 def read_webdataset(paths: list[Path]) -> Source:
-    """The clips of tars; see :func:`videodit.datasets.clips.reading.sources.read_source`."""
+    """The clips of WebDataset shards.
+
+    Raises:
+        InputError: a tar that is damaged, or a key with several clips or a bad caption.
+    """
     collected, others = ClipCollector(), list[str]()
     for path in paths:
         for key, members in _grouped(path).items():

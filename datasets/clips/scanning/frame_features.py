@@ -119,12 +119,12 @@ _DCT = _dct_rows()
 
 
 def is_black(frames: Sequence[FrameFeatures]) -> bool:
-    """No frame shows anything."""
+    """Whether no frame shows anything."""
     return all(frame.bright <= BLACK_SHARE for frame in frames)
 
 
 def is_static(frames: Sequence[FrameFeatures]) -> bool:
-    """There is more than one frame, and none differs from the first by more than noise."""
+    """Whether there is more than one frame, and none differs from the first by more than noise."""
     changes = [float(np.abs(frame.grid - frames[0].grid).max()) for frame in frames[1:]]
     return bool(changes) and max(changes) <= STILL_CHANGE
 

@@ -21,7 +21,7 @@ class Ledger:
     A file that holds something else stays as it is.
 
     Args:
-        path: the file; made if it is not there.
+        path: the file, which is made if it is missing.
         check: raises KeyError, TypeError or ValueError for what is no result.
 
     Raises:

@@ -19,11 +19,11 @@ class UnusableClip(Exception):
 
 
 def check_file(media: Media) -> None:
-    """Find what is no clip without a decoder.
+    """Check a file before a decoder opens it.
 
     Raises:
-        UnusableClip: no file, or an empty one.
-        OSError: it cannot be looked at.
+        UnusableClip: it is not a regular file, or it is empty.
+        OSError: it is missing or cannot be accessed.
     """
     # A pipe or a device would be waited for without end.
     if not stat.S_ISREG(media.path.stat().st_mode):
