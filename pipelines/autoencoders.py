@@ -44,7 +44,7 @@ def decode_chunks(vae: Any, latents: Iterable[Tensor], *, causal: bool, loop: bo
     autoencoders know no chunks.
 
     Args:
-        vae: as for :func:`decode`, and so are the others.
+        vae: see :func:`decode`.
         latents: parts of a clip ``[B, C, t, H, W]``, from its first frame to its last.
         causal: see :class:`videodit.families.sampling.Sampling`.
         loop: the first latent follows the last.
@@ -170,7 +170,7 @@ def encode_posterior(vae: Any, clip: Tensor) -> tuple[Tensor, Tensor]:
         Mean and standard deviation, fp32 ``[B, C, T, H, W]`` each.
 
     Raises:
-        ValueError: a clip that an autoencoder of tiles alone (Allegro's) would leave parts of at zero.
+        InputError: a clip that an autoencoder of tiles alone (Allegro's) would leave parts of at zero.
     """
     x = clip.to(vae.dtype)
     if type(vae).__name__ == "AutoencoderKL":  # images: a clip's frames one by one
@@ -205,7 +205,7 @@ def check_tiles(vae: Any, num_frames: int, height: int, width: int) -> None:
     """See that an autoencoder that works in tiles alone (Allegro's) reaches every part of a clip.
 
     Raises:
-        ValueError: it would leave parts of the latents at zero.
+        InputError: it would leave parts of the latents at zero.
     """
     if type(vae).__name__ != "AutoencoderKLAllegro":
         return

@@ -28,7 +28,7 @@ class WindowStore:
         clips: the recipes of the clips that are made.
 
     Raises:
-        ValueError: a recipe without a seed or a prompt, or a folder that holds windows of other clips.
+        InputError: a recipe without a seed or a prompt, or a folder that holds windows of other clips.
     """
 
     def __init__(self, folder: Path, clips: list[dict[str, Any]]) -> None:
@@ -64,7 +64,7 @@ class WindowStore:
         """The seed of the clips that were begun there, if any were.
 
         Raises:
-            ValueError: a file of another kind.
+            InputError: a file of another kind.
         """
         path = folder / _ABOUT
         if not path.is_file():

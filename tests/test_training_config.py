@@ -105,7 +105,7 @@ def test_a_file_of_something_else(tmp_path, text):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"is no file and none of mini-lora, wan-1\.3b-lora, wan-5b-lora"):
+    with pytest.raises(ValueError, match=r"does not exist; .* preset: mini-lora, wan-1\.3b-lora, wan-5b-lora"):
         load_config("nothing")
 
 

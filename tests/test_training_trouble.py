@@ -384,7 +384,7 @@ def test_clips_of_validation_start_from_images(configured, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"noise__guidance": 3.0}, "noise.guidance is 3.0: this model is not told any"),
+        ({"noise__guidance": 3.0}, "noise.guidance is 3.0, but this model has no guidance input"),
         ({"validation__prompts": ["a"], "validation__frames": 10**9}, "tokens; the limit is"),
         (
             {"validation__prompts": ["a"], "validation__images": ["nowhere.png"]},

@@ -113,7 +113,7 @@ def frame_rate(fps: float | Fraction) -> Fraction:
     meant to be that rate: 23.976 becomes 24000/1001.
 
     Raises:
-        ValueError: ``fps`` is not a number from 0.0001 to 1000.
+        InputError: ``fps`` is not a number from 0.0001 to 1000.
     """
     if not MIN_FPS <= fps <= MAX_FPS:  # false for NaN, too
         raise InputError(f"fps is {fps}; it must be {MIN_FPS} to {MAX_FPS}")
@@ -131,7 +131,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     An existing file is fine: it will be replaced.
 
     Raises:
-        ValueError: the suffix is not ``.mp4``, the folder is missing or not writable, or ``path`` is a
+        InputError: the suffix is not ``.mp4``, the folder is missing or not writable, or ``path`` is a
             folder or a read-only file.
     """
     target = Path(path)
@@ -178,7 +178,7 @@ class VideoWriter:
         crf: libx264's quality, 0 (lossless but for the chroma) to 51 (worst).
 
     Raises:
-        ValueError: one of the above is not as described, or ``path`` cannot be written.
+        InputError: one of the above is not as described, or ``path`` cannot be written.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class VideoWriter:
         """Append ``frames``, uint8 RGB ``[T, H, W, 3]``, an array or a tensor on any device.
 
         Raises:
-            ValueError: another shape, size or dtype.
+            InputError: another shape, size or dtype.
             RuntimeError: the writer is not open.
         """
         if self._container is None or self._stream is None:
@@ -321,7 +321,7 @@ def write_video(
         Seconds that the encoder worked.
 
     Raises:
-        ValueError: no frames, frames of another shape or dtype, or ``path`` cannot be written.
+        InputError: no frames, frames of another shape or dtype, or ``path`` cannot be written.
     """
     check_writable(path)
     chunks: Iterator[Any] = iter([frames] if hasattr(frames, "shape") else frames)

@@ -142,7 +142,7 @@ def _check_report(path: Path) -> None:
     """Make sure before long work that a report can be written, and that it takes the place of nothing else.
 
     Raises:
-        ValueError: another suffix, a folder that is not there or read-only, or a file that is no report.
+        InputError: another suffix, a folder that is not there or read-only, or a file that is no report.
     """
     if path.suffix.lower() != ".jsonl" or path.is_dir() or not path.absolute().parent.is_dir():
         raise InputError(f"report is {str(path)!r}; it must be a .jsonl file in a folder that is there")

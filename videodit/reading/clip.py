@@ -55,7 +55,7 @@ class ClipReader:
             indices: 0 to ``info.num_frames - 1``, never falling; a number may come twice.
 
         Raises:
-            ValueError: no index, one out of range or order, or a frame that does not decode.
+            InputError: no index, one out of range or order, or a frame that does not decode.
         """
         wanted = np.asarray(indices)
         unique, back = np.unique(wanted, return_inverse=True)
@@ -66,7 +66,7 @@ class ClipReader:
         """The frames of these numbers as they are decoded, uint8 RGB ``[H, W, 3]``; one that comes twice comes once.
 
         Raises:
-            ValueError: see :meth:`frames`.
+            InputError: see :meth:`frames`.
         """
         wanted = np.asarray(indices)
         if wanted.ndim != 1 or not wanted.size or wanted.dtype.kind not in "iu":

@@ -1,4 +1,4 @@
-"""What a fine-tuning run is told: one YAML file, checked before anything is loaded.
+"""The settings of a fine-tuning run: one YAML file, checked before anything is loaded.
 
 A file is read, `a.b=c` overrides of the command line are put over it, and pydantic checks the whole: an unknown key is
 an error. The resolved config is saved beside every checkpoint, and :func:`differences` tells whether a run may go on
@@ -196,7 +196,7 @@ class Validation(_Part):
         every: steps; 0 for the end alone.
         prompts: of which clips are made, always from the same noise.
         images: files of the images that these clips start from, one for each prompt; none for text to video.
-        steps: of the sampler; ``None`` for the model's own, as for the next two.
+        steps: of the sampler; ``None`` for the model's own.
         guidance: classifier-free guidance.
         frames: of these clips.
         size: ``(width, height)``.
@@ -329,7 +329,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> TrainingCo
         overrides: ``a.b=c``, where ``c`` is YAML: ``train.steps=50``, ``validation.prompts=["a red ball"]``.
 
     Raises:
-        ValueError: no such file or name, broken YAML, an override that is none, an unknown key or a bad value; all
+        InputError: no such file or name, broken YAML, an override that is none, an unknown key or a bad value; all
             bad values are named at once.
     """
     values = _read_yaml(source)
@@ -348,7 +348,9 @@ def _read_yaml(source: str | Path) -> dict[str, Any]:
     elif str(source) in preset_names():
         text = (PRESETS / f"{source}.yaml").read_bytes()
     else:
-        raise InputError(f"config {str(source)!r} is no file and none of {', '.join(preset_names())}")
+        raise InputError(
+            f"config {str(source)!r} does not exist; pass a YAML file or a preset: {', '.join(preset_names())}"
+        )
     try:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -66,7 +66,7 @@ class Trainer:
         resume: ``"latest"``, a checkpoint's folder, or ``None`` for a new run.
 
     Raises:
-        ValueError: a cache, model, tracker or output folder that does not fit, or a checkpoint that the config may not
+        InputError: a cache, model, tracker or output folder that does not fit, or a checkpoint that the config may not
             go on from (each difference is named). Nothing was trained or written then.
     """
 

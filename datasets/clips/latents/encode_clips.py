@@ -190,7 +190,7 @@ def encode(
     """
     check_settings(reader=reader, workers=workers)
     if not plan.samples:
-        raise InputError("there is no sample to encode: no clip fits what is wanted")
+        raise InputError("there is no sample to encode: no clip fits the requested size, length and rate")
     info = cache_info(encoder, plan.spec.fps)
     if info.geometry != plan.spec.geometry:
         raise InputError(f"the samples were planned for {plan.spec.geometry}, but the model has {info.geometry}")
