@@ -119,9 +119,8 @@ def _decode_foreign(vae: Any, latents: Tensor, *, causal: bool) -> Tensor:
     """:func:`decode` with one of diffusers' autoencoders."""
     config = vae.config
     z = latents / config.scaling_factor
-    buffers = dict(vae.named_buffers(recurse=False))
-    if "latents_mean" in buffers:  # LTX-Video keeps its statistics among the weights
-        mean, std = (buffers[f"latents_{name}"].view(1, -1, 1, 1, 1).to(latents) for name in ("mean", "std"))
+    if (statistics := _statistics(vae)) is not None:
+        mean, std = (one.view(1, -1, 1, 1, 1).to(latents) for one in statistics)
         z = z * std + mean
     elif getattr(config, "shift_factor", None):
         z = z + config.shift_factor
@@ -188,13 +187,23 @@ def encode_posterior(vae: Any, clip: Tensor) -> tuple[Tensor, Tensor]:
     return (mean.float() - shift) / scale, std.float() / scale
 
 
+def _statistics(vae: Any) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation ``[C]`` that latents were normalised by: LTX-Video's are among its weights."""
+    buffers = dict(vae.named_buffers(recurse=False))
+    if "latents_mean" in buffers:
+        return buffers["latents_mean"], buffers["latents_std"]
+    if type(vae).__name__ == "AutoencoderKLMochi" and vae.config.latents_mean and vae.config.latents_std:
+        return torch.tensor(vae.config.latents_mean), torch.tensor(vae.config.latents_std)
+    return None
+
+
 def _shift_and_scale(vae: Any, device: torch.device) -> tuple[Tensor, Tensor]:
     """What the transformer's latents are multiplied by, and what is added then, to become the autoencoder's."""
-    config, buffers = vae.config, dict(vae.named_buffers(recurse=False))
+    config = vae.config
     if hasattr(vae, "normalize"):
         shift, scale = torch.tensor(config.latents_mean), torch.tensor(config.latents_std)
-    elif "latents_mean" in buffers:
-        shift, scale = buffers["latents_mean"].float(), buffers["latents_std"].float() / config.scaling_factor
+    elif (statistics := _statistics(vae)) is not None:
+        shift, scale = statistics[0].float(), statistics[1].float() / config.scaling_factor
     else:
         shift = torch.tensor([getattr(config, "shift_factor", None) or 0.0])
         scale = torch.tensor([1 / config.scaling_factor])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,9 @@ def vae_stride(config: Mapping[str, Any]) -> Size3D:
         return Size3D(time, space, space)
     if name == "AutoencoderKLLTXVideo":
         return _ltx_stride(config)
+    if name == "AutoencoderKLMochi":
+        space = math.prod(config["spatial_expansions"])
+        return Size3D(math.prod(config["temporal_expansions"]), space, space)
     space = config.get("spatial_compression_ratio") or 2 ** (len(config["block_out_channels"]) - 1)
     return Size3D(config.get("temporal_compression_ratio", 1), space, space)
 
