@@ -226,7 +226,7 @@ def test_files_are_what_safetensors_reads(tmp_path: Path) -> None:
         target = torch.zeros(1)
         reader.read_into("x.y", Window((1,), (1,)), target)
         assert target == 1
-        with pytest.raises(ValueError, match=r"holds 1 of the 2 numbers of x.y"):
+        with pytest.raises(ValueError, match=r"holds 1 of the 2 values of x.y"):
             reader.read_into("x.y", Window((1,), (2,)), torch.zeros(2))
 
 
