@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 
 import videodit
 from videodit.adapters import save_lora
-from videodit.datasets.clips.cache import CachedSample, LatentCache
+from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
 from videodit.errors import InputError, ModelError, Stopped
 from videodit.files import write_whole
 from videodit.training.card import LORA_FILE, MODEL_FOLDER, model_spec, push_to_hub, write_card
