@@ -672,7 +672,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
     def _begin_call(self, plan: Plan) -> None:
         """Set what callbacks see, and see that several processes can share the work."""
         self._interrupt = False
-        self._attention_kwargs = plan.request.attention_kwargs
+        kwargs = plan.request.attention_kwargs
+        self._attention_kwargs = None if kwargs is None else dict(kwargs)
         self._guidance_scale_2 = plan.request.guidance_scale_2
         self._begin_run(plan.guidance_scale)
         if self.processes is not None:

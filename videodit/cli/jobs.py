@@ -21,6 +21,7 @@ from videodit.cli.progress import Progress, show_progress
 from videodit.errors import InputError
 from videodit.files import sole_maker
 from videodit.pipelines.request import LoRARequest, Request, as_list
+from videodit.pipelines.storyboard import Storyboard
 from videodit.prompts import is_blank
 
 if TYPE_CHECKING:
@@ -230,9 +231,9 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
 
 
 def _prompt_rows(request: Request) -> list[tuple[str, str]]:
-    if isinstance(request.prompt, str):
-        return [("prompt", request.prompt)]
-    return [("prompt", f"from {at:g} s: {prompt}") for at, prompt in request.prompt.scenes]
+    if isinstance(request.prompt, Storyboard):
+        return [("prompt", f"from {at:g} s: {prompt}") for at, prompt in request.prompt.scenes]
+    return [("prompt", prompt) for prompt in as_list(request.prompt)]
 
 
 def _told(record: dict[str, Any]) -> str:
