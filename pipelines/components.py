@@ -10,7 +10,9 @@ from torch import nn
 
 from videodit.errors import InputError
 from videodit.families import FAMILIES, Family, Sampling, family_of
+from videodit.families.autoencoders import AUTOENCODERS, autoencoder_named
 from videodit.families.base import to_native
+from videodit.pipelines.folders import own_class
 from videodit.weights import build, check_names
 
 
@@ -115,19 +117,18 @@ def _with_overrides(model: Any, name: str, overrides: dict[str, Any]) -> Any:
 
 
 def _vae(vae: Any, sampling: Sampling) -> Any:
-    """The autoencoder, diffusers' AutoencoderKLWan as a CausalVideoVAE.
+    """The autoencoder, one of diffusers' whose weights are our class's as that class.
 
     Raises:
         InputError: another class than the pipeline's way of sampling needs.
     """
-    from videodit.vae import CausalVideoVAE
-
-    needed = "CausalVideoVAE" if sampling.vae in ("CausalVideoVAE", "AutoencoderKLWan") else sampling.vae
-    if type(vae).__name__ == "AutoencoderKLWan" and needed == "CausalVideoVAE":
-        config = CausalVideoVAE._native_config({**vae.config, "_class_name": "AutoencoderKLWan"}, "vae")
-        ours = build(lambda: CausalVideoVAE.from_config(config), "vae")
-        ours.load_state_dict(vae.state_dict(), assign=True)
-        return ours.train(vae.training)
-    if isinstance(vae, CausalVideoVAE) if needed == "CausalVideoVAE" else type(vae).__name__ == needed:
+    needed, name = autoencoder_named(sampling.vae).loaded, type(vae).__name__
+    ours = own_class(needed.class_name)
+    if ours is not None and name in AUTOENCODERS and AUTOENCODERS[name].loads_as == needed.class_name:
+        config = ours._native_config({**vae.config, "_class_name": name}, "vae")
+        made = build(lambda: ours.from_config(config), "vae")
+        made.load_state_dict(vae.state_dict(), assign=True)
+        return made.train(vae.training)
+    if isinstance(vae, ours) if ours is not None else name == needed.class_name:
         return vae
-    raise InputError(f"vae is a {type(vae).__name__}; legal is a {needed}")
+    raise InputError(f"vae is a {name}; legal is a {needed.class_name}")

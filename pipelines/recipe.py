@@ -64,6 +64,8 @@ def write_recipes(pipe: Any, plan: Plan, seeds: Sequence[int | None], actions: s
         seeds: one a clip; ``None`` where no seed gives it again.
         actions: what each step computes; ``None``: everything.
     """
+    from videodit.pipelines.autoencoders import tiles_used
+
     request, inputs, videos = plan.request, plan.inputs, plan.videos
     story, per_prompt = isinstance(request.prompt, Storyboard), request.num_videos_per_prompt
     prompts: list[Any] = [*as_list(request.prompt)] or [None] * (videos // per_prompt)
@@ -84,7 +86,7 @@ def write_recipes(pipe: Any, plan: Plan, seeds: Sequence[int | None], actions: s
         "step_actions": actions,
         "batched_guidance": pipe.batch_guidance or None,
         "quantize": pipe.quantized,
-        "tiling": pipe.tiling_of(plan.height, plan.width),
+        "tiling": tiles_used(pipe.vae, plan.height, plan.width),
         "attention": attention_backend(pipe.transformer),
         "max_sequence_length": request.max_sequence_length,
         "attention_kwargs": request.attention_kwargs or None,

@@ -655,13 +655,13 @@ def test_a_ring_decodes_as_one_that_went_round_for_long(pipe: VideoDiTPipeline) 
     ring = torch.randn(1, 4, 3, 4, 4, generator=seeded(0))
     with torch.no_grad():
         rounds = pipe.vae.decode(pipe.vae.denormalize(ring.repeat(1, 1, 30, 1, 1))).sample[:, :, -12:]
-    torch.testing.assert_close(decode(pipe.vae, ring, causal=True, loop=True), rounds, atol=1e-5, rtol=0)
+    torch.testing.assert_close(decode(pipe.vae, ring, loop=True), rounds, atol=1e-5, rtol=0)
     pipe.vae.enable_streaming(2)
     try:
-        torch.testing.assert_close(decode(pipe.vae, ring, causal=True, loop=True), rounds, atol=1e-5, rtol=0)
+        torch.testing.assert_close(decode(pipe.vae, ring, loop=True), rounds, atol=1e-5, rtol=0)
     finally:
         pipe.vae.disable_streaming()
-    turned = decode(pipe.vae, ring.roll(1, dims=2), causal=True, loop=True)
+    turned = decode(pipe.vae, ring.roll(1, dims=2), loop=True)
     torch.testing.assert_close(turned, rounds.roll(4, dims=2), atol=1e-5, rtol=0)
 
 
