@@ -28,7 +28,7 @@ from videodit.pipelines.adapters import LoRAPipeline
 from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.components import settle_components
 from videodit.pipelines.conditions import AnyCondition, Fit
-from videodit.pipelines.denoising import Denoiser
+from videodit.pipelines.denoising import make_denoiser
 from videodit.pipelines.folders import family_of_index, files_hash, model_hash
 from videodit.pipelines.loading import load_components
 from videodit.pipelines.origin import Origin, OriginPipeline
@@ -616,7 +616,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         watch.mark("prepare")
 
         # 3. Denoise
-        denoiser = partial(Denoiser, self, text=text, plan=plan, batched=self.batch_guidance, actions=actions)
+        denoiser = partial(make_denoiser, self, text=text, plan=plan, batched=self.batch_guidance, actions=actions)
         inputs = callback_inputs(plan.inputs, self._callback_tensor_inputs)
         watcher = Watcher(watch, plan.inputs.callback_on_step_end, inputs, partial(mark_changed, recipes))
         parts: Iterator[Tensor] = sample(self, start, plan, denoiser, watcher, store)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from videodit.shapes import VideoGeometry
+if TYPE_CHECKING:
+    from videodit.acceleration.parallel import Processes
+    from videodit.families.sampling import Sampling
+    from videodit.pipelines.spec import ModelSpec
+    from videodit.shapes import VideoGeometry
+    from videodit.text import EncodedPrompts, TextEncoder
+    from videodit.text_spec import TextSpec
+    from videodit.transformer import VideoDiT
 
 
 class VAE(Protocol):
@@ -61,3 +68,82 @@ class Scheduler(Protocol):
     @property
     def set_timesteps(self) -> Callable[..., None]:
         """Lay out noise levels."""
+
+
+class RunningPipeline(Protocol):
+    """What the sampling loop reads and sets of a pipeline; see :class:`videodit.pipelines.running.RunState`."""
+
+    config: Any
+    scheduler: Scheduler
+    transformer: VideoDiT
+    transformer_2: VideoDiT | None
+    processes: Processes | None
+    _guidance_scale: float
+    _guidance_scale_2: float | None
+    _attention_kwargs: dict[str, Any] | None
+    _num_timesteps: int
+    _current_timestep: Tensor | None
+
+    @property
+    def sampling(self) -> Sampling:
+        """How clips are made with the model."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run is to end after the current step."""
+
+    @property
+    def _scale_2(self) -> float:
+        """The second expert's guidance scale."""
+
+    def _begin_run(self, guidance_scale: float) -> None:
+        """Go back to a call's own guidance scale."""
+
+    def _lora_entries(self) -> list[Any]:
+        """Loaded LoRAs and their weights."""
+
+    @property
+    def progress_bar(self) -> Callable[..., Any]:
+        """A bar that steps are shown on."""
+
+
+class EncodingPipeline(Protocol):
+    """What encodes pictures and clips of a pipeline."""
+
+    vae: VAE
+    transformer: VideoDiT
+    image_encoder: Any
+    image_processor: Any
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Strides, channels and defaults of the model."""
+
+
+class PreparingPipeline(EncodingPipeline, Protocol):
+    """What noise and conditions are made with."""
+
+    processes: Processes | None
+
+    @property
+    def sampling(self) -> Sampling:
+        """How clips are made with the model."""
+
+    @property
+    def _execution_device(self) -> torch.device:
+        """Where it computes."""
+
+
+class ReadingPipeline(Protocol):
+    """What prompts are read with."""
+
+    @property
+    def text(self) -> TextEncoder | EncodedPrompts:
+        """Tokenizer and text encoder behind one call, or prompts that were encoded ahead."""
+
+    @property
+    def text_spec(self) -> TextSpec:
+        """How the model wants its prompts."""
+
+    def check_text_components(self, purpose: str, instead: str) -> None:
+        """See that prompts can be read."""

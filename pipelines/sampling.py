@@ -14,6 +14,7 @@ from videodit.pipelines.acceleration import Stopwatch
 from videodit.pipelines.denoising import Denoiser
 from videodit.pipelines.planning import Plan
 from videodit.pipelines.preparing import Start
+from videodit.pipelines.protocols import RunningPipeline
 from videodit.pipelines.scheduling import SchedulerStep, set_timesteps
 from videodit.pipelines.window_store import WindowStore
 from videodit.weights import check_finite
@@ -37,7 +38,7 @@ class Watcher:
     inputs: Sequence[str] = ()
     changed: Callable[[], object] = lambda: None
 
-    def told(self, pipe: Any, step: int, t: Tensor, latents: Tensor, denoise: Denoiser) -> Tensor:
+    def told(self, pipe: RunningPipeline, step: int, t: Tensor, latents: Tensor, denoise: Denoiser) -> Tensor:
         """The latents after the callback, which may also change the encoded prompts and the guidance.
 
         Raises:
@@ -45,22 +46,22 @@ class Watcher:
         """
         if self.callback is None:
             return latents
-        tensors: dict[str, Tensor | None] = {"latents": latents, **denoise.embeds}
+        tensors: dict[str, Tensor | None] = {"latents": latents, **denoise.prompts.named}
         before = _state(pipe, tensors)
         changed = self.callback(pipe, step, t, {name: tensors[name] for name in self.inputs})
         changed = {} if changed is None else changed
         _check_returned(changed, tensors)
-        if denoise.has_scenes and any(
+        if denoise.prompts.scenes and any(
             new is not tensors[name] for name, new in changed.items() if name[:6] == "prompt"
         ):
             raise InputError("callback_on_step_end returned prompt_embeds, but each scene of a storyboard has its own")
-        denoise.embeds = changed
+        denoise.change(changed)
         if before != _state(pipe, tensors | changed):
             self.changed()
         return changed.get("latents", latents)
 
 
-def _state(pipe: Any, tensors: Mapping[str, Tensor | None]) -> list[Any]:
+def _state(pipe: RunningPipeline, tensors: Mapping[str, Tensor | None]) -> list[Any]:
     """What is equal before and after a callback that has changed nothing; in-place work counts, too."""
     marks = [None if tensor is None else (id(tensor), tensor._version) for tensor in tensors.values()]
     return [marks, pipe._guidance_scale, pipe._guidance_scale_2, pipe._attention_kwargs, pipe._lora_entries()]
@@ -80,7 +81,7 @@ def _check_returned(changed: Any, tensors: Mapping[str, Tensor | None]) -> None:
 
 @torch.no_grad()
 def sample(
-    pipe: Any,
+    pipe: RunningPipeline,
     start: Start,
     plan: Plan,
     denoiser: Callable[..., Denoiser],
@@ -93,7 +94,7 @@ def sample(
         pipe: the pipeline, for its scheduler and its progress bar.
         start: noise of the whole clips, and what is fixed of them.
         plan: of the run.
-        denoiser: makes a :class:`Denoiser` for a window.
+        denoiser: makes a :class:`~videodit.pipelines.denoising.Denoiser` for a window.
         watcher: is told of each step.
         store: keeps what windows add.
 
@@ -145,7 +146,7 @@ def sample(
 
 
 def run(
-    pipe: Any,
+    pipe: RunningPipeline,
     noise: Tensor,
     denoise: Denoiser,
     generators: list[torch.Generator],
