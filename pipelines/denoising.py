@@ -49,9 +49,13 @@ class Prompts:
     def pair(self) -> TextTokens:
         """Both sets of prompts, the conditional one first."""
         if self._pair is None:
-            assert self.uncond is not None
-            self._pair = together([self.cond, self.uncond])
+            self._pair = together([self.cond, self.negative()])
         return self._pair
+
+    def negative(self) -> TextTokens:
+        """What guidance leads away from, where there is something."""
+        assert self.uncond is not None
+        return self.uncond
 
     def prepared(self, model: VideoDiT, branch: str) -> Prepared:
         """What a transformer keeps of the text in a branch of guidance, from its first step on."""
@@ -239,7 +243,7 @@ class _Composer:
         """The blended prediction for the scenes of a storyboard: each by its own prompt, or all by one ``text``."""
         found = []
         for number, part in enumerate(parts):
-            own = partial(_text_of, part) if text is None else text
+            own = partial(getattr, part, "text") if text is None else text
             predict = self.predict(f"{branch} {number}", own, self.condition.window(part.frames))
             found.append(Scene(part.weights, part.frames, predict))
         return Scenes(found)
@@ -248,13 +252,9 @@ class _Composer:
         """What makes guidance's two predictions."""
         prompts, processes = self.prompts, self.pipe.processes
         if parts:
-            cond, uncond = (
-                self.scenes("scene", parts),
-                self.scenes("no scene", parts, lambda: _not_none(prompts.uncond)),
-            )
+            cond, uncond = self.scenes("scene", parts), self.scenes("no scene", parts, prompts.negative)
         else:
-            cond = self.predict("cond", lambda: prompts.cond)
-            uncond = self.predict("uncond", lambda: _not_none(prompts.uncond))
+            cond, uncond = self.predict("cond", lambda: prompts.cond), self.predict("uncond", prompts.negative)
         if processes is not None and processes.kind == "guidance":
             return Shared(cond, uncond, processes)
         if batched and not parts:
@@ -320,12 +320,3 @@ def _counting(weights: Tensor) -> slice:
     """The latent frames in which a scene counts, so that others do not speak for it."""
     counts = weights.nonzero()[:, 0]
     return slice(int(counts[0]), int(counts[-1]) + 1)
-
-
-def _text_of(part: _Part) -> TextTokens:
-    return part.text
-
-
-def _not_none(text: TextTokens | None) -> TextTokens:
-    assert text is not None  # Guided asks for no such prediction
-    return text

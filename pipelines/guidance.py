@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -119,7 +119,7 @@ class Guided:
     grown: Callable[[float, Moment], float] = lambda scale, _: scale
     negative: bool = True
     actions: str | None = None
-    _difference: Tensor | None = None
+    _difference: Tensor | None = field(default=None, init=False)
 
     def __call__(self, latents: Tensor, at: Moment) -> Tensor:
         """The guided prediction.

@@ -117,7 +117,7 @@ class Reused:
 
     predict: Predict
     actions: str
-    _computed: list[tuple[float, Tensor]] = field(default_factory=list)
+    _computed: list[tuple[float, Tensor]] = field(default_factory=list, init=False)
 
     def __call__(self, latents: Tensor, at: Moment) -> Tensor:
         if self.actions[at.step] == "R" and self._computed:
