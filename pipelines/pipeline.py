@@ -74,7 +74,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         boundary_ratio: the noise level, of 1, below which it takes over.
         image_encoder: for transformers that see the image that a clip starts from.
         image_processor: prepares images for it.
-        expand_timesteps: the first image is kept clean by a timestep a token (Wan 2.2 TI2V).
+        expand_timesteps: the first image is kept clean by a timestep a token (Wan 2.2 TI2V); what a
+            :class:`~videodit.Region` keeps is not, since the model was trained with a clean first frame alone.
         sampled_as: diffusers' pipeline class whose way to sample this is; ``None`` for models made here.
         window: frames that longer clips are made of at a time, window by window; ``None``: clips of any length are made
             at once.
