@@ -150,7 +150,7 @@ def write_random_cache(
         longest: tokens of a text at most; there are at least half as many.
 
     Raises:
-        ValueError: no such model, or clips that it cannot be trained on.
+        InputError: no such model, or clips that it cannot be trained on.
     """
     encoder = ClipEncoder(model, dtype=dtype)
     info = cache_info(encoder, forms[0].fps)

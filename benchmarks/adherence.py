@@ -55,6 +55,7 @@ from videodit.cli.boundary import run as run_command
 from videodit.datasets.toybox import MOTIONS, Scene, canonical_caption, sample_scene
 from videodit.datasets.toybox.probe import Found, Match, Reading, ToyboxProbe, match, tally, through_mp4
 from videodit.datasets.toybox.scene import Split
+from videodit.files import write_whole
 from videodit.pipelines.folders import model_hash, resolve_model
 
 ROWS = {
@@ -112,7 +113,7 @@ class Kept:
         for row in map(json.loads, lines[1:]):
             self.results[row["source"], row["clip"]] = Result(reading_of(row["reading"]), row["seconds"])
         beside = path.with_name(f".{path.name}.part")
-        beside.write_text("".join(lines or [json.dumps(settings) + "\n"]), encoding="utf-8")
+        write_whole(beside, "".join(lines or [json.dumps(settings) + "\n"]).encode())
         beside.replace(path)
 
     def _check(self, before: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -295,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"\nstopped{again}") from None
     measured = report(scenes, list(makers), settings, kept)
     if args.json is not None:
-        args.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+        write_whole(args.json, (json.dumps(measured, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ import torch
 from videodit.cli.boundary import run as run_command
 from videodit.cli.common import quiet_libraries, quiet_torchao
 from videodit.datasets.clips.cache import CachedSample, LatentCache
+from videodit.files import write_whole
 from videodit.training.data import Collator, MicroBatch, TrainingBatches, make_loader
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def measure(cache: LatentCache, model: str, args: argparse.Namespace) -> list[di
     """A record for each bucket and number of workers, printed as they come.
 
     Raises:
-        ValueError: a model that is not there or that the cache was not made for.
+        InputError: a model that is not there or that the cache was not made for.
     """
     from videodit.hardware import parse_device
 
@@ -264,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         names = ("model", "batch", "per_step", "samples", "dtype", "rounds", "seconds", "seed", "against")
         settings = {name: getattr(args, name) for name in names}
         settings |= {"random_numbers": args.cache is None, "cores": os.cpu_count(), "load": load}
-        args.json.write_text(json.dumps({"settings": settings, "records": records}, indent=2) + "\n")
+        write_whole(args.json, (json.dumps({"settings": settings, "records": records}, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

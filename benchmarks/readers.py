@@ -28,6 +28,7 @@ from videodit.cli.boundary import run as run_command
 from videodit.datasets.clips.readers import ReaderName, open_clip, read_window, usable_frames
 from videodit.datasets.clips.records import Clip, Media
 from videodit.datasets.clips.sources import read_source
+from videodit.files import write_whole
 from videodit.media import write_video
 
 SIZES = ((64, 64), (480, 272), (832, 480), (1280, 720))
@@ -69,7 +70,7 @@ def windows_of(clips: Sequence[Clip], *, num_frames: int, fps: float, rng: np.ra
     """A window of each clip from a random time on, shorter where the clip is.
 
     Raises:
-        ValueError: a clip cannot be read.
+        InputError: a clip cannot be read.
     """
     windows = []
     for clip in clips:
@@ -169,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(reason)
     if args.json is not None:
         settings = {name: getattr(args, name) for name in ("source", "frames", "fps", "windows", "rounds", "seed")}
-        args.json.write_text(json.dumps({"settings": settings, "readers": records}, indent=2) + "\n")
+        write_whole(args.json, (json.dumps({"settings": settings, "readers": records}, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

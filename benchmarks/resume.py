@@ -33,6 +33,7 @@ from safetensors.torch import load_file
 
 from videodit.cli.boundary import run as run_command
 from videodit.cli.common import quiet_torchao
+from videodit.files import write_whole
 from videodit.training.log import read_log
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "finetune.py"
@@ -263,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.json is not None:
         names = ("tries", "steps", "every", "batch", "size", "frames", "seed")
         settings = {name: getattr(args, name) for name in names}
-        args.json.write_text(json.dumps({"settings": settings, **found}, indent=2) + "\n")
+        write_whole(args.json, (json.dumps({"settings": settings, **found}, indent=2) + "\n").encode())
     print(f"seed {args.seed}: {good} of {args.tries}")
     return int(good < args.tries or found.get("two", 0.0) > TOLERANCE)
 

@@ -50,7 +50,7 @@ class AcceleratedPipeline:
             What is bound; it prints as a table.
 
         Raises:
-            ValueError: a part that cannot be bound here, and why; nothing is changed then.
+            InputError: a part that cannot be bound here, and why; nothing is changed then.
         """
         from videodit.acceleration.bind import accelerate
 
@@ -72,7 +72,7 @@ class AcceleratedPipeline:
         """What the steps of a call compute.
 
         Raises:
-            ValueError: a schedule for another number of steps.
+            InputError: a schedule for another number of steps.
         """
         actions = self.step_actions
         if actions is not None and len(actions) != steps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ from videodit.pipelines.origin import recorded
 
 if TYPE_CHECKING:
     from videodit.adapters import LoRAInfo, LoRASource
-    from videodit.adapters.state import Scales
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +47,13 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
 
     _lora_loadable_modules = ["transformer", "transformer_2"]
     if TYPE_CHECKING:
+        quantized: str | None
 
         @property
         def model_hash(self) -> str | None: ...
 
     def __init__(self) -> None:
         super().__init__()
-        self._loras: dict[tuple[str, str], LoRAInfo] = {}  # those that were loaded here, by network and name
-        self._loras_enabled = True
-        self._loras_for_good: list[dict[str, Any]] = []
-        self._scales_unfused: dict[str, Scales] = {}  # by network
 
     # ---- in and out ------------------------------------------------------------------------------
 
@@ -140,12 +137,10 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
                 self._remove(network, [name], was_active[network])
             raise
         for network in lora.info.networks:
-            self._loras[network, name] = lora.info
+            networks[network].lora_infos |= {name: lora.info}
             state.activate(networks[network], was_active[network] if hotswap else [*before[network], name])
             if before[network] and not hotswap:
                 logger.warning(f"{', '.join(before[network])} of {network} stays active beside LoRA {name!r}")
-        if not self._loras_enabled:  # layers that came anew are on
-            super().disable_lora()
 
     def lora_info(self, name: str) -> LoRAInfo:
         """What a loaded LoRA is: layout, ranks, trigger words, what it was made for, its file's metadata.
@@ -154,17 +149,14 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
             InputError: no LoRA of that name that was loaded from a file or a dict.
         """
         self._check_known([name])
-        for (_, known), info in self._loras.items():
-            if known == name:
-                return info
+        for part in self._networks().values():
+            if name in part.lora_infos:
+                return part.lora_infos[name]
         raise InputError(f"adapter {name!r} was added to the transformer directly; nothing is known of it")
 
     def unload_lora_weights(self) -> None:
         """Take all LoRAs out of the networks. What is fused stays in their weights, for good."""
-        self._loras_for_good += self._entries(fused=True)
         super().unload_lora_weights()
-        self._loras.clear()
-        self._scales_unfused.clear()
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As diffusers' ``DiffusionPipeline.save_pretrained``.
@@ -221,22 +213,23 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
             for name in here:
                 weight = checked[name]
                 state.set_weight(part, name, weight[network] if isinstance(weight, dict) else weight)
-        if not self._loras_enabled:
-            super().disable_lora()
 
     def get_active_adapters(self) -> list[str]:
         """Names of the active LoRAs, of all networks."""
         return list(dict.fromkeys(name for part in self._networks().values() for name in state.active(part)))
 
     def disable_lora(self) -> None:
-        """Switch all LoRAs off, until :meth:`enable_lora`. What is fused stays."""
+        """Switch the loaded LoRAs off, until :meth:`enable_lora`.
+
+        Raises:
+            InputError: fused LoRAs.
+        """
+        self._refuse_while_fused("switch LoRAs off")
         super().disable_lora()
-        self._loras_enabled = False
 
     def enable_lora(self) -> None:
         """Switch the active LoRAs on again."""
         super().enable_lora()
-        self._loras_enabled = True
 
     @property
     def fused_loras(self) -> set[str]:
@@ -265,9 +258,11 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
             adapter_names: which; ``None`` for the active ones of each network.
 
         Raises:
-            InputError: another component, fused LoRAs, or none to fuse.
+            InputError: another component, fused LoRAs, none to fuse, or quantized weights.
         """
         parts = self._parts(components)
+        if self.quantized is not None:
+            raise InputError(f"LoRAs cannot be fused into {self.quantized} weights; fuse them before quantizing")
         self._refuse_while_fused("fuse again", parts)
         if adapter_names is not None:
             self._check_known(_as_names(adapter_names))
@@ -280,9 +275,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
             raise InputError("there is no active LoRA to fuse")
         for network, names in plan.items():
             if names:
-                self._scales_unfused[network] = state.scales([parts[network]])
-                state.multiply(parts[network], names, float(lora_scale))
-                parts[network].fuse_lora(1.0, safe_fusing=safe_fusing, adapter_names=names)
+                parts[network].fuse_lora(lora_scale, safe_fusing=safe_fusing, adapter_names=names)
 
     @recorded
     def unfuse_lora(self, components: Sequence[str] | None = None) -> None:
@@ -294,11 +287,8 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
         Args:
             components: as for :meth:`fuse_lora`.
         """
-        for network, part in self._parts(components).items():
-            for layer in state.adapter_layers(part):
-                if layer.merged_adapters:
-                    layer.unmerge()
-            state.restore(self._scales_unfused.pop(network, []))
+        for part in self._parts(components).values():
+            part.unfuse_lora()
 
     # ---- inside ----------------------------------------------------------------------------------
 
@@ -319,19 +309,16 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
 
     def _direct_active(self, network: str) -> list[str]:
         """Active adapters that were added to the transformer itself."""
-        return [name for name in state.active(self._networks()[network]) if (network, name) not in self._loras]
+        part = self._networks()[network]
+        return [name for name in state.active(part) if name not in part.lora_infos]
 
     def _remove(self, network: str, names: Sequence[str], active: Sequence[str]) -> None:
         part = self._networks()[network]
         names = [name for name in names if name in state.present(part)]
         if not names:
             return
-        state.activate(part, active)  # peft deletes nothing active without a warning
+        state.activate(part, active)
         part.delete_adapters(names)
-        for name in names:
-            self._loras.pop((network, name), None)
-        if not state.present(part):
-            part.unload_lora()
 
     def _base_hash(self, source: LoRASource) -> str | None:
         from videodit.adapters import BASE_HASH
@@ -373,35 +360,60 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
             raise InputError(f"LoRA {name!r} has no weights for {', '.join(unknown)}; legal are {', '.join(legal)}")
         return {network: check_weight(weight.get(network, 1.0), name) for network in legal}
 
-    def _lora_entries(self, scale: float = 1.0) -> list[dict[str, Any]]:
+    def _lora_entries(self) -> list[dict[str, Any]]:
         """What recipes tell: of each LoRA that has a part in a clip its name, its file's hash and its weight.
 
-        The hash is ``None`` for adapters that were added to the transformer directly, which have no file.
-
-        Args:
-            scale: that of the call's ``attention_kwargs``; what is fused is not scaled.
+        The hash is ``None`` for adapters that were added to the transformer directly, which have no file. A file that
+        was loaded into each expert by itself has two entries, one with both experts' tensors in it has one.
         """
-        return self._loras_for_good + self._entries(fused=True) + self._entries(fused=False, scale=scale)
-
-    def _entries(self, *, fused: bool, scale: float = 1.0) -> list[dict[str, Any]]:
-        found: dict[tuple[str, str | None], dict[str, float]] = {}
+        found: list[_Entry] = []
         for network, part in self._networks().items():
             # peft's layers leave others out while some are fused
             merged = state.fused(part)
-            beside = state.active(part) if state.is_enabled(part) and not merged else []
-            for name in merged if fused else beside:
-                info = self._loras.get((network, name))
-                key = name, None if info is None else info.content_hash
-                found.setdefault(key, {})[network] = state.weight_of(part, name) * scale
-        entries = []
-        for (name, content_hash), weights in found.items():
-            same = len(set(weights.values())) == 1
-            entry: dict[str, Any] = {"name": name, "hash": content_hash}
-            entry["weight"] = next(iter(weights.values())) if same else weights
-            if list(weights) != ["transformer"]:
-                entry["networks"] = list(weights)
-            entries.append(entry)
-        return entries
+            active = state.active(part) if state.is_enabled(part) and not merged else []
+            here = [(one.name, one.info, one.weight, True) for one in part.fused_for_good]
+            here += [
+                (name, part.lora_infos.get(name), state.weight_of(part, name), bool(merged))
+                for name in merged or active
+            ]
+            for name, info, weight, fused in here:
+                entry = next((one for one in found if one.takes(name, info, network)), None)
+                if entry is None:
+                    found.append(entry := _Entry(name, info))
+                entry.weights[network], entry.fused = weight, entry.fused or fused
+        return [entry.record() for entry in found]
+
+
+@dataclass
+class _Entry:
+    """A LoRA in a recipe."""
+
+    name: str
+    info: LoRAInfo | None
+    fused: bool = False
+    weights: dict[str, float] = field(default_factory=dict)  # by network
+
+    def takes(self, name: str, info: LoRAInfo | None, network: str) -> bool:
+        """Whether this is one and the same LoRA in another network."""
+        if (name, network in self.weights) != (self.name, False) or (info is None) != (self.info is None):
+            return False
+        if info is None or self.info is None:
+            return True
+        return (info.content_hash, info.networks) == (self.info.content_hash, self.info.networks)
+
+    def record(self) -> dict[str, Any]:
+        """The entry."""
+        weights = self.weights
+        if self.info is not None:  # what it does not change at the moment, it would change when it is loaded again
+            weights = {network: weights.get(network, 0.0) for network in self.info.networks}
+        same = len(set(weights.values())) == 1
+        entry: dict[str, Any] = {"name": self.name, "hash": None if self.info is None else self.info.content_hash}
+        entry["weight"] = next(iter(weights.values())) if same else weights
+        if list(weights) != ["transformer"]:
+            entry["networks"] = list(weights)
+        if self.fused:
+            entry["fused"] = True
+        return entry
 
 
 def plan_lora(folder: Path, source: str | os.PathLike[str], *, load_into_transformer_2: bool = False) -> LoRAInfo:

@@ -47,7 +47,7 @@ def decode_chunks(vae: VAE, latents: Iterable[Tensor], *, loop: bool = False) ->
     autoencoders know no chunks.
 
     Args:
-        vae: as for :func:`decode`, and so are the others.
+        vae: see :func:`decode`.
         latents: parts of a clip ``[B, C, t, H, W]``, from its first frame to its last.
         loop: the first latent follows the last.
 

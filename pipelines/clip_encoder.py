@@ -38,7 +38,7 @@ class ClipEncoder:
         dtype: of their weights and of what they make.
 
     Raises:
-        ValueError: an unknown or damaged model.
+        InputError: an unknown or damaged model.
     """
 
     def __init__(self, model: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -89,7 +89,7 @@ class ClipEncoder:
         """See that the model can be trained on clips of a form.
 
         Raises:
-            ValueError: a model with learned positions, which has one size and length, and a clip of another; or a
+            InputError: a model with learned positions, which has one size and length, and a clip of another; or a
                 clip that its autoencoder cannot encode as a whole.
         """
         check_tiles(self.pipe.vae, num_frames, height, width)

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import logging
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from videodit.errors import InputError
 from videodit.families import FAMILIES, Family, Sampling, family_of
-from videodit.families.autoencoders import AUTOENCODERS, autoencoder_named
-from videodit.families.base import to_native
+from videodit.families.autoencoders import AUTOENCODERS, Autoencoder, autoencoder_named
+from videodit.families.base import to_foreign, to_native
 from videodit.pipelines.folders import own_class
-from videodit.weights import build, check_names
+from videodit.pipelines.origin import adapters_of, has_offloading, interference
+from videodit.weights import build, check_names, is_plain
+
+logger = logging.getLogger(__name__)
+
+_SMALL = {
+    "height": 64,
+    "width": 64,
+    "num_frames": 17,
+    "fps": 16,
+    "num_inference_steps": 30,
+    "guidance_scale": 5.0,
+}
 
 
 def settle_components(components: dict[str, Any], family: Family | None, sampling: Sampling) -> dict[str, Any]:
@@ -57,6 +72,29 @@ def settle_components(components: dict[str, Any], family: Family | None, samplin
     return settled
 
 
+def settle_defaults(settings: dict[str, Any], sampling: Sampling, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a pipeline was trained for, where nobody says it: what the family says, else a small clip, with a warning.
+
+    Args:
+        settings: of a pipeline; ``None`` for those that nobody says.
+        sampling: of its family.
+        config: of the transformer, and the pipeline's own entries that the family's defaults depend on.
+    """
+    said = {name: value for name, value in settings.items() if value is not None}
+    try:
+        family = sampling.defaults(config)
+    except KeyError:  # without a transformer
+        family = {}
+    settled = _SMALL | family | said
+    if made_up := sorted(set(_SMALL) - {*family, *said}):
+        values = ", ".join(f"{name}={settled[name]}" for name in made_up)
+        logger.warning(
+            f"the parts do not tell what the model was trained for; a call uses {values} unless it says otherwise. "
+            "VideoDiTPipeline.from_pipe(pipe) keeps the settings of a pipeline"
+        )
+    return {"max_text_length": None} | settled
+
+
 def _is_stand_in(part: Any) -> bool:
     """Whether it has what is asked of a tokenizer where prompts are encoded elsewhere."""
     return hasattr(part, "model_max_length")
@@ -79,7 +117,11 @@ def _transformer(model: Any, name: str, family: Family | None, sampling: Samplin
         needed = "VideoDiT" if family is None else f"VideoDiT or a {family.class_name}"
         raise InputError(f"{name} is a {class_name}; legal is a {needed}")
     theirs = family or family_of({"_class_name": class_name})
+    check_convertible(model, name)
     state = model.state_dict()
+    for key, table in model.named_buffers():  # computed in fp64, and cast when they are used
+        if key in state:
+            state[key] = table.to(model.dtype)
     options = theirs.native_config(dict(model.config), state) | overrides
     ours = build(lambda: VideoDiT(**options), name)
     groups = theirs.plan(ours.state_dict(), ours.config)
@@ -90,7 +132,130 @@ def _transformer(model: Any, name: str, family: Family | None, sampling: Samplin
         raise InputError(f"{error}; load it by VideoDiT.from_pretrained, which takes adapters and quantizers") from None
     converted = dict(to_native(groups, state.__getitem__, ours.config))
     ours.load_state_dict(converted, assign=True)
+    _take_backend(ours, model)
     return ours.train(model.training)
+
+
+def foreign_transformer(model: Any, name: str) -> Any:
+    """The inverse of what a pipeline does with a transformer of diffusers' class: that class, on shared weights.
+
+    Args:
+        model: a VideoDiT of a family.
+        name: of the component, for errors.
+
+    Raises:
+        InputError: a model of no family, or one with hooks, adapters, processors or weights that the other class would
+            lose.
+    """
+    import diffusers
+
+    family = FAMILIES.get(model.config.get("family") or "")
+    if family is None:
+        raise InputError(f"{name} is of no published family; legal are {', '.join(FAMILIES)}")
+    check_convertible(model, name)
+    component = getattr(diffusers, family.class_name)
+    theirs = _without_data(lambda: component(**model.config["family_config"]))
+    state = model.state_dict()
+    groups = family.plan(state, model.config)
+    theirs.load_state_dict(dict(to_foreign(groups, state.__getitem__, model.config)), assign=True)
+    _take_backend(theirs, model)
+    return theirs.train(model.training)
+
+
+def foreign_vae(vae: Any, theirs: Autoencoder) -> Any:
+    """One of our autoencoders as the class of diffusers' that has its weights, on shared ones.
+
+    Args:
+        vae: the autoencoder.
+        theirs: that class's record.
+
+    Raises:
+        InputError: hooks, adapters or weights that the other class would lose.
+    """
+    import diffusers
+
+    component: Any = getattr(diffusers, theirs.class_name)
+    check_convertible(vae, "vae")
+    if vae.stream_latent_frames:
+        raise InputError(f"vae decodes in chunks, which {theirs.class_name} cannot; call disable_streaming() first")
+    known = inspect.signature(component.__init__).parameters
+    config = {key: vae.config[key] for key in known if key in vae.config}
+    return _share_vae(vae, _without_data(lambda: component(**config)))
+
+
+def _without_data(make: Callable[[], Any]) -> Any:
+    """A network of diffusers' whose parameters have no data; tables that it computes for itself have theirs."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        return make()
+
+
+def check_convertible(model: Any, name: str) -> None:
+    """See that a network's weights are all that there is to it, before another class takes them over.
+
+    Args:
+        model: a network of diffusers' or of this package's.
+        name: of the component, for errors.
+
+    Raises:
+        InputError: offloading, adapters, quantized weights, hooks or attention processors, and what to do about them.
+    """
+    check_not_offloaded(model, name)
+    if adapters := sorted(adapters_of(model)):
+        raise InputError(
+            f"{name} has adapters ({', '.join(adapters)}); unload them first (unload_lora_weights()) and load their "
+            "files into the pipeline that is made"
+        )
+    for key, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not is_plain(tensor):
+            raise InputError(f"{name} is quantized ({key} is a {type(tensor).__name__}); load its weights unquantized")
+    if hooks := sorted(interference(model)):
+        raise InputError(f"{name} has hooks ({', '.join(hooks)}), which would be lost; remove them first")
+    if hasattr(model, "attn_processors"):
+        fresh = build(lambda: type(model).from_config(model.config), name)
+        own = {key: type(one) for key, one in fresh.attn_processors.items()}
+        for key, one in model.attn_processors.items():
+            if type(one) is not own.get(key):
+                raise InputError(
+                    f"{name} has other attention processors than its class ({key}: {type(one).__name__}), which would "
+                    "be lost; set its own first"
+                )
+
+
+def check_not_offloaded(model: Any, name: str) -> None:
+    """See that no hooks move a component's weights.
+
+    Args:
+        model: the component, of whatever kind.
+        name: of it, for errors.
+
+    Raises:
+        InputError: what to do about them.
+    """
+    if isinstance(model, nn.Module) and has_offloading(model):
+        raise InputError(
+            f"{name} is offloaded; call remove_all_hooks() of its pipeline first, and offload the one that is made"
+        )
+
+
+def _take_backend(made: Any, model: Any) -> None:
+    """Compute attention by the same backend."""
+    for one in model.attn_processors.values() if hasattr(model, "attn_processors") else ():
+        backend = getattr(one, "_attention_backend", None)
+        if backend is not None:
+            made.set_attention_backend(str(getattr(backend, "value", backend)))
+            return
+
+
+def _share_vae(vae: Any, made: Any) -> Any:
+    """The other class of an autoencoder of Wan's, with its weights and its switches."""
+    made.load_state_dict(vae.state_dict(), assign=True)
+    made.use_slicing = vae.use_slicing
+    if vae.use_tiling:
+        sides = ("min_height", "min_width", "stride_height", "stride_width")
+        made.enable_tiling(**{f"tile_sample_{side}": getattr(vae, f"tile_sample_{side}") for side in sides})
+    return made.train(vae.training)
 
 
 def _with_overrides(model: Any, name: str, overrides: dict[str, Any]) -> Any:
@@ -125,10 +290,9 @@ def _vae(vae: Any, sampling: Sampling) -> Any:
     needed, name = autoencoder_named(sampling.vae).loaded, type(vae).__name__
     ours = own_class(needed.class_name)
     if ours is not None and name in AUTOENCODERS and AUTOENCODERS[name].loads_as == needed.class_name:
+        check_convertible(vae, "vae")
         config = ours._native_config({**vae.config, "_class_name": name}, "vae")
-        made = build(lambda: ours.from_config(config), "vae")
-        made.load_state_dict(vae.state_dict(), assign=True)
-        return made.train(vae.training)
+        return _share_vae(vae, build(lambda: ours.from_config(config), "vae"))
     if isinstance(vae, ours) if ours is not None else name == needed.class_name:
         return vae
     raise InputError(f"vae is a {name}; legal is a {needed.class_name}")

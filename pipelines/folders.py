@@ -35,7 +35,7 @@ def resolve_model(name: str, *, variant: str | None = None, **hub: Any) -> Path:
         hub: ``revision``, ``cache_dir``, ``token`` and ``local_files_only``, for a hub id.
 
     Raises:
-        ValueError: nothing has that name (close names are given), the hub holds another pipeline there, or options
+        InputError: nothing has that name (close names are given), the hub holds another pipeline there, or options
             for the hub beside a local model.
     """
     found = _local(name)
@@ -166,13 +166,13 @@ def family_of_index(index: Any, where: object) -> tuple[Family, Sampling] | None
     """Whose pipeline it is, from the contents of ``model_index.json``; ``None`` for one that was made here.
 
     Raises:
-        ValueError: a pipeline class that nobody knows.
+        InputError: a pipeline class that nobody knows.
     """
     pipeline = index.get("_class_name")
     if pipeline == "VideoDiTPipeline":
         pipeline = index.get("sampled_as")
         return None if pipeline is None else sampling_of(pipeline, where)
-    return sampling_of(pipeline or "config without a class", where)
+    return sampling_of(pipeline, where)
 
 
 def model_hash(folder: Path) -> str:

@@ -17,7 +17,10 @@ from videodit.configs import check_config, read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families import Family, Sampling
 from videodit.families.autoencoders import AUTOENCODERS
+from videodit.pipelines.encoder_configs import check_encoder_config, check_tokenizer
 from videodit.pipelines.folders import own_class
+from videodit.pipelines.placement import attach_devices, place_components
+from videodit.ranges import check_order
 from videodit.schema import check_types
 from videodit.weights import (
     build,
@@ -35,10 +38,11 @@ logger = logging.getLogger(__name__)
 _TRANSFORMERS = ("transformer", "transformer_2")
 _ENCODERS = ("text_encoder", "text_encoder_2", "image_encoder")
 _NETWORKS = (*_ENCODERS, *_TRANSFORMERS, "vae")
-_NAMES = ("tokenizer", "tokenizer_2", "image_processor", *_NETWORKS, "scheduler")
+COMPONENTS = ("tokenizer", "tokenizer_2", "image_processor", *_NETWORKS, "scheduler")
 _OTHER_JSON = ("tokenizer.json", "vocab.json", "merges.json")  # large, and read by libraries alone
 _REQUIRED = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
-_RANGES = (("num_train_timesteps", 1, 100_000), ("shift", 1e-6, 1e6), ("flow_shift", 1e-6, 1e6))
+_LARGEST = 1e6
+"""What no number of a scheduler exceeds."""
 
 
 def load_components(
@@ -50,6 +54,7 @@ def load_components(
     torch_dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     variant: str | None = None,
     device_map: Any = None,
+    max_memory: Any = None,
     quantization_config: Any = None,
     low_cpu_mem_usage: bool = True,
     use_safetensors: bool = True,
@@ -65,7 +70,8 @@ def load_components(
         torch_dtype: the same.
         variant: of the weight files, such as ``"fp16"``; networks that have none are read from their plain files, with
             a warning.
-        device_map: a device for all networks.
+        device_map: see :func:`videodit.pipelines.placement.place_components`, and so is the next one.
+        max_memory: by device.
         quantization_config: diffusers' ``PipelineQuantizationConfig``.
         low_cpu_mem_usage: True; anything else is refused.
         use_safetensors: True; pickles are refused before.
@@ -79,17 +85,16 @@ def load_components(
 
     own = index["_class_name"] == "VideoDiTPipeline"
     settings = _settings(index, found, own)
-    unknown = sorted(set(given) - set(_NAMES) - (set(settings) if own else set()))
+    unknown = sorted(set(given) - set(COMPONENTS) - (set(settings) if own else set()))
     if unknown:
         title = found[0].title if found is not None else "VideoDiT"
         raise InputError(f"options {', '.join(unknown)} are not for a pipeline of {title}")
-    present = [name for name in _NAMES if name not in given and index.get(name) not in (None, [None, None])]
+    present = [name for name in COMPONENTS if name not in given and index.get(name) not in (None, [None, None])]
     for name in _REQUIRED:
         if name not in present and name not in given:
             raise ModelError(f"{folder / 'model_index.json'} names no {name}")
     networks = [name for name in present if name in _NETWORKS]
     dtypes = _dtypes(dtype if dtype is not None else torch_dtype, networks)
-    place = _device(device_map)
     if not low_cpu_mem_usage:
         raise InputError("low_cpu_mem_usage=False is refused: weights are read without a second copy")
     if quantization_config is not None and not hasattr(quantization_config, "_resolve_quant_config"):
@@ -98,7 +103,9 @@ def load_components(
             f"{type(quantization_config).__name__}"
         )
     variants = _variants(folder, networks, variant)
-    parts: dict[str, Any] = {name: value for name, value in given.items() if name in _NAMES}
+    sizes = {} if device_map is None else _bytes_of(folder, networks, dtypes, variants)
+    places = place_components(sizes, device_map, max_memory)
+    parts: dict[str, Any] = {name: value for name, value in given.items() if name in COMPONENTS}
     for name in present:
         component = class_of(index[name], name, folder)
         # Always the component's own folder: with the pipeline's and a `subfolder`, transformers would follow an
@@ -109,8 +116,8 @@ def load_components(
             _tell_loaded(name, parts[name], folder)
             continue
         options: dict[str, Any] = {"variant": variants[name]} if variants[name] else {}
-        if place is not None:
-            options["device_map"] = place
+        if name in places:
+            options["device_map"] = places[name]
         if quantization_config is not None:
             chosen = quantization_config._resolve_quant_config(is_diffusers=name not in _ENCODERS, module_name=name)
             if chosen is not None:
@@ -126,10 +133,10 @@ def load_components(
         else:
             parts[name] = load_network(component, home, dtype=dtypes[name], **options)
         _tell_loaded(name, parts[name], folder)
-    if not own:
-        assert found is not None
-        settings |= found[1].defaults({**parts["transformer"].config, **settings})
-    return parts | settings | {name: value for name, value in given.items() if name not in _NAMES}
+    for name in ("tokenizer", "tokenizer_2"):
+        check_tokenizer(parts.get(name), parts.get(name.replace("tokenizer", "text_encoder")), folder / name)
+    attach_devices(parts, places)
+    return parts | settings | {name: value for name, value in given.items() if name not in COMPONENTS}
 
 
 def _loaded_class(name: str) -> str:
@@ -142,10 +149,15 @@ def _settings(index: dict[str, Any], found: tuple[Family, Sampling] | None, own:
     if own:
         from videodit.pipelines.pipeline import VideoDiTPipeline
 
-        names = set(inspect.signature(VideoDiTPipeline.__init__).parameters) - {"self", *_NAMES}
+        names = set(inspect.signature(VideoDiTPipeline.__init__).parameters) - {"self", *COMPONENTS}
         return {name: index[name] for name in names if name in index}
-    settings = {name: index[name] for name in ("boundary_ratio", "expand_timesteps") if index.get(name) is not None}
-    return settings | {"sampled_as": index["_class_name"]}
+    return foreign_settings(index)
+
+
+def foreign_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of ours that the config of a pipeline of diffusers' holds, ``_class_name`` among its entries."""
+    settings = {name: config[name] for name in ("boundary_ratio", "expand_timesteps") if config.get(name) is not None}
+    return settings | {"sampled_as": config["_class_name"]}
 
 
 def _dtypes(dtype: Any, networks: list[str]) -> dict[str, torch.dtype]:
@@ -165,23 +177,15 @@ def _dtypes(dtype: Any, networks: list[str]) -> dict[str, torch.dtype]:
     return {name: by_name.get(name, by_name["default"]) for name in networks}
 
 
-def _device(device_map: Any) -> str | None:
-    """The device of all networks.
-
-    Raises:
-        InputError: anything but a device.
-    """
-    from videodit.hardware import parse_device
-
-    if device_map is None:
-        return None
-    if isinstance(device_map, Mapping) or str(device_map) in ("auto", "balanced", "balanced_low_0", "sequential"):
-        raise InputError(
-            f"device_map of a pipeline must be a device such as 'cuda', got {device_map!r}; to divide the transformer, "
-            "load it by VideoDiT.from_pretrained(…, device_map='auto') and pass transformer=, or call "
-            "enable_model_cpu_offload()"
+def _bytes_of(folder: Path, networks: list[str], dtypes: dict[str, torch.dtype], variants: Mapping[str, Any]) -> Any:
+    """Bytes that each network takes in its dtype."""
+    return {
+        name: sum(
+            math.prod(entry.shape) * dtypes[name].itemsize
+            for entry in read_headers(weight_files(folder / name, variants[name])).values()
         )
-    return parse_device(str(device_map))
+        for name in networks
+    }
 
 
 def _tell_loaded(name: str, part: Any, folder: Path) -> None:
@@ -231,6 +235,7 @@ def load_network(
     check_entries(entries, folder, whole=lambda name: name.endswith(("position_ids", "num_batches_tracked")))
     check_counts(config, len(entries), folder)
     if hasattr(component, "config_class") and component.config_class is not None:
+        check_encoder_config(config, folder / "config.json")
         model = build(lambda: component(component.config_class.from_dict(config)), folder)
         options |= {"dtype": dtype}
     else:
@@ -281,21 +286,14 @@ def check_plain(folder: Path, scheduler: Any = None) -> None:
     for path in sorted(folder.glob("*.json")):
         if path.name not in _OTHER_JSON:
             check_config(read_json(path), path)
-    path = folder / "tokenizer_config.json"
-    limit = read_json(path).get("model_max_length") if path.exists() else None
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit < 1):
-        raise ModelError(f"{path}: model_max_length is {limit!r}, legal is a number from 1")
     if scheduler is None:
         return
     config, where = read_json(folder / "scheduler_config.json"), folder / "scheduler_config.json"
     check_types(config, scheduler, where)
-    for name, low, high in _RANGES:
-        value = config.get(name)
-        if value is not None and not low <= value <= high:
-            raise ModelError(f"{where}: {name} is {value}, legal is {low:g} to {high:g}")
+    check_order(config, "base_image_seq_len", "max_image_seq_len", where)
     for name, value in config.items():
-        if isinstance(value, (int, float)) and 1e9 < abs(value) < math.inf:
-            raise ModelError(f"{where}: {name} is {value}, which is out of all proportion")
+        if isinstance(value, (int, float)) and _LARGEST < abs(value) < math.inf:
+            raise ModelError(f"{where}: {name} is {value:g}, which is above {_LARGEST:g}")
 
 
 def class_of(entry: Any, name: str, folder: Path) -> Any:

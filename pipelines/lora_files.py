@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from videodit.errors import InputError
+from videodit.files import replacing
 
 
 class LoRAFiles:
@@ -84,7 +85,8 @@ class LoRAFiles:
         if save_function is not None:
             save_function(tensors, path)
         else:
-            save_file(tensors, path, metadata=header)
+            with replacing(Path(path)) as partial:
+                save_file(tensors, partial, metadata=header)
 
     @classmethod
     def lora_state_dict(

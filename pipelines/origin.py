@@ -18,6 +18,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from videodit.weights import is_plain
+
 _PER_AXIS = 4
 _HARMLESS_HOOKS = (
     "group_offloading",
@@ -34,6 +36,8 @@ _PROBE = "A red ball, 2 cats & the quick brown fox; Ünïcode 猫 jump over 1234
 
 def weights_of(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """All tensors that a network was loaded with, wherever offloading keeps them; those of adapters are left out."""
+    differences = getattr(network, "weight_differences", None)
+    originals = {} if differences is None or differences.merged_adapters else differences.originals
     for name, module in _modules(network):
         hook = getattr(module, "_hf_hook", None)
         kept = [part.weights_map for part in (hook, *getattr(hook, "hooks", ())) if getattr(part, "weights_map", None)]
@@ -42,13 +46,14 @@ def weights_of(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 continue
             if tensor.device.type == "meta" and kept:
                 tensor = kept[0][key]
-            yield f"{name}.{key}", tensor
+            yield f"{name}.{key}", originals.get(f"{name}.{key}".removeprefix("."), tensor)
 
 
 def _modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Modules by name as if there were no adapters."""
     if _is_adapted(module):
-        yield from _modules(module.base_layer, prefix)  # type: ignore[arg-type]
+        if module.base_layer is not None:
+            yield from _modules(module.base_layer, prefix)  # type: ignore[arg-type]
         return
     yield prefix, module
     for name, child in module._modules.items():
@@ -157,7 +162,7 @@ def _config(part: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not key.startswith("_") and key not in noise}
 
 
-def _interference(network: nn.Module) -> set[str]:
+def interference(network: nn.Module) -> set[str]:
     """What stands between a network's modules and their forwards: caches, casts, hooks of others."""
     found = set()
     if getattr(network, "_cache_config", None) is not None:
@@ -174,7 +179,16 @@ def _interference(network: nn.Module) -> set[str]:
     return found
 
 
-def _adapters(network: nn.Module) -> set[str]:
+def has_offloading(network: nn.Module) -> bool:
+    """Whether hooks move its weights to where they are needed."""
+    for module in network.modules():
+        registry = getattr(module, "_diffusers_hook", None)
+        if hasattr(module, "_hf_hook") or any("group_offloading" in name for name in getattr(registry, "hooks", ())):
+            return True
+    return False
+
+
+def adapters_of(network: nn.Module) -> set[str]:
     """Names of the adapters that have a part in a forward."""
     found: set[str] = set()
     for module in network.modules():
@@ -182,9 +196,14 @@ def _adapters(network: nn.Module) -> set[str]:
             continue
         merged = set(getattr(module, "merged_adapters", ()))
         active = set() if module.disable_adapters or merged else set(cast(Any, module).active_adapters)
-        there = {key for name in getattr(module, "adapter_layer_names", ()) for key in getattr(module, name, ())}
+        names = (*getattr(module, "adapter_layer_names", ()), "differences")
+        there = {key for name in names for key in getattr(module, name, ())}
         found |= merged | (active & there)
     return found
+
+
+def _fused_for_good(network: Any) -> Iterable[Any]:
+    return getattr(network, "fused_for_good", ())
 
 
 def describe(part: Any) -> Any:
@@ -232,6 +251,9 @@ class Origin:
         others = {name: describe(part) for name, part in parts.items() if not isinstance(part, nn.Module)}
         settings = {name: pipe.config.get(name) for name in _OWN_SETTINGS}
         for_good = {}
+        for name, part in parts.items():
+            if isinstance(part, nn.Module) and not all(is_plain(tensor) for tensor in part.parameters()):
+                for_good[name] = "quantized"
         for name in given:
             if name in networks or (name in parts and index.get(name) not in (None, [None, None]) and name in others):
                 if name == "scheduler" and describe(_own_scheduler(folder, index)) == others[name]:
@@ -258,8 +280,8 @@ class Origin:
             else:
                 change = "added" if self.others.get(name) is None else "replaced"
             if change is None and isinstance(part, nn.Module):
-                change = ", ".join(f"with {one}" for one in sorted(_interference(part))) or None
-                adapters = _adapters(part)
+                change = ", ".join(f"with {one}" for one in sorted(interference(part))) or None
+                adapters = adapters_of(part)
                 if name in pipe._lora_loadable_modules:
                     active |= adapters
                     adapters = adapters - recorded
@@ -269,7 +291,7 @@ class Origin:
                 found[name] = change
         settings = {name: pipe.config.get(name) for name in _OWN_SETTINGS}
         found |= {name: repr(value) for name, value in settings.items() if value != self.settings[name]}
-        kept = {entry["name"] for entry in pipe._loras_for_good}
+        kept = {one.name for name in pipe._lora_loadable_modules for one in _fused_for_good(getattr(pipe, name, None))}
         missing = recorded - active - kept
         if missing and "transformer" not in found:
             found["transformer"] = f"without its adapter {', '.join(map(repr, sorted(missing)))}"

@@ -136,7 +136,7 @@ class VideoDiTPipelineOutput(BaseOutput):
             The files written.
 
         Raises:
-            ValueError: latents instead of frames, or a path that cannot be written (checked before anything is).
+            InputError: latents instead of frames, or a path that cannot be written (checked before anything is).
         """
         from videodit.media import check_writable
 

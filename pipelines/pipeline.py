@@ -26,13 +26,15 @@ from videodit.objectives import Objective
 from videodit.pipelines.acceleration import AcceleratedPipeline, Stopwatch
 from videodit.pipelines.adapters import LoRAPipeline
 from videodit.pipelines.autoencoders import decode
-from videodit.pipelines.components import settle_components
+from videodit.pipelines.components import settle_components, settle_defaults
 from videodit.pipelines.conditions import AnyCondition, Fit
 from videodit.pipelines.denoising import make_denoiser
+from videodit.pipelines.exchange import parts_of_diffusers, to_diffusers
 from videodit.pipelines.folders import family_of_index, files_hash, model_hash
 from videodit.pipelines.loading import load_components
 from videodit.pipelines.origin import Origin, OriginPipeline
 from videodit.pipelines.output import ClipStreams, LatentChunks, OutputType, VideoDiTPipelineOutput
+from videodit.pipelines.placement import device_map_of
 from videodit.pipelines.planning import Plan, check_prompts, plan
 from videodit.pipelines.preparing import prepare
 from videodit.pipelines.probing import Draws, probe_scheduler
@@ -61,7 +63,9 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         vae: a :class:`~videodit.CausalVideoVAE`.
         scheduler: any diffusers scheduler that fits what the model predicts; for flow models FlowMatchEulerDiscrete,
             FlowMatchHeunDiscrete, or UniPC and DPM++ with ``prediction_type="flow_prediction"``.
-        height: what the model was trained for, in pixels, and the default of a call; so are the next ones.
+        height: what the model was trained for, in pixels, and the default of a call. ``None`` takes the family's own;
+            of models made here, whose parts do not tell them, 64x64 pixels, 17 frames at 16 a second, 30 steps and a
+            scale of 5, with a warning.
         width: pixels.
         num_frames: frames.
         fps: frames per second.
@@ -98,12 +102,12 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         transformer: Any,
         vae: Any,
         scheduler: Any,
-        height: int = 64,
-        width: int = 64,
-        num_frames: int = 17,
-        fps: float = 16,
-        num_inference_steps: int = 30,
-        guidance_scale: float = 5.0,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         max_text_length: int | None = None,
         tokenizer_2: Any = None,
         text_encoder_2: Any = None,
@@ -135,14 +139,19 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             "image_processor": image_processor,
         }
         self.register_modules(**settle_components(components, family, self._sampling))
+        settings = {
+            "height": height,
+            "width": width,
+            "num_frames": num_frames,
+            "fps": fps,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "max_text_length": max_text_length,
+        }
+        network = {} if self.transformer is None else self.transformer.config
+        known = {**network, "boundary_ratio": boundary_ratio, "expand_timesteps": expand_timesteps}
         self.register_to_config(
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            fps=fps,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            max_text_length=max_text_length,
+            **settle_defaults(settings, self._sampling, known),
             boundary_ratio=boundary_ratio,
             expand_timesteps=expand_timesteps,
             sampled_as=sampled_as,
@@ -164,14 +173,15 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             pretrained_model_name_or_path: a bundled model (``"mini"``), a folder, or a hub id; a pipeline of
                 diffusers' of a known family, too.
             kwargs: as for diffusers' ``DiffusionPipeline.from_pretrained``: ``dtype`` (one, or a dict by component
-                with ``"default"``), ``variant``, ``device_map`` (a device), ``quantization_config`` (a
+                with ``"default"``), ``variant``, ``device_map`` (``"balanced"``, with ``max_memory``, a
+                device, or a dict of devices by component), ``quantization_config`` (a
                 ``PipelineQuantizationConfig``), components, and for the hub ``revision``, ``cache_dir``, ``token``,
                 ``local_files_only``.
 
         Raises:
             InputError: an unknown name, or an option that is unknown or cannot be honoured.
             ModelError: a pipeline of another class, pickled weights, a broken shard, or a component whose tensors are
-                missing, left over, of another shape or dtype, or not finite (named).
+                missing, left over, of another shape or dtype, or not finite.
         """
         name = os.fspath(pretrained_model_name_or_path)
         if not kwargs.setdefault("use_safetensors", True):
@@ -193,6 +203,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         """
         pipe = cls(**load_components(model.path, model.index, family_of_index(model.index, model.path), **kwargs))
         pipe._folder = model.path
+        pipe.hf_device_map = device_map_of(pipe.components, kwargs.get("device_map"))
         pipe._origin = Origin.of(pipe, model.path, model.index, kwargs)
         # A path is the business of this machine alone and stays out of recipes.
         pipe._model_id = model.path.resolve().name if Path(model.name).expanduser().is_dir() else model.name
@@ -204,25 +215,39 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
     def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Self:
         """Another pipeline of the same components, with the same settings.
 
+        Weights are shared, not copied, up to a few tensors whose layout differs.
+
         Args:
-            pipeline: a :class:`VideoDiTPipeline`.
+            pipeline: a :class:`VideoDiTPipeline`, or a pipeline of diffusers' of a known family, such as a
+                ``WanPipeline``: its transformer becomes a :class:`~videodit.VideoDiT` and its settings of a call are
+                those of the family.
             kwargs: components and settings in place of its own.
 
         Raises:
-            InputError: a pipeline of another class, or an unknown option.
+            InputError: a pipeline of another class, an unknown option, or a network with hooks, adapters, processors
+                or quantized weights that another class would lose.
         """
-        if not isinstance(pipeline, VideoDiTPipeline):
-            raise InputError(
-                f"from_pipe takes a VideoDiTPipeline, got a {type(pipeline).__name__}; "
-                "VideoDiTPipeline.from_pretrained reads its folder"
-            )
         names = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
         if unknown := sorted(set(kwargs) - set(names)):
             raise InputError(f"options {', '.join(unknown)} are unknown; legal are {', '.join(names)}")
+        if not isinstance(pipeline, VideoDiTPipeline):
+            return cls(**parts_of_diffusers(pipeline) | kwargs)
         own = {**pipeline.config, **pipeline.components}
         made = cls(**{name: own[name] for name in names if name in own} | kwargs)
         made._folder, made._model_id, made._origin = pipeline._folder, pipeline._model_id, pipeline._origin
         return made
+
+    def to_diffusers(self) -> DiffusionPipeline:
+        """diffusers' own pipeline of the same components, such as a ``WanPipeline``, for code that needs one.
+
+        Its transformer is of diffusers' class and shares its weights with this one, up to a few tensors whose layout
+        differs. The settings of a call (size, frames, steps, guidance) are diffusers' own there.
+
+        Raises:
+            InputError: a model of no published family, or a network with hooks, adapters, processors or quantized
+                weights that another class would lose.
+        """
+        return to_diffusers(self)
 
     @property
     def model_folder(self) -> Path | None:
@@ -259,7 +284,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
 
     @property
     def defaults(self) -> Defaults:
-        """What a call uses when it says nothing else."""
+        """The defaults of a call."""
         return self.spec.defaults
 
     # ---- text ------------------------------------------------------------------------------------
@@ -335,7 +360,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             prompts: all that calls will name, negative ones among them; the empty prompt is always there.
 
         Raises:
-            ValueError: the text encoders are gone already.
+            InputError: the text encoders are gone already.
         """
         if not isinstance(text := self.text, TextEncoder):
             raise InputError("prompts were encoded ahead before, and the text encoders are gone")
@@ -576,7 +601,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             return_dict: an output object instead of a tuple.
 
         Raises:
-            ValueError: a bad argument, before any work starts; see :meth:`check_inputs`.
+            InputError: a bad argument, before any work starts; see :meth:`check_inputs`.
         """
         arguments = dict(locals())
         del arguments["self"]

@@ -47,7 +47,7 @@ def read_frames(
         ``[T, H, W, 3]``, uint8 or float32 in [0, 1], and what should be announced.
 
     Raises:
-        ValueError: something else, an alpha channel that hides anything, a file that cannot be read, or one that asks
+        InputError: something else, an alpha channel that hides anything, a file that cannot be read, or one that asks
             for more than the limits allow (:mod:`videodit.limits`).
     """
     if isinstance(source, (str, os.PathLike)):
@@ -72,8 +72,8 @@ def read_frames(
     if array.shape[-1] != 3:
         alpha = ": flatten its alpha channel first" if array.shape[-1] == 4 else ""
         raise InputError(f"{name} must have 3 colour channels, got {list(source.shape)}{alpha}")
-    if array.dtype != np.uint8 and not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-        raise InputError(f"{name} has values from {array.min():g} to {array.max():g}; floats must be within [0, 1]")
+    if array.dtype != np.uint8:
+        _check_range(array, name)
     return array, []
 
 
@@ -81,7 +81,7 @@ def open_picture(path: Path) -> PIL.Image.Image:
     """A picture file, decoded, turned as its camera says, as 8-bit sRGB.
 
     Raises:
-        ValueError: a file that is missing, no picture, several, transparent in places, or too large.
+        InputError: a file that is missing, no picture, several, transparent in places, or too large.
     """
     picture = _picture_of(path)
     for notice in picture.notices:
@@ -194,7 +194,7 @@ def fitted(frames: np.ndarray, height: int, width: int, fit: Fit, *, name: str =
         fp32 ``[3, T, height, width]`` in [-1, 1], and what should be announced.
 
     Raises:
-        ValueError: another aspect ratio where that is an error, or an unknown way to fit.
+        InputError: another aspect ratio where that is an error, or an unknown way to fit.
     """
     box = Fitting(frames.shape[1], frames.shape[2], height, width, fit, name=name)
     out = np.empty((len(frames), height, width, 3), np.float32)
@@ -203,6 +203,13 @@ def fitted(frames: np.ndarray, height: int, width: int, fit: Fit, *, name: str =
         target[:] = part.astype(np.float32) / 255 if part.dtype == np.uint8 else part
     pixels = torch.from_numpy(out).permute(3, 0, 1, 2)
     return pixels.mul_(2).sub_(1), box.notices
+
+
+def _check_range(array: np.ndarray, name: str) -> None:
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} holds values that are not finite (NaN or infinite)")
+    if array.min() < 0 or array.max() > 1:
+        raise InputError(f"{name} has values from {array.min():g} to {array.max():g}; floats must be within [0, 1]")
 
 
 def read_mask(
@@ -224,7 +231,7 @@ def read_mask(
         Boolean ``[num_frames, height, width]``, and what should be announced.
 
     Raises:
-        ValueError: a mask of another length, one without anything white or black, or what is none.
+        InputError: a mask of another length, one without anything white or black, or what is none.
     """
     notices: list[str] = []
     if isinstance(source, (Tensor, np.ndarray)):
@@ -235,8 +242,7 @@ def read_mask(
         if array.ndim not in (2, 3) or array.size == 0:
             raise InputError(f"a mask must be [H, W] or [T, H, W], got {list(array.shape)}")
         grey = array.astype(np.float32) / (255 if array.dtype.kind in "ui" and array.max() > 1 else 1)
-        if not (np.isfinite(grey).all() and grey.min() >= 0 and grey.max() <= 1):
-            raise InputError(f"a mask has values from {grey.min():g} to {grey.max():g}; floats must be within [0, 1]")
+        _check_range(grey, "a mask")
         frames = np.repeat((grey if grey.ndim == 3 else grey[None])[..., None], 3, axis=-1)
     else:
         frames, notices = read_frames(source, fps=fps, name="the mask", size=(height, width), fit=fit)

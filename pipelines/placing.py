@@ -68,7 +68,7 @@ def place_conditions(
         fit: what becomes of pictures of another aspect ratio; see :func:`videodit.pipelines.pixels.fitted`.
 
     Raises:
-        ValueError: a position outside the clip, a strength outside (0, 1], a clip or a mask of another length, two
+        InputError: a position outside the clip, a strength outside (0, 1], a clip or a mask of another length, two
             conditions for the same frame, what cannot be read, or what the model cannot take.
     """
     check_fit(fit)
@@ -210,7 +210,7 @@ class _Placer:
         """See that the model can take it.
 
         Raises:
-            ValueError: it cannot.
+            InputError: it cannot.
         """
         kind, given = self.spec.image_kind, self.known.nonzero()[:, 0].tolist()
         if not given:

@@ -125,6 +125,11 @@ def _exact(scheduler: Any, objective: Objective, noisy: Tensor, t: float) -> Ten
     """What a model predicts that knows the clean sample."""
     if objective == "flow":
         return (noisy - _CLEAN) / max(t / NUM_TRAIN_TIMESTEPS, 1e-6)
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise InputError(
+            f"{type(scheduler).__name__} is not for models that predict {objective}; DDIM, DPM++, UniPC and Euler are, "
+            "with the betas of the model's own scheduler"
+        )
     alphas = np.asarray(scheduler.alphas_cumprod)
     alpha = float(np.interp(t, np.arange(len(alphas)), alphas))
     noise = (noisy - alpha**0.5 * _CLEAN) / max(1 - alpha, 1e-12) ** 0.5

@@ -64,6 +64,7 @@ def write_recipes(pipe: Any, plan: Plan, seeds: Sequence[int | None], actions: s
         seeds: one a clip; ``None`` where no seed gives it again.
         actions: what each step computes; ``None``: everything.
     """
+    from videodit.backends import backends_of
     from videodit.pipelines.autoencoders import tiles_used
 
     request, inputs, videos = plan.request, plan.inputs, plan.videos
@@ -73,6 +74,7 @@ def write_recipes(pipe: Any, plan: Plan, seeds: Sequence[int | None], actions: s
         prompts = [request.prompt.scenes]
     record = plan.condition_record
     windowed = plan.windows is not None
+    backends = backends_of([pipe.transformer, pipe.transformer_2, pipe.vae])
     extras = {
         "guidance_2": None if request.guidance_scale_2 is None else float(request.guidance_scale_2),
         "dynamic_guidance": request.dynamic_guidance or None,
@@ -87,7 +89,7 @@ def write_recipes(pipe: Any, plan: Plan, seeds: Sequence[int | None], actions: s
         "batched_guidance": pipe.batch_guidance or None,
         "quantize": pipe.quantized,
         "tiling": tiles_used(pipe.vae, plan.height, plan.width),
-        "attention": attention_backend(pipe.transformer),
+        "attention": None if backends in ([], ["native"]) else ", ".join(backends),
         "max_sequence_length": request.max_sequence_length,
         "attention_kwargs": request.attention_kwargs or None,
         **plan.levels.record,
@@ -112,9 +114,9 @@ def _common(pipe: Any, plan: Plan) -> dict[str, Any]:
     """What all clips of a run have alike."""
     import torch
 
-    networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     from videodit.pipelines.origin import dtype_of
 
+    networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     return {
         "steps": plan.num_inference_steps,
         "guidance": plan.guidance_scale,
@@ -139,16 +141,6 @@ def mark_changed(recipes: Sequence[dict[str, Any]]) -> None:
     for recipe in recipes:
         parts = [part for part in recipe.get("not_recorded", []) if part != "callback_on_step_end"]
         recipe |= {"seed": None, "not_recorded": [*parts, "callback_on_step_end"]}
-
-
-def attention_backend(transformer: Any) -> str | None:
-    """The transformer's attention backend; ``None`` for torch's own."""
-    for module in transformer.modules():
-        backend = getattr(getattr(module, "processor", None), "_attention_backend", None)
-        if backend is not None:
-            name = str(getattr(backend, "value", backend))
-            return None if name == "native" else name
-    return None
 
 
 def _version(package: str) -> str | None:

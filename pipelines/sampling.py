@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videodit.backends import backends_of
 from videodit.errors import InputError
 from videodit.pipelines.acceleration import Stopwatch
 from videodit.pipelines.denoising import Denoiser
@@ -64,7 +65,8 @@ class Watcher:
 def _state(pipe: RunningPipeline, tensors: Mapping[str, Tensor | None]) -> list[Any]:
     """What is equal before and after a callback that has changed nothing; in-place work counts, too."""
     marks = [None if tensor is None else (id(tensor), tensor._version) for tensor in tensors.values()]
-    return [marks, pipe._guidance_scale, pipe._guidance_scale_2, pipe._attention_kwargs, pipe._lora_entries()]
+    settings = [pipe._guidance_scale, pipe._guidance_scale_2, pipe._attention_kwargs, pipe._lora_entries()]
+    return [marks, *settings, backends_of([pipe.transformer, pipe.transformer_2])]
 
 
 def _check_returned(changed: Any, tensors: Mapping[str, Tensor | None]) -> None:
@@ -130,7 +132,8 @@ def sample(
             denoise = denoiser(condition=part, span=window.span)
             latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin, plan.levels.eta)
             part_of = f"window {number + 1} of {len(windows)}" if len(windows) > 1 else "the last step"
-            check_finite(latents, f"the transformer's latents after {part_of}")
+            loras = ", ".join(entry["name"] for entry in pipe._lora_entries())
+            check_finite(latents, f"the transformer's latents after {part_of}{loras and f', with LoRA {loras},'}")
             first = window.fresh.start - window.span.start
             made = latents[:, :, first : first + window.fresh.stop - window.fresh.start]
             if store is not None and not pipe.interrupted:

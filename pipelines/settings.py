@@ -214,7 +214,7 @@ def check_conditions(
     """Check what a clip starts from and is led away from against what the model can take.
 
     Raises:
-        ValueError: an image too many or too few, a negative prompt for a model that takes none, or a second scale for
+        InputError: an image too many or too few, a negative prompt for a model that takes none, or a second scale for
             a model without a second expert.
     """
     kind = spec.image_kind

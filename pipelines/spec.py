@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a model was trained for and what a call uses when it says nothing else."""
+    """What a model was trained for and the defaults of a call."""
 
     height: int
     width: int
@@ -95,7 +95,7 @@ class ModelSpec:
         """Read it from the configs of a pipeline and its parts.
 
         Raises:
-            ValueError: a config that lacks one of the entries, or channels that do not fit the way it is sampled.
+            InputError: a config that lacks one of the entries, or channels that do not fit the way it is sampled.
         """
         try:
             found = family_of_index(index, "the pipeline")

@@ -30,7 +30,7 @@ class Storyboard:
         handover: seconds that a change takes.
 
     Raises:
-        ValueError: no scenes, times that do not rise from 0, an empty prompt, or a negative hand-over.
+        InputError: no scenes, times that do not rise from 0, an empty prompt, or a negative hand-over.
     """
 
     scenes: tuple[tuple[float, str], ...]
@@ -56,7 +56,7 @@ class Storyboard:
         """Read a text file with a scene a line: seconds, a comma, the prompt. Blank lines do not count.
 
         Raises:
-            ValueError: a file that cannot be read, or a line of another form, by its number.
+            InputError: a file that cannot be read, or a line of another form, by its number.
         """
         path = Path(path)
         try:
@@ -91,7 +91,7 @@ class Storyboard:
         """See that every scene begins within a clip.
 
         Raises:
-            ValueError: one does not.
+            InputError: one does not.
         """
         if self.scenes[-1][0] >= seconds:
             raise InputError(f"a scene begins at {self.scenes[-1][0]:g} seconds, but the clip has {seconds:.4g}")

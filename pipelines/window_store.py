@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from videodit.configs import read_json
@@ -28,7 +28,7 @@ class WindowStore:
         clips: the recipes of the clips that are made.
 
     Raises:
-        ValueError: a recipe without a seed or a prompt, or a folder that holds windows of other clips.
+        InputError: a recipe without a seed or a prompt, or a folder that holds windows of other clips.
     """
 
     def __init__(self, folder: Path, clips: list[dict[str, Any]]) -> None:
@@ -38,15 +38,19 @@ class WindowStore:
             raise InputError("windows can be kept of clips whose prompt is known: give prompt, not prompt_embeds")
         self.folder, self.lock = folder, FolderLock(folder)
         about = json.dumps(clips, sort_keys=True, default=str)
-        content = {"seed": clips[0]["seed"], "clips": hashlib.sha256(about.encode()).hexdigest()}
+        self._clips = hashlib.sha256(about.encode()).hexdigest()
+        content = {"seed": clips[0]["seed"], "clips": self._clips}
         path = folder / _ABOUT
-        if path.is_file() and self._read(path) != content:
+        try:
+            if path.is_file() and self._read(path) != content:
+                raise InputError(
+                    f"{str(folder)!r} holds the windows of another clip that was begun; remove it to begin anew, or "
+                    "give the same settings to go on with that one"
+                )
+            write_whole(path, json.dumps(content).encode())
+        except BaseException:
             self.lock.close()
-            raise InputError(
-                f"{str(folder)!r} holds the windows of another clip that was begun; remove it to begin anew, or give "
-                "the same settings to go on with that one"
-            )
-        write_whole(path, json.dumps(content).encode())
+            raise
 
     def during(self, parts: Iterator[Tensor]) -> Iterator[Tensor]:
         """Yield what is made; when that ends, other processes may use the folder."""
@@ -60,7 +64,7 @@ class WindowStore:
         """The seed of the clips that were begun there, if any were.
 
         Raises:
-            ValueError: a file of another kind.
+            InputError: a file of another kind.
         """
         path = folder / _ABOUT
         if not path.is_file():
@@ -92,8 +96,11 @@ class WindowStore:
         if not path.is_file():
             return None
         try:
-            content = load_file(path)
+            with safe_open(path, framework="pt") as file:
+                made, content = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             latents = content["latents"]
+            if made != {"clips": self._clips, "window": str(number), "digest": _digest(content)}:
+                raise InputError("its content is not what was written for this window")
             if list(latents.shape) != list(shape) or not latents.isfinite().all():
                 raise InputError(f"latents of shape {list(latents.shape)}, not finite ones of {list(shape)}")
             for i, generator in enumerate(generators):
@@ -108,5 +115,16 @@ class WindowStore:
     def save(self, number: int, latents: Tensor, generators: Sequence[torch.Generator]) -> None:
         """Keep what a window added, and where the generators of schedulers that draw noise in each step stand."""
         states = {f"generator_{i}": generator.get_state() for i, generator in enumerate(generators)}
-        content = save({"latents": latents.detach().cpu().contiguous(), **states})
+        tensors = {"latents": latents.detach().cpu().contiguous(), **states}
+        made = {"clips": self._clips, "window": str(number), "digest": _digest(tensors)}
+        content = save(tensors, metadata=made)
         write_whole(self.folder / f"{number:05d}.safetensors", content)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of tensors, with their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

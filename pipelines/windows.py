@@ -47,7 +47,7 @@ def plan_windows(length: int, window: int, overlap: int, *, front: int = 0, back
         back: latent frames that are given as a whole at the end.
 
     Raises:
-        ValueError: an overlap that leaves too little to add.
+        InputError: an overlap that leaves too little to add.
     """
     if not 1 <= overlap <= window - 2:
         raise InputError(f"windows of {window} latent frames can share 1 to {window - 2} of them, not {overlap}")
@@ -93,7 +93,7 @@ def latent_window(geometry: VideoGeometry, window: int, overlap: int, height: in
     """A window and an overlap in frames as latent frames.
 
     Raises:
-        ValueError: a window that is no legal number of frames or holds less than three latent ones, or an overlap that
+        InputError: a window that is no legal number of frames or holds less than three latent ones, or an overlap that
             is no multiple of the stride or leaves less than two latent frames to add.
     """
     stride = geometry.vae_stride.t

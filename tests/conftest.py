@@ -68,6 +68,16 @@ def _own_log_level() -> Generator[None, None, None]:
 
 
 @pytest.fixture(autouse=True)
+def _own_attention_backend() -> Generator[None, None, None]:
+    """A model's ``set_attention_backend`` also sets that of the whole process."""
+    yield
+    if (dispatch := sys.modules.get("diffusers.models.attention_dispatch")) is not None:
+        dispatch._AttentionBackendRegistry.set_active_backend(
+            dispatch.AttentionBackendName(dispatch.DIFFUSERS_ATTN_BACKEND)
+        )
+
+
+@pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Start each test from one seed, whether or not a wide fixture drew numbers just before it."""
     seed_everything()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 import tarfile
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 from videodit.datasets.clips.records import Source
 from videodit.datasets.clips.sources import read_source
+from videodit.errors import InputError
+from videodit.reading.pictures import SUFFIXES
 
 
 def fill(folder: Path, **files: str | bytes) -> Path:
@@ -62,13 +65,77 @@ def test_a_folder_is_read_with_all_below_it(tmp_path: Path) -> None:
 
 
 def test_what_is_passed_over_in_a_folder_is_told(tmp_path: Path) -> None:
-    fill(tmp_path, a__mp4="a", b__txt="lone", n__srt="1", n__json="2", n__gif="3", n__xml="4")
+    fill(tmp_path, a__mp4="a", b__txt="lone", n__srt="1", n__json="2", n__xml="4")
     (tmp_path / "link").symlink_to(fill(tmp_path / ".elsewhere", z__mp4="z"))
     assert read_source(tmp_path).notices == (
-        "4 files that are no clips were passed over: n.gif, n.json, n.srt, \u2026",
+        "3 files that are no clips were passed over: n.json, n.srt, n.xml",
         "1 caption has no clip beside it: b.txt",
         "1 folder that is a link was not entered: link",
     )
+
+
+def test_links_that_lead_out_of_the_folder_are_told(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    fill(inside, a__mp4="a", a__txt="a ball")
+    fill(outside, b__mp4="b", c__txt="c")
+    (inside / "b.mp4").symlink_to(outside / "b.mp4")
+    (inside / "c.mp4").symlink_to(inside / "a.mp4")
+    (inside / "c.txt").symlink_to(outside / "c.txt")
+    told = "2 files are links that lead out of the folder: b.mp4, c.txt"
+    assert read_source(inside).notices == (told,)
+    (inside / "sub").symlink_to(outside)
+    (inside / "m.csv").write_text("video\na.mp4\nb.mp4\nsub/b.mp4\n")
+    assert read_source(inside / "m.csv").notices == ("2 files are links that lead out of the folder: b.mp4, sub/b.mp4",)
+
+
+@pytest.mark.parametrize("video", ["../out.mp4", "sub/../../out.mp4", "/etc/hosts", r"C:\a.mp4", r"sub\..\a.mp4"])
+def test_no_row_leads_out_of_the_folder(tmp_path: Path, video: str) -> None:
+    fill(tmp_path / "in", sub___a__mp4="a")
+    fill(tmp_path, out__mp4="b")
+    (tmp_path / "in" / "m.jsonl").write_text(json.dumps({"video": video}))
+    with pytest.raises(InputError, match=r"m\.jsonl, line 1: video is .* in the manifest's own folder"):
+        read_source(tmp_path / "in" / "m.jsonl")
+
+
+@pytest.mark.parametrize("again", ["a.mp4", "./a.mp4", "sub/..//a.mp4"])
+def test_a_row_that_comes_twice_is_named(tmp_path: Path, again: str) -> None:
+    fill(tmp_path, a__mp4="a")
+    (tmp_path / "m.csv").write_text(f"video\na.mp4\n{again}\n")
+    with pytest.raises(InputError, match=r"m\.csv, line 3: "):
+        read_source(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("kind", ["utf-16", "utf-16-le", "utf-16-be", "latin-1", "utf-32"])
+def test_captions_of_another_encoding_are_told(tmp_path: Path, kind: str) -> None:
+    fill(tmp_path, a__mp4="a", a__txt="a green b\u00e4ll".encode(kind))
+    with pytest.raises(InputError, match=r"a\.txt: .*(UTF-8|NUL)"):
+        read_source(tmp_path)
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "m.csv").write_bytes("video,caption\na.mp4,a green b\u00e4ll\n".encode(kind))
+    with pytest.raises(InputError, match=r"m\.csv.*(UTF-8|NUL|no column 'video')"):
+        read_source(tmp_path / "m.csv")
+
+
+def test_marks_and_line_ends_of_windows_are_no_part_of_a_caption(tmp_path: Path) -> None:
+    fill(tmp_path, a__mp4="a", a__txt=b"\xef\xbb\xbfa ball\r\n\r\n")
+    assert captions(read_source(tmp_path)) == {"a.mp4": "a ball"}
+    row = b'\xef\xbb\xbf{"video": "a.mp4", "caption": "a ball"}\r\n'
+    (tmp_path / "m.jsonl").write_bytes(row)
+    (tmp_path / "m.csv").write_bytes(b'\xef\xbb\xbf"video","caption"\r\n"a.mp4","a ball"\r\n')
+    for name in ("m.jsonl", "m.csv"):
+        assert captions(read_source(tmp_path / name)) == {"a.mp4": "a ball"}
+
+
+def test_a_caption_in_a_tar_is_no_larger_than_captions_are(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "s.tar", [("a.mp4", b"a"), ("a.txt", b"x" * 100_000)])
+    with pytest.raises(InputError, match=r"key 'a', txt: the caption has 100,000 bytes; the limit prompt_characters"):
+        read_source(tar)
+
+
+def test_every_kind_of_file_that_is_read_is_a_clip(tmp_path: Path) -> None:
+    """A folder's list of suffixes must not leave out what the reader takes."""
+    fill(tmp_path, **{f"n{i}__{suffix[1:]}": "x" for i, suffix in enumerate(SUFFIXES)})
+    assert len(read_source(tmp_path)) == len(SUFFIXES)
 
 
 def test_folders_that_are_no_source(tmp_path: Path) -> None:
@@ -77,7 +144,7 @@ def test_folders_that_are_no_source(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no source '.*missing'; it must be a folder, a \.jsonl"):
         read_source(tmp_path / "missing")
     fill(tmp_path, a__mp4="a", a__txt=b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"a\.txt: it is not UTF-8"):
+    with pytest.raises(ValueError, match=r"a\.txt: it is UTF-16; save it as UTF-8"):
         read_source(tmp_path)
     with pytest.raises(ValueError, match="split is 'test'; only Hugging Face datasets"):
         read_source(tmp_path, split="test")

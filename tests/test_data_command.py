@@ -203,3 +203,17 @@ def test_a_killed_run_goes_on_to_the_same_cache(
         files.append({p.name: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "scan.jsonl"})
     assert files[0] == files[1]
     assert len(files[0]) == 3 + 1 + 7
+
+
+def test_limits_hold_in_the_processes_that_read_clips(
+    source: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["data", "encode", str(source), "-m", str(tiny_model), "-o", str(tmp_path / "cache"), *SMALL]
+    assert main(["--limit", "clip_pixels=2000", *command, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "6 clips: 2 used, 1 left out, 3 unreadable" in printed
+    assert "its picture is 80x48; the limit clip_pixels is 2,000: raise it with --limit clip_pixels=NUMBER" in printed
+    assert main(["--limit", "file_bytes=10", "data", "scan", str(source), "-m", str(tiny_model)]) == 2
+    assert "the limit file_bytes is 10" in capsys.readouterr().out
+    assert main([*command, "--dry-run"]) == 0  # what was found under other limits is not believed
+    assert "6 clips: 4 used, 1 left out, 1 unreadable" in capsys.readouterr().out

@@ -173,6 +173,19 @@ def test_from_pipe_keeps_settings_and_origin(tiny_model: Path) -> None:
         VideoDiTPipeline.from_pipe(object())
 
 
+def test_parts_of_a_model_made_here_do_not_tell_its_sizes(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    settings = vars(pipe.defaults)
+    assert caplog.text == ""
+    assert VideoDiTPipeline(**pipe.components, **settings).defaults == pipe.defaults
+    assert VideoDiTPipeline.from_pipe(pipe).defaults == pipe.defaults
+    assert caplog.text == ""
+    made = VideoDiTPipeline(**pipe.components, height=32)
+    assert (made.defaults.height, made.defaults.width, made.defaults.num_frames) == (32, 64, 17)
+    assert "a call uses fps=16, guidance_scale=5.0, num_frames=17, num_inference_steps=30, width=64" in caplog.text
+    assert "from_pipe(pipe) keeps the settings" in caplog.text
+
+
 def test_parts_of_a_family_with_several_pipelines_need_sampled_as() -> None:
     transformer = _small(family="wan")
     with pytest.raises(InputError, match=r"needs sampled_as; legal are .*WanPipeline"):

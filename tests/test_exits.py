@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from videodit.cli.boundary import as_known, run
+from videodit.cli.main import main
 from videodit.errors import InputError, InternalError, ModelError, OutOfMemory, Stopped
 from videodit.files import FolderLock, _hidden_name, replacing, sole_maker, write_whole
 
@@ -106,3 +107,11 @@ def test_a_folder_s_lock_ends_when_it_is_closed(tmp_path: Path) -> None:
         FolderLock(tmp_path / "new")
     lock.close()
     FolderLock(tmp_path / "new").close()
+
+
+def test_a_file_that_is_no_calibration_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notes = tmp_path / "notes.json"
+    notes.write_text('{"mine": 1}')
+    assert main(["calibrate", "-m", "mini", "-o", str(notes)]) == 2
+    assert "exists and is not a calibration" in capsys.readouterr().err
+    assert notes.read_text() == '{"mine": 1}'

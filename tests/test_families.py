@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from videodit import VideoDiT
+from videodit.errors import ModelError
 from videodit.families import FAMILIES
-from videodit.families.base import to_foreign, to_native
+from videodit.families.base import PREFIXES, to_foreign, to_native
 from videodit.families.loading import convert_transformer
 from videodit.families.parity import MEMBERS, Member, deviation, randomize
 
@@ -338,7 +339,7 @@ def original_name(family: str, name: str) -> str:
     return name.replace("scale_shift_table", "modulation")
 
 
-@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+@pytest.mark.parametrize("prefix", ["", *PREFIXES])
 @pytest.mark.parametrize("name", ["wan", "wan-i2v", "wan-flf2v", "ltx"])
 def test_loads_the_authors_own_file(name: str, prefix: str, tmp_path: Path) -> None:
     member = MEMBERS[name]
@@ -363,7 +364,7 @@ def test_loads_the_authors_own_file(name: str, prefix: str, tmp_path: Path) -> N
 
 def test_a_config_of_an_unknown_family_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "MochiTransformer3DModel"}')
-    message = r"holds a MochiTransformer3DModel, expected a VideoDiT or one of WanTransformer3DModel, .*FluxTr"
+    message = r"is of class 'MochiTransformer3DModel'; legal are VideoDiT, WanTransformer3DModel, .*FluxTr"
     for load in (VideoDiT.from_pretrained, VideoDiT.load_config):
         with pytest.raises(ValueError, match=message):
             load(tmp_path)
@@ -426,6 +427,46 @@ def test_a_file_cut_short_is_named(wan_folder: Path) -> None:
         VideoDiT.from_pretrained(wan_folder)
 
 
+@pytest.mark.parametrize("prefix", ["", *PREFIXES])
+@pytest.mark.parametrize(
+    ("tensors", "layout"),
+    [
+        ({"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}, "scaled fp8"),
+        ({"blocks.0.self_attn.q.scale_weight": torch.ones(1)}, "scaled fp8"),
+        ({"blocks.0.self_attn.q.weight_scale": torch.ones(1)}, "scaled fp8"),
+        ({"blocks.0.self_attn.q.scale_input": torch.ones(1)}, "scaled fp8"),
+        (
+            {
+                "blocks.0.self_attn.q.weight_scale": torch.ones(1),
+                "blocks.0.self_attn.q.weight_scale_2": torch.ones(1),
+                "blocks.0.self_attn.q.weight": torch.zeros(2, 2, dtype=torch.uint8),
+            },
+            "nvfp4",
+        ),
+        ({"blocks.0.self_attn.q.absmax": torch.ones(1)}, "bitsandbytes"),
+        ({"blocks.0.self_attn.q.qweight": torch.zeros(2, dtype=torch.int32)}, "GPTQ or AWQ"),
+        ({"blocks.0.self_attn.q.weight": torch.zeros(2, 2, dtype=torch.float8_e4m3fn)}, "without its scales"),
+        ({"blocks.0.self_attn.q.weight": torch.zeros(2, 2, dtype=torch.int8)}, "holds whole numbers .I8."),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_quantized_single_file_is_refused_by_its_layout(
+    tensors: dict[str, Tensor], layout: str, prefix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "wan.safetensors"
+    plain = {"blocks.0.self_attn.norm_q.weight": torch.ones(4), "patch_embedding.weight": torch.ones(4, 4, 1, 2, 2)}
+    save_file({prefix + name: value for name, value in (plain | tensors).items()}, path)
+    with pytest.raises(ModelError, match=layout):
+        VideoDiT.from_single_file(path)
+
+
+@pytest.mark.parametrize("name", ["wan.gguf", "wan.GGUF", "wan.safetensors", "wan.bin", "wan"])
+def test_a_gguf_file_is_refused_by_that_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"GGUF" + (3).to_bytes(4, "little") + bytes(64))
+    with pytest.raises(ModelError, match="GGUF"):
+        VideoDiT.from_single_file(tmp_path / name)
+
+
 def test_a_pickle_is_refused_and_the_way_out_is_told(tmp_path: Path) -> None:
     path = tmp_path / "wan.pth"
     path.write_bytes(b"")
@@ -465,7 +506,7 @@ def test_a_condition_too_many_or_too_few_is_named(
 
 def test_a_conversion_that_cannot_be_is_refused_and_leaves_nothing(wan_folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with pytest.raises(ValueError, match="holds a WanTransformer3DModel, expected a VideoDiT"):
+    with pytest.raises(ValueError, match="is of class 'WanTransformer3DModel'; it must be of class 'VideoDiT'"):
         convert_transformer(VideoDiT, wan_folder, target, to="diffusers")
     with pytest.raises(ValueError, match="exists; name a folder that does not"):
         convert_transformer(VideoDiT, wan_folder, wan_folder, to="native")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import types
@@ -18,7 +19,7 @@ from tiny_families import CASES, NEGATIVE, PROMPT, image, save_pipeline
 
 from videodit import VideoDiTPipeline
 from videodit.cli.main import main
-from videodit.errors import ModelError
+from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES
 from videodit.families.autoencoders import autoencoder_named, autoencoder_of
 from videodit.media import probe, read_recipe
@@ -106,6 +107,31 @@ def test_saved_in_the_own_layout_it_is_the_same(name: str, folder: Callable[[str
     np.testing.assert_allclose(*clips, atol=1e-4)
 
 
+def _documented(root: Path, model: str) -> tuple[list[str], list[str]]:
+    """Schedulers that the docs say work and are refused."""
+    section = (root / "docs" / "families.md").read_text(encoding="utf-8").partition("## Schedulers")[2]
+    (row,) = [line for line in section.splitlines() if line.startswith(f"| {model} (")]
+    works, refused = (re.findall(r"\b\w+Scheduler\b", cell) for cell in row.split("|")[2:4])
+    return works, refused
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # DEIS within diffusers
+@pytest.mark.parametrize(("name", "model"), [("wan", "flow"), ("cogvideox-2b", "v"), ("latte", "v")])
+def test_the_schedulers_of_the_docs(name: str, model: str, folder: Callable[[str], Path], root: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(folder(name))
+    config = dict(pipe.scheduler.config)
+    works, refused = _documented(root, model)
+    assert len(works) > 5
+    for kind in (*works, *refused):
+        pipe.scheduler = getattr(diffusers, kind).from_config(config)
+        call = {"num_inference_steps": 4, "num_frames": CASES[name].latent[1], **CASES[name].call}
+        if kind in works:
+            pipe.check_inputs(PROMPT, **call)
+            continue
+        with pytest.raises(InputError, match=kind):
+            pipe.check_inputs(PROMPT, **call)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["wan", "cogvideox-2b", "pixart-sigma", "hunyuan_video"])
 def test_a_seed_draws_the_noise_of_diffusers(name: str, folder: Callable[[str], Path]) -> None:
@@ -179,13 +205,16 @@ def changed_index(source: Path, target: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"_class_name": "MochiPipeline"}, "holds a MochiPipeline, expected a VideoDiTPipeline or one of WanPipeline"),
-        ({"_class_name": ["pipeline", "My"]}, "holds a ..pipeline., .My.., expected a VideoDiTPipeline"),
+        ({"_class_name": "MochiPipeline"}, "is of class 'MochiPipeline'; legal are VideoDiTPipeline, WanPipeline"),
+        ({"_class_name": ["pipeline", "My"]}, "is of class ..pipeline., .My..; legal are VideoDiTPipeline"),
         ({"text_encoder": ["os", "system"]}, "text_encoder is of 'os', legal are diffusers and transformers"),
         ({"scheduler": ["diffusers", "utils"]}, "scheduler is a utils of diffusers, legal is a SchedulerMixin"),
         ({"tokenizer": ["transformers", "UMT5EncoderModel"]}, "legal is a PreTrainedTokenizerBase"),
         ({"scheduler": ["diffusers"]}, "scheduler is .'diffusers'.; legal is a library and a class in it"),
-        ({"_class_name": "LTXPipeline"}, "holds a WanTransformer3DModel, expected a LTXVideoTransformer3DModel"),
+        (
+            {"_class_name": "LTXPipeline"},
+            "is of class 'WanTransformer3DModel'; it must be of class 'LTX",
+        ),
     ],
 )
 def test_a_folder_that_is_no_familys_is_named(

@@ -141,7 +141,7 @@ def test_a_lora_that_does_not_fit_is_refused(
     cases = {
         "other.safetensors": "fits no module of this VideoDiT",
         "narrow.safetensors": "lora_A of blocks.0.attn1.to_q has shape [2, 31]",
-        "missing.safetensors": "is no file; legal are",
+        "missing.safetensors": "does not exist; legal are",
         "p.pt": "is a pickle",
         "text.safetensors": "is not a whole safetensors file",
     }
@@ -233,6 +233,137 @@ def test_experts_of_a_recipe(style: str) -> None:
     assert found == LoRARequest(style, {"transformer_2": 0.5}, second=True)
 
 
+def test_a_file_that_was_used_twice_is_matched_with_each_use(style: str, capsys: pytest.CaptureFixture[str]) -> None:
+    content, clip = find_lora(style).content_hash, Path("a.mp4")
+    first = {"name": "x", "hash": content, "weight": 0.5}
+    second = {"name": "y", "hash": content, "weight": 0.7, "networks": ["transformer_2"]}
+    again = {"name": "z", "hash": content, "weight": -1.0}
+    both = (LoRARequest(style, 0.5), LoRARequest(style, 0.7, second=True))
+    assert match_recipe([first, second], parse_loras([style]), clip) == both
+    assert match_recipe([first, second], parse_loras([f"{style}@2", style]), clip) == both
+    assert match_recipe([second, first], parse_loras([style, style]), clip) == both[::-1]
+    assert match_recipe([first, again], parse_loras([style]), clip) == (both[0], LoRARequest(style, -1.0))
+    assert capsys.readouterr().err == ""
+    changed = match_recipe([first, second], parse_loras([f"{style}:0.1@2", style]), clip)
+    assert changed == (both[0], LoRARequest(style, 0.1, second=True))
+    assert "LoRA 'y' weighs 0.1, was 0.7" in capsys.readouterr().err
+    for texts in ([f"{style}:0.5"], [style] * 3, [f"{style}@2", f"{style}@2"]):
+        with pytest.raises(ValueError, match=r"2 times \('x' at 0.5, 'y'@2 at 0.7\); give it once without a weight"):
+            match_recipe([first, second], parse_loras(texts), clip)
+
+
+def test_one_file_under_two_names_is_made_again(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, style: str
+) -> None:
+    model = ("-m", str(tiny_model))
+    run(capsys, "generate", *PROMPT, *model, "--lora", f"{style}:0.5", "--lora", f"{style}:-0.2", "-o", "a.mp4")
+    run(capsys, "remake", "a.mp4", *model, "--lora", style, "-o", "b.mp4")
+    assert (frames("a.mp4") == frames("b.mp4")).all()
+    assert read_recipe(Path("a.mp4"))["loras"] == read_recipe(Path("b.mp4"))["loras"]  # type: ignore[index]
+
+
+def from_python(tiny_model: Path, style: str | None, **options: Any) -> Any:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    pipe.set_progress_bar_config(disable=True)
+    if style is None:
+        from peft import LoraConfig
+
+        pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), "own")
+    else:
+        pipe.load_lora_weights(style)
+    seeded = torch.Generator().manual_seed(3)
+    return pipe(PROMPT[0], num_frames=5, num_inference_steps=2, generator=seeded, **options)
+
+
+def test_a_scale_of_a_call_is_made_again(capsys: pytest.CaptureFixture[str], tiny_model: Path, style: str) -> None:
+    from_python(tiny_model, style, attention_kwargs={"scale": 0.25}).save("a.mp4")
+    from_python(tiny_model, style).save("full.mp4")
+    run(capsys, "remake", "a.mp4", "-m", str(tiny_model), "--lora", style, "-o", "b.mp4")
+    assert (frames("a.mp4") == frames("b.mp4")).all()
+    assert (frames("a.mp4") != frames("full.mp4")).any()
+
+
+def test_loras_beside_quantized_weights_are_made_again(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, style: str
+) -> None:
+    from videodit.acceleration import AccelConfig
+
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.accelerate(AccelConfig(quantize="int8-weights"))
+    pipe.load_lora_weights(style)
+    seeded = torch.Generator().manual_seed(3)
+    pipe(PROMPT[0], num_frames=5, num_inference_steps=2, generator=seeded).save("a.mp4")
+    run(capsys, "remake", "a.mp4", "-m", str(tiny_model), "--lora", style, "-o", "b.mp4")
+    assert (frames("a.mp4") == frames("b.mp4")).all()
+
+
+def test_an_adapter_without_a_file_is_told_by_remake(capsys: pytest.CaptureFixture[str], tiny_model: Path) -> None:
+    from_python(tiny_model, None).save("a.mp4")
+    recipe = read_recipe(Path("a.mp4"))
+    assert recipe is not None
+    assert recipe["loras"] == [{"name": "own", "hash": None, "weight": 1.0}]
+    line = fails(capsys, "remake", "a.mp4", "-m", str(tiny_model))
+    assert "was made with adapter 'own', which was added to the transformer directly and has no file" in line
+
+
+# --- hostile files -------------------------------------------------------------------------------
+
+
+def many(path: Path, count: int) -> None:
+    """A file of very many small tensors, whose header is all that there is to it."""
+    entries = {
+        f"x{i}.lora_A.weight": {"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]} for i in range(count)
+    }
+    header = json.dumps(entries).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4 * count))
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("many", 2, "holds 200000 tensors, and a LoRA holds no more than 50000"),
+        ("fewer", 2, "fits no module of this VideoDiT: it holds x0.lora_A.weight, "),
+        ("rank", 2, "blocks.0.attn1.to_q has rank 100000, legal are ranks up to 16384"),
+        ("alpha", 2, "lora_alpha of blocks.0.attn1.to_q is 1000"),
+        ("digits", 2, 'lora_adapter_metadata in its header is \'{"transformer.lora_alpha": 1000'),
+        ("vast", 2, "alpha of blocks.0.attn1.to_q is 999999995904.0, legal is a number above 0 and up to 1e+09"),
+        ("nan", 3, "LoRA 'nan': transformer.blocks.0.attn1.to_q.lora_A.weight holds numbers that are not finite"),
+        ("huge", 3, "the transformer's latents after the last step, with LoRA huge, hold values that are not finite"),
+    ],
+)
+def test_hostile_files_end_in_one_line(
+    name: str, code: int, message: str, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query, file = "transformer.blocks.0.attn1.to_q", Path(f"{name}.safetensors")
+    good = tensors()
+    numbers = {"alpha": 400, "digits": 5000}
+    if name in ("many", "fewer"):
+        many(file, 200_000 if name == "many" else 49_999)
+    elif name in numbers:
+        alpha = '{"transformer.lora_alpha": 1' + numbers[name] * "0" + "}"
+        save_file(good, file, {"lora_adapter_metadata": alpha})
+    elif name == "rank":
+        ranked = {
+            f"{query}.lora_A.weight": torch.zeros(100_000, 32),
+            f"{query}.lora_B.weight": torch.zeros(32, 100_000),
+        }
+        save_file(good | ranked, file)
+    elif name == "vast":
+        save_file(good | {f"{query}.alpha": torch.tensor(1e12)}, file)
+    elif name == "nan":
+        save_file(good | {f"{query}.lora_A.weight": torch.full((2, 32), float("nan"))}, file)
+    else:
+        save_file({key: value * 1e30 for key, value in good.items()}, file)
+    before = sorted(os.listdir())
+    words = ("generate", *PROMPT, "-m", str(tiny_model), "--device", "cpu", "--lora", str(file), "-o", "x.mp4")
+    assert main(words) == code
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert message in line
+    assert len(line) < 1000
+    assert sorted(os.listdir()) == before
+
+
 # --- info ----------------------------------------------------------------------------------------
 
 
@@ -241,4 +372,4 @@ def test_info_shows_a_lora(capsys: pytest.CaptureFixture[str], style: str) -> No
     for line in ("modules   4\n", "rank      2\n", "kind      LoRA\n", "words     zorb\n", "made for  not recorded\n"):
         assert line in out
     assert "only a model has a --vocabulary" in fails(capsys, "info", style, "--vocabulary")
-    assert "is no file" in fails(capsys, "info", "missing.safetensors")
+    assert "does not exist" in fails(capsys, "info", "missing.safetensors")

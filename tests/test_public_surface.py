@@ -43,6 +43,9 @@ PARAMETERS = {
     "negative_prompt_attention_mask negative_pooled_prompt_embeds max_sequence_length sigmas timesteps eta "
     "attention_kwargs guidance_scale_2 dynamic_guidance fps "
     "callback_on_step_end callback_on_step_end_tensor_inputs output_type return_dict",
+    "VideoDiTPipeline.from_pretrained": "pretrained_model_name_or_path kwargs",
+    "VideoDiTPipeline.from_pipe": "pipeline kwargs",
+    "VideoDiTPipeline.to_diffusers": "self",
     "VideoDiTPipeline.encode_prompt": "self prompt negative_prompt do_classifier_free_guidance num_videos_per_prompt "
     "prompt_embeds negative_prompt_embeds max_sequence_length device dtype",
 }

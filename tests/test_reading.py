@@ -249,7 +249,8 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
 
 
 def test_media_are_opened_in_one_place(root: Path) -> None:
-    opened = re.compile(r"\b(av\.open|Image\.open|VideoReader)\(")
+    others = "VideoCapture|imread|open_video|read_image|load_image|load_video|decode_image|FFmpegReader"
+    opened = re.compile(rf"\b(av\.open|Image\.open|VideoReader|imageio|{others})\(|^import (imageio|torchvision)", re.M)
     found = {
         str(file.relative_to(root))
         for folder in ("videodit", "pipelines", "datasets", "examples", "benchmarks")

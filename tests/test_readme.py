@@ -8,6 +8,7 @@ The line above a code fence may be an HTML comment: `<!-- ci: NAME -->` has `.ci
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import json
 import os
@@ -26,8 +27,10 @@ import typer
 import yaml
 from clips_made import make_clip, numbered_frames
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from videodit.cli.main import app, main
+from videodit.limits import Limits
 from videodit.training.config import TrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,19 +196,25 @@ def config_tables() -> Iterator[str]:
     parts = {"": TrainingConfig} | {
         f"{name}.": field.annotation
         for name, field in TrainingConfig.model_fields.items()
-        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel)
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, (BaseModel, Limits))
     }
     for prefix, part in parts.items():
         told = descriptions(part)
         rows = [
             f"| `{prefix}{name}` | {default_of(field)} | {told[name]} |"
-            for name, field in part.model_fields.items()
+            for name, field in fields_of(part).items()
             if f"{name}." not in parts
         ]
         yield "\n".join(["| key | default | |", "|---|---|---|", *rows])
 
 
-def descriptions(part: type[BaseModel]) -> dict[str, str]:
+def fields_of(part: type[BaseModel | Limits]) -> dict[str, FieldInfo]:
+    if issubclass(part, BaseModel):
+        return dict(part.model_fields)
+    return {one.name: FieldInfo(annotation=int, default=one.default) for one in dataclasses.fields(part)}
+
+
+def descriptions(part: type[BaseModel | Limits]) -> dict[str, str]:
     """What the docstring says of each attribute, as Markdown and with YAML's name of nothing."""
     _, _, text = inspect.getdoc(part).partition("Attributes:\n")
     entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", text, re.M)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from videodit.limits import DEFAULT_LIMITS, current_limits
 from videodit.training.config import differences, load_config, preset_names
 
 SMALL = "model: mini\noutput: out\ndata: {cache: cache}\n"
@@ -104,7 +105,7 @@ def test_a_file_of_something_else(tmp_path, text):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"is no file and none of mini-lora, wan-1\.3b-lora, wan-5b-lora"):
+    with pytest.raises(ValueError, match=r"does not exist; .* preset: mini-lora, wan-1\.3b-lora, wan-5b-lora"):
         load_config("nothing")
 
 
@@ -130,3 +131,20 @@ def test_more_steps_are_no_difference_at_a_constant_rate(file):
     assert differences(cosine, load_config(file, ["train.schedule=cosine", "train.steps=5000"])) == [
         "train.steps: 1000 became 5000"
     ]
+
+
+def test_limits_are_set_by_the_names_of_the_commands(file):
+    config = load_config(file, ["limits.picture_pixels=100", "limits.prompt_characters=30_000"])
+    with config.limits_held():
+        assert (current_limits().picture_pixels, current_limits().prompt_characters) == (100, 30_000)
+        assert current_limits().clip_frames == DEFAULT_LIMITS.clip_frames
+    assert current_limits() == DEFAULT_LIMITS
+    assert differences(load_config(file).model_dump(mode="json"), config) == []
+
+
+@pytest.mark.parametrize(
+    "override", ["limits.picture_pixel=9", "limits.clip_frames=0", "limits.clip_frames=yes", "limits=3"]
+)
+def test_a_wrong_limit_is_named(file, override):
+    with pytest.raises(ValueError, match=r"limits.*(unknown limit|whole number)"):
+        load_config(file, [override])

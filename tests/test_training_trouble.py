@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import runpy
@@ -17,14 +18,17 @@ import PIL.Image
 import pytest
 import torch
 import training_small
+import yaml
 from huggingface_hub.errors import LocalTokenNotFoundError
 from huggingface_hub.utils import filter_repo_objects
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from training_small import ROOT, losses, trained
 
 from videodit import VideoDiTPipeline
-from videodit.errors import ModelError
+from videodit.errors import InputError, ModelError
+from videodit.limits import Limits
 from videodit.media import read_recipe
 from videodit.training import meter as meters
 from videodit.training.card import push_to_hub, write_card
@@ -125,7 +129,10 @@ def test_the_config_beside_a_checkpoint_is_the_whole_config(configured):
     assert TrainingConfig.model_validate(about["config"]) == config
 
     def keys(model: Any) -> dict[str, Any]:
-        return {name: keys(value) if hasattr(value, "model_fields_set") else None for name, value in model}
+        if dataclasses.is_dataclass(model):
+            return dict.fromkeys(field.name for field in dataclasses.fields(model))
+        is_part = (BaseModel, Limits)
+        return {name: keys(value) if isinstance(value, is_part) else None for name, value in model}
 
     def plain(values: dict[str, Any]) -> dict[str, Any]:
         return {name: plain(value) if isinstance(value, dict) else None for name, value in values.items()}
@@ -377,7 +384,7 @@ def test_clips_of_validation_start_from_images(configured, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"noise__guidance": 3.0}, "noise.guidance is 3.0: this model is not told any"),
+        ({"noise__guidance": 3.0}, "noise.guidance is 3.0, but this model has no guidance input"),
         ({"validation__prompts": ["a"], "validation__frames": 10**9}, "tokens; the limit is"),
         (
             {"validation__prompts": ["a"], "validation__images": ["nowhere.png"]},
@@ -488,3 +495,39 @@ def test_nothing_is_uploaded_that_was_not_asked_for(configured):
     assert config.export.push_to_hub is None
     with pytest.raises(AssertionError):
         push_to_hub(config)
+
+
+# ---- the command line --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train.steps=5", "--print-config", "method.rank=3"],
+        ["--print-config", "train.steps=5", "method.rank=3"],
+        ["train.steps=5", "method.rank=3", "--print-config"],
+        ["train.steps=5", "--resume", "latest", "method.rank=3", "--print-config"],
+        ["train.steps=5", "--resume=latest", "--print-config", "--debug", "method.rank=3"],
+    ],
+)
+def test_overrides_stand_on_any_side_of_a_flag(configured, monkeypatch, capsys, words):
+    assert finetune(configured(), monkeypatch, *words) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["train"]["steps"], printed["method"]["rank"]) == (5, 3)
+
+
+def test_a_wrong_word_is_blamed_and_no_right_one(configured, monkeypatch, capsys):
+    words = ["train.steps=5", "--print-config", "method.rank=3"]
+    with pytest.raises(SystemExit) as caught:
+        finetune(configured(), monkeypatch, *words, "--steps=4")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith("unrecognized arguments: --steps=4\n")
+    assert finetune(configured(), monkeypatch, *words, "steps") == 2
+    assert "override 'steps' must be like train.steps=50" in capsys.readouterr().err
+
+
+def test_limits_of_a_run_hold_for_its_images(configured, tmp_path):
+    PIL.Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    asked = {"validation__prompts": ["a ball"], "validation__images": [str(tmp_path / "a.png")]}
+    with pytest.raises(InputError, match=r"it has 40x30 pixels; .*: raise it with limits\.picture_pixels=NUMBER$"):
+        Trainer(configured(**asked, limits={"picture_pixels": 1000}))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from diffusers.hooks import FirstBlockCacheConfig
 from torch import Tensor
 
 from videodit import Edit, Frames, Region, Storyboard, VideoDiTPipeline
+from videodit.errors import InputError
 from videodit.media import read_recipe, read_video
 from videodit.pipelines.output import LatentChunks
 from videodit.pipelines.request import Request
@@ -363,6 +366,63 @@ def test_windows_of_another_clip_are_not_taken(pipe: VideoDiTPipeline, tmp_path:
     pipe(PROMPT, **call | {"keep_windows": other}, generator=seeded(0), conditions=given)
     with pytest.raises(ValueError, match="another clip"):
         pipe(PROMPT, **call | {"keep_windows": other}, generator=seeded(0), conditions=given, fit="pad")
+
+
+def damage(file: Path, kind: str, other: Path) -> None:
+    content = file.read_bytes()
+    if kind == "cut short":
+        file.write_bytes(content[:-9])
+    elif kind == "a bit is another":
+        file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    elif kind == "empty":
+        file.write_bytes(b"")
+    elif kind == "of another clip":
+        file.write_bytes((other / file.name).read_bytes())
+    elif kind == "of another window":
+        file.write_bytes((file.parent / "00001.safetensors").read_bytes())
+    else:
+        (file.parent / "about.json").write_text({"about is no JSON": "{", "about is a list": "[]"}[kind])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "cut short", "a bit is another", "empty", "of another clip", "of another window", "about is no JSON",
+        "about is a list",
+    ],
+)  # fmt: skip
+def test_a_damaged_window_is_told_with_the_way_out(pipe: VideoDiTPipeline, tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "kept"
+    call = LONG | {"generator": seeded(1)}
+    pipe(PROMPT, **call, keep_windows=folder)
+    pipe(PROMPT, **LONG, generator=seeded(2), keep_windows=tmp_path / "other")
+    damage(folder / "00000.safetensors", kind, tmp_path / "other")
+    for _ in range(2):  # the second time nobody holds the folder, either
+        with pytest.raises(InputError, match=r"kept.* remove the folder '.*kept' to begin anew"):
+            pipe(PROMPT, **LONG, generator=seeded(1), keep_windows=folder)
+
+
+def test_windows_without_their_clip_are_not_taken_for_this_one(pipe: VideoDiTPipeline, tmp_path: Path) -> None:
+    pipe(PROMPT, **LONG, generator=seeded(1), keep_windows=tmp_path / "kept")
+    (tmp_path / "kept" / "about.json").unlink()
+    with pytest.raises(InputError, match="is damaged or no window of this clip"):
+        pipe("a blue cone", **LONG, generator=seeded(1), keep_windows=tmp_path / "kept")
+
+
+def test_two_processes_do_not_make_the_same_windows(pipe: VideoDiTPipeline, tmp_path: Path) -> None:
+    """Nor do two calls of one process; the folder is free again when the first has ended, however it did."""
+    folder = tmp_path / "kept"
+    code = "import sys, time; from pathlib import Path; from videodit.files import FolderLock\n"
+    code += "lock = FolderLock(Path(sys.argv[1])); print('locked', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(InputError, match=r"another process is writing into .*kept'; wait for its end or stop it"):
+            pipe(PROMPT, **LONG, generator=seeded(1), keep_windows=folder)
+        other.kill()
+    with pytest.raises(Killed):
+        pipe(PROMPT, **LONG, generator=seeded(1), keep_windows=folder, callback_on_step_end=killed_in(1))
+    pipe(PROMPT, **LONG, generator=seeded(1), keep_windows=folder)
 
 
 def test_windows_are_kept_of_clips_with_a_seed_alone(pipe: VideoDiTPipeline, tmp_path: Path) -> None:

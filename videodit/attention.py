@@ -123,7 +123,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         cross: it attends to the text; caches of diffusers' tell both kinds apart by ``is_cross_attention``.
 
     Raises:
-        ValueError: an unknown ``qk_norm`` or ``layout``.
+        InputError: an unknown ``qk_norm`` or ``layout``.
     """
 
     _default_processor_cls = AttentionProcessor
@@ -260,7 +260,7 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         eps: of that norm.
 
     Raises:
-        ValueError: an unknown ``qk_norm``.
+        InputError: an unknown ``qk_norm``.
     """
 
     _default_processor_cls = JointAttentionProcessor

@@ -73,6 +73,20 @@ def check_weights(folder: Path) -> None:
         check_file(shard)
 
 
+def check_no_gguf(path: Path) -> None:
+    """See that a file is none of llama.cpp's, whatever it is called.
+
+    Raises:
+        ModelError: it is, or is called so.
+    """
+    named = path.suffix.lower() == ".gguf"
+    if not named and path.is_file():
+        with path.open("rb") as file:
+            named = file.read(4) == b"GGUF"
+    if named:
+        raise ModelError(f"{path} is quantized (GGUF); use a .safetensors file in bf16, fp16 or fp32")
+
+
 def check_file(path: Path) -> None:
     """Open the header of a safetensors file.
 
@@ -80,6 +94,7 @@ def check_file(path: Path) -> None:
         ModelError: a file that is cut short or not safetensors.
     """
     check_regular(path)
+    check_no_gguf(path)
     try:
         with safe_open(path, framework="pt") as file:
             file.keys()

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from videodit.errors import ModelError
+from videodit.ranges import check_number, short
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MAX_JSON_BYTES = 2**25
+MAX_DEPTH = 64
 _REFUSED = {
     "auto_map": "it would run code that comes with the model",
     "trust_remote_code": "it would run code that comes with the model",
@@ -73,11 +75,28 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise ModelError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    if not is_shallow(value):
+        raise ModelError(f"{path} is nested too deeply: more than {MAX_DEPTH} levels, which no config needs")
     return value
 
 
+def is_shallow(value: Any) -> bool:
+    """Whether a JSON value has at most :data:`MAX_DEPTH` levels, so that functions that call themselves may read it."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, (dict, list))
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return True
+    return False
+
+
 def check_config(config: Any, where: object) -> None:
-    """Refuse what a config of a stranger could ask for beyond numbers: code, kernels from the hub, quantizers.
+    """Refuse what a config of a stranger could ask for: code, kernels from the hub, quantizers, numbers out of range.
 
     Raises:
         ModelError: naming the entry.
@@ -91,11 +110,10 @@ def check_config(config: Any, where: object) -> None:
         if key in _REFUSED and value not in (None, False, {}):
             raise ModelError(f"{where} asks for {key}, which is refused: {_REFUSED[key]}")
         if key in _ATTENTION and value not in _PLAIN_ATTENTION:
-            raise ModelError(f"{where} asks for {key} {value!r}; legal are {', '.join(map(str, _PLAIN_ATTENTION[1:]))}")
-        if re.search(r"(^|_)eps(ilon)?$", key) and isinstance(value, (int, float)) and not 0 <= value < 1:
-            raise ModelError(f"{where}: {key} is {value}, legal is a small number from 0")
-        if key == "rope_theta" and isinstance(value, (int, float)) and not value > 0:
-            raise ModelError(f"{where}: {key} is {value}, legal is a number above 0")
+            raise ModelError(
+                f"{where} asks for {key} {short(value)}; legal are {', '.join(map(str, _PLAIN_ATTENTION[1:]))}"
+            )
+        check_number(key, value, where)
         if isinstance(value, float) and math.isinf(value) and key != "lambda_min_clipped":
             raise ModelError(f"{where}: {key} is {value}, which is not finite")
         check_config(value, where)
@@ -107,6 +125,8 @@ def check_class(config: dict[str, Any], expected: str, where: str | Path) -> Non
     Raises:
         ModelError: the config names a class other than ``expected``, or none.
     """
-    found = config.get("_class_name", "config without a class")
+    found = config.get("_class_name")
+    if found is None:
+        raise ModelError(f"{where} names no class; it must be of class {expected!r}")
     if found != expected:
-        raise ModelError(f"{where} holds a {found}, expected a {expected}")
+        raise ModelError(f"{where} is of class {short(found)}; it must be of class {expected!r}")

@@ -68,7 +68,7 @@ class ContextParallelModel:
         """See diffusers' ``ModelMixin``; processes without a GPU may talk by gloo.
 
         Raises:
-            ValueError: a model that cannot be split so, or degrees that are not the number of processes.
+            InputError: a model that cannot be split so, or degrees that are not the number of processes.
             RuntimeError: torch.distributed is not initialized, or the model is split already.
         """
         own = isinstance(config, ContextParallelConfig)
@@ -103,7 +103,7 @@ class ContextParallelModel:
         Joint blocks get text that is padded to a multiple of the processes, and a mask that hides the padding.
 
         Raises:
-            ValueError: video tokens that are no multiple of the processes, or a mask that ring attention cannot have.
+            InputError: video tokens that are no multiple of the processes, or a mask that ring attention cannot have.
         """
         x, text, rotary, mask, condition = tokens
         context = self.context_parallel
@@ -149,7 +149,7 @@ def check_splittable(model: Any, *, ulysses: int) -> None:
         ulysses: processes that share the heads among them; 1 for none.
 
     Raises:
-        ValueError: naming what is in the way.
+        InputError: naming what is in the way.
     """
     if model.config.attention != "full":
         raise InputError(
@@ -166,7 +166,7 @@ def check_count(tokens: int, processes: int) -> None:
     """See whether video tokens can be split evenly.
 
     Raises:
-        ValueError: naming both numbers.
+        InputError: naming both numbers.
     """
     if tokens % processes:
         raise InputError(

@@ -25,7 +25,7 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     Transformers for High-Resolution Image Synthesis", 2024, section 5.3.2).
 
     Raises:
-        ValueError: a shift that is not above 0.
+        InputError: a shift that is not above 0.
     """
     if not shift > 0:
         raise InputError(f"shift must be above 0, got {shift}")
@@ -57,7 +57,7 @@ def sample_sigma(
         ``[B]`` in (0, 1), fp32.
 
     Raises:
-        ValueError: an unknown density, or a shift that is not above 0.
+        InputError: an unknown density, or a shift that is not above 0.
     """
     if density == "uniform":
         sigma = torch.rand(batch, generator=generator)
@@ -80,13 +80,13 @@ def sigma_at(
 
     Args:
         quantile: the share, in (0, 1), of any shape.
-        density: see :func:`sample_sigma`, as for the next ones.
+        density: see :func:`sample_sigma`.
         mean: of the normal variable.
         std: of the normal variable.
         shift: see :func:`shift_sigma`.
 
     Raises:
-        ValueError: an unknown density, or a shift that is not above 0.
+        InputError: an unknown density, or a shift that is not above 0.
     """
     if density not in get_args(TimestepDensity):
         raise InputError(f"density must be one of {get_args(TimestepDensity)}, got {density!r}")
@@ -139,7 +139,7 @@ def training_target(
         sigma: noise level ``[B]``, needed for ``"v"``.
 
     Raises:
-        ValueError: an unknown objective, or ``"v"`` without levels.
+        InputError: an unknown objective, or ``"v"`` without levels.
     """
     if objective == "flow":
         return noise - clean

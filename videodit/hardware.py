@@ -43,7 +43,7 @@ def parse_device(name: str | None) -> str:
     """A device that is here, from its name or from nothing.
 
     Raises:
-        ValueError: no device of that name.
+        InputError: no device of that name.
     """
     if name is None:
         return default_device()
@@ -72,7 +72,7 @@ def parse_dtype(name: str | None, device: str) -> torch.dtype:
     """A dtype from its name, or what suits the device.
 
     Raises:
-        ValueError: an unknown name, or fp16 on a CPU.
+        InputError: an unknown name, or fp16 on a CPU.
     """
     if name is None:
         return default_dtype(device)[0]

@@ -55,9 +55,7 @@ class Limits:
         """
         limit = getattr(self, name)
         if value > limit:
-            raise InputError(
-                f"{what}; the limit {name} is {limit:,}: raise it with --limit {name}=NUMBER before the command"
-            )
+            raise InputError(f"{what}; the limit {name} is {limit:,}: raise it with {_how.format(name=name)}")
 
     def replace(self, written: Iterable[str]) -> Limits:
         """These limits with those changed that ``written`` names, each as ``NAME=NUMBER``.
@@ -80,7 +78,8 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
-_current = DEFAULT_LIMITS
+COMMANDS = "--limit {name}=NUMBER before the command"
+_current, _how = DEFAULT_LIMITS, COMMANDS
 
 
 def current_limits() -> Limits:
@@ -89,11 +88,17 @@ def current_limits() -> Limits:
 
 
 @contextlib.contextmanager
-def use_limits(limits: Limits) -> Iterator[None]:
-    """Have ``limits`` hold inside the ``with`` block, in all threads."""
-    global _current
-    before, _current = _current, limits
+def use_limits(limits: Limits, *, how: str = COMMANDS) -> Iterator[None]:
+    """Have ``limits`` hold inside the ``with`` block, in all threads.
+
+    Args:
+        limits: which.
+        how: what messages say of raising the limit ``{name}``.
+    """
+    global _current, _how
+    before = _current, _how
+    _current, _how = limits, how
     try:
         yield
     finally:
-        _current = before
+        _current, _how = before

@@ -35,7 +35,7 @@ from videodit.limits import current_limits
 from videodit.reading.clip import naming_clip, open_clip
 from videodit.reading.files import Media
 from videodit.reading.timing import find_gaps
-from videodit.reading.video import COMMENT_FORMAT, SMOOTH_CHROMA, open_stream, unpack_comment
+from videodit.reading.video import COMMENT_FORMAT, SMOOTH_CHROMA, VideoInfo, open_stream, unpack_comment
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +113,7 @@ def frame_rate(fps: float | Fraction) -> Fraction:
     meant to be that rate: 23.976 becomes 24000/1001.
 
     Raises:
-        ValueError: ``fps`` is not a number from 0.0001 to 1000.
+        InputError: ``fps`` is not a number from 0.0001 to 1000.
     """
     if not MIN_FPS <= fps <= MAX_FPS:  # false for NaN, too
         raise InputError(f"fps is {fps}; it must be {MIN_FPS} to {MAX_FPS}")
@@ -131,7 +131,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     An existing file is fine: it will be replaced.
 
     Raises:
-        ValueError: the suffix is not ``.mp4``, the folder is missing or not writable, or ``path`` is a
+        InputError: the suffix is not ``.mp4``, the folder is missing or not writable, or ``path`` is a
             folder or a read-only file.
     """
     target = Path(path)
@@ -178,7 +178,7 @@ class VideoWriter:
         crf: libx264's quality, 0 (lossless but for the chroma) to 51 (worst).
 
     Raises:
-        ValueError: one of the above is not as described, or ``path`` cannot be written.
+        InputError: one of the above is not as described, or ``path`` cannot be written.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class VideoWriter:
         """Append ``frames``, uint8 RGB ``[T, H, W, 3]``, an array or a tensor on any device.
 
         Raises:
-            ValueError: another shape, size or dtype.
+            InputError: another shape, size or dtype.
             RuntimeError: the writer is not open.
         """
         if self._container is None or self._stream is None:
@@ -321,7 +321,7 @@ def write_video(
         Seconds that the encoder worked.
 
     Raises:
-        ValueError: no frames, frames of another shape or dtype, or ``path`` cannot be written.
+        InputError: no frames, frames of another shape or dtype, or ``path`` cannot be written.
     """
     check_writable(path)
     chunks: Iterator[Any] = iter([frames] if hasattr(frames, "shape") else frames)
@@ -427,13 +427,13 @@ def read_video(path: str | os.PathLike[str], *, max_frames: int | None = None) -
             frames[place] = frame
         for notice in clip.notices:
             logger.warning("%s: %s", media.path.name, notice)
-        average = Fraction(clip.info.fps).limit_denominator(10_000)
-    recipe, rate = _recipe_and_rate(media)
-    return VideoClip(frames, rate or average, recipe)
+        info = clip.info
+    with naming_clip(str(media)), _opened(media) as (container, stream):
+        return VideoClip(frames, _rate_of(stream, info), unpack_comment(container)[0])
 
 
 def probe(path: str | os.PathLike[str]) -> MediaInfo:
-    """Read what ``path`` says about itself, decoding no more than its first frame where its packets tell the rest.
+    """Read what ``path`` says about itself, decoding no more than its ends where its packets tell the rest.
 
     Raises:
         InputError: the file cannot be read as a clip; see :func:`read_video`.
@@ -443,19 +443,19 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
         info = clip.info
         if info.is_image:
             raise InputError(f"cannot read {os.fspath(path)!r}: it is a picture, not a video")
+        next(clip.one_by_one([info.num_frames - 1]))  # its size may change in the middle, or its end be damaged
+        interlaced = clip.interlaced
         notices = [*clip.notices, *(f"no frame comes from {a:.4g} to {b:.4g} s" for a, b in find_gaps(clip.times))]
-    if info.interlaced:
+    if interlaced:
         notices.append("it is interlaced")
     with naming_clip(str(media)), _opened(media) as (container, stream):
         context = stream.codec_context
-        rate = _rate_of(stream)
-        uneven = rate is None or abs(float(rate) - info.fps) > 0.02 * info.fps
         return MediaInfo(
             width=info.width,
             height=info.height,
             coded_width=context.width,
             coded_height=context.height,
-            fps=Fraction(info.fps).limit_denominator(10_000) if rate is None or uneven else rate,
+            fps=_rate_of(stream, info),
             num_frames=info.num_frames,
             duration=info.duration,
             codec=context.name,
@@ -478,12 +478,9 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     Raises:
         InputError: the file is missing, broken or has no video.
     """
-    return _recipe_and_rate(Media(Path(path)))[0]
-
-
-def _recipe_and_rate(media: Media) -> tuple[dict[str, Any] | None, Fraction | None]:
-    with naming_clip(str(media)), _opened(media) as (container, stream):
-        return unpack_comment(container)[0], _rate_of(stream)
+    media = Media(Path(path))
+    with naming_clip(str(media)), _opened(media) as (container, _):
+        return unpack_comment(container)[0]
 
 
 @contextlib.contextmanager
@@ -520,8 +517,12 @@ def _pack_comment(recipe: dict[str, Any] | None, width: int, height: int) -> str
         raise InputError(f"the recipe must be JSON: {error}") from error
 
 
-def _rate_of(stream: VideoStream) -> Fraction | None:
-    return stream.average_rate or stream.guessed_rate
+def _rate_of(stream: VideoStream, info: VideoInfo) -> Fraction:
+    """Frames per second: what the stream states, unless its frames' time stamps say otherwise."""
+    stated = stream.average_rate or stream.guessed_rate
+    if stated is not None and abs(float(stated) - info.fps) <= 0.02 * info.fps:
+        return stated
+    return Fraction(info.fps).limit_denominator(10_000)
 
 
 def _color_name(code: int) -> str:

@@ -28,7 +28,7 @@ def split_head_dim(head_dim: int) -> Size3D:
     ``128 → 44, 42, 42``, as in Wan 2.1.
 
     Raises:
-        ValueError: a head that cannot give every axis a pair of channels.
+        InputError: a head that cannot give every axis a pair of channels.
     """
     if head_dim % 2 or head_dim < 6:
         raise InputError(f"attention_head_dim must be even and at least 6 for 3D rotary positions, got {head_dim}")
@@ -156,7 +156,7 @@ class RotaryTables(nn.Module):
         lag: see :func:`rotary_fractional`.
 
     Raises:
-        ValueError: an unknown kind, or axes that do not add up to the head.
+        InputError: an unknown kind, or axes that do not add up to the head.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union
 
 from videodit.errors import ModelError
+from videodit.ranges import short
 
 
 def check_types(config: Mapping[str, Any], make: Callable[..., Any], where: object) -> None:
@@ -35,14 +36,25 @@ def check_types(config: Mapping[str, Any], make: Callable[..., Any], where: obje
         value, default = config[name], parameter.default
         if type(value) is type(default) and not isinstance(value, (list, tuple)):
             continue
+        if isinstance(value, list) and not _may_have_length(len(value), default, hints[name]):
+            raise ModelError(
+                f"{where}: {name} is {short(value)}, a list of {len(value)} items, which is not its length"
+            )
         if not _fits(value, hints[name]) and not (value is None and default is None):
             kind = getattr(hints[name], "__name__", None) if isinstance(hints[name], type) else hints[name]
-            raise ModelError(f"{where}: {name} is {_short(value)}, legal is {str(kind).replace('typing.', '')}")
+            raise ModelError(f"{where}: {name} is {short(value)}, legal is {str(kind).replace('typing.', '')}")
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
+def _may_have_length(length: int, default: Any, hint: Any) -> bool:
+    """Whether a list may be as long as it is: as a tuple of fixed length, and only empty where the default is."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for option in options:
+        parts = typing.get_args(option)
+        fixed = typing.get_origin(option) is tuple and Ellipsis not in parts and len(parts) > 1
+        # Some published hints name fewer items than there are.
+        if fixed and (not isinstance(default, (list, tuple)) or len(default) == len(parts)):
+            return length == len(parts)
+    return length > 0 or (isinstance(default, (list, tuple)) and not default)
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -68,7 +80,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind in (list, tuple, collections.abc.Sequence):
         parts = [one for one in inner if one is not Ellipsis]
         # Published hints of tuples name the first of several; and one number may stand for all.
-        items = value if isinstance(value, (list, tuple)) else [value] if kind is tuple and parts else None
+        items = value if isinstance(value, (list, tuple)) else None
+        if items is None and kind is tuple and parts and not isinstance(value, str):
+            items = [value]
         return items is not None and (not parts or all(any(_fits(item, part) for part in parts) for item in items))
     if kind in (dict, collections.abc.Mapping):
         return isinstance(value, Mapping)

@@ -42,7 +42,7 @@ class VideoGeometry:
         causal: the first frame is a latent of its own: ``stride·k + 1`` frames; else there are ``stride·k``.
 
     Raises:
-        ValueError: a stride or patch that is not a positive integer.
+        InputError: a stride or patch that is not a positive integer.
     """
 
     vae_stride: Size3D
@@ -62,7 +62,7 @@ class VideoGeometry:
         """Latent extents of a clip in pixels; the clip must be legal for the VAE (not for the patch).
 
         Raises:
-            ValueError: a frame count that breaks :attr:`frame_rule` or a side that is no multiple of the stride.
+            InputError: a frame count that breaks :attr:`frame_rule` or a side that is no multiple of the stride.
         """
         st, sh, sw = self.vae_stride
         if num_frames < 1 or (num_frames - self._lead) % st:
@@ -82,7 +82,7 @@ class VideoGeometry:
         """Token extents of a latent grid.
 
         Raises:
-            ValueError: a latent extent that is no multiple of the patch.
+            InputError: a latent extent that is no multiple of the patch.
         """
         for name, value, patch in zip(("frames", "height", "width"), latent, self.patch, strict=True):
             if value < patch or value % patch:
@@ -128,7 +128,7 @@ class VideoGeometry:
         """The nearest legal frame count, ties upwards. Callers announce a change.
 
         Raises:
-            ValueError: fewer than one frame.
+            InputError: fewer than one frame.
         """
         if num_frames < 1:
             raise InputError(f"num_frames must be at least 1, got {num_frames}")
@@ -139,7 +139,7 @@ class VideoGeometry:
         """The nearest legal height and width, ties upwards, never below one multiple. Callers announce a change.
 
         Raises:
-            ValueError: a side below one pixel.
+            InputError: a side below one pixel.
         """
         for name, value in (("height", height), ("width", width)):
             if value < 1:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videodit.errors import InputError
+from videodit.errors import InputError, ModelError
 from videodit.prompt_reader import PromptReader
 from videodit.text_spec import TextSpec
 
@@ -49,7 +49,7 @@ class TextEncoder(PromptReader):
         pooled: a tokenizer and an encoder whose output has ``pooler_output`` (CLIP), for models that have both.
 
     Raises:
-        ValueError: a ``max_length`` below 1.
+        InputError: a ``max_length`` below 1.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class TextEncoder(PromptReader):
             max_length: tokens at which these prompts are cut; ``None`` for the model's own.
 
         Raises:
-            ValueError: no prompt at all, or a single string, which would be read letter by letter.
+            InputError: no prompt at all, or a single string, which would be read letter by letter.
         """
         if isinstance(prompts, str):
             raise InputError(f"expected a list of prompts, got the single string {prompts!r}")
@@ -89,6 +89,7 @@ class TextEncoder(PromptReader):
             max_length=(self.max_length if max_length is None else max_length) + spec.template_tokens,
             return_tensors="pt",
         )
+        _check_ids(tokens["input_ids"], self.model)
         ids, mask = tokens["input_ids"].to(device), tokens["attention_mask"].to(device)
         given = {"attention_mask": mask} if spec.encoder_mask else {}
         if spec.hidden_layer is None:
@@ -107,7 +108,22 @@ class TextEncoder(PromptReader):
         length = min(tokenizer.model_max_length, _POOLED_LENGTH)
         texts = [self.spec.cleaned(prompt) for prompt in prompts]
         tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        _check_ids(tokens["input_ids"], model)
         return model(tokens["input_ids"].to(device)).pooler_output.to(device)
+
+
+def _check_ids(ids: Tensor, model: Any) -> None:
+    """See that an encoder has the tokens that its tokenizer made of a text; ``ids`` are on the CPU.
+
+    Raises:
+        ModelError: a token beyond its vocabulary.
+    """
+    size = getattr(getattr(model, "config", None), "vocab_size", None)
+    if size is not None and (largest := int(ids.max())) >= size:
+        raise ModelError(
+            f"the tokenizer makes token {largest} of this prompt, but the text encoder has {size} tokens; "
+            "they do not belong together"
+        )
 
 
 def together(parts: Sequence[TextTokens]) -> TextTokens:
@@ -142,7 +158,7 @@ class EncodedPrompts:
         """What the encoder made of them, padded to the longest.
 
         Raises:
-            ValueError: a prompt that was not encoded.
+            InputError: a prompt that was not encoded.
         """
         if unknown := [prompt for prompt in prompts if prompt not in self._tokens]:
             raise InputError(f"prompt {unknown[0]!r} was not encoded ahead; there are {len(self._tokens)} that were")

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
-from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
@@ -28,6 +27,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from videodit.adapters.network import AdaptedNetwork
 from videodit.adapters.state import present, scaled_adapters
 from videodit.attention import KeysValues, QKNorm
 from videodit.blocks import (
@@ -80,7 +80,7 @@ class Prepared:
 
 
 class VideoDiT(
-    FamilyLoading, ContextParallelModel, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin
+    FamilyLoading, ContextParallelModel, ModelMixin, ConfigMixin, AdaptedNetwork, CacheMixin, AttentionMixin
 ):
     """A video diffusion transformer.
 
@@ -384,12 +384,6 @@ class VideoDiT(
         if (changes := getattr(self, "weight_differences", None)) is not None:
             changes.check_free(state_dict)
         return super().load_state_dict(state_dict, *args, **kwargs)
-
-    def unload_lora(self) -> None:
-        """As diffusers' ``PeftAdapterMixin.unload_lora``, with changes of norms and tables."""
-        if (changes := getattr(self, "weight_differences", None)) is not None:
-            changes.unload()
-        super().unload_lora()
 
     @scaled_adapters
     def forward(

@@ -63,7 +63,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         scale_factor_spatial: pixels per latent along height and width; must follow from the levels.
 
     Raises:
-        ValueError: a config whose parts contradict each other.
+        InputError: a config whose parts contradict each other.
     """
 
     _supports_gradient_checkpointing = False
@@ -196,7 +196,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         """Encode and decode ``latent_frames`` at a time with carried state, to bound memory.
 
         Raises:
-            ValueError: fewer than one latent frame.
+            InputError: fewer than one latent frame.
         """
         if latent_frames < 1:
             raise InputError(f"latent_frames must be at least 1, got {latent_frames}")
@@ -286,7 +286,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
             statistics (see :meth:`normalize`).
 
         Raises:
-            ValueError: a frame count that is not ``4k+1`` (for a temporal stride of 4), or sides that are no
+            InputError: a frame count that is not ``4k+1`` (for a temporal stride of 4), or sides that are no
                 multiples of the spatial stride. Nothing is dropped in silence.
         """
         if x.ndim != 5 or x.shape[1] != 3:
@@ -316,7 +316,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
             Moments (mean and log-variance along the channels) of the latent frames that each chunk completes.
 
         Raises:
-            ValueError: a chunk with another number of frames.
+            InputError: a chunk with another number of frames.
         """
         stream = Stream()
         for chunk in chunks:
@@ -347,7 +347,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
             ``sample``: ``[B, 3, 4(T-1)+1, 8H, 8W]`` for strides 4×8×8.
 
         Raises:
-            ValueError: a tensor of another rank or channel count.
+            InputError: a tensor of another rank or channel count.
         """
         self._check_latents(z)
         scale = self.geometry.vae_stride.h
@@ -377,7 +377,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
             carries its own past, so that they bound what is computed at once and not what is carried.
 
         Raises:
-            ValueError: a tensor of another rank or channel count, or fewer than one latent frame a chunk.
+            InputError: a tensor of another rank or channel count, or fewer than one latent frame a chunk.
         """
         if latent_frames < 1:
             raise InputError(f"latent_frames must be at least 1, got {latent_frames}")

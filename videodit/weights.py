@@ -99,7 +99,7 @@ def build(make: Callable[[], nn.Module], where: object) -> Any:
         with torch.device("meta"):
             return make()
     except VideoDiTError as error:
-        raise ModelError(f"{where}: {error}") from None
+        raise ModelError(f"{where}: {one_line(error)}") from None
     except Exception as error:  # whatever a class trips over: a value of another type, a size that overflows
         raise ModelError(f"{where}: no model can be built of its config: {one_line(error)}") from None
 
@@ -204,8 +204,12 @@ def check_model_finite(model: nn.Module, where: object) -> None:
             raise ModelError(f"{where}: {name} holds values that are not finite (NaN or infinite)")
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds its numbers as they are: it is not packed by a quantizer."""
+    return type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
+
+
 def _plain(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        plain = type(tensor) in (Tensor, nn.Parameter, nn.Buffer)  # not packed by a quantizer
-        if plain and not tensor.is_meta and tensor.is_floating_point() and tensor.element_size() > 1:
+        if is_plain(tensor) and not tensor.is_meta and tensor.is_floating_point() and tensor.element_size() > 1:
             yield name, tensor

@@ -21,7 +21,7 @@ def ssim(clips: Tensor, reference: Tensor) -> float:
         reference: of the same shape.
 
     Raises:
-        ValueError: other shapes.
+        InputError: other shapes.
     """
     if clips.shape != reference.shape or min(clips.shape[-2:]) < WINDOW:
         raise InputError(

@@ -53,7 +53,7 @@ class Wanted:
         size: height and width that all samples have, for models with learned positions.
 
     Raises:
-        ValueError: a frame count that is not legal (the nearest are named) or comes twice, a rate that is none, a
+        InputError: a frame count that is not legal (the nearest are named) or comes twice, a rate that is none, a
             budget that the smallest size exceeds, fewer buckets than frame counts, another kind of windows, or a size
             that is not legal or beyond the budget.
     """
@@ -150,7 +150,7 @@ def plan_samples(scanned: Iterable[Scanned], wanted: Wanted, *, drop_flags: froz
         drop_flags: which of `DROPPABLE` are left out.
 
     Raises:
-        ValueError: a flag that no scan gives.
+        InputError: a flag that no scan gives.
     """
     if unknown := sorted(drop_flags - set(DROPPABLE)):
         raise InputError(f"clips cannot be dropped for {', '.join(unknown)}; legal are {', '.join(DROPPABLE)}")

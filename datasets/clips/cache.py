@@ -106,7 +106,7 @@ class CacheInfo:
         """Read it from a file's text.
 
         Raises:
-            ValueError: something else, or a format of another version.
+            InputError: something else, or a format of another version.
         """
         try:
             values = dict(json.loads(text))
@@ -167,7 +167,7 @@ class CachedSample:
         """Read it from a line.
 
         Raises:
-            ValueError: a line of something else.
+            InputError: a line of something else.
         """
         try:
             return typed(cls, json.loads(line))
@@ -197,7 +197,7 @@ class LatentCache:
         folder: the cache's.
 
     Raises:
-        ValueError: no cache, one that is not finished, a shard that is missing or cut short. The message says what to
+        InputError: no cache, one that is not finished, a shard that is missing or cut short. The message says what to
             run.
     """
 
@@ -321,7 +321,7 @@ def read_info(folder: Path) -> CacheInfo | None:
     """What made the cache in a folder; ``None`` where there is none.
 
     Raises:
-        ValueError: a ``cache.json`` that cannot be read.
+        InputError: a ``cache.json`` that cannot be read.
     """
     path = folder / _INFO
     return CacheInfo.from_json(path.read_bytes(), path) if path.is_file() else None
@@ -331,7 +331,7 @@ def check_folder(folder: Path) -> None:
     """Make sure that a folder holds a cache or nothing, since files in it are replaced and removed.
 
     Raises:
-        ValueError: it is a file, or holds files of something else.
+        InputError: it is a file, or holds files of something else.
     """
     if not folder.exists() or (folder / _INFO).is_file():
         return
@@ -356,7 +356,7 @@ def begin(folder: Path, info: CacheInfo, *, restart: bool = False) -> list[Shard
         The shards that are whole. Broken ones are removed.
 
     Raises:
-        ValueError: the folder's entries were made by something else, or it is another's; see :func:`check_folder`.
+        InputError: the folder's entries were made by something else, or it is another's; see :func:`check_folder`.
     """
     check_folder(folder)
     before = None if restart and not _readable(folder) else read_info(folder)

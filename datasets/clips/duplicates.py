@@ -34,7 +34,7 @@ class Fingerprint:
         seconds: the clip's length.
 
     Raises:
-        ValueError: hashes and thumbnails do not fit each other.
+        InputError: hashes and thumbnails do not fit each other.
     """
 
     hashes: tuple[int | None, ...]

@@ -49,7 +49,7 @@ class Encoder(Protocol):
         """Embeddings ``[L, D]`` of a caption, and its pooled one ``[P]``."""
 
     def text_notices(self, caption: str) -> list[str]:
-        """What a user should be told about a caption."""
+        """Notices about a caption."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def read_fitted(clip: Clip, *, start: float, bucket: Bucket, fps: float, reader:
         reader: what decodes.
 
     Raises:
-        ValueError: a clip that cannot be decoded.
+        InputError: a clip that cannot be decoded.
     """
     return fit(read_window(clip, start=start, num_frames=bucket.frames, fps=fps, reader=reader), bucket)
 
@@ -176,13 +176,13 @@ def encode(
         What there is now. Clips that could not be decoded are in ``failed``; the others went on.
 
     Raises:
-        ValueError: a plan without samples or for another model, a folder that is no cache, whose entries something else
+        InputError: a plan without samples or for another model, a folder that is no cache, whose entries something else
             has made or into which another process writes, or an unknown reader or number of workers. Nothing was
             encoded then. Also if not one clip could be decoded.
     """
     check_settings(reader=reader, workers=workers)
     if not plan.samples:
-        raise InputError("there is no sample to encode: no clip fits what is wanted")
+        raise InputError("there is no sample to encode: no clip fits the requested size, length and rate")
     info = cache_info(encoder, plan.wanted.fps)
     if info.geometry != plan.wanted.geometry:
         raise InputError(f"the samples were planned for {plan.wanted.geometry}, but the model has {info.geometry}")

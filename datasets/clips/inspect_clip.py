@@ -108,7 +108,7 @@ def check_file(media: Media) -> None:
 
 
 def look(media: Media, request: dict[str, Any], beat: Beat) -> dict[str, Any]:
-    """The content's hash, the file's :class:`VideoInfo` as a dictionary, and the look of each range.
+    """The content's hash, the file's :class:`VideoInfo` as a dictionary, notices, and the look of each range.
 
     Args:
         media: the file.
@@ -119,12 +119,15 @@ def look(media: Media, request: dict[str, Any], beat: Beat) -> dict[str, Any]:
     content = media.content_hash()
     beat()
     ranges = []
+    if request["reader"] == "decord":  # it brings all frames to the first one's size, where others refuse the clip
+        with opened(media, {**request, "reader": "pyav"}) as clip:
+            clip.frames([len(clip.times) - 1])
     with opened(media, request) as clip:
-        info = dataclasses.asdict(clip.info)
+        info, notices = dataclasses.asdict(clip.info), list(clip.notices)
         for start, end in request["ranges"]:
             ranges.append(look_at_range(clip, start, end))
             beat()
-    return {"content": content, "info": info, "ranges": ranges}
+    return {"content": content, "info": info, "notices": notices, "ranges": ranges}
 
 
 @contextlib.contextmanager
@@ -155,7 +158,7 @@ def look_at_range(clip: ClipReader, start: float, end: float | None) -> dict[str
         ends in seconds of what gaps in the time stamps leave of it.
 
     Raises:
-        ValueError: a frame does not decode.
+        InputError: a frame does not decode.
     """
     duration = clip.info.duration
     stop = duration if end is None else min(end, duration)
@@ -170,7 +173,7 @@ def look_at_range(clip: ClipReader, start: float, end: float | None) -> dict[str
     told = [looks[back[place]] for place in hashed]
     parts = [(0.0, 0.0)] if clip.info.is_image else parts_between(clip.times, start, stop)
     found = {"static": is_static(looks), "black": is_black(looks), "letterboxed": find_bars(looks) is not None}
-    found |= {"interlaced": clip.info.interlaced, "time gaps": parts != [(start, stop)] and not clip.info.is_image}
+    found |= {"interlaced": clip.interlaced, "time gaps": parts != [(start, stop)] and not clip.info.is_image}
     return {
         "flags": [flag for flag, is_so in found.items() if is_so],
         "bars": find_bars(looks),

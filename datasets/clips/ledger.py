@@ -37,7 +37,7 @@ class Ledger:
         check: raises KeyError, TypeError or ValueError for what is no answer.
 
     Raises:
-        ValueError: its folder is not there, it is a folder, or it holds something else than answers.
+        InputError: its folder is not there, it is a folder, or it holds something else than answers.
     """
 
     def __init__(self, path: Path, check: Callable[[dict[str, Any]], object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import math
 import os
@@ -13,13 +14,14 @@ from videodit.datasets.clips.records import Clip, Source
 from videodit.errors import InputError
 from videodit.limits import current_limits
 from videodit.prompts import check_text, is_blank
+from videodit.reading.pictures import SUFFIXES
 
 VIDEO_SUFFIXES = frozenset(
-    {".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts"}
-    | {".webm", ".wmv"}
+    {".3gp", ".asf", ".avi", ".flv", ".ivf", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"}
+    | {".nut", ".ogv", ".ts", ".webm", ".wmv"}
 )
 """Names of videos end in one of these, in capitals or not."""
-IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
+IMAGE_SUFFIXES = frozenset(SUFFIXES)
 """Names of images end in one of these, in capitals or not."""
 
 
@@ -70,7 +72,20 @@ def listed(names: list[str], one: str, many: str, shown: int = 3) -> str:
     return f"{len(names)} {one if len(names) == 1 else many}: {', '.join(names[:shown])}{more}"
 
 
+def leads_out(folder: Path, files: Iterable[Path]) -> str:
+    """A notice that files are reached by links that lead out of their folder; empty if none is."""
+    root, parents, out = folder.resolve(), dict[Path, bool](), []
+    for file in dict.fromkeys(files):
+        if file.parent not in parents:
+            parents[file.parent] = file.parent.resolve().is_relative_to(root)
+        if not parents[file.parent] or (file.is_symlink() and not file.resolve().is_relative_to(root)):
+            out.append(file.relative_to(folder).as_posix())
+    return listed(out, "file is a link that leads out of the folder", "files are links that lead out of the folder")
+
+
 def decode(data: bytes, where: str) -> str:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{where}: it is UTF-16; save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -92,9 +107,14 @@ def read_caption(path: Path) -> str | None:
     Raises:
         InputError: it is longer than captions may be, or no text. A file of any size is refused at once.
     """
-    size = path.stat().st_size  # in UTF-8 a character takes at most four bytes, and a byte order mark three
-    current_limits().check("prompt_characters", (size - 3) / 4, f"{path}: the caption has {size:,} bytes")
+    check_caption_size(path.stat().st_size, str(path))
     return caption_of(decode(path.read_bytes(), str(path)), str(path))
+
+
+def check_caption_size(size: int, where: str) -> None:
+    """Raises InputError for bytes that are more than captions have, before they are read."""
+    # In UTF-8 a character takes at most four bytes, and a byte order mark three.
+    current_limits().check("prompt_characters", (size - 3) / 4, f"{where}: the caption has {size:,} bytes")
 
 
 def _seconds(row: Mapping[str, object], name: str, where: str) -> float | None:

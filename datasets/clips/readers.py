@@ -50,7 +50,7 @@ def open_clip(media: Media, *, reader: ReaderName = "pyav", fps: float | None = 
         fps: play the frames at this rate, in place of the file's time stamps.
 
     Raises:
-        ValueError: an unknown reader, a rate that is none, or a clip that cannot be read, with its path and the
+        InputError: an unknown reader, a rate that is none, or a clip that cannot be read, with its path and the
             reason: missing, broken, cut short, no video, transparency, HDR colours, a turn by other than quarters,
             and what decord does not do as PyAV does.
     """
@@ -72,7 +72,7 @@ def read_window(clip: Clip, *, start: float, num_frames: int, fps: float, reader
         reader: see :func:`open_clip`.
 
     Raises:
-        ValueError: the clip cannot be read, or is shorter than asked for.
+        InputError: the clip cannot be read, or is shorter than asked for.
     """
     with open_clip(clip.media, reader=reader, fps=clip.fps) as opened:
         end = opened.info.duration if clip.end is None else min(clip.end, opened.info.duration)

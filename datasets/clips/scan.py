@@ -16,7 +16,7 @@ from videodit.datasets.clips.readers import ReaderName, VideoInfo
 from videodit.datasets.clips.records import Clip, Source
 from videodit.datasets.clips.typed import typed
 
-_VERSION = 2  # of what is looked for: another one reads every file again
+_VERSION = 3  # of what is looked for: another one reads every file again
 _NO_CAPTION = "no caption"
 
 
@@ -34,6 +34,7 @@ class Scanned:
         phash: hashes of its frames, 16 hexadecimal digits each; ``None`` if all of them are flat.
         bars: pixels of dark bars at the top, bottom, left and right of a letterboxed clip.
         parts: starts and ends in seconds of what gaps in the time stamps leave of the clip; empty if there are none.
+        notices: what was made of the file that a user should know, such as which of its video streams is read.
     """
 
     clip: Clip
@@ -45,6 +46,7 @@ class Scanned:
     phash: str | None = None
     bars: tuple[int, int, int, int] | None = None
     parts: tuple[tuple[float, float], ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 def scan(
@@ -72,7 +74,7 @@ def scan(
         as the original.
 
     Raises:
-        ValueError: a number or reader that is none, or a cache whose folder is not there.
+        InputError: a number or reader that is none, or a cache whose folder is not there.
         ChildProcessError: no process can be started.
     """
     check_settings(reader=reader, timeout=timeout, workers=workers)
@@ -101,6 +103,7 @@ class _Outcome:
     bars: tuple[int, int, int, int] | None = None
     parts: tuple[tuple[float, float], ...] = ()
     fingerprint: Fingerprint | None = None
+    notices: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> _Outcome:
@@ -115,6 +118,7 @@ class _Outcome:
             bars=None if data["bars"] is None else tuple(data["bars"]),
             parts=tuple((float(a), float(b)) for a, b in data["parts"]) if "time gaps" in data["flags"] else (),
             fingerprint=Fingerprint(tuple(data["hashes"]), thumbs, float(data["seconds"])),
+            notices=tuple(map(str, data["notices"])),
         )
 
 
@@ -131,6 +135,7 @@ def _compared(clips: Sequence[Clip], outcomes: Sequence[_Outcome]) -> list[Scann
             phash=outcome.fingerprint.phash if outcome.fingerprint else None,
             bars=outcome.bars,
             parts=outcome.parts,
+            notices=outcome.notices,
         )
         for clip, outcome, original in zip(clips, outcomes, originals, strict=True)
     ]

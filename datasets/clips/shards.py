@@ -14,6 +14,7 @@ from videodit.datasets.clips.listing import (
     VIDEO_SUFFIXES,
     Collected,
     caption_of,
+    check_caption_size,
     decode,
     is_hidden,
     listed,
@@ -112,6 +113,7 @@ def _clip_of(path: Path, key: str, members: dict[str, Media]) -> tuple[Clip | No
         raise InputError(f"{where}: it has several clips, {' and '.join(kinds)}")
     caption = None
     if "txt" in members:
+        check_caption_size(members["txt"].num_bytes, f"{where}, txt")
         caption = caption_of(decode(_content(members["txt"]), f"{where}, txt"), where)
     elif "json" in members:
         caption = _json_caption(_content(members["json"]), f"{where}, json")

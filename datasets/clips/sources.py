@@ -22,6 +22,7 @@ from videodit.datasets.clips.listing import (
     caption_of,
     decode,
     is_hidden,
+    leads_out,
     listed,
     named,
     read_caption,
@@ -58,7 +59,7 @@ def read_source(where: str | Path, *, split: str = "train") -> Source:
         split: of a Hugging Face dataset; other sources have no splits.
 
     Raises:
-        ValueError: no such source, nothing in it, or something in it that is wrong: with its file and line.
+        InputError: no such source, nothing in it, or something in it that is wrong: with its file and line.
     """
     text = os.fspath(where)
     if text.startswith(HF_PREFIX):
@@ -122,11 +123,13 @@ def _read_folder(folder: Path) -> Source:
             used.add(beside)
             caption = read_caption(folder / beside)
         collected.add(Clip(name, Media(folder / name), caption), str(folder))
+    out = leads_out(folder, (folder / name for name in files if _is_media(name) or name in used))
     others = [name for name in files if not _is_media(name) and name not in captions]
     notices = [
         listed(others, "file that is no clip was passed over", "files that are no clips were passed over"),
         listed(sorted(captions - used), "caption has no clip beside it", "captions have no clip beside them"),
         listed(links, "folder that is a link was not entered", "folders that are links were not entered"),
+        out,
     ]
     return collected.source(str(folder), notices)
 
@@ -150,7 +153,7 @@ def _read_manifest(path: Path) -> Source:
             Clip(name, Media(path.parent / video), caption_of(row.get("caption"), where), start, end, fps), where
         )
     notice = f"columns that were not used: {', '.join(unused)}" if unused else ""
-    return collected.source(str(path), [notice])
+    return collected.source(str(path), [notice, leads_out(path.parent, (clip.media.path for clip in collected.clips))])
 
 
 def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -70,7 +70,7 @@ def split(
         report: called with the number of clips that are done and of all.
 
     Raises:
-        ValueError: a number that is none, a library that is missing, a manifest that is there already or cannot be
+        InputError: a number that is none, a library that is missing, a manifest that is there already or cannot be
             written, clips that it could not name, or not one piece.
         ChildProcessError: no process can be started.
     """

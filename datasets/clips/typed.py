@@ -23,7 +23,7 @@ def typed(cls: type[T], values: Any) -> T:
         values: its fields by name, each of them and no others.
 
     Raises:
-        ValueError: no such object, with the field that is wrong.
+        InputError: no such object, with the field that is wrong.
     """
     hints = _hints(cls)  # type: ignore[arg-type]  # classes can be hashed
     if not isinstance(values, dict):

@@ -194,7 +194,7 @@ def check_encoding(
         report: called with a stage's name, how many samples are done, and how many there are.
 
     Raises:
-        ValueError: an encoder of another model, or a count below 1.
+        InputError: an encoder of another model, or a count below 1.
     """
     if count < 1:
         raise InputError(f"at least 1 sample must be encoded again, got {count}")

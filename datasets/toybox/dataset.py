@@ -30,7 +30,7 @@ class ToyboxDataset(Dataset[dict[str, Any]]):
         seed: Another seed gives other clips.
 
     Raises:
-        ValueError: An argument is not legal.
+        InputError: An argument is not legal.
     """
 
     def __init__(

@@ -87,7 +87,7 @@ def export(data: ToyboxDataset, out: Path, *, report: Callable[[int], object] = 
         How many clips this call wrote.
 
     Raises:
-        ValueError: A size, length or rate that a file cannot have, or a folder that cannot be used or holds
+        InputError: A size, length or rate that a file cannot have, or a folder that cannot be used or holds
             another data set. Nothing was written then.
     """
     _check_form(data)
@@ -143,7 +143,7 @@ def _prepare(data: ToyboxDataset, out: Path) -> int:
     """Make the folders, clear away what a killed run left half done, and count the manifest's lines.
 
     Raises:
-        ValueError: A line of the manifest is not of this data set.
+        InputError: A line of the manifest is not of this data set.
     """
     out.mkdir(parents=True, exist_ok=True)
     # Before anything else, so that a folder that was begun says what it is.

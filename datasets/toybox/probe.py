@@ -149,7 +149,7 @@ class ToyboxProbe(ModelMixin, ConfigMixin):
         words: The words of each attribute that the weights were trained with, in order; by default the world's.
 
     Raises:
-        ValueError: The words are not the world's: weights from before the world changed.
+        InputError: The words are not the world's: weights from before the world changed.
     """
 
     @register_to_config
@@ -213,7 +213,7 @@ class ToyboxProbe(ModelMixin, ConfigMixin):
         """Load the bundled weights, or those of a folder, for reading.
 
         Raises:
-            ValueError: There are no weights in the folder, they are not whole, or they are of another world.
+            InputError: There are no weights in the folder, they are not whole, or they are of another world.
         """
         where = Path(str(resources.files("videodit"))) / "presets" / "probe" if folder is None else Path(folder)
         if not (where / "config.json").is_file():
@@ -233,7 +233,7 @@ class ToyboxProbe(ModelMixin, ConfigMixin):
             clips: uint8, [B,T,H,W,3] or as the renderer's [B,3,T,H,W], or a list of clips [T,H,W,3] of any sizes.
 
         Raises:
-            ValueError: Clips of another type or shape.
+            InputError: clips of another type or shape.
         """
         if not isinstance(clips, (Tensor, np.ndarray)):
             return [reading for clip in clips for reading in self.read(np.asarray(clip)[None])]
@@ -251,7 +251,7 @@ def as_read(clips: Tensor | np.ndarray) -> Tensor:
         clips: uint8, [B,T,H,W,3] or [B,3,T,H,W].
 
     Raises:
-        ValueError: Clips of another type or shape.
+        InputError: Clips of another type or shape.
     """
     x = torch.as_tensor(clips)
     if x.ndim == 5 and x.shape[4] == 3:
@@ -443,7 +443,7 @@ def adherence(
         probe: What reads them.
 
     Raises:
-        ValueError: Not as many clips as scenes, or clips of another type or shape.
+        InputError: Not as many clips as scenes, or clips of another type or shape.
     """
     if len(clips) != len(scenes):
         raise InputError(f"there must be a scene for each clip; got {len(clips)} clips and {len(scenes)} scenes")

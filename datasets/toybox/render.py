@@ -102,7 +102,7 @@ def render(
         ground_truth: Whether to fill in what the clips show, pixel by pixel, besides the video.
 
     Raises:
-        ValueError: No scenes, or a size or rate out of range.
+        InputError: No scenes, or a size or rate out of range.
     """
     scenes = list(scenes)
     if not scenes:

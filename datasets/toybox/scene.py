@@ -63,7 +63,7 @@ class ToyObject:
         phase: 0 to 1: where in its cycle a bounce or circle starts, and how soon a falling object lands.
 
     Raises:
-        ValueError: A word is not one of the legal ones, or a number is out of range.
+        InputError: A word is not one of the legal ones, or a number is out of range.
     """
 
     shape: str
@@ -106,7 +106,7 @@ class Scene:
             right, and the second, which moves left), or the second follows the first with the same motion.
 
     Raises:
-        ValueError: No objects or too many, a negative seed, a word that is not one of the legal ones, or an
+        InputError: No objects or too many, a negative seed, a word that is not one of the legal ones, or an
             interaction that the objects' motions and places do not allow.
     """
 
@@ -162,7 +162,7 @@ def split_of(shape: str, color: str, motion: str) -> str:
     for validation. Every pair of a shape, a colour and a motion still occurs in training.
 
     Raises:
-        ValueError: A word is not one of the legal ones.
+        InputError: A word is not one of the legal ones.
     """
     check_choice("shape", shape, SHAPES)
     check_choice("color", color, COLORS)
@@ -175,7 +175,7 @@ def is_held_out(shape: str, color: str, motion: str) -> bool:
     """Whether training never shows this combination (it belongs to the validation or the test split).
 
     Raises:
-        ValueError: A word is not one of the legal ones.
+        InputError: A word is not one of the legal ones.
     """
     return split_of(shape, color, motion) != "train"
 
@@ -195,7 +195,7 @@ def sample_scene(seed: int, *, split: Split = "train", num_objects: int | None =
         num_objects: How many objects; by default one, two or three in the shares of `NUM_OBJECTS`.
 
     Raises:
-        ValueError: An argument is not legal.
+        InputError: An argument is not legal.
     """
     _check_seed(seed)
     check_choice("split", split, SPLITS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from mini.recipe import Form, Recipe
 from mini.trainer import autocast
 from videodit import CausalVideoVAE
 from videodit.datasets.toybox import Scene
+from videodit.files import replacing
 from videodit.vae_layers import channels_last_weights
 
 SECONDS_BETWEEN_LINES = 10
@@ -90,8 +90,8 @@ def encode_latents(
             "form": json.dumps(shard.form),
             "scenes": json.dumps([scene_values(scene) for scene in batch]),
         }
-        save_file({"latents": encode(vae, recipe, batch, shard.form)}, path.with_suffix(".tmp"), metadata=metadata)
-        os.replace(path.with_suffix(".tmp"), path)
+        with replacing(path) as partial:
+            save_file({"latents": encode(vae, recipe, batch, shard.form)}, partial, metadata=metadata)
         done, now = done + shard.clips, time.monotonic()
         if now - printed > SECONDS_BETWEEN_LINES and not RANK:
             rate, left = done * WORLD / (now - start), max(0.0, minutes - (now - start) / 60)

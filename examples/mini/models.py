@@ -40,7 +40,7 @@ def check_init(recipe: Recipe, init: Path) -> None:
     """Check that a recipe can go on from an exported model, whose transformer may have fewer layers.
 
     Raises:
-        ValueError: it is no such folder, or its networks have other sizes.
+        InputError: it is no such folder, or its networks have other sizes.
     """
     if not (init / "model_index.json").is_file():
         raise InputError(f"--init must be the folder of an exported model; {init} holds no model_index.json")

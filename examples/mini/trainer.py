@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from collections import defaultdict
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from mini.processes import RANK, WORLD, agree, average
 from videodit.errors import Stopped
+from videodit.files import replacing, write_whole
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
@@ -246,8 +246,8 @@ class Trainer:
             for key, value in module.state_dict().items()
         }
         about = {"adherence": repr(adherence), "step": str(self.step)} | self.measured_by
-        save_file(tensors, self.folder / "best.tmp", metadata=about)
-        os.replace(self.folder / "best.tmp", self.folder / "best.safetensors")
+        with replacing(self.folder / "best.safetensors") as partial:
+            save_file(tensors, partial, metadata=about)
 
     def use_ema(self) -> None:
         """Put the averaged weights into the modules."""
@@ -290,8 +290,7 @@ class Trainer:
         log = self.folder / "log.jsonl"
         if log.is_file() and not RANK:
             rows = [row for row in read_log(log) if row["step"] <= self.step]
-            log.with_suffix(".tmp").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            os.replace(log.with_suffix(".tmp"), log)
+            write_whole(log, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     # ---- the state
 
@@ -307,8 +306,8 @@ class Trainer:
         }
         tensors: dict[str, Tensor] = {}
         tree = json.dumps(pack(state, tensors))
-        save_file(tensors, self.folder / "state.tmp", metadata={"tree": tree})
-        os.replace(self.folder / "state.tmp", self.folder / "state.safetensors")
+        with replacing(self.folder / "state.safetensors") as partial:
+            save_file(tensors, partial, metadata={"tree": tree})
 
     def _load(self) -> None:
         with safe_open(self.folder / "state.safetensors", framework="pt") as file:

@@ -70,7 +70,7 @@ def choose(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def set_defaults(model: Path, **values: float) -> None:
-    """Write what a call uses when it says nothing else into an exported model."""
+    """Write the defaults of a call into an exported model."""
     index = model / "model_index.json"
     entries = json.loads(index.read_text(encoding="utf-8"))
     index.write_text(json.dumps(entries | values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

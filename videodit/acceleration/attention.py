@@ -21,7 +21,7 @@ def fastest(
 ) -> tuple[str, dict[str, float | str]]:
     """The fastest backend that works, is exact and takes masks, and what each one did.
 
-    Prompts of different lengths need masks, and nobody knows beforehand which prompts come. Measured once in a process
+    Prompts of different lengths need masks, and which prompts come is not known beforehand. Measured once in a process
     for a device and a shape.
 
     Args:

@@ -12,6 +12,7 @@ from videodit.acceleration.config import AccelConfig, AccelPlan, Parallel, sched
 from videodit.acceleration.parallel import attention_backends, bind_parallel, check_parallel
 from videodit.acceleration.quantize import quantize_blocks, why_not
 from videodit.acceleration.schedule import FILE, Calibration, check_actions
+from videodit.backends import backends_of
 from videodit.errors import InputError
 from videodit.vae import CausalVideoVAE
 from videodit.vae_layers import channels_last_weights
@@ -70,7 +71,7 @@ def _check(pipe: Any, config: AccelConfig) -> None:
     """Refuse what cannot be bound.
 
     Raises:
-        ValueError: naming the part, what was asked for and why it cannot be.
+        InputError: naming the part, what was asked for and why it cannot be.
     """
     check_parallel(pipe, config, transformers(pipe))
     if config.offload is not None and not torch.cuda.is_available():
@@ -92,7 +93,7 @@ def find_schedule(cache: str, *, folder: Path | None, model_hash: str | None) ->
         model_hash: of its weights.
 
     Raises:
-        ValueError: no such file or name, or one that was found for other weights.
+        InputError: no such file or name, or one that was found for other weights.
     """
     if set(cache) <= set("FCR"):
         check_actions(cache)
@@ -126,12 +127,7 @@ def _batches_guidance(pipe: Any, wanted: str) -> bool:
         return wanted == "batched"
     if pipe.processes is not None and pipe.processes.kind == "guidance":
         return False
-    backends = {getattr(module.processor, "_attention_backend", None) for module in _attentions(pipe)}
-    return 2 * _own_tokens(pipe) <= SMALL and all(backend in (None, "native") for backend in backends)
-
-
-def _attentions(pipe: Any) -> list[Any]:
-    return [m for model in transformers(pipe) for m in model.modules() if hasattr(m, "processor")]
+    return 2 * _own_tokens(pipe) <= SMALL and backends_of(transformers(pipe)) == ["native"]
 
 
 def _own_tokens(pipe: Any) -> int:
@@ -144,7 +140,7 @@ def _bind_attention(pipe: Any, wanted: str, kind: Parallel | None) -> str:
     """Set the attention's backend.
 
     Raises:
-        ValueError: a backend that does not work here.
+        InputError: a backend that does not work here.
     """
     config = pipe.transformer.config
     kind = kind if pipe.processes is None else pipe.processes.kind

@@ -38,7 +38,7 @@ class AccelConfig:
             of each, by ``"ulysses"`` or ``"ring"``; see :mod:`videodit.acceleration.parallel`.
 
     Raises:
-        ValueError: a value that is not legal, or two that exclude each other.
+        InputError: a value that is not legal, or two that exclude each other.
     """
 
     attention: str | None = None
@@ -75,7 +75,7 @@ class AccelConfig:
         """The config of a preset's name: ``"lossless"``, or a cached schedule of the checkpoint's.
 
         Raises:
-            ValueError: an unknown name.
+            InputError: an unknown name.
         """
         if name not in get_args(Preset):
             raise InputError(f"acceleration must be one of {get_args(Preset)} or an AccelConfig, got {name!r}")

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from videodit.acceleration.config import AccelConfig, Parallel
+from videodit.backends import backends_of
 from videodit.context_parallel import check_count, check_splittable, meeting_device
 from videodit.errors import InputError
 
@@ -44,7 +45,7 @@ class Processes:
             keep_windows: the folder that windows would be kept in.
 
         Raises:
-            ValueError: guidance is shared and the call has none, tokens that cannot be split evenly, or a folder, which
+            InputError: guidance is shared and the call has none, tokens that cannot be split evenly, or a folder, which
                 every process would write and might find in another state.
         """
         if keep_windows is not None:
@@ -66,7 +67,7 @@ class Processes:
             The first process's latents.
 
         Raises:
-            ValueError: the processes were not called with the same.
+            InputError: the processes were not called with the same.
         """
         said = hashlib.sha256(repr((told, None if latents is None else latents.shape)).encode()).digest()
         mine = torch.frombuffer(bytearray(said), dtype=torch.uint8).to(self._device)
@@ -124,7 +125,7 @@ def check_parallel(pipe: Any, config: AccelConfig, models: Sequence[Any]) -> Non
         models: its transformers.
 
     Raises:
-        ValueError: naming what is in the way.
+        InputError: naming what is in the way.
     """
     kind, bound = config.parallel, None if pipe.processes is None else pipe.processes.kind
     if bound is not None and kind is not None:
@@ -137,7 +138,7 @@ def check_parallel(pipe: Any, config: AccelConfig, models: Sequence[Any]) -> Non
         _check_new(pipe, kind, models)
     if (legal := attention_backends(kind or bound)) is None:
         return
-    asked = {config.attention} if config.attention is not None else set(map(_backend, _processors(models)))
+    asked = {config.attention} if config.attention is not None else set(backends_of(models))
     for name in asked - {"auto", *legal}:
         raise InputError(f"parallel={kind or bound!r} needs attention to be 'auto' or one of {legal}, got {name!r}")
 
@@ -163,15 +164,6 @@ def _check_new(pipe: Any, kind: Parallel, models: Sequence[Any]) -> None:
             raise InputError(f"parallel={kind!r}: a cache is enabled, which processes could use in different steps")
     if kind == "ring" and pipe.device.type == "cpu":
         raise InputError("parallel='ring' needs a GPU: attention on a CPU does not tell its log-sum-exp")
-
-
-def _processors(models: Sequence[Any]) -> list[Any]:
-    return [module.processor for model in models for module in model.modules() if hasattr(module, "processor")]
-
-
-def _backend(processor: Any) -> str:
-    backend = processor._attention_backend
-    return "native" if backend is None else str(getattr(backend, "value", backend))
 
 
 def bind_parallel(pipe: Any, kind: Parallel, models: Sequence[Any]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from videodit.configs import read_json
-from videodit.errors import InputError
+from videodit.errors import InputError, ModelError
 from videodit.files import write_whole
 
 FILE = "acceleration.json"
@@ -70,7 +70,7 @@ class Calibration:
         """Read ``acceleration.json``.
 
         Raises:
-            ValueError: the file is missing, broken or of another format.
+            InputError: the file is missing, broken or of another format.
         """
         values = read_json(path)
         if values.pop("format", None) != FORMAT:
@@ -87,11 +87,20 @@ class Calibration:
         write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
+def is_calibration(path: Path) -> bool:
+    """Whether a file is one that :meth:`Calibration.write` wrote, of this version or another."""
+    try:
+        written = str(read_json(path).get("format"))
+    except ModelError:
+        return False
+    return written.rpartition("/")[0] == FORMAT.rpartition("/")[0]
+
+
 def check_actions(actions: str) -> None:
     """See that a schedule can be followed.
 
     Raises:
-        ValueError: no steps, an unknown letter, or a first step that has nothing to reuse.
+        InputError: no steps, an unknown letter, or a first step that has nothing to reuse.
     """
     if not actions or set(actions) - set(get_args(Action)):
         raise InputError(f"a schedule is a letter a step out of {', '.join(get_args(Action))}, got {actions!r}")

@@ -44,7 +44,7 @@ def add_lora(
             does not hold, or with ``hotswap`` a LoRA of other modules than the one that it replaces.
     """
     from videodit.adapters.differences import add_differences
-    from videodit.adapters.state import activate
+    from videodit.adapters.state import activate, switch_kept
 
     cast: dict[str, Delta] = {}
     for name, delta in deltas.items():
@@ -53,12 +53,17 @@ def add_lora(
         if delta.bias is not None and layer.bias is None:
             raise ModelError(f"the LoRA changes the bias of {name}, which has none")
         cast[name] = replace(delta, **{key: _as(value, layer.weight, name) for key, value in vars(delta).items()})
-    if cast:
-        _inject(transformer, cast, adapter_name, pipeline, hotswap)
-    else:
-        _announce(transformer, adapter_name)
-    if differences or hotswap:
-        add_differences(transformer, adapter_name, differences or {})
+    for name, change in (differences or {}).items():
+        owner, _, leaf = name.rpartition(".")
+        layer = transformer.get_submodule(owner)
+        _as(change, getattr(getattr(layer, "base_layer", layer), leaf), name)
+    with switch_kept(transformer):
+        if cast:
+            _inject(transformer, cast, adapter_name, pipeline, hotswap)
+        else:
+            _announce(transformer, adapter_name)
+        if differences or hotswap:
+            add_differences(transformer, adapter_name, differences or {})
     activate(transformer, [adapter_name])
 
 
@@ -72,9 +77,7 @@ def _inject(transformer: Any, deltas: Mapping[str, Delta], adapter_name: str, pi
     try:
         with _quiet():
             transformer.load_lora_adapter(
-                {
-                    key: value.clone() if hotswap else value for key, value in peft_state(deltas).items()
-                },  # it swaps them
+                tensors,
                 prefix=None,
                 adapter_name=adapter_name,
                 metadata=config,
@@ -114,6 +117,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")
+            warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated")  # fusing is refused by name
             yield
     finally:
         log.setLevel(level)

@@ -16,18 +16,27 @@ _ENDINGS: dict[Part, str] = {
     "down": rf"{_DOWN}(?:\.\w+)?\.weight",  # peft may put the adapter's name in between
     "up": rf"{_UP}(?:\.\w+)?\.weight",
     "up_bias": rf"{_UP}(?:\.\w+)?\.bias",
-    "magnitude": r"(?:\.dora_scale|\.lora_magnitude_vector(?:\.\w+)?(?:\.weight)?)",
+    "magnitude": r"\.dora_scale|\.lora_magnitude_vector(?:\.\w+)?(?:\.weight)?",
     "alpha": r"\.alpha",
     "diff": r"\.diff",
     "diff_b": r"\.diff_b",
     "diff_m": r"\.diff_m",  # of a modulation table
 }
+_AT_END = {part: re.compile(rf"(?:{ending})\Z") for part, ending in _ENDINGS.items()}
+# A name without one of these has no such ending, which is quickly seen.
+_MARKS: dict[Part, tuple[str, ...]] = {
+    "down": ("lora_A", "down"),
+    "up": ("lora_B", "up"),
+    "up_bias": (".bias",),
+    "magnitude": ("dora_scale", "lora_magnitude_vector"),
+}
 _OTHER_METHODS = {
-    "LoHa": r"\.hada_",
-    "LoKr": r"\.lokr_",
-    "LoCon with a middle layer": r"\.lora_mid\.",
-    "OFT": r"\.oft_",
-    "IA3": r"\.on_input|\.ia3_",
+    ".hada_": "LoHa",
+    ".lokr_": "LoKr",
+    ".lora_mid.": "LoCon with a middle layer",
+    ".oft_": "OFT",
+    ".on_input": "IA3",
+    ".ia3_": "IA3",
 }
 _TEXT = ("text_encoder", "lora_te", "te.", "te1.", "te2.", "cond_stage_model.", "conditioner.", "text_encoders.")
 # In front of a module's name; each may stand behind another.
@@ -60,16 +69,18 @@ def parse_key(name: str) -> Key | None:
     """Take a tensor's name apart; ``None`` for one that has no form we know.
 
     Raises:
-        ValueError: a tensor of another kind of adapter.
+        InputError: a tensor of another kind of adapter.
     """
     if name.startswith(_TEXT):
         return Key("text", name, "down", name.startswith("lora_te"))
-    for part, ending in _ENDINGS.items():
-        if (found := re.fullmatch(rf"(.+?){ending}", name)) is not None:
-            network, module, kohya = _strip(found[1])
+    for part, ending in _AT_END.items():
+        if not any(mark in name for mark in _MARKS.get(part, (f".{part}",))):
+            continue
+        if (found := ending.search(name, 1)) is not None:
+            network, module, kohya = _strip(name[: found.start()])
             return Key(network, module, part, kohya)
-    for method, mark in _OTHER_METHODS.items():
-        if re.search(mark, name):
+    for mark, method in _OTHER_METHODS.items():
+        if mark in name:
             raise InputError(f"holds {method} ({name}); legal are LoRA and DoRA")
     return None
 

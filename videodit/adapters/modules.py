@@ -209,7 +209,7 @@ def map_rows(deltas: list[Delta | None], rows: list[int], function: Rows | None,
         config: the model's.
 
     Raises:
-        ValueError: DoRA for some of the layers alone.
+        InputError: DoRA for some of the layers alone.
     """
     given = [delta for delta in deltas if delta is not None]
     if function is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from videodit.adapters.keys import Key, Network, parse_key
 from videodit.adapters.modules import Delta, ModuleMap, Names, Place
-from videodit.adapters.sources import LoRASource, json_metadata, printable, shown
+from videodit.adapters.sources import LoRASource, json_metadata, listed, printable, shown
 from videodit.errors import ModelError
 
 Layout = Literal["diffusers", "kohya", "original", "native"]
@@ -127,8 +127,9 @@ def read_lora(
     if matched == 0:
         raise ModelError(_nothing_fits(source, unknown, models))
     if unknown:
-        first = ", ".join(unknown[:_NAMED])
-        notices.append(f"LoRA {source.name!r}: {matched}/{total} modules match; the model lacks {first}")
+        notices.append(
+            f"LoRA {source.name!r}: {matched}/{total} modules match; the model lacks {listed(unknown, _NAMED)}"
+        )
     notices += _base_notices(source, base_hash)
     if len(models) > 1 and len(networks) == 1:
         notices.append(f"LoRA {source.name!r} changes {networks[0]} alone; the other expert stays as it is")
@@ -241,7 +242,7 @@ def _nothing_fits(source: LoRASource, unknown: list[str], models: Mapping[str, M
     model = next(iter(models.values()))
     legal = list(model.published.places)
     shown = [legal[i] for i in sorted({0, len(legal) // 2, len(legal) - 1})]
-    found = ", ".join(unknown[:_NAMED]) or source.names[0]
+    found = listed(unknown or source.names[:1], _NAMED)
     return (
         f"LoRA {source.name!r} fits no module of this {model.title}: it holds {found}; "
         f"legal are names such as {', '.join(shown)}"
@@ -264,6 +265,7 @@ class _Reader:
         self.settings = _settings(source, network)
         self.notices: list[str] = []
         self.unknown: list[str] = []
+        self.zeros: list[str] = []  # differences of what the model lacks, which change nothing
         self.differences: dict[str, Tensor] = {}
         self.matched = 0
         self.layout: Layout = "diffusers"
@@ -299,6 +301,11 @@ class _Reader:
                 if name in found:
                     raise ModelError(f"LoRA {self.source.name!r} changes {name} twice, once as {module}")
                 found[name] = delta
+        if self.zeros:
+            self.notices.append(
+                f"LoRA {self.source.name!r}: {len(self.zeros)} differences of what the model lacks are all zeros and "
+                f"left out: {listed(self.zeros, _NAMED)}"
+            )
         self.layout = "kohya" if kohya else "native" if native else "original" if original else "diffusers"
         changed = [module for module in found if found[module].magnitude is not None]
         if changed and len(changed) < len(found):
@@ -323,8 +330,7 @@ class _Reader:
         """Whether it is a difference of something that the model lacks, and nothing but zeros."""
         if not set(parts) <= {"diff", "diff_b", "diff_m"} or any(self._any(name) for _, name in parts.values()):
             return False
-        for _, name in parts.values():
-            self.notices.append(f"LoRA {self.source.name!r}: {name} is all zeros and left out")
+        self.zeros += [name for _, name in parts.values()]
         return True
 
     def _any(self, name: str) -> bool:
@@ -410,8 +416,11 @@ class _Reader:
         place: Place,
         native: bool,
     ) -> Delta:
+        given = set(parts)
+        rank = (self.source.shape(parts["down"][1]) or [0])[0] if "down" in given else 0
+        if rank > _MAX_RANK:
+            raise ModelError(f"LoRA {self.source.name!r}: {module} has rank {rank}, legal are ranks up to {_MAX_RANK}")
         tensors = {part: self._tensor(part, name) for part, (_, name) in parts.items()}
-        given = set(tensors)
         if len(given & {"down", "up"}) == 1:
             raise ModelError(f"LoRA {self.source.name!r}: {module} has one of lora_A and lora_B, both are needed")
         if "diff" in given and given & {"down", "magnitude"}:
@@ -423,10 +432,6 @@ class _Reader:
             down, up = (eye, diff) if columns <= rows else (diff, eye)
         elif "down" in given:
             down, up = self._widened(place, tensors["down"], native), tensors["up"].flatten(1)
-            if down.shape[0] > _MAX_RANK:
-                raise ModelError(
-                    f"LoRA {self.source.name!r}: {module} has rank {down.shape[0]}, legal are ranks up to {_MAX_RANK}"
-                )
             self._check(module, "lora_A", down, [up.shape[1], columns])
             self._check(module, "lora_B", up, [rows, down.shape[0]])
         else:  # a difference of the bias alone
@@ -453,7 +458,12 @@ class _Reader:
         if not tensor.numel():
             raise ModelError(f"LoRA {self.source.name!r}: {name} is empty, of shape {list(tensor.shape)}")
         if tensor.element_size() == 1:  # of 8 bits, which torch does not calculate with
-            tensor = tensor.float()
+            try:
+                tensor = tensor.float()
+            except (RuntimeError, NotImplementedError):
+                raise ModelError(
+                    f"LoRA {self.source.name!r}: {name} is of type {tensor.dtype}, which cannot be converted"
+                ) from None
         if not tensor.is_meta and not tensor.isfinite().all():
             raise ModelError(f"LoRA {self.source.name!r}: {name} holds numbers that are not finite")
         return tensor
@@ -473,7 +483,7 @@ class _Reader:
 
     def _alpha(self, module: str, stored: Tensor | None, rank: int) -> float:
         """What ``up · down`` is scaled with, times the rank."""
-        if stored is not None and stored.numel() != 1:
+        if stored is not None and (stored.numel() != 1 or stored.is_complex()):
             raise ModelError(
                 f"LoRA {self.source.name!r}: alpha of {module} has shape {list(stored.shape)}, legal is one number"
             )
@@ -481,8 +491,11 @@ class _Reader:
             alpha = self.settings.alpha(module, rank) if stored is None else float(stored)
         except ValueError as error:
             raise ModelError(f"LoRA {self.source.name!r}: {error}") from None
-        if not math.isfinite(alpha) or alpha <= 0:
-            raise ModelError(f"LoRA {self.source.name!r}: alpha of {module} is {alpha}, legal is a number above 0")
+        if not 0 < alpha <= _MAX_ALPHA:  # NaN, too
+            raise ModelError(
+                f"LoRA {self.source.name!r}: alpha of {module} is {alpha}, legal is a number above 0 and up to "
+                f"{_MAX_ALPHA:g}"
+            )
         return alpha
 
 

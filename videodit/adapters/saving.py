@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,7 +40,7 @@ def save_lora(
 
     Args:
         transformer: a :class:`~videodit.VideoDiT` with peft's layers in it.
-        path: the file, which ends in ``.safetensors``; one that exists is replaced.
+        path: the file, which ends in ``.safetensors``; a LoRA that this function wrote before is replaced.
         adapter_name: which one.
         metadata: written into the header: ModelSpec's keys (``modelspec.title``, ``modelspec.trigger_phrase``, …),
             :data:`~videodit.adapters.BASE_HASH`, and whatever else. What loading needs is added.
@@ -52,14 +53,16 @@ def save_lora(
         The file.
 
     Raises:
-        ValueError: another layout or suffix, an adapter that is not there, metadata that are no texts, or a name in
-            them that is written by this function.
+        InputError: another layout or suffix, an adapter that is not there, metadata that are no texts, a name in them
+            that is written by this function, or another file in the place.
     """
     path = Path(path)
     if layout not in get_args(SaveLayout):
         raise InputError(f"layout is {layout!r}, legal are {', '.join(get_args(SaveLayout))}")
     if path.suffix != ".safetensors":
         raise InputError(f"path is {str(path)!r}; it must end in .safetensors")
+    if path.is_file() and not _is_own(path):
+        raise InputError(f"{str(path)!r} exists and was not written by save_lora; remove it, or pass another path")
     header = {"format": "pt", **_checked_metadata(metadata or {})}
     changes = differences_of(transformer, adapter_name)
     deltas = adapter_deltas(transformer, adapter_name, state_dict, empty=bool(changes))
@@ -81,6 +84,15 @@ def save_lora(
     with replacing(path) as partial:
         save_file(tensors, partial, metadata=header)
     return path
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is one that :func:`save_lora` wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return LAYOUT in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def _checked_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -108,7 +120,7 @@ def adapter_deltas(
     """What one adapter adds to a transformer, by module; see :func:`save_lora`.
 
     Raises:
-        ValueError: an adapter that is not there.
+        InputError: an adapter that is not there.
     """
     from peft.tuners.lora import LoraLayer
 

@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from videodit.checkpoints import PICKLE_SUFFIXES, check_file
-from videodit.configs import is_hub_id, read_json
+from videodit.configs import check_regular, is_hub_id, read_json
 from videodit.errors import InputError, ModelError
 
 _USUAL = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
@@ -25,6 +26,7 @@ _PEFT_CONFIG = "adapter_config.json"
 _BLOCK = 2**20
 _MAX_TENSORS = 50_000  # the largest published LoRAs hold some 3,000
 _MAX_NAME = 512
+_MAX_HEADER = 100_000_000  # bytes, of the format
 _SHOWN = 60
 _NAMED = 5
 
@@ -55,6 +57,8 @@ class LoRASource:
         self._path = tensors if isinstance(tensors, Path) else None
         if isinstance(tensors, Path):
             self.where = printable(str(tensors))
+            check_regular(tensors)
+            self._check_count(_tensors_in_header(tensors))
             check_file(tensors)
             self._file = safe_open(tensors, framework="pt")
             self.metadata = dict(self._file.metadata() or {})
@@ -67,15 +71,16 @@ class LoRASource:
             self._tensors, self.names = tensors, tuple(tensors)
         if not self.names:
             raise ModelError(f"{self.where} holds no tensors")
-        if len(self.names) > _MAX_TENSORS:
-            raise ModelError(
-                f"{self.where} holds {len(self.names)} tensors, and a LoRA holds no more than {_MAX_TENSORS}"
-            )
+        self._check_count(len(self.names))
         for key in self.names:
             if len(key) > _MAX_NAME or not key.isprintable():
                 raise ModelError(
                     f"{self.where} holds a tensor named {shown(key)}; legal are up to {_MAX_NAME} printable characters"
                 )
+
+    def _check_count(self, count: int) -> None:
+        if count > _MAX_TENSORS:
+            raise ModelError(f"{self.where} holds {count} tensors, and a LoRA holds no more than {_MAX_TENSORS}")
 
     def shape(self, name: str) -> list[int]:
         """A tensor's shape, without reading it."""
@@ -118,6 +123,13 @@ class LoRASource:
         return digest.hexdigest()
 
 
+def _tensors_in_header(path: Path) -> int:
+    """How many tensors a safetensors file says that it holds, counted without reading what it says of them."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return file.read(min(size, _MAX_HEADER)).count(b'"data_offsets"')
+
+
 def find_lora(
     source: str | os.PathLike[str] | Mapping[str, Tensor], *, weight_name: str | None = None, **hub: Any
 ) -> LoRASource:
@@ -156,10 +168,10 @@ def find_lora(
     if is_hub_id(f"{owner}/{repository}") and (not file or file.endswith(".safetensors")) and not path.is_absolute():
         if not file and name.endswith(".safetensors"):
             raise InputError(
-                f"LoRA {name!r} is no file; legal are a .safetensors file, a folder, or a hub id owner/name"
+                f"LoRA {name!r} does not exist; legal are a .safetensors file, a folder, or a hub id owner/name"
             )
         return _from_hub(f"{owner}/{repository}", file or weight_name, hub)
-    raise InputError(f"LoRA {name!r} is no file; legal are a .safetensors file, a folder, or a hub id owner/name")
+    raise InputError(f"LoRA {name!r} does not exist; legal are a .safetensors file, a folder, or a hub id owner/name")
 
 
 def _expanded(source: str | os.PathLike[str]) -> Path:
@@ -228,7 +240,9 @@ def _from_hub(hub_id: str, weight_name: str | None, hub: dict[str, Any]) -> LoRA
         return _of_file(path, name)
     except failures as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"LoRA {hub_id!r} is no file and could not be fetched from the hub: {reason}") from None
+        raise InputError(
+            f"LoRA {hub_id!r} does not exist here and could not be fetched from the hub: {reason}"
+        ) from None
 
 
 def _of_the_network(error: type[Exception]) -> tuple[type[Exception], ...]:
@@ -247,10 +261,24 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
+def listed(names: Iterable[str], count: int) -> str:
+    """The first few names for a message, each cut where it is long."""
+    first = (name if len(name) <= 2 * _SHOWN else f"{name[: 2 * _SHOWN]}…" for name in islice(names, count))
+    return ", ".join(first)
+
+
 def json_metadata(source: LoRASource, key: str) -> dict[str, Any]:
-    """An entry of the metadata that is a JSON object; empty if it is not there or something else."""
+    """An entry of the metadata that is a JSON object; empty if it is not there.
+
+    Raises:
+        ModelError: it is there and something else.
+    """
     try:
         value = json.loads(source.metadata.get(key, "{}"))
     except (ValueError, RecursionError):  # a whole number of very many digits is no JSONDecodeError
-        return {}
-    return value if isinstance(value, dict) else {}
+        value = None
+    if not isinstance(value, dict):
+        raise ModelError(
+            f"LoRA {source.name!r}: {key} in its header is {shown(source.metadata[key])}; it must be a JSON object"
+        )
+    return value

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -39,6 +40,16 @@ def fused(network: Any) -> list[str]:
 def is_enabled(network: Any) -> bool:
     """Whether the active ones are on."""
     return not any(layer.disable_adapters for layer in adapter_layers(network))
+
+
+@contextmanager
+def switch_kept(network: Any) -> Iterator[None]:
+    """Adapters that are added meanwhile are on or off as the others; a new layer is on by itself."""
+    enabled = is_enabled(network)
+    yield
+    for layer in adapter_layers(network):
+        if layer.disable_adapters == enabled:
+            layer.enable_adapters(enabled)
 
 
 def activate(network: Any, names: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from videodit.cli.common import one_line
+from videodit.cli.common import as_message
 from videodit.errors import InputError, InternalError, ModelError, OutOfMemory, Stopped, VideoDiTError
 
 EXIT_CODES = (
@@ -127,7 +127,7 @@ def _reason(error: BaseException) -> str:
 
 def _tell(message: str) -> None:
     with contextlib.suppress(OSError):
-        print(one_line(message), file=sys.stderr, flush=True)
+        print(as_message(message), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

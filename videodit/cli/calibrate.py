@@ -48,7 +48,7 @@ def calibrate(
     least. `balanced` and `fast` are the cheapest ways that keep the PSNRs that were asked for.
     """
     from videodit.acceleration.calibrate import choose, descend, evaluator
-    from videodit.acceleration.schedule import FILE, Calibration, Schedule
+    from videodit.acceleration.schedule import FILE, Calibration, Schedule, is_calibration
     from videodit.hardware import parse_device, parse_dtype
     from videodit.pipelines.request import Request
     from videodit.pipelines.settings import plan_settings
@@ -66,6 +66,8 @@ def calibrate(
     target = output or source.path / FILE
     if not target.parent.is_dir():
         raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
+    if target.exists() and not is_calibration(target):
+        raise InputError(f"{str(target)!r} exists and is not a calibration; pass another name with --output")
     told = _read_prompts(prompts) if prompts is not None else list(PROMPTS)
     if prompts is None and model != "mini":
         note("the prompts are those of toys; --prompts FILE names some of the kind that this model will be given")
@@ -109,7 +111,7 @@ def _read_prompts(file: Path) -> list[str]:
     """The lines of a file that are not blank.
 
     Raises:
-        ValueError: the file cannot be read, or is empty.
+        InputError: the file cannot be read, or is empty.
     """
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]

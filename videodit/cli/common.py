@@ -16,6 +16,7 @@ from videodit.errors import InputError
 
 _SLUG_LENGTH = 48
 _SIZE = re.compile(r"([0-9]{1,6})[x×]([0-9]{1,6})")
+_LONGEST_MESSAGE = 2000
 
 
 def printable(text: str) -> str:
@@ -26,6 +27,11 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """``text`` on one line, safe to print."""
     return printable(" ".join(text.split()))
+
+
+def as_message(text: str) -> str:
+    """``text`` on one line, and cut where it is longer than a message has to be: it may quote a stranger's file."""
+    return one_line(text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}…")
 
 
 def slug(text: str) -> str:
@@ -41,7 +47,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """``(width, height)`` in pixels from "WxH".
 
     Raises:
-        ValueError: ``text`` has another form.
+        InputError: ``text`` has another form.
     """
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None:
@@ -51,7 +57,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def note(message: str) -> None:
     """Say something that the user should know, on stderr, where it does not mix with results."""
-    print(f"note: {one_line(message)}", file=sys.stderr)
+    print(f"note: {as_message(message)}", file=sys.stderr)
 
 
 def quiet_torchao() -> None:

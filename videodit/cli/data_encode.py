@@ -134,7 +134,7 @@ def _check_writable(out: Path) -> None:
     """Make sure before long work that a cache can be written.
 
     Raises:
-        ValueError: the folder cannot be made or written to.
+        InputError: the folder cannot be made or written to.
     """
     existing = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not existing.is_dir():

@@ -77,7 +77,7 @@ def one_of(name: str, value: str, legal: Sequence[str]) -> str:
     """``value`` if it is among ``legal``.
 
     Raises:
-        ValueError: it is not.
+        InputError: it is not.
     """
     if value not in legal:
         raise InputError(f"{name} is {value!r}; it must be {' or '.join(legal)}")
@@ -88,7 +88,7 @@ def parse_frames(text: str | None) -> tuple[int, ...] | None:
     """The lengths that ``--frames 1,17`` names, each once, in rising order; ``None`` stays ``None``.
 
     Raises:
-        ValueError: something in it is no whole number above 0.
+        InputError: something in it is no whole number above 0.
     """
     if text is None:
         return None
@@ -102,7 +102,7 @@ def parse_drop(text: str) -> frozenset[str]:
     """What ``--drop static,black`` names, as ``plan_samples`` calls it; "none" is nothing.
 
     Raises:
-        ValueError: a kind that there is not.
+        InputError: a kind that there is not.
     """
     names = [part.strip() for part in text.split(",") if part.strip()]
     if names == ["none"]:
@@ -137,7 +137,7 @@ def wanted_for(
         The wish, and a notice that says what was taken from the model.
 
     Raises:
-        ValueError: an unknown model, or a value that it cannot do, with the nearest legal one.
+        InputError: an unknown model, or a value that it cannot do, with the nearest legal one.
     """
     from videodit.datasets.clips.buckets import Wanted
     from videodit.pipelines.folders import resolve_model
@@ -185,7 +185,7 @@ def check_usable(source: str, scanned: Sequence[Scanned], plan: SamplePlan, drop
     """Tell how clips without a caption get one, and see that there is something to train on.
 
     Raises:
-        ValueError: nothing can be used.
+        InputError: nothing can be used.
     """
     if "no caption" in drop_flags and any(item.reason is None and "no caption" in item.flags for item in scanned):
         print(

@@ -125,6 +125,7 @@ def _print_flags(scanned: Sequence[Scanned], drop_flags: frozenset[str]) -> None
         if item.reason is not None:
             continue
         told += [(_with_bars(item, flag), flag) for flag in item.flags if flag not in drop_flags]
+        told += [(item.clip.name, notice) for notice in item.notices]
         if item.duplicate_of is not None and "duplicate" not in drop_flags:
             told.append((f"{item.clip.name} ({item.duplicate_of})", "nearly the same as another"))
     print_groups("used, but look at them", told, _SEE_REPORT)
@@ -141,7 +142,7 @@ def _check_report(path: Path) -> None:
     """Make sure before long work that a report can be written, and that it takes the place of nothing else.
 
     Raises:
-        ValueError: another suffix, a folder that is not there or read-only, or a file that is no report.
+        InputError: another suffix, a folder that is not there or read-only, or a file that is no report.
     """
     if path.suffix.lower() != ".jsonl" or path.is_dir() or not path.absolute().parent.is_dir():
         raise InputError(f"report is {str(path)!r}; it must be a .jsonl file in a folder that is there")
@@ -180,6 +181,7 @@ def _write_report(path: Path, scanned: Sequence[Scanned], plan: SamplePlan) -> N
             "flags": item.flags,
             "bars": item.bars,
             "duplicate_of": item.duplicate_of,
+            "notices": item.notices,
             "content": item.content or None,
             "phash": item.phash,
             "info": None if item.info is None else asdict(item.info),

@@ -81,7 +81,7 @@ def _groups(name: str, seconds: float, spec: Any) -> int:
     """Whole groups of frames that last about so long.
 
     Raises:
-        ValueError: a length that is not above 0.
+        InputError: a length that is not above 0.
     """
     if not 0 < seconds <= 86_400:  # false for NaN, too
         raise InputError(f"{name} is {seconds}; it must be above 0 and at most 86400")

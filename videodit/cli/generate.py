@@ -167,7 +167,7 @@ def _keyframe(text: str) -> Any:
     """Something given, and where.
 
     Raises:
-        ValueError: another form.
+        InputError: another form.
     """
     from videodit.pipelines.conditions import Frames
 
@@ -201,7 +201,7 @@ def _read_prompts(file: Path, folder: Path, settings: dict[str, Any]) -> list[Or
     """One order for each line of ``file`` that is not blank; what a line says goes before ``settings``.
 
     Raises:
-        ValueError: the file cannot be read, is empty or has a broken line (its number is in the message).
+        InputError: the file cannot be read, is empty or has a broken line (its number is in the message).
     """
     try:
         if (size := file.stat().st_size) > _LARGEST_FILE:
@@ -227,7 +227,7 @@ def _parse_line(line: bytes) -> dict[str, Any]:
     """The Request's fields in one line of JSON, their names and types checked.
 
     Raises:
-        ValueError: the line is no JSON object, a key is unknown, a value of the wrong type, "prompt" missing.
+        InputError: the line is no JSON object, a key is unknown, a value of the wrong type, "prompt" missing.
     """
     try:
         values = json.loads(line.decode())

@@ -20,7 +20,8 @@ def spec_of(model: str) -> ModelSpec:
     """What a model can take.
 
     Raises:
-        ValueError: an unknown or damaged model.
+        InputError: an unknown model.
+        ModelError: a damaged one.
     """
     from videodit.pipelines.spec import ModelFolder
 
@@ -31,7 +32,7 @@ def clip_size(path: Path) -> tuple[int, int]:
     """Height and width of a clip as it is to be seen, without reading all of it.
 
     Raises:
-        ValueError: it cannot be read.
+        InputError: it cannot be read.
     """
     from videodit.reading.clip import open_clip
     from videodit.reading.files import Media
@@ -53,7 +54,7 @@ def read_clip(
         name: of the clip, for messages.
 
     Raises:
-        ValueError: it cannot be read.
+        InputError: it cannot be read.
     """
     from videodit.pipelines.pixels import read_frames
 
@@ -119,7 +120,7 @@ def whole_groups(count: int, spec: ModelSpec, *, leading: bool) -> int:
         leading: they begin the clip that is made, where the first frame is a group of its own.
 
     Raises:
-        ValueError: too few for one group.
+        InputError: too few for one group.
     """
     stride, lead = spec.geometry.vae_stride.t, 1 if spec.geometry.causal and leading else 0
     whole = (count - lead) // stride * stride + lead

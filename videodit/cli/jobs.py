@@ -24,6 +24,7 @@ from videodit.pipelines.request import LoRARequest, Request, as_list
 from videodit.prompts import is_blank
 
 if TYPE_CHECKING:
+    from videodit.acceleration import AccelConfig
     from videodit.adapters import LoRAInfo
     from videodit.pipelines import VideoDiTPipeline
     from videodit.pipelines.planning import Plan
@@ -167,6 +168,12 @@ def _check_words(request: Request) -> None:
         raise InputError(f"seed is {request.seed}; it must be 0 to {MAX_SEED}")
 
 
+def _quantizes(wanted: str | AccelConfig) -> bool:
+    from videodit.acceleration import AccelConfig
+
+    return (AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted).quantize is not None
+
+
 def _check_acceleration(request: Request, plan: Plan, folder: Path) -> None:
     """See that the schedule that is asked for is there and fits.
 
@@ -243,7 +250,7 @@ def make_one(order: Order, *, dry_run: bool) -> None:
     """Make a single clip, or print what would be made.
 
     Raises:
-        ValueError: see :func:`plan_jobs` and :func:`run_jobs`.
+        InputError: see :func:`plan_jobs` and :func:`run_jobs`.
     """
     jobs = plan_jobs([order])
     if dry_run:
@@ -260,7 +267,7 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
         profile: print how long the parts of each took.
 
     Raises:
-        ValueError: the model's files are damaged or not a model.
+        InputError: the model's files are damaged or not a model.
     """
     started = time.monotonic()
     for job in jobs:  # before the model is loaded
@@ -269,8 +276,12 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
     with show_progress() as progress:
         progress.stage("loading")
         pipe = _load(jobs[0])
+        wanted = jobs[0].request.acceleration
+        quantized = wanted is not None and _quantizes(wanted)
+        if wanted is not None and quantized:  # LoRAs go beside quantized weights, which cannot be made under them
+            pipe.accelerate(wanted)
         load_loras(pipe, jobs[0].request.loras, jobs[0].loras)
-        if (wanted := jobs[0].request.acceleration) is not None:
+        if wanted is not None and not quantized:
             pipe.accelerate(wanted)
     recipes = []
     for index, job in enumerate(jobs, start=1):

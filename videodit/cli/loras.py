@@ -30,7 +30,7 @@ def parse_loras(texts: Sequence[str] | None) -> tuple[LoRARequest, ...]:
     """The flag's values.
 
     Raises:
-        ValueError: a weight that is no number from -100 to 100.
+        InputError: a weight that is no number from -100 to 100.
     """
     found = []
     for text in texts or ():
@@ -67,7 +67,7 @@ def check_loras(requests: Sequence[LoRARequest], folder: Path) -> tuple[LoRAInfo
         What they are, each under a name of its own.
 
     Raises:
-        ValueError: see :meth:`videodit.VideoDiTPipeline.load_lora_weights`.
+        InputError: see :meth:`videodit.VideoDiTPipeline.load_lora_weights`.
     """
     from videodit.pipelines.adapters import free_name, plan_lora
 
@@ -109,30 +109,69 @@ def match_recipe(entries: Any, given: Sequence[LoRARequest], clip: Path) -> tupl
         clip: for messages.
 
     Raises:
-        ValueError: a LoRA whose file was not given, a file that is none of them, or a broken recipe.
+        InputError: a LoRA whose file was not given, a file that is none of them, or a broken recipe.
     """
     from videodit.adapters import find_lora
 
     wanted = [_checked_entry(entry, clip) for entry in _as_list(entries, clip)]
-    files = {find_lora(request.source).content_hash: request for request in given}
-    for content, request in files.items():
+    files: dict[str, list[LoRARequest]] = {}
+    for request in given:
+        files.setdefault(find_lora(request.source).content_hash, []).append(request)
+    for content, requests in files.items():
         if content not in {entry["hash"] for entry in wanted}:
             told = ", ".join(_told(entry) for entry in wanted) or "none"
-            raise InputError(f"LoRA {request.source!r} is not one that {str(clip)!r} was made with: {told}")
-    matched = []
+            raise InputError(f"LoRA {requests[0].source!r} is not one that {str(clip)!r} was made with: {told}")
     for entry in wanted:
         if entry["hash"] not in files:
             raise InputError(
                 f"{str(clip)!r} was made with LoRA {_told(entry)}, which a clip does not carry; "
                 "give its file with --lora"
             )
-        request = files[entry["hash"]]
-        if request.weight is not None and request.weight != entry["weight"]:
-            note(f"the clip will differ: LoRA {entry['name']!r} weighs {request.weight:g}, was {entry['weight']}")
-        weight = entry["weight"] if request.weight is None else request.weight
-        second = entry.get("networks") == ["transformer_2"]
-        matched.append(LoRARequest(request.source, weight, second))
-    return tuple(matched)
+    matched: dict[int, LoRARequest] = {}
+    for content, requests in files.items():
+        uses = [at for at, entry in enumerate(wanted) if entry["hash"] == content]
+        matched |= zip(uses, _share(requests, [wanted[at] for at in uses], clip), strict=True)
+    return tuple(_request_of(matched[at], entry) for at, entry in enumerate(wanted))
+
+
+def _share(requests: list[LoRARequest], uses: list[dict[str, Any]], clip: Path) -> list[LoRARequest]:
+    """Which of the requests for one file is for which of its uses in a clip.
+
+    One request without a weight is for all of them; several are one for each, those for a second expert (``@2``) for
+    what was loaded there.
+
+    Raises:
+        InputError: it is not clear.
+    """
+    if len(requests) == 1 and (len(uses) == 1 or requests[0].weight is None):
+        return requests * len(uses)
+    told = ", ".join(f"{entry['name']!r}{'@2' if _is_second(entry) else ''} at {entry['weight']}" for entry in uses)
+    problem = InputError(
+        f"{str(clip)!r} was made with LoRA {requests[0].source!r} {len(uses)} times ({told}); give it once without a "
+        f"weight, or {len(uses)} times, got {len(requests)}"
+    )
+    if len(requests) != len(uses):
+        raise problem
+    second = [request for request in requests if request.second]
+    if not second:
+        return requests
+    first = [request for request in requests if not request.second]
+    if len(second) != sum(map(_is_second, uses)):
+        raise problem
+    return [(second if _is_second(entry) else first).pop(0) for entry in uses]
+
+
+def _is_second(entry: dict[str, Any]) -> bool:
+    return entry.get("networks") == ["transformer_2"]
+
+
+def _request_of(request: LoRARequest, entry: dict[str, Any]) -> LoRARequest:
+    weight = entry["weight"] if request.weight is None else request.weight
+    if weight != entry["weight"]:
+        note(f"the clip will differ: LoRA {entry['name']!r} weighs {weight:g}, was {entry['weight']}")
+    if entry.get("fused"):
+        note(f"the clip may differ: LoRA {entry['name']!r} was fused into the weights, which rounds them")
+    return LoRARequest(request.source, weight, _is_second(entry))
 
 
 def _told(entry: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from videodit.errors import ModelError
 from videodit.families import allegro, cogvideox, flux, hunyuan_video, latte, ltx, pixart, skyreels, wan
 from videodit.families.base import Family
 from videodit.families.sampling import Sampling
+from videodit.ranges import short
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.name: module.FAMILY
@@ -26,8 +27,7 @@ def family_of(config: Mapping[str, Any], where: object = "the config") -> Family
     for family in FAMILIES.values():
         if name in (family.class_name, *family.aliases):
             return family
-    known = ", ".join(family.class_name for family in FAMILIES.values())
-    raise ModelError(f"{where} holds a {name or 'config without a class'}, expected a VideoDiT or one of {known}")
+    raise _unknown(name, ["VideoDiT", *(family.class_name for family in FAMILIES.values())], where)
 
 
 def sampling_of(pipeline: object, where: object = "the folder") -> tuple[Family, Sampling]:
@@ -39,5 +39,10 @@ def sampling_of(pipeline: object, where: object = "the folder") -> tuple[Family,
     for family in FAMILIES.values():
         if isinstance(pipeline, str) and pipeline in family.sampling:
             return family, family.sampling[pipeline]
-    known = ", ".join(name for family in FAMILIES.values() for name in family.sampling)
-    raise ModelError(f"{where} holds a {pipeline}, expected a VideoDiTPipeline or one of {known}")
+    known = ["VideoDiTPipeline", *(name for family in FAMILIES.values() for name in family.sampling)]
+    raise _unknown(pipeline, known, where)
+
+
+def _unknown(name: object, legal: list[str], where: object) -> ModelError:
+    named = "names no class" if name is None else f"is of class {short(name)}"
+    return ModelError(f"{where} {named}; legal are {', '.join(legal)}")

@@ -30,10 +30,18 @@ def _compression_ratios(config: Config) -> Size3D:
 
 
 def _patches_and_halvings(config: Config) -> Size3D:
-    """Of LTX-Video's, which cuts clips into patches first."""
-    halvings = sum(config["spatio_temporal_scaling"])
-    space = config.get("spatial_compression_ratio") or config["patch_size"] * 2**halvings
-    time = config.get("temporal_compression_ratio") or config["patch_size_t"] * 2**halvings
+    """Of LTX-Video's, which cuts clips into patches first; its config may tell it, too.
+
+    Raises:
+        ModelError: the config tells other strides than its layers make.
+    """
+    kinds = config.get("downsample_type") or ["conv"] * len(config["spatio_temporal_scaling"])
+    halving = [kind for kind, halves in zip(kinds, config["spatio_temporal_scaling"], strict=False) if halves]
+    space = config["patch_size"] * 2 ** sum(kind != "temporal" for kind in halving)
+    time = config["patch_size_t"] * 2 ** sum(kind != "spatial" for kind in halving)
+    for name, stride in (("spatial_compression_ratio", space), ("temporal_compression_ratio", time)):
+        if config.get(name) not in (None, stride):
+            raise ModelError(f"the autoencoder's config has {name} {config[name]}, but its layers make {stride}")
     return Size3D(time, space, space)
 
 

@@ -18,6 +18,7 @@ from einops import rearrange
 from videodit.errors import ModelError
 from videodit.families.published_defaults import class_defaults
 from videodit.families.sampling import Sampling
+from videodit.ranges import short
 from videodit.schema import check_types
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Family:
             names: of their tensors, where they are known: see ``settled_by_weights``.
 
         Raises:
-            ValueError: an entry with a value that the family's published models do not have.
+            ModelError: an entry with a value that the family's published models do not have.
         """
         given = {key: value for key, value in config.items() if not key.startswith("_")}
         full = self.class_defaults() | given
@@ -176,7 +177,7 @@ class Family:
             full |= {key: value for key, value in settled.items() if full.get(key) is None}
         for key, value in self.required.items():
             if full.get(key) != value:
-                raise ModelError(f"{self.title}: {key} is {full.get(key)!r}, legal is {value!r}")
+                raise ModelError(f"{self.title}: {key} is {short(full.get(key))}, legal is {value!r}")
         try:
             return self.options(full) | {"family": self.name, "family_config": given}
         except KeyError as error:
@@ -210,7 +211,7 @@ class Family:
             config: its config.
 
         Raises:
-            KeyError: a tensor that no rule names.
+            ModelError: a tensor that no rule names.
         """
         groups: dict[tuple[str, ...], Group] = {}
         for key in our_keys:
@@ -228,7 +229,7 @@ class Family:
                         tuple(p.format(**found) for p in theirs),
                         rule.transform,
                     )
-        raise KeyError(f"{self.title} has no rule for {key}")
+        raise ModelError(f"{self.title} has no tensor {key}; check the numbers of layers in the config")
 
 
 _PARTS = {"n": r"(?P<n>\d+)", "s": r"(?P<s>\d+)", "rest": r"(?P<rest>.+)"}

@@ -22,6 +22,7 @@ from videodit.checkpoints import (
     WEIGHTS_STEM,
     CheckedLoading,
     check_file,
+    check_no_gguf,
     check_weights,
     fetch_weights,
     find_folder,
@@ -31,6 +32,7 @@ from videodit.configs import check_class, check_config, read_json
 from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES, family_of
 from videodit.families.base import Family, Group, to_foreign, to_native
+from videodit.families.quantizing import LoadingQuantizer
 from videodit.files import replacing
 from videodit.schema import check_types
 from videodit.weights import build, check_counts, check_entries, check_names, is_finite, read_header, read_headers
@@ -46,7 +48,7 @@ class TensorFiles:
         rename: from the names in the files to the names to know them by; ``None`` leaves a tensor out.
 
     Raises:
-        ValueError: a tensor that is in two files.
+        ModelError: a tensor that is in two files.
     """
 
     def __init__(self, files: Iterable[Path], rename: Callable[[str], str | None] = lambda name: name) -> None:
@@ -94,12 +96,12 @@ class FamilyLoading(CheckedLoading):
         Args:
             pretrained_model_name_or_path: the folder or hub id.
             kwargs: ``subfolder``, ``dtype`` (or ``torch_dtype``), ``device_map`` (a device, ``"auto"`` or a dict),
-                ``overrides`` (options that the family's config does not tell), and for the hub ``revision``,
-                ``cache_dir``, ``token``, ``local_files_only``. For folders of the own layout: whatever diffusers'
-                ``ModelMixin.from_pretrained`` takes.
+                ``max_memory``, ``quantization_config`` (a ``TorchAoConfig``), ``overrides`` (options that the family's
+                config does not tell), and for the hub ``revision``, ``cache_dir``, ``token``, ``local_files_only``.
+                For folders of the own layout: whatever diffusers' ``ModelMixin.from_pretrained`` takes.
 
         Raises:
-            ValueError: no safetensors, a broken or missing shard, a config of an unknown class, tensors that are
+            InputError: no safetensors, a broken or missing shard, a config of an unknown class, tensors that are
                 missing, left over or of another shape (the first few are named), or ``use_safetensors=False``.
         """
         name = os.fspath(pretrained_model_name_or_path or "")
@@ -157,13 +159,12 @@ class FamilyLoading(CheckedLoading):
             ModelError: a pickle, a broken file, a quantized one, or tensors that belong to neither.
         """
         path = Path(path)
+        check_no_gguf(path)
         if path.suffix in PICKLE_SUFFIXES:
             raise ModelError(
                 f"{path} is a pickle, which can run code when opened; where you trust it, convert it: "
                 "safetensors.torch.save_file(torch.load(path, weights_only=True), target)"
             )
-        if path.suffix == ".gguf":
-            raise ModelError(f"{path} is quantized (GGUF); use a .safetensors file in bf16, fp16 or fp32")
         check_file(path)
         entries = read_header(path)
         check_entries(entries, path)
@@ -209,17 +210,15 @@ def _load(
     """A model with the weights of ``files``, which carry diffusers' names."""
     from accelerate.utils import set_module_tensor_to_device
 
-    if quantization_config is not None:
-        raise InputError(
-            f"quantization_config is not for weights of {family.title}; convert them by videodit convert, or quantize "
-            "the loaded pipeline by accelerate(quantize=…)"
-        )
     check_types(config, cls, where)
     model = build(lambda: cls(**config), where)
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     groups = check_keys(family, groups=family.plan(shapes, model.config), files=files, where=where)
     wide = tuple(cls._keep_in_fp32_modules)
     places = _place(model, device_map, dtype, max_memory)
+    quantizer = None
+    if quantization_config is not None:
+        quantizer = LoadingQuantizer(model, quantization_config, dtype, places)
     for name, tensor in _checked(to_native(groups, files.get, model.config), shapes, where):
         if not is_finite(tensor):
             raise ModelError(f"{where}: {name} holds values that are not finite (NaN or infinite)")
@@ -228,7 +227,10 @@ def _load(
         value = tensor.to(kind)
         if tensor.dtype != kind and not is_finite(value):
             raise ModelError(f"{where}: {name} holds values that are beyond the range of {kind}")
-        set_module_tensor_to_device(model, name, place, value=value, dtype=kind)
+        if quantizer is None or not quantizer.takes(name, value, place):
+            set_module_tensor_to_device(model, name, place, value=value, dtype=kind)
+    if quantizer is not None:
+        quantizer.finish()
     if len(set(places.values())) > 1:
         from accelerate import dispatch_model
 
@@ -240,7 +242,7 @@ def check_keys(family: Family, *, groups: list[Group], files: TensorFiles, where
     """The groups, once their tensors and those of the files are the same.
 
     Raises:
-        ValueError: tensors that are missing or left over; the first few are named.
+        ModelError: tensors that are missing or left over; the first few are named.
     """
     needed = {name for group in groups for name in group.theirs}
     ignored = re.compile(family.ignored) if family.ignored else None
@@ -304,7 +306,7 @@ def convert_transformer(
         on_tensor: called with tensors done and in all.
 
     Raises:
-        ValueError: a source that is not in the other layout, whose weights came from no family, or that is broken; or
+        InputError: a source that is not in the other layout, whose weights came from no family, or that is broken; or
             a target that exists.
     """
     if target.exists():

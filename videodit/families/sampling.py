@@ -49,7 +49,7 @@ class Sampling:
     pooled_component: Literal["text_encoder", "text_encoder_2"] | None = None
 
 
-OWN = Sampling(text=TextSpec(clean="collapse"), vae="CausalVideoVAE", defaults=dict, sigmas="to_last_step")
+OWN = Sampling(text=TextSpec(clean="collapse"), vae="CausalVideoVAE", defaults=lambda _: {}, sigmas="to_last_step")
 """Of models that were made here."""
 
 

@@ -55,7 +55,7 @@ class ClipReader:
             indices: 0 to ``info.num_frames - 1``, never falling; a number may come twice.
 
         Raises:
-            ValueError: no index, one out of range or order, or a frame that does not decode.
+            InputError: no index, one out of range or order, or a frame that does not decode.
         """
         wanted = np.asarray(indices)
         unique, back = np.unique(wanted, return_inverse=True)
@@ -66,7 +66,7 @@ class ClipReader:
         """The frames of these numbers as they are decoded, uint8 RGB ``[H, W, 3]``; one that comes twice comes once.
 
         Raises:
-            ValueError: see :meth:`frames`.
+            InputError: see :meth:`frames`.
         """
         wanted = np.asarray(indices)
         if wanted.ndim != 1 or not wanted.size or wanted.dtype.kind not in "iu":
@@ -83,6 +83,11 @@ class ClipReader:
                         f"where the clip is {self._stored[1]}x{self._stored[0]}"
                     )
                 yield frame if self.info.pixel_aspect == 1 else self._squared(frame)
+
+    @property
+    def interlaced(self) -> bool:
+        """Whether the first frame, or one that was read since, is of two fields."""
+        return self.info.interlaced or self._source.saw_fields
 
     def close(self) -> None:
         """Let go of what decodes."""
@@ -161,8 +166,6 @@ def read_whole(clip: ClipReader, *, fps: float | None, fit: Fitted | None = None
     """
     with naming_clip(clip._name):
         notices = [*clip.notices, *_told_of_gaps(clip)]
-        if clip.info.interlaced:
-            notices.append("it is interlaced: the upper field of each frame is shown")
         count, indices = len(clip.times), np.arange(len(clip.times))
         if fps is not None and len(clip.times) > 1:  # one frame alone is a picture, however long it lasts
             check_positive("fps", fps)
@@ -184,6 +187,8 @@ def read_whole(clip: ClipReader, *, fps: float | None, fit: Fitted | None = None
             kept[place : place + copies] = frame
             place += copies
     assert kept is not None
+    if clip.interlaced:
+        notices.append("it is interlaced: of two fields in a frame the upper one is shown")
     if count != len(clip.times) or (indices != np.arange(count)).any():
         notices.append(f"it has {clip.info.fps:.5g} fps: {len(clip.times)} frames become {count} at {fps:g} fps")
     return kept, notices

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 
 from videodit.errors import InputError
 from videodit.limits import current_limits
@@ -28,10 +30,20 @@ _MAGIC = {
     b"MM\0*": "TIFF",
 }
 _EXIF_ORIENTATION = 0x0112
+_TURNS = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
 _DEGREES = {3: 180, 4: 180, 5: 90, 6: 90, 7: 270, 8: 270}
 _SRGB_GAMMA = 0.45455
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
-_BOMB_CHECK = threading.Lock()
+_HEAD = 2**16  # bytes of an AVIF that tell its colours
+_GLOBALS = threading.Lock()  # around what changes a setting of Pillow or Python, which all threads share
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,23 +93,29 @@ def read_picture(media: Media) -> Picture:
             raise Unreadable(f"it is not a picture of a kind that is read here ({kinds})")
         file.seek(0)
         try:
-            with _open(file, kind) as image:
+            told: list[warnings.WarningMessage] = []
+            with _open(file, kind, told) as image:
                 size = f"{image.width}x{image.height}"
                 current_limits().check("picture_pixels", image.width * image.height, f"it has {size} pixels")
                 if image.format != "MPO" and getattr(image, "is_animated", False):
                     raise Unreadable("it is an animated image; make a video of it")
                 if kind == "PNG":
                     _check_png(file)
-                mode, turned = image.mode, image.getexif().get(_EXIF_ORIENTATION, 1)
-                upright = PIL.ImageOps.exif_transpose(image)
-                upright.info.setdefault("gamma", image.info.get("gamma"))
-                rgb, notices = to_rgb(upright)
-                pixels = np.asarray(rgb)
+                if kind == "AVIF":
+                    _check_avif(file)
+                image.load()
+                turned, damage = _orientation(image, told)
+                rgb, notices = to_rgb(image)
+                mode, pixels = image.mode, np.asarray(rgb.transpose(_TURNS[turned]) if turned in _TURNS else rgb)
         except (Unreadable, InputError, MemoryError):
             raise
         except Exception as error:  # Pillow's plugins raise nearly anything for damaged files
+            if "MAX_TEXT" in str(error):
+                raise Unreadable(
+                    "its texts or its colour profile unpack to over 1 MB each or 64 MB in all; save it without them"
+                ) from error
             raise Unreadable(f"the image does not decode: {str(error) or type(error).__name__}") from error
-    return Picture(pixels, kind, mode, _DEGREES.get(turned, 0), tuple(notices))
+    return Picture(pixels, kind, mode, _DEGREES.get(turned, 0), (*damage, *notices))
 
 
 def to_rgb(image: PIL.Image.Image) -> tuple[PIL.Image.Image, list[str]]:
@@ -163,14 +181,51 @@ def _kind_of(file: BinaryIO) -> str | None:
     return None
 
 
-def _open(file: BinaryIO, kind: str) -> PIL.Image.Image:
+def _open(file: BinaryIO, kind: str, told: list[warnings.WarningMessage]) -> PIL.Image.Image:
     """The picture, before its pixels are decoded. Its size is checked by our own limit in place of Pillow's."""
-    with _BOMB_CHECK:
+    with _warnings_to(told):
         most, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
         try:
             return PIL.Image.open(file, formats=[kind])
         finally:
             PIL.Image.MAX_IMAGE_PIXELS = most
+
+
+@contextlib.contextmanager
+def _warnings_to(told: list[warnings.WarningMessage]) -> Iterator[None]:
+    with _GLOBALS, warnings.catch_warnings(record=True) as new:
+        warnings.simplefilter("always")
+        yield
+    told.extend(new)
+
+
+def _orientation(image: PIL.Image.Image, told: list[warnings.WarningMessage]) -> tuple[int, list[str]]:
+    """How a picture is to be turned, as EXIF numbers it, and what should be announced.
+
+    Args:
+        image: decoded.
+        told: Pillow's warnings so far.
+    """
+    with _warnings_to(told):
+        try:
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1)
+        except Exception:  # of nearly any kind, for damaged data
+            turned = None
+    damaged = any(word in str(one.message).lower() for one in told for word in ("exif", "tag "))
+    if turned is None or (damaged and turned == 1):
+        return 1, ["its EXIF data is damaged, so that it is taken as it is stored"]
+    return turned, []
+
+
+def _check_avif(file: BinaryIO) -> None:
+    """Refuse HDR, which the box ``colr`` tells and Pillow does not look at."""
+    place = file.tell()
+    file.seek(0)
+    _, found, rest = file.read(_HEAD).partition(b"colrnclx")
+    transfer = int.from_bytes(rest[2:4], "big")
+    if found and transfer in _HDR_TRANSFERS:
+        raise Unreadable(f"its colours are HDR ({_HDR_TRANSFERS[transfer]}); map its tones to SDR first")
+    file.seek(place)
 
 
 def _check_png(file: BinaryIO) -> None:

@@ -92,7 +92,7 @@ def frame_indices(
         end: where the last frame ends; ``None`` holds it as long as frames last on average.
 
     Raises:
-        ValueError: a number that is none, or a wanted time before the first frame or past the end.
+        InputError: a number that is none, or a wanted time before the first frame or past the end.
     """
     check_positive("fps", fps)
     if num_frames < 1:
@@ -117,7 +117,7 @@ def usable_frames(duration: float, fps: float) -> int:
     A stretch of no length, an image, gives one.
 
     Raises:
-        ValueError: a negative duration or a rate that is none.
+        InputError: a negative duration or a rate that is none.
     """
     check_positive("fps", fps)
     if not 0 <= duration < float("inf"):

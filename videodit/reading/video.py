@@ -78,7 +78,13 @@ class VideoInfo:
 
 
 class Frames:
-    """Where a reader's frames come from."""
+    """Where a reader's frames come from.
+
+    Attributes:
+        saw_fields: whether a frame so far was of two fields; the first one need not be, where later ones are.
+    """
+
+    saw_fields = False
 
     def frames(self, indices: list[int]) -> Iterator[np.ndarray]:
         """RGB frames ``[H, W, 3]`` of rising numbers."""
@@ -179,10 +185,9 @@ def unpack_comment(container: InputContainer) -> tuple[dict[str, Any] | None, tu
     return (recipe if isinstance(recipe, dict) else None), size
 
 
-def shown_size(stream: VideoStream, size: tuple[int, int] | None) -> tuple[int, int]:
+def shown_size(coded: tuple[int, int], size: tuple[int, int] | None) -> tuple[int, int]:
     """``(width, height)`` without padding. A recorded size that padding cannot explain was not meant for
     this stream (someone scaled the clip and kept the tag), so the stream's own size holds."""
-    coded = (stream.codec_context.width, stream.codec_context.height)
     if size is not None and coded == (size[0] + size[0] % 2, size[1] + size[1] % 2):
         return size
     return coded
@@ -219,6 +224,7 @@ class PyavFrames(Frames):
         self._container, self._stream = open_stream(media, threads)
         self._decoder = self._decoded_of(None, iter(()))
         self._decoded: int | None = None  # of the frame that came out last, as in `pts`
+        self.coded_size = (0, 0)
         self._field: tuple[Any, av.filter.Graph] | None = None
         try:
             self._check_header()
@@ -238,13 +244,12 @@ class PyavFrames(Frames):
         if len(shown) > 1:
             place = 1 + [one.index for one in shown].index(self._stream.index)
             self.notices.append(f"it has {len(shown)} video streams, of which number {place} is read")
-        if self._whole:
-            self._check_length(self._stream.frames, float((self._container.duration or 0) / av.time_base))
 
-    def _check_length(self, frames: int, seconds: float) -> None:
-        limits = current_limits()
-        limits.check("clip_frames", frames, f"it has {frames:,} frames")
-        limits.check("clip_seconds", seconds, f"it lasts {seconds:,.0f} s")
+    def _check_length(self, frames: int, seconds: float, more: str = "") -> None:
+        """Checks what was counted, not what the header says: that may be wrong, and counts sound."""
+        limits, more = current_limits(), more and f" {more}"
+        limits.check("clip_frames", frames, f"it has {frames:,} frames{more}")
+        limits.check("clip_seconds", seconds, f"it lasts {seconds:,.0f} s{more}")
 
     def close(self) -> None:
         """Close the file."""
@@ -275,7 +280,7 @@ class PyavFrames(Frames):
         """All packets in the order of decoding; none where they do not tell the frames' times."""
         if self._stream.codec_context.name not in _PACKET_IS_FRAME:
             return []
-        packets = []
+        packets: list[_Packet] = []
         for packet in self._container.demux(self._stream):
             if not packet.size:
                 continue
@@ -285,7 +290,7 @@ class PyavFrames(Frames):
             dts = packet.pts if packet.dts is None else packet.dts
             packets.append(_Packet(packet.pts, dts, packet.is_keyframe, packet.is_discard, packet.duration or 0))
             if self._whole:
-                self._check_length(len(packets), 0)
+                self._check_length(len(packets), 0, "or more")
         first_key = next((i for i, packet in enumerate(packets) if packet.is_key), None)
         if first_key is None or len({packet.pts for packet in packets}) != len(packets):
             return []
@@ -312,11 +317,6 @@ class PyavFrames(Frames):
         return self._container.format.name
 
     @property
-    def coded_size(self) -> tuple[int, int]:
-        """``(width, height)`` as it is stored."""
-        return self._stream.codec_context.width, self._stream.codec_context.height
-
-    @property
     def is_padded(self) -> bool:
         """Whether more is stored than is shown."""
         return self.coded_size != self._size[::-1]
@@ -338,11 +338,15 @@ class PyavFrames(Frames):
         dts: list[int | None] = []
         last = 0
         for frame in self._decoder:
+            self.coded_size = self.coded_size if pts else (frame.width, frame.height)
+            self._check_size(frame)
             pts.append(frame.pts)
             dts.append(frame.dts)
             last = frame.duration or 0
             if self._whole:
-                self._check_length(len(pts), 0)
+                first, now = pts[0], frame.pts
+                seconds = 0.0 if first is None or now is None else float((now - first) * (self._stream.time_base or 0))
+                self._check_length(len(pts), seconds, "or more")
         if not pts:
             raise Unreadable("it holds no frame that decodes")
         base = self._stream.time_base or 0
@@ -372,13 +376,16 @@ class PyavFrames(Frames):
             raise Unreadable("it is transparent in places (pal8); lay it over a background first")
         if first.color_trc in _HDR:
             raise Unreadable(f"its colours are HDR ({_HDR[int(first.color_trc)]}); map its tones to SDR first")
-        width, height = shown_size(self._stream, unpack_comment(self._container)[1])
+        # Of the frame: a decoder's own size changes where a stream does.
+        self.coded_size = (first.width, first.height)
+        width, height = shown_size(self.coded_size, unpack_comment(self._container)[1])
         self._size = (height, width)
         if self.turn.transpose:
             width, height = height, width
         times, base = self.times, float(self._stream.time_base or 0)
         gap = times[-1] / (len(times) - 1) if len(times) > 1 else (1 / float(self._rate) if self._rate else 1.0)
-        duration = float(times[-1]) + (last * base or gap)
+        # AVI says how long frames last on average, which is less where it counts time finer than its frames come.
+        duration = float(times[-1] + (gap if self.container_name == "avi" else last * base or gap))
         return VideoInfo(
             width=width,
             height=height,
@@ -394,14 +401,17 @@ class PyavFrames(Frames):
             interlaced=first.interlaced_frame,
         )
 
+    def _check_size(self, frame: av.VideoFrame) -> None:
+        """Raises Unreadable for a frame of another size than the first: a stream may change in its middle."""
+        if (frame.width, frame.height) != self.coded_size:
+            width, height = self.coded_size
+            raise Unreadable(f"a frame is {frame.width}x{frame.height} pixels, where the clip is {width}x{height}")
+
     def frames(self, indices: list[int]) -> Iterator[np.ndarray]:
         height, width = self._size
         for frame in self._decode([self.pts[i] for i in indices]):
-            if (frame.width, frame.height) != self.coded_size:
-                raise Unreadable(
-                    f"a frame is {frame.width}x{frame.height} pixels, where the clip is "
-                    f"{self.coded_size[0]}x{self.coded_size[1]}"
-                )
+            self._check_size(frame)
+            self.saw_fields |= bool(frame.interlaced_frame)
             rgb = self._reformatter.reformat(
                 self._one_field(frame) if frame.interlaced_frame else frame,
                 width=frame.width,

@@ -17,7 +17,7 @@ import videodit
 from videodit.adapters import BASE_HASH, BASE_MODEL
 from videodit.datasets.clips.cache import CachedSample
 from videodit.errors import InputError
-from videodit.files import write_whole
+from videodit.files import replacing, write_whole
 from videodit.training.config import TrainingConfig
 from videodit.training.log import LOG
 
@@ -124,7 +124,8 @@ def write_card(
         parts.append(f"Trigger words: {', '.join(config.export.trigger_words)}")
     if strips is not None:
         pixels = strips.flatten(0, 1).numpy()
-        PIL.Image.fromarray(pixels).save(config.output / FRAMES)
+        with replacing(config.output / FRAMES) as partial:
+            PIL.Image.fromarray(pixels).save(partial, format="PNG")
         told = "\n".join(f"{n + 1}. {text}" for n, text in enumerate(config.validation.prompts))
         parts.append(f"## Validation\n\nFirst, middle and last frame of each prompt:\n\n![]({FRAMES})\n\n{told}")
     table = ["| bucket | samples | clips |", "|---|---|---|"]
@@ -170,7 +171,7 @@ def check_hub(name: str) -> None:
     """See that the Hub knows who would upload, now and not after the training.
 
     Raises:
-        ValueError: it cannot be reached, or no token that it takes is there.
+        InputError: it cannot be reached, or no token that it takes is there.
     """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError

@@ -73,7 +73,7 @@ class CheckpointStore:
         keep: how many of the newest stay after a save, at least 1.
 
     Raises:
-        ValueError: ``keep`` is below 1, or ``folder`` is a file.
+        InputError: ``keep`` is below 1, or ``folder`` is a file.
     """
 
     def __init__(self, folder: str | Path, *, keep: int) -> None:
@@ -98,7 +98,7 @@ class CheckpointStore:
             where: ``"latest"`` for the newest one here, or the folder of one checkpoint, here or elsewhere.
 
         Raises:
-            ValueError: there is none, the folder is none, newer ones stand beside it in this store, or it is of another
+            InputError: there is none, the folder is none, newer ones stand beside it in this store, or it is of another
                 store and this one has checkpoints: that would leave two histories in one folder.
         """
         if str(where) == "latest":
@@ -138,7 +138,7 @@ class CheckpointStore:
             The checkpoint's folder.
 
         Raises:
-            ValueError: a bad step or name, a dtype that is not stored, or ``about`` is not JSON.
+            InputError: a bad step or name, a dtype that is not stored, or ``about`` is not JSON.
             OSError: the disk has no room (``ENOSPC``; the message names the folder and the bytes needed and free), or
                 another error of the system. What was there before is still there, and no part of the new one is.
         """
@@ -168,7 +168,7 @@ class CheckpointStore:
         """Check every byte of a checkpoint, each rank some of the files, before anything is loaded.
 
         Raises:
-            ValueError: it is damaged or no checkpoint; the message names it and the one before it.
+            InputError: it is damaged or no checkpoint; the message names it and the one before it.
         """
         path = Path(path)
         try:
@@ -180,7 +180,7 @@ class CheckpointStore:
         """Fill tensors from a checkpoint, bit for bit, and return what was said about it.
 
         Raises:
-            ValueError: see :meth:`open` and :meth:`Checkpoint.fill`.
+            InputError: see :meth:`open` and :meth:`Checkpoint.fill`.
         """
         checkpoint = self.open(path)
         checkpoint.fill(tensors)
@@ -307,7 +307,7 @@ class Checkpoint:
         """Write the checkpoint's values into tensors, bit for bit: of DTensors into this rank's part.
 
         Raises:
-            ValueError: names, dtypes or shapes are others than the checkpoint's; nothing is written then.
+            InputError: names, dtypes or shapes are others than the checkpoint's; nothing is written then.
         """
         self._compare(tensors)
         with PieceReader(self.path, self._pieces) as reader:
@@ -319,7 +319,7 @@ class Checkpoint:
         """The names of tensors whose bits, on this rank, are not the checkpoint's.
 
         Raises:
-            ValueError: see :meth:`fill`.
+            InputError: see :meth:`fill`.
         """
         self._compare(tensors)
         found = []

@@ -26,7 +26,7 @@ def check_model_fits(config: TrainingConfig, cache: LatentCache) -> tuple[str, l
         The hash of the model's weights, and what a user should know.
 
     Raises:
-        ValueError: a model that is damaged or that did not make the cache; an expert, a first frame or clips of
+        InputError: a model that is damaged or that did not make the cache; an expert, a first frame or clips of
             validation that it does not have; or an upload that the Hub would refuse.
     """
     model = ModelFolder.find(config.model)
@@ -64,17 +64,17 @@ def _clip_notices(config: TrainingConfig, spec: ModelSpec) -> list[str]:
 
 
 def check_devices(accelerator: Any) -> None:
-    """See that accelerate was told nothing that training does not do, or does itself.
+    """Check that accelerate is not configured to do what training does not support, or does itself.
 
     Raises:
-        ValueError: DeepSpeed, the first kind of FSDP, or an accumulation of its own.
+        InputError: DeepSpeed, the first kind of FSDP, or an accumulation of its own.
     """
     if accelerator.distributed_type == "DEEPSPEED":
         raise InputError("DeepSpeed keeps its state in pickles, which are refused here: use FSDP2 instead")
     if accelerator.distributed_type == "FSDP" and not accelerator.is_fsdp2:
-        raise InputError("accelerate was told to use FSDP 1, which is not supported: add --fsdp_version 2")
+        raise InputError("accelerate is configured for FSDP 1, which is not supported: add --fsdp_version 2")
     if accelerator.gradient_accumulation_steps != 1:
         raise InputError(
-            f"accelerate was told gradient_accumulation_steps={accelerator.gradient_accumulation_steps}; "
+            f"accelerate is configured with gradient_accumulation_steps={accelerator.gradient_accumulation_steps}; "
             "train.accumulation of the config is the place for it"
         )

@@ -1,4 +1,4 @@
-"""What a fine-tuning run is told: one YAML file, checked before anything is loaded.
+"""The settings of a fine-tuning run: one YAML file, checked before anything is loaded.
 
 A file is read, `a.b=c` overrides of the command line are put over it, and pydantic checks the whole: an unknown key is
 an error. The resolved config is saved beside every checkpoint, and :func:`differences` tells whether a run may go on
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from videodit.errors import InputError
+from videodit.limits import DEFAULT_LIMITS, Limits, use_limits
 
 PRESETS = resources.files("videodit") / "presets" / "training"
 
@@ -30,6 +32,7 @@ _SAFE = (
     "checkpoints",
     "tracking",
     "export",
+    "limits",
     "data.cache",
     "data.workers",
     "train.accumulation",
@@ -193,7 +196,7 @@ class Validation(_Part):
         every: steps; 0 for the end alone.
         prompts: of which clips are made, always from the same noise.
         images: files of the images that these clips start from, one for each prompt; none for text to video.
-        steps: of the sampler; ``None`` for the model's own, as for the next two.
+        steps: of the sampler; ``None`` for the model's own.
         guidance: classifier-free guidance.
         frames: of these clips.
         size: ``(width, height)``.
@@ -280,6 +283,7 @@ class TrainingConfig(_Part):
     Attributes:
         model: what is fine-tuned: a bundled model's name, a folder or a hub id.
         output: the folder of the run.
+        limits: the most that one input may ask for.
     """
 
     model: str
@@ -292,6 +296,20 @@ class TrainingConfig(_Part):
     checkpoints: Checkpoints = Checkpoints()
     tracking: Tracking = Tracking()
     export: Export = Export()
+    limits: Limits = DEFAULT_LIMITS
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _check_limits(cls, value: Any) -> Any:
+        if isinstance(value, Limits):
+            return value
+        if not isinstance(value, dict):
+            raise InputError("limits are names and whole numbers, such as picture_pixels: 100000000")
+        return DEFAULT_LIMITS.replace(f"{name}={number}" for name, number in value.items())
+
+    def limits_held(self) -> AbstractContextManager[None]:
+        """Have the run's limits hold inside a ``with`` block."""
+        return use_limits(self.limits, how="limits.{name}=NUMBER")
 
     def to_yaml(self) -> str:
         """The resolved config, defaults included."""
@@ -311,7 +329,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> TrainingCo
         overrides: ``a.b=c``, where ``c`` is YAML: ``train.steps=50``, ``validation.prompts=["a red ball"]``.
 
     Raises:
-        ValueError: no such file or name, broken YAML, an override that is none, an unknown key or a bad value; all
+        InputError: no such file or name, broken YAML, an override that is none, an unknown key or a bad value; all
             bad values are named at once.
     """
     values = _read_yaml(source)
@@ -330,7 +348,9 @@ def _read_yaml(source: str | Path) -> dict[str, Any]:
     elif str(source) in preset_names():
         text = (PRESETS / f"{source}.yaml").read_bytes()
     else:
-        raise InputError(f"config {str(source)!r} is no file and none of {', '.join(preset_names())}")
+        raise InputError(
+            f"config {str(source)!r} does not exist; pass a YAML file or a preset: {', '.join(preset_names())}"
+        )
     try:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

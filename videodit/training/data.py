@@ -155,7 +155,7 @@ def hold_out(
         The two lists, and what was done in words.
 
     Raises:
-        ValueError: nothing would be left to train on.
+        InputError: nothing would be left to train on.
     """
     clips = {sample.content for sample in samples}
     by_clip = len(clips) >= WHOLE_CLIPS

@@ -55,7 +55,7 @@ def training_flops(
         image_tokens: tokens of an image encoder, for models that see them.
 
     Raises:
-        ValueError: a model that is wrapped or sharded, or that has nothing to train; latents or text that it does not
+        InputError: a model that is wrapped or sharded, or that has nothing to train; latents or text that it does not
             take.
     """
     parameters = list(model.parameters())
@@ -112,7 +112,7 @@ def matmul_peak(device: torch.device | str, dtype: torch.dtype, *, seconds: floa
         seconds: how long to try, about; a slow device may take twice as long.
 
     Raises:
-        ValueError: ``seconds`` is not above 0.
+        InputError: ``seconds`` is not above 0.
     """
     if not seconds > 0:
         raise InputError(f"seconds must be above 0, got {seconds}")
@@ -156,7 +156,7 @@ def mfu(flops: float, seconds: float, peak: float, *, devices: int = 1) -> float
         devices: how many.
 
     Raises:
-        ValueError: a time, peak or number of devices that is not above 0.
+        InputError: a time, peak or number of devices that is not above 0.
     """
     if min(seconds, peak, devices) <= 0:
         raise InputError(f"seconds, peak and devices must be above 0, got {seconds}, {peak} and {devices}")

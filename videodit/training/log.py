@@ -26,7 +26,7 @@ def tracker_of(config: TrainingConfig) -> tuple[str | None, str | None]:
     """The tracker by accelerate's name, and what a user should know of the choice.
 
     Raises:
-        ValueError: a tracker that is not installed.
+        InputError: a tracker that is not installed.
     """
     wanted = config.tracking.tracker
     if wanted == "none":

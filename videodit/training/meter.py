@@ -38,7 +38,7 @@ class Meter:
         Args:
             loss: of this process.
             norm: of the gradients.
-            samples: of all processes; so are the next two.
+            samples: of all processes together.
             tokens: of the transformer.
             flops: model FLOPs.
         """

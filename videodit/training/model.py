@@ -78,7 +78,7 @@ def make_trainable(transformer: Any, method: Method, *, seed: int) -> list[str]:
         Names of the layers that got an adapter; none for full fine-tuning.
 
     Raises:
-        ValueError: targets that name no linear layer.
+        InputError: targets that name no linear layer.
     """
     transformer.requires_grad_(method.kind == "full")
     if method.kind == "full":
@@ -107,7 +107,7 @@ def target_layers(transformer: nn.Module, targets: tuple[str, ...] | None) -> li
     """Linear layers by the endings of their names, or the usual ones.
 
     Raises:
-        ValueError: an ending that no linear layer has.
+        InputError: an ending that no linear layer has.
     """
     linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     if targets is None:

@@ -44,7 +44,7 @@ class Diffusion:
         shift_tokens: ``None`` where the shift is the same for every clip.
         signal: ``ᾱ [1000]`` of the scheduler, for models that predict noise or v.
         levels: the share of noise levels that this model is asked at: all, or an expert's.
-        guidance: what a model with built-in guidance is told; ``None`` for others.
+        guidance: the guidance scale that a model with built-in guidance gets as input; ``None`` for others.
         fps: of the clips, which some models' positions follow.
     """
 
@@ -65,7 +65,7 @@ class Diffusion:
         """What a pipeline's model wants, as far as the config leaves that open.
 
         Raises:
-            ValueError: what the config says of a model that it is not: a shift, or a mean of the levels, for one that
+            InputError: what the config says of a model that it is not: a shift, or a mean of the levels, for one that
                 predicts noise or v; an expert for one with one transformer, or none for one with two; a first frame
                 for one that does not take it as a clean latent; guidance for one that is not told any.
         """
@@ -73,7 +73,7 @@ class Diffusion:
         check_kind(spec, noise, expert=expert)
         guided = pipe.transformer.config.guidance_embeds
         if noise.guidance != 1.0 and not guided:
-            raise InputError(f"noise.guidance is {noise.guidance}: this model is not told any")
+            raise InputError(f"noise.guidance is {noise.guidance}, but this model has no guidance input; leave it out")
         density = noise.density or ("logit_normal" if objective == "flow" else "uniform")
         if density == "uniform" and (noise.mean, noise.std) != (0.0, 1.0):
             raise InputError(
@@ -162,12 +162,12 @@ def check_kind(spec: Any, noise: Noise, *, expert: str | None) -> None:
     """See that a model has the expert and takes the first frame that a config speaks of.
 
     Args:
-        spec: the model's, which needs no weights; see :class:`~videodit.pipelines.registry.ModelSpec`.
+        spec: the model's, which needs no weights; see :class:`~videodit.pipelines.spec.ModelSpec`.
         noise: of the config.
         expert: of the config.
 
     Raises:
-        ValueError: an expert for a model with one transformer, or none for a model with two; a first frame for a model
+        InputError: an expert for a model with one transformer, or none for a model with two; a first frame for a model
             that does not take it as a clean latent.
     """
     if (expert is None) != (spec.experts < 2):

@@ -50,7 +50,7 @@ def make_optimizer(
         weight_decay: share of a matrix that is taken off, times the learning rate, at each step; at least 0.
 
     Raises:
-        ValueError: an unknown kind, a number out of its range, no trainable parameter, 8 bits for parameters that
+        InputError: an unknown kind, a number out of its range, no trainable parameter, 8 bits for parameters that
             are split over devices, or torchao is not installed.
     """
     if kind not in get_args(OptimizerKind):
@@ -133,7 +133,7 @@ def lr_factor(step: int, *, schedule: Schedule, warmup_steps: int, total_steps: 
         final: where the cosine ends, in [0, 1].
 
     Raises:
-        ValueError: an unknown schedule, or a number out of its range.
+        InputError: an unknown schedule, or a number out of its range.
     """
     if schedule not in get_args(Schedule):
         raise InputError(f"the schedule must be one of {get_args(Schedule)}, got {schedule!r}")
@@ -166,7 +166,7 @@ def clip_grad_norm(params: Iterable[nn.Parameter], max_norm: float | None) -> Te
         fp32 whatever the gradients' dtype.
 
     Raises:
-        ValueError: ``max_norm`` is not above 0, or a gradient is a sum that was not carried out yet.
+        InputError: ``max_norm`` is not above 0, or a gradient is a sum that was not carried out yet.
     """
     if max_norm is not None and not max_norm > 0:
         raise InputError(f"max_norm must be above 0 or None, got {max_norm}")

@@ -69,7 +69,7 @@ class StepSampler:
         seed: of all orders.
 
     Raises:
-        ValueError: no samples, or a batch below 1.
+        InputError: no samples, or a batch below 1.
     """
 
     def __init__(self, counts: Mapping[Bucket, int], batches: Mapping[Bucket, int], *, seed: int) -> None:

@@ -90,7 +90,7 @@ def spec_of(tensor: Tensor, name: str) -> Spec:
     """Dtype and whole shape.
 
     Raises:
-        ValueError: a dtype that is not stored.
+        InputError: a dtype that is not stored.
     """
     if tensor.dtype not in DTYPES:
         raise InputError(f"{name} is {tensor.dtype}, which checkpoints do not store")
@@ -195,7 +195,7 @@ class PieceReader:
         """Fill ``target``, which has the window's shape, from the tensor of this name.
 
         Raises:
-            ValueError: the pieces do not cover the window, or a file lacks one.
+            InputError: the pieces do not cover the window, or a file lacks one.
         """
         filled = 0
         for piece in self.pieces[name]:
@@ -205,7 +205,9 @@ class PieceReader:
             target[window.slices_of(common)].copy_(self._read(piece, name, common))
             filled += common.numel
         if filled != window.numel:
-            raise InputError(f"{self.folder} holds {filled} of the {window.numel} numbers of {name} that are wanted")
+            raise InputError(
+                f"{self.folder} holds {filled} of the {window.numel} values of {name} that this process needs"
+            )
 
     def _read(self, piece: Piece, name: str, window: Window) -> Tensor:
         try:

@@ -37,7 +37,7 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that have ``requires_grad``, by stable name; those of FSDP2 in their sharded form.
 
     Raises:
-        ValueError: two parameters come to one name.
+        InputError: two parameters come to one name.
     """
     # After a forward without a backward the root's parameters are whole: not the tensors that training changes.
     for module in model.modules():
@@ -70,7 +70,7 @@ class Ema:
         warmup: follow the parameters faster in the first steps.
 
     Raises:
-        ValueError: a decay out of its range, or a model without trainable parameters.
+        InputError: a decay out of its range, or a model without trainable parameters.
     """
 
     def __init__(self, model: nn.Module, *, decay: float, warmup: bool = True) -> None:
@@ -95,7 +95,7 @@ class Ema:
             step: how many steps the optimizer has made, this one included: at least 1.
 
         Raises:
-            ValueError: a step below 1.
+            InputError: a step below 1.
             RuntimeError: the averages are in the model.
         """
         if step < 1:
@@ -166,7 +166,7 @@ class TrainingState:
         Parameters that FSDP2 shards are DTensors, and so is all that has their shape; the rest is plain.
 
         Raises:
-            ValueError: the optimizer has parameters that are not the model's, or holds what is no tensor, or
+            InputError: the optimizer has parameters that are not the model's, or holds what is no tensor, or
                 quantized tensors of sharded parameters.
             RuntimeError: the averages are in the model.
         """
@@ -192,7 +192,7 @@ class TrainingState:
             checkpoint: what :meth:`~videodit.training.checkpoints.CheckpointStore.open` returns.
 
         Raises:
-            ValueError: names, shapes or dtypes differ between the checkpoint and this state.
+            InputError: names, shapes or dtypes differ between the checkpoint and this state.
         """
         optimized = self._optimized(trainable_parameters(self.model))
         held = set()

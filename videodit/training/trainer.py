@@ -66,7 +66,7 @@ class Trainer:
         resume: ``"latest"``, a checkpoint's folder, or ``None`` for a new run.
 
     Raises:
-        ValueError: a cache, model, tracker or output folder that does not fit, or a checkpoint that the config may not
+        InputError: a cache, model, tracker or output folder that does not fit, or a checkpoint that the config may not
             go on from (each difference is named). Nothing was trained or written then.
     """
 
@@ -76,7 +76,8 @@ class Trainer:
         tracker, notice = tracker_of(config)
         self.cache = LatentCache(config.data.cache)
         self.model_hash, notices = check_model_fits(config, self.cache)
-        self.images = open_images(config.validation)
+        with config.limits_held():
+            self.images = open_images(config.validation)
         self.notices = [*filter(None, [notice]), *notices]
         kept, self.held, split = hold_out(self.cache.samples, config.data.holdout, seed=config.train.seed)
         self.notices.append(split)
@@ -219,6 +220,8 @@ class Trainer:
         """
         config = self.config
         handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        held = contextlib.ExitStack()
+        held.enter_context(config.limits_held())
         try:
             if self.accelerator.is_main_process:
                 config.output.mkdir(parents=True, exist_ok=True)
@@ -233,6 +236,7 @@ class Trainer:
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+            held.close()
             self.accelerator.end_training()
 
     def _rehearse(self) -> None:

@@ -71,7 +71,7 @@ def open_images(settings: Validation) -> list[PIL.Image.Image | None]:
     """The image that the clip of each prompt starts from.
 
     Raises:
-        ValueError: a file that is no image.
+        InputError: a file that is no image.
     """
     found: list[PIL.Image.Image | None] = []
     for path in settings.images:

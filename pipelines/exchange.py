@@ -1,0 +1,65 @@
+"""Pipelines of diffusers' and of this package made of one another, in memory: networks share their weights."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from videodit.errors import InputError
+from videodit.families import FAMILIES
+from videodit.families.autoencoders import autoencoder_named
+from videodit.pipelines.components import check_not_offloaded, foreign_transformer, foreign_vae
+from videodit.pipelines.loading import COMPONENTS, foreign_settings
+
+logger = logging.getLogger(__name__)
+
+
+def parts_of_diffusers(pipeline: Any) -> dict[str, Any]:
+    """What a :class:`~videodit.VideoDiTPipeline` is made of, from a pipeline of diffusers' of a known family.
+
+    Networks are handed on as they are; the new pipeline turns them into its own classes.
+
+    Raises:
+        InputError: a class that is no family's, or a pipeline whose parts are offloaded or divided among devices.
+    """
+    import diffusers
+
+    name = type(pipeline).__name__
+    known = [one for family in FAMILIES.values() for one in family.sampling]
+    if name not in known or type(pipeline) is not getattr(diffusers, name):
+        raise InputError(f"from_pipe takes a VideoDiTPipeline or one of diffusers' {', '.join(known)}, got a {name}")
+    if pipeline._is_pipeline_device_mapped():
+        raise InputError("the pipeline is divided among devices; call its reset_device_map() first")
+    for part, network in pipeline.components.items():
+        check_not_offloaded(network, part)
+    parts = dict(pipeline.components)
+    if left := sorted(part for part, value in parts.items() if part not in COMPONENTS and value is not None):
+        logger.warning(f"{', '.join(left)} of {name} have no part in how clips are made here and are left out")
+    parts = {part: value for part, value in parts.items() if part in COMPONENTS}
+    return parts | foreign_settings({**pipeline.config, "_class_name": name})
+
+
+def to_diffusers(pipe: Any) -> DiffusionPipeline:
+    """diffusers' own pipeline of the same components; see :meth:`videodit.VideoDiTPipeline.to_diffusers`."""
+    import diffusers
+
+    name = pipe.config.sampled_as
+    if name is None:
+        raise InputError("diffusers has no pipeline for a model of no published family")
+    component: Any = getattr(diffusers, name)
+    takes = inspect.signature(component.__init__).parameters
+    parts = dict(pipe.components)
+    for part in ("transformer", "transformer_2"):
+        if parts.get(part) is not None:
+            parts[part] = foreign_transformer(parts[part], part)
+    if parts["vae"] is not None and (theirs := autoencoder_named(pipe.sampling.vae)).loads_as is not None:
+        parts["vae"] = foreign_vae(parts["vae"], theirs)
+    parts |= {key: pipe.config[key] for key in ("boundary_ratio", "expand_timesteps") if pipe.config[key]}
+    if extra := sorted(part for part, value in parts.items() if part not in takes and value is not None):
+        raise InputError(f"{name} takes no {', '.join(extra)}; set them to None first")
+    for part, network in parts.items():
+        check_not_offloaded(network, part)
+    return component(**{part: value for part, value in parts.items() if part in takes})

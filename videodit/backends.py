@@ -1,0 +1,26 @@
+"""Which of diffusers' attention backends computes.
+
+``model.set_attention_backend`` sets it for the model and, which its name does not say, for every attention of the
+process that has none of its own, as ``DIFFUSERS_ATTN_BACKEND`` and the context manager ``attention_backend`` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+def backend_of(processor: Any) -> str:
+    """The backend that an attention processor uses at the moment: its own, or that of the process."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+    own = processor._attention_backend
+    backend = _AttentionBackendRegistry.get_active_backend()[0] if own is None else own
+    return str(getattr(backend, "value", backend))
+
+
+def backends_of(networks: Iterable[Any]) -> list[str]:
+    """The backends of all attentions of networks, each once, in alphabetical order; ``None`` has none."""
+    modules = (module for network in networks if network is not None for module in network.modules())
+    processors = (getattr(module, "processor", None) for module in modules)
+    return sorted({backend_of(one) for one in processors if hasattr(one, "_attention_backend")})
