@@ -369,7 +369,7 @@ def test_a_mask_that_would_not_be_heeded_is_refused(folder: Callable[[str], Path
 
 @pytest.mark.parametrize("picture", [[image(0), image(1)], torch.zeros(2, 3, 8, 8), 3])
 def test_what_is_no_single_image_is_named(picture: Any, folder: Callable[[str], Path]) -> None:
-    with pytest.raises(ValueError, match="an image must be one PIL image"):
+    with pytest.raises(ValueError, match="image must be one PIL image"):
         VideoDiTPipeline.from_pretrained(folder("wan-2.2-ti2v"))(PROMPT, image=picture)
 
 
