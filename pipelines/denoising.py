@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from videodit.objectives import NUM_TRAIN_TIMESTEPS
-from videodit.pipelines.guidance import Batched, Growing, Guided, InTurn, Pair, Shared
+from videodit.pipelines.guidance import Batched, Growing, Guided, InTurn, Pair, Shared, steady
 from videodit.pipelines.latent_conditions import Condition
 from videodit.pipelines.planning import Plan
 from videodit.pipelines.predicting import Experts, Moment, Predict, Reused, Ring, Scene, Scenes
@@ -292,7 +292,7 @@ def make_denoiser(
     predict: Predict = Guided(
         composer.pair(parts, batched=batched),
         composer.led_apart,
-        **({"grown": Growing(plan.num_inference_steps)} if plan.request.dynamic_guidance else {}),
+        grown=Growing(plan.num_inference_steps) if plan.request.dynamic_guidance else steady,
         negative=text.uncond is not None,
         actions=actions,
     )

@@ -101,6 +101,11 @@ class Shared:
         return self.processes.first(lambda: self.cond(latents, at), latents)
 
 
+def steady(scale: float, at: Moment) -> float:
+    """A scale that stays as it is."""
+    return scale
+
+
 @dataclass
 class Guided:
     """``uncond + s·(cond − uncond)``; the conditional prediction alone where the scale is at most 1.
@@ -116,7 +121,7 @@ class Guided:
 
     pair: Pair
     scale: Callable[[Moment], float]
-    grown: Callable[[float, Moment], float] = lambda scale, _: scale
+    grown: Callable[[float, Moment], float] = steady
     negative: bool = True
     actions: str | None = None
     _difference: Tensor | None = field(default=None, init=False)
