@@ -98,7 +98,7 @@ def attach_devices(components: Mapping[str, Any], places: Mapping[str, str]) -> 
     """
     networks = {name: part for name, part in components.items() if isinstance(part, nn.Module)}
     devices = {name: places.get(name) or _device_of(part) for name, part in networks.items()}
-    if len(set(devices.values())) < 2:
+    if not places or len(set(devices.values()) - {"meta"}) < 2:
         return
     for name, part in networks.items():
         bring_inputs(part, devices[name])

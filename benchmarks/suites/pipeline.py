@@ -182,7 +182,7 @@ def beside_diffusers(bench: Bench, form: Form, dtype: torch.dtype) -> list[Row]:
     }
     with tempfile.TemporaryDirectory() as where:
         for name, config in wanted.items():
-            pipe = our_pipeline(shared, *ours)
+            pipe = our_pipeline(shared, *ours, form)
             plan = {} if config is None else pipe.accelerate(config).bound
             target = Path(where) / "clip.mp4"
             sides.append(_side(name, Maker(pipe, plan), prompts, bench, target, options, None))
@@ -227,13 +227,12 @@ def wan_pipeline(shared: dict[str, Any], transformer: Any, autoencoder: Any) -> 
     return pipe
 
 
-def our_pipeline(shared: dict[str, Any], transformer: Any, autoencoder: Any) -> Any:
-    """Ours, which makes clips in the same way."""
+def our_pipeline(shared: dict[str, Any], transformer: Any, autoencoder: Any, form: Form) -> Any:
+    """Ours, which makes clips in the same way; ``form`` is what its attention is measured for."""
     from videodit import VideoDiTPipeline
 
-    pipe = VideoDiTPipeline(
-        **shared, transformer=transformer, vae=autoencoder, sampled_as="WanPipeline", max_text_length=MAX_TEXT
-    )
+    parts = shared | {"transformer": transformer, "vae": autoencoder}
+    pipe = VideoDiTPipeline(**parts, sampled_as="WanPipeline", max_text_length=MAX_TEXT, **form.size)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
