@@ -46,7 +46,7 @@ def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> S
     if pipe.processes is not None:
         told = (request.prompt, request.negatives, plan.settings, plan.condition_record, request.guidance_scale_2)
         latents = pipe.processes.share(generators, latents, told=told)
-    seeds = seeds_of(generators) if latents is None else [None] * videos
+    seeds: list[int | None] = seeds_of(generators) if latents is None else [None] * videos
     condition = prepare_condition(
         pipe,
         plan.conditions or PlacedConditions(renoised=plan.renoised),
