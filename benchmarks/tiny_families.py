@@ -51,9 +51,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def t5(kind: Any = T5Config) -> Any:
+def t5(kind: Any = T5Config, width: int = 12) -> Any:
     config = kind(
-        vocab_size=len(VOCABULARY), d_model=12, d_kv=4, d_ff=16, num_heads=2, num_layers=2, pad_token_id=0,
+        vocab_size=len(VOCABULARY), d_model=width, d_kv=4, d_ff=16, num_heads=2, num_layers=2, pad_token_id=0,
         eos_token_id=1, feed_forward_proj="gated-gelu",
     )  # fmt: skip
     return randomize((T5EncoderModel if kind is T5Config else UMT5EncoderModel)(config).eval())
@@ -186,6 +186,17 @@ def flux_parts(name: str, scheduler: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def mochi_parts() -> dict[str, Any]:
+    return {
+        "tokenizer": tokenizer(), "text_encoder": t5(width=24), "transformer": denoiser("mochi", in_channels=12),
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+        "vae": diffusers.AutoencoderKLMochi(
+            encoder_block_out_channels=(32, 32, 32, 32), decoder_block_out_channels=(32, 32, 32, 32),
+            layers_per_block=(1, 1, 1, 1, 1),
+        ),
+    }  # fmt: skip
+
+
 def pixart_parts(name: str) -> dict[str, Any]:
     return {
         "tokenizer": tokenizer(), "text_encoder": t5(), "transformer": denoiser(name), "vae": image_vae(),
@@ -312,6 +323,7 @@ CASES = {
         "FluxPipeline", lambda: flux_parts("flux-dev", DYNAMIC), (4, 1, 4, 6), {"height": 32, "width": 48},
         pack=pack_flux, frames=lambda out: out.images,
     ),
+    "mochi": Case("MochiPipeline", mochi_parts, (12, 2, 4, 6), {"num_frames": 7, "height": 32, "width": 48}),
     "flux-schnell": Case(
         "FluxPipeline", lambda: flux_parts("flux-schnell", {"shift": 1.0}), (4, 1, 4, 4), {"height": 32, "width": 32},
         {"max_sequence_length": 256}, pack=pack_flux, frames=lambda out: out.images,

@@ -209,31 +209,38 @@ def encode_posterior(vae: VAE, clip: Tensor) -> tuple[Tensor, Tensor]:
     return (mean.float() - shift) / scale, std.float() / scale
 
 
-def _statistics(vae: VAE, about: Autoencoder, like: Tensor) -> tuple[Tensor, Tensor]:
+def _statistics(vae: VAE, about: Autoencoder, like: Tensor) -> tuple[Tensor, Tensor] | None:
     """Mean and deviation of each channel, ``[1, C, 1, 1, 1]``, where an autoencoder has them, as ``like`` is."""
-    home = vae.config if about.statistics == "config" else vae
-    mean, std = (torch.as_tensor(getattr(home, f"latents_{name}")).to(like) for name in ("mean", "std"))
-    return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
+    home = {"config": vae.config, "buffers": vae, None: None}[about.statistics]
+    found = [getattr(home, f"latents_{name}", None) for name in ("mean", "std")]
+    if any(one is None for one in found):
+        return None
+    mean, std = (torch.as_tensor(one).to(like).view(1, -1, 1, 1, 1) for one in found)
+    return mean, std
+
+
+def _shift(vae: VAE) -> float:
+    """What is added to the latents of all channels, where there are no statistics of each."""
+    return getattr(vae.config, "shift_factor", None) or 0.0
 
 
 def _from_latents(vae: VAE, about: Autoencoder, latents: Tensor) -> Tensor:
     """Latents as the transformer sees them to those that the autoencoder decodes."""
-    z = latents if about.statistics == "config" else latents / vae.config.scaling_factor
-    if about.statistics != "factors":
-        mean, std = _statistics(vae, about, latents)
+    z = latents / vae.config.scaling_factor if about.scaled else latents
+    if (statistics := _statistics(vae, about, latents)) is not None:
+        mean, std = statistics
         return z * std + mean
-    shift = getattr(vae.config, "shift_factor", None)
-    return z + shift if shift else z
+    return z + shift if (shift := _shift(vae)) else z
 
 
 def _to_latents(vae: VAE, about: Autoencoder, z: Tensor) -> Tensor:
     """The inverse of :func:`_from_latents`, but for an inverted scale."""
-    if about.statistics == "factors":
-        z = z - (getattr(vae.config, "shift_factor", None) or 0.0)
-    else:
-        mean, std = _statistics(vae, about, z)
+    if (statistics := _statistics(vae, about, z)) is not None:
+        mean, std = statistics
         z = (z - mean) / std
-    if about.statistics == "config":
+    else:
+        z = z - _shift(vae)
+    if not about.scaled:
         return z
     factor = vae.config.scaling_factor
     return z / factor if about.inverts_scale and vae.config.invert_scale_latents else z * factor
@@ -241,11 +248,12 @@ def _to_latents(vae: VAE, about: Autoencoder, z: Tensor) -> Tensor:
 
 def _shift_and_scale(vae: VAE, about: Autoencoder, like: Tensor) -> tuple[Tensor, Tensor]:
     """What the transformer's latents are multiplied by, and what is added then, to become the autoencoder's."""
-    if about.statistics != "factors":
-        shift, scale = _statistics(vae, about, like)
-        return shift, scale if about.statistics == "config" else scale / vae.config.scaling_factor
-    pair = (getattr(vae.config, "shift_factor", None) or 0.0, 1 / vae.config.scaling_factor)
-    shift, scale = (like.new_tensor(value).view(1, 1, 1, 1, 1) for value in pair)
+    if (statistics := _statistics(vae, about, like)) is not None:
+        shift, scale = statistics
+        return shift, scale / vae.config.scaling_factor if about.scaled else scale
+    shift, scale = (
+        like.new_tensor(value).view(1, 1, 1, 1, 1) for value in (_shift(vae), 1 / vae.config.scaling_factor)
+    )
     return shift, scale
 
 

@@ -65,6 +65,8 @@ class ClipEncoder:
         read_as = [str(self.pipe.config.sampled_as), str(text.max_length)]
         if text.spec.clean in ("collapse", "whitespace"):
             read_as.append(text.spec.clean)  # caches of versions that read white space otherwise have other texts
+        if text.spec.zero_empty:
+            read_as.append("zero_empty")
         return {
             "model": self.name,
             "model_hash": model_hash(self.folder),

@@ -63,6 +63,8 @@ def settle_components(components: dict[str, Any], family: Family | None, samplin
         fits = all(hasattr(part, method) for method in methods) or (name.startswith("tokenizer") and _is_stand_in(part))
         if part is not None and (not fits or isinstance(part, nn.Module)):
             raise InputError(f"{name} is a {type(part).__name__}; legal is {kind}")
+    if components.get("scheduler") is not None and sampling.scheduler:
+        settled["scheduler"] = _scheduler(components["scheduler"], sampling.scheduler)
     for name in ("text_encoder", "text_encoder_2", "image_encoder"):
         part = components.get(name)
         from diffusers import ModelMixin
@@ -93,6 +95,13 @@ def settle_defaults(settings: dict[str, Any], sampling: Sampling, config: Mappin
             "VideoDiTPipeline.from_pipe(pipe) keeps the settings of a pipeline"
         )
     return {"max_text_length": None} | settled
+
+
+def _scheduler(part: Any, entries: Mapping[str, Any]) -> Any:
+    """A scheduler whose config has these entries."""
+    if all(part.config.get(name) == value for name, value in entries.items()):
+        return part
+    return type(part).from_config(part.config, **entries)
 
 
 def _is_stand_in(part: Any) -> bool:

@@ -158,8 +158,9 @@ def check_settings(index: dict[str, Any], where: object) -> None:
         wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high
         if wrong or (name == "fps" and value == 0):
             raise ModelError(f"{where}: {name} is {value!r}, legal is a number up to {high}")
-    if type(index.get("expand_timesteps", False)) not in (bool, type(None)):
-        raise ModelError(f"{where}: expand_timesteps is {index['expand_timesteps']!r}, legal are true and false")
+    for name in ("expand_timesteps", "force_zeros_for_empty_prompt"):
+        if type(index.get(name, False)) not in (bool, type(None)):
+            raise ModelError(f"{where}: {name} is {index[name]!r}, legal are true and false")
 
 
 def family_of_index(index: Any, where: object) -> tuple[Family, Sampling] | None:

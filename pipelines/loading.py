@@ -156,7 +156,8 @@ def _settings(index: dict[str, Any], found: tuple[Family, Sampling] | None, own:
 
 def foreign_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of ours that the config of a pipeline of diffusers' holds, ``_class_name`` among its entries."""
-    settings = {name: config[name] for name in ("boundary_ratio", "expand_timesteps") if config.get(name) is not None}
+    names = ("boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt")
+    settings = {name: config[name] for name in names if config.get(name) is not None}
     return settings | {"sampled_as": config["_class_name"]}
 
 

@@ -118,6 +118,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         expand_timesteps: bool = False,
         sampled_as: str | None = None,
         window: int | None = None,
+        force_zeros_for_empty_prompt: bool = False,
     ) -> None:
         super().__init__()
         if sampled_as is None:
@@ -156,6 +157,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             expand_timesteps=expand_timesteps,
             sampled_as=sampled_as,
             window=window,
+            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
         )
         self.video_processor = VideoProcessor()
         self._encoded: EncodedPrompts | None = None
@@ -317,7 +319,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
     @property
     def text_spec(self) -> TextSpec:
         """How the model wants its prompts."""
-        spec = self._sampling.text
+        spec = replace(self._sampling.text, zero_empty=self.config.force_zeros_for_empty_prompt)
         return spec if self.config.max_text_length is None else replace(spec, max_length=self.config.max_text_length)
 
     @property

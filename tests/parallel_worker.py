@@ -20,7 +20,7 @@ from torch import Tensor
 
 from videodit import VideoDiT, VideoDiTPipeline
 from videodit.acceleration import AccelConfig
-from videodit.families.parity import MEMBERS, randomize
+from videodit.families.parity import FIRST_OF_FAMILY, MEMBERS, randomize
 
 SIZE = (3, 4, 4)
 SMALL: dict[str, Any] = {
@@ -56,6 +56,12 @@ def inputs(dit: VideoDiT, *, text: int, kind: str) -> dict[str, Tensor]:
     if dit.config.image_dim is not None:
         given["encoder_hidden_states_image"] = torch.randn(2, 5, dit.config.image_dim)
     return given
+
+
+def families_that_split() -> list[str]:
+    """Members, one or more of each family that does not see whole frames or whole lines of time."""
+    names = {*FIRST_OF_FAMILY.values(), "cogvideox-5b", "pixart-alpha"}
+    return sorted(name for name in names if MEMBERS[name].options.get("attention", "full") == "full")
 
 
 def off(actual: Tensor, expected: Tensor) -> float:
@@ -110,7 +116,7 @@ def forwards(seen: dict[str, Any]) -> None:
                     else:
                         seen["off"][f"{parallel} {name} {case}"] = off(model(**x).sample, expected[case])
             seen["shares"] += shares
-    for name in ("wan", "ltx", "cogvideox-5b", "hunyuan_video", "allegro", "pixart-alpha", "flux-dev"):
+    for name in families_that_split():
         member = MEMBERS[name]
         whole = member.ours(randomize(member.theirs()))
         size = next(size for size in member.sizes if whole.geometry.token_size(size).numel % 2 == 0)  # type: ignore[arg-type]

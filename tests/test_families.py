@@ -17,17 +17,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from videodit import VideoDiT
+from videodit.blocks import BLOCKS, CrossBlock
 from videodit.errors import ModelError
 from videodit.families import FAMILIES
 from videodit.families.base import PREFIXES, to_foreign, to_native
 from videodit.families.loading import convert_transformer
-from videodit.families.parity import MEMBERS, Member, deviation, randomize
+from videodit.families.parity import FIRST_OF_FAMILY, MEMBERS, Member, deviation, randomize
+from videodit.options import CHOICES
+from videodit.positions import ROTARY
 
 every_member = pytest.mark.parametrize("name", MEMBERS)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
-# A small text makes Wan's image models cheap where their own 512 tokens are not needed.
-FIRST_OF_FAMILY = {member.family: name for name, member in reversed(MEMBERS.items())}
 every_family = pytest.mark.parametrize("name", FIRST_OF_FAMILY.values())
 
 
@@ -106,26 +107,15 @@ def test_gradients_are_diffusers(name: str, pairs: Pairs) -> None:
         assert float((parameter.grad - expected).abs().max()) <= 1e-4 * scale, key
 
 
-# Another value of an option, where the option of that family is on.
+# Another value of an option that no table lists, where the option of that family is on.
 FLIPS: dict[str, Any] = {
-    "attention": {"full": "factorized", "factorized": "full"},
-    "block": {"joint": "tied_joint", "tied_joint": "joint"},
-    "text_embedding": {"mlp": "linear", "linear": "mlp", "refiner": "linear"},
-    "final_layer": {"table": "linear", "linear": "table"},
     "size_condition_stride": {8: 4},
     "cross_attn_norm": {True: False, False: True},
-    "qk_norm": {
-        None: "rms_norm", "rms_norm": "layer_norm", "rms_norm_across_heads": "rms_norm", "layer_norm": "rms_norm",
-    },
-    "block_norm": {"layer_norm": "rms_norm", "rms_norm": "layer_norm"},
     "norm_affine": {True: False},
     "final_layer_norm": {True: False},
     "guidance_embeds": {True: False},
     "frame_embedding": {True: False},
-    "rope": {"grid": None, "fractional": "grid"},
-    "position_embedding": {"sincos_2d": None, "sincos_3d": None, "learned": None},
-}  # fmt: skip
-
+}
 
 # Numbers that every published model of a family has and no other family.
 NUMBERS: dict[str, Any] = {
@@ -139,17 +129,34 @@ CROSS_ALONE = ("attention", "cross_attn_norm", "frame_embedding")
 DEFAULTS = {p.name: p.default for p in inspect.signature(VideoDiT.__init__).parameters.values() if p.name != "self"}
 
 
+def options_of(member: Member) -> dict[str, Any]:
+    return DEFAULTS | member.options
+
+
+def other_choice(name: str, value: Any) -> Any:
+    """The next value in the table of a choice that is on."""
+    values = list(CHOICES[name])
+    return values[(values.index(value) + 1) % len(values)]
+
+
 def flips() -> list[Any]:
     cases = []
     for name, member in MEMBERS.items():
-        options = DEFAULTS | FAMILIES[member.family].native_config(member.config) | member.overrides
-        changes = {key: values[options[key]] for key, values in FLIPS.items() if options[key] in values}
+        options = options_of(member)
+        changes = {key: other_choice(key, options[key]) for key in CHOICES}
+        changes |= {key: values[options[key]] for key, values in FLIPS.items() if options[key] in values}
+        rotary = ROTARY[options["rope"]]
         for key, value in NUMBERS.items():
-            if options[key] != DEFAULTS[key] or (key == "rope_theta" and options["rope"]):
+            turned_by = key == "rope_theta" and rotary and "theta" in inspect.signature(rotary.__init__).parameters
+            if options[key] != DEFAULTS[key] or turned_by:
                 changes[key] = value[options["attention_head_dim"]] if isinstance(value, dict) else value
-        if options["block"] != "cross":
+        if BLOCKS[options["block"]] is not CrossBlock:
             changes = {key: value for key, value in changes.items() if key not in CROSS_ALONE}
         cases += [pytest.param(name, key, value, id=f"{name}-{key}") for key, value in changes.items()]
+        own = options["block_options"] or {}
+        for key, value in own.items():
+            other = not value if isinstance(value, bool) else 2 * value
+            cases.append(pytest.param(name, "block_options", own | {key: other}, id=f"{name}-{key}"))
     return cases
 
 
@@ -159,7 +166,7 @@ def test_each_option_is_needed(name: str, key: str, value: Any, pairs: Pairs) ->
     """With another value the network is another function, or none: parity says that the option is right."""
     member, theirs, ours = pairs(name)
     changes = {key: value} | {
-        "position_embedding": {"learned_grid": None},
+        "position_embedding": {"learned_grid": None} if ours.config.learned_grid else {},
         "attention": {"frame_embedding": False},
     }.get(key, {})
     inputs = [member.draw(ours, size) for size in member.sizes]
@@ -168,7 +175,7 @@ def test_each_option_is_needed(name: str, key: str, value: Any, pairs: Pairs) ->
         other.load_state_dict({k: v for k, v in ours.state_dict().items() if fits(other, k, v)}, strict=False)
         found = [distance(other(**x).sample, member.call(theirs, x)) for x in inputs]
     except ValueError as error:
-        if "this model takes no" not in str(error) and "needs joint blocks" not in str(error):
+        if not re.search(r"this model takes no| needs? |block_options", str(error)):
             raise
     else:
         assert max(found) > 1e-3
@@ -216,6 +223,25 @@ def test_each_epsilon_is_the_familys(name: str, key: str, pairs: Pairs) -> None:
     right, wrong = found
     assert right <= 1e-4
     assert wrong > 10 * right
+
+
+# --- a new model ---------------------------------------------------------------------------------
+
+
+@every_family
+def test_a_new_model_passes_everything_on_and_gradients_reach_its_blocks(name: str) -> None:
+    member = MEMBERS[name]
+    dit = VideoDiT(**member.options)
+    inputs, passed = member.draw(dit, min(member.sizes)), []  # one frame: no number of it is added
+    for block in dit.blocks:
+        block.register_forward_hook(lambda _, args, out: passed.append(torch.equal(args[0], out[0])))
+    assert not dit(**inputs).sample.any()
+    assert passed == [True] * len(dit.blocks)
+    assert all(parameter.isfinite().all() for parameter in dit.parameters())
+    torch.nn.init.normal_(dit.proj_out.weight)  # else nothing goes back beyond it
+    dit(**inputs).sample.square().sum().backward()
+    for block in dit.blocks:
+        assert any(p.grad is not None and p.grad.any() for p in block.parameters())
 
 
 # --- published sizes -----------------------------------------------------------------------------
@@ -363,13 +389,13 @@ def test_loads_the_authors_own_file(name: str, prefix: str, tmp_path: Path) -> N
 
 
 def test_a_config_of_an_unknown_family_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"_class_name": "MochiTransformer3DModel"}')
-    message = r"is of class 'MochiTransformer3DModel'; legal are VideoDiT, WanTransformer3DModel, .*FluxTr"
+    (tmp_path / "config.json").write_text('{"_class_name": "OtterTransformer3DModel"}')
+    message = r"is of class 'OtterTransformer3DModel'; legal are VideoDiT, WanTransformer3DModel, .*FluxTr"
     for load in (VideoDiT.from_pretrained, VideoDiT.load_config):
         with pytest.raises(ValueError, match=message):
             load(tmp_path)
     with pytest.raises(ValueError, match=message):
-        VideoDiT.from_config({"_class_name": "MochiTransformer3DModel"})
+        VideoDiT.from_config({"_class_name": "OtterTransformer3DModel"})
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,9 @@ from videodit.adapters import (
 )
 from videodit.adapters.modules import map_rows
 from videodit.families import FAMILIES
-from videodit.families.parity import MEMBERS, Member, randomize
+from videodit.families.parity import FIRST_OF_FAMILY, MEMBERS, Member, randomize
 
-NAMES = (
-    "wan", "wan-i2v", "skyreels_v2", "ltx", "cogvideox-2b", "cogvideox-5b-i2v", "hunyuan_video", "latte", "allegro",
-    "pixart-alpha", "flux-dev",
-)  # fmt: skip
+NAMES = (*FIRST_OF_FAMILY.values(), "wan-i2v", "cogvideox-5b-i2v", "pixart-alpha")
 every_family = pytest.mark.parametrize("name", NAMES)
 Tensors = dict[str, Tensor]
 Pairs = Callable[[str], tuple[Member, Any, VideoDiT]]

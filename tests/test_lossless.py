@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from videodit import VideoDiT, VideoDiTPipeline
 from videodit.acceleration import AccelConfig
-from videodit.blocks import add_gated, modulate
-from videodit.families.parity import MEMBERS, Member, randomize
+from videodit.blocks import BLOCKS, add_gated, modulate
+from videodit.families.parity import FIRST_OF_FAMILY, MEMBERS, Member, randomize
 from videodit.pipelines import denoising
-from videodit.positions import RotaryTables, apply_rotary
+from videodit.positions import GridRotary, apply_rotary
 from videodit.shapes import Size3D
 from videodit.transformer import Prepared
 
@@ -25,8 +25,7 @@ Deviation = Callable[[Tensor, Tensor], float]
 Network = Callable[[str], tuple[Member, VideoDiT]]
 
 # Text that knows the timestep, or that attends together with the video, is another one in each step.
-KEEPERS = [name for name in MEMBERS if MEMBERS[name].family not in ("hunyuan_video", "cogvideox", "flux")]
-FIRST_OF_FAMILY = {member.family: name for name, member in reversed(MEMBERS.items())}
+KEEPERS = [name for name, member in MEMBERS.items() if BLOCKS[member.options.get("block", "cross")].keeps_text]
 every_member = pytest.mark.parametrize("name", MEMBERS)
 every_family = pytest.mark.parametrize("name", FIRST_OF_FAMILY.values())
 PROMPT = "a red ball bounces on the grass"
@@ -265,7 +264,7 @@ def test_a_generation_reads_its_text_once(pipe: VideoDiTPipeline, callback: Any)
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_positions_as_complex_numbers_are_the_real_arithmetic(dtype: torch.dtype, deviation: Deviation) -> None:
-    table = RotaryTables("grid", 2, 16, axes=None, theta=100.0, scale=(1.0, 1.0, 1.0), base=None)
+    table = GridRotary(16, axes=None, theta=100.0, scale=(1.0, 1.0, 1.0), base=None)
     rotary = table(Size3D(3, 2, 2), torch.device("cpu"), 24.0, text=5)
     x = torch.randn(2, 17, 2, 16, dtype=dtype)
     compiled = torch.compile(apply_rotary, backend="eager", fullgraph=True)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from parallel_worker import families_that_split
 
 from videodit import VideoDiT, VideoDiTPipeline
 from videodit.acceleration import AccelConfig
@@ -59,9 +60,7 @@ def test_split_tokens_are_the_whole_forward(seen, kind, block) -> None:
         assert max(cases.values()) <= 1e-5, cases
 
 
-@pytest.mark.parametrize(
-    "family", ["wan", "ltx", "cogvideox-5b", "hunyuan_video", "allegro", "pixart-alpha", "flux-dev"]
-)
+@pytest.mark.parametrize("family", families_that_split())
 def test_split_families(seen, family) -> None:
     assert all(one["off"][f"ulysses {family}"] <= 1e-5 for one in seen)
 

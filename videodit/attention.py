@@ -16,6 +16,7 @@ Letters: ``B`` batch, ``S`` video tokens, ``L`` text tokens, ``D`` width, ``N`` 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -26,7 +27,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from videodit.errors import InputError
+from videodit.initialization import initialize
 from videodit.positions import apply_rotary
+from videodit.schema import choose
 from videodit.shapes import Size3D
 
 Layout = Literal["full", "spatial", "temporal"]
@@ -47,12 +50,13 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
-def _qk_norm(kind: QKNorm | None, heads: int, head_dim: int, eps: float) -> nn.Module:
-    if kind is None:
-        return nn.Identity()
-    if kind == "layer_norm":
-        return nn.LayerNorm(head_dim, eps)
-    return RMSNorm(heads * head_dim if kind == "rms_norm_across_heads" else head_dim, eps=eps)
+QK_NORMS: dict[str | None, Any] = {
+    None: lambda heads, head_dim, eps: nn.Identity(),
+    "rms_norm_across_heads": lambda heads, head_dim, eps: RMSNorm(heads * head_dim, eps=eps),
+    "rms_norm": lambda heads, head_dim, eps: RMSNorm(head_dim, eps=eps),
+    "layer_norm": lambda heads, head_dim, eps: nn.LayerNorm(head_dim, eps),
+}
+"""Norms of queries and keys, by the value of VideoDiT's ``qk_norm``."""
 
 
 def _to_heads(x: Tensor, heads: int, norm: nn.Module, across: bool) -> Tensor:
@@ -147,7 +151,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         super().__init__()
         if layout not in get_args(Layout):
             raise InputError(f"layout must be one of {get_args(Layout)}, got {layout!r}")
-        _check_qk_norm(qk_norm)
+        norm = partial(choose("qk_norm", qk_norm, QK_NORMS), heads, head_dim, eps)
         inner = heads * head_dim
         self.heads, self.layout, self.is_cross_attention = heads, layout, cross
         self.norm_across = qk_norm == "rms_norm_across_heads"
@@ -156,13 +160,17 @@ class Attention(nn.Module, AttentionModuleMixin):
         self.to_v = nn.Linear(dim, inner)
         # A list, so that LoRA files find `to_out.0`.
         self.to_out = nn.ModuleList([nn.Linear(inner, dim)]) if project_out else None
-        self.norm_q = _qk_norm(qk_norm, heads, head_dim, eps)
-        self.norm_k = _qk_norm(qk_norm, heads, head_dim, eps)
+        self.norm_q = norm()
+        self.norm_k = norm()
         if image:
             self.add_k_proj = nn.Linear(dim, inner)
             self.add_v_proj = nn.Linear(dim, inner)
-            self.norm_added_k = _qk_norm(qk_norm, heads, head_dim, eps)
+            self.norm_added_k = norm()
         self.processor = AttentionProcessor()
+
+    def init_weights(self) -> None:
+        """The output projection starts at 0."""
+        initialize(self, zero=self.to_out or ())
 
     def keys_values(self, source: Tensor, image_states: Tensor | None) -> list[KeysValues]:
         """Keys and values, not rotated, of what is attended to.
@@ -223,7 +231,7 @@ class JointAttentionProcessor:
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None,
         rotary: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         x, text, heads, across = hidden_states, encoder_hidden_states, attn.heads, attn.norm_across
         q = _to_heads(attn.to_q(x), heads, attn.norm_q, across)  # [B, S, N, D/N]
         k = _to_heads(attn.to_k(x), heads, attn.norm_k, across)
@@ -243,7 +251,7 @@ class JointAttentionProcessor:
             parallel_config=self._parallel_config,
         )  # [B, S + L, N, D/N]
         x_out, text_out = out.flatten(2).type_as(x).split([x.shape[1], text.shape[1]], dim=1)
-        return attn.to_out[0](x_out), attn.to_add_out(text_out)
+        return attn.to_out[0](x_out), None if attn.to_add_out is None else attn.to_add_out(text_out)
 
 
 class JointAttention(nn.Module, AttentionModuleMixin):
@@ -258,6 +266,9 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         head_dim: channels of each head.
         qk_norm: see :class:`Attention`.
         eps: of that norm.
+        text_dim: width of the text's tokens, ``E``; ``None`` for ``dim``.
+        bias: of the layers to queries, keys and values.
+        text_out: the text's tokens come out, too.
 
     Raises:
         InputError: an unknown ``qk_norm``.
@@ -269,25 +280,40 @@ class JointAttention(nn.Module, AttentionModuleMixin):
     _supports_qkv_fusion = False
     processor: JointAttentionProcessor
 
-    def __init__(self, dim: int, heads: int, head_dim: int, *, qk_norm: QKNorm | None, eps: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        *,
+        qk_norm: QKNorm | None,
+        eps: float,
+        text_dim: int | None = None,
+        bias: bool = True,
+        text_out: bool = True,
+    ) -> None:
         super().__init__()
-        _check_qk_norm(qk_norm)
-        inner = heads * head_dim
+        norm = partial(choose("qk_norm", qk_norm, QK_NORMS), heads, head_dim, eps)
+        inner, text_dim = heads * head_dim, text_dim or dim
         self.heads = heads
         self.norm_across = qk_norm == "rms_norm_across_heads"
-        self.to_q = nn.Linear(dim, inner)
-        self.to_k = nn.Linear(dim, inner)
-        self.to_v = nn.Linear(dim, inner)
-        self.norm_q = _qk_norm(qk_norm, heads, head_dim, eps)
-        self.norm_k = _qk_norm(qk_norm, heads, head_dim, eps)
+        self.to_q = nn.Linear(dim, inner, bias=bias)
+        self.to_k = nn.Linear(dim, inner, bias=bias)
+        self.to_v = nn.Linear(dim, inner, bias=bias)
+        self.norm_q = norm()
+        self.norm_k = norm()
         self.to_out = nn.ModuleList([nn.Linear(inner, dim)])
-        self.add_q_proj = nn.Linear(dim, inner)
-        self.add_k_proj = nn.Linear(dim, inner)
-        self.add_v_proj = nn.Linear(dim, inner)
-        self.norm_added_q = _qk_norm(qk_norm, heads, head_dim, eps)
-        self.norm_added_k = _qk_norm(qk_norm, heads, head_dim, eps)
-        self.to_add_out = nn.Linear(inner, dim)
+        self.add_q_proj = nn.Linear(text_dim, inner, bias=bias)
+        self.add_k_proj = nn.Linear(text_dim, inner, bias=bias)
+        self.add_v_proj = nn.Linear(text_dim, inner, bias=bias)
+        self.norm_added_q = norm()
+        self.norm_added_k = norm()
+        self.to_add_out = nn.Linear(inner, text_dim) if text_out else None
         self.processor = JointAttentionProcessor()
+
+    def init_weights(self) -> None:
+        """The output projections start at 0."""
+        initialize(self, zero=(*self.to_out, self.to_add_out))
 
     def forward(
         self,
@@ -295,21 +321,16 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         rotary: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Attend.
 
         Args:
             hidden_states: video ``[B, S, D]``.
-            encoder_hidden_states: text ``[B, L, D]``.
+            encoder_hidden_states: text ``[B, L, E]``.
             attention_mask: boolean, broadcastable to ``[B, N, S + L, S + L]``, video first.
             rotary: table of :class:`videodit.positions.RotaryTables` for both.
 
         Returns:
-            Video ``[B, S, D]`` and text ``[B, L, D]``.
+            Video ``[B, S, D]`` and text ``[B, L, E]``, or ``None`` where it does not come out.
         """
         return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary)
-
-
-def _check_qk_norm(qk_norm: object) -> None:
-    if qk_norm not in (None, *get_args(QKNorm)):
-        raise InputError(f"qk_norm must be None or one of {get_args(QKNorm)}, got {qk_norm!r}")

@@ -23,7 +23,7 @@ from diffusers.models._modeling_parallel import (
 )
 from torch import Tensor
 
-from videodit.blocks import Modulation, RefinerBlock
+from videodit.blocks import Modulation
 from videodit.errors import InputError
 
 
@@ -81,9 +81,9 @@ class ContextParallelModel:
                     f"ring_degree {ring} times ulysses_degree {ulysses} must be the number of processes, {processes}"
                 )
         super().enable_parallelism(config=config, cp_plan=cp_plan)  # type: ignore[misc]
-        for module in self.modules():
-            if isinstance(module, RefinerBlock):
-                module.attn.processor._parallel_config = None
+        for module in self.text_embedder.modules():  # it sees the whole text on every process
+            if hasattr(module, "processor"):
+                module.processor._parallel_config = None
 
     def _resolve_parallel_config(self: Any, config: Any) -> ParallelConfig:
         """diffusers' own asks for an accelerator, which processes that talk by gloo need not have."""
@@ -112,7 +112,7 @@ class ContextParallelModel:
             check_count(x.shape[1], processes)
         split, length, missing = self.split_tokens, text.shape[1], 0
         parts = [] if rotary is None else [split(rotary[:, : x.shape[1]])]
-        if self.config.block != "cross":
+        if self.block_class.joined:
             missing = -length % processes
             if missing and mask is None:
                 mask = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)

@@ -6,16 +6,19 @@ Angles are computed in fp64 where nothing else is said. Tokens are in time-major
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from videodit.errors import InputError
+from videodit.schema import Part
 from videodit.shapes import Size3D
 
-RotaryKind = Literal["grid", "fractional"]
+RotaryKind = Literal["grid", "fractional", "learned"]
 PositionEmbedding = Literal["sincos_2d", "sincos_3d", "learned"]
 
 # Tables are shared between calls; made under inference mode they could not be used in training afterwards.
@@ -142,59 +145,162 @@ def rotary_fractional(
     return torch.stack([table.cos(), table.sin()], dim=-1).to(device)
 
 
-class RotaryTables(nn.Module):
-    """The rotary table of a model.
+class RotaryTables(nn.Module, Part):
+    """The rotary table of a model; a class for each kind of positions."""
 
-    Args:
-        kind: ``"grid"`` for :func:`rotary_3d`, ``"fractional"`` for :func:`rotary_fractional`.
-        heads: attention heads.
-        head_dim: channels of a head.
-        axes: channels of a head that each axis rotates; ``None`` for :func:`split_head_dim`.
-        theta: base of the frequencies.
-        scale: see :func:`axis_positions`; for ``"fractional"`` along time in seconds.
-        base: see :func:`axis_positions`.
-        lag: see :func:`rotary_fractional`.
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        """That of a VideoDiT with this config."""
+        raise NotImplementedError
 
-    Raises:
-        InputError: an unknown kind, or axes that do not add up to the head.
-    """
-
-    def __init__(
-        self,
-        kind: RotaryKind,
-        heads: int,
-        head_dim: int,
-        *,
-        axes: tuple[int, int, int] | None,
-        theta: float,
-        scale: tuple[float, float, float],
-        base: tuple[float, float] | None,
-        lag: float = 0.0,
-    ) -> None:
-        super().__init__()
-        if kind not in get_args(RotaryKind):
-            raise InputError(f"rope must be None or one of {get_args(RotaryKind)}, got {kind!r}")
-        if kind == "grid":
-            dims = split_head_dim(head_dim) if axes is None else Size3D(*axes)
-            if sum(dims) != head_dim or any(dim % 2 for dim in dims):
-                raise InputError(f"rope_axes must be even and add up to attention_head_dim {head_dim}, got {axes}")
-            self.dims = dims
-        self.kind, self.heads, self.head_dim = kind, heads, head_dim
-        self.lag = lag
-        self.theta, self.scale, self.base = theta, tuple(scale), None if base is None else tuple(base)
+    def table(self, grid: Size3D, device: torch.device, fps: float) -> Tensor:
+        """Cosines and sines of the video's tokens ``[1, S, 1 or N, head_dim / 2, 2]``."""
+        raise NotImplementedError
 
     def forward(self, grid: Size3D, device: torch.device, fps: float, text: int = 0) -> Tensor:
         """Cosines and sines ``[1, S + text, 1 or N, head_dim / 2, 2]``; text tokens come last and are not turned."""
-        if self.kind == "grid":
-            table = rotary_3d(grid, self.dims, self.theta, device, self.scale, self.base)
-        else:
-            scale = (self.scale[0] / fps, *self.scale[1:])
-            table = rotary_fractional(grid, self.heads, self.head_dim, self.theta, device, scale, self.lag)
+        table = self.table(grid, device, fps)
         if text == 0:
             return table
         still = table.new_zeros(1, text, *table.shape[2:])
         still[..., 0] = 1
         return torch.cat([table, still], dim=1)
+
+
+class GridRotary(RotaryTables):
+    """Each axis turns its share of every head: :func:`rotary_3d`.
+
+    Args:
+        head_dim: channels of a head.
+        axes: channels of a head that each axis rotates; ``None`` for :func:`split_head_dim`.
+        theta: base of the frequencies.
+        scale: see :func:`axis_positions`.
+        base: see :func:`axis_positions`.
+
+    Raises:
+        InputError: axes that do not add up to the head, or a head that three axes cannot share.
+    """
+
+    def __init__(
+        self,
+        head_dim: int,
+        *,
+        axes: Sequence[int] | None,
+        theta: float,
+        scale: Sequence[float],
+        base: Sequence[float] | None,
+    ) -> None:
+        super().__init__()
+        self.dims = split_head_dim(head_dim) if axes is None else Size3D(*axes)
+        if sum(self.dims) != head_dim or any(dim % 2 for dim in self.dims):
+            raise InputError(f"rope_axes must be even and add up to attention_head_dim {head_dim}, got {axes}")
+        self.theta, self.scale, self.base = theta, tuple(scale), None if base is None else tuple(base)
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        return cls(
+            config.attention_head_dim,
+            axes=config.rope_axes,
+            theta=config.rope_theta,
+            scale=config.position_scale,
+            base=config.position_base,
+        )
+
+    def table(self, grid: Size3D, device: torch.device, fps: float) -> Tensor:
+        return rotary_3d(grid, self.dims, self.theta, device, self.scale, self.base)  # type: ignore[arg-type]
+
+
+class FractionalRotary(RotaryTables):
+    """Fractions of a base extent, over the whole width: :func:`rotary_fractional`.
+
+    Args:
+        heads: attention heads.
+        head_dim: channels of a head.
+        theta: the highest frequency.
+        scale: see :func:`rotary_fractional`, along time in seconds.
+        lag: see :func:`rotary_fractional`.
+    """
+
+    def __init__(self, heads: int, head_dim: int, *, theta: float, scale: Sequence[float], lag: float) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.theta, self.scale, self.lag = heads, head_dim, theta, tuple(scale), lag
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        return cls(
+            config.num_attention_heads,
+            config.attention_head_dim,
+            theta=config.rope_theta,
+            scale=config.position_scale,
+            lag=config.rope_lag,
+        )
+
+    def table(self, grid: Size3D, device: torch.device, fps: float) -> Tensor:
+        seconds, height, width = self.scale
+        scale = (seconds / fps, height, width)
+        return rotary_fractional(grid, self.heads, self.head_dim, self.theta, device, scale, self.lag)
+
+
+class LearnedRotary(RotaryTables):
+    """Learned frequencies for each axis, head and pair of channels (Genmo, "Mochi 1", 2024).
+
+    Height and width are counted from the middle, and stretched alike so that every grid has the same area.
+
+    Args:
+        heads: attention heads ``N``.
+        head_dim: channels of a head.
+        base: height and width of that area.
+    """
+
+    fp32 = ("rotary",)
+
+    def __init__(self, heads: int, head_dim: int, *, base: Sequence[float]) -> None:
+        super().__init__()
+        self.area = base[0] * base[1]
+        self.frequencies = nn.Parameter(torch.empty(3, heads, head_dim // 2))
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        split_head_dim(config.attention_head_dim)
+        if config.position_base is None:
+            raise InputError("rope='learned' needs position_base, got None")
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        return cls(config.num_attention_heads, config.attention_head_dim, base=config.position_base)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Start as the fixed positions of a grid: each axis turns its share of every head."""
+        self.frequencies.zero_()
+        first = 0
+        for axis, dim in enumerate(split_head_dim(2 * self.frequencies.shape[2])):
+            usual = 10_000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+            self.frequencies[axis, :, first : first + dim // 2] = usual.to(self.frequencies)
+            first += dim // 2
+
+    def table(self, grid: Size3D, device: torch.device, fps: float) -> Tensor:
+        frequencies = self.frequencies.float()
+        stretch = (self.area / (grid.h * grid.w)) ** 0.5
+        angles = torch.zeros((), device=device)
+        for axis, count in enumerate(grid):
+            places = torch.arange(count, dtype=torch.float32, device=device)
+            if axis > 0:
+                places = (places - (count - 1) / 2) * stretch
+            shape = [1, 1, 1, *frequencies.shape[1:]]
+            shape[axis] = count
+            angles = angles + (places[:, None, None] * frequencies[axis]).view(shape)  # [t, h, w, N, head_dim/2]
+        angles = angles.flatten(0, 2)[None]  # [1, S, N, head_dim/2]
+        return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+
+ROTARY: dict[str | None, type[RotaryTables] | None] = {
+    None: None,
+    "grid": GridRotary,
+    "fractional": FractionalRotary,
+    "learned": LearnedRotary,
+}
+"""The class of the rotary table, by the value of VideoDiT's ``rope``."""
 
 
 def apply_rotary(x: Tensor, rotary: Tensor) -> Tensor:
@@ -284,3 +390,109 @@ def sincos_frames(grid: Size3D, dim: int, device: torch.device) -> Tensor:
     """
     frames = sincos_1d(torch.arange(grid.t, dtype=torch.float64), dim)
     return frames[:, None, None].expand(*grid, -1).flatten(0, 2)[None].float().to(device)
+
+
+# ---- what is added to the tokens -----------------------------------------------------------------
+
+
+class NoPositions(Part):
+    """Nothing is added to the tokens; the other kinds are told from it.
+
+    Attributes:
+        changes_text: the text's tokens get positions, too, which are not the same for each size of a clip.
+    """
+
+    changes_text: ClassVar[bool] = False
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        if config.learned_grid is not None:
+            raise InputError(
+                "position_embedding='learned' and learned_grid need each other; got "
+                f"position_embedding={config.position_embedding!r} and learned_grid={config.learned_grid}"
+            )
+
+    @classmethod
+    def new_parameter(cls, config: Any) -> nn.Parameter | None:
+        """What the model learns, its ``learned_positions``; without a value as yet."""
+        return None
+
+    @classmethod
+    def add(cls, model: Any, x: Tensor, text: Tensor, grid: Size3D) -> tuple[Tensor, Tensor]:
+        """Video ``[B, S, D]`` and text ``[B, L, D]`` of a model, with their positions."""
+        return x, text
+
+
+def _check_width(name: str, multiple: int, config: Any) -> None:
+    width = config.num_attention_heads * config.attention_head_dim
+    if width % multiple:
+        raise InputError(f"position_embedding={name!r} needs a width of a multiple of {multiple}, got {width}")
+
+
+class Sincos2D(NoPositions):
+    """See :func:`sincos_2d`."""
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        super().check(config)
+        if config.position_base is None:
+            raise InputError("position_embedding='sincos_2d' needs position_base, got None")
+        _check_width("sincos_2d", 4, config)
+
+    @classmethod
+    def add(cls, model: Any, x: Tensor, text: Tensor, grid: Size3D) -> tuple[Tensor, Tensor]:
+        return x + sincos_2d(grid, x.shape[2], x.device, tuple(model.config.position_base)).to(x.dtype), text
+
+
+class Sincos3D(NoPositions):
+    """See :func:`sincos_3d`."""
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        super().check(config)
+        _check_width("sincos_3d", 16, config)
+
+    @classmethod
+    def add(cls, model: Any, x: Tensor, text: Tensor, grid: Size3D) -> tuple[Tensor, Tensor]:
+        return x + sincos_3d(grid, x.shape[2], x.device, tuple(model.config.position_scale)).to(x.dtype), text
+
+
+class LearnedPositions(NoPositions):
+    """A learned row for each token of one size of clip, and for each of the text."""
+
+    changes_text = True
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        if config.learned_grid is None:
+            raise InputError("position_embedding='learned' and learned_grid need each other; got learned_grid=None")
+
+    @classmethod
+    def new_parameter(cls, config: Any) -> nn.Parameter:
+        rows = config.learned_text + Size3D(*config.learned_grid).numel
+        return nn.Parameter(torch.empty(1, rows, config.num_attention_heads * config.attention_head_dim))
+
+    @classmethod
+    def add(cls, model: Any, x: Tensor, text: Tensor, grid: Size3D) -> tuple[Tensor, Tensor]:
+        """See :class:`NoPositions`.
+
+        Raises:
+            InputError: another size of clip, or another number of text tokens.
+        """
+        trained, length = Size3D(*model.config.learned_grid), model.config.learned_text
+        if tuple(grid) != tuple(trained) or text.shape[1] != length:
+            raise InputError(
+                f"this model has learned positions for {trained} tokens and {length} of text, "
+                f"got {grid} and {text.shape[1]}"
+            )
+        positions = model.learned_positions.to(x.dtype)
+        return x + positions[:, length:], text + positions[:, :length]
+
+
+POSITIONS: dict[str | None, type[NoPositions]] = {
+    None: NoPositions,
+    "sincos_2d": Sincos2D,
+    "sincos_3d": Sincos3D,
+    "learned": LearnedPositions,
+}
+"""What is added to the tokens, by the value of VideoDiT's ``position_embedding``."""

@@ -1,4 +1,4 @@
-"""The entries of a config against the signature of the class that is built of it."""
+"""The entries of a config against the signature of the class that is built of it, and against tables of choices."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import collections.abc
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Union
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, ClassVar, Literal, TypeVar, Union
 
-from videodit.errors import ModelError
+from videodit.errors import InputError, ModelError
 from videodit.ranges import short
+
+T = TypeVar("T")
 
 
 def check_types(config: Mapping[str, Any], make: Callable[..., Any], where: object) -> None:
@@ -97,3 +99,45 @@ def is_plain(value: object, types: tuple[type, ...]) -> bool:
     if type(value) not in types:
         return False
     return not isinstance(value, (int, float)) or abs(value) < 2**63
+
+
+def choose(name: str, value: Any, table: Mapping[Any, T]) -> T:
+    """What a table has for the value of an option.
+
+    Raises:
+        InputError: another value than those of the table, which are named.
+    """
+    if isinstance(value, Hashable) and value in table:
+        return table[value]
+    legal = tuple(key for key in table if key is not None)
+    either = "None or one of" if None in table else "one of"
+    raise InputError(f"{name} must be {either} {legal}, got {value!r}")
+
+
+class Part:
+    """A class that an option of VideoDiT names. It says itself what the model has to know of it.
+
+    Attributes:
+        settings: entries of VideoDiT's ``block_options`` that it takes, and their defaults. An entry's value has to be
+            of the type of its default.
+        fp32: parts of the names of its parameters that stay in fp32 whatever the model's dtype.
+    """
+
+    settings: ClassVar[Mapping[str, Any]] = {}
+    fp32: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """See that VideoDiT's options go with it.
+
+        Args:
+            config: the model's.
+
+        Raises:
+            InputError: naming the option that does not, its value and what is legal.
+        """
+
+    @classmethod
+    def setting(cls, config: Any, name: str) -> Any:
+        """The value of an entry in a VideoDiT's config, or its default."""
+        return (config.block_options or {}).get(name, cls.settings[name])

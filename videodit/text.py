@@ -91,6 +91,9 @@ class TextEncoder(PromptReader):
         )
         _check_ids(tokens["input_ids"], self.model)
         ids, mask = tokens["input_ids"].to(device), tokens["attention_mask"].to(device)
+        if spec.zero_empty:
+            said = torch.tensor([[prompt != ""] for prompt in prompts], device=ids.device)
+            ids, mask = ids * said, mask * said
         given = {"attention_mask": mask} if spec.encoder_mask else {}
         if spec.hidden_layer is None:
             embeds = self.model(input_ids=ids, **given).last_hidden_state

@@ -24,6 +24,7 @@ class TextSpec:
         zero_padding: what the encoder made of padding is set to zero.
         model_mask: the transformer is told which tokens are padding; else it attends to them, too.
         negative_takes_mask: guidance's other prompt has the mask of the prompt itself (Latte).
+        zero_empty: an empty prompt is tokens of 0, all of them padding.
         hidden_layer: index into the encoder's hidden states; ``None`` takes its last, normalised one.
         template: gives a text with ``{}`` where the prompt goes, when it is needed.
         template_tokens: how many tokens at the front belong to the template and are dropped.
@@ -36,6 +37,7 @@ class TextSpec:
     zero_padding: bool = False
     model_mask: bool = True
     negative_takes_mask: bool = False
+    zero_empty: bool = False
     hidden_layer: int | None = None
     template: Callable[[], str] | None = None
     template_tokens: int = 0

@@ -10,7 +10,7 @@ from calls.room import LEFT_OUT, Call, Made, Room, clip, right_half, said, seede
 NAMES = (
     "wan", "wan-euler", "wan-two-experts", "wan-i2v", "wan-flf2v", "wan-2.2-i2v", "wan-2.2-ti2v", "skyreels_v2",
     "ltx-0.9.0", "ltx-0.9.1", "ltx-0.9.7", "cogvideox-2b", "cogvideox-5b", "cogvideox-5b-i2v", "hunyuan_video", "latte",
-    "allegro", "pixart-sigma", "pixart-alpha", "flux-dev", "flux-schnell",
+    "allegro", "pixart-sigma", "pixart-alpha", "flux-dev", "flux-schnell", "mochi",
 )  # fmt: skip
 """In ``tiny_families``."""
 UNGUIDED = ("flux-dev", "flux-schnell", "hunyuan_video")

@@ -44,11 +44,11 @@ def quantize_blocks(transformer: Any, kind: str) -> str:
     else:
         how = Int8WeightOnlyConfig()
     count = 0
+    may_be = {layer for block in transformer.blocks for layer in block.quantizable()}
 
     def chosen(module: nn.Module, name: str) -> bool:
         nonlocal count
-        fits = isinstance(module, nn.Linear) and all(side % MIN_WIDTH == 0 for side in module.weight.shape)
-        fits = fits and not name.endswith("modulation")  # of a row for each clip, which kernels cannot do
+        fits = module in may_be and all(side % MIN_WIDTH == 0 for side in module.weight.shape)  # type: ignore[union-attr]
         count += fits
         return fits
 

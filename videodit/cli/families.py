@@ -69,6 +69,8 @@ def _options(config: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{key}={_short(one)}" for key, one in value.items()) + ")"
     if isinstance(value, tuple):
         return "·".join(f"{number:.3g}" for number in value)
     return str(value)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from videodit.errors import ModelError
-from videodit.families import allegro, cogvideox, flux, hunyuan_video, latte, ltx, pixart, skyreels, wan
+from videodit.families import allegro, cogvideox, flux, hunyuan_video, latte, ltx, mochi, pixart, skyreels, wan
 from videodit.families.base import Family
 from videodit.families.sampling import Sampling
 from videodit.ranges import short
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.name: module.FAMILY
-    for module in (wan, skyreels, ltx, cogvideox, hunyuan_video, latte, allegro, pixart, flux)
+    for module in (wan, skyreels, ltx, cogvideox, hunyuan_video, latte, allegro, pixart, flux, mochi)
 }
 
 

@@ -6,6 +6,7 @@ here yet adds a record.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from videodit.errors import ModelError
 from videodit.shapes import Size3D
 
 Config = Mapping[str, Any]
-Statistics = Literal["config", "buffers", "factors"]
+Statistics = Literal["config", "buffers"]
 
 
 def _scale_factors(config: Config) -> Size3D:
@@ -45,6 +46,12 @@ def _patches_and_halvings(config: Config) -> Size3D:
     return Size3D(time, space, space)
 
 
+def _expansions(config: Config) -> Size3D:
+    """Of Mochi's."""
+    space = math.prod(config["spatial_expansions"])
+    return Size3D(math.prod(config["temporal_expansions"]), space, space)
+
+
 @dataclass(frozen=True)
 class Tiles:
     """Tiles that an autoencoder cannot do without.
@@ -66,9 +73,9 @@ class Autoencoder:
         class_name: diffusers' or ours.
         strides: pixels a latent along time, height and width, from the config. It raises ``KeyError`` for an entry
             that the config lacks.
-        statistics: what makes its latents those that the transformer sees: mean and deviation of each channel in the
-            config, or in buffers (and a scaling factor in the config), or one scaling factor and perhaps a shift in the
-            config.
+        statistics: where the mean and the deviation of each channel are that its latents are normalised by: in the
+            config, as far as it has them, or in buffers. ``None``: one shift for all channels in the config, if any.
+        scaled: the config has a scaling factor, too.
         images: it knows images alone: a clip's frames go through it one by one.
         frames_before_channels: it decodes to ``[B, T, C, H, W]``.
         clips_alone: it takes one clip at a time.
@@ -83,7 +90,8 @@ class Autoencoder:
 
     class_name: str
     strides: Callable[[Config], Size3D] = _compression_ratios
-    statistics: Statistics = "factors"
+    statistics: Statistics | None = None
+    scaled: bool = True
     images: bool = False
     frames_before_channels: bool = False
     clips_alone: bool = False
@@ -99,18 +107,21 @@ class Autoencoder:
         return self if self.loads_as is None else AUTOENCODERS[self.loads_as]
 
 
-OURS = Autoencoder("CausalVideoVAE", strides=_scale_factors, statistics="config", streams=True)
+OURS = Autoencoder("CausalVideoVAE", strides=_scale_factors, statistics="config", scaled=False, streams=True)
 
 AUTOENCODERS: dict[str, Autoencoder] = {
     one.class_name: one
     for one in (
         OURS,
-        Autoencoder("AutoencoderKLWan", strides=_scale_factors, statistics="config", loads_as=OURS.class_name),
+        Autoencoder(
+            "AutoencoderKLWan", strides=_scale_factors, statistics="config", scaled=False, loads_as=OURS.class_name
+        ),
         Autoencoder(
             "AutoencoderKLLTXVideo", strides=_patches_and_halvings, statistics="buffers", timestep_conditioning=True
         ),
         Autoencoder("AutoencoderKLCogVideoX", inverts_scale=True),
         Autoencoder("AutoencoderKLHunyuanVideo"),
+        Autoencoder("AutoencoderKLMochi", strides=_expansions, statistics="config"),
         Autoencoder(
             "AutoencoderKLAllegro", frames_before_channels=True, clips_alone=True, tiles=Tiles("kernel", "stride")
         ),

@@ -5,6 +5,7 @@ What the tests of the families and ``videodit families --check`` have in common.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -49,6 +50,11 @@ class Member:
     def class_name(self) -> str:
         return FAMILIES[self.family].class_name
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Our options, as far as they are not the defaults of VideoDiT."""
+        return FAMILIES[self.family].native_config(self.config) | self.overrides
+
     def theirs(self) -> Any:
         """diffusers' network, its parameters random as diffusers makes them."""
         return getattr(diffusers, self.class_name)(**self.config).eval()
@@ -81,7 +87,7 @@ class Member:
             inputs["encoder_hidden_states_image"] = torch.randn(
                 batch, config.image_tokens or 5, config.image_dim, dtype=dtype
             )
-        if self.family == "ltx":
+        if "fps" in self.inputs:
             inputs["fps"] = self.fps
         return inputs
 
@@ -221,6 +227,20 @@ def _flux(theirs: Any, x: Inputs) -> Tensor:
     return out.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)[:, :, None]
 
 
+def _mochi(theirs: Any, x: Inputs) -> Tensor:
+    """Its time runs from noise to clean, and so does what it predicts."""
+    with warnings.catch_warnings():  # it turns autocast to fp32, which on a CPU is to turn it off
+        warnings.filterwarnings("ignore", "In CPU autocast, but the target dtype is not supported")
+        out = theirs(
+            x["hidden_states"],
+            x["encoder_hidden_states"],
+            1000 - x["timestep"],
+            x["encoder_attention_mask"],
+            return_dict=False,
+        )[0]
+    return -out
+
+
 _WAN = {
     "num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4, "text_dim": 12,
     "freq_dim": 16, "ffn_dim": 48, "num_layers": 2,
@@ -270,14 +290,14 @@ MEMBERS = {
         _LTX,
         _ltx,
         sizes=((1, 2, 2), (3, 3, 5), (2, 1, 7)),
-        inputs=("mask",),
+        inputs=("mask", "fps"),
     ),
     "ltx-0.9.7": Member(
         "ltx",
         _LTX,
         _ltx_lagging,
         sizes=((1, 2, 2), (3, 3, 5), (2, 1, 7)),
-        inputs=("mask",),
+        inputs=("mask", "fps"),
         overrides={"rope_lag": 7 / 8},
     ),
     "cogvideox-2b": Member("cogvideox", _COGVIDEOX, _cogvideox, sizes=((3, 6, 10), (1, 4, 4), (2, 10, 6))),
@@ -324,7 +344,20 @@ MEMBERS = {
     "pixart-alpha-512": Member("pixart", _PIXART, _pixart, sizes=_IMAGES, inputs=("mask",)),
     "flux-dev": Member("flux", _FLUX | {"guidance_embeds": True}, _flux, sizes=_IMAGES, inputs=("pooled", "guidance")),
     "flux-schnell": Member("flux", _FLUX, _flux, sizes=_IMAGES, inputs=("pooled",)),
+    "mochi": Member(
+        "mochi",
+        {
+            "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2, "pooled_projection_dim": 20,
+            "in_channels": 4, "text_embed_dim": 24, "time_embed_dim": 16,
+        },
+        _mochi,
+        inputs=("mask",),
+    ),
 }  # fmt: skip
+
+
+FIRST_OF_FAMILY = {member.family: name for name, member in reversed(MEMBERS.items())}
+"""The first member of each family."""
 
 
 @torch.no_grad()

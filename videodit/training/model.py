@@ -111,7 +111,9 @@ def target_layers(transformer: nn.Module, targets: tuple[str, ...] | None) -> li
     """
     linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     if targets is None:
-        return [name for name in linear if re.fullmatch(ATTENTION_AND_MLP, name)]
+        blocks: Any = transformer.blocks
+        silent = {f"blocks.{i}.{name}" for i, block in enumerate(blocks) for name in block.silent}
+        return [name for name in linear if re.fullmatch(ATTENTION_AND_MLP, name) and name not in silent]
     found: dict[str, None] = {}
     for target in targets:
         same = [name for name in linear if name == target or name.endswith(f".{target}")]

@@ -1,0 +1,73 @@
+"""Shift and scale of the final norm. The layers are the model's own, so that they keep their names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from videodit.blocks.base import cond_dim
+from videodit.blocks.modulation import Modulation
+from videodit.errors import InputError
+from videodit.schema import Part
+
+
+class TableFinal(Part):
+    """A learned table plus the condition, which is the same for shift and scale, and as wide as the tokens."""
+
+    fp32 = ("scale_shift_table",)
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        if config.time_embed_dim is not None:
+            raise InputError(f"time_embed_dim={config.time_embed_dim} needs final_layer='linear', got 'table'")
+
+    @staticmethod
+    def build(model: Any, config: Any, dim: int) -> None:
+        """Give a model its layer."""
+        model.scale_shift_table = nn.Parameter(torch.empty(2, dim))
+
+    @staticmethod
+    def layers(model: Any) -> tuple[nn.Module, ...]:
+        """Its linear layers, which start at 0."""
+        return ()
+
+    @staticmethod
+    def init_weights(model: Any) -> None:
+        """Start from shift and scale of the condition alone."""
+        nn.init.zeros_(model.scale_shift_table)
+
+    @staticmethod
+    def rows(model: Any, condition: Modulation) -> list[Tensor]:
+        """Shift and scale, ``[B, G, D]`` or ``[U, D]``."""
+        twice = torch.cat([condition.values, condition.values], dim=-1)
+        return condition._replace(values=twice).chunks(model.scale_shift_table)
+
+
+class LinearFinal(Part):
+    """A linear layer of the condition; see :class:`TableFinal`."""
+
+    @staticmethod
+    def build(model: Any, config: Any, dim: int) -> None:
+        """Give a model its layer."""
+        model.final_modulation = nn.Linear(cond_dim(config), 2 * dim)
+
+    @staticmethod
+    def layers(model: Any) -> tuple[nn.Module, ...]:
+        """Its linear layers, which start at 0."""
+        return (model.final_modulation,)
+
+    @staticmethod
+    def init_weights(model: Any) -> None:
+        """All is said by :meth:`layers`."""
+
+    @staticmethod
+    def rows(model: Any, condition: Modulation) -> list[Tensor]:
+        """Shift and scale, ``[B, G, D]`` or ``[U, D]``."""
+        return condition._replace(values=F.silu(condition.values)).projected(model.final_modulation, 2)
+
+
+FINAL_LAYERS: dict[str, Any] = {"table": TableFinal, "linear": LinearFinal}
+"""Shift and scale of the final norm, by the value of VideoDiT's ``final_layer``."""

@@ -1,0 +1,170 @@
+"""Blocks in which video and text attend together.
+
+Letters: ``B`` batch, ``S`` video tokens, ``L`` text tokens, ``D`` width, ``K`` width of the condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from videodit.attention import Attention, JointAttention, QKNorm
+from videodit.blocks.base import Block, BlockContext, cond_dim, shared_options
+from videodit.blocks.layers import MLP, BlockNorm, block_norm, linear_gelu
+from videodit.blocks.modulation import add_gated, modulate, open_gates
+from videodit.initialization import initialize
+
+
+class JointBlock(Block):
+    """Joint attention and an MLP for each stream.
+
+    Args:
+        dim: width ``D``.
+        ffn_dim: hidden width of the MLPs.
+        heads: attention heads.
+        cond_dim: width ``K`` of the condition.
+        tied: one set of weights for video and text; modulation stays apart.
+        qk_norm: see :class:`videodit.attention.Attention`.
+        qk_norm_eps: of that norm.
+        eps: of all other norms.
+        norm: kind of the norms before attention and MLP, which both streams share.
+        norm_affine: learned scale and shift in them.
+    """
+
+    takes: ClassVar[Mapping[str, Any]] = {"num_single_layers": 0, "time_embed_dim": None}
+    modulation_kind = "linear"
+    joined = True
+    fp32 = ("norm1", "norm2")
+    one_row = ("modulation", "text_modulation")
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        heads: int,
+        *,
+        cond_dim: int,
+        tied: bool,
+        qk_norm: QKNorm | None,
+        qk_norm_eps: float,
+        eps: float,
+        norm: BlockNorm,
+        norm_affine: bool,
+    ) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(cond_dim, 6 * dim)
+        self.text_modulation = nn.Linear(cond_dim, 6 * dim)
+        self.norm1 = block_norm(norm, dim, eps, norm_affine)
+        attention = Attention if tied else JointAttention
+        self.tied, self.attn = tied, attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps)
+        self.norm2 = block_norm(norm, dim, eps, norm_affine)
+        self.ffn = MLP(dim, ffn_dim)
+        self.text_ffn = None if tied else MLP(dim, ffn_dim)
+
+    @classmethod
+    def build(cls, config: Any, index: int) -> Block:
+        options = shared_options(config) | {"cond_dim": cond_dim(config)}
+        if index >= config.num_layers:
+            return SingleBlock(**options)
+        return cls(**options, tied=config.block == "tied_joint")
+
+    def init_weights(self) -> None:
+        """Output projections start at 0, gates at 1."""
+        layers = (self.modulation, self.text_modulation)
+        initialize(self, zero=layers)
+        for layer in layers:
+            open_gates(layer, 6, (2, 5))
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, context: BlockContext
+    ) -> tuple[Tensor, Tensor]:
+        assert context.condition is not None
+        assert context.text_condition is not None
+        x, text, dtype = hidden_states, encoder_hidden_states, hidden_states.dtype  # [B, S, D], [B, L, D]
+        row = context.condition.token_row
+        shift1, scale1, gate1, shift2, scale2, gate2 = context.condition.projected(self.modulation, 6)
+        text_shift1, text_scale1, text_gate1, text_shift2, text_scale2, text_gate2 = context.text_condition.projected(
+            self.text_modulation, 6
+        )
+
+        h = modulate(self.norm1(x), shift1, scale1, row).to(dtype)  # [B, S, D]
+        c = modulate(self.norm1(text), text_shift1, text_scale1).to(dtype)  # [B, L, D]
+        if self.tied:
+            joined = self.attn(torch.cat([h, c], dim=1), None, context.text_mask, context.rotary)  # [B, S + L, D]
+            h, c = joined.split([x.shape[1], text.shape[1]], dim=1)
+        else:
+            h, c = self.attn(h, c, context.text_mask, context.rotary)
+        x = add_gated(x, h, gate1, row).to(dtype)
+        text = add_gated(text, c, text_gate1).to(dtype)
+
+        h = modulate(self.norm2(x), shift2, scale2, row).to(dtype)
+        c = modulate(self.norm2(text), text_shift2, text_scale2).to(dtype)
+        x = add_gated(x, self.ffn(h), gate2, row).to(dtype)
+        text = add_gated(text, (self.text_ffn or self.ffn)(c), text_gate2).to(dtype)
+        return x, text
+
+
+class SingleBlock(Block):
+    """Attention and MLP side by side, one set of weights over video and text.
+
+    Args:
+        dim: width ``D``.
+        ffn_dim: hidden width of the MLP.
+        heads: attention heads.
+        cond_dim: width ``K`` of the condition.
+        qk_norm: see :class:`videodit.attention.Attention`.
+        qk_norm_eps: of that norm.
+        eps: of the other norm.
+        norm: its kind.
+        norm_affine: learned scale and shift in it.
+    """
+
+    modulation_kind = "linear"
+    joined = True
+    one_row = ("modulation",)
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        heads: int,
+        *,
+        cond_dim: int,
+        qk_norm: QKNorm | None,
+        qk_norm_eps: float,
+        eps: float,
+        norm: BlockNorm,
+        norm_affine: bool,
+    ) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(cond_dim, 3 * dim)
+        self.norm = block_norm(norm, dim, eps, norm_affine)
+        self.attn = Attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps, project_out=False)
+        self.proj_mlp = nn.Linear(dim, ffn_dim)
+        self.proj_out = nn.Linear(dim + ffn_dim, dim)
+
+    def init_weights(self) -> None:
+        """The output projection starts at 0, the gate at 1."""
+        initialize(self, zero=(self.modulation, self.proj_out))
+        open_gates(self.modulation, 3, (2,))
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, context: BlockContext
+    ) -> tuple[Tensor, Tensor]:
+        assert context.condition is not None
+        assert context.text_condition is not None
+        x, text, dtype = hidden_states, encoder_hidden_states, hidden_states.dtype  # [B, S, D], [B, L, D]
+        row = context.condition.token_row
+        shift, scale, gate = context.condition.projected(self.modulation, 3)
+        text_shift, text_scale, text_gate = context.text_condition.projected(self.modulation, 3)
+
+        h = modulate(self.norm(x), shift, scale, row).to(dtype)
+        c = modulate(self.norm(text), text_shift, text_scale).to(dtype)
+        joined = torch.cat([h, c], dim=1)  # [B, S + L, D]
+        attended = self.attn(joined, None, context.text_mask, context.rotary)
+        joined = torch.cat([attended, linear_gelu(self.proj_mlp, joined)], dim=-1)  # [B, S + L, D + ffn_dim]
+        h, c = self.proj_out(joined).split([x.shape[1], text.shape[1]], dim=1)
+        return add_gated(x, h, gate, row).to(dtype), add_gated(text, c, text_gate).to(dtype)

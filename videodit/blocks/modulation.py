@@ -1,0 +1,126 @@
+"""What the timestep does to a block: shift, scale and gate, computed in fp32.
+
+Letters: ``B`` batch, ``S`` tokens, ``D`` width, ``K`` width of the condition, ``G`` groups of tokens that share a
+timestep, ``U`` distinct timesteps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Modulation(NamedTuple):
+    """What the timestep says to every block, for the distinct timesteps of the batch.
+
+    Attributes:
+        values: ``[B, G, n·D]`` for one timestep a clip or a frame. With ``token_row``: ``[U, n·D]``, one row for
+            each distinct timestep.
+        token_row: ``[B, S]`` row of each token. Rows are computed once and gathered where they are used, one at a
+            time: all six for each token of a long clip would fill a GPU.
+    """
+
+    values: Tensor
+    token_row: Tensor | None = None
+
+    def chunks(self, table: Tensor) -> list[Tensor]:
+        """Add a block's own ``[n, D]`` table and split: ``n`` tensors ``[B, G, D]`` or ``[U, D]``, at least in fp32."""
+        wide = torch.promote_types(self.values.dtype, torch.float32)
+        rows = self.values.unflatten(-1, table.shape).to(wide) + table.to(wide)  # [..., n, D]
+        return list(rows.unbind(-2))
+
+    def projected(self, layer: nn.Module, n: int) -> list[Tensor]:
+        """Send the values through a block's own layer and split: ``n`` tensors ``[B, G, D]`` or ``[U, D]`` in fp32."""
+        rows = layer(self.values)  # [..., n·D]
+        return list(rows.to(torch.promote_types(rows.dtype, torch.float32)).chunk(n, dim=-1))
+
+
+def add_gated(x: Tensor, h: Tensor, gate: Tensor, token_row: Tensor | None = None) -> Tensor:
+    """``x + h · gate`` in the gate's dtype.
+
+    Args:
+        x: ``[B, S, D]``.
+        h: ``[B, S, D]``.
+        gate: ``[B, G, D]``, or ``[U, D]`` with ``token_row``.
+        token_row: ``[B, S]`` row of each token.
+    """
+    if token_row is not None:
+        return torch.addcmul(x, h, gate[token_row])
+    groups = (gate.shape[1], -1)
+    return torch.addcmul(x.unflatten(1, groups), h.unflatten(1, groups), gate[:, :, None]).flatten(1, 2)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, token_row: Tensor | None = None) -> Tensor:
+    """``x · (1 + scale) + shift``; shapes as for :func:`add_gated`."""
+    if token_row is not None:
+        x = x * (1 + scale)[token_row]
+        return x + shift[token_row]
+    x = x.unflatten(1, (shift.shape[1], -1))  # [B, G, S/G, D]
+    return torch.addcmul(shift[:, :, None], x, 1 + scale[:, :, None]).flatten(1, 2)
+
+
+def rescale(x: Tensor, scale: Tensor, token_row: Tensor | None = None) -> Tensor:
+    """``x · (1 + scale)``; shapes as for :func:`add_gated`."""
+    if token_row is not None:
+        return x * (1 + scale)[token_row]
+    return (x.unflatten(1, (scale.shape[1], -1)) * (1 + scale[:, :, None])).flatten(1, 2)
+
+
+class TableModulation:
+    """One projection of the condition for all blocks, to which each adds a table of its own (adaLN-single)."""
+
+    @staticmethod
+    def shared_layer(dim: int, cond_dim: int) -> nn.Linear | None:
+        """The layer of the model that all blocks share, or ``None``."""
+        return nn.Linear(cond_dim, 6 * dim)
+
+    @staticmethod
+    def told(layer: Any, condition: Modulation, text_condition: Callable[[], Modulation]) -> dict[str, Modulation]:
+        """What blocks are told of the condition, by the names of :class:`~videodit.blocks.BlockContext`'s fields.
+
+        Args:
+            layer: that of :meth:`shared_layer`.
+            condition: of the video's timesteps, ``[B, G, K]``, or ``[U, K]`` and a row for each token.
+            text_condition: makes that of the text's timestep, ``[B, 1, K]``.
+        """
+        return {"modulation": condition._replace(values=layer(F.silu(condition.values)))}  # [..., 6·D]
+
+
+class OwnModulation:
+    """Each block projects the condition by layers of its own."""
+
+    @staticmethod
+    def shared_layer(dim: int, cond_dim: int) -> nn.Linear | None:
+        """See :class:`TableModulation`."""
+        return None
+
+    @staticmethod
+    def told(layer: Any, condition: Modulation, text_condition: Callable[[], Modulation]) -> dict[str, Modulation]:
+        """See :class:`TableModulation`."""
+        text = text_condition()
+        return {
+            "condition": condition._replace(values=F.silu(condition.values)),  # [..., K]
+            "text_condition": text._replace(values=F.silu(text.values)),  # [B, 1, K]
+        }
+
+
+MODULATION: dict[str, Any] = {"table": TableModulation, "linear": OwnModulation}
+"""How the condition reaches a block, by the block class's ``modulation_kind``."""
+
+
+@torch.no_grad()
+def open_gates(layer: nn.Linear, parts: int, gates: Sequence[int]) -> None:
+    """Let a block's own modulation start from a weight of 0, shifts and scales of 0, and gates of 1.
+
+    Args:
+        layer: ``K → parts·D``.
+        parts: what its output is split into.
+        gates: which of them are gates.
+    """
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    layer.bias.unflatten(0, (parts, -1))[list(gates)] = 1.0

@@ -1,0 +1,115 @@
+"""The condition: the embedding of the timestep, and what is added to it.
+
+Letters: ``B`` batch, ``T`` latent frames, ``S`` video tokens, ``K`` width of the condition, ``G`` groups of tokens that
+share a timestep: 1, ``T`` or ``S``; ``U`` distinct timesteps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
+from torch import Tensor
+
+from videodit.blocks import Modulation
+from videodit.blocks.base import cond_dim
+from videodit.errors import InputError
+from videodit.flow import NUM_TRAIN_TIMESTEPS
+from videodit.schema import Part
+from videodit.shapes import Size3D
+
+
+class Condition(Part):
+    """What the model has to know of the layers below.
+
+    Its one setting, ``reversed_time``: the timestep's embedder counts from noise to clean.
+    """
+
+    settings: ClassVar[Mapping[str, Any]] = {"reversed_time": False}
+    fp32 = ("time_embedder", "guidance_embedder", "resolution_embedder", "aspect_ratio_embedder")
+
+
+class ConditionModel:
+    """Goes before diffusers' ``ModelMixin``: a model's embedders of timestep, pooled text, guidance and size."""
+
+    def _build_condition(self: Any) -> None:
+        """The layers, as the config says."""
+        config, width = self.config, cond_dim(self.config)
+        self.timesteps = Timesteps(config.freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedder = TimestepEmbedding(config.freq_dim, width)
+        self.pooled_embedder, self.guidance_embedder = None, None
+        if config.pooled_dim is not None:
+            self.pooled_embedder = PixArtAlphaTextProjection(config.pooled_dim, width, act_fn="silu")
+        if config.guidance_embeds:
+            self.guidance_embedder = TimestepEmbedding(config.freq_dim, width)
+        if config.size_condition_stride is not None:
+            self.resolution_embedder = TimestepEmbedding(config.freq_dim, width // 3)
+            self.aspect_ratio_embedder = TimestepEmbedding(config.freq_dim, width // 3)
+
+    def _sinusoids(self: Any, numbers: Tensor) -> Tensor:
+        """Any numbers ``[...]`` as sinusoids ``[..., freq_dim]`` in the dtype of the embedders."""
+        values = self.timesteps(numbers.flatten()).unflatten(0, numbers.shape)  # fp32
+        return values.to(self.time_embedder.linear_1.weight.dtype)
+
+    def _check_extras(self: Any, pooled: Tensor | None, guidance: Tensor | None) -> None:
+        """See that what is added to the condition is there.
+
+        Raises:
+            InputError: an input that is missing, or that the model does not have.
+        """
+        for name, value, embedder in (
+            ("pooled_projections", pooled, self.pooled_embedder),
+            ("guidance", guidance, self.guidance_embedder),
+        ):
+            if (value is None) != (embedder is None):
+                raise InputError(f"{name} is missing" if value is None else f"this model takes no {name}")
+
+    def _embed_extras(
+        self: Any, pooled: Tensor | None, guidance: Tensor | None, of_text: Tensor | None, latents: Tensor
+    ) -> Tensor | None:
+        """What is added to the timestep's embedding, ``[B, K]``, or ``None``.
+
+        Args:
+            pooled: pooled text ``[B, pooled_dim]``, where the model has it.
+            guidance: ``[B]``, likewise.
+            of_text: what the text's embedder adds, ``[B, K]``, or ``None``.
+            latents: ``[B, C, T, H, W]``, for their size.
+        """
+        parts = []
+        if guidance is not None and self.guidance_embedder is not None:
+            parts.append(self.guidance_embedder(self._sinusoids(1000 * guidance.float())))
+        if pooled is not None and self.pooled_embedder is not None:
+            parts.append(self.pooled_embedder(pooled))
+        if stride := self.config.size_condition_stride:
+            height, width = (float(stride * side) for side in latents.shape[3:])
+            size = torch.tensor([[height, width]], device=latents.device)
+            resolution = self.resolution_embedder(self._sinusoids(size)).flatten(1)  # [1, 2·K/3]
+            ratio = self.aspect_ratio_embedder(self._sinusoids(size[:, 0] / size[:, 1]))  # [1, K/3]
+            parts.append(torch.cat([resolution, ratio], dim=1).expand(latents.shape[0], -1))
+        if of_text is not None:
+            parts.append(of_text)
+        return sum(parts[1:], parts[0]).to(latents.dtype) if parts else None
+
+    def _embed_timestep(
+        self: Any, timestep: Tensor, extra: Tensor | None, grid: Size3D, dtype: torch.dtype
+    ) -> Modulation:
+        """The condition of the distinct timesteps and, for one timestep a token, the row of each token."""
+        token_row = None
+        if timestep.ndim == 1:
+            timestep = timestep[:, None]  # [B, 1]
+        elif timestep.shape[1] == grid.numel:
+            # Rows of different samples differ where something is added to them.
+            sample = torch.arange(len(timestep), device=timestep.device)[:, None]
+            keys = timestep.double() + (0 if extra is None else 10_000 * sample)  # timesteps end at 1000
+            keys, token_row = torch.unique(keys, return_inverse=True)  # [U], [B, S]
+            owner = (keys / 10_000).floor().long()
+            timestep = keys - 10_000 * owner if extra is not None else keys
+            extra = None if extra is None else extra[owner]  # [U, K]
+        if Condition.setting(self.config, "reversed_time"):
+            timestep = NUM_TRAIN_TIMESTEPS - timestep
+        values = self.time_embedder(self._sinusoids(timestep)).to(dtype)  # [B, G, K] or [U, K]
+        if extra is not None:
+            values = values + (extra if token_row is not None else extra[:, None])
+        return Modulation(values, token_row)
