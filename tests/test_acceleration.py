@@ -191,8 +191,8 @@ def test_a_schedule_for_other_steps_is_refused(pipe) -> None:
         latents(pipe)
 
 
-def test_a_schedule_with_a_scheduler_of_two_predictions_a_step_is_refused(pipe, monkeypatch) -> None:
-    monkeypatch.setattr(pipe, "scheduler", FlowMatchHeunDiscreteScheduler(shift=3.0))
+def test_a_schedule_with_a_scheduler_of_two_predictions_a_step_is_refused(pipe) -> None:
+    pipe.scheduler = FlowMatchHeunDiscreteScheduler(shift=3.0)
     pipe.accelerate(AccelConfig(cache="FFRCFF"))
     with pytest.raises(ValueError, match="FFRCFF has a letter a step, but FlowMatchHeunDiscreteScheduler predicts 2"):
         latents(pipe)
