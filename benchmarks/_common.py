@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from videodit import VideoDiTPipeline
-from videodit.datasets.clips.buckets import Bucket
-from videodit.datasets.clips.cache import CachedSample, begin, write_samples
-from videodit.datasets.clips.encode import cache_info, text_key
-from videodit.datasets.clips.latent_shards import ShardWriter, make_key
+from videodit.datasets.clips.latents.buckets import Bucket
+from videodit.datasets.clips.latents.encode_clips import cache_info, text_key
+from videodit.datasets.clips.latents.latent_cache import CachedSample, prepare_cache, write_samples
+from videodit.datasets.clips.latents.latent_shards import ShardWriter, make_key
 from videodit.datasets.toybox import Scene, render
 from videodit.datasets.toybox.probe import ToyboxProbe
 from videodit.hardware import parse_device, parse_dtype
@@ -155,7 +155,7 @@ def write_random_cache(
     encoder = ClipEncoder(model, dtype=dtype)
     info = cache_info(encoder, forms[0].fps)
     generator = torch.Generator().manual_seed(seed)
-    begin(folder, info)
+    prepare_cache(folder, info)
 
     texts = {text_key(encoder.facts, name): name for name in ["", *(f"text {i}" for i in range(captions))]}
     lengths = torch.randint((longest + 1) // 2, longest + 1, [len(texts)], generator=generator).tolist()

@@ -53,7 +53,7 @@ from _common import (
 
 from videodit.cli.boundary import run as run_command
 from videodit.datasets.toybox import MOTIONS, Scene, canonical_caption, sample_scene
-from videodit.datasets.toybox.probe import Found, Match, Reading, ToyboxProbe, match, tally, through_mp4
+from videodit.datasets.toybox.probe import FoundObject, Match, Reading, ToyboxProbe, match, tally, through_mp4
 from videodit.datasets.toybox.scene import Split
 from videodit.files import write_whole
 from videodit.pipelines.folders import model_hash, resolve_model
@@ -135,7 +135,7 @@ class Kept:
 
 def reading_of(values: dict[str, Any]) -> Reading:
     """The reading that ``dataclasses.asdict`` and JSON made these values of."""
-    objects = tuple(Found(**o | {"center": tuple(o["center"])}) for o in values["objects"])
+    objects = tuple(FoundObject(**o | {"center": tuple(o["center"])}) for o in values["objects"])
     return Reading(**values | {"objects": objects})
 
 

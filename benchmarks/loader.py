@@ -33,12 +33,12 @@ import torch
 
 from videodit.cli.boundary import run as run_command
 from videodit.cli.common import quiet_libraries, quiet_torchao
-from videodit.datasets.clips.cache import CachedSample, LatentCache
+from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
 from videodit.files import write_whole
 from videodit.training.data import Collator, MicroBatch, TrainingBatches, make_loader
 
 if TYPE_CHECKING:
-    from videodit.datasets.clips.buckets import Bucket
+    from videodit.datasets.clips.latents.buckets import Bucket
 
 FORMS = ((64, 64, 17), (128, 128, 33))
 """Height, width and frames of the clips whose latents are made up."""

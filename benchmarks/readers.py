@@ -25,9 +25,9 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from videodit.cli.boundary import run as run_command
-from videodit.datasets.clips.readers import ReaderName, open_clip, read_window, usable_frames
-from videodit.datasets.clips.records import Clip, Media
-from videodit.datasets.clips.sources import read_source
+from videodit.datasets.clips.reading.readers import ReaderName, open_clip, read_window, usable_frames
+from videodit.datasets.clips.reading.records import Clip, Media
+from videodit.datasets.clips.reading.sources import read_source
 from videodit.files import write_whole
 from videodit.media import write_video
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusers.loaders.lora_base import LoraBaseMixin
 from torch import Tensor
 
+from videodit._diffusers import LoraBaseMixin
 from videodit.adapters import state
 from videodit.checkpoints import HUB_OPTIONS
 from videodit.configs import read_json

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from videodit._diffusers import take_config
 from videodit.errors import InputError
 from videodit.families import FAMILIES, Family, Sampling, family_of
 from videodit.families.autoencoders import AUTOENCODERS, Autoencoder, autoencoder_named
@@ -285,7 +286,7 @@ def _with_overrides(model: Any, name: str, overrides: dict[str, Any]) -> Any:
     fresh = build(lambda: type(model)(**options), name)
     clone = copy.copy(model)
     clone._modules = dict(model._modules)
-    clone._internal_dict = fresh._internal_dict
+    take_config(clone, fresh)
     clone.rotary = fresh.rotary
     return clone
 

@@ -18,7 +18,7 @@ def check_encoder_config(config: Mapping[str, Any], where: object) -> None:
     Raises:
         ModelError: naming the entry, its value and what is legal.
     """
-    from transformers.activations import ACT2FN
+    from videodit._diffusers import ACT2FN
 
     for name in _ACTIVATIONS:
         value = config.get(name)

@@ -8,6 +8,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from videodit._diffusers import is_divided
 from videodit.errors import InputError
 from videodit.families import FAMILIES
 from videodit.families.autoencoders import autoencoder_named
@@ -31,7 +32,7 @@ def parts_of_diffusers(pipeline: Any) -> dict[str, Any]:
     known = [one for family in FAMILIES.values() for one in family.sampling]
     if name not in known or type(pipeline) is not getattr(diffusers, name):
         raise InputError(f"from_pipe takes a VideoDiTPipeline or one of diffusers' {', '.join(known)}, got a {name}")
-    if pipeline._is_pipeline_device_mapped():
+    if is_divided(pipeline):
         raise InputError("the pipeline is divided among devices; call its reset_device_map() first")
     for part, network in pipeline.components.items():
         check_not_offloaded(network, part)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from videodit._diffusers import is_pipeline_quantization, quantization_of
 from videodit.checkpoints import check_folder, check_weights, has_variant, weight_files
 from videodit.configs import check_config, read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
@@ -49,6 +49,7 @@ def load_components(
     folder: Path,
     index: dict[str, Any],
     found: tuple[Family, Sampling] | None,
+    parameters: Collection[str],
     *,
     dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     torch_dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
@@ -66,6 +67,7 @@ def load_components(
         folder: the pipeline's.
         index: contents of its ``model_index.json``.
         found: the family and how it makes clips; ``None`` for a model that was made here.
+        parameters: names of the components and settings that the pipeline's class takes.
         dtype: of all networks, or by component, with ``"default"`` for the others; fp32 where nothing is said.
         torch_dtype: the same.
         variant: of the weight files, such as ``"fp16"``; networks that have none are read from their plain files, with
@@ -84,7 +86,7 @@ def load_components(
     from videodit import VideoDiT
 
     own = index["_class_name"] == "VideoDiTPipeline"
-    settings = _settings(index, found, own)
+    settings = _settings(index, parameters if own else None)
     unknown = sorted(set(given) - set(COMPONENTS) - (set(settings) if own else set()))
     if unknown:
         title = found[0].title if found is not None else "VideoDiT"
@@ -97,7 +99,7 @@ def load_components(
     dtypes = _dtypes(dtype if dtype is not None else torch_dtype, networks)
     if not low_cpu_mem_usage:
         raise InputError("low_cpu_mem_usage=False is refused: weights are read without a second copy")
-    if quantization_config is not None and not hasattr(quantization_config, "_resolve_quant_config"):
+    if quantization_config is not None and not is_pipeline_quantization(quantization_config):
         raise InputError(
             "quantization_config must be a PipelineQuantizationConfig, which names components, got "
             f"{type(quantization_config).__name__}"
@@ -119,7 +121,7 @@ def load_components(
         if name in places:
             options["device_map"] = places[name]
         if quantization_config is not None:
-            chosen = quantization_config._resolve_quant_config(is_diffusers=name not in _ENCODERS, module_name=name)
+            chosen = quantization_of(quantization_config, name, is_diffusers=name not in _ENCODERS)
             if chosen is not None:
                 options["quantization_config"] = chosen
         if name in _TRANSFORMERS:
@@ -144,13 +146,10 @@ def _loaded_class(name: str) -> str:
     return AUTOENCODERS[name].loaded.class_name if name in AUTOENCODERS else name
 
 
-def _settings(index: dict[str, Any], found: tuple[Family, Sampling] | None, own: bool) -> dict[str, Any]:
-    """The entries of the pipeline's config that are no components."""
-    if own:
-        from videodit.pipelines.pipeline import VideoDiTPipeline
-
-        names = set(inspect.signature(VideoDiTPipeline.__init__).parameters) - {"self", *COMPONENTS}
-        return {name: index[name] for name in names if name in index}
+def _settings(index: dict[str, Any], parameters: Collection[str] | None) -> dict[str, Any]:
+    """The entries of the pipeline's config that are no components; ``parameters`` only for a pipeline of our class."""
+    if parameters is not None:
+        return {name: index[name] for name in set(parameters) - set(COMPONENTS) if name in index}
     return foreign_settings(index)
 
 

@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from videodit._diffusers import cache_of, hook_names, offloaded_weights, offloading_hook
 from videodit.weights import is_plain
 
 _PER_AXIS = 4
@@ -39,13 +40,12 @@ def weights_of(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     differences = getattr(network, "weight_differences", None)
     originals = {} if differences is None or differences.merged_adapters else differences.originals
     for name, module in _modules(network):
-        hook = getattr(module, "_hf_hook", None)
-        kept = [part.weights_map for part in (hook, *getattr(hook, "hooks", ())) if getattr(part, "weights_map", None)]
+        kept = offloaded_weights(module)
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is None:
                 continue
             if tensor.device.type == "meta" and kept:
-                tensor = kept[0][key]
+                tensor = kept[key]
             yield f"{name}.{key}", originals.get(f"{name}.{key}".removeprefix("."), tensor)
 
 
@@ -165,16 +165,15 @@ def _config(part: Any) -> dict[str, Any]:
 def interference(network: nn.Module) -> set[str]:
     """What stands between a network's modules and their forwards: caches, casts, hooks of others."""
     found = set()
-    if getattr(network, "_cache_config", None) is not None:
-        found.add(type(network._cache_config).__name__)
+    if (cache := cache_of(network)) is not None:
+        found.add(cache)
     for module in network.modules():
-        registry = getattr(module, "_diffusers_hook", None)
-        names = [] if registry is None else list(registry.hooks)
-        found.update(name for name in names if not name.startswith(_HARMLESS_HOOKS))
+        names = hook_names(module)
+        found.update(name for name in names or () if not name.startswith(_HARMLESS_HOOKS))
         if module._forward_hooks or module._forward_pre_hooks:
             found.add("forward hooks")
         # A registry that has lost its hooks leaves the forward that it restored.
-        if "forward" in vars(module) and registry is None and not hasattr(module, "_hf_hook"):
+        if "forward" in vars(module) and names is None and offloading_hook(module) is None:
             found.add("another forward")
     return found
 
@@ -182,8 +181,7 @@ def interference(network: nn.Module) -> set[str]:
 def has_offloading(network: nn.Module) -> bool:
     """Whether hooks move its weights to where they are needed."""
     for module in network.modules():
-        registry = getattr(module, "_diffusers_hook", None)
-        if hasattr(module, "_hf_hook") or any("group_offloading" in name for name in getattr(registry, "hooks", ())):
+        if offloading_hook(module) is not None or any("group_offloading" in name for name in hook_names(module) or ()):
             return True
     return False
 

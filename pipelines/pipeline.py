@@ -203,7 +203,9 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             InputError: see :meth:`from_pretrained`.
             ModelError: likewise.
         """
-        pipe = cls(**load_components(model.path, model.index, family_of_index(model.index, model.path), **kwargs))
+        parameters = inspect.signature(VideoDiTPipeline.__init__).parameters.keys() - {"self"}
+        family = family_of_index(model.index, model.path)
+        pipe = cls(**load_components(model.path, model.index, family, parameters, **kwargs))
         pipe._folder = model.path
         pipe.hf_device_map = device_map_of(pipe.components, kwargs.get("device_map"))
         pipe._origin = Origin.of(pipe, model.path, model.index, kwargs)

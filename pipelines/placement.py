@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from videodit._diffusers import offloading_hook
 from videodit.errors import InputError
 from videodit.hardware import parse_device
 
@@ -113,7 +114,7 @@ def bring_inputs(network: nn.Module, device: str) -> None:
     """
     from accelerate.hooks import AlignDevicesHook, add_hook_to_module, attach_execution_device_hook
 
-    if not hasattr(network, "_hf_hook"):
+    if offloading_hook(network) is None:
         add_hook_to_module(network, AlignDevicesHook(device, io_same_device=True))
         attach_execution_device_hook(network, device)  # autoencoders are not called by their forward
 

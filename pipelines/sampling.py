@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videodit._diffusers import reset_cache
 from videodit.backends import backends_of
 from videodit.errors import InputError
 from videodit.pipelines.acceleration import Stopwatch
@@ -116,18 +117,7 @@ def sample(
         watcher.watch.resume()  # somebody may have decoded the last window before wanting this one
         made = None if store is None else store.load(number, generators, window.added_shape(noise))
         if made is None:
-            for model in (pipe.transformer, pipe.transformer_2):
-                if model is not None:
-                    model._reset_stateful_cache()  # what caches know of another window says nothing of this one
-            set_timesteps(  # again for each window: a scheduler counts its steps
-                pipe.scheduler,
-                plan.num_inference_steps,
-                spacing=pipe.sampling.sigmas,
-                num_tokens=plan.window_tokens,
-                device=noise.device,
-                levels=plan.levels,
-            )
-            pipe._begin_run(plan.guidance_scale)  # a callback may have changed it in the window before
+            _begin_window(pipe, plan, noise.device)
             part = condition.window(window.span, done, window.keep).snapped(pipe.scheduler)
             denoise = denoiser(condition=part, span=window.span)
             latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin, plan.levels.eta)
@@ -146,6 +136,22 @@ def sample(
             stop = window.fresh.stop if number + 1 < len(windows) else done.shape[2]
             yield done[:, :, shown:stop]
             shown = stop
+
+
+def _begin_window(pipe: RunningPipeline, plan: Plan, device: torch.device) -> None:
+    """Let go of what another window has left."""
+    for model in (pipe.transformer, pipe.transformer_2):
+        if model is not None:
+            reset_cache(model)  # what caches know of another window says nothing of this one
+    set_timesteps(  # again for each window: a scheduler counts its steps
+        pipe.scheduler,
+        plan.num_inference_steps,
+        spacing=pipe.sampling.sigmas,
+        num_tokens=plan.window_tokens,
+        device=device,
+        levels=plan.levels,
+    )
+    pipe._begin_run(plan.guidance_scale)  # a callback may have changed it in the window before
 
 
 def run(

@@ -8,7 +8,7 @@ import numpy as np
 from clips_made import make_clip
 from PIL import Image
 
-from videodit.datasets.clips.records import Clip, Media, Source
+from videodit.datasets.clips.reading.records import Clip, Media, Source
 
 HEIGHT, WIDTH = 48, 64
 

@@ -124,28 +124,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     seed_everything()
     words = [
-        "a",
-        "red",
-        "blue",
-        "tiny",
-        "ball",
-        "cone",
-        "cube",
-        "ring",
-        "rings",
-        "two",
-        "and",
-        "bounces",
-        "on",
-        "the",
-        "grass",
-        "slide",
-        "to",
-        "left",
-        "at",
-        "night",
-        "x",
-    ]
+        "a", "red", "blue", "tiny", "ball", "cone", "cube", "ring", "rings", "two", "and", "bounces", "on", "the",
+        "grass", "slide", "to", "left", "at", "night", "x",
+    ]  # fmt: skip
     vocabulary = {token: i for i, token in enumerate(["<pad>", "</s>", "<unk>", *words])}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -193,17 +174,18 @@ def randomized() -> Callable[[M], M]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that a scan's child processes were asked about."""
-    from videodit.datasets.clips import asking, children
+    """Names of the files that a scan's workers were asked about."""
+    from videodit.datasets.clips.scanning import run_task
+    from videodit.datasets.clips.scanning.worker_pool import Job, JobResult
 
     names: list[str] = []
-    real = children.ask_children
+    real = run_task.run_jobs
 
-    def ask(jobs: Sequence[children.Job], *, workers: int = 1) -> Generator[tuple[int, children.Answer], None, None]:
+    def ask(jobs: Sequence[Job], *, workers: int = 1) -> Generator[tuple[int, JobResult], None, None]:
         names.extend(Path(job.request["path"]).name for job in jobs)
         yield from real(jobs, workers=workers)
 
-    monkeypatch.setattr(asking, "ask_children", ask)
+    monkeypatch.setattr(run_task, "run_jobs", ask)
     return names
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from videodit import Edit, Region, Storyboard
 from videodit.datasets.toybox import Scene, canonical_caption, split_of
-from videodit.datasets.toybox.probe import Found, Reading, ToyboxProbe
+from videodit.datasets.toybox.probe import FoundObject, Reading, ToyboxProbe
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def bench(conditions: ModuleType, arguments: list[str]) -> Any:
 
 def perfect(scene: Scene, center: tuple[float, float] = (0.5, 0.5)) -> Reading:
     """What should be read of a scene."""
-    things = (Found(o.shape, o.color, o.size, o.motion, 0.9, center) for o in scene.objects)
+    things = (FoundObject(o.shape, o.color, o.size, o.motion, 0.9, center) for o in scene.objects)
     return Reading(tuple(things), scene.ground, scene.light, scene.camera, scene.interaction)
 
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from videodit.datasets.toybox import CAMERAS, COLORS, MOTIONS, SHAPES, Scene, split_of
-from videodit.datasets.toybox.probe import Found, Reading, ToyboxProbe
+from videodit.datasets.toybox.probe import FoundObject, Reading, ToyboxProbe
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def perfect(scene: Scene) -> Reading:
     """What should be read of a scene."""
-    things = (Found(o.shape, o.color, o.size, o.motion, 0.9, (0.5, 0.5)) for o in scene.objects)
+    things = (FoundObject(o.shape, o.color, o.size, o.motion, 0.9, (0.5, 0.5)) for o in scene.objects)
     return Reading(tuple(things), scene.ground, scene.light, scene.camera, scene.interaction)
 
 

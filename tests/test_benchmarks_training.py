@@ -14,8 +14,8 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 
-from videodit.datasets.clips.cache import LatentCache
-from videodit.datasets.clips.verify import check_entries
+from videodit.datasets.clips.latents.latent_cache import LatentCache
+from videodit.datasets.clips.latents.verify_cache import check_entries
 
 FORMS = ((32, 32, 5), (32, 64, 1))
 """Height, width and frames."""

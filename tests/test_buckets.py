@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from videodit.datasets.clips.buckets import Bucket, SamplePlan, Wanted, bucket_for, lost_share, plan_samples
-from videodit.datasets.clips.readers import VideoInfo
-from videodit.datasets.clips.records import Clip, Media
-from videodit.datasets.clips.scan import Scanned
+from videodit.datasets.clips.latents.buckets import Bucket, SamplePlan, SampleSpec, bucket_for, lost_share, plan_samples
+from videodit.datasets.clips.reading.readers import VideoInfo
+from videodit.datasets.clips.reading.records import Clip, Media
+from videodit.datasets.clips.scanning.scan_clips import ScannedClip
 from videodit.shapes import Size3D, VideoGeometry
 
 MINI = VideoGeometry(Size3D(4, 8, 8), Size3D(1, 2, 2))
 SHAPES = [(64, 64), (1920, 1080), (1080, 1920), (640, 480), (480, 640), (320, 100), (100, 330), (40, 40), (20, 500)]
 
 
-def wanted(
+def spec_for(
     frames: tuple[int, ...] = (1, 17),
     *,
     max_tokens: int = 80,
@@ -28,8 +28,8 @@ def wanted(
     geometry: VideoGeometry = MINI,
     max_pixels: int | None = None,
     size: tuple[int, int] | None = None,
-) -> Wanted:
-    return Wanted(geometry, fps, frames, max_tokens, max_buckets, windows, max_pixels, size)  # type: ignore[arg-type]
+) -> SampleSpec:
+    return SampleSpec(geometry, fps, frames, max_tokens, max_buckets, windows, max_pixels, size)  # type: ignore[arg-type]
 
 
 def scanned(
@@ -44,14 +44,14 @@ def scanned(
     reason: str | None = None,
     flags: tuple[str, ...] = (),
     duplicate_of: str | None = None,
-) -> Scanned:
+) -> ScannedClip:
     fps = 0.0 if image else 30.0
     info = VideoInfo(
         width, height, 1 if image else round(seconds * 30), fps, 0.0 if image else seconds, "h264", "yuv420p", 0,
         has_audio=False, is_image=image,
     )  # fmt: skip
     clip = Clip(name, Media(Path(f"{name}.mp4")), "a clip", start, end)
-    return Scanned(clip, reason, "0" * 64, info, flags, duplicate_of, None)
+    return ScannedClip(clip, reason, "0" * 64, info, flags, duplicate_of, None)
 
 
 def forms(plan: SamplePlan) -> list[tuple[str, float, Bucket]]:
@@ -66,7 +66,7 @@ def forms(plan: SamplePlan) -> list[tuple[str, float, Bucket]]:
     [(512, 512, (64, 64)), (1280, 720, (48, 80)), (1920, 1080, (48, 80)), (720, 1280, (80, 48)), (854, 480, (48, 80))],
 )
 def test_mini_gets_its_three_sizes(width: int, height: int, expected: tuple[int, int]) -> None:
-    assert bucket_for(width, height, 17, wanted()) == (17, *expected)
+    assert bucket_for(width, height, 17, spec_for()) == (17, *expected)
 
 
 @pytest.mark.parametrize("geometry", [MINI, VideoGeometry(Size3D(4, 16, 16)), VideoGeometry(Size3D(8, 32, 32))])
@@ -74,7 +74,7 @@ def test_mini_gets_its_three_sizes(width: int, height: int, expected: tuple[int,
 def test_sizes_are_legal_and_within_the_budget(geometry: VideoGeometry, budget: int) -> None:
     mh, mw = geometry.size_multiple
     frames = geometry.vae_stride.t + 1
-    wish = wanted((frames,), max_tokens=2 * budget, geometry=geometry)
+    wish = spec_for((frames,), max_tokens=2 * budget, geometry=geometry)
     for width, height in SHAPES:
         bucket = bucket_for(width, height, frames, wish)
         assert geometry.num_tokens(*bucket) <= 2 * budget
@@ -85,7 +85,7 @@ def test_sizes_are_legal_and_within_the_budget(geometry: VideoGeometry, budget: 
 @pytest.mark.parametrize("budget", [7, 16, 100])
 def test_no_size_is_better_by_the_measure_that_is_documented(budget: int) -> None:
     """All pairs of sides are tried, where the code looks at a few of them."""
-    wish = wanted((5,), max_tokens=2 * budget)
+    wish = spec_for((5,), max_tokens=2 * budget)
 
     def score(bucket: Bucket, width: int, height: int) -> float:
         return (1 - lost_share(width, height, bucket)) ** 2 * MINI.num_tokens(*bucket)
@@ -102,7 +102,7 @@ def test_no_size_is_better_by_the_measure_that_is_documented(budget: int) -> Non
 
 
 def test_a_large_budget_keeps_nearly_all_of_the_picture_and_uses_nearly_all_of_the_budget() -> None:
-    wish = wanted((81,), max_tokens=32760)
+    wish = spec_for((81,), max_tokens=32760)
     for width, height in ((1920, 1080), (1080, 1920), (1000, 1000), (2560, 1080)):
         bucket = bucket_for(width, height, 81, wish)
         assert lost_share(width, height, bucket) < 0.04
@@ -110,7 +110,7 @@ def test_a_large_budget_keeps_nearly_all_of_the_picture_and_uses_nearly_all_of_t
 
 
 def test_a_small_clip_gets_a_small_size_and_is_enlarged_only_if_there_is_none() -> None:
-    plan = plan_samples([scanned("small", 40, 40), scanned("tiny", 12, 30), scanned("wide", 640, 360)], wanted((17,)))
+    plan = plan_samples([scanned("small", 40, 40), scanned("tiny", 12, 30), scanned("wide", 640, 360)], spec_for((17,)))
     assert {name: bucket for name, _, bucket in forms(plan)} == {
         "small": (17, 32, 32),
         "tiny": (17, 16, 16),
@@ -121,13 +121,13 @@ def test_a_small_clip_gets_a_small_size_and_is_enlarged_only_if_there_is_none() 
 
 def test_an_image_is_as_large_as_a_clip_has_tokens_unless_pixels_are_limited_too() -> None:
     picture = [scanned("picture", 1000, 1000, image=True)]
-    free, limited = (plan_samples(picture, wanted(max_pixels=limit)) for limit in (None, 64 * 64))
+    free, limited = (plan_samples(picture, spec_for(max_pixels=limit)) for limit in (None, 64 * 64))
     assert list(free.counts()) == [(1, 128, 128)]
     assert list(limited.counts()) == [(1, 64, 64)]
 
 
 def test_a_model_with_one_size_gets_it_whatever_the_clip_is() -> None:
-    plan = plan_samples([scanned("wide"), scanned("small", 40, 40)], wanted((17,), size=(64, 64)))
+    plan = plan_samples([scanned("wide"), scanned("small", 40, 40)], spec_for((17,), size=(64, 64)))
     assert plan.counts() == {(17, 64, 64): 2}
     assert plan.notices[-1] == "1 clip is smaller than the bucket and enlarged: small (40x40)"
 
@@ -137,14 +137,14 @@ def test_a_model_with_one_size_gets_it_whatever_the_clip_is() -> None:
 
 def test_a_clip_gets_the_longest_length_that_it_fills() -> None:
     clips = [scanned("short", seconds=0.5), scanned("exact", seconds=17 / 16), scanned("long", seconds=1.9)]
-    plan = plan_samples([*clips, scanned("picture", image=True)], wanted((1, 17)))
+    plan = plan_samples([*clips, scanned("picture", image=True)], spec_for((1, 17)))
     assert {name: bucket.frames for name, _, bucket in forms(plan)} == {
         "short": 1, "exact": 17, "long": 17, "picture": 1,
     }  # fmt: skip
 
 
 def test_what_is_too_short_is_dropped_with_the_reason() -> None:
-    plan = plan_samples([scanned("short", seconds=0.5), scanned("picture", image=True)], wanted((9, 17)))
+    plan = plan_samples([scanned("short", seconds=0.5), scanned("picture", image=True)], spec_for((9, 17)))
     assert plan.samples == ()
     assert plan.dropped == [
         ("picture", "an image, and samples have at least 9 frames"),
@@ -154,7 +154,7 @@ def test_what_is_too_short_is_dropped_with_the_reason() -> None:
 
 @pytest.mark.parametrize("seconds", [1.0625, 3.0, 7.77, 60.0])
 def test_windows_cover_a_clip_without_gap_or_overlap_and_the_rest_is_told(seconds: float) -> None:
-    plan = plan_samples([scanned("clip", seconds=seconds)], wanted((17,)))
+    plan = plan_samples([scanned("clip", seconds=seconds)], spec_for((17,)))
     starts = [start for _, start, _ in forms(plan)]
     assert starts == pytest.approx([i * 17 / 16 for i in range(len(starts))])
     usable = math.ceil((seconds - 1e-3) * 16)
@@ -164,14 +164,14 @@ def test_windows_cover_a_clip_without_gap_or_overlap_and_the_rest_is_told(second
 
 
 def test_first_takes_one_window_and_tells_the_seconds_that_it_leaves() -> None:
-    plan = plan_samples([scanned("clip", seconds=4.25), scanned("other", seconds=17 / 16)], wanted(windows="first"))
+    plan = plan_samples([scanned("clip", seconds=4.25), scanned("other", seconds=17 / 16)], spec_for(windows="first"))
     assert [(name, start) for name, start, _ in forms(plan)] == [("clip", 0.0), ("other", 0.0)]
     assert plan.notices == ["3.2 s of the clips are in no sample: all but the first windows"]
 
 
 def test_the_range_of_a_clip_counts_and_not_its_file() -> None:
     plan = plan_samples(
-        [scanned("part", seconds=60, start=50.0, end=52.2), scanned("tail", seconds=60, start=58.5)], wanted((17,))
+        [scanned("part", seconds=60, start=50.0, end=52.2), scanned("tail", seconds=60, start=58.5)], spec_for((17,))
     )
     assert [(name, start) for name, start, _ in forms(plan)] == [("part", 0.0), ("part", 17 / 16), ("tail", 0.0)]
 
@@ -186,22 +186,22 @@ def test_flags_drop_what_is_asked_for_and_nothing_else() -> None:
         scanned("c", duplicate_of="a"),
         scanned("d", reason="the file is empty"),
     ]
-    everything = plan_samples(clips, wanted())
+    everything = plan_samples(clips, spec_for())
     assert [name for name, _, _ in forms(everything)] == ["a", "b", "c"]
     assert everything.dropped == [("d", "the file is empty")]
-    some = plan_samples(clips, wanted(), drop_flags=frozenset({"static", "duplicate", "no caption"}))
+    some = plan_samples(clips, spec_for(), drop_flags=frozenset({"static", "duplicate", "no caption"}))
     assert some.dropped == [("a", "static, no caption"), ("c", "nearly the same as a"), ("d", "the file is empty")]
     with pytest.raises(
         ValueError,
         match="dropped for ugly; legal are static, black, letterboxed, interlaced, time gaps, no caption, dup",
     ):
-        plan_samples(clips, wanted(), drop_flags=frozenset({"ugly"}))
+        plan_samples(clips, spec_for(), drop_flags=frozenset({"ugly"}))
 
 
 # ---- merging ---------------------------------------------------------------------------------------
 
 
-def many(count: int = 60) -> list[Scanned]:
+def many(count: int = 60) -> list[ScannedClip]:
     draw = random.Random(3)
     return [
         scanned(f"{i:03d}", draw.randrange(20, 2000), draw.randrange(20, 2000), draw.uniform(0.2, 4))
@@ -211,8 +211,8 @@ def many(count: int = 60) -> list[Scanned]:
 
 @pytest.mark.parametrize("max_buckets", [2, 3, 5, 8])
 def test_no_more_buckets_than_wanted_and_no_sample_lost(max_buckets: int) -> None:
-    free = plan_samples(many(), wanted(max_tokens=400, max_buckets=1000))
-    few = plan_samples(many(), wanted(max_tokens=400, max_buckets=max_buckets))
+    free = plan_samples(many(), spec_for(max_tokens=400, max_buckets=1000))
+    few = plan_samples(many(), spec_for(max_tokens=400, max_buckets=max_buckets))
     assert len(free.counts()) > 8
     assert len(few.counts()) == max_buckets
     assert [(n, s, b.frames) for n, s, b in forms(few)] == [(n, s, b.frames) for n, s, b in forms(free)]
@@ -223,7 +223,7 @@ def test_no_more_buckets_than_wanted_and_no_sample_lost(max_buckets: int) -> Non
 
 def test_a_merge_says_what_it_crops() -> None:
     clips = [*(scanned(f"wide{i}", 1920, 1080) for i in range(3)), *(scanned(f"tall{i}", 1080, 1920) for i in range(2))]
-    plan = plan_samples([*clips, scanned("square", 500, 500)], wanted((17,), max_buckets=2))
+    plan = plan_samples([*clips, scanned("square", 500, 500)], spec_for((17,), max_buckets=2))
     assert plan.counts() == {(17, 48, 80): 4, (17, 80, 48): 2}
     (notice,) = [notice for notice in plan.notices if "go into" in notice]
     assert notice.startswith("1 sample of 64x64, 17 frames go into ")
@@ -233,15 +233,15 @@ def test_a_merge_says_what_it_crops() -> None:
 def test_a_merge_that_enlarges_comes_last() -> None:
     """A picture of 40 pixels fits the smaller bucket, whose shape is further from its own."""
     clips = [scanned(f"big{i}", 512, 512) for i in range(3)] + [scanned(f"low{i}", 33, 20) for i in range(3)]
-    plan = plan_samples([*clips, scanned("small", 40, 40)], wanted((17,), max_buckets=2))
+    plan = plan_samples([*clips, scanned("small", 40, 40)], spec_for((17,), max_buckets=2))
     assert {name: bucket for name, _, bucket in forms(plan)}["small"] == (17, 16, 32)
 
 
 def test_the_order_of_the_clips_plays_no_part() -> None:
     clips = many()
-    expected = plan_samples(clips, wanted(max_tokens=400, max_buckets=4))
+    expected = plan_samples(clips, spec_for(max_tokens=400, max_buckets=4))
     random.Random(5).shuffle(clips)
-    assert plan_samples(clips, wanted(max_tokens=400, max_buckets=4)) == expected
+    assert plan_samples(clips, spec_for(max_tokens=400, max_buckets=4)) == expected
 
 
 # ---- what may be wanted ----------------------------------------------------------------------------
@@ -266,13 +266,13 @@ def test_the_order_of_the_clips_plays_no_part() -> None:
 )
 def test_what_is_not_legal_is_refused_by_name(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        wanted(**change)
+        spec_for(**change)
 
 
 def test_a_patch_in_time_and_a_vae_without_a_lone_first_frame_have_their_own_counts() -> None:
     patched = VideoGeometry(Size3D(4, 8, 8), Size3D(2, 2, 2))
     with pytest.raises(ValueError, match="got 9; the nearest are 5 and 13"):
-        wanted((9,), geometry=patched)
-    assert wanted((5, 13), geometry=patched).frames == (5, 13)
+        spec_for((9,), geometry=patched)
+    assert spec_for((5, 13), geometry=patched).frames == (5, 13)
     with pytest.raises(ValueError, match="frames must be 4k for this model, got 17; the nearest are 16 and 20"):
-        wanted((17,), geometry=VideoGeometry(Size3D(4, 8, 8), causal=False))
+        spec_for((17,), geometry=VideoGeometry(Size3D(4, 8, 8), causal=False))

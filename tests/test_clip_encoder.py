@@ -15,10 +15,10 @@ from tiny_families import CASES, PROMPT
 from torch import Tensor
 
 from videodit import VideoDiTPipeline
-from videodit.datasets.clips.buckets import Bucket
-from videodit.datasets.clips.cache import LatentCache, begin, write_samples
-from videodit.datasets.clips.encode import cache_info, text_key
-from videodit.datasets.clips.latent_shards import ShardWriter
+from videodit.datasets.clips.latents.buckets import Bucket
+from videodit.datasets.clips.latents.encode_clips import cache_info, text_key
+from videodit.datasets.clips.latents.latent_cache import LatentCache, prepare_cache, write_samples
+from videodit.datasets.clips.latents.latent_shards import ShardWriter
 from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.clip_encoder import ClipEncoder
 from videodit.pipelines.conditions import Frames
@@ -79,7 +79,7 @@ def test_latents_are_the_inverse_of_decoding(name: str, folder: Callable[[str], 
 
 def cached_texts(encoder: ClipEncoder, folder: Path) -> LatentCache:
     """A cache of the prompt and the empty one."""
-    begin(folder, cache_info(encoder, 16.0))
+    prepare_cache(folder, cache_info(encoder, 16.0))
     writer = ShardWriter(folder, "text")
     for caption in (PROMPT, ""):
         embeds, pooled = encoder.text(caption)

@@ -11,25 +11,25 @@ from clips_panned import HEIGHT, WIDTH, moving, source_of, write
 from PIL import Image
 
 from videodit.cli.main import main
-from videodit.datasets.clips.duplicates import (
+from videodit.datasets.clips.reading.sources import read_source
+from videodit.datasets.clips.scanning.duplicates import (
     MAX_COLOR_CHANGE,
     MAX_DISTANCE,
     Fingerprint,
     _count_bits,
-    first_alike,
+    find_duplicates,
 )
-from videodit.datasets.clips.looks import (
+from videodit.datasets.clips.scanning.frame_features import (
     DARK,
     STILL_CHANGE,
     find_bars,
+    frame_features,
     is_black,
     is_static,
-    look_at,
     perceptual_hash,
     shrink,
 )
-from videodit.datasets.clips.scan import scan
-from videodit.datasets.clips.sources import read_source
+from videodit.datasets.clips.scanning.scan_clips import scan
 
 
 def resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -41,28 +41,28 @@ def resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def test_black_is_what_a_screen_shows_as_black() -> None:
     grey = np.full((1, HEIGHT, WIDTH, 3), DARK, np.uint8)
-    assert is_black([look_at(grey[0])])
-    assert not is_black([look_at(grey[0] + 1)])
+    assert is_black([frame_features(grey[0])])
+    assert not is_black([frame_features(grey[0] + 1)])
     speck = grey.copy()
     speck[0, :4, :7] = 255  # 0.9 % of the picture
-    assert is_black([look_at(speck[0])])
+    assert is_black([frame_features(speck[0])])
     speck[0, :4, :9] = 255
-    assert not is_black([look_at(speck[0])])
-    assert not is_black([look_at(grey[0]), look_at(speck[0])])
+    assert not is_black([frame_features(speck[0])])
+    assert not is_black([frame_features(grey[0]), frame_features(speck[0])])
 
 
 def test_noise_is_no_motion(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     picture = moving(1, 96, 128)[0].astype(np.int16)
     noisy = [np.clip(picture + rng.normal(0, 4, picture.shape), 0, 255).astype(np.uint8) for _ in range(6)]
-    assert is_static([look_at(frame) for frame in noisy])
+    assert is_static([frame_features(frame) for frame in noisy])
     thing = [frame.copy() for frame in noisy]
     thing[3][22:26, 30:34] = np.where(thing[3][22:26, 30:34] > 127, 0, 255)  # where four parts meet
-    assert not is_static([look_at(frame) for frame in thing])
-    assert not is_static([look_at(noisy[0])])
+    assert not is_static([frame_features(frame) for frame in thing])
+    assert not is_static([frame_features(noisy[0])])
     for step, still in ((STILL_CHANGE - 1, True), (STILL_CHANGE + 1, False)):
         flat = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
-        assert is_static([look_at(flat), look_at(flat + np.uint8(step))]) == still
+        assert is_static([frame_features(flat), frame_features(flat + np.uint8(step))]) == still
     # As a file, compressed.
     path = write(tmp_path / "still.mp4", np.stack(noisy * 3), crf=28)
     (found,) = scan(source_of(path))
@@ -85,7 +85,7 @@ def test_bars_come_in_pairs(top: int, bottom: int, left: int, right: int, expect
     frames = moving(3).copy()
     frames[:, :top] = frames[:, HEIGHT - bottom :] = 8
     frames[:, :, :left] = frames[:, :, WIDTH - right :] = 8
-    assert find_bars([look_at(frame) for frame in frames]) == expected
+    assert find_bars([frame_features(frame) for frame in frames]) == expected
 
 
 def test_a_bar_stays_through_the_clip(tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_a_bar_stays_through_the_clip(tmp_path: Path) -> None:
     assert found.flags == ("letterboxed",)
     assert found.bars == (8, 8, 0, 0)
     frames[4] = moving(1)[0]
-    assert find_bars([look_at(frame) for frame in frames]) is None
-    assert find_bars([look_at(np.zeros_like(frames[0]))]) is None
+    assert find_bars([frame_features(frame) for frame in frames]) is None
+    assert find_bars([frame_features(np.zeros_like(frames[0]))]) is None
 
 
 # --- near-duplicates -----------------------------------------------------------------------------
@@ -158,22 +158,25 @@ def test_alike_is_near_in_every_respect() -> None:
     bits = [int(value) for value in rng.integers(0, 2**63, 5)]
     near = [value ^ (2**MAX_DISTANCE - 1) for value in bits]
     first = fingerprint(bits)
-    assert first_alike([first, fingerprint(near)]) == [None, 0]
-    assert first_alike([first, fingerprint([value ^ (2 ** (MAX_DISTANCE + 1) - 1) for value in bits])]) == [None, None]
-    assert first_alike([first, fingerprint(bits, level=100 + MAX_COLOR_CHANGE)]) == [None, 0]
-    assert first_alike([first, fingerprint(bits, level=100 + MAX_COLOR_CHANGE + 1)]) == [None, None]
-    assert first_alike([first, fingerprint(bits, seconds=1.1)]) == [None, 0]
-    assert first_alike([first, fingerprint(bits, seconds=1.2)]) == [None, None]
-    assert first_alike([first, fingerprint(bits[:1])]) == [None, None]
-    assert first_alike([first, None, fingerprint([None] * 5), fingerprint([None] * 5), first]) == [None] * 4 + [0]
-    assert first_alike([fingerprint([None, *bits[1:]]), fingerprint([None, *near[1:]])]) == [None, 0]
+    assert find_duplicates([first, fingerprint(near)]) == [None, 0]
+    assert find_duplicates([first, fingerprint([value ^ (2 ** (MAX_DISTANCE + 1) - 1) for value in bits])]) == [
+        None,
+        None,
+    ]
+    assert find_duplicates([first, fingerprint(bits, level=100 + MAX_COLOR_CHANGE)]) == [None, 0]
+    assert find_duplicates([first, fingerprint(bits, level=100 + MAX_COLOR_CHANGE + 1)]) == [None, None]
+    assert find_duplicates([first, fingerprint(bits, seconds=1.1)]) == [None, 0]
+    assert find_duplicates([first, fingerprint(bits, seconds=1.2)]) == [None, None]
+    assert find_duplicates([first, fingerprint(bits[:1])]) == [None, None]
+    assert find_duplicates([first, None, fingerprint([None] * 5), fingerprint([None] * 5), first]) == [None] * 4 + [0]
+    assert find_duplicates([fingerprint([None, *bits[1:]]), fingerprint([None, *near[1:]])]) == [None, 0]
 
 
 def test_a_chain_ends_at_the_first_that_is_kept() -> None:
     """b is like a, c like b but not like a: b is a copy, and c stays."""
     a, b, c = 0, 0b111111, 0b111111111111
-    assert first_alike([fingerprint([bits]) for bits in (a, b, c)]) == [None, 0, None]
-    assert first_alike([fingerprint([bits]) for bits in (b, a, c)]) == [None, 0, 0]
+    assert find_duplicates([fingerprint([bits]) for bits in (a, b, c)]) == [None, 0, None]
+    assert find_duplicates([fingerprint([bits]) for bits in (b, a, c)]) == [None, 0, 0]
 
 
 def test_many_clips_are_compared_as_one_by_one() -> None:
@@ -190,7 +193,7 @@ def test_many_clips_are_compared_as_one_by_one() -> None:
         assert one is not None
         kept = (j for j in range(i) if expected[j] is None)
         expected.append(next((j for j in kept if _plainly_alike(one, prints[j])), None))
-    assert first_alike(prints) == expected
+    assert find_duplicates(prints) == expected
     assert 30 < sum(first is None for first in expected) < 200
 
 

@@ -18,8 +18,8 @@ import pytest
 from clips_made import make_clip, numbered_frames, numbers_of
 from PIL import Image
 
-from videodit.datasets.clips.readers import ReaderName, frame_indices, open_clip, read_window, usable_frames
-from videodit.datasets.clips.records import Clip, Media
+from videodit.datasets.clips.reading.readers import ReaderName, frame_indices, open_clip, read_window, usable_frames
+from videodit.datasets.clips.reading.records import Clip, Media
 from videodit.media import write_video
 
 HAS_DECORD = importlib.util.find_spec("decord") is not None

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import av
@@ -20,19 +21,20 @@ from clips_panned import moving, source_of, write
 
 from videodit.cli import data_options
 from videodit.cli.main import main
-from videodit.datasets.clips import children
-from videodit.datasets.clips.records import Clip, Media, Source
-from videodit.datasets.clips.scan import Scanned, scan
-from videodit.datasets.clips.sources import read_source
+from videodit.datasets.clips.reading.records import Clip, Media, Source
+from videodit.datasets.clips.reading.sources import read_source
+from videodit.datasets.clips.scanning import worker_pool
+from videodit.datasets.clips.scanning.scan_clips import ScannedClip, scan
+from videodit.limits import current_limits
 
-# What a test's children do in place of looking at a file whose name says so. Without core dumps.
-_ODD_CHILD = """
+# What a test's workers do in place of reading a file whose name says so. Without core dumps.
+_ODD_WORKER = """
 import sys; sys.path[:] = sys.argv[1:]
 import importlib.util, os, resource, signal, time
-from videodit.datasets.clips import inspect_clip as child
+from videodit.datasets.clips.scanning import worker
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-real, harmed = child.look, []
-def look(media, request, beat):
+real, harmed = worker.extract_features, []
+def extract_features(media, request, beat):
     name = media.path.name
     if "hang" in name:
         (media.path.parent / "hanging").write_text(str(os.getpid()))
@@ -48,21 +50,21 @@ def look(media, request, beat):
     if "bug" in name:
         raise RuntimeError("something unforeseen")
     if "where" in name:
-        raise child.Unusable(importlib.util.find_spec("datasets").origin)
+        raise worker.UnusableClip(importlib.util.find_spec("datasets").origin)
     return real(media, request, beat)
-child.look = look
-child.main()
+worker.extract_features = extract_features
+worker.main()
 """
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 
-def by_name(found: Sequence[Scanned]) -> dict[str, Scanned]:
+def by_name(found: Sequence[ScannedClip]) -> dict[str, ScannedClip]:
     return {item.clip.name: item for item in found}
 
 
 @pytest.fixture
-def odd_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "CODE", _ODD_CHILD)
+def odd_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "WORKER_CODE", _ODD_WORKER)
 
 
 @pytest.fixture(autouse=True)
@@ -246,11 +248,11 @@ def test_bad_flags_are_one_line(
 
 
 def test_options_default_to_the_model(tiny_model: Path) -> None:
-    wanted, notices = data_options.wanted_for(str(tiny_model))
+    wanted, notices = data_options.sample_spec_for(str(tiny_model))
     assert (wanted.fps, wanted.frames, wanted.max_buckets, wanted.windows) == (16.0, (1, 17), 8, "all")
     assert wanted.max_tokens == wanted.geometry.num_tokens(17, 32, 32)
     assert len(notices) == 1
-    said = data_options.wanted_for(str(tiny_model), fps=8.0, frames=(5,), max_tokens=50, windows="first")
+    said = data_options.sample_spec_for(str(tiny_model), fps=8.0, frames=(5,), max_tokens=50, windows="first")
     assert (said[0].fps, said[0].frames, said[0].max_tokens, said[0].windows) == (8.0, (5,), 50, "first")
     assert said[1] == []
     assert data_options.parse_frames(" 17, 1,17") == (1, 17)
@@ -262,7 +264,7 @@ def test_options_default_to_the_model(tiny_model: Path) -> None:
 
 
 @posix
-@pytest.mark.usefixtures("odd_child")
+@pytest.mark.usefixtures("odd_worker")
 def test_a_file_that_hangs_or_crashes_costs_itself_alone(tmp_path: Path) -> None:
     names = ["a.mp4", "bug.mp4", "crash.mp4", "d.mp4", "greedy.mp4", "hang.mp4", "harm.mp4", "innocent.mp4", "loud.mp4"]
     clip = write(tmp_path / "a.mp4", moving(3)).read_bytes()
@@ -278,7 +280,20 @@ def test_a_file_that_hangs_or_crashes_costs_itself_alone(tmp_path: Path) -> None
     assert [item.clip.name for item in found] == names
 
 
-@pytest.mark.usefixtures("odd_child")
+def test_the_names_in_a_ledger_stay(tmp_path: Path) -> None:
+    """Results of earlier releases are believed only as long as the keys and the fields are called the same."""
+    clip, cache = write(tmp_path / "a.mp4", moving(3)), tmp_path / "scan.jsonl"
+    scan(source_of(clip), cache=cache)
+    (line,) = map(json.loads, cache.read_text().splitlines())
+    *file, start, end, fps, settings = json.loads(line["key"])
+    assert file == [str(clip), 0, clip.stat().st_size, clip.stat().st_mtime_ns]
+    assert (start, end, fps) == (0.0, None, None)
+    assert settings == {"task": "look", "version": 3, "reader": "pyav", "bounds": asdict(current_limits())}
+    features = ["flags", "bars", "hashes", "thumbs", "seconds", "parts"]
+    assert list(line["answer"]) == ["content", "info", "notices", *features]
+
+
+@pytest.mark.usefixtures("odd_worker")
 def test_children_import_from_where_the_parent_does(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,7 +314,7 @@ def test_several_workers_keep_the_order(tmp_path: Path) -> None:
 
 
 def test_a_child_that_does_not_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "CODE", "raise SystemExit('no such library')")
+    monkeypatch.setattr(worker_pool, "WORKER_CODE", "raise SystemExit('no such library')")
     with pytest.raises(ChildProcessError, match="no such library"):
         scan(source_of(write(tmp_path / "a.mp4", moving(2))))
 
@@ -322,10 +337,10 @@ def is_running(pid: int) -> bool:
 def test_a_stopped_scan_leaves_nothing_running(kind: signal.Signals, tmp_path: Path) -> None:
     write(tmp_path / "hang.mp4", moving(2))
     program = (
-        "from videodit.datasets.clips import children\n"
-        "from videodit.datasets.clips.scan import scan\n"
-        "from videodit.datasets.clips.sources import read_source\n"
-        f"children.CODE = {_ODD_CHILD!r}\n"
+        "from videodit.datasets.clips.scanning import worker_pool\n"
+        "from videodit.datasets.clips.scanning.scan_clips import scan\n"
+        "from videodit.datasets.clips.reading.sources import read_source\n"
+        f"worker_pool.WORKER_CODE = {_ODD_WORKER!r}\n"
         f"scan(read_source({str(tmp_path)!r}), timeout=500)"
     )
     process = subprocess.Popen(
@@ -411,7 +426,7 @@ def test_an_interrupted_scan_goes_on_after_a_broken_line(tmp_path: Path, asked: 
 
 
 @posix
-@pytest.mark.usefixtures("odd_child")
+@pytest.mark.usefixtures("odd_worker")
 def test_files_that_were_given_up_are_tried_again_with_more_time(tmp_path: Path, asked: list[str]) -> None:
     cache, clip = tmp_path / "scan.jsonl", tmp_path / "hang.mp4"
     crashed = tmp_path / "crash.mp4"

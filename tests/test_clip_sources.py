@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from videodit.datasets.clips.records import Source
-from videodit.datasets.clips.sources import read_source
+from videodit.datasets.clips.reading.records import Source
+from videodit.datasets.clips.reading.sources import read_source
 from videodit.errors import InputError
 from videodit.reading.pictures import SUFFIXES
 

@@ -15,11 +15,11 @@ from clips_panned import moving
 from PIL import Image
 
 from videodit.cli.main import main
-from videodit.datasets.clips import split as split_module
-from videodit.datasets.clips.readers import read_window, usable_frames
-from videodit.datasets.clips.records import Clip, Media, Source
-from videodit.datasets.clips.sources import read_source
-from videodit.datasets.clips.split import SplitResult, split
+from videodit.datasets.clips.reading.readers import read_window, usable_frames
+from videodit.datasets.clips.reading.records import Clip, Media, Source
+from videodit.datasets.clips.reading.sources import read_source
+from videodit.datasets.clips.scanning import split_at_cuts
+from videodit.datasets.clips.scanning.split_at_cuts import SplitResult, split
 
 RATE = 16
 needs_scenedetect = pytest.mark.skipif(
@@ -186,7 +186,7 @@ def test_bad_numbers_are_told_before_anything_is_written(options: dict[str, Any]
 
 
 def test_what_a_manifest_cannot_name_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(split_module, "_missing", list)
+    monkeypatch.setattr(split_at_cuts, "_missing", list)
     source = read_source(folder)
     with pytest.raises(ValueError, match=r"write it to .*pieces\.jsonl' or above"):
         split(source, tmp_path / "pieces.jsonl")

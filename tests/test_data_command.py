@@ -14,8 +14,8 @@ from clips_made import make_clip, numbered_frames
 from PIL import Image
 
 from videodit.cli.main import main
-from videodit.datasets.clips import latent_shards
-from videodit.datasets.clips.cache import LatentCache
+from videodit.datasets.clips.latents import latent_shards
+from videodit.datasets.clips.latents.latent_cache import LatentCache
 
 SMALL = ["--device", "cpu", "--dtype", "float32"]
 
@@ -184,8 +184,9 @@ def test_a_killed_run_goes_on_to_the_same_cache(
         (source / f"{index}.txt").write_text("a red ball")
     # Small shards, and time for the signal, so that some are there and some are not when it comes.
     code = (
-        "import sys, time; from videodit.datasets.clips import latent_shards as made; made.MAX_SHARD_ENTRIES = 3; "
-        "whole = made.write_whole; made.write_whole = lambda *file: (time.sleep(0.3), whole(*file)); "
+        "import sys, time; from videodit.datasets.clips.latents import latent_shards as made; "
+        "made.MAX_SHARD_ENTRIES = 3; whole = made.write_whole; "
+        "made.write_whole = lambda *file: (time.sleep(0.3), whole(*file)); "
         "from videodit.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     words = ["data", "encode", str(source), "-m", str(tiny_model), "-o", str(tmp_path / "killed"), *SMALL]

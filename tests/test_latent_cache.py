@@ -15,16 +15,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from videodit.datasets.clips import cache as cache_module
-from videodit.datasets.clips import latent_shards
-from videodit.datasets.clips.buckets import Bucket, SamplePlan, Wanted, plan_samples
-from videodit.datasets.clips.cache import LatentCache
-from videodit.datasets.clips.encode import encode, fit, read_fitted
-from videodit.datasets.clips.latent_shards import ShardWriter, entry_hash
-from videodit.datasets.clips.readers import open_clip
-from videodit.datasets.clips.records import Clip, Media, Source
-from videodit.datasets.clips.scan import Scanned
-from videodit.datasets.clips.verify import check_encoding, check_entries, check_source
+from videodit.datasets.clips.latents import latent_cache, latent_shards
+from videodit.datasets.clips.latents.buckets import Bucket, SamplePlan, SampleSpec, plan_samples
+from videodit.datasets.clips.latents.encode_clips import encode, read_for_bucket, resize_and_crop
+from videodit.datasets.clips.latents.latent_cache import LatentCache
+from videodit.datasets.clips.latents.latent_shards import ShardWriter, entry_hash
+from videodit.datasets.clips.latents.verify_cache import check_encoding, check_entries, check_source
+from videodit.datasets.clips.reading.readers import open_clip
+from videodit.datasets.clips.reading.records import Clip, Media, Source
+from videodit.datasets.clips.scanning.scan_clips import ScannedClip
 from videodit.files import sole_writer
 from videodit.media import write_video
 from videodit.pipelines.autoencoders import encode_image
@@ -90,17 +89,17 @@ def clip_of(path: Path, caption: str | None) -> Clip:
     return Clip(path.stem, Media(path), caption)
 
 
-def looked_at(clip: Clip) -> Scanned:
+def looked_at(clip: Clip) -> ScannedClip:
     with open_clip(clip.media) as opened:
-        return Scanned(clip, content=clip.media.content_hash(), info=opened.info)
+        return ScannedClip(clip, content=clip.media.content_hash(), info=opened.info)
 
 
 def planned(
     folder: Path, names: Iterable[str], *, captions: dict[str, str | None] | None = None, encoder: ClipEncoder
 ) -> SamplePlan:
     told = dict(zip(CLIPS, CAPTIONS, strict=True)) | (captions or {})
-    wanted = Wanted(encoder.pipe.spec.geometry, 16.0, (1, 9), 12)
-    return plan_samples([looked_at(clip_of(folder / f"{name}.mp4", told.get(name))) for name in names], wanted)
+    spec = SampleSpec(encoder.pipe.spec.geometry, 16.0, (1, 9), 12)
+    return plan_samples([looked_at(clip_of(folder / f"{name}.mp4", told.get(name))) for name in names], spec)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -129,7 +128,7 @@ def test_latents_are_those_of_the_model_itself(made: Path, clips: Path, encoder:
     assert {sample.clip for sample in cache.samples} == set(CLIPS)
     for sample in cache.samples:
         clip = clip_of(clips / f"{sample.clip}.mp4", None)
-        frames = read_fitted(clip, start=sample.start, bucket=sample.bucket, fps=16.0)
+        frames = read_for_bucket(clip, start=sample.start, bucket=sample.bucket, fps=16.0)
         assert frames.shape == (*sample.bucket, 3)
         pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
         with torch.no_grad():
@@ -182,19 +181,19 @@ def test_frames_cover_the_bucket_and_the_middle_is_kept() -> None:
     frames = np.zeros((2, 30, 100, 3), np.uint8)
     frames[:, :, 20:80] = 200
     frames[:, :, 49:51] = (255, 0, 0)
-    fitted = fit(frames, Bucket(2, 15, 29))
+    fitted = resize_and_crop(frames, Bucket(2, 15, 29))
     assert fitted.shape == (2, 15, 29, 3)
     assert fitted.dtype == np.uint8
     assert fitted[:, :, [0, -1]].min() >= 190  # what is black on either side is out of the picture
     assert (fitted[:, :, 14, 0] > fitted[:, :, 14, 1] + 100).all()
     same = moving(3, 16, 32, 1)
-    assert np.array_equal(fit(same, Bucket(3, 16, 32)), same)
+    assert np.array_equal(resize_and_crop(same, Bucket(3, 16, 32)), same)
 
 
 def test_scaling_down_is_antialiased() -> None:
     """Stripes finer than a pixel become their average, not one or the other."""
     stripes = np.tile(np.array([0, 255], np.uint8)[None, None, :, None], (1, 64, 32, 3))
-    assert abs(fit(stripes, Bucket(1, 8, 8)).astype(int) - 127).max() <= 8
+    assert abs(resize_and_crop(stripes, Bucket(1, 8, 8)).astype(int) - 127).max() <= 8
 
 
 # ---- one clip more ---------------------------------------------------------------------------------
@@ -437,7 +436,7 @@ def test_a_clip_that_changes_after_its_scan_is_not_stored_as_what_it_was(
 def test_names_of_any_bytes_are_kept(clips: Path, encoder: ClipEncoder, tmp_path: Path) -> None:
     (one,) = planned(clips, "a", encoder=encoder).samples
     clip = replace(one.scanned.clip, name="a\udcff\n\u2028.mp4")
-    plan = plan_samples([replace(one.scanned, clip=clip)], Wanted(encoder.pipe.spec.geometry, 16.0, (1, 9), 12))
+    plan = plan_samples([replace(one.scanned, clip=clip)], SampleSpec(encoder.pipe.spec.geometry, 16.0, (1, 9), 12))
     encode(plan, encoder, tmp_path / "cache")
     (sample,) = LatentCache(tmp_path / "cache").samples
     assert sample.clip == clip.name
@@ -470,7 +469,7 @@ def test_another_model_is_not_mixed_in(clips: Path, copied: Path, encoder: ClipE
     with pytest.raises(ValueError, match=r"vae_hash 'f{16}' instead of '.*another folder, or restart .*--restart"):
         encode(plan, other_facts, copied)
     with pytest.raises(ValueError, match=r"fps 12.0 instead of 16.0"):
-        encode(replace(plan, wanted=replace(plan.wanted, fps=12.0)), other, copied)
+        encode(replace(plan, spec=replace(plan.spec, fps=12.0)), other, copied)
     assert contents(copied) == before
     result = encode(plan, other_facts, copied, restart=True)
     assert (result.new_samples, result.unlisted) == (7, 0)
@@ -567,7 +566,7 @@ def test_few_shards_are_open_at_a_time(
 ) -> None:
     monkeypatch.setattr(latent_shards, "MAX_SHARD_ENTRIES", 1)
     encode(planned(clips, CLIPS, encoder=encoder), encoder, tmp_path)
-    monkeypatch.setattr(cache_module, "_OPEN_SHARDS", 2)
+    monkeypatch.setattr(latent_cache, "_OPEN_SHARDS", 2)
     cache = LatentCache(tmp_path)
     first = [cache.latents(sample.key)[0].clone() for sample in cache.samples]
     assert len(cache._open) == 2

@@ -23,17 +23,18 @@ from mini.models import check_init, deepen
 from mini.optimizers import KernelMuon, muon_and_adamw
 from mini.processes import gather
 from mini.recipe import PRESETS, Form, Recipe
-from mini.trainer import Step, Trainer, read_log, unpack
+from mini.trainer import Step, Trainer
 from mini.tune import choose, set_defaults
 from mini.vae import start_vae
 from mini.words import build_tokenizer, copy_embeddings
-from safetensors import safe_open
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from videodit import CausalVideoVAE, VideoDiT
 from videodit.datasets.toybox import caption, known_words, sample_scene
 from videodit.errors import Stopped
 from videodit.shapes import Size3D
+from videodit.training.checkpoints import CheckpointStore
+from videodit.training.log import read_log
 
 CPU_PRESET = PRESETS["cpu"]
 
@@ -275,10 +276,10 @@ def train(of: Trainer, *, steps: float = float("inf")) -> None:
 
 
 def saved(folder: Path) -> dict[str, Any]:
-    with safe_open(folder / "state.safetensors", framework="pt") as file:
-        state = unpack(json.loads(file.metadata()["tree"]), file.get_tensor)
-    assert isinstance(state, dict)
-    return state
+    store = CheckpointStore(folder / "checkpoints", keep=1)
+    (path,) = store.all()
+    checkpoint = store.open(path)
+    return {"step": checkpoint.step, **checkpoint.about}
 
 
 def test_learning_rates_reach_muon_after_a_resume(tmp_path: Path) -> None:

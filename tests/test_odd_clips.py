@@ -16,9 +16,9 @@ from av.stream import Disposition
 from clips_made import _add_silence, make_clip, numbered_frames, numbers_of
 
 from videodit.cli.main import main
-from videodit.datasets.clips.inspect_clip import answer
-from videodit.datasets.clips.readers import open_clip, read_window
-from videodit.datasets.clips.records import Clip, Media
+from videodit.datasets.clips.reading.readers import open_clip, read_window
+from videodit.datasets.clips.reading.records import Clip, Media
+from videodit.datasets.clips.scanning.worker import answer
 from videodit.errors import InputError
 from videodit.limits import Limits, use_limits
 from videodit.media import probe, read_video
@@ -28,7 +28,7 @@ NUMBERS = list(range(30))
 
 
 def looked_at(path: Path, reader: str = "pyav") -> dict[str, Any]:
-    """What the scan finds, as its child processes answer; raises the reason why there is nothing."""
+    """What the scan finds, as its workers answer; raises the reason why there is nothing."""
     ranges = [(0.0, None)]
     request = {"task": "look", "reader": reader, "path": str(path), "offset": 0, "size": None, "fps": None}
     said = answer({**request, "ranges": ranges}, lambda: None)

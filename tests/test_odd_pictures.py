@@ -12,9 +12,9 @@ import pytest
 from clips_made import numbered_frames
 from PIL import Image
 
-from videodit.datasets.clips.inspect_clip import answer
-from videodit.datasets.clips.readers import open_clip
-from videodit.datasets.clips.records import Media
+from videodit.datasets.clips.reading.readers import open_clip
+from videodit.datasets.clips.reading.records import Media
+from videodit.datasets.clips.scanning.worker import answer
 from videodit.errors import InputError
 from videodit.pipelines.pixels import open_picture, read_frames
 

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 # Folder at the root -> folder in site-packages.
 MAPPED = {"videodit": "videodit", "pipelines": "videodit/pipelines", "datasets": "videodit/datasets"}
@@ -164,3 +167,27 @@ def test_root_datasets_refuses_to_pose_as_hugging_face(root: Path) -> None:
 def test_import_is_light(tmp_path: Path) -> None:
     code = "import sys, videodit; print(*{'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules))"
     assert run(sys.executable, "-c", code, cwd=tmp_path).split() == []
+
+
+def test_constraints_are_exact_and_fit_the_requirements(root: Path) -> None:
+    """CI installs by them: each requirement has one version there, and setup.cfg allows it."""
+    lines = (root / "tests" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {}
+    for line in lines:
+        if not line.startswith("#"):
+            name, exact, version = line.partition("==")
+            assert exact, line
+            pinned[name] = Version(version)
+    setup = configparser.ConfigParser()
+    setup.read(root / "setup.cfg", encoding="utf-8")
+    # xformers comes in builds for single releases of CUDA: nothing here needs it.
+    extras = [text for name, text in setup["options.extras_require"].items() if name != "xformers"]
+    requirements = [
+        Requirement(line)
+        for text in [setup["options"]["install_requires"], *extras]
+        for line in text.split("\n")
+        if line
+    ]
+    wanted = {canonicalize_name(one.name): one.specifier for one in requirements if one.name != "videodit"}
+    assert wanted.keys() - pinned.keys() == set()
+    assert {name: str(pinned[name]) for name, specifier in wanted.items() if not specifier.contains(pinned[name])} == {}

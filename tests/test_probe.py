@@ -22,19 +22,19 @@ from torch import Tensor
 from videodit.datasets.toybox import MOTIONS, Rendering, Scene, ToyObject, render, sample_scene
 from videodit.datasets.toybox.probe import (
     AREA,
+    CLIP_ATTRIBUTES,
     MOST_FOUND,
-    OF_CLIP,
-    OF_OBJECT,
+    OBJECT_ATTRIBUTES,
     STRIDE,
     THRESHOLD,
-    Found,
+    FoundObject,
     ProbeOutput,
     Reading,
     ToyboxProbe,
     adherence,
-    as_read,
-    in_words,
+    decode_output,
     match,
+    preprocess,
     tally,
     through_mp4,
 )
@@ -57,11 +57,15 @@ def scene(*objects: ToyObject, **rest: str) -> Scene:
     return Scene(seed=0, objects=objects, **{"ground": "grass", "light": "daylight", **rest})
 
 
-def seen(shape: str, color: str, motion: str | None = "still", *, size: str = "small", score: float = 0.9) -> Found:
-    return Found(shape, color, size, motion, score, (0.5, 0.5))
+def seen(
+    shape: str, color: str, motion: str | None = "still", *, size: str = "small", score: float = 0.9
+) -> FoundObject:
+    return FoundObject(shape, color, size, motion, score, (0.5, 0.5))
 
 
-def reading(*objects: Found, camera: str | None = "static", interaction: str | None = "none", **rest: str) -> Reading:
+def reading(
+    *objects: FoundObject, camera: str | None = "static", interaction: str | None = "none", **rest: str
+) -> Reading:
     return Reading(objects, rest.get("ground", "grass"), rest.get("light", "daylight"), camera, interaction)
 
 
@@ -83,23 +87,23 @@ def test_clips_of_any_size_and_length_are_taken(
     tiny: ToyboxProbe, frames: int, height: int, width: int, cells: tuple[int, int]
 ) -> None:
     clips = torch.randint(256, (2, frames, height, width, 3), dtype=torch.uint8)
-    video = as_read(clips)
+    video = preprocess(clips)
     assert video.shape == (2, 3, frames, *(STRIDE * n for n in cells))
     assert 0.8 < video[0, 0, 0].numel() / AREA < 1.2
     output = tiny(video)
     assert output.heat.shape == (2, *cells)
     assert {name: maps.shape[1:] for name, maps in output.objects.items()} == {
-        name: (len(words), *cells) for name, words in OF_OBJECT.items()
+        name: (len(words), *cells) for name, words in OBJECT_ATTRIBUTES.items()
     }
     assert {name: tuple(logits.shape) for name, logits in output.clip.items()} == {
-        name: (2, len(words)) for name, words in OF_CLIP.items()
+        name: (2, len(words)) for name, words in CLIP_ATTRIBUTES.items()
     }
 
 
 def test_both_layouts_of_clips_are_the_same() -> None:
     clips = torch.randint(256, (2, 3, 4, 64, 64), dtype=torch.uint8)
-    torch.testing.assert_close(as_read(clips), clips.float() / 127.5 - 1)
-    torch.testing.assert_close(as_read(clips.permute(0, 2, 3, 4, 1).numpy()), as_read(clips))
+    torch.testing.assert_close(preprocess(clips), clips.float() / 127.5 - 1)
+    torch.testing.assert_close(preprocess(clips.permute(0, 2, 3, 4, 1).numpy()), preprocess(clips))
 
 
 @pytest.mark.parametrize(
@@ -129,8 +133,8 @@ def test_every_frame_is_heard_of_at_the_middle_one(tiny: ToyboxProbe) -> None:
 
 def test_a_clip_is_read_alike_alone_and_in_a_batch(tiny: ToyboxProbe) -> None:
     shown = render([sample_scene(seed) for seed in range(3)], height=48, width=80, num_frames=5)
-    together = tiny(as_read(shown.video))
-    alone = tiny(as_read(shown.video[1:2]))
+    together = tiny(preprocess(shown.video))
+    alone = tiny(preprocess(shown.video[1:2]))
     torch.testing.assert_close(together.heat[1:2], alone.heat, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(together.clip["camera"][1:2], alone.clip["camera"], atol=1e-4, rtol=1e-4)
     clips = [clip.permute(1, 2, 3, 0).numpy() for clip in shown.video]
@@ -175,36 +179,38 @@ def test_weights_of_another_world_are_refused(tmp_path: Path) -> None:
 def planted(peaks: dict[tuple[int, int], float], words: dict[tuple[int, int], dict[str, str]]) -> ProbeOutput:
     """The output for one clip of 8 x 12 cells with these heights of heat and these words there."""
     heat = torch.full((1, 8, 12), 0.01)
-    objects = {name: torch.zeros(1, len(legal), 8, 12) for name, legal in OF_OBJECT.items()}
+    objects = {name: torch.zeros(1, len(legal), 8, 12) for name, legal in OBJECT_ATTRIBUTES.items()}
     for (row, column), height in peaks.items():
         heat[0, row, column] = height
     for (row, column), said in words.items():
         for name, word in said.items():
-            objects[name][0, OF_OBJECT[name].index(word), row, column] = 5.0
-    clip = {name: torch.eye(len(legal))[-1:] for name, legal in OF_CLIP.items()}
+            objects[name][0, OBJECT_ATTRIBUTES[name].index(word), row, column] = 5.0
+    clip = {name: torch.eye(len(legal))[-1:] for name, legal in CLIP_ATTRIBUTES.items()}
     return ProbeOutput(heat.logit(), objects, clip)
 
 
 def test_peaks_are_objects_the_surest_first() -> None:
     near, far = {"shape": "ring", "color": "cyan", "size": "large", "motion": "fall"}, {"shape": "cone"}
     output = planted({(2, 3): 0.6, (2, 4): 0.5, (6, 11): 0.9, (0, 8): THRESHOLD - 0.05}, {(6, 11): near, (2, 3): far})
-    (read,) = in_words(output, still=False)
+    (read,) = decode_output(output, still=False)
     first, second = read.objects  # a neighbour of a peak and a low peak are none
-    assert first == Found("ring", "cyan", "large", "fall", first.score, (11.5 / 12, 6.5 / 8))
+    assert first == FoundObject("ring", "cyan", "large", "fall", first.score, (11.5 / 12, 6.5 / 8))
     assert first.score == pytest.approx(0.9)
     assert (second.shape, second.center) == ("cone", (3.5 / 12, 2.5 / 8))
-    assert (read.ground, read.light, read.camera, read.interaction) == tuple(legal[-1] for legal in OF_CLIP.values())
+    assert (read.ground, read.light, read.camera, read.interaction) == tuple(
+        legal[-1] for legal in CLIP_ATTRIBUTES.values()
+    )
 
 
 def test_one_frame_says_nothing_that_takes_time() -> None:
-    (read,) = in_words(planted({(2, 3): 0.6}, {}), still=True)
+    (read,) = decode_output(planted({(2, 3): 0.6}, {}), still=True)
     assert (read.objects[0].motion, read.camera, read.interaction) == (None, None, None)
     assert read.ground
 
 
 def test_no_more_objects_are_found_than_can_be_matched() -> None:
     peaks = {(row, column): 0.9 for row in (1, 4, 7) for column in (1, 4, 7, 10)}
-    (read,) = in_words(planted(peaks, {}), still=False)
+    (read,) = decode_output(planted(peaks, {}), still=False)
     assert len(read.objects) == MOST_FOUND
 
 
@@ -375,11 +381,11 @@ def test_a_perfect_output_has_little_to_lose(shown: tuple[list[Scene], Rendering
     places, right = Places.of(rendering, (24, 40)), word_indices(scenes, 3)
     heat = torch.where(places.heat == 1, 9.0, -9.0)
     objects = {}
-    for name, legal in OF_OBJECT.items():
+    for name, legal in OBJECT_ATTRIBUTES.items():
         wanted = right[name].gather(1, places.owner.flatten(1).clamp(min=0)).clamp(min=0)
         wanted.scatter_(1, places.cell[places.there[:, 0]], right[name].clamp(min=0))
         objects[name] = 20 * torch.eye(len(legal))[wanted].transpose(1, 2).unflatten(2, (24, 40))
-    clip = {name: 20 * torch.eye(len(legal))[right[name]] for name, legal in OF_CLIP.items()}
+    clip = {name: 20 * torch.eye(len(legal))[right[name]] for name, legal in CLIP_ATTRIBUTES.items()}
     perfect = losses(ProbeOutput(heat, objects, clip), scenes, rendering)
     blank = losses(ProbeOutput(0 * heat, {k: 0 * v for k, v in objects.items()}, clip), scenes, rendering)
     assert perfect["camera"] == 1
@@ -425,7 +431,7 @@ def test_a_few_clips_are_learned_by_heart() -> None:
     probe = ToyboxProbe(**TINY)
     scenes = [sample_scene(seed, num_objects=1 + seed % 2) for seed in range(4)]
     rendering = render(scenes, num_frames=5, ground_truth=True)
-    video, optimizer = as_read(rendering.video), torch.optim.AdamW(probe.parameters(), lr=1e-2)
+    video, optimizer = preprocess(rendering.video), torch.optim.AdamW(probe.parameters(), lr=1e-2)
     first = 0.0
     for _ in range(60):
         metrics = losses(probe(video), scenes, rendering)
@@ -435,7 +441,7 @@ def test_a_few_clips_are_learned_by_heart() -> None:
         optimizer.zero_grad()
         first = first or metrics["loss"].item()
     assert metrics["loss"] < 0.25 * first
-    assert all(metrics[name] > 0.7 for name in OF_OBJECT)
+    assert all(metrics[name] > 0.7 for name in OBJECT_ATTRIBUTES)
 
 
 @pytest.mark.slow

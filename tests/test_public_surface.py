@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from pathlib import Path, PurePosixPath
@@ -50,6 +51,23 @@ PARAMETERS = {
     "prompt_embeds negative_prompt_embeds max_sequence_length device dtype",
 }
 
+# Old module -> its names, and where each is now. They work for one release, and say where to import from instead.
+MOVED = {
+    "records": {name: f"reading.records.{name}" for name in ("Clip", "Media", "Source")},
+    "readers": {
+        name: f"reading.readers.{name}"
+        for name in ("ClipReader", "VideoInfo", "frame_indices", "open_clip", "read_window", "usable_frames")
+    },
+    "inspect_clip": {
+        "Unusable": "scanning.opening.UnusableClip",
+        "answer": "scanning.worker.answer",
+        "check_file": "scanning.opening.check_file",
+        "look": "scanning.clip_features.extract_features",
+        "look_at_range": "scanning.clip_features.range_features",
+        "main": "scanning.worker.main",
+    },
+}
+
 # Absolute paths of somebody's machine: they mean nothing on any other.
 MACHINE_PATHS = re.compile(r"(?<![\w.$}/-])(/(home|root|Users|work|mnt|media)/\w|[A-Z]:\\Users\b)")
 
@@ -79,6 +97,16 @@ def test_public_parameters(name: str) -> None:
             spelled.append("*")
         spelled.append(parameter.name)
     assert " ".join(spelled) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_moved_module_still_works_and_says_where_it_is(name: str) -> None:
+    clips = "videodit.datasets.clips"
+    with pytest.warns(DeprecationWarning, match=f"{clips}.{name} has moved: .*{clips}[.](reading|scanning)"):
+        old = importlib.reload(importlib.import_module(f"{clips}.{name}"))
+    for attribute, place in MOVED[name].items():
+        module, _, now = place.rpartition(".")
+        assert getattr(old, attribute) is getattr(importlib.import_module(f"{clips}.{module}"), now)
 
 
 def test_no_file_names_a_path_of_one_machine(root: Path, source_files: list[PurePosixPath]) -> None:

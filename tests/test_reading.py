@@ -17,9 +17,9 @@ import pytest
 from clips_made import make_clip, numbered_frames, numbers_of
 from PIL import Image, ImageCms
 
-from videodit.datasets.clips.inspect_clip import look_at_range
-from videodit.datasets.clips.readers import open_clip
-from videodit.datasets.clips.records import Media
+from videodit.datasets.clips.reading.readers import open_clip
+from videodit.datasets.clips.reading.records import Media
+from videodit.datasets.clips.scanning.clip_features import range_features
 from videodit.errors import InputError
 from videodit.limits import Limits, use_limits
 from videodit.media import probe, read_video, write_video
@@ -103,7 +103,7 @@ def test_interlaced_clips_lose_their_comb_and_are_flagged(tmp_path: Path) -> Non
     make_clip(tmp_path / "clip.mp4", frames=frames, options=options)
     with open_clip(Media(tmp_path / "clip.mp4")) as clip:
         assert clip.info.interlaced
-        assert "interlaced" in look_at_range(clip, 0.0, None)["flags"]
+        assert "interlaced" in range_features(clip, 0.0, None)["flags"]
         found = clip.frames([3])[0].astype(int)
     commands, notices = read_frames(tmp_path / "clip.mp4", fps=25.0)
     for frame in (found, commands[3].astype(int)):
@@ -141,7 +141,7 @@ def test_a_jump_in_time_is_named_or_cuts_the_clip(tmp_path: Path) -> None:
     ):  # fmt: skip
         read_frames(tmp_path / "clip.mp4", fps=16.0)
     with open_clip(Media(tmp_path / "clip.mp4")) as clip:
-        look = look_at_range(clip, 0.0, None)
+        look = range_features(clip, 0.0, None)
     assert "time gaps" in look["flags"]
     assert [(round(a, 2), round(b, 2)) for a, b in look["parts"]] == [(0, 0.8), (600, 600.8)]
 
@@ -206,7 +206,7 @@ def test_a_slow_clip_does_not_become_many_frames(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="it lasts 15,000 s; the limit clip_seconds is 600"):
         read_frames(tmp_path / "slow.mp4", fps=16.0)
     with open_clip(Media(tmp_path / "slow.mp4")) as clip:
-        parts = look_at_range(clip, 0.0, None)["parts"]
+        parts = range_features(clip, 0.0, None)["parts"]
     assert sum(b - a for a, b in parts) <= 3
 
 
@@ -257,7 +257,7 @@ def test_media_are_opened_in_one_place(root: Path) -> None:
         for file in (root / folder).rglob("*.py")
         if opened.search(file.read_text(encoding="utf-8"))
     }
-    writer_and_decord = {"videodit/media.py", "datasets/clips/readers.py"}
+    writer_and_decord = {"videodit/media.py", "datasets/clips/reading/readers.py"}
     assert found == {"videodit/reading/files.py", "videodit/reading/pictures.py"} | writer_and_decord
 
 

@@ -33,7 +33,7 @@ from videodit.datasets.toybox import (
     sample_scene,
     split_of,
 )
-from videodit.datasets.toybox.look import COLOR_VALUES
+from videodit.datasets.toybox.appearance import COLOR_VALUES
 from videodit.datasets.toybox.motion import RADIUS, paths
 from videodit.datasets.toybox.scene import FOLLOWED, NUM_OBJECTS, STATIC
 

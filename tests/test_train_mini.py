@@ -29,7 +29,6 @@ import torch
 import train_mini
 from mini.models import assemble, start_dit, weights_hash
 from mini.recipe import PRESETS
-from mini.trainer import unpack
 from mini.words import build_tokenizer
 from PIL import Image
 from safetensors import safe_open
@@ -37,6 +36,7 @@ from safetensors import safe_open
 from videodit import VideoDiTPipeline
 from videodit.datasets.toybox import known_words, sample_scene
 from videodit.errors import Stopped
+from videodit.training.checkpoints import CheckpointStore
 
 SCRIPT = Path(train_mini.__file__)
 TINY = PRESETS["tiny"]
@@ -88,10 +88,10 @@ def logged(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
 
 
 def state_of(folder: Path) -> dict[str, Any]:
-    with safe_open(folder / "state.safetensors", framework="pt") as file:
-        state = unpack(json.loads(file.metadata()["tree"]), file.get_tensor)
-    assert isinstance(state, dict)
-    return state
+    store = CheckpointStore(folder / "checkpoints", keep=1)
+    (path,) = store.all()
+    checkpoint = store.open(path)
+    return {"step": checkpoint.step, **checkpoint.about}
 
 
 def at_call(call: int, function: Callable[..., Any], happens: Callable[[], Any]) -> Callable[..., Any]:
@@ -325,7 +325,10 @@ def test_validation_is_logged_and_the_best_is_exported(
         assert file.metadata()["step"] == str(rows[0]["step"])
         for key, value in exported.items():
             assert torch.equal(file.get_tensor(f"transformer.{key}"), value.bfloat16())
-    assert any(not torch.equal(last["ema"]["transformer"]["shadow_params"][0].bfloat16(), v) for v in exported.values())
+    (averages,) = (tmp_path / "dit" / "checkpoints").glob("*/ema.safetensors")
+    with safe_open(averages, "pt") as file:  # those of the end are others
+        last_ones = {key: file.get_tensor(f"ema.transformer.{key}") for key in exported}
+    assert any(not torch.equal(last_ones[key].bfloat16(), value.bfloat16()) for key, value in exported.items())
 
 
 @pytest.mark.slow

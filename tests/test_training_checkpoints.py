@@ -105,7 +105,7 @@ def test_parameters_without_a_gradient_have_no_state(tmp_path: Path) -> None:
 
     model, state = make()
     model["used"](torch.ones(1, 3)).sum().backward()
-    state.optimizer.step()
+    state.optimizers[0].step()
     store = CheckpointStore(tmp_path, keep=1)
     path = store.save(1, state.tensors(), {})
     _, again = make()
@@ -226,7 +226,7 @@ def test_files_are_what_safetensors_reads(tmp_path: Path) -> None:
         target = torch.zeros(1)
         reader.read_into("x.y", Window((1,), (1,)), target)
         assert target == 1
-        with pytest.raises(ValueError, match=r"holds 1 of the 2 numbers of x.y"):
+        with pytest.raises(ValueError, match=r"holds 1 of the 2 values of x.y"):
             reader.read_into("x.y", Window((1,), (2,)), torch.zeros(2))
 
 

@@ -14,11 +14,11 @@ from accelerate.state import AcceleratorState
 from tiny_families import CASES, PROMPT
 
 from videodit import VideoDiTPipeline
-from videodit.datasets.clips.buckets import Bucket, Sample, SamplePlan, Wanted
-from videodit.datasets.clips.encode import encode
-from videodit.datasets.clips.readers import open_clip
-from videodit.datasets.clips.records import Clip, Media
-from videodit.datasets.clips.scan import Scanned
+from videodit.datasets.clips.latents.buckets import Bucket, Sample, SamplePlan, SampleSpec
+from videodit.datasets.clips.latents.encode_clips import encode
+from videodit.datasets.clips.reading.readers import open_clip
+from videodit.datasets.clips.reading.records import Clip, Media
+from videodit.datasets.clips.scanning.scan_clips import ScannedClip
 from videodit.families import sampling_of
 from videodit.media import write_video
 from videodit.pipelines.clip_encoder import ClipEncoder
@@ -62,8 +62,8 @@ def prepared(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
         geometry = encoder.pipe.spec.geometry
         bucket = Bucket(*geometry.pixel_size(type(geometry.vae_stride)(*CASES[name].latent[1:])))
         samples = tuple(sample(tmp_path / f"{seed}.mp4", bucket, seed) for seed in range(2))
-        wanted = Wanted(geometry, 8.0, (bucket.frames,), geometry.num_tokens(*bucket))
-        encode(SamplePlan(wanted, samples), encoder, cache)
+        spec = SampleSpec(geometry, 8.0, (bucket.frames,), geometry.num_tokens(*bucket))
+        encode(SamplePlan(spec, samples), encoder, cache)
         return model, cache
 
     return make
@@ -75,7 +75,7 @@ def sample(path: Path, bucket: Bucket, seed: int) -> Sample:
     write_video(path, np.random.default_rng(seed).integers(0, 256, shape, np.uint8), fps=8)
     clip = Clip(path.name, Media(path), PROMPT)
     with open_clip(clip.media) as opened:
-        return Sample(Scanned(clip, content=clip.media.content_hash(), info=opened.info), 0.0, bucket)
+        return Sample(ScannedClip(clip, content=clip.media.content_hash(), info=opened.info), 0.0, bucket)
 
 
 def clips_like(call: dict[str, Any], folder: Path) -> dict[str, Any]:

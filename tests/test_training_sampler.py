@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from videodit.datasets.clips.buckets import Bucket
+from videodit.datasets.clips.latents.buckets import Bucket
 from videodit.training.sampler import StepSampler, keyed, shuffled
 
 A, B, C = Bucket(17, 64, 64), Bucket(17, 48, 80), Bucket(1, 64, 64)

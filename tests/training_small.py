@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 
-from videodit.datasets.clips.buckets import Wanted, plan_samples
-from videodit.datasets.clips.encode import encode
-from videodit.datasets.clips.readers import open_clip
-from videodit.datasets.clips.records import Clip, Media
-from videodit.datasets.clips.scan import Scanned
+from videodit.datasets.clips.latents.buckets import SampleSpec, plan_samples
+from videodit.datasets.clips.latents.encode_clips import encode
+from videodit.datasets.clips.reading.readers import open_clip
+from videodit.datasets.clips.reading.records import Clip, Media
+from videodit.datasets.clips.scanning.scan_clips import ScannedClip
 from videodit.media import write_video
 from videodit.pipelines.clip_encoder import ClipEncoder
 from videodit.training.config import TrainingConfig, load_config
@@ -50,10 +50,10 @@ def small_cache(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         write_video(clips / f"{name}.mp4", waves(frames, height, width), fps=16)
         clip = Clip(name, Media(clips / f"{name}.mp4"), caption)
         with open_clip(clip.media) as opened:
-            scanned.append(Scanned(clip, content=clip.media.content_hash(), info=opened.info))
+            scanned.append(ScannedClip(clip, content=clip.media.content_hash(), info=opened.info))
     encoder = ClipEncoder(str(tiny_model))
-    wanted = Wanted(encoder.pipe.spec.geometry, 16.0, (1, 9, 17), 20)
-    encode(plan_samples(scanned, wanted), encoder, folder)
+    spec = SampleSpec(encoder.pipe.spec.geometry, 16.0, (1, 9, 17), 20)
+    encode(plan_samples(scanned, spec), encoder, folder)
     return folder
 
 

@@ -21,11 +21,10 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention import AttentionModuleMixin
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from einops import rearrange
 from torch import Tensor, nn
 
+from videodit._diffusers import AttentionModuleMixin, dispatch_attention_fn
 from videodit.errors import InputError
 from videodit.initialization import initialize
 from videodit.positions import apply_rotary

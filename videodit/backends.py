@@ -12,10 +12,10 @@ from typing import Any
 
 def backend_of(processor: Any) -> str:
     """The backend that an attention processor uses at the moment: its own, or that of the process."""
-    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+    from videodit._diffusers import AttentionBackendRegistry
 
     own = processor._attention_backend
-    backend = _AttentionBackendRegistry.get_active_backend()[0] if own is None else own
+    backend = AttentionBackendRegistry.get_active_backend()[0] if own is None else own
     return str(getattr(backend, "value", backend))
 
 

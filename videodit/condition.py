@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from torch import Tensor
 
+from videodit._diffusers import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from videodit.blocks import Modulation
 from videodit.blocks.base import cond_dim
 from videodit.errors import InputError

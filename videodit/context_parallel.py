@@ -15,14 +15,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from diffusers.models._modeling_parallel import (
-    ContextParallelConfig,
-    ContextParallelInput,
-    ContextParallelOutput,
-    ParallelConfig,
-)
+from diffusers import ContextParallelConfig
 from torch import Tensor
 
+from videodit._diffusers import ContextParallelInput, ContextParallelOutput, ParallelConfig
 from videodit.blocks import Modulation
 from videodit.errors import InputError
 

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import CacheMixin, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.attention import AttentionMixin
-from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from videodit._diffusers import AttentionMixin, hook_names, offloading_hook
 from videodit.adapters.network import AdaptedNetwork
 from videodit.adapters.state import scaled_adapters
 from videodit.attention import KeysValues, QKNorm
@@ -406,4 +405,4 @@ class VideoDiT(
 
 def _is_hooked(module: nn.Module) -> bool:
     """Whether something happens before a module's forward: only there are offloaded or sharded weights in place."""
-    return bool(module._forward_pre_hooks) or hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook")
+    return bool(module._forward_pre_hooks) or offloading_hook(module) is not None or hook_names(module) is not None

@@ -1,50 +1,15 @@
-"""What a clip of a data set is before anything of it is decoded: its name, its bytes, its caption."""
+"""The old place of :mod:`videodit.datasets.clips.reading.records`, for one release."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import warnings
 
-from videodit.reading.files import Media
+from videodit.datasets.clips.reading.records import Clip, Media, Source
 
 __all__ = ["Clip", "Media", "Source"]
 
-
-@dataclass(frozen=True)
-class Clip:
-    """One clip of a source.
-
-    Args:
-        name: unique in its source, and what reports call it.
-        media: where its bytes are: a video, or an image, which is a clip of one frame.
-        caption: what it shows; ``None`` if nobody said.
-        start: where it begins in the file, in seconds from the first frame.
-        end: where it ends; ``None`` for the file's end.
-        fps: play the file's frames at this rate, in place of its own time stamps; ``None`` trusts them.
-    """
-
-    name: str
-    media: Media
-    caption: str | None = None
-    start: float = 0.0
-    end: float | None = None
-    fps: float | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """The clips of a folder, a manifest or a set of shards, by name.
-
-    Attributes:
-        clips: in an order that the source alone decides.
-        notices: what a user should know: columns that were not used, files that were passed over.
-    """
-
-    clips: tuple[Clip, ...]
-    notices: tuple[str, ...] = ()
-
-    def __iter__(self) -> Iterator[Clip]:
-        return iter(self.clips)
-
-    def __len__(self) -> int:
-        return len(self.clips)
+warnings.warn(
+    "videodit.datasets.clips.records has moved: import from videodit.datasets.clips.reading.records",
+    DeprecationWarning,
+    stacklevel=2,
+)

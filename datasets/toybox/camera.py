@@ -5,8 +5,8 @@ units; a large ball is 2.5 units wide. The camera is always `HEIGHT` above the g
 slope. A camera that stands still is at ``(0, HEIGHT, 0)`` and looks along ``z``.
 
 A moving camera is drawn by moving the world: *view axes* are the world's, shifted and turned about the vertical
-so that the camera stands where one that stands still does. Everything below but `view`, `to_view`, `from_view`
-and `matrices` speaks of them.
+so that the camera stands where one that stands still does. All functions but `view`, `to_view`, `from_view` and
+`matrices` take and return view axes.
 """
 
 from __future__ import annotations

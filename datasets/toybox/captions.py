@@ -1,6 +1,6 @@
 """Sentences about toybox scenes, from a small grammar.
 
-Every word stands in the tables below, so the vocabulary is known without sampling. What a sentence says is
+Every word stands in the tables of this file, so the vocabulary is known without sampling. What a sentence says is
 true of its scene; what it leaves out is chance. A name always has its colour and its shape, by which the objects of
 a scene can be told apart.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -15,7 +15,21 @@ from videodit.datasets.toybox.scene import Scene, Split, sample_scene
 from videodit.errors import InputError
 
 
-class ToyboxDataset(Dataset[dict[str, Any]]):
+class ToyboxItem(TypedDict):
+    """One clip of a `ToyboxDataset`.
+
+    Attributes:
+        video: float32 [3,T,H,W] from -1 to 1.
+        caption: What it shows.
+        seed: Of its scene and caption.
+    """
+
+    video: torch.Tensor
+    caption: str
+    seed: int
+
+
+class ToyboxDataset(Dataset[ToyboxItem]):
     """A fixed list of toybox clips that takes no space.
 
     Item i depends on ``seed``, ``split`` and i alone, never on ``num_clips`` or on the items before it.
@@ -53,7 +67,7 @@ class ToyboxDataset(Dataset[dict[str, Any]]):
         self.fps = fps
         self.split = split
         self.seed = seed
-        self.scene(0)  # a wrong seed or split should be heard of here, not in a worker
+        self.scene(0)  # a wrong seed or split is an error here, not later in a worker
 
     def __len__(self) -> int:
         return self.num_clips
@@ -80,7 +94,7 @@ class ToyboxDataset(Dataset[dict[str, Any]]):
         rendering = render(scenes, height=self.height, width=self.width, num_frames=self.num_frames, fps=self.fps)
         return rendering.video, captions
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> ToyboxItem:
         """One clip: ``video`` float32 [3,T,H,W] from -1 to 1, ``caption`` and ``seed``."""
         video, captions = self.batch([index])
         return {"video": video[0].float() / 127.5 - 1, "caption": captions[0], "seed": self.clip_seed(index)}

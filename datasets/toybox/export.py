@@ -1,7 +1,7 @@
 """Toybox on disk: MP4s with their captions and ground truth, as a data set for others.
 
-    DIR/toybox.json         what all clips have in common, see `settings`
-    DIR/manifest.jsonl      one line of JSON for each clip, see `entry`
+    DIR/toybox.json         what all clips have in common, see `dataset_settings`
+    DIR/manifest.jsonl      one line of JSON for each clip, see `manifest_entry`
     DIR/clips/000000.mp4    H.264
     DIR/truth/000000.npz    `TRUTH`, compressed, without pickles
 
@@ -17,7 +17,6 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -36,7 +35,7 @@ TRUTH = ("mask", "depth", "boxes", "tracks", "world_to_camera", "intrinsics")
 _SETTINGS, _MANIFEST, _CLIPS, _TRUTH = "toybox.json", "manifest.jsonl", "clips", "truth"
 
 
-def settings(data: ToyboxDataset) -> dict[str, Any]:
+def dataset_settings(data: ToyboxDataset) -> dict[str, object]:
     """What decides every clip of a data set: the content of ``toybox.json``."""
     return {
         "format": FORMAT,
@@ -51,7 +50,7 @@ def settings(data: ToyboxDataset) -> dict[str, Any]:
     }
 
 
-def entry(data: ToyboxDataset, index: int) -> dict[str, Any]:
+def manifest_entry(data: ToyboxDataset, index: int) -> dict[str, object]:
     """The manifest's line for one clip.
 
     Keys: ``video`` and ``truth`` (paths in the folder), ``caption``, ``canonical_caption``, ``seed`` (of the scene
@@ -80,7 +79,7 @@ def export(data: ToyboxDataset, out: Path, *, report: Callable[[int], object] = 
 
     Args:
         data: Which clips. Both sides are even and at least `MIN_SIDE` pixels.
-        out: The folder: without any of the files above, or of an earlier call with the same data or fewer clips.
+        out: The folder: without files of these names, or of an earlier call with the same data or fewer clips.
         report: Called with the number of clips that are done: first with those that were there, then after each.
 
     Returns:
@@ -99,7 +98,7 @@ def export(data: ToyboxDataset, out: Path, *, report: Callable[[int], object] = 
         for done, index in enumerate(missing, start=data.num_clips - len(missing) + 1):
             _write_clip(data, index, *_files(out, index))
             if index >= listed:
-                manifest.write(json.dumps(entry(data, index)) + "\n")
+                manifest.write(json.dumps(manifest_entry(data, index)) + "\n")
                 manifest.flush()
             report(done)
     return len(missing)
@@ -131,7 +130,7 @@ def _check_folder(data: ToyboxDataset, out: Path) -> None:
         before = dict(json.loads((out / _SETTINGS).read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
         raise InputError(f"cannot go on in {str(out)!r}: its {_SETTINGS!r} is damaged ({error})") from error
-    now = settings(data)
+    now = dataset_settings(data)
     if isinstance(before.get("clips"), int) and before["clips"] < data.num_clips:
         before["clips"] = data.num_clips  # more clips than before
     differences = [f"{key} {before.get(key)!r} instead of {now[key]!r}" for key in now if before.get(key) != now[key]]
@@ -147,7 +146,7 @@ def _prepare(data: ToyboxDataset, out: Path) -> int:
     """
     out.mkdir(parents=True, exist_ok=True)
     # Before anything else, so that a folder that was begun says what it is.
-    write_whole(out / _SETTINGS, (json.dumps(settings(data), indent=2) + "\n").encode())
+    write_whole(out / _SETTINGS, (json.dumps(dataset_settings(data), indent=2) + "\n").encode())
     for folder in (out / _CLIPS, out / _TRUTH):
         folder.mkdir(exist_ok=True)
     path = out / _MANIFEST

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from videodit.datasets.toybox import camera as cam
-from videodit.datasets.toybox.look import COLOR_VALUES, LIGHT_VALUES, stripe_value
+from videodit.datasets.toybox.appearance import COLOR_VALUES, LIGHT_VALUES, stripe_value
 from videodit.datasets.toybox.motion import EXTENT, RADIUS, paths
 from videodit.datasets.toybox.scene import SHAPES, Scene
 

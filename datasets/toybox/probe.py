@@ -5,7 +5,7 @@ clip's ground, light, camera and interaction. `match` compares a reading with th
 `adherence` does so for many clips.
 
 The network finds objects as peaks of a heat map of their centres in the middle frame (Zhou et al., "Objects as
-Points", 2019) and reads their attributes there. All its convolutions are two-dimensional; frames hear of one another
+Points", 2019) and reads their attributes there. All its convolutions are two-dimensional; frames exchange information
 by channels that are shifted in time (Lin et al., "TSM", 2019), so it takes clips of any length.
 
 Letters: ``B`` clips, ``T`` frames, ``H W`` pixels, ``C`` channels, ``K`` classes.
@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from videodit.datasets.toybox.scene import (
@@ -42,20 +42,20 @@ from videodit.datasets.toybox.scene import (
 )
 from videodit.errors import InputError
 
-OF_OBJECT: dict[str, tuple[str, ...]] = {"shape": SHAPES, "color": COLORS, "size": SIZES, "motion": MOTIONS}
-"""What is read of each object, and its words in the order of the network's outputs."""
-OF_CLIP: dict[str, tuple[str, ...]] = {
+OBJECT_ATTRIBUTES: dict[str, tuple[str, ...]] = {"shape": SHAPES, "color": COLORS, "size": SIZES, "motion": MOTIONS}
+"""The attributes of an object, each with its words in the order of the network's outputs."""
+CLIP_ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "ground": GROUNDS,
     "light": LIGHTS,
     "camera": CAMERAS,
     "interaction": INTERACTIONS,
 }
-"""What is read of each clip."""
+"""The attributes of a whole clip, in the same form as those of an object."""
 IN_TIME = ("motion", "camera", "interaction")
-"""What one frame does not show."""
+"""Attributes that one frame does not show."""
 
-OF_MATCH = ("count", "bound", "bound_motion", "all")
-"""What is said of a clip's objects together, see `Match`."""
+MATCH_MEASURES = ("count", "bound", "bound_motion", "all")
+"""Measures of all objects of a clip together, fields and properties of `Match`."""
 
 AREA = 64 * 64
 """Frames are scaled to about this many pixels before they are read."""
@@ -125,13 +125,13 @@ def summary(x: Tensor, frames: int) -> Tensor:
 
 @dataclass
 class ProbeOutput:
-    """What the network says, before it is put into words.
+    """The network's output, before it is decoded into words.
 
     Attributes:
         heat: [B,H,W] in cells of `STRIDE` pixels: the logit that the centre of an object is there in the middle
             frame.
-        objects: For each of `OF_OBJECT` the logits [B,K,H,W] of an object whose centre is there.
-        clip: For each of `OF_CLIP` the logits [B,K].
+        objects: For each of `OBJECT_ATTRIBUTES` the logits [B,K,H,W] of an object whose centre is there.
+        clip: For each of `CLIP_ATTRIBUTES` the logits [B,K].
     """
 
     heat: Tensor
@@ -157,7 +157,7 @@ class ToyboxProbe(ModelMixin, ConfigMixin):
         self, width: int = 64, early: int = 1, late: int = 3, words: dict[str, list[str]] | None = None
     ) -> None:
         super().__init__()
-        legal = {name: list(values) for name, values in (OF_OBJECT | OF_CLIP).items()}
+        legal = {name: list(values) for name, values in (OBJECT_ATTRIBUTES | CLIP_ATTRIBUTES).items()}
         if words is not None and words != legal:
             changed = [name for name in legal if words.get(name) != legal[name]] or ["other attributes"]
             raise InputError(f"the probe was trained on another world: it has other words for {', '.join(changed)}")
@@ -172,9 +172,9 @@ class ToyboxProbe(ModelMixin, ConfigMixin):
         self.norm_late = nn.LayerNorm(2 * width)
         self.up1 = nn.Conv2d(3 * width, width, 3, padding=1)
         self.up2 = nn.Conv2d(width + 24, width, 3, padding=1)
-        self.proj_out = nn.Conv2d(width, 1 + sum(map(len, OF_OBJECT.values())), 1)
+        self.proj_out = nn.Conv2d(width, 1 + sum(map(len, OBJECT_ATTRIBUTES.values())), 1)
         self.clip_in = nn.Linear(4 * width, 2 * width)
-        self.clip_proj_out = nn.Linear(2 * width, sum(map(len, OF_CLIP.values())))
+        self.clip_proj_out = nn.Linear(2 * width, sum(map(len, CLIP_ATTRIBUTES.values())))
         assert self.proj_out.bias is not None
         nn.init.constant_(self.proj_out.bias[:1], -3.0)  # most places are no object's centre
 
@@ -201,11 +201,13 @@ class ToyboxProbe(ModelMixin, ConfigMixin):
         y = F.relu(self.up1(torch.cat([y, early.unflatten(0, (-1, half))[:, middle // 2]], 1)))
         y = F.interpolate(y, scale_factor=2.0)
         y = F.relu(self.up2(torch.cat([y, fine.unflatten(0, (-1, frames))[:, middle]], 1)))
-        heat, *objects = self.proj_out(y).float().split([1, *map(len, OF_OBJECT.values())], 1)
+        heat, *objects = self.proj_out(y).float().split([1, *map(len, OBJECT_ATTRIBUTES.values())], 1)
         clip = self.clip_proj_out(F.relu(self.clip_in(summary(late, quarter)))).float()
-        parts = clip.split([len(values) for values in OF_CLIP.values()], 1)
+        parts = clip.split([len(values) for values in CLIP_ATTRIBUTES.values()], 1)
         return ProbeOutput(
-            heat[:, 0], dict(zip(OF_OBJECT, objects, strict=True)), dict(zip(OF_CLIP, parts, strict=True))
+            heat[:, 0],
+            dict(zip(OBJECT_ATTRIBUTES, objects, strict=True)),
+            dict(zip(CLIP_ATTRIBUTES, parts, strict=True)),
         )
 
     @classmethod
@@ -233,18 +235,18 @@ class ToyboxProbe(ModelMixin, ConfigMixin):
             clips: uint8, [B,T,H,W,3] or as the renderer's [B,3,T,H,W], or a list of clips [T,H,W,3] of any sizes.
 
         Raises:
-            InputError: clips of another type or shape.
+            InputError: Clips of another type or shape.
         """
         if not isinstance(clips, (Tensor, np.ndarray)):
             return [reading for clip in clips for reading in self.read(np.asarray(clip)[None])]
         readings = []
         for first in range(0, len(clips), _BATCH):
-            video = as_read(torch.as_tensor(clips[first : first + _BATCH]).to(self.device)).to(self.dtype)
-            readings += in_words(self(video), still=video.shape[2] == 1)
+            video = preprocess(torch.as_tensor(clips[first : first + _BATCH]).to(self.device)).to(self.dtype)
+            readings += decode_output(self(video), still=video.shape[2] == 1)
         return readings
 
 
-def as_read(clips: Tensor | np.ndarray) -> Tensor:
+def preprocess(clips: Tensor | np.ndarray) -> Tensor:
     """Clips as the network takes them: float32 [B,3,T,H,W] in [-1, 1], of about `AREA` pixels.
 
     Args:
@@ -280,15 +282,18 @@ def through_mp4(clip: np.ndarray | Tensor, *, fps: float, crf: int = 16) -> np.n
         return read_video(path).frames
 
 
-# ---- in words --------------------------------------------------------------------------------------
+# ---- words -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundObject:
     """One object that was found.
 
     Attributes:
-        shape: One of `SHAPES`; the others likewise. The motion is None where there is one frame.
+        shape: One of `SHAPES`.
+        color: One of `COLORS`.
+        size: One of `SIZES`.
+        motion: One of `MOTIONS`; None where there is one frame.
         score: How sure it is that there is an object, 0 to 1.
         center: Where its centre is in the middle frame, from the left and from the top, in parts of the frame.
     """
@@ -305,24 +310,24 @@ class Found:
 class Reading:
     """What a clip shows: its objects, the surest first; camera and interaction are None where there is one frame."""
 
-    objects: tuple[Found, ...]
+    objects: tuple[FoundObject, ...]
     ground: str
     light: str
     camera: str | None
     interaction: str | None
 
 
-def in_words(output: ProbeOutput, *, still: bool) -> list[Reading]:
+def decode_output(output: ProbeOutput, *, still: bool) -> list[Reading]:
     """The network's output for B clips as B readings; of still ones, nothing that takes time."""
     heat = output.heat.sigmoid()
     height, width = heat.shape[1:]
     peaks = torch.where(heat == F.max_pool2d(heat, 3, 1, 1), heat, 0).flatten(1)
     scores, cells = peaks.topk(min(MOST_FOUND, peaks.shape[1]))  # [B,N]
     words: dict[str, list[Any]] = {}
-    for name, legal in OF_OBJECT.items():
+    for name, legal in OBJECT_ATTRIBUTES.items():
         best = output.objects[name].argmax(1).flatten(1).gather(1, cells)
         words[name] = [[legal[k] for k in row] for row in best.tolist()]
-    for name, legal in OF_CLIP.items():
+    for name, legal in CLIP_ATTRIBUTES.items():
         words[name] = [legal[k] for k in output.clip[name].argmax(1).tolist()]
     if still:
         words["motion"] = [[None] * cells.shape[1]] * len(cells)
@@ -330,15 +335,15 @@ def in_words(output: ProbeOutput, *, still: bool) -> list[Reading]:
     readings = []
     for b, (row, places) in enumerate(zip(scores.tolist(), cells.tolist(), strict=True)):
         objects = tuple(
-            Found(
-                **{name: words[name][b][n] for name in OF_OBJECT},
+            FoundObject(
+                **{name: words[name][b][n] for name in OBJECT_ATTRIBUTES},
                 score=score,
                 center=((place % width + 0.5) / width, (place // width + 0.5) / height),
             )
             for n, (score, place) in enumerate(zip(row, places, strict=True))
             if score >= THRESHOLD
         )
-        readings.append(Reading(objects, *(words[name][b] for name in OF_CLIP)))
+        readings.append(Reading(objects, *(words[name][b] for name in CLIP_ATTRIBUTES)))
     return readings
 
 
@@ -350,11 +355,11 @@ class Match:
     """What a reading has of what a scene asks for; None is what was not judged.
 
     Attributes:
-        objects: For each object of the scene, by the names of `OF_OBJECT`, whether the found object that stands for
-            it has the same. An object that none stands for has nothing. Motion is not judged in one frame, nor of a
-            pair that collides, whose motion changes on the way.
+        objects: For each object of the scene, by the names of `OBJECT_ATTRIBUTES`, whether the found object that
+            stands for it has the same. An object that none stands for has nothing. Motion is not judged in one
+            frame, nor of a pair that collides, whose motion changes on the way.
         found: For each object of the scene the index of the found object that stands for it, or None.
-        clip: By the names of `OF_CLIP`, whether it is the same. The interaction is judged where there are two
+        clip: By the names of `CLIP_ATTRIBUTES`, whether it is the same. The interaction is judged where there are two
             objects or more.
         count: Whether as many objects were found as the scene has.
     """
@@ -396,7 +401,7 @@ def match(scene: Scene, reading: Reading) -> Match:
     def verdict(n: int, found: int | None) -> dict[str, bool | None]:
         judged: dict[str, bool | None] = {
             name: found is not None and getattr(asked[n], name) == getattr(reading.objects[found], name)
-            for name in OF_OBJECT
+            for name in OBJECT_ATTRIBUTES
         }
         return judged | ({"motion": None} if one_frame or n < unmoved else {})
 
@@ -408,7 +413,7 @@ def match(scene: Scene, reading: Reading) -> Match:
 
     there: list[int | None] = [n if n < len(reading.objects) else None for n in range(len(asked))]
     best = max(permutations(there), key=worth)
-    clip: dict[str, bool | None] = {name: getattr(scene, name) == getattr(reading, name) for name in OF_CLIP}
+    clip: dict[str, bool | None] = {name: getattr(scene, name) == getattr(reading, name) for name in CLIP_ATTRIBUTES}
     if one_frame:
         clip |= {"camera": None, "interaction": None}
     elif len(asked) == 1:
@@ -420,12 +425,12 @@ def match(scene: Scene, reading: Reading) -> Match:
 def tally(matches: Iterable[Match]) -> dict[str, tuple[int, int]]:
     """How many verdicts were right, and of how many; what was never judged is left out.
 
-    Keys: those of `OF_OBJECT`, counted by object; those of `OF_CLIP`, and ``count``, ``bound``, ``bound_motion`` and
-    ``all`` of `Match`, counted by clip.
+    Keys: those of `OBJECT_ATTRIBUTES`, counted by object; those of `CLIP_ATTRIBUTES`, and ``count``, ``bound``,
+    ``bound_motion`` and ``all`` of `Match`, counted by clip.
     """
-    verdicts: dict[str, list[bool]] = {name: [] for name in (*OF_OBJECT, *OF_CLIP, *OF_MATCH)}
+    verdicts: dict[str, list[bool]] = {name: [] for name in (*OBJECT_ATTRIBUTES, *CLIP_ATTRIBUTES, *MATCH_MEASURES)}
     for one in matches:
-        rows = [*one.objects, one.clip, {name: getattr(one, name) for name in OF_MATCH}]
+        rows = [*one.objects, one.clip, {name: getattr(one, name) for name in MATCH_MEASURES}]
         for name, value in (pair for row in rows for pair in row.items()):
             if value is not None:
                 verdicts[name].append(value)

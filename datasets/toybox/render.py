@@ -19,8 +19,8 @@ import torch
 
 from videodit.datasets.toybox import camera as cam
 from videodit.datasets.toybox import solids
+from videodit.datasets.toybox.appearance import background
 from videodit.datasets.toybox.layout import Objects
-from videodit.datasets.toybox.look import background
 from videodit.datasets.toybox.motion import EXTENT
 from videodit.datasets.toybox.scene import SHAPES, Scene
 from videodit.errors import InputError

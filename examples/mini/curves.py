@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mini.trainer import read_log
+from videodit.training.log import read_log
 
 SIZE = (760, 360)
 MARGIN = (70, 44, 24, 46)  # left, top, right, bottom

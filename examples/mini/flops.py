@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from mini.recipe import Form, Recipe
 from videodit import CausalVideoVAE, VideoDiT
-from videodit.datasets.toybox.probe import ToyboxProbe, as_read
+from videodit.datasets.toybox.probe import ToyboxProbe, preprocess
 from videodit.training.flops import count_flops
 
 TRAINING = 3
@@ -36,7 +36,7 @@ def vae_flops(recipe: Recipe, form: Form) -> int:
 
 def probe_flops(form: Form) -> int:
     """FLOPs of reading one clip."""
-    size = as_read(torch.zeros(1, 3, *form, dtype=torch.uint8)).shape
+    size = preprocess(torch.zeros(1, 3, *form, dtype=torch.uint8)).shape
     with torch.device("meta"):
         probe, clip = ToyboxProbe(), torch.empty(size)
     return count(lambda: probe(clip))

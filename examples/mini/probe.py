@@ -26,13 +26,13 @@ from mini.recipe import Form, Recipe
 from mini.trainer import Step, Trainer, autocast
 from videodit.datasets.toybox import Rendering, Scene, render, sample_scene
 from videodit.datasets.toybox.probe import (
+    CLIP_ATTRIBUTES,
     IN_TIME,
-    OF_CLIP,
-    OF_OBJECT,
+    OBJECT_ATTRIBUTES,
     ProbeOutput,
     ToyboxProbe,
     adherence,
-    as_read,
+    preprocess,
     through_mp4,
 )
 from videodit.datasets.toybox.scene import Split
@@ -126,7 +126,7 @@ def training_step(
         ground_truth=True,
     )
     clips = worsened(shown.video, own, fps, generator)
-    video = as_read(clips)
+    video = preprocess(clips)
     with autocast(device):
         output = probe(video)
     metrics = losses(output, scenes, shown)
@@ -178,17 +178,18 @@ def halved_colour(x: Tensor) -> Tensor:
 
 def word_indices(scenes: Sequence[Scene], slots: int) -> dict[str, Tensor]:
     """For each attribute the index of its word: [B,N] of objects, -1 where there is none, and [B] of clips."""
-    of_objects = torch.full((len(OF_OBJECT), len(scenes), slots), -1)
+    of_objects = torch.full((len(OBJECT_ATTRIBUTES), len(scenes), slots), -1)
     for b, scene in enumerate(scenes):
         for n, thing in enumerate(scene.objects):
-            for a, (name, words) in enumerate(OF_OBJECT.items()):
+            for a, (name, words) in enumerate(OBJECT_ATTRIBUTES.items()):
                 of_objects[a, b, n] = words.index(getattr(thing, name))
     for b, scene in enumerate(scenes):
         if scene.interaction == "collide":  # their motion changes on the way
-            of_objects[list(OF_OBJECT).index("motion"), b, :2] = -1
-    found = dict(zip(OF_OBJECT, of_objects, strict=True))
+            of_objects[list(OBJECT_ATTRIBUTES).index("motion"), b, :2] = -1
+    found = dict(zip(OBJECT_ATTRIBUTES, of_objects, strict=True))
     return found | {
-        name: torch.tensor([words.index(getattr(scene, name)) for scene in scenes]) for name, words in OF_CLIP.items()
+        name: torch.tensor([words.index(getattr(scene, name)) for scene in scenes])
+        for name, words in CLIP_ATTRIBUTES.items()
     }
 
 
@@ -241,7 +242,7 @@ def losses(output: ProbeOutput, scenes: Sequence[Scene], shown: Rendering) -> di
     for name, weight in WEIGHTS.items():
         if shown.video.shape[2] == 1 and name in IN_TIME:
             continue
-        if name in OF_CLIP:
+        if name in CLIP_ATTRIBUTES:
             logits = output.clip[name]
             loss, metrics[name] = compare(logits, right[name])
         else:

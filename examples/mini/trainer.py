@@ -7,22 +7,21 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
-from diffusers.training_utils import EMAModel
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mini.processes import RANK, WORLD, agree, average
 from videodit.errors import Stopped
 from videodit.files import replacing, write_whole
-
-_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+from videodit.training.checkpoints import Checkpoint, CheckpointStore
+from videodit.training.log import read_log
+from videodit.training.signals import StopSignals
+from videodit.training.state import Ema, TrainingState
 
 
 class Step(NamedTuple):
@@ -62,6 +61,21 @@ class Progress:
             "tflops": round(self.flops * WORLD / self.seconds / 1e12, 4),
         }
         return rates | {name: round(total.item() / self.counts[name], 5) for name, total in self.sums.items()}
+
+
+class Averages(Ema):
+    """Averages that are the parameters after the first step, and from then on a step behind :class:`Ema`'s warm-up."""
+
+    def decay_at(self, step: int) -> float:
+        """The decay of the update after a step, counted from 1."""
+        return super().decay_at(step - 1) if step > 1 else 0.0
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the averages towards the parameters; rounded as it was for the weights that are published."""
+        averages = list(self.averages.values())
+        away = torch._foreach_sub(averages, list(self.parameters.values()))
+        torch._foreach_sub_(averages, away, alpha=1 - self.decay_at(step))
 
 
 class Trainer:
@@ -109,15 +123,19 @@ class Trainer:
         self.minutes, self.warmup_steps, self.cooldown, self.seed = minutes, warmup_steps, cooldown, seed
         self.validate, self.validate_seconds = validate, validate_minutes * 60
         self.measured_by = measured_by or {}
-        self.ema = {k: EMAModel(m.parameters(), decay=ema_decay, foreach=True) for k, m in modules.items()}
+        together = nn.ModuleDict(modules)
+        self.ema = Averages(together, decay=ema_decay)
+        self.state = TrainingState(together, optimizers, self.ema)
+        self.store = CheckpointStore(folder / "checkpoints", keep=1)
         self.base_lr = [[g["lr"] for g in o.param_groups] for o in optimizers]
         self.step, self.seconds = 0, 0.0
         self.validated_step, self.validated_seconds = 0, 0.0
         self.adherence: float | None = None
-        self.signal: int | None = None
+        self.signals = StopSignals()
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "state.safetensors").is_file():
-            self._load()
+        self.store.clear_leftovers()
+        if (latest := self.store.latest()) is not None:
+            self._load(self.store.open(latest))
         self._cut_log()
         if (folder / "best.safetensors").is_file() and self.best() is None:
             self.validated_step, self.adherence = 0, None
@@ -133,27 +151,23 @@ class Trainer:
         Raises:
             Stopped: SIGTERM, SIGINT or SIGHUP came, and the state was saved.
         """
-        handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
-        try:
+        with self.signals:
             stopped = self._loop(train_step)
             if not stopped and self.validate is not None and self.validated_step < self.step:
                 self._validate()
-                _, stopped = agree(self.seconds, self.signal is not None)
-            if not RANK:
-                self.save()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+                _, stopped = agree(self.seconds, self.signals.number is not None)
+            self.save()
         if stopped:
             message = f"{self.folder.name} stopped at step {self.step}; the same command goes on from there"
-            raise Stopped(self.signal or signal.SIGTERM, message)
+            raise Stopped(self.signals.number or signal.SIGTERM, message)
 
     def _loop(self, train_step: Callable[[torch.Generator], Step]) -> bool:
         """Train until the minutes are used up, False, or somebody wants it to stop, True."""
         for module in self.modules.values():
             module.train()
-        saved = logged = start = time.monotonic()
+        logged = start = time.monotonic()
         before, stop, progress = self.seconds, False, Progress()
+        saved = before
         while self.seconds < self.minutes * 60 and not stop:
             begun = time.monotonic()
             generator = torch.Generator().manual_seed(self.seed + self.batch_index)
@@ -163,20 +177,18 @@ class Trainer:
             norm = self._update()
             self.step += 1
             progress.add(done, norm, time.monotonic() - begun)
-            self.seconds, stop = agree(before + time.monotonic() - start, self.signal is not None)
+            self.seconds, stop = agree(before + time.monotonic() - start, self.signals.number is not None)
             if self.seconds - self.validated_seconds > self.validate_seconds and self.validate is not None and not stop:
                 self._validate()
-                self.seconds, stop = agree(before + time.monotonic() - start, self.signal is not None)
+                self.seconds, stop = agree(before + time.monotonic() - start, self.signals.number is not None)
                 self.validated_seconds = self.seconds  # from its end, or a long one would follow every step
                 saved = float("-inf")  # best weights and the state that knows of them belong together
-            if RANK:
-                continue
-            if time.monotonic() - logged > self.seconds_between_logs:
+            if time.monotonic() - logged > self.seconds_between_logs and not RANK:
                 self._log(progress.row())
                 logged, progress = time.monotonic(), Progress()
-            if time.monotonic() - saved > self.seconds_between_saves:
+            if self.seconds - saved > self.seconds_between_saves:  # the first process's, so that all save together
                 self.save()
-                saved = time.monotonic()
+                saved = self.seconds
         if progress.clips and not RANK:
             self._log(progress.row())
         return stop
@@ -189,13 +201,8 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        for name, module in self.modules.items():
-            self.ema[name].step(module.parameters())
+        self.ema.update(self.step + 1)
         return norm
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number  # the step at hand is finished first
-        signal.signal(number, signal.SIG_DFL)  # whoever sends it twice does not want to wait
 
     @property
     def batch_index(self) -> int:
@@ -215,20 +222,18 @@ class Trainer:
     def _validate(self) -> None:
         """Measure the averaged weights; keep them if none before did better."""
         assert self.validate is not None
-        if not RANK:
-            self.save()  # whoever wants it to stop may not wait until it is over
-        for name, module in self.modules.items():
-            self.ema[name].store(module.parameters())
-        self.use_ema()
-        rates = self.validate()
-        self.validated_step = self.step
-        if rates and not RANK:
-            self.adherence = rates["adherence"]
-            self._write({"kind": "validation"} | self._when() | rates)
-            if self.adherence >= (self.best() or 0.0):
-                self._save_best(self.adherence)
-        for name, module in self.modules.items():
-            self.ema[name].restore(module.parameters())
+        self.save()  # whoever wants it to stop may not wait until it is over
+        with self.ema.swapped():
+            for module in self.modules.values():
+                module.eval()
+            rates = self.validate()
+            self.validated_step = self.step
+            if rates and not RANK:
+                self.adherence = rates["adherence"]
+                self._write({"kind": "validation"} | self._when() | rates)
+                if self.adherence >= (self.best() or 0.0):
+                    self._save_best(self.adherence)
+        for module in self.modules.values():
             module.train()
 
     def best(self) -> float | None:
@@ -250,9 +255,11 @@ class Trainer:
             save_file(tensors, partial, metadata=about)
 
     def use_ema(self) -> None:
-        """Put the averaged weights into the modules."""
-        for name, module in self.modules.items():
-            self.ema[name].copy_to(module.parameters())
+        """Put the averaged weights into the modules, to stay there."""
+        with torch.no_grad():
+            for name, parameter in self.ema.parameters.items():
+                parameter.copy_(self.ema.averages[name])
+        for module in self.modules.values():
             module.eval()
 
     def use_best(self) -> str:
@@ -295,79 +302,36 @@ class Trainer:
     # ---- the state
 
     def save(self) -> None:
-        """Write the whole state beside the old one, then put it in its place."""
-        state = {
-            "step": self.step,
+        """Write a checkpoint, then remove the one before; every process makes the call."""
+        about = {
             "seconds": self.seconds,
             "validated": [self.validated_step, self.validated_seconds, self.adherence],
-            "modules": {k: m.state_dict() for k, m in self.modules.items()},
-            "ema": {k: e.state_dict() for k, e in self.ema.items()},
-            "optimizers": [o.state_dict() for o in self.optimizers],
         }
-        tensors: dict[str, Tensor] = {}
-        tree = json.dumps(pack(state, tensors))
-        with replacing(self.folder / "state.safetensors") as partial:
-            save_file(tensors, partial, metadata={"tree": tree})
+        self.store.save(self.step, self.state.tensors(), about)
 
-    def _load(self) -> None:
-        with safe_open(self.folder / "state.safetensors", framework="pt") as file:
-            state = unpack(json.loads(file.metadata()["tree"]), file.get_tensor)
-        self._check_sizes(state["modules"])
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.validated_step, self.validated_seconds, self.adherence = state["validated"]
-        for name, module in self.modules.items():
-            module.load_state_dict(state["modules"][name])
-            self.ema[name].load_state_dict(state["ema"][name])
-            self.ema[name].to(next(module.parameters()).device)
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        if not RANK:
-            print(f"resuming {self.folder.name} at step {self.step}, {self.seconds / 60:.1f} min", flush=True)
+    def _load(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint.
 
-    def _check_sizes(self, saved: dict[str, dict[str, Tensor]]) -> None:
-        """Refuse the state of other networks, before anything of it is loaded."""
-        here, there = (
-            {f"{name}.{key}": tuple(value.shape) for name, tensors in modules.items() for key, value in tensors.items()}
-            for modules in ({name: module.state_dict() for name, module in self.modules.items()}, saved)
-        )
+        Raises:
+            SystemExit: it is of other networks; nothing of it is loaded then.
+        """
+        here = {
+            name: tuple(tensor.shape)
+            for name, tensor in self.state.tensors().items()
+            if not name.startswith("optimizer.")
+        }
+        there = {name: spec.shape for name, spec in checkpoint.specs.items() if not name.startswith("optimizer.")}
         for key in sorted(here.keys() | there.keys()):
             if here.get(key) != there.get(key):
                 raise SystemExit(
                     f"{self.folder} holds a run of another preset or seed: {key} is {there.get(key)} there and "
                     f"{here.get(key)} here; give another --out"
                 )
-
-
-def read_log(log: Path) -> list[dict[str, Any]]:
-    """The rows of a log, without a last one that was not written to its end."""
-    lines = log.read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines[:-1]]
-    for line in lines[-1:]:
-        with suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return rows
-
-
-def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Nested dicts and lists as JSON; their tensors go to ``tensors`` and leave a number behind."""
-    if isinstance(value, Tensor):
-        key = str(len(tensors))
-        tensors[key] = value.detach().cpu().contiguous().clone()
-        return {"tensor": key}
-    if isinstance(value, dict):
-        return {"dict": [[key, pack(inner, tensors)] for key, inner in value.items()]}
-    if isinstance(value, (list, tuple)):
-        return [pack(inner, tensors) for inner in value]
-    return value
-
-
-def unpack(value: Any, tensor: Callable[[str], Tensor]) -> Any:
-    """The inverse of :func:`pack`."""
-    if isinstance(value, dict):
-        if "tensor" in value:
-            return tensor(value["tensor"])
-        return {key: unpack(inner, tensor) for key, inner in value["dict"]}
-    return [unpack(inner, tensor) for inner in value] if isinstance(value, list) else value
+        self.state.load(checkpoint)
+        self.step, self.seconds = checkpoint.step, checkpoint.about["seconds"]
+        self.validated_step, self.validated_seconds, self.adherence = checkpoint.about["validated"]
+        if not RANK:
+            print(f"resuming {self.folder.name} at step {self.step}, {self.seconds / 60:.1f} min", flush=True)
 
 
 def autocast(device: torch.device) -> torch.autocast:

@@ -14,7 +14,7 @@ from mini.processes import RANK, WORLD, gather
 from mini.trainer import autocast
 from videodit import VideoDiTPipeline
 from videodit.datasets.toybox import canonical_caption
-from videodit.datasets.toybox.probe import OF_CLIP, OF_OBJECT, ToyboxProbe, adherence
+from videodit.datasets.toybox.probe import CLIP_ATTRIBUTES, OBJECT_ATTRIBUTES, ToyboxProbe, adherence
 
 BUNDLED = Path(str(resources.files("videodit"))) / "presets" / "probe"
 
@@ -81,6 +81,6 @@ def measure(
     if clips is None:
         return {}
     rates = adherence(clips, asked, probe)
-    attributes = [rates[name] for name in (*OF_OBJECT, *OF_CLIP) if name in rates]
+    attributes = [rates[name] for name in (*OBJECT_ATTRIBUTES, *CLIP_ATTRIBUTES) if name in rates]
     rates = {"adherence": sum(attributes) / len(attributes)} | rates
     return {name: round(rate, 4) for name, rate in rates.items()}

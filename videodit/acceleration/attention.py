@@ -34,7 +34,7 @@ def fastest(
     Returns:
         The name, and by name seconds a call, or in words why it cannot be used.
     """
-    from diffusers.models.attention_dispatch import dispatch_attention_fn
+    from videodit._diffusers import dispatch_attention_fn
 
     generator = torch.Generator(device).manual_seed(0)
     shape = (1, tokens, heads, head_dim)
@@ -58,7 +58,7 @@ def fastest(
 @cache
 def takes_masks(backend: str, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a backend can be told which keys do not count."""
-    from diffusers.models.attention_dispatch import dispatch_attention_fn
+    from videodit._diffusers import dispatch_attention_fn
 
     q = torch.randn(1, 16, 1, 64, device=device).to(dtype)
     mask = torch.ones(1, 1, 1, 16, dtype=torch.bool, device=device)

@@ -1,12 +1,17 @@
-"""Low-rank adapters (LoRA) of every layout, for every family."""
+"""Low-rank adapters (LoRA) of every layout, for every family. Names load on first use."""
 
 from __future__ import annotations
 
-from videodit.adapters.injecting import add_lora
-from videodit.adapters.modules import Delta, ModuleMap
-from videodit.adapters.reading import BASE_HASH, BASE_MODEL, LoRA, LoRAInfo, inspect_lora, read_lora
-from videodit.adapters.saving import save_lora
-from videodit.adapters.sources import LoRASource, find_lora
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from videodit.adapters.info import LoRAInfo
+    from videodit.adapters.injecting import add_lora
+    from videodit.adapters.modules import Delta, ModuleMap
+    from videodit.adapters.reading import BASE_HASH, BASE_MODEL, LoRA, inspect_lora, read_lora
+    from videodit.adapters.saving import save_lora
+    from videodit.adapters.sources import LoRASource, find_lora
 
 __all__ = [
     "BASE_HASH",
@@ -22,3 +27,25 @@ __all__ = [
     "read_lora",
     "save_lora",
 ]
+
+# The transformer imports `videodit.adapters.state`, and what is named here needs the transformer.
+_HOME = {
+    "BASE_HASH": "videodit.adapters.reading",
+    "BASE_MODEL": "videodit.adapters.reading",
+    "Delta": "videodit.adapters.modules",
+    "LoRA": "videodit.adapters.reading",
+    "LoRAInfo": "videodit.adapters.info",
+    "LoRASource": "videodit.adapters.sources",
+    "ModuleMap": "videodit.adapters.modules",
+    "add_lora": "videodit.adapters.injecting",
+    "find_lora": "videodit.adapters.sources",
+    "inspect_lora": "videodit.adapters.reading",
+    "read_lora": "videodit.adapters.reading",
+    "save_lora": "videodit.adapters.saving",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

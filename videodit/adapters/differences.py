@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from videodit._diffusers import BaseTunerLayer, offloaded_weights
 from videodit.errors import InputError
 
 CHILD = "weight_differences"  # its name in the network; without "lora", by which diffusers tells layers of adapters
@@ -141,11 +141,10 @@ class Differences(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         parameter = getattr(owner, leaf)
         if not parameter.is_meta:
             return parameter.data
-        hook = getattr(owner, "_hf_hook", None)
-        for one in (hook, *getattr(hook, "hooks", ())):
-            if getattr(one, "weights_map", None) is not None:
-                return one.weights_map[leaf]
-        raise RuntimeError(f"{name} has no memory")
+        weights = offloaded_weights(owner)
+        if weights is None:
+            raise RuntimeError(f"{name} has no memory")
+        return weights[leaf]
 
 
 def add_differences(network: Any, adapter_name: str, differences: Mapping[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videodit._diffusers import mark_adapted
 from videodit.adapters.modules import Delta
 from videodit.adapters.saving import peft_config, peft_state
 from videodit.errors import ModelError
@@ -103,7 +104,7 @@ def _announce(transformer: Any, adapter_name: str) -> None:
     if not getattr(transformer, "peft_config", None):
         transformer.peft_config = {}
     transformer.peft_config.setdefault(adapter_name, LoraConfig(r=1, target_modules=[]))
-    transformer._hf_peft_config_loaded = True
+    mark_adapted(transformer)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from videodit.adapters import state
 from videodit.errors import InputError, ModelError
 
 if TYPE_CHECKING:
-    from videodit.adapters.reading import LoRAInfo
+    from videodit.adapters.info import LoRAInfo
 
 
 class FusedForGood(NamedTuple):

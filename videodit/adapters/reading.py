@@ -11,12 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from videodit.adapters.info import Layout, LoRAInfo
 from videodit.adapters.keys import Key, Network, parse_key
 from videodit.adapters.modules import Delta, ModuleMap, Names, Place
 from videodit.adapters.sources import LoRASource, json_metadata, listed, printable, shown
 from videodit.errors import ModelError
 
-Layout = Literal["diffusers", "kohya", "original", "native"]
 LAYOUT = "videodit.layout"  # in the metadata: "native" for our own names
 BASE_MODEL = "videodit.base_model"
 BASE_HASH = "videodit.base_model_hash"
@@ -25,41 +25,6 @@ _MAX_ALPHA = 1e9  # of a config; a whole number may have any size there
 _MAX_RANK = 16384
 _NAMED = 5
 _TRIGGERS = ("modelspec.trigger_phrase", "ss_trigger_words", "trigger_words")
-
-
-@dataclass(frozen=True)
-class LoRAInfo:
-    """What a LoRA is.
-
-    Attributes:
-        name: it goes by this name in the pipeline and in recipes.
-        content_hash: SHA-256, 64 hexadecimal digits.
-        layout: whose names its tensors have.
-        ranks: all that occur.
-        dora: it is a DoRA.
-        matched: modules of the file that the model has.
-        total: modules of the file, those of text encoders left aside.
-        networks: which transformers it changes.
-        base_model: what it was made for, as far as the file says.
-        base_hash: of the model that it was made for, if the file was made here.
-        trigger_words: to be written into prompts.
-        notices: what a user should know.
-        metadata: of the file.
-    """
-
-    name: str
-    content_hash: str
-    layout: Layout
-    ranks: tuple[int, ...]
-    dora: bool
-    matched: int
-    total: int
-    networks: tuple[str, ...]
-    base_model: str | None
-    base_hash: str | None
-    trigger_words: tuple[str, ...]
-    notices: tuple[str, ...]
-    metadata: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True)

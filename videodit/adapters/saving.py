@@ -122,7 +122,7 @@ def adapter_deltas(
     Raises:
         InputError: an adapter that is not there.
     """
-    from peft.tuners.lora import LoraLayer
+    from videodit._diffusers import LoraLayer
 
     found: dict[str, Delta] = {}
     present: set[str] = set()

@@ -15,7 +15,7 @@ def adapter_layers(network: Any) -> list[Any]:
     """All layers of adapters."""
     if not getattr(network, "peft_config", None):
         return []
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    from videodit._diffusers import BaseTunerLayer
 
     return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch.nn.functional as F
-from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from torch import Tensor, nn
 
+from videodit._diffusers import TransformerBlockMetadata, TransformerBlockRegistry
 from videodit.attention import KeysValues
 from videodit.blocks.modulation import Modulation
 from videodit.initialization import initialize

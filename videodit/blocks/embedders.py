@@ -10,11 +10,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention import FeedForward
-from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from videodit._diffusers import FeedForward, PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from videodit.attention import Attention
 from videodit.blocks.base import cond_dim
 from videodit.blocks.layers import FP32LayerNorm

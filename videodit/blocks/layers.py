@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
+from videodit._diffusers import FeedForward
 from videodit.initialization import initialize
 from videodit.schema import choose
 

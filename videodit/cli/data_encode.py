@@ -34,14 +34,14 @@ from videodit.cli.data_options import (
     parse_frames,
     print_plan,
     reporter,
-    wanted_for,
+    sample_spec_for,
 )
 from videodit.cli.flags import Device, DryRun, Dtype
 from videodit.cli.progress import show_progress
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
-    from videodit.datasets.clips.encode import Encoded
+    from videodit.datasets.clips.latents.encode_clips import EncodeResult
 
 
 def encode(
@@ -79,18 +79,18 @@ def encode(
     _check_writable(out)
     with show_progress() as progress:
         progress.stage("loading the libraries")
-        from videodit.datasets.clips.buckets import plan_samples
-        from videodit.datasets.clips.cache import check_folder
-        from videodit.datasets.clips.readers import ReaderName
-        from videodit.datasets.clips.scan import scan
-        from videodit.datasets.clips.sources import read_source
+        from videodit.datasets.clips.latents.buckets import plan_samples
+        from videodit.datasets.clips.latents.latent_cache import check_folder
+        from videodit.datasets.clips.reading.readers import ReaderName
+        from videodit.datasets.clips.reading.sources import read_source
+        from videodit.datasets.clips.scanning.scan_clips import scan
         from videodit.hardware import parse_device, parse_dtype
 
         check_folder(out)
         decoder = cast(ReaderName, reader)
         where = parse_device(device)
         kind = parse_dtype(dtype, where)
-        wanted, notices = wanted_for(
+        spec, notices = sample_spec_for(
             model, fps=fps, frames=counts, max_tokens=max_tokens, max_buckets=max_buckets, windows=windows
         )
         progress.stage("listing the clips")
@@ -104,7 +104,7 @@ def encode(
             reader=decoder,
             report=lambda done, total: show("reading clips", done, total),
         )
-        plan = plan_samples(scanned, wanted, drop_flags=flags)
+        plan = plan_samples(scanned, spec, drop_flags=flags)
     for message in (*clips.notices, *notices, *plan.notices):
         note(message)
     print_plan(scanned, plan, "; videodit data scan --report FILE lists them all")
@@ -114,7 +114,7 @@ def encode(
     with show_progress() as progress:
         progress.stage("loading the model")
         quiet_libraries()
-        from videodit.datasets.clips.encode import encode as encode_plan
+        from videodit.datasets.clips.latents.encode_clips import encode as encode_plan
         from videodit.pipelines.clip_encoder import ClipEncoder
 
         result = encode_plan(
@@ -143,7 +143,7 @@ def _check_writable(out: Path) -> None:
         raise InputError(f"cannot write into {str(out)!r}: {str(existing)!r} is not writable")
 
 
-def _print_result(result: Encoded, out: Path, seconds: float, prune: bool, model: str) -> None:
+def _print_result(result: EncodeResult, out: Path, seconds: float, prune: bool, model: str) -> None:
     for name, reason in result.failed:
         note(f"{name} is left out: {reason}")
     for message in result.notices:

@@ -18,8 +18,8 @@ from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from videodit.cli.progress import Progress
-    from videodit.datasets.clips.buckets import SamplePlan, Wanted
-    from videodit.datasets.clips.scan import Scanned
+    from videodit.datasets.clips.latents.buckets import SamplePlan, SampleSpec
+    from videodit.datasets.clips.scanning.scan_clips import ScannedClip
 
 # The words of --drop, and what a plan calls them.
 DROPPABLE = {
@@ -113,7 +113,7 @@ def parse_drop(text: str) -> frozenset[str]:
     return frozenset(DROPPABLE[name] for name in names)
 
 
-def wanted_for(
+def sample_spec_for(
     model: str,
     *,
     fps: float | None = None,
@@ -121,7 +121,7 @@ def wanted_for(
     max_tokens: int | None = None,
     max_buckets: int = 8,
     windows: str = "all",
-) -> tuple[Wanted, list[str]]:
+) -> tuple[SampleSpec, list[str]]:
     """What samples ``model`` is to be trained on. Reads the model's configs and no weights.
 
     Args:
@@ -134,18 +134,18 @@ def wanted_for(
         windows: "all" or "first".
 
     Returns:
-        The wish, and a notice that says what was taken from the model.
+        The spec, and a notice that names the model's defaults in it.
 
     Raises:
         InputError: an unknown model, or a value that it cannot do, with the nearest legal one.
     """
-    from videodit.datasets.clips.buckets import Wanted
+    from videodit.datasets.clips.latents.buckets import SampleSpec
     from videodit.pipelines.folders import resolve_model
     from videodit.pipelines.spec import ModelSpec
 
     one_of("windows", windows, WINDOWS)
-    spec = ModelSpec.from_folder(resolve_model(model))
-    geometry, own, taken = spec.geometry, spec.defaults, []
+    model_spec = ModelSpec.from_folder(resolve_model(model))
+    geometry, own, taken = model_spec.geometry, model_spec.defaults, []
     if fps is None:
         fps = float(own.fps)
         taken.append(f"{fps:g} fps")
@@ -155,13 +155,15 @@ def wanted_for(
     if max_tokens is None:
         max_tokens = geometry.num_tokens(own.num_frames, own.height, own.width)
         taken.append(f"at most {max_tokens} tokens")
-    fixed = (own.height, own.width) if spec.learned_grid is not None else None
-    wanted = Wanted(geometry, fps, frames, max_tokens, max_buckets, "all" if windows == "all" else "first", size=fixed)
+    fixed = (own.height, own.width) if model_spec.learned_grid is not None else None
+    spec = SampleSpec(
+        geometry, fps, frames, max_tokens, max_buckets, "all" if windows == "all" else "first", size=fixed
+    )
     height, width = fixed or geometry.size_multiple
     # Shorter clips and images get no larger frames than the longest clips have.
     cells = max_tokens // geometry.num_tokens(max(frames), height, width)
-    wanted = replace(wanted, max_pixels=cells * height * width)
-    return wanted, [f"{', '.join(taken)} a sample: the defaults of {model}"] if taken else []
+    spec = replace(spec, max_pixels=cells * height * width)
+    return spec, [f"{', '.join(taken)} a sample: the defaults of {model}"] if taken else []
 
 
 def default_cache(source: str) -> Path | None:
@@ -181,7 +183,7 @@ def default_cache(source: str) -> Path | None:
     return path
 
 
-def check_usable(source: str, scanned: Sequence[Scanned], plan: SamplePlan, drop_flags: frozenset[str]) -> None:
+def check_usable(source: str, scanned: Sequence[ScannedClip], plan: SamplePlan, drop_flags: frozenset[str]) -> None:
     """Tell how clips without a caption get one, and see that there is something to train on.
 
     Raises:
@@ -200,7 +202,7 @@ def check_usable(source: str, scanned: Sequence[Scanned], plan: SamplePlan, drop
         )
 
 
-def print_plan(scanned: Sequence[Scanned], plan: SamplePlan, hint: str) -> None:
+def print_plan(scanned: Sequence[ScannedClip], plan: SamplePlan, hint: str) -> None:
     """Print what of the scanned clips is kept, by bucket, and what is not and why.
 
     Args:
@@ -232,7 +234,7 @@ def _print_buckets(plan: SamplePlan) -> None:
         (
             str(bucket),
             f"{count_of(clips[bucket], 'clip')}, {count_of(windows, 'window')}, "
-            f"{windows * bucket.frames / plan.wanted.fps:.1f} s",
+            f"{windows * bucket.frames / plan.spec.fps:.1f} s",
         )
         for bucket, windows in plan.counts().items()
     ]

@@ -36,14 +36,14 @@ from videodit.cli.data_options import (
     print_groups,
     print_plan,
     reporter,
-    wanted_for,
+    sample_spec_for,
 )
 from videodit.cli.progress import show_progress
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
-    from videodit.datasets.clips.buckets import SamplePlan
-    from videodit.datasets.clips.scan import Scanned
+    from videodit.datasets.clips.latents.buckets import SamplePlan
+    from videodit.datasets.clips.scanning.scan_clips import ScannedClip
 
 _SEE_REPORT = ", see --report"
 _LINE = 10**8  # bytes of a report's line: a clip with its caption and its windows
@@ -82,12 +82,12 @@ def scan(
         _check_report(report)
     with show_progress() as progress:
         progress.stage("loading the libraries")
-        from videodit.datasets.clips.buckets import plan_samples
-        from videodit.datasets.clips.readers import ReaderName
-        from videodit.datasets.clips.scan import scan as scan_source
-        from videodit.datasets.clips.sources import read_source
+        from videodit.datasets.clips.latents.buckets import plan_samples
+        from videodit.datasets.clips.reading.readers import ReaderName
+        from videodit.datasets.clips.reading.sources import read_source
+        from videodit.datasets.clips.scanning.scan_clips import scan as scan_source
 
-        wanted, notices = wanted_for(
+        spec, notices = sample_spec_for(
             model,
             fps=fps,
             frames=parse_frames(frames),
@@ -107,7 +107,7 @@ def scan(
             reader=cast(ReaderName, reader),
             report=lambda done, total: show("reading clips", done, total),
         )
-        plan = plan_samples(scanned, wanted, drop_flags=drop_flags)
+        plan = plan_samples(scanned, spec, drop_flags=drop_flags)
     for notice in (*clips.notices, *notices, *plan.notices):
         note(notice)
     print_plan(scanned, plan, _SEE_REPORT)
@@ -118,7 +118,7 @@ def scan(
     _print_next(source, model)
 
 
-def _print_flags(scanned: Sequence[Scanned], drop_flags: frozenset[str]) -> None:
+def _print_flags(scanned: Sequence[ScannedClip], drop_flags: frozenset[str]) -> None:
     """What is told and not left out."""
     told: list[tuple[str, str]] = []
     for item in scanned:
@@ -131,7 +131,7 @@ def _print_flags(scanned: Sequence[Scanned], drop_flags: frozenset[str]) -> None
     print_groups("used, but look at them", told, _SEE_REPORT)
 
 
-def _with_bars(item: Scanned, flag: str) -> str:
+def _with_bars(item: ScannedClip, flag: str) -> str:
     if flag != "letterboxed" or item.bars is None:
         return item.clip.name
     sides = zip(item.bars, ("top", "bottom", "left", "right"), strict=True)
@@ -160,9 +160,9 @@ def _check_report(path: Path) -> None:
         raise InputError(f"report is {str(path)!r}, which holds something else; remove it or give another name")
 
 
-def _write_report(path: Path, scanned: Sequence[Scanned], plan: SamplePlan) -> None:
+def _write_report(path: Path, scanned: Sequence[ScannedClip], plan: SamplePlan) -> None:
     """One line a clip, in the source's order."""
-    from videodit.datasets.clips.ledger import write_rows
+    from videodit.datasets.clips.jsonl import write_jsonl
 
     dropped = dict(plan.dropped)
     windows: dict[str, list[dict[str, Any]]] = {}
@@ -189,7 +189,7 @@ def _write_report(path: Path, scanned: Sequence[Scanned], plan: SamplePlan) -> N
         }
         for item in scanned
     )
-    write_rows(path, rows)
+    write_jsonl(path, rows)
 
 
 def _print_next(source: str, model: str) -> None:

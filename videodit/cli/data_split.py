@@ -53,9 +53,9 @@ def split(
     one_of("reader", reader, READERS)
     with show_progress() as progress:
         progress.stage("loading the libraries")
-        from videodit.datasets.clips.readers import ReaderName
-        from videodit.datasets.clips.sources import read_source
-        from videodit.datasets.clips.split import split as split_source
+        from videodit.datasets.clips.reading.readers import ReaderName
+        from videodit.datasets.clips.reading.sources import read_source
+        from videodit.datasets.clips.scanning.split_at_cuts import split as split_source
 
         progress.stage("listing the clips")
         clips = read_source(source, split=part)

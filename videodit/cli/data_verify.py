@@ -14,9 +14,9 @@ from videodit.cli.progress import Progress, show_progress
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
-    from videodit.datasets.clips.cache import LatentCache
-    from videodit.datasets.clips.readers import ReaderName
-    from videodit.datasets.clips.records import Source
+    from videodit.datasets.clips.latents.latent_cache import LatentCache
+    from videodit.datasets.clips.reading.readers import ReaderName
+    from videodit.datasets.clips.reading.records import Source
 
 _WRONG = 2
 
@@ -47,14 +47,14 @@ def verify(
         raise InputError("--encode needs the source: videodit data verify CACHE SOURCE --encode N")
     with show_progress() as progress:
         progress.stage("loading the libraries")
-        from videodit.datasets.clips.cache import LatentCache
-        from videodit.datasets.clips.verify import check_entries, check_source
+        from videodit.datasets.clips.latents.latent_cache import LatentCache
+        from videodit.datasets.clips.latents.verify_cache import check_entries, check_source
 
         opened, summary = LatentCache(cache), ""
         notices: list[str] = []
         problems = check_entries(opened, report=reporter(progress))
         if source is not None:
-            from videodit.datasets.clips.sources import read_source
+            from videodit.datasets.clips.reading.sources import read_source
 
             progress.stage("looking for clips")
             clips = read_source(source, split=split)
@@ -87,7 +87,7 @@ def _encode_again(
     progress: Progress,
 ) -> tuple[list[str], str]:
     """What is wrong, and a line that says how far off the samples are."""
-    from videodit.datasets.clips.verify import check_encoding
+    from videodit.datasets.clips.latents.verify_cache import check_encoding
     from videodit.hardware import parse_device, parse_dtype
     from videodit.pipelines.clip_encoder import ClipEncoder
 

@@ -76,7 +76,8 @@ def _devices() -> list[tuple[str, str]]:
 def _try_backends(device: str, dtype: torch.dtype) -> list[tuple[str, str]]:
     """Run each of the dispatcher's backends once on a tiny input and compare it with the plain formula."""
     import torch
-    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    from videodit._diffusers import AttentionBackendName
 
     query, key, value = (torch.randn(1, 64, 2, 64, device=device, dtype=dtype) for _ in range(3))
     expected = _attention(query.float(), key.float(), value.float())
@@ -118,14 +119,14 @@ def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> t
 
 def _try_backend(backend: Any, inputs: tuple[torch.Tensor, ...], expected: torch.Tensor) -> str:
     """ "works", or why not."""
-    from diffusers.models import attention_dispatch
+    from videodit._diffusers import check_attention_backend, dispatch_attention_fn
 
     query, key, value = inputs
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            attention_dispatch._check_attention_backend_requirements(backend)
-            output = attention_dispatch.dispatch_attention_fn(query, key, value, backend=backend)
+            check_attention_backend(backend)
+            output = dispatch_attention_fn(query, key, value, backend=backend)
         # A kernel without its hardware may well return; only the numbers tell.
         error = (output.float() - expected).abs().max() / expected.abs().max()
         return "works" if error <= _TOLERANCE else f"runs, but is off by {error:.0%}"

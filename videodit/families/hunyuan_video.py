@@ -23,9 +23,9 @@ from videodit.text_spec import TextSpec
 
 def _template() -> str:
     """What the language model is told to do with the prompt; diffusers has it, and its weights know no other."""
-    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+    from videodit._diffusers import HUNYUAN_TEMPLATE
 
-    return DEFAULT_PROMPT_TEMPLATE["template"]
+    return HUNYUAN_TEMPLATE["template"]
 
 
 _TEMPLATE_TOKENS = 95  # of the template, dropped again

@@ -12,10 +12,13 @@ from typing import Any, TypeVar
 
 import diffusers
 import torch
-from diffusers.models.embeddings import get_3d_rotary_pos_embed, get_3d_rotary_pos_embed_allegro
-from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 from torch import Tensor, nn
 
+from videodit._diffusers import (
+    get_3d_rotary_pos_embed,
+    get_3d_rotary_pos_embed_allegro,
+    get_resize_crop_region_for_grid,
+)
 from videodit.families import FAMILIES
 from videodit.families.base import to_native
 from videodit.transformer import VideoDiT

@@ -26,7 +26,8 @@ class LoadingQuantizer:
 
     def __init__(self, model: Any, config: Any, dtype: torch.dtype, places: dict[str, Any]) -> None:
         from diffusers import TorchAoConfig
-        from diffusers.quantizers import DiffusersAutoQuantizer
+
+        from videodit._diffusers import DiffusersAutoQuantizer
 
         if not isinstance(config, TorchAoConfig):
             raise InputError(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import videodit
 from videodit.adapters import BASE_HASH, BASE_MODEL
-from videodit.datasets.clips.cache import CachedSample
+from videodit.datasets.clips.latents.latent_cache import CachedSample
 from videodit.errors import InputError
 from videodit.files import replacing, write_whole
 from videodit.training.config import TrainingConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from videodit.datasets.clips.cache import LatentCache
+from videodit.datasets.clips.latents.latent_cache import LatentCache
 from videodit.errors import InputError
 from videodit.pipelines.folders import model_hash
 from videodit.pipelines.request import Request

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from videodit.datasets.clips.buckets import Bucket
-from videodit.datasets.clips.cache import CachedSample, LatentCache
+from videodit.datasets.clips.latents.buckets import Bucket
+from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
 from videodit.errors import InputError
 from videodit.training.sampler import StepSampler, keyed
 

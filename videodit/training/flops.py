@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from videodit import VideoDiT
+from videodit._diffusers import choose_backend
 from videodit.errors import InputError
 
 CLIP_TOKENS = 257
@@ -96,7 +96,7 @@ def _without_data(model: VideoDiT) -> VideoDiT:
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = False
         if hasattr(module, "processor"):
-            module.processor._attention_backend = AttentionBackendName.NATIVE
+            choose_backend(module, "native")
     return twin
 
 

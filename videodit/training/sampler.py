@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
-from videodit.datasets.clips.buckets import Bucket
+from videodit.datasets.clips.latents.buckets import Bucket
 from videodit.errors import InputError
 
 _ROUNDS = 6  # with four, small ranges have favourites

@@ -7,7 +7,7 @@ saved by two processes can be loaded by one and the other way round; see :mod:`v
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -152,13 +152,19 @@ class TrainingState:
 
     Args:
         model: wrapped and placed as it is trained: plain, in DDP, or sharded by FSDP2.
-        optimizer: over parameters of the model, itself or accelerate's wrapper around it.
+        optimizers: one, or several, over parameters of the model; each itself or accelerate's wrapper around it.
         ema: averages of the same model, if there are any.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        ema: Ema | None = None,
+    ) -> None:
         self.model, self.ema = model, ema
-        self.optimizer: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+        several = optimizers if isinstance(optimizers, Sequence) else [optimizers]
+        self.optimizers: list[torch.optim.Optimizer] = [getattr(one, "optimizer", one) for one in several]
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors themselves, not copies: what is written into one changes the training.
@@ -176,10 +182,11 @@ class TrainingState:
         found: dict[str, Tensor] = {f"model.{name}": p.detach() for name, p in parameters.items()}
         if self.ema is not None:
             found |= {f"ema.{name}": average for name, average in self.ema.averages.items()}
-        for name, parameter in self._optimized(parameters).items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                if value is not None:
-                    found |= _flat(f"optimizer.{name}.{key}", value)
+        for optimizer in self.optimizers:
+            for name, parameter in _optimized(optimizer, parameters).items():
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    if value is not None:
+                        found |= _flat(f"optimizer.{name}.{key}", value)
         return found
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -194,53 +201,55 @@ class TrainingState:
         Raises:
             InputError: names, shapes or dtypes differ between the checkpoint and this state.
         """
-        optimized = self._optimized(trainable_parameters(self.model))
         held = set()
         for name in checkpoint.specs:
             if name.startswith("optimizer."):
                 rest = name.removeprefix("optimizer.")
                 held |= {rest.rsplit(".", 1)[0], rest.rsplit(".", 2)[0]}  # with a key, or with a key and a part
-        state = self.optimizer.state
-        for name, parameter in optimized.items():
-            if name not in held:
-                state.pop(parameter, None)
-        missing = [p for name, p in optimized.items() if name in held and not state.get(p)]
-        if missing:
-            self._make_state(missing)
+        for optimizer in self.optimizers:
+            state, optimized = optimizer.state, _optimized(optimizer, trainable_parameters(self.model))
+            for name, parameter in optimized.items():
+                if name not in held:
+                    state.pop(parameter, None)
+            missing = [p for name, p in optimized.items() if name in held and not state.get(p)]
+            if missing:
+                _make_state(optimizer, missing)
         checkpoint.fill(self.tensors())
 
-    def _optimized(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        """The optimizer's parameters by name."""
-        names = {id(p): name for name, p in parameters.items()}
-        optimized = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
-        foreign = sum(id(p) not in names for p in optimized)
-        if foreign:
-            raise InputError(f"{foreign} of the optimizer's {len(optimized)} parameters are not the model's")
-        return {names[id(p)]: p for p in optimized}
 
-    def _make_state(self, parameters: list[nn.Parameter]) -> None:
-        """Have the optimizer make its tensors for these parameters.
+def _optimized(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """The optimizer's parameters by name."""
+    names = {id(p): name for name, p in parameters.items()}
+    optimized = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    foreign = sum(id(p) not in names for p in optimized)
+    if foreign:
+        raise InputError(f"{foreign} of the optimizer's {len(optimized)} parameters are not the model's")
+    return {names[id(p)]: p for p in optimized}
 
-        No optimizer offers that by itself. A step with gradients of 0 and a learning rate of 0 does it for any kind
-        and changes nothing else that stays: what it writes is overwritten by the checkpoint.
-        """
-        groups = self.optimizer.param_groups
-        everything = [p for group in groups for p in group["params"]]
-        gradients, rates = [p.grad for p in everything], [float(group["lr"]) for group in groups]
-        chosen = {id(p) for p in parameters}
-        for parameter in everything:
-            parameter.grad = torch.zeros_like(parameter) if id(parameter) in chosen else None
-        set_lr(self.optimizer, 0.0)
-        try:
-            self.optimizer.step()
-        finally:
-            for parameter, gradient in zip(everything, gradients, strict=True):
-                parameter.grad = gradient
-            for group, rate in zip(groups, rates, strict=True):
-                if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(rate)
-                else:
-                    group["lr"] = rate
+
+def _make_state(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Have the optimizer make its tensors for these parameters.
+
+    No optimizer offers that by itself. A step with gradients of 0 and a learning rate of 0 does it for any kind
+    and changes nothing else that stays: what it writes is overwritten by the checkpoint.
+    """
+    groups = optimizer.param_groups
+    everything = [p for group in groups for p in group["params"]]
+    gradients, rates = [p.grad for p in everything], [float(group["lr"]) for group in groups]
+    chosen = {id(p) for p in parameters}
+    for parameter in everything:
+        parameter.grad = torch.zeros_like(parameter) if id(parameter) in chosen else None
+    set_lr(optimizer, 0.0)
+    try:
+        optimizer.step()
+    finally:
+        for parameter, gradient in zip(everything, gradients, strict=True):
+            parameter.grad = gradient
+        for group, rate in zip(groups, rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
 
 def _flat(name: str, value: object) -> dict[str, Tensor]:

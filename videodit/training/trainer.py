@@ -11,12 +11,10 @@ import contextlib
 import hashlib
 import math
 import shutil
-import signal
 import time
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,7 +24,7 @@ from torch.distributed.tensor import DTensor
 
 import videodit
 from videodit.adapters import save_lora
-from videodit.datasets.clips.cache import CachedSample, LatentCache
+from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
 from videodit.errors import InputError, ModelError, Stopped
 from videodit.files import write_whole
 from videodit.training.card import LORA_FILE, MODEL_FOLDER, model_spec, push_to_hub, write_card
@@ -49,11 +47,11 @@ from videodit.training.model import (
 from videodit.training.objective import Diffusion
 from videodit.training.optimizers import clip_grad_norm, lr_factor, make_optimizer, set_lr
 from videodit.training.sampler import keyed
+from videodit.training.signals import StopSignals
 from videodit.training.state import Ema, TrainingState, trainable_parameters
 from videodit.training.validation import held_out_loss, make_clips, open_images
 
 CONFIG = "config.yaml"
-_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 REHEARSAL_STEPS = 2
 """Of the sampler, in the clip that is made before training starts."""
 
@@ -91,7 +89,7 @@ class Trainer:
         self.store.clear_leftovers()
         self.checkpoint = self._find_checkpoint(resume)
         self.step = 0
-        self.signal: int | None = None
+        self.signals = StopSignals()
         self.strips: Tensor | None = None
         self._prepare(kept)
         if self.checkpoint is not None:
@@ -219,8 +217,8 @@ class Trainer:
             OSError: the disk is full, or another error of the system; the last checkpoint is whole.
         """
         config = self.config
-        handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         held = contextlib.ExitStack()
+        held.enter_context(self.signals)
         held.enter_context(config.limits_held())
         try:
             if self.accelerator.is_main_process:
@@ -234,8 +232,6 @@ class Trainer:
                 self._train()
             self._export()
         finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
             held.close()
             self.accelerator.end_training()
 
@@ -455,15 +451,11 @@ class Trainer:
         }
         return store.save(self.step, self.state.tensors(), about)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number  # the step at hand is finished first
-        signal.signal(number, signal.SIG_DFL)  # whoever sends it twice does not want to wait
-
     def _stop(self) -> int:
         """The signal by which any process was asked to stop, or 0; they find out together, at every line of the log."""
         if self.accelerator.num_processes == 1:
-            return self.signal or 0
+            return self.signals.number or 0
         if self.step % self.config.tracking.every:
             return 0
-        numbers = self.accelerator.gather(torch.tensor([self.signal or 0], device=self.accelerator.device))
+        numbers = self.accelerator.gather(torch.tensor([self.signals.number or 0], device=self.accelerator.device))
         return int(numbers.max().item())

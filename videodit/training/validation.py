@@ -13,7 +13,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from videodit.datasets.clips.cache import CachedSample
+from videodit.datasets.clips.latents.latent_cache import CachedSample
 from videodit.errors import InputError
 from videodit.media import write_video
 from videodit.pipelines import VideoDiTPipeline

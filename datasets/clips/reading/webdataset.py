@@ -9,26 +9,26 @@ import re
 import tarfile
 from pathlib import Path
 
-from videodit.datasets.clips.listing import (
+from videodit.datasets.clips.reading.records import Clip, Media, Source
+from videodit.datasets.clips.reading.source_fields import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
-    Collected,
-    caption_of,
+    ClipCollector,
     check_caption_size,
-    decode,
+    decode_text,
     is_hidden,
-    listed,
+    name_some,
+    parse_caption,
 )
-from videodit.datasets.clips.records import Clip, Media, Source
 from videodit.errors import InputError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-"""Where a pattern of shards counts."""
+"""The range of numbers in a pattern of shards."""
 _MAX_SHARDS = 100_000
 _BLOCK = 512  # bytes: what tars are made of
 
 
-def expand(pattern: str) -> list[Path]:
+def expand_pattern(pattern: str) -> list[Path]:
     """The paths of ``shard-{000..012}.tar``."""
     pieces = RANGE.split(pattern)
     choices: list[list[str]] = []
@@ -49,9 +49,13 @@ def expand(pattern: str) -> list[Path]:
     return paths
 
 
-def read_shards(paths: list[Path]) -> Source:
-    """The clips of tars; see :func:`videodit.datasets.clips.sources.read_source`."""
-    collected, others = Collected(), list[str]()
+def read_webdataset(paths: list[Path]) -> Source:
+    """The clips of WebDataset shards.
+
+    Raises:
+        InputError: a tar that is damaged, or a key with several clips or a bad caption.
+    """
+    collected, others = ClipCollector(), list[str]()
     for path in paths:
         for key, members in _grouped(path).items():
             clip, unused = _clip_of(path, key, members)
@@ -61,7 +65,7 @@ def read_shards(paths: list[Path]) -> Source:
     return collected.source(
         str(paths[0] if len(paths) == 1 else paths[0].parent),
         [
-            listed(
+            name_some(
                 others,
                 "member of the tars that is neither clip nor caption was passed over",
                 "members of the tars that are neither clip nor caption were passed over",
@@ -114,7 +118,7 @@ def _clip_of(path: Path, key: str, members: dict[str, Media]) -> tuple[Clip | No
     caption = None
     if "txt" in members:
         check_caption_size(members["txt"].num_bytes, f"{where}, txt")
-        caption = caption_of(decode(_content(members["txt"]), f"{where}, txt"), where)
+        caption = parse_caption(decode_text(_content(members["txt"]), f"{where}, txt"), where)
     elif "json" in members:
         caption = _json_caption(_content(members["json"]), f"{where}, json")
     unused = [kind for kind in members if kind not in (*kinds, "txt", "json")]
@@ -128,11 +132,11 @@ def _content(media: Media) -> bytes:
 
 def _json_caption(data: bytes, where: str) -> str | None:
     try:
-        content = json.loads(decode(data, where))
+        content = json.loads(decode_text(data, where))
     except RecursionError:
         raise InputError(f"{where}: it is not JSON: it is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: it is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f'{where}: it must be an object like {{"caption": "a ball"}}')
-    return caption_of(content.get("caption", content.get("text")), where)
+    return parse_caption(content.get("caption", content.get("text")), where)

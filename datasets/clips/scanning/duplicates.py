@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videodit.datasets.clips.looks import THUMB
+from videodit.datasets.clips.scanning.frame_features import THUMB_SIDE
 from videodit.errors import InputError
 
 # Bits of 64 in which the hashes of two frames may differ, as a mean over the frames. Toybox clips written again at half
@@ -26,7 +26,7 @@ _ROWS, _COLUMNS = 64, 2048  # compared at once; the block of distances stays in 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What clips are compared by.
+    """What clips are compared by: hashes and thumbnails of a few frames, and the length.
 
     Attributes:
         hashes: 64 bits of each of a few frames, ``None`` for a flat one; one frame alone for an image.
@@ -42,7 +42,7 @@ class Fingerprint:
     seconds: float
 
     def __post_init__(self) -> None:
-        if not self.hashes or len(self.thumbs) != len(self.hashes) * THUMB**2 * 3:
+        if not self.hashes or len(self.thumbs) != len(self.hashes) * THUMB_SIDE**2 * 3:
             raise InputError(f"{len(self.hashes)} hashes and {len(self.thumbs)} bytes of thumbnails are no fingerprint")
         if not all(bits is None or 0 <= bits < 2**64 for bits in self.hashes):
             raise InputError(f"hashes are {self.hashes}; they must be 64 bits each")
@@ -55,7 +55,7 @@ class Fingerprint:
         return "".join("-" * 16 if one is None else f"{one:016x}" for one in self.hashes)
 
 
-def first_alike(prints: Sequence[Fingerprint | None]) -> list[int | None]:
+def find_duplicates(fingerprints: Sequence[Fingerprint | None]) -> list[int | None]:
     """For each clip the first one before it that looks the same and is no copy itself; ``None`` without one.
 
     Clips are alike when their hashes differ in at most `MAX_DISTANCE` bits a frame, their thumbnails in at most
@@ -66,15 +66,15 @@ def first_alike(prints: Sequence[Fingerprint | None]) -> list[int | None]:
     numpy some 10 s (a minute before numpy 2).
 
     Args:
-        prints: of the clips in order; ``None`` for one that takes no part.
+        fingerprints: of the clips in order; ``None`` for one that takes no part.
     """
     groups: dict[tuple[bool, ...], list[int]] = {}
-    for index, one in enumerate(prints):
+    for index, one in enumerate(fingerprints):
         if one is not None and one.phash is not None:
             groups.setdefault(tuple(bits is None for bits in one.hashes), []).append(index)
-    found: list[int | None] = [None] * len(prints)
+    found: list[int | None] = [None] * len(fingerprints)
     for flat, members in groups.items():
-        group = _Group([prints[index] for index in members], flat)  # type: ignore[misc]
+        group = _Group([fingerprints[index] for index in members], flat)  # type: ignore[misc]
         for row, first in group.copies():
             found[members[row]] = members[first]
     return found
@@ -87,8 +87,8 @@ class _Group:
     """
 
     def __init__(self, prints: Sequence[Fingerprint], flat: tuple[bool, ...]) -> None:
-        told = [position for position, is_flat in enumerate(flat) if not is_flat]
-        self._hashes = np.array([[one.hashes[p] for one in prints] for p in told], np.uint64)
+        hashed = [position for position, is_flat in enumerate(flat) if not is_flat]
+        self._hashes = np.array([[one.hashes[p] for one in prints] for p in hashed], np.uint64)
         self._thumbs = np.stack([np.frombuffer(one.thumbs, np.uint8).reshape(len(flat), -1) for one in prints])
         self._seconds = np.array([one.seconds for one in prints])
 

@@ -7,43 +7,51 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import PIL.Image
 import torch
 
-from videodit.datasets.clips.asking import check_settings
-from videodit.datasets.clips.buckets import Bucket, Sample, SamplePlan
-from videodit.datasets.clips.cache import CODE_VERSION, CachedSample, CacheInfo, begin, check_folder, write_samples
-from videodit.datasets.clips.latent_shards import ShardWriter, make_key, open_shards
-from videodit.datasets.clips.readers import ReaderName, read_window
-from videodit.datasets.clips.records import Clip, Media
+from videodit.datasets.clips.json_fields import JsonObject
+from videodit.datasets.clips.latents.buckets import Bucket, Sample, SamplePlan
+from videodit.datasets.clips.latents.latent_cache import (
+    CODE_VERSION,
+    CachedSample,
+    CacheInfo,
+    check_folder,
+    prepare_cache,
+    write_samples,
+)
+from videodit.datasets.clips.latents.latent_shards import ShardWriter, make_key, open_shards
+from videodit.datasets.clips.reading.readers import ReaderName, read_window
+from videodit.datasets.clips.reading.records import Clip, Media
+from videodit.datasets.clips.scanning.run_task import check_settings
 from videodit.errors import InputError
 from videodit.files import sole_writer
 
 Report = Callable[[str, int, int], object]
 _WINDOWS_AHEAD = 2  # decoded and waiting, for each thread that decodes
-_NAMES_TOLD = 3
-_NOTICES_TOLD = 5  # of captions, each cut to so many characters
+_NAMES_SHOWN = 3
+_NOTICES_SHOWN = 5  # of captions, each cut to so many characters
 _NOTICE_LENGTH = 200
 
 
 class Encoder(Protocol):
-    """What encodes: :class:`videodit.pipelines.clip_encoder.ClipEncoder`. All tensors are on the CPU."""
+    """Encodes clips and captions: :class:`videodit.pipelines.clip_encoder.ClipEncoder`. All tensors are on the CPU."""
 
     @property
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self) -> JsonObject:
         """The fields of `CacheInfo` that the model decides."""
 
     def check_form(self, num_frames: int, height: int, width: int) -> None:
-        """Raise a ValueError if the model cannot be trained on clips of this form."""
+        """Raise an InputError if the model cannot be trained on clips of this length and size."""
 
     def latents(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation ``[C, T, H, W]`` of uint8 frames ``[T, H, W, 3]``."""
 
     def condition(self, frames: np.ndarray, *, seed: int) -> dict[str, torch.Tensor]:
-        """What the model takes of the first image besides its latent."""
+        """What the model conditions on besides the latent of the first frame."""
 
     def text(self, caption: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings ``[L, D]`` of a caption, and its pooled one ``[P]``."""
@@ -53,8 +61,8 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """What a run left behind.
+class EncodeResult:
+    """The result of :func:`encode`.
 
     Attributes:
         samples: how many the cache lists now.
@@ -76,29 +84,29 @@ class Encoded:
 
 
 def cache_info(encoder: Encoder, fps: float) -> CacheInfo:
-    """What a cache by an encoder says about itself.
+    """The `CacheInfo` of a cache that an encoder makes.
 
     Args:
-        encoder: the model's.
+        encoder: of the model.
         fps: frames per second at which clips are read.
     """
     return CacheInfo(**encoder.facts, fps=float(fps), empty_text=text_key(encoder.facts, ""))
 
 
-def text_key(facts: Mapping[str, Any], caption: str) -> str:
+def text_key(facts: Mapping[str, object], caption: str) -> str:
     """The key of a caption's embeddings."""
     return make_key(caption=caption, text=facts["text_hash"], dtype=facts["dtype"], code=CODE_VERSION)
 
 
 def entry_key(info: CacheInfo, clip: Clip, *, content: str, start: float, bucket: Bucket) -> str:
-    """The key of a window's latents: of the bytes, the stretch, the form and what encodes. Captions play no part.
+    """The key of a window's latents: of the bytes, the range, the bucket and the encoders. Captions play no part.
 
     Args:
         info: of the cache.
         clip: its range and rate.
         content: SHA-256 of its bytes.
         start: of the window, in seconds from the clip's own start.
-        bucket: the window's form.
+        bucket: the window's shape.
     """
     return make_key(
         content=content,
@@ -111,8 +119,8 @@ def entry_key(info: CacheInfo, clip: Clip, *, content: str, start: float, bucket
     )
 
 
-def fit(frames: np.ndarray, bucket: Bucket) -> np.ndarray:
-    """Bring frames to a bucket's size: scaled so that they cover it (Lanczos, antialiased), the middle kept.
+def resize_and_crop(frames: np.ndarray, bucket: Bucket) -> np.ndarray:
+    """Resize frames to cover a bucket's size (Lanczos, antialiased), and crop the centre.
 
     Args:
         frames: uint8 ``[T, H, W, 3]``.
@@ -130,20 +138,20 @@ def fit(frames: np.ndarray, bucket: Bucket) -> np.ndarray:
     return np.stack([np.asarray(PIL.Image.fromarray(frame).resize(size, method, box)) for frame in frames])
 
 
-def read_fitted(clip: Clip, *, start: float, bucket: Bucket, fps: float, reader: ReaderName = "pyav") -> np.ndarray:
+def read_for_bucket(clip: Clip, *, start: float, bucket: Bucket, fps: float, reader: ReaderName = "pyav") -> np.ndarray:
     """The frames of a window as they are encoded: uint8 ``[T, height, width, 3]``.
 
     Args:
         clip: which.
         start: of the window, in seconds from the clip's own start.
-        bucket: the window's form.
+        bucket: the window's shape.
         fps: frames per second.
         reader: what decodes.
 
     Raises:
         InputError: a clip that cannot be decoded.
     """
-    return fit(read_window(clip, start=start, num_frames=bucket.frames, fps=fps, reader=reader), bucket)
+    return resize_and_crop(read_window(clip, start=start, num_frames=bucket.frames, fps=fps, reader=reader), bucket)
 
 
 def encode(
@@ -156,8 +164,8 @@ def encode(
     restart: bool = False,
     prune: bool = False,
     report: Report = lambda stage, done, total: None,
-) -> Encoded:
-    """Encode what a plan has and the cache has not, and list the plan's samples.
+) -> EncodeResult:
+    """Encode the samples of a plan that are not in the cache yet, and list the plan's samples.
 
     Samples are encoded one at a time, so that each has the same bits whatever is encoded beside it. Stopped at any
     moment, the call loses the shard at hand, and the same call goes on from there.
@@ -183,9 +191,9 @@ def encode(
     check_settings(reader=reader, workers=workers)
     if not plan.samples:
         raise InputError("there is no sample to encode: no clip fits the requested size, length and rate")
-    info = cache_info(encoder, plan.wanted.fps)
-    if info.geometry != plan.wanted.geometry:
-        raise InputError(f"the samples were planned for {plan.wanted.geometry}, but the model has {info.geometry}")
+    info = cache_info(encoder, plan.spec.fps)
+    if info.geometry != plan.spec.geometry:
+        raise InputError(f"the samples were planned for {plan.spec.geometry}, but the model has {info.geometry}")
     for bucket in plan.counts():
         encoder.check_form(*bucket)
     check_folder(folder)
@@ -207,9 +215,9 @@ def _encode(
     workers: int,
     restart: bool,
     prune: bool,
-) -> Encoded:
-    """As :func:`encode`, by the only process that writes into the folder, of what was checked."""
-    there = {entry for shard in begin(folder, info, restart=restart) for entry in shard.entries}
+) -> EncodeResult:
+    """Do what :func:`encode` says, with checked arguments, as the only process that writes into the folder."""
+    there = {entry for shard in prepare_cache(folder, info, restart=restart) for entry in shard.entries}
     captions = {text_key(encoder.facts, caption): caption for caption in ["", *map(_caption, plan.samples)]}
     new_captions = {key: caption for key, caption in captions.items() if key not in there}
     _encode_texts(new_captions, encoder, folder, report)
@@ -229,16 +237,16 @@ def _encode(
         notices.append(f"samples without a caption, which get the empty prompt: {unwritten}")
     notices += _text_notices(captions.values(), encoder)
     done = {sample.entry for sample in samples} & {key for key, _ in todo}
-    return Encoded(len(samples), len(done), len(new_captions), failed, unlisted, removed, notices)
+    return EncodeResult(len(samples), len(done), len(new_captions), failed, unlisted, removed, notices)
 
 
-def caption_of(clip: Clip) -> str:
-    """What a clip is encoded with: its caption, or the empty prompt if there is nothing in it."""
+def caption_or_empty(clip: Clip) -> str:
+    """The caption that a clip is encoded with: its own, or the empty prompt if that is missing or blank."""
     return clip.caption if clip.caption is not None and clip.caption.strip() else ""
 
 
 def _caption(sample: Sample) -> str:
-    return caption_of(sample.scanned.clip)
+    return caption_or_empty(sample.scanned.clip)
 
 
 def _entry(info: CacheInfo, sample: Sample) -> str:
@@ -292,14 +300,14 @@ def _encode_latents(
 def _decoded(
     todo: Sequence[tuple[str, Sample]], fps: float, reader: ReaderName, workers: int
 ) -> Iterator[tuple[str, Sample, np.ndarray | Exception]]:
-    """Samples with their frames, or with what went wrong, in order; threads decode ahead."""
-    pool, scanned = ThreadPoolExecutor(workers, thread_name_prefix="decode"), _AsScanned()
+    """Samples with their frames, or with the error, in order; threads decode ahead."""
+    pool, check = ThreadPoolExecutor(workers, thread_name_prefix="decode"), _ContentCheck()
     waiting: deque[tuple[str, Sample, Future[np.ndarray]]] = deque()
     following = iter(todo)
     try:
         while True:
             while len(waiting) < _WINDOWS_AHEAD * workers and (item := next(following, None)) is not None:
-                waiting.append((*item, pool.submit(_read, item[1], fps, reader, scanned)))
+                waiting.append((*item, pool.submit(_read, item[1], fps, reader, check)))
             if not waiting:
                 return
             key, sample, future = waiting.popleft()
@@ -312,15 +320,15 @@ def _decoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(sample: Sample, fps: float, reader: ReaderName, scanned: _AsScanned) -> np.ndarray:
+def _read(sample: Sample, fps: float, reader: ReaderName, check: _ContentCheck) -> np.ndarray:
     clip = sample.scanned.clip
-    frames = read_fitted(clip, start=sample.start, bucket=sample.bucket, fps=fps, reader=reader)
-    scanned.check(clip.media, sample.scanned.content)
+    frames = read_for_bucket(clip, start=sample.start, bucket=sample.bucket, fps=fps, reader=reader)
+    check.check(clip.media, sample.scanned.content)
     return frames
 
 
-class _AsScanned:
-    """Files must still hold the bytes that were scanned: an entry's key is made of these.
+class _ContentCheck:
+    """Checks that files still hold the bytes that were scanned: an entry's key is made of these.
 
     A file is hashed when it was first read, and again if its size or its time of change is another.
     """
@@ -339,9 +347,9 @@ class _AsScanned:
 
 
 def _list_samples(
-    planned: Sequence[Sample], info: CacheInfo, facts: Mapping[str, Any], folder: Path
+    planned: Sequence[Sample], info: CacheInfo, facts: Mapping[str, object], folder: Path
 ) -> tuple[list[CachedSample], list[str]]:
-    """The samples whose entries are in the shards, each once, and what a user should know of the others."""
+    """The samples whose entries are in the shards, each once, and a notice about samples that are equal."""
     shapes = {name: entry.shape for shard in open_shards(folder) for name, entry in shard.tensors.items()}
     found: dict[str, CachedSample] = {}
     twice = []
@@ -366,13 +374,13 @@ def _list_samples(
             text_tokens=info.text_length or shapes[f"{text}.embeds"][0],
         )
     names = sorted(set(twice))
-    told = ", ".join(names[:_NAMES_TOLD]) + (", …" if len(names) > _NAMES_TOLD else "")
-    same = [f"clips that equal others to the byte, captions included, and count once: {told}"] if names else []
+    shown = ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
+    same = [f"clips that equal others to the byte, captions included, and count once: {shown}"] if names else []
     return list(found.values()), same
 
 
 def _unlisted(folder: Path, samples: Sequence[CachedSample], info: CacheInfo, prune: bool) -> tuple[int, int]:
-    """How many entries nothing needs, after shards of them alone were removed if that is wanted, and how many were."""
+    """How many entries no sample needs, and how many shards of such entries alone were removed to prune the cache."""
     needed = {sample.entry for sample in samples} | {sample.text_key for sample in samples} | {info.empty_text}
     unlisted = removed = 0
     for shard in open_shards(folder):
@@ -385,13 +393,13 @@ def _unlisted(folder: Path, samples: Sequence[CachedSample], info: CacheInfo, pr
 
 
 def _text_notices(captions: Iterable[str], encoder: Encoder) -> list[str]:
-    """What is to be said of captions: the most frequent notices, and how many captions there are others of."""
+    """The most frequent notices about captions, and how many captions have others."""
     counts: Counter[str] = Counter()
     for caption in captions:
         counts.update(encoder.text_notices(caption))
-    told = counts.most_common(_NOTICES_TOLD)
-    notices = [_cut(notice) if count == 1 else f"{_cut(notice)} ({count} captions)" for notice, count in told]
-    if others := counts.total() - sum(count for _, count in told):
+    shown = counts.most_common(_NOTICES_SHOWN)
+    notices = [_cut(notice) if count == 1 else f"{_cut(notice)} ({count} captions)" for notice, count in shown]
+    if others := counts.total() - sum(count for _, count in shown):
         notices.append(f"the like of {others} more captions")
     return notices
 

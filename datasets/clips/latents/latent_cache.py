@@ -23,15 +23,15 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from videodit.datasets.clips.buckets import Bucket
-from videodit.datasets.clips.latent_shards import DTYPES, Shard, make_folders, open_shards
-from videodit.datasets.clips.ledger import write_rows
-from videodit.datasets.clips.typed import typed
+from videodit.datasets.clips.json_fields import JsonObject, dataclass_from_json
+from videodit.datasets.clips.jsonl import write_jsonl
+from videodit.datasets.clips.latents.buckets import Bucket
+from videodit.datasets.clips.latents.latent_shards import DTYPES, Shard, make_folders, open_shards
 from videodit.errors import InputError
 from videodit.files import write_whole
 from videodit.shapes import Size3D, VideoGeometry
@@ -92,11 +92,11 @@ class CacheInfo:
 
     @property
     def geometry(self) -> VideoGeometry:
-        """How pixels, latents and tokens relate."""
+        """The shapes of pixels, latents and tokens."""
         return VideoGeometry(Size3D(*self.stride), Size3D(*self.patch), causal=self.causal)
 
     def differences(self, other: CacheInfo) -> list[str]:
-        """Why entries of another cache are not entries of this one, each in a few words."""
+        """The fields in which another cache differs so that its entries cannot be used here, each in a few words."""
         names = [field.name for field in fields(self) if field.name not in ("model", "model_hash")]
         pairs = [(name, getattr(self, name), getattr(other, name)) for name in names]
         return [f"{name} {ours!r} instead of {theirs!r}" for name, ours, theirs in pairs if ours != theirs]
@@ -115,7 +115,7 @@ class CacheInfo:
         if values.pop("format", None) != FORMAT:
             raise InputError(f"{where} is of another format than {FORMAT}")
         try:
-            info = typed(cls, values)
+            info = dataclass_from_json(cls, values)
         except ValueError as error:
             raise InputError(f"{where} is damaged: {error}") from None
         if info.dtype not in _DTYPES or min(*info.stride, *info.patch, info.latent_channels, info.fps) <= 0:
@@ -141,7 +141,7 @@ class CachedSample:
         content: SHA-256 of the clip's bytes.
         start: of the window, in seconds from the clip's own start.
         bucket: frames, height and width in pixels.
-        caption: what it shows; ``""`` if nobody said.
+        caption: what it shows; ``""`` if it has none.
         text_key: of the encoded caption.
         tokens: of the transformer.
         text_tokens: of the caption, as many as the model attends to.
@@ -158,7 +158,7 @@ class CachedSample:
     tokens: int
     text_tokens: int
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> JsonObject:
         """What a line of ``samples.jsonl`` holds."""
         return asdict(self) | {"bucket": self.bucket._asdict()}
 
@@ -170,7 +170,7 @@ class CachedSample:
             InputError: a line of something else.
         """
         try:
-            return typed(cls, json.loads(line))
+            return dataclass_from_json(cls, json.loads(line))
         except (ValueError, RecursionError) as error:
             raise InputError(f"no line of a sample: {error}") from None
 
@@ -189,7 +189,7 @@ class CachedText:
 
 
 class LatentCache:
-    """Read what ``videodit data encode`` left. Shards are mapped when they are needed, in every process anew.
+    """Read the cache of ``videodit data encode``. Each process maps the shards when it needs them.
 
     Tensors are views of the mapped files: copy one before you change it.
 
@@ -228,18 +228,18 @@ class LatentCache:
             raise InputError(f"{self.folder / _SAMPLES} is damaged ({error}): {self._repair}") from None
 
     def _check_whole(self) -> None:
-        wanted = {f"{sample.entry}.{part}" for sample in self.samples for part in ("mean", "std")}
-        wanted |= {f"{sample.text_key}.embeds" for sample in self.samples} | {f"{self.empty_text}.embeds"}
-        if missing := sorted(wanted - set(self._where)):
+        needed = {f"{sample.entry}.{part}" for sample in self.samples for part in ("mean", "std")}
+        needed |= {f"{sample.text_key}.embeds" for sample in self.samples} | {f"{self.empty_text}.embeds"}
+        if missing := sorted(needed - set(self._where)):
             raise InputError(
-                f"{self.folder}: {len(missing)} of {len(wanted)} tensors are missing, such as {missing[0]}; "
+                f"{self.folder}: {len(missing)} of {len(needed)} tensors are missing, such as {missing[0]}; "
                 f"a shard is gone: {self._repair}"
             )
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": OrderedDict()}  # a mapping of memory is of one process alone
 
     @property
@@ -273,7 +273,7 @@ class LatentCache:
         return self._tensor(f"{entry}.mean"), self._tensor(f"{entry}.std")
 
     def condition(self, key: str) -> dict[str, Tensor]:
-        """What the model takes of the first image besides its latent.
+        """What the model conditions on besides the latent of the first frame.
 
         Args:
             key: of the sample.
@@ -344,8 +344,8 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def begin(folder: Path, info: CacheInfo, *, restart: bool = False) -> list[Shard]:
-    """Make a folder ready for entries, and clear away what a killed run or a bad disk left in it.
+def prepare_cache(folder: Path, info: CacheInfo, *, restart: bool = False) -> list[Shard]:
+    """Prepare a folder for entries, and remove what a killed run or a bad disk left in it.
 
     Args:
         folder: the cache's; made if it is not there.
@@ -385,8 +385,8 @@ def _readable(folder: Path) -> bool:
 
 
 def write_samples(folder: Path, samples: Iterable[CachedSample]) -> None:
-    """Write the list of samples in place of the one before, by key."""
-    write_rows(folder / _SAMPLES, (sample.row() for sample in sorted(samples, key=lambda s: s.key)))
+    """Write the list of samples, by key; it replaces an earlier list."""
+    write_jsonl(folder / _SAMPLES, (sample.row() for sample in sorted(samples, key=lambda s: s.key)))
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the toybox looks like: colours, lights, ground and sky.
+"""How the toybox looks: colours, lights, ground and sky.
 
 Colours are red, green, blue from 0 to 1 as they stand in the video: the world is lit in display space, so
 that a colour in these tables is the colour on the screen. The ground's textures are functions of world position alone.

@@ -1,4 +1,4 @@
-"""Look at every clip of a source once: which can be used, what they hold, and which show nearly the same."""
+"""Scan every clip of a source once: which can be used, what they hold, and which show nearly the same."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from videodit.datasets.clips.asking import ask_about, check_settings
-from videodit.datasets.clips.duplicates import Fingerprint, first_alike
-from videodit.datasets.clips.ledger import Ledger
-from videodit.datasets.clips.readers import ReaderName, VideoInfo
-from videodit.datasets.clips.records import Clip, Source
-from videodit.datasets.clips.typed import typed
+from videodit.datasets.clips.json_fields import JsonObject, dataclass_from_json
+from videodit.datasets.clips.reading.readers import ReaderName, VideoInfo
+from videodit.datasets.clips.reading.records import Clip, Source
+from videodit.datasets.clips.scanning.duplicates import Fingerprint, find_duplicates
+from videodit.datasets.clips.scanning.ledger import Ledger
+from videodit.datasets.clips.scanning.run_task import check_settings, run_task
 
-_VERSION = 3  # of what is looked for: another one reads every file again
+_VERSION = 3  # of the features: with another one every file is read again
 _NO_CAPTION = "no caption"
 
 
 @dataclass(frozen=True)
-class Scanned:
-    """What a scan found out about a clip.
+class ScannedClip:
+    """The result of a scan for one clip.
 
     Attributes:
         clip: the clip.
@@ -31,10 +30,10 @@ class Scanned:
         info: what the file holds.
         flags: of "static", "black", "letterboxed", "interlaced", "time gaps" and "no caption".
         duplicate_of: the name of a clip that looks nearly the same and comes before it.
-        phash: hashes of its frames, 16 hexadecimal digits each; ``None`` if all of them are flat.
+        phash: perceptual hashes of its frames, 16 hexadecimal digits each; ``None`` if all of them are flat.
         bars: pixels of dark bars at the top, bottom, left and right of a letterboxed clip.
         parts: starts and ends in seconds of what gaps in the time stamps leave of the clip; empty if there are none.
-        notices: what was made of the file that a user should know, such as which of its video streams is read.
+        notices: what a user should know about how the file is read, such as which of its video streams.
     """
 
     clip: Clip
@@ -57,7 +56,7 @@ def scan(
     workers: int = 1,
     reader: ReaderName = "pyav",
     report: Callable[[int, int], None] | None = None,
-) -> list[Scanned]:
+) -> list[ScannedClip]:
     """Read some frames of every clip, in processes of their own, and compare the clips with each other.
 
     Args:
@@ -79,22 +78,23 @@ def scan(
     """
     check_settings(reader=reader, timeout=timeout, workers=workers)
     with contextlib.ExitStack() as stack:
-        ledger = stack.enter_context(Ledger(cache, _Outcome.from_json)) if cache is not None else None
-        answers = ask_about(
+        ledger = stack.enter_context(Ledger(cache, _ClipResult.from_json)) if cache is not None else None
+        results = run_task(
             source.clips,
-            {"task": "look", "version": _VERSION},
+            "look",
+            {"version": _VERSION},
             reader=reader,
             timeout=timeout,
             workers=workers,
             ledger=ledger,
             report=report,
         )
-    return _compared(source.clips, [_Outcome.from_json(answer) for answer in answers])
+    return _compared(source.clips, [_ClipResult.from_json(result) for result in results])
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    """What a child said of a clip: a reason, or all the others."""
+class _ClipResult:
+    """What a worker found in a clip: a reason, or all the others."""
 
     reason: str | None = None
     content: str = ""
@@ -106,14 +106,14 @@ class _Outcome:
     notices: tuple[str, ...] = ()
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> _Outcome:
-        """Raises KeyError, TypeError or ValueError for what is no answer."""
+    def from_json(cls, data: JsonObject) -> _ClipResult:
+        """Raises KeyError, TypeError or ValueError for what is no result."""
         if data.get("reason") is not None:
             return cls(reason=str(data["reason"]))
         thumbs = base64.b64decode(data["thumbs"], validate=True)
         return cls(
             content=str(data["content"]),
-            info=typed(VideoInfo, data["info"]),
+            info=dataclass_from_json(VideoInfo, data["info"]),
             flags=tuple(data["flags"]),
             bars=None if data["bars"] is None else tuple(data["bars"]),
             parts=tuple((float(a), float(b)) for a, b in data["parts"]) if "time gaps" in data["flags"] else (),
@@ -122,44 +122,44 @@ class _Outcome:
         )
 
 
-def _compared(clips: Sequence[Clip], outcomes: Sequence[_Outcome]) -> list[Scanned]:
-    originals = _originals(clips, outcomes)
+def _compared(clips: Sequence[Clip], results: Sequence[_ClipResult]) -> list[ScannedClip]:
+    originals = _originals(clips, results)
     return [
-        Scanned(
+        ScannedClip(
             clip=clip,
-            reason=outcome.reason,
-            content=outcome.content,
-            info=outcome.info,
-            flags=(*outcome.flags, *([_NO_CAPTION] if not (clip.caption or "").strip() else [])),
+            reason=result.reason,
+            content=result.content,
+            info=result.info,
+            flags=(*result.flags, *([_NO_CAPTION] if not (clip.caption or "").strip() else [])),
             duplicate_of=None if original is None else clips[original].name,
-            phash=outcome.fingerprint.phash if outcome.fingerprint else None,
-            bars=outcome.bars,
-            parts=outcome.parts,
-            notices=outcome.notices,
+            phash=result.fingerprint.phash if result.fingerprint else None,
+            bars=result.bars,
+            parts=result.parts,
+            notices=result.notices,
         )
-        for clip, outcome, original in zip(clips, outcomes, originals, strict=True)
+        for clip, result, original in zip(clips, results, originals, strict=True)
     ]
 
 
-def _originals(clips: Sequence[Clip], outcomes: Sequence[_Outcome]) -> list[int | None]:
-    """For each clip the place of the one that it nearly repeats."""
+def _originals(clips: Sequence[Clip], results: Sequence[_ClipResult]) -> list[int | None]:
+    """For each clip the index of the one that it nearly repeats."""
     # A copy without a caption never stands for one that has one.
     order = sorted(range(len(clips)), key=lambda index: (not (clips[index].caption or "").strip(), index))
     found: list[int | None] = [None] * len(clips)
-    seen: dict[tuple[Any, ...], int] = {}
+    seen: dict[tuple[str, float, float | None, float | None], int] = {}
     fresh: list[int] = []
     for index in order:
-        clip, outcome = clips[index], outcomes[index]
-        if outcome.info is not None:
+        clip, result = clips[index], results[index]
+        if result.info is not None:
             # The same bytes are the same clip, and flat pictures can be told by nothing else.
-            first = seen.setdefault((outcome.content, clip.start, clip.end, clip.fps), index)
+            first = seen.setdefault((result.content, clip.start, clip.end, clip.fps), index)
             if first == index:
                 fresh.append(index)
             else:
                 found[index] = first
-    alike = first_alike([outcomes[index].fingerprint for index in fresh])
+    alike = find_duplicates([results[index].fingerprint for index in fresh])
     for index, place in zip(fresh, alike, strict=True):
         if place is not None:
             found[index] = fresh[place]
-    # A copy of a copy is told as a copy of the original.
+    # A copy of a copy is reported as a copy of the original.
     return [first if first is None or found[first] is None else found[first] for first in found]

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save
@@ -31,8 +31,8 @@ _MAX_HEADER = 100 * 10**6  # as safetensors itself has it
 _KEY_DIGITS = 32
 
 
-def make_key(**parts: Any) -> str:
-    """32 hexadecimal digits for whatever decides an entry."""
+def make_key(**parts: object) -> str:
+    """The key of an entry, 32 hexadecimal digits: a hash of everything that its tensors depend on."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_KEY_DIGITS]
 
 
@@ -47,7 +47,7 @@ class TensorEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """What the header of a shard says.
+    """The header of a shard.
 
     Attributes:
         path: the file.
@@ -137,7 +137,7 @@ class ShardWriter:
         self._bytes = 0
 
     def add(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Take an entry; the shard at hand is written before, if it would become too large, or after, if it is full.
+        """Add an entry. The current shard is written first if it would become too large, or afterwards if it is full.
 
         Args:
             key: of the entry.
@@ -154,7 +154,7 @@ class ShardWriter:
             self.write()
 
     def write(self) -> None:
-        """Write the shard at hand, if there is anything in it."""
+        """Write the current shard, if there is anything in it."""
         if not self._entries:
             return
         hashes = {key: entry_hash(tensors) for key, tensors in self._entries.items()}

@@ -1,4 +1,4 @@
-"""Cut videos at the changes of scene: a manifest of their pieces. Nothing is encoded anew."""
+"""Split videos at the changes of scene: a manifest of their pieces. Nothing is encoded again."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from videodit.datasets.clips.asking import ask_about, check_settings
-from videodit.datasets.clips.ledger import Ledger, write_rows
-from videodit.datasets.clips.readers import ReaderName
-from videodit.datasets.clips.records import Clip, Source
+from videodit.datasets.clips.json_fields import JsonObject
+from videodit.datasets.clips.jsonl import write_jsonl
+from videodit.datasets.clips.reading.readers import ReaderName
+from videodit.datasets.clips.reading.records import Clip, Source
+from videodit.datasets.clips.scanning.ledger import Ledger
+from videodit.datasets.clips.scanning.run_task import check_settings, run_task
 from videodit.errors import InputError
 
-_VERSION = 1  # of how cuts are found: another one looks for them again
+_VERSION = 1  # of how cuts are found: with another one they are looked for again
 # Times in a manifest have four decimals, rounded down: far less than a frame, and never into the next scene.
 _DECIMALS = 10_000
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """What a split came to.
+    """The result of a split.
 
     Attributes:
         pieces: rows of the manifest.
@@ -79,10 +80,11 @@ def split(
     _check_libraries()
     paths = _paths(source, manifest)
     partial = manifest.with_name(manifest.name + ".partial")
-    with Ledger(partial, _check_answer) as ledger:
-        answers = ask_about(
+    with Ledger(partial, _check_result) as ledger:
+        results = run_task(
             source.clips,
-            {"task": "cuts", "threshold": threshold, "version": _VERSION},
+            "cuts",
+            {"threshold": threshold, "version": _VERSION},
             reader=reader,
             timeout=timeout,
             workers=workers,
@@ -90,20 +92,20 @@ def split(
             report=report,
         )
     rows, seconds, too_short = [], 0.0, []
-    for clip, path, answer in zip(source.clips, paths, answers, strict=True):
-        if answer.get("reason") is not None:
+    for clip, path, result in zip(source.clips, paths, results, strict=True):
+        if result.get("reason") is not None:
             continue
-        pieces, short = _pieces(answer, min_seconds, max_seconds)
-        rows += [_row(clip, path, answer, piece) for piece in pieces]
+        pieces, short = _pieces(result, min_seconds, max_seconds)
+        rows += [_row(clip, path, result, piece) for piece in pieces]
         seconds += sum(end - start for start, end in pieces)
         if short:
             too_short.append((clip.name, short))
-    broken = [(clip.name, a["reason"]) for clip, a in zip(source.clips, answers, strict=True) if a.get("reason")]
+    broken = [(clip.name, a["reason"]) for clip, a in zip(source.clips, results, strict=True) if a.get("reason")]
     if not rows:
         raise InputError(_nothing(len(broken), len(source), min_seconds))
-    write_rows(manifest, rows)
+    write_jsonl(manifest, rows)
     partial.unlink(missing_ok=True)
-    cuts = sum(len(answer.get("cuts", ())) for answer in answers)
+    cuts = sum(len(result.get("cuts", ())) for result in results)
     return SplitResult(len(rows), seconds, cuts, tuple(too_short), tuple(broken))
 
 
@@ -147,19 +149,17 @@ def _paths(source: Source, manifest: Path) -> list[str]:
     return paths
 
 
-def _check_answer(answer: dict[str, Any]) -> None:
-    """Raises KeyError, TypeError or ValueError for what is no answer."""
-    if answer.get("reason") is None:
-        _ = [float(time) for time in (*answer["cuts"], answer["start"], answer["stop"])], bool(answer["is_image"])
+def _check_result(result: JsonObject) -> None:
+    """Raises KeyError, TypeError or ValueError for what is no result."""
+    if result.get("reason") is None:
+        _ = [float(time) for time in (*result["cuts"], result["start"], result["stop"])], bool(result["is_image"])
 
 
-def _pieces(
-    answer: dict[str, Any], min_seconds: float, max_seconds: float | None
-) -> tuple[list[tuple[float, float]], int]:
-    """The stretches between the cuts in seconds, and how many of them were too short."""
-    if answer["is_image"]:
+def _pieces(result: JsonObject, min_seconds: float, max_seconds: float | None) -> tuple[list[tuple[float, float]], int]:
+    """The ranges between the cuts in seconds, and how many of them were too short."""
+    if result["is_image"]:
         return [(0.0, 0.0)], 0
-    edges = [answer["start"], *answer["cuts"], answer["stop"]]
+    edges = [result["start"], *result["cuts"], result["stop"]]
     pieces, short = [], 0
     for start, end in itertools.pairwise(edges):
         # A clip's length is known to less than its rounding.
@@ -172,15 +172,15 @@ def _pieces(
     return pieces, short
 
 
-def _row(clip: Clip, path: str, answer: dict[str, Any], piece: tuple[float, float]) -> dict[str, Any]:
+def _row(clip: Clip, path: str, result: JsonObject, piece: tuple[float, float]) -> JsonObject:
     start, end = piece
-    row: dict[str, Any] = {"video": path}
+    row: JsonObject = {"video": path}
     if clip.caption is not None:
         row["caption"] = clip.caption
-    if start > answer["start"] or clip.start > 0:
-        row["start"] = start if start == answer["start"] else _down(start)
-    if end < answer["stop"] or clip.end is not None:
-        row["end"] = clip.end if end == answer["stop"] and clip.end is not None else _down(end)
+    if start > result["start"] or clip.start > 0:
+        row["start"] = start if start == result["start"] else _down(start)
+    if end < result["stop"] or clip.end is not None:
+        row["end"] = clip.end if end == result["stop"] and clip.end is not None else _down(end)
     if clip.fps is not None:
         row["fps"] = clip.fps
     return row

@@ -12,24 +12,23 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
 
-from videodit.datasets.clips.hub import HF_PREFIX, read_hugging_face
-from videodit.datasets.clips.listing import (
+from videodit.datasets.clips.reading.hugging_face import HF_PREFIX, read_hugging_face
+from videodit.datasets.clips.reading.records import Clip, Media, Source
+from videodit.datasets.clips.reading.source_fields import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
-    Collected,
-    caption_of,
-    decode,
+    ClipCollector,
+    as_input_errors,
+    decode_text,
     is_hidden,
-    leads_out,
-    listed,
-    named,
+    name_some,
+    outside_links,
+    parse_caption,
+    parse_timing,
     read_caption,
-    timing_of,
 )
-from videodit.datasets.clips.records import Clip, Media, Source
-from videodit.datasets.clips.shards import RANGE, expand, read_shards
+from videodit.datasets.clips.reading.webdataset import RANGE, expand_pattern, read_webdataset
 from videodit.errors import InputError
 
 __all__ = ["read_source"]
@@ -55,7 +54,7 @@ def read_source(where: str | Path, *, split: str = "train") -> Source:
     Captions are UTF-8 without the space around them; an empty one is none.
 
     Args:
-        where: one of the above.
+        where: a folder, a manifest, shards or a dataset.
         split: of a Hugging Face dataset; other sources have no splits.
 
     Raises:
@@ -63,21 +62,21 @@ def read_source(where: str | Path, *, split: str = "train") -> Source:
     """
     text = os.fspath(where)
     if text.startswith(HF_PREFIX):
-        with named(text):
+        with as_input_errors(text):
             return read_hugging_face(text[len(HF_PREFIX) :], split)
     if split != "train":
         raise InputError(f"split is {split!r}; only Hugging Face datasets (hf:owner/name) have splits")
     path = Path(where)
-    with named(text):
+    with as_input_errors(text):
         if RANGE.search(text):
-            return read_shards(expand(text))
+            return read_webdataset(expand_pattern(text))
         if path.is_dir():
             shards = sorted(entry for entry in path.iterdir() if entry.suffix == ".tar" and not is_hidden(entry.name))
-            return read_shards(shards) if shards and not _has_media(path) else _read_folder(path)
+            return read_webdataset(shards) if shards and not _has_media(path) else _read_folder(path)
         if path.suffix.lower() in (".jsonl", ".csv") and path.is_file():
             return _read_manifest(path)
         if path.suffix.lower() == ".tar" and path.is_file():
-            return read_shards([path])
+            return read_webdataset([path])
         if path.is_file() and _is_media(path.name):
             raise InputError(f"{text!r} is a clip by itself: put it into a folder, beside a .txt file with its caption")
     raise InputError(
@@ -115,7 +114,7 @@ def _has_media(folder: Path) -> bool:
 def _read_folder(folder: Path) -> Source:
     files, links = _files(folder)
     captions = {name for name in files if name.endswith(".txt")}
-    collected, used = Collected(), set()
+    collected, used = ClipCollector(), set()
     for name in (name for name in files if _is_media(name)):
         beside = str(PurePosixPath(name).with_suffix(".txt"))
         caption = None
@@ -123,12 +122,12 @@ def _read_folder(folder: Path) -> Source:
             used.add(beside)
             caption = read_caption(folder / beside)
         collected.add(Clip(name, Media(folder / name), caption), str(folder))
-    out = leads_out(folder, (folder / name for name in files if _is_media(name) or name in used))
+    out = outside_links(folder, (folder / name for name in files if _is_media(name) or name in used))
     others = [name for name in files if not _is_media(name) and name not in captions]
     notices = [
-        listed(others, "file that is no clip was passed over", "files that are no clips were passed over"),
-        listed(sorted(captions - used), "caption has no clip beside it", "captions have no clip beside them"),
-        listed(links, "folder that is a link was not entered", "folders that are links were not entered"),
+        name_some(others, "file that is no clip was passed over", "files that are no clips were passed over"),
+        name_some(sorted(captions - used), "caption has no clip beside it", "captions have no clip beside them"),
+        name_some(links, "folder that is a link was not entered", "folders that are links were not entered"),
         out,
     ]
     return collected.source(str(folder), notices)
@@ -138,25 +137,27 @@ def _read_folder(folder: Path) -> Source:
 
 
 def _read_manifest(path: Path) -> Source:
-    text = decode(path.read_bytes(), str(path))
+    text = decode_text(path.read_bytes(), str(path))
     rows = _json_rows if path.suffix.lower() == ".jsonl" else _csv_rows
-    collected, unused = Collected(), dict[str, None]()
+    collected, unused = ClipCollector(), dict[str, None]()
     for line, row in rows(text, path):
         where = f"{path}, line {line}"
         unused.update(dict.fromkeys(name for name in row if name not in _COLUMNS))
         video = _inside(path.parent, row.get("video"), where)
-        start, end, fps = timing_of(row, where)
+        start, end, fps = parse_timing(row, where)
         name = video.as_posix()
         if start or end is not None:
             name += f"@{start!r}-" + ("" if end is None else repr(end))
         collected.add(
-            Clip(name, Media(path.parent / video), caption_of(row.get("caption"), where), start, end, fps), where
+            Clip(name, Media(path.parent / video), parse_caption(row.get("caption"), where), start, end, fps), where
         )
     notice = f"columns that were not used: {', '.join(unused)}" if unused else ""
-    return collected.source(str(path), [notice, leads_out(path.parent, (clip.media.path for clip in collected.clips))])
+    return collected.source(
+        str(path), [notice, outside_links(path.parent, (clip.media.path for clip in collected.clips))]
+    )
 
 
-def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -169,7 +170,7 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     heading: list[str] | None = None
     try:

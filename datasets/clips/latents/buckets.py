@@ -1,6 +1,6 @@
-"""Which stretch of which clip is trained on, and in which form: frames × size under a budget of tokens.
+"""Which range of which clip is trained on, and in which shape: frames × size under a budget of tokens.
 
-A bucket is a form that clips are brought into. Its size follows from the clip's own shape: of all legal sizes within
+A bucket is the shape of a sample. Its size follows from the clip's own shape: of all legal sizes within
 the budget the one with the highest ``kept² · used``, where ``kept`` is the share of the picture that is left after the
 crop and ``used`` the share of the budget that the size fills.
 """
@@ -12,23 +12,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
-from videodit.datasets.clips.readers import usable_frames
+from videodit.datasets.clips.reading.readers import usable_frames
+from videodit.datasets.clips.scanning.scan_clips import ScannedClip
 from videodit.errors import InputError
 from videodit.shapes import VideoGeometry
 
-if TYPE_CHECKING:
-    from videodit.datasets.clips.scan import Scanned
-
 Windows = Literal["all", "first"]
 DROPPABLE = ("static", "black", "letterboxed", "interlaced", "time gaps", "no caption", "duplicate")
-"""What a scan may have found and :func:`plan_samples` may leave out: the flags, and clips that nearly repeat others."""
-_NAMES_TOLD = 3
+"""Reasons of a scan for which :func:`plan_samples` can leave out clips: its flags, and near-duplicates."""
+_NAMES_SHOWN = 3
 
 
 class Bucket(NamedTuple):
-    """A form that clips are brought into: frames, and height and width in pixels."""
+    """The shape of a sample: frames, and height and width in pixels."""
 
     frames: int
     height: int
@@ -39,15 +37,15 @@ class Bucket(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the samples of a data set may look like.
+class SampleSpec:
+    """What the samples of a data set may look like: rate, lengths, and the budget of tokens.
 
     Args:
         geometry: of the model that they are for.
         fps: frames per second at which clips are read.
         frames: legal frame counts to use; a clip gives windows of the largest of them that it is long enough for.
         max_tokens: of a sample, as the transformer counts them.
-        max_buckets: how many forms there may be; the rarest are merged into others.
+        max_buckets: how many there may be; the rarest are merged into others.
         windows: cut a long clip into consecutive windows, or take its first alone.
         max_pixels: of a frame. Without this limit an image is as large as all the tokens of a clip allow.
         size: height and width that all samples have, for models with learned positions.
@@ -104,31 +102,31 @@ def _illegal_frames(geometry: VideoGeometry, count: int) -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """A window of a clip in the form of a bucket.
+    """A window of a clip, in the shape of a bucket.
 
     Args:
         scanned: the clip.
         start: of the window, in seconds from the clip's own start.
-        bucket: its form.
+        bucket: its shape.
     """
 
-    scanned: Scanned
+    scanned: ScannedClip
     start: float
     bucket: Bucket
 
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """What becomes of the clips of a source.
+    """The samples of a source's clips.
 
     Attributes:
-        wanted: what was asked for.
+        spec: what samples may look like.
         samples: by the names of the clips, then by time.
         dropped: names of clips that give no sample, each with the reason, by name.
         notices: what a user should know: seconds that no window covers, merged buckets, pictures that are enlarged.
     """
 
-    wanted: Wanted
+    spec: SampleSpec
     samples: tuple[Sample, ...] = ()
     dropped: list[tuple[str, str]] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -141,12 +139,14 @@ class SamplePlan:
         return found
 
 
-def plan_samples(scanned: Iterable[Scanned], wanted: Wanted, *, drop_flags: frozenset[str] = frozenset()) -> SamplePlan:
+def plan_samples(
+    scanned: Iterable[ScannedClip], spec: SampleSpec, *, drop_flags: frozenset[str] = frozenset()
+) -> SamplePlan:
     """Choose windows and buckets for the clips of a source. The order in which the clips come plays no part.
 
     Args:
         scanned: what a scan found.
-        wanted: what samples may look like.
+        spec: what samples may look like.
         drop_flags: which of `DROPPABLE` are left out.
 
     Raises:
@@ -159,25 +159,21 @@ def plan_samples(scanned: Iterable[Scanned], wanted: Wanted, *, drop_flags: froz
     uncovered = 0.0
     for one in sorted(scanned, key=lambda s: s.clip.name):
         reason = _reason_to_drop(one, drop_flags)
-        found: int | str = reason if reason is not None else _frames_of(one, wanted)
+        found: int | str = reason if reason is not None else _frames_of(one, spec)
         if isinstance(found, str):
             dropped.append((one.clip.name, found))
             continue
-        windows, rest = _windows(one, found, wanted)
+        windows, rest = _windows(one, found, spec)
         samples += windows
         uncovered += rest
     notices = []
     if uncovered:
         notices.append(
             f"{uncovered:.1f} s of the clips are in no sample: "
-            + (
-                "what is left behind the last window of each"
-                if wanted.windows == "all"
-                else "all but the first windows"
-            )
+            + ("what is left behind the last window of each" if spec.windows == "all" else "all but the first windows")
         )
-    samples, merged = _merge(samples, wanted)
-    return SamplePlan(wanted, tuple(samples), dropped, [*notices, *merged, *_enlarged(samples)])
+    samples, merged = _merge(samples, spec)
+    return SamplePlan(spec, tuple(samples), dropped, [*notices, *merged, *_enlarged(samples)])
 
 
 def lost_share(width: int, height: int, bucket: Bucket) -> float:
@@ -185,21 +181,21 @@ def lost_share(width: int, height: int, bucket: Bucket) -> float:
     return float(1 - _kept(Fraction(width, height), Fraction(bucket.width, bucket.height)))
 
 
-def bucket_for(width: int, height: int, frames: int, wanted: Wanted) -> Bucket:
+def bucket_for(width: int, height: int, frames: int, spec: SampleSpec) -> Bucket:
     """The bucket of a clip.
 
     Args:
         width: of the clip in pixels; the bucket is no wider, unless no narrower one is legal.
         height: the same.
         frames: of the bucket.
-        wanted: the geometry and the budget.
+        spec: the geometry and the budget.
     """
-    if wanted.size is not None:
-        return Bucket(frames, *wanted.size)
-    mh, mw = wanted.geometry.size_multiple
-    cells = wanted.max_tokens // wanted.geometry.num_tokens(frames, mh, mw)
-    if wanted.max_pixels is not None:
-        cells = min(cells, wanted.max_pixels // (mh * mw))
+    if spec.size is not None:
+        return Bucket(frames, *spec.size)
+    mh, mw = spec.geometry.size_multiple
+    cells = spec.max_tokens // spec.geometry.num_tokens(frames, mh, mw)
+    if spec.max_pixels is not None:
+        cells = min(cells, spec.max_pixels // (mh * mw))
     rows, columns = _best_grid(
         Fraction(width * mh, height * mw), cells, max(1, min(height // mh, cells)), max(1, min(width // mw, cells))
     )
@@ -230,7 +226,7 @@ def _kept(shape: Fraction, other: Fraction) -> Fraction:
     return min(shape / other, other / shape)
 
 
-def _reason_to_drop(one: Scanned, drop_flags: frozenset[str]) -> str | None:
+def _reason_to_drop(one: ScannedClip, drop_flags: frozenset[str]) -> str | None:
     if one.reason is not None:
         return one.reason
     if flags := [flag for flag in one.flags if flag in drop_flags]:
@@ -240,7 +236,7 @@ def _reason_to_drop(one: Scanned, drop_flags: frozenset[str]) -> str | None:
     return None
 
 
-def _parts(one: Scanned, fps: float) -> list[tuple[float, int]]:
+def _parts(one: ScannedClip, fps: float) -> list[tuple[float, int]]:
     """For each part of a clip where it begins, in seconds from the clip's start, and how many frames it gives."""
     assert one.info is not None
     if one.info.is_image:
@@ -251,44 +247,44 @@ def _parts(one: Scanned, fps: float) -> list[tuple[float, int]]:
     return [(a - start, usable_frames(b - a, fps)) for a, b in parts]
 
 
-def _frames_of(one: Scanned, wanted: Wanted) -> int | str:
+def _frames_of(one: ScannedClip, spec: SampleSpec) -> int | str:
     """The frame count for a clip, or why there is none."""
-    parts = _parts(one, wanted.fps)
+    parts = _parts(one, spec.fps)
     usable = max(count for _, count in parts)
-    if legal := [count for count in wanted.frames if count <= usable]:
+    if legal := [count for count in spec.frames if count <= usable]:
         return max(legal)
     assert one.info is not None
-    least = min(wanted.frames)
+    least = min(spec.frames)
     if one.info.is_image:
         return f"an image, and samples have at least {least} frames"
     if len(parts) > 1:
         return f"gaps in its time stamps leave at most {usable} frames in one part; the shortest sample has {least}"
     end = one.info.duration if one.clip.end is None else min(one.clip.end, one.info.duration)
     duration = max(0.0, end - one.clip.start)
-    return f"{duration:.2f} s are {usable} frames at {wanted.fps:g} fps; the shortest sample has {least}"
+    return f"{duration:.2f} s are {usable} frames at {spec.fps:g} fps; the shortest sample has {least}"
 
 
-def _windows(one: Scanned, frames: int, wanted: Wanted) -> tuple[list[Sample], float]:
+def _windows(one: ScannedClip, frames: int, spec: SampleSpec) -> tuple[list[Sample], float]:
     """The windows of a clip, none across a gap in its time stamps, and how many seconds of it they do not cover."""
     assert one.info is not None
-    bucket = bucket_for(one.info.width, one.info.height, frames, wanted)
+    bucket = bucket_for(one.info.width, one.info.height, frames, spec)
     starts: list[float] = []
     rest = 0
-    for begin, usable in _parts(one, wanted.fps):
-        count = usable // frames if wanted.windows == "all" and frames > 1 else min(1, usable // frames)
-        if starts and (wanted.windows != "all" or frames == 1):
+    for begin, usable in _parts(one, spec.fps):
+        count = usable // frames if spec.windows == "all" and frames > 1 else min(1, usable // frames)
+        if starts and (spec.windows != "all" or frames == 1):
             count = 0
-        starts += [begin + index * frames / wanted.fps for index in range(count)]
+        starts += [begin + index * frames / spec.fps for index in range(count)]
         rest += usable - count * frames
-    return [Sample(one, start, bucket) for start in starts], rest / wanted.fps
+    return [Sample(one, start, bucket) for start in starts], rest / spec.fps
 
 
-def _merge(samples: list[Sample], wanted: Wanted) -> tuple[list[Sample], list[str]]:
+def _merge(samples: list[Sample], spec: SampleSpec) -> tuple[list[Sample], list[str]]:
     """Merge the rarest buckets into the nearest others until there are few enough, and say what that crops."""
     members: dict[Bucket, list[int]] = {}
     for index, sample in enumerate(samples):
         members.setdefault(sample.bucket, []).append(index)
-    while len(members) > wanted.max_buckets:
+    while len(members) > spec.max_buckets:
         # Frames are not lost by a merge: a bucket goes into one of the same length.
         lengths = [bucket.frames for bucket in members]
         movable = [bucket for bucket in members if lengths.count(bucket.frames) > 1]
@@ -315,7 +311,7 @@ def _merge(samples: list[Sample], wanted: Wanted) -> tuple[list[Sample], list[st
         lost = max(lost_share(*_sides(sample), new) for sample in some)
         before = max(lost_share(*_sides(sample), old) for sample in some)
         notices.append(
-            f"{_samples(len(some))} of {old} go into {new}, since there are more than {wanted.max_buckets} buckets: "
+            f"{_samples(len(some))} of {old} go into {new}, since there are more than {spec.max_buckets} buckets: "
             f"up to {lost:.0%} of the picture are cropped away instead of {before:.0%}"
         )
     return [Sample(s.scanned, s.start, final[index]) for index, s in enumerate(samples)], notices
@@ -334,8 +330,8 @@ def _enlarged(samples: Sequence[Sample]) -> list[str]:
             names[sample.scanned.clip.name] = f"{sample.scanned.clip.name} ({width}x{height})"
     if not names:
         return []
-    told = ", ".join(list(names.values())[:_NAMES_TOLD]) + (", …" if len(names) > _NAMES_TOLD else "")
-    return [f"{len(names)} clip{'s are' if len(names) > 1 else ' is'} smaller than the bucket and enlarged: {told}"]
+    shown = ", ".join(list(names.values())[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
+    return [f"{len(names)} clip{'s are' if len(names) > 1 else ' is'} smaller than the bucket and enlarged: {shown}"]
 
 
 def _samples(count: int) -> str:

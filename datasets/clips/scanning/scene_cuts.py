@@ -1,42 +1,37 @@
-"""Where the scenes of a video change, by PySceneDetect. Runs in a child process; the libraries load in functions."""
+"""Where the scenes of a video change, by PySceneDetect. Runs in a worker; its libraries load when they are needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
-from videodit.datasets.clips.inspect_clip import opened
-from videodit.datasets.clips.readers import ClipReader
-from videodit.datasets.clips.records import Media
+from videodit.datasets.clips.reading.readers import ClipReader
+from videodit.datasets.clips.reading.records import Media
+from videodit.datasets.clips.scanning.messages import ClipRequest, FileCuts, Heartbeat, RangeCuts
+from videodit.datasets.clips.scanning.opening import open_usable
 
 _BLOCK_BYTES = 2**26  # decoded at once
 _WIDTH = 256  # PySceneDetect compares pictures of about this width
 
 
-def find_cuts(media: Media, request: dict[str, Any], beat: Callable[[], None]) -> dict[str, Any]:
+def find_cuts(media: Media, request: ClipRequest, beat: Heartbeat) -> FileCuts:
     """The times of the cuts in each range of a file.
 
     Args:
         media: the file.
-        request: ``reader``, ``fps``, ``threshold`` and ``ranges``, as for a look.
+        request: its reader, rate, threshold and ranges count.
         beat: called after each block of frames.
 
-    Returns:
-        ``ranges``: for each ``cuts``, the times in seconds of the first frames of new scenes, ``start`` and ``stop``,
-        where the range begins and ends in the file, and ``is_image``; or ``reason``.
-
     Raises:
-        Unusable: the file cannot be read.
+        UnusableClip: the file cannot be read.
     """
-    with opened(media, request) as clip:
-        return {"ranges": [_cuts_of(clip, start, end, request["threshold"], beat) for start, end in request["ranges"]]}
+    threshold = request["threshold"]
+    with open_usable(media, reader=request["reader"], fps=request["fps"]) as clip:
+        return {"ranges": [_cuts_of(clip, start, end, threshold, beat) for start, end in request["ranges"]]}
 
 
-def _cuts_of(
-    clip: ClipReader, start: float, end: float | None, threshold: float, beat: Callable[[], None]
-) -> dict[str, Any]:
+def _cuts_of(clip: ClipReader, start: float, end: float | None, threshold: float, beat: Heartbeat) -> RangeCuts:
     from scenedetect import AdaptiveDetector, FrameTimecode
 
     duration = clip.info.duration
@@ -55,7 +50,7 @@ def _cuts_of(
     return {"cuts": clip.times[cuts].tolist(), "start": start, "stop": stop, "is_image": False}
 
 
-def _frames(clip: ClipReader, numbers: np.ndarray, beat: Callable[[], None]) -> Iterator[tuple[int, np.ndarray]]:
+def _frames(clip: ClipReader, numbers: np.ndarray, beat: Heartbeat) -> Iterator[tuple[int, np.ndarray]]:
     """Numbers from 0 and frames, BGR and small, as the detector takes them."""
     import cv2
 

@@ -1,4 +1,4 @@
-"""What a clip looks like from a few of its frames: whether it is still, black or has bars, and its fingerprint.
+"""Features of a few frames of a clip: whether they are still, black or have bars, and their perceptual hashes.
 
 ``T`` frames of ``H × W`` pixels. Brightness is the luma of ITU-R BT.601, 0 to 255.
 """
@@ -29,16 +29,16 @@ STILL_CHANGE = 4.0
 # A picture whose brightness hardly varies has no low frequencies to tell it by.
 MIN_CONTRAST = 4.0
 _HASH_SIDE, _HASH_BITS = 32, 8
-_ENOUGH = 256  # pixels along a side
-THUMB = 4  # side of the thumbnails in pixels
+_ENOUGH_PIXELS = 256  # along a side
+THUMB_SIDE = 4  # of the thumbnails, in pixels
 # Frames that are compared between clips, as shares of the clip: its middle, and away from titles at both ends.
-HASHED = (0.1, 0.3, 0.5, 0.7, 0.9)
-SAMPLED = 15  # spread over the clip; a multiple of the hashed ones, so that these are among them
+COMPARED = (0.1, 0.3, 0.5, 0.7, 0.9)
+SAMPLED = 15  # spread over the clip; a multiple of the compared ones, so that these are among them
 
 
 @dataclass(frozen=True)
-class FrameLook:
-    """What is kept of one frame.
+class FrameFeatures:
+    """What is measured in one frame.
 
     Attributes:
         grid: mean brightness of its 16 × 16 parts, float32.
@@ -57,20 +57,20 @@ class FrameLook:
     thumb: np.ndarray
 
 
-def look_at(frame: np.ndarray) -> FrameLook:
+def frame_features(frame: np.ndarray) -> FrameFeatures:
     """The features of a frame, uint8 RGB ``[H, W, 3]``."""
     height, width, _ = frame.shape
     # Pixels are passed over where there are more than means need: it is 4K that takes time.
-    step = max(1, min(height, width) // _ENOUGH)
+    step = max(1, min(height, width) // _ENOUGH_PIXELS)
     small = frame[::step, ::step]
     luma = _luma(small)
-    return FrameLook(
+    return FrameFeatures(
         grid=shrink(luma, STILL_GRID),
         bright=float((luma > DARK).mean()),
-        dark_rows=(_luma(frame[:, :: max(1, width // _ENOUGH)]) > DARK).mean(axis=1) <= BAR_SHARE,
-        dark_columns=(_luma(frame[:: max(1, height // _ENOUGH)]) > DARK).mean(axis=0) <= BAR_SHARE,
+        dark_rows=(_luma(frame[:, :: max(1, width // _ENOUGH_PIXELS)]) > DARK).mean(axis=1) <= BAR_SHARE,
+        dark_columns=(_luma(frame[:: max(1, height // _ENOUGH_PIXELS)]) > DARK).mean(axis=0) <= BAR_SHARE,
         phash=perceptual_hash(luma),
-        thumb=np.stack([shrink(small[..., i], THUMB) for i in range(3)], axis=-1).round().astype(np.uint8),
+        thumb=np.stack([shrink(small[..., i], THUMB_SIDE) for i in range(3)], axis=-1).round().astype(np.uint8),
     )
 
 
@@ -118,26 +118,26 @@ def _dct_rows() -> np.ndarray:
 _DCT = _dct_rows()
 
 
-def is_black(looks: Sequence[FrameLook]) -> bool:
-    """No frame shows anything."""
-    return all(look.bright <= BLACK_SHARE for look in looks)
+def is_black(frames: Sequence[FrameFeatures]) -> bool:
+    """Whether no frame shows anything."""
+    return all(frame.bright <= BLACK_SHARE for frame in frames)
 
 
-def is_static(looks: Sequence[FrameLook]) -> bool:
-    """There is more than one frame, and none differs from the first by more than noise."""
-    changes = [float(np.abs(look.grid - looks[0].grid).max()) for look in looks[1:]]
+def is_static(frames: Sequence[FrameFeatures]) -> bool:
+    """Whether there is more than one frame, and none differs from the first by more than noise."""
+    changes = [float(np.abs(frame.grid - frames[0].grid).max()) for frame in frames[1:]]
     return bool(changes) and max(changes) <= STILL_CHANGE
 
 
-def find_bars(looks: Sequence[FrameLook]) -> tuple[int, int, int, int] | None:
+def find_bars(frames: Sequence[FrameFeatures]) -> tuple[int, int, int, int] | None:
     """Heights and widths in pixels of dark bars that stay: top, bottom, left, right; ``None`` without any.
 
     Bars count in pairs of about one size, above and below or left and right. A black clip has none.
     """
-    if is_black(looks):
+    if is_black(frames):
         return None
-    top, bottom = _pair(np.all([look.dark_rows for look in looks], axis=0))
-    left, right = _pair(np.all([look.dark_columns for look in looks], axis=0))
+    top, bottom = _pair(np.all([frame.dark_rows for frame in frames], axis=0))
+    left, right = _pair(np.all([frame.dark_columns for frame in frames], axis=0))
     return (top, bottom, left, right) if top or left else None
 
 

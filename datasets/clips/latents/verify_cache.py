@@ -9,11 +9,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from videodit.datasets.clips.cache import CachedSample, LatentCache
-from videodit.datasets.clips.encode import Encoder, cache_info, caption_of, entry_key, read_fitted, text_key
-from videodit.datasets.clips.latent_shards import Shard, entry_hash, make_key
-from videodit.datasets.clips.readers import ReaderName
-from videodit.datasets.clips.records import Clip, Source
+from videodit.datasets.clips.latents.encode_clips import (
+    Encoder,
+    cache_info,
+    caption_or_empty,
+    entry_key,
+    read_for_bucket,
+    text_key,
+)
+from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
+from videodit.datasets.clips.latents.latent_shards import Shard, entry_hash, make_key
+from videodit.datasets.clips.reading.readers import ReaderName
+from videodit.datasets.clips.reading.records import Clip, Source
 from videodit.errors import InputError
 
 Report = Callable[[str, int, int], object]
@@ -152,14 +159,14 @@ def _changes(cache: LatentCache, clip: Clip | None, samples: list[CachedSample])
         for sample in samples
     ):
         changes.append("the source has another start, end or rate for it by now")
-    if any(sample.caption != caption_of(clip) for sample in samples):
+    if any(sample.caption != caption_or_empty(clip) for sample in samples):
         changes.append("the source has another caption by now")
     return changes
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """What came of encoding samples again.
+class ReencodeResult:
+    """The result of encoding samples again.
 
     Attributes:
         problems: samples that are off by more than is tolerated, or cannot be read.
@@ -182,7 +189,7 @@ def check_encoding(
     *,
     reader: ReaderName = "pyav",
     report: Report = lambda stage, done, total: None,
-) -> Encoding:
+) -> ReencodeResult:
     """Encode samples again and compare them with what is stored.
 
     Args:
@@ -209,7 +216,7 @@ def check_encoding(
             problems.append(f"{sample.clip}: the source has it no longer")
             continue
         try:
-            frames = read_fitted(
+            frames = read_for_bucket(
                 now[sample.clip], start=sample.start, bucket=sample.bucket, fps=cache.info.fps, reader=reader
             )
         except (ValueError, OSError) as error:
@@ -219,7 +226,7 @@ def check_encoding(
         largest = max(largest, off)
         if not off <= tolerance:  # true for NaN, too
             problems.append(f"{sample.clip}: encoded again it is off by {off:.2g}, more than {tolerance:g}")
-    return Encoding(problems, len(chosen), largest, tolerance)
+    return ReencodeResult(problems, len(chosen), largest, tolerance)
 
 
 def _deviation(now: Tensor, stored: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""What all sources share: names of files, captions, times, and clips that are collected under names of their own."""
+"""What all sources share: names of files, captions, times, and the clips collected so far, each of its own name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from videodit.datasets.clips.records import Clip, Source
+from videodit.datasets.clips.reading.records import Clip, Source
 from videodit.errors import InputError
 from videodit.limits import current_limits
 from videodit.prompts import check_text, is_blank
@@ -26,8 +26,8 @@ IMAGE_SUFFIXES = frozenset(SUFFIXES)
 
 
 @contextlib.contextmanager
-def named(source: str) -> Iterator[None]:
-    """Errors of the file system become ValueErrors that name the file, or the source where no file is known."""
+def as_input_errors(source: str) -> Iterator[None]:
+    """Turn errors of the file system into InputErrors that name the file, or the source where no file is known."""
     try:
         yield
     except OSError as error:
@@ -35,8 +35,8 @@ def named(source: str) -> Iterator[None]:
 
 
 @dataclass
-class Collected:
-    """Clips so far, each under a name of its own, and what was passed over."""
+class ClipCollector:
+    """The clips of a source, as they are found, and their names, of which each is unique."""
 
     clips: list[Clip] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
@@ -57,14 +57,14 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def listed(names: list[str], one: str, many: str, shown: int = 3) -> str:
+def name_some(names: list[str], one: str, many: str, shown: int = 3) -> str:
     """A notice: "12 files that are no clips were passed over: a, b, c, …"; empty for no names.
 
     Args:
         names: which.
-        one: what is said of a single one.
-        many: the same of several.
-        shown: names that are told.
+        one: the words for a single name.
+        many: the words for several.
+        shown: how many names appear.
     """
     if not names:
         return ""
@@ -72,18 +72,18 @@ def listed(names: list[str], one: str, many: str, shown: int = 3) -> str:
     return f"{len(names)} {one if len(names) == 1 else many}: {', '.join(names[:shown])}{more}"
 
 
-def leads_out(folder: Path, files: Iterable[Path]) -> str:
-    """A notice that files are reached by links that lead out of their folder; empty if none is."""
+def outside_links(folder: Path, files: Iterable[Path]) -> str:
+    """A notice that names files that are links to somewhere outside the folder; empty if there are none."""
     root, parents, out = folder.resolve(), dict[Path, bool](), []
     for file in dict.fromkeys(files):
         if file.parent not in parents:
             parents[file.parent] = file.parent.resolve().is_relative_to(root)
         if not parents[file.parent] or (file.is_symlink() and not file.resolve().is_relative_to(root)):
             out.append(file.relative_to(folder).as_posix())
-    return listed(out, "file is a link that leads out of the folder", "files are links that lead out of the folder")
+    return name_some(out, "file is a link that leads out of the folder", "files are links that lead out of the folder")
 
 
-def decode(data: bytes, where: str) -> str:
+def decode_text(data: bytes, where: str) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise InputError(f"{where}: it is UTF-16; save it as UTF-8")
     try:
@@ -92,7 +92,7 @@ def decode(data: bytes, where: str) -> str:
         raise InputError(f"{where}: it is not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
-def caption_of(value: object, where: str) -> str | None:
+def parse_caption(value: object, where: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
@@ -108,7 +108,7 @@ def read_caption(path: Path) -> str | None:
         InputError: it is longer than captions may be, or no text. A file of any size is refused at once.
     """
     check_caption_size(path.stat().st_size, str(path))
-    return caption_of(decode(path.read_bytes(), str(path)), str(path))
+    return parse_caption(decode_text(path.read_bytes(), str(path)), str(path))
 
 
 def check_caption_size(size: int, where: str) -> None:
@@ -118,7 +118,7 @@ def check_caption_size(size: int, where: str) -> None:
 
 
 def _seconds(row: Mapping[str, object], name: str, where: str) -> float | None:
-    """A column's finite number; None where nothing is said."""
+    """A column's finite number; None where it is missing or empty."""
     value = row.get(name)
     if isinstance(value, str):
         value = value.strip()
@@ -133,7 +133,7 @@ def _seconds(row: Mapping[str, object], name: str, where: str) -> float | None:
     return number
 
 
-def timing_of(row: Mapping[str, object], where: str) -> tuple[float, float | None, float | None]:
+def parse_timing(row: Mapping[str, object], where: str) -> tuple[float, float | None, float | None]:
     """``start``, ``end`` and ``fps`` of a row."""
     start, end, fps = (_seconds(row, name, where) for name in ("start", "end", "fps"))
     start = 0.0 if start is None else start

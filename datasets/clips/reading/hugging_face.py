@@ -6,17 +6,25 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from videodit.datasets.clips.listing import Collected, caption_of, timing_of
-from videodit.datasets.clips.records import Clip, Media, Source
+from videodit.datasets.clips.reading.records import Clip, Media, Source
+from videodit.datasets.clips.reading.source_fields import ClipCollector, parse_caption, parse_timing
 from videodit.errors import InputError
 from videodit.files import write_whole
 
 HF_PREFIX = "hf:"
-"""What a source begins with that is one."""
+"""How the name of such a source begins."""
 
 
 def read_hugging_face(name: str, split: str) -> Source:
-    """The clips of a split; see :func:`videodit.datasets.clips.sources.read_source`."""
+    """The clips of a split of a dataset.
+
+    Args:
+        name: of the dataset on the hub, or its folder.
+        split: of the dataset.
+
+    Raises:
+        InputError: the library is missing, the dataset cannot be loaded, or a row has no clip.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -39,12 +47,12 @@ def read_hugging_face(name: str, split: str) -> Source:
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     folder = Path(name) if Path(name).is_dir() else cache
     roots = [folder.resolve(), cache.resolve(), Path(datasets.config.HF_CACHE_HOME).resolve()]
-    collected = Collected()
+    collected = ClipCollector()
     for i, row in enumerate(table):
         at = f"{where}, row {i}"
         media = _media_of(row[column], roots, cache / "videodit-clips", at)
-        start, end, fps = timing_of(row, at)
-        text = caption_of(row[caption], at) if caption else None
+        start, end, fps = parse_timing(row, at)
+        text = parse_caption(row[caption], at) if caption else None
         collected.add(Clip(f"{i:06d}", media, text, start, end, fps), at)
     notice = f"columns that were not used: {', '.join(unused)}" if unused else ""
     return collected.source(f"{HF_PREFIX}{name}", [notice])
@@ -72,8 +80,8 @@ def _one_of(names: tuple[str, str], columns: list[str], where: str) -> str | Non
     return found[0] if found else None
 
 
-def _media_of(value: Any, roots: list[Path], store: Path, where: str) -> Media:
-    """The bytes of a row: in a file of the dataset, or in its table, when they get a file in ``store``.
+def _media_of(value: object, roots: list[Path], store: Path, where: str) -> Media:
+    """The bytes of a row: in a file of the dataset, or in its table, which are then written to a file in ``store``.
 
     A table may name any path, so one counts only below ``roots``; the first is where relative ones begin.
     """

@@ -1,0 +1,1 @@
+"""Samples of clips in buckets, and the cache of their latents that training reads."""
