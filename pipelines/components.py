@@ -65,7 +65,8 @@ def settle_components(components: dict[str, Any], family: Family | None, samplin
         if part is not None and (not fits or isinstance(part, nn.Module)):
             raise InputError(f"{name} is a {type(part).__name__}; legal is {kind}")
     if components.get("scheduler") is not None and sampling.scheduler:
-        settled["scheduler"] = _scheduler(components["scheduler"], sampling.scheduler)
+        own = {name: ours for name, (_, ours) in sampling.scheduler.items()}
+        settled["scheduler"] = with_entries(components["scheduler"], own)
     for name in ("text_encoder", "text_encoder_2", "image_encoder"):
         part = components.get(name)
         from diffusers import ModelMixin
@@ -98,7 +99,7 @@ def settle_defaults(settings: dict[str, Any], sampling: Sampling, config: Mappin
     return {"max_text_length": None} | settled
 
 
-def _scheduler(part: Any, entries: Mapping[str, Any]) -> Any:
+def with_entries(part: Any, entries: Mapping[str, Any]) -> Any:
     """A scheduler whose config has these entries."""
     if all(part.config.get(name) == value for name, value in entries.items()):
         return part

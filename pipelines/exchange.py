@@ -12,7 +12,7 @@ from videodit._diffusers import is_divided
 from videodit.errors import InputError
 from videodit.families import FAMILIES
 from videodit.families.autoencoders import autoencoder_named
-from videodit.pipelines.components import check_not_offloaded, foreign_transformer, foreign_vae
+from videodit.pipelines.components import check_not_offloaded, foreign_transformer, foreign_vae, with_entries
 from videodit.pipelines.loading import COMPONENTS, foreign_settings
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,10 @@ def to_diffusers(pipe: Any) -> DiffusionPipeline:
             parts[part] = foreign_transformer(parts[part], part)
     if parts["vae"] is not None and (theirs := autoencoder_named(pipe.sampling.vae)).loads_as is not None:
         parts["vae"] = foreign_vae(parts["vae"], theirs)
-    parts |= {key: pipe.config[key] for key in ("boundary_ratio", "expand_timesteps") if pipe.config[key]}
+    settings = ("boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt")
+    parts |= {key: pipe.config[key] for key in settings if pipe.config[key]}
+    if parts["scheduler"] is not None and (entries := pipe.sampling.scheduler):
+        parts["scheduler"] = with_entries(parts["scheduler"], {key: value for key, (value, _) in entries.items()})
     if extra := sorted(part for part, value in parts.items() if part not in takes and value is not None):
         raise InputError(f"{name} takes no {', '.join(extra)}; set them to None first")
     for part, network in parts.items():

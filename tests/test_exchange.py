@@ -57,7 +57,8 @@ def test_made_of_a_pipeline_of_diffusers_in_memory_it_is_the_same(name: str, fol
     loaded, made = VideoDiTPipeline.from_pretrained(folder(name)), VideoDiTPipeline.from_pipe(theirs)
     assert defaults_of(made) == defaults_of(loaded)
     assert made.text_encoder is theirs.text_encoder
-    assert made.scheduler is theirs.scheduler
+    if not made.sampling.scheduler:  # nothing of it is other here
+        assert made.scheduler is theirs.scheduler
     pointers = {tensor.data_ptr() for tensor in theirs.transformer.state_dict().values()}
     shared = [tensor.data_ptr() in pointers for tensor in made.transformer.state_dict().values()]
     assert sum(shared) > 0.7 * len(shared)
@@ -102,7 +103,7 @@ def test_made_of_its_components_it_is_the_same(name: str, folder: Callable[[str]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["wan", "cogvideox-5b", "flux-dev"])
+@pytest.mark.parametrize("name", ["wan", "cogvideox-5b", "flux-dev", "mochi"])
 def test_a_pipeline_of_diffusers_made_here_makes_its_frames(name: str, folder: Callable[[str], Path]) -> None:
     case = CASES[name]
     theirs = getattr(diffusers, case.pipeline).from_pretrained(folder(name))

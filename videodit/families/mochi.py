@@ -77,7 +77,7 @@ FAMILY = Family(
             vae="AutoencoderKLMochi",
             defaults=always(480, 848, 19, 30.0, 64, 4.5),
             sigmas="linear_quadratic",
-            scheduler={"invert_sigmas": False},
+            scheduler={"invert_sigmas": (True, False)},
         )
     },
     required={"activation_fn": "swiglu", "qk_norm": "rms_norm"},

@@ -33,7 +33,8 @@ class Sampling:
             first frame, its latent (and zeros) as more channels, or those and a mask of the given frames. ``None``:
             there is none.
         pooled_component: which gives the pooled embedding.
-        scheduler: entries of a folder's scheduler that are other here, since all models here count time alike.
+        scheduler: entries of the scheduler's config that diffusers' pipeline needs, and what they are here, where all
+            models count time alike.
     """
 
     text: TextSpec
@@ -48,7 +49,7 @@ class Sampling:
     image_condition: ImageCondition | None = None
     text_component: Literal["text_encoder", "text_encoder_2"] = "text_encoder"
     pooled_component: Literal["text_encoder", "text_encoder_2"] | None = None
-    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 OWN = Sampling(text=TextSpec(clean="collapse"), vae="CausalVideoVAE", defaults=lambda _: {}, sigmas="to_last_step")
