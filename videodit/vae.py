@@ -37,6 +37,7 @@ from videodit._diffusers import (
 )
 from videodit.checkpoints import CheckedLoading
 from videodit.errors import InputError
+from videodit.json_types import JsonObject
 from videodit.shapes import Size3D, VideoGeometry
 from videodit.vae_layers import CausalConv3d, Decoder, Encoder, Stream, channels_last_weights
 
@@ -135,7 +136,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         self._whole: Callable[[Decoder, Tensor], Tensor] = _run_whole
 
     @classmethod
-    def _native_config(cls, config: dict[str, Any], where: object) -> dict[str, Any]:
+    def _native_config(cls, config: JsonObject, where: object) -> JsonObject:
         """Also reads a config of diffusers' ``AutoencoderKLWan``, whose weights are this class's."""
         if config.get("_class_name") != "AutoencoderKLWan":
             return super()._native_config(config, where)
@@ -258,7 +259,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         """
         self._refuse_backends(f"set_attention_backend({backend!r})")
 
-    def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
+    def enable_xformers_memory_efficient_attention(self, attention_op: object = None) -> None:
         """Refused, as :meth:`set_attention_backend`."""
         self._refuse_backends("enable_xformers_memory_efficient_attention()")
 
@@ -266,7 +267,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         """Refused, as :meth:`set_attention_backend`."""
         self._refuse_backends("enable_npu_flash_attention()")
 
-    def enable_xla_flash_attention(self, partition_spec: Any = None, **kwargs: Any) -> None:
+    def enable_xla_flash_attention(self, partition_spec: object = None, **kwargs: object) -> None:
         """Refused, as :meth:`set_attention_backend`."""
         self._refuse_backends("enable_xla_flash_attention()")
 

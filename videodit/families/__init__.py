@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from videodit.errors import ModelError
 from videodit.families import allegro, cogvideox, flux, hunyuan_video, latte, ltx, mochi, pixart, skyreels, wan
@@ -17,7 +16,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(config: Mapping[str, Any], where: object = "the config") -> Family:
+def family_of(config: Mapping[str, object], where: object = "the config") -> Family:
     """The family of a transformer's config of diffusers.
 
     Raises:
