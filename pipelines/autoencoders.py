@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from videodit.errors import InputError
 from videodit.families.autoencoders import Autoencoder, autoencoder_of
-from videodit.pipelines.protocols import VAE, StreamingVAE
+from videodit.pipelines.protocols import VAE, Posterior, StreamingVAE
 from videodit.shapes import Size3D
 from videodit.weights import check_finite
 
@@ -154,7 +154,7 @@ def _joined(about: Autoencoder, parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _posteriors(vae: VAE, about: Autoencoder, clip: Tensor) -> list[Any]:
+def _posteriors(vae: VAE, about: Autoencoder, clip: Tensor) -> list[Posterior]:
     """The posteriors of the parts of a clip ``[B, 3, frames, height, width]``."""
     if about.tiles is not None:
         check_tiles(vae, *clip.shape[2:])
