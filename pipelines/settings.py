@@ -6,13 +6,15 @@ import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import Any
+from typing import TypeVar
 
 from videodit.errors import InputError
 from videodit.pipelines.request import Request
 from videodit.pipelines.spec import ModelSpec
 from videodit.pipelines.windows import latent_window
 from videodit.shapes import Size3D, VideoGeometry
+
+Value = TypeVar("Value")
 
 MAX_SIDE = 8192
 MAX_TOKENS = 2**20
@@ -146,11 +148,11 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
     )
 
 
-def _or(value: Any, default: Any) -> Any:
+def _or(value: Value | None, default: Value) -> Value:
     return default if value is None else value
 
 
-def _asked_frames(request: Request, spec: ModelSpec, rate: Any) -> int:
+def _asked_frames(request: Request, spec: ModelSpec, rate: float | Fraction) -> int:
     """Frames that were asked for, by their number or by seconds."""
     from videodit.media import frame_rate
 
@@ -236,12 +238,12 @@ def check_conditions(
         _check_scale("guidance_scale_2", guidance_scale_2)
 
 
-def _check_scale(name: str, value: Any) -> None:
+def _check_scale(name: str, value: object) -> None:
     if not isinstance(value, Real) or not 0 <= value <= 100:  # type: ignore[operator]  # NaN is neither
         raise InputError(f"{name} must be a number from 0 to 100, got {value}")
 
 
-def _whole(name: str, value: Any, low: int, high: int | None) -> int:
+def _whole(name: str, value: float, low: int, high: int | None) -> int:
     is_whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
     if not is_whole or isinstance(value, bool):
         raise InputError(f"{name} must be a whole number, got {value!r}")

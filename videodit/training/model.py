@@ -189,9 +189,9 @@ def export_full(model: str, name: str, trained: Mapping[str, Tensor], folder: Pa
             wide = type(network).from_pretrained(source / part, **{key: torch.float32}, **options)
             pipe.register_modules(**{part: wide})
     getattr(pipe, name).load_state_dict(dict(trained))  # each is converted to the dtype that its place has
-    for part in (pipe, *pipe.components.values()):
-        if hasattr(part, "register_to_config"):
-            part.register_to_config(_name_or_path="")  # else a path of this machine would travel along
+    for one in (pipe, *pipe.components.values()):
+        if hasattr(one, "register_to_config"):
+            one.register_to_config(_name_or_path="")  # else a path of this machine would travel along
     with replacing(folder) as partial:
         pipe.save_pretrained(partial)
         shutil.rmtree(folder, ignore_errors=True)
