@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Literal, Protocol
 
 
-class TransformerConfig(Protocol):
-    """``model.config``: the arguments of :class:`~videodit.VideoDiT`, by their names."""
+class TransformerConfig(Mapping[str, object]):
+    """``model.config``: the arguments of :class:`~videodit.VideoDiT` by their names, which are attributes, too.
+
+    It stands for diffusers' frozen dict, whose entries have no types of their own; nothing is made of it.
+    """
 
     patch_size: tuple[int, int, int]
     num_attention_heads: int

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,35 @@ _LAYOUTS = (
 """Names that only the tensors of quantized files have, nvfp4's before those that it shares with others."""
 _COUNT = re.compile(r"layer|block|depth|repeat|stage")
 _NO_COUNT = re.compile(r"channel|dim|size|width|eps|type|norm|factor|index|indices|skip|drop|bucket|id$|ids$|layerdrop")
+
+
+class TensorSlice(Protocol):
+    """A tensor of a file that is not read yet, or a part of it."""
+
+    def get_shape(self) -> list[int]:
+        """Its shape."""
+
+    def get_dtype(self) -> str:
+        """safetensors' name of its dtype."""
+
+    def __getitem__(self, part: slice | tuple[slice, ...]) -> Tensor:
+        """Read a part of it."""
+
+
+class TensorFile(Protocol):
+    """An open safetensors file."""
+
+    def keys(self) -> Iterable[str]:
+        """The names of its tensors."""
+
+    def metadata(self) -> dict[str, str] | None:
+        """What its header says beside the tensors."""
+
+    def get_slice(self, name: str) -> TensorSlice:
+        """A tensor, not read."""
+
+    def get_tensor(self, name: str) -> Tensor:
+        """A tensor."""
 
 
 class Entry(NamedTuple):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import safe_open
@@ -37,7 +37,16 @@ from videodit.families.quantizing import LoadingQuantizer, Place
 from videodit.files import replacing
 from videodit.json_types import Config, JsonObject
 from videodit.schema import check_types
-from videodit.weights import build, check_counts, check_entries, check_names, is_finite, read_header, read_headers
+from videodit.weights import (
+    TensorFile,
+    build,
+    check_counts,
+    check_entries,
+    check_names,
+    is_finite,
+    read_header,
+    read_headers,
+)
 
 MaxMemory = dict[int | str, int | str]
 DeviceMap = str | dict[str, Place]
@@ -45,23 +54,6 @@ Model = TypeVar("Model", bound="FamilyLoading")
 Item = TypeVar("Item", Tensor, list[int])
 
 _LOAD_OPTIONS = ("device_map", "max_memory", "quantization_config")
-
-
-class TensorSlice(Protocol):
-    """A tensor of a file that is not read yet."""
-
-    def get_shape(self) -> list[int]:
-        """Its shape."""
-
-
-class TensorFile(Protocol):
-    """An open safetensors file."""
-
-    def get_slice(self, name: str) -> TensorSlice:
-        """A tensor, not read."""
-
-    def get_tensor(self, name: str) -> Tensor:
-        """A tensor."""
 
 
 class TensorFiles:
