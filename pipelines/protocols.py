@@ -87,10 +87,11 @@ class StreamingVAE(VAE, Protocol):
 
 
 class Scheduler(Protocol):
-    """One of diffusers'; those of flow matching have ``sigmas``, the others ``add_noise``."""
+    """One of diffusers'; those of flow matching have ``sigmas``, the others ``alphas_cumprod`` and ``add_noise``."""
 
     timesteps: Tensor
     sigmas: Tensor
+    alphas_cumprod: Tensor
     config: FrozenDict
 
     @property
