@@ -207,5 +207,6 @@ def _is_fp32(folder: Path) -> bool:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  # it is no dict
-                return file.get_slice(key).get_dtype() == "F32"
+                dtype: str = file.get_slice(key).get_dtype()
+                return dtype == "F32"
     return False
