@@ -195,7 +195,8 @@ def reset_cache(model: ModelMixin) -> None:
 
 def is_divided(pipeline: DiffusionPipeline) -> bool:
     """Whether a pipeline's components are on devices of their own."""
-    return pipeline._is_pipeline_device_mapped()
+    divided: bool = pipeline._is_pipeline_device_mapped()
+    return divided
 
 
 def take_config(model: ModelMixin, other: ModelMixin) -> None:

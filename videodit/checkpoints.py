@@ -238,7 +238,8 @@ class CheckedLoading(Base):
         model, info = loaded
         check_info(info, cls.__name__, folder)
         check_model_finite(model, folder)
-        return loaded if with_info else model
+        wanted: Self = loaded if with_info else model
+        return wanted
 
     @classmethod
     def _check_folder(cls, folder: Path, variant: str | None) -> None:
@@ -272,7 +273,8 @@ class CheckedLoading(Base):
         """
         if isinstance(config, dict) and "_class_name" in config:
             config = cls._native_config(config, "the config")
-        return super().from_config(config, **kwargs)
+        model: Self = super().from_config(config, **kwargs)
+        return model
 
     @classmethod
     def load_config(

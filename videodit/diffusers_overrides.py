@@ -68,7 +68,8 @@ class DiffusersOverrides(Base):
         """
         if (changes := getattr(self, "weight_differences", None)) is not None:
             changes.check_free(state_dict)
-        return super().load_state_dict(state_dict, *args, **kwargs)
+        keys: tuple[list[str], list[str]] = super().load_state_dict(state_dict, *args, **kwargs)
+        return keys
 
     def fuse_qkv_projections(self) -> None:
         """Refused: queries, keys and values have layers of their own here, where LoRAs find them.

@@ -115,7 +115,8 @@ class TextEncoder(PromptReader):
         texts = [self.spec.cleaned(prompt) for prompt in prompts]
         tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         _check_ids(tokens["input_ids"], model)
-        return model(tokens["input_ids"].to(device)).pooler_output.to(device)
+        pooled: Tensor = model(tokens["input_ids"].to(device)).pooler_output
+        return pooled.to(device)
 
 
 def _check_ids(ids: Tensor, model: torch.nn.Module) -> None:

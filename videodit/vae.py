@@ -279,7 +279,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     # ---- encode ----------------------------------------------------------------------------------
 
     @apply_forward_hook  # CPU offload moves a model when it is called, and would not see these calls
-    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """Encode clips.
 
         Args:
@@ -340,7 +340,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     # ---- decode ----------------------------------------------------------------------------------
 
     @apply_forward_hook
-    def decode(self, z: Tensor, return_dict: bool = True, *, clamp: bool = True) -> DecoderOutput | tuple:
+    def decode(self, z: Tensor, return_dict: bool = True, *, clamp: bool = True) -> DecoderOutput | tuple[Tensor]:
         """Decode latents.
 
         Args:
@@ -468,7 +468,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         sample_posterior: bool = False,
         return_dict: bool = True,
         generator: torch.Generator | None = None,
-    ) -> DecoderOutput | tuple:
+    ) -> DecoderOutput | tuple[Tensor]:
         """Encode and decode ``sample``; the mode of the posterior unless ``sample_posterior``."""
         (posterior,) = self.encode(sample, return_dict=False)
         latents = posterior.sample(generator) if sample_posterior else posterior.mode()

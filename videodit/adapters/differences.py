@@ -137,7 +137,7 @@ class Differences(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         owner_name, _, leaf = name.rpartition(".")
         owner = self.network.get_submodule(owner_name)
         owner = getattr(owner, "base_layer", owner)
-        parameter = getattr(owner, leaf)
+        parameter: Tensor = getattr(owner, leaf)
         if not parameter.is_meta:
             return parameter.data
         weights = offloaded_weights(owner)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from videodit.errors import ModelError
 from videodit.families import allegro, cogvideox, flux, hunyuan_video, latte, ltx, mochi, pixart, skyreels, wan
-from videodit.families.base import Family
-from videodit.families.sampling import Sampling
+from videodit.families.base import Family as Family
+from videodit.families.sampling import Sampling as Sampling
 from videodit.ranges import short
 
 FAMILIES: dict[str, Family] = {

@@ -23,7 +23,8 @@ def _template() -> str:
     """What the language model is told to do with the prompt; diffusers has it, and its weights know no other."""
     from videodit._diffusers import HUNYUAN_TEMPLATE
 
-    return HUNYUAN_TEMPLATE["template"]
+    template: str = HUNYUAN_TEMPLATE["template"]
+    return template
 
 
 _TEMPLATE_TOKENS = 95  # of the template, dropped again

@@ -251,7 +251,8 @@ def _load(
         from accelerate import dispatch_model
 
         dispatch_model(model, places)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def check_keys(family: Family, *, groups: list[Group], files: TensorFiles, where: Path) -> list[Group]:

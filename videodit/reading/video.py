@@ -509,7 +509,7 @@ class PyavFrames(Frames):
         self._decoded = None
 
     def _decoded_of(
-        self, first: av.Packet | None, packets: Iterator[av.Packet]
+        self, first: av.Packet[VideoStream] | None, packets: Iterator[av.Packet[VideoStream]]
     ) -> Generator[av.VideoFrame, None, None]:
         if first is not None:
             yield from first.decode()

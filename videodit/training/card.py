@@ -164,7 +164,8 @@ def _public(config: TrainingConfig) -> str:
     values["model"], values["output"] = base_name(config), config.output.name
     values["data"]["cache"] = config.data.cache.name
     values["validation"]["images"] = [path.name for path in config.validation.images]
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def check_hub(name: str) -> None:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from videodit.checkpoints import read_json
+from videodit.configs import read_json
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
 from videodit.training.collectives import agreed, rank, together, world_size

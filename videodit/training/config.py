@@ -314,7 +314,8 @@ class TrainingConfig(_Part):
 
     def to_yaml(self) -> str:
         """The resolved config, defaults included."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return text
 
 
 def preset_names() -> list[str]:

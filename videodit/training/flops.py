@@ -29,7 +29,8 @@ def count_flops(work: Callable[[], object]) -> int:
     """FLOPs of anything that torch does, a backward too; on meta tensors it costs no memory and little time."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         work()
-    return counter.get_total_flops()
+    total: int = counter.get_total_flops()
+    return total
 
 
 def training_flops(

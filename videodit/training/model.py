@@ -24,7 +24,6 @@ from videodit.training.config import Method, TrainingConfig
 
 if TYPE_CHECKING:
     from videodit import VideoDiT
-    from videodit.blocks import Block
 
 ATTENTION_AND_MLP = r"blocks\.\d+\..*(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out|ffn\.net\.0\.proj|ffn\.net\.2)"
 """Linear layers that get an adapter when nothing else is said: those of every block's attention and MLP."""
@@ -116,7 +115,7 @@ def target_layers(transformer: nn.Module, targets: tuple[str, ...] | None) -> li
     """
     linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     if targets is None:
-        blocks = cast("Iterable[Block]", transformer.blocks)
+        blocks = cast(Iterable[nn.Module], transformer.blocks)
         # Blocks of diffusers' classes, beside which training is measured, do not say so.
         silent = {f"blocks.{i}.{name}" for i, block in enumerate(blocks) for name in getattr(block, "silent", ())}
         return [name for name in linear if re.fullmatch(ATTENTION_AND_MLP, name) and name not in silent]
@@ -208,5 +207,6 @@ def _is_fp32(folder: Path) -> bool:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  # it is no dict
-                return file.get_slice(key).get_dtype() == "F32"
+                dtype: str = file.get_slice(key).get_dtype()
+                return dtype == "F32"
     return False

@@ -90,7 +90,8 @@ def _adamw_8bit() -> type[torch.optim.Optimizer]:
             from torchao.optim import AdamW8bit
     except ImportError as error:
         raise InputError(f'adamw8bit needs torchao: pip install "videodit[quant]" ({error})') from None
-    return AdamW8bit
+    found: type[torch.optim.Optimizer] = AdamW8bit
+    return found
 
 
 @contextmanager

@@ -137,7 +137,7 @@ def make_clips(
             recipe = out.recipes[0] | {"model": None, "model_hash": None}
             write_video(folder / f"{index:02d}.mp4", frames, fps=out.fps, recipe=recipe)
     mine = torch.from_numpy(np.stack(strips)).to(accelerator.device)  # [turns, height, 3·width, 3]
-    everything = accelerator.gather(mine).unflatten(0, (world, -1)).transpose(0, 1).flatten(0, 1)
+    everything: Tensor = accelerator.gather(mine).unflatten(0, (world, -1)).transpose(0, 1).flatten(0, 1)
     return everything[: len(prompts)].cpu()
 
 
