@@ -113,7 +113,8 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + reserve
     import psutil  # comes with accelerate
 
-    return psutil.virtual_memory().available
+    available: int = psutil.virtual_memory().available
+    return available
 
 
 def to_uint8(clips: Tensor) -> Tensor:
@@ -242,7 +243,7 @@ def _to_latents(vae: VAE, about: Autoencoder, z: Tensor) -> Tensor:
         z = z - _shift(vae)
     if not about.scaled:
         return z
-    factor = vae.config.scaling_factor
+    factor: float = vae.config.scaling_factor
     return z / factor if about.inverts_scale and vae.config.invert_scale_latents else z * factor
 
 

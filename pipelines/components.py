@@ -142,7 +142,7 @@ def _transformer(model: ModelMixin, name: str, family: Family | None, sampling: 
         if key in state:
             state[key] = table.to(model.dtype)
     options = theirs.native_config(dict(model.config), state) | overrides
-    ours = build(lambda: VideoDiT(**options), name)
+    ours: VideoDiT = build(lambda: VideoDiT(**options), name)
     groups = theirs.plan(ours.state_dict(), ours.config)
     used = {key for key in state if not theirs.ignored or not re.search(theirs.ignored, key)}
     try:
@@ -152,7 +152,8 @@ def _transformer(model: ModelMixin, name: str, family: Family | None, sampling: 
     converted = dict(to_native(groups, state.__getitem__, ours.config))
     ours.load_state_dict(converted, assign=True)
     _take_backend(ours, model)
-    return ours.train(model.training)
+    ours.train(model.training)
+    return ours
 
 
 def foreign_transformer(model: ModelMixin, name: str) -> ModelMixin:
@@ -274,7 +275,8 @@ def _share_vae(vae: ModelMixin, made: Network) -> Network:
     if vae.use_tiling:
         sides = ("min_height", "min_width", "stride_height", "stride_width")
         made.enable_tiling(**{f"tile_sample_{side}": getattr(vae, f"tile_sample_{side}") for side in sides})
-    return made.train(vae.training)
+    made.train(vae.training)
+    return made
 
 
 def _with_overrides(model: ModelMixin, name: str, overrides: dict[str, object]) -> VideoDiT:
@@ -285,7 +287,8 @@ def _with_overrides(model: ModelMixin, name: str, overrides: dict[str, object]) 
     """
     missing = {key: value for key, value in overrides.items() if model.config.get(key) != value}
     if not missing:
-        return model
+        own: VideoDiT = model
+        return own
     if "forward" in vars(model):
         raise InputError(
             f"{name} was loaded without {', '.join(f'{k}={v}' for k, v in missing.items())}, which the pipeline "
@@ -293,7 +296,7 @@ def _with_overrides(model: ModelMixin, name: str, overrides: dict[str, object]) 
         )
     options = {key: value for key, value in dict(model.config).items() if not key.startswith("_")} | missing
     fresh = build(lambda: type(model)(**options), name)
-    clone = copy.copy(model)
+    clone: VideoDiT = copy.copy(model)
     clone._modules = dict(model._modules)
     take_config(clone, fresh)
     clone.rotary = fresh.rotary

@@ -180,7 +180,7 @@ def image_tokens(pipe: EncodingPipeline, images: Pictures, batch: int, device: t
     found = [one for one in images if one is not None]
     pictures = [one if one.dtype == np.uint8 else (one * 255).round().astype(np.uint8) for one in found]
     pixels = pipe.image_processor(images=pictures, return_tensors="pt").to(device)
-    hidden = pipe.image_encoder(**pixels, output_hidden_states=True).hidden_states[-2]  # [1 or 2, 257, dim]
+    hidden: Tensor = pipe.image_encoder(**pixels, output_hidden_states=True).hidden_states[-2]  # [1 or 2, 257, dim]
     return hidden.flatten(0, 1)[None].expand(batch, -1, -1).to(device)
 
 

@@ -344,4 +344,5 @@ def _kind(name: str) -> type:
         "image_processor": transformers.ImageProcessingMixin,
         "scheduler": diffusers.SchedulerMixin,
     }
-    return kinds.get(name.removesuffix("_2"), diffusers.ModelMixin)
+    kind: type = kinds.get(name.removesuffix("_2"), diffusers.ModelMixin)
+    return kind

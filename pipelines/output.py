@@ -192,4 +192,5 @@ class VideoDiTPipelineOutput(BaseOutput):
             return np.stack([np.asarray(image) for image in clip])
         if isinstance(clip, torch.Tensor):
             clip = clip.permute(0, 2, 3, 1).float().cpu().numpy()
-        return (clip * 255).round().clip(0, 255).astype(np.uint8)
+        pixels: np.ndarray = (clip * 255).round().clip(0, 255).astype(np.uint8)
+        return pixels

@@ -136,4 +136,5 @@ def _exact(scheduler: Scheduler, objective: Objective, noisy: Tensor, t: float) 
     alphas = np.asarray(scheduler.alphas_cumprod)
     alpha = float(np.interp(t, np.arange(len(alphas)), alphas))
     noise = (noisy - alpha**0.5 * _CLEAN) / max(1 - alpha, 1e-12) ** 0.5
-    return noise if objective == "epsilon" else alpha**0.5 * noise - (1 - alpha) ** 0.5 * _CLEAN
+    v: Tensor = alpha**0.5 * noise - (1 - alpha) ** 0.5 * _CLEAN
+    return noise if objective == "epsilon" else v

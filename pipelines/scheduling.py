@@ -61,7 +61,8 @@ def set_timesteps(
     if isinstance(scheduler, _FLOW_MATCH):
         raw = noise_levels(steps, spacing) if levels.sigmas is None else np.array(levels.sigmas)
         _set_flow_levels(scheduler, raw, shift, levels.timesteps, device)
-        return scheduler.timesteps
+        laid_out: Tensor = scheduler.timesteps
+        return laid_out
     takes = inspect.signature(scheduler.set_timesteps).parameters
     call: dict[str, object] = {"num_inference_steps": steps, **shift}
     if levels.sigmas is not None:
@@ -133,7 +134,8 @@ def dynamic_mu(config: Config, num_tokens: int) -> float:
     if missing:
         raise InputError(f"the scheduler has use_dynamic_shifting, which needs {', '.join(missing)} in its config")
     slope = (config["max_shift"] - config["base_shift"]) / (config["max_image_seq_len"] - config["base_image_seq_len"])
-    return config["base_shift"] + slope * (num_tokens - config["base_image_seq_len"])
+    mu: float = config["base_shift"] + slope * (num_tokens - config["base_image_seq_len"])
+    return mu
 
 
 def noise_levels(steps: int, spacing: Sigmas) -> np.ndarray:

@@ -98,7 +98,7 @@ class WindowStore:
         try:
             with safe_open(path, framework="pt") as file:
                 made, content = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            latents = content["latents"]
+            latents: Tensor = content["latents"]
             if made != {"clips": self._clips, "window": str(number), "digest": _digest(content)}:
                 raise InputError("its content is not what was written for this window")
             if list(latents.shape) != list(shape) or not latents.isfinite().all():
