@@ -23,6 +23,7 @@ from videodit.cli.boundary import run as run_command
 from videodit.datasets.toybox import COLORS, SHAPES
 from videodit.datasets.toybox.captions import GROUND_WORDS, LIGHT_WORDS, MOTION_WORDS
 from videodit.datasets.toybox.probe import Reading, through_mp4
+from videodit.errors import InputError
 
 PROMPTS = (
     "a red ball bounces on the grass",
@@ -34,6 +35,7 @@ PROMPTS = (
     "a blue ball falls on the sand",
     "a red cone bounces on the snow",
 )
+PARTS = ("color", "shape", "motion", "ground", "light")
 SURE = 0.5
 """The score from which on the probe's object counts as there."""
 
@@ -42,7 +44,7 @@ def parts_of(prompt: str) -> dict[str, str]:
     """What a sentence says of its one object, its ground and its light, in the world's own words.
 
     Raises:
-        SystemExit: it names no colour, shape or motion of the world, with one line that says so.
+        InputError: it names no colour, shape or motion of the world.
     """
     words = prompt.lower().split()
     found = {"color": next((name for name in COLORS if name in words), None)}
@@ -53,9 +55,7 @@ def parts_of(prompt: str) -> dict[str, str]:
         found[part] = phrases[max(fitting, key=len)] if fitting else None
     for part in ("color", "shape", "motion"):
         if found[part] is None:
-            raise SystemExit(
-                f"error: {prompt!r} names no {part} of the world; `videodit info mini --vocabulary` has all"
-            )
+            raise InputError(f"{prompt!r} names no {part} of the world; see `videodit info mini --vocabulary`")
     return {part: name for part, name in found.items() if name is not None}
 
 
@@ -69,12 +69,10 @@ def phrases_of(entry: object) -> list[str]:
 def verdict(asked: dict[str, str], reading: Reading) -> dict[str, bool]:
     """Which parts of a sentence a clip shows, and whether it shows all of them and no second object."""
     sure = [one for one in reading.objects if one.score >= SURE]
-    judged = {
-        part: getattr(reading, part) == name
-        if part in ("ground", "light")
-        else bool(sure) and getattr(sure[0], part) == name
-        for part, name in asked.items()
-    }
+    judged = {}
+    for part, name in asked.items():
+        holder = reading if part in ("ground", "light") else sure[0] if sure else None
+        judged[part] = holder is not None and getattr(holder, part) == name
     every = all(judged.values())
     return judged | {"every": every, "alone": every and len(sure) == 1}
 
@@ -99,7 +97,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = [parts_of(prompt) for prompt in prompts]
     pipe, how = load(args.model, device=args.device, steps=args.steps, cfg=args.cfg)
     probe = load_probe(args.probe, args.device)
-    columns = ("color", "shape", "motion", "ground", "light", "every", "alone")
     rows = [["sentence", "colour", "shape", "motion", "ground", "light", "all of these", "and no other object"]]
     for prompt, parts in zip(prompts, asked, strict=True):
         judged = []
@@ -110,14 +107,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             judged += [verdict(parts, reading) for reading in readings]
             progress(prompt, len(judged), args.seeds)
         shares = {part: Share.of(sum(one[part] for one in judged), len(judged)) for part in judged[0]}
-        cells = [
-            str(shares[name]) if name in columns[-2:] else f"{shares[name].share:.3f}" if name in shares else ""
-            for name in columns
-        ]
-        rows.append([prompt, *cells])
-    print(
-        f"model {args.model}, {how.num_inference_steps} steps, guidance {how.guidance_scale:g}, seeds {args.seed} to {args.seed + args.seeds - 1}"
-    )
+        of_parts = [f"{shares[name].share:.3f}" if name in shares else "" for name in PARTS]
+        rows.append([prompt, *of_parts, str(shares["every"]), str(shares["alone"])])
+    last = args.seed + args.seeds - 1
+    how_made = f"{how.num_inference_steps} steps, guidance {how.guidance_scale:g}"
+    print(f"model {args.model}, {how_made}, seeds {args.seed} to {last}")
     print_rows(rows)
 
 
