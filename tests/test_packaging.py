@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+import videodit
 
 # Folder at the root -> folder in site-packages.
 MAPPED = {"videodit": "videodit", "pipelines": "videodit/pipelines", "datasets": "videodit/datasets"}
@@ -167,6 +170,13 @@ def test_root_datasets_refuses_to_pose_as_hugging_face(root: Path) -> None:
 def test_import_is_light(tmp_path: Path) -> None:
     code = "import sys, videodit; print(*{'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules))"
     assert run(sys.executable, "-c", code, cwd=tmp_path).split() == []
+
+
+def test_citation_names_this_version(root: Path) -> None:
+    cited = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    assert cited["cff-version"] == "1.2.0"
+    assert (cited["version"], cited["license"]) == (videodit.__version__, "Apache-2.0")
 
 
 def test_constraints_are_exact_and_fit_the_requirements(root: Path) -> None:
