@@ -38,6 +38,7 @@ FIELDS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
     ("window", "window", (int,)),
     ("overlap", "overlap", (int,)),
     ("dtype", "dtype", (str,)),
+    ("threads", "threads", (int,)),
     ("max_sequence_length", "max_sequence_length", (int,)),
     ("sigmas", "sigmas", (list,)),
     ("timesteps", "timesteps", (list,)),
@@ -132,6 +133,7 @@ def _common(pipe: Any, plan: Plan) -> dict[str, Any]:
         "device": pipe._execution_device.type,
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "dtypes": {name: dtype_of(part) for name, part in networks.items()},
+        **({"threads": torch.get_num_threads()} if pipe._execution_device.type == "cpu" else {}),
         "versions": {name: _version(name) for name in ("videodit", "torch", "diffusers", "transformers")},
     }
 
