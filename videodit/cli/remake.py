@@ -137,10 +137,10 @@ def _threads_here(recorded: int | None) -> int | None:
 
 def _tell_ambiguous(recipe: dict[str, Any]) -> None:
     """Say what recipes from before ``dtypes`` leave open: their one dtype is the transformer's."""
-    if "dtypes" not in recipe and recipe.get("dtype") is not None:
+    if "dtypes" not in recipe and recipe.get("dtype") == "float32":
         note(
-            f"the clip may differ: its recipe has one dtype, {recipe['dtype']}, and does not say whether the text "
-            "encoder and the VAE had it, too"
+            "the clip may differ: its recipe says float32, and not whether the text encoder "
+            "had that dtype or the one of its file"
         )
 
 
