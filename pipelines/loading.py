@@ -16,8 +16,8 @@ from videodit.checkpoints import check_folder, check_weights, has_variant, weigh
 from videodit.configs import check_config, read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families import Family, Sampling
-from videodit.importing import quick_imports
 from videodit.families.autoencoders import AUTOENCODERS
+from videodit.importing import quick_imports
 from videodit.pipelines.encoder_configs import check_encoder_config, check_tokenizer
 from videodit.pipelines.folders import own_class
 from videodit.pipelines.placement import attach_devices, place_components

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 def quick_imports() -> Iterator[None]:
     """Import inside the ``with`` block without garbage collections.
 
-    Importing torch, diffusers and transformers makes millions of objects that stay, and Python's collector walks through
-    all of them again and again: a sixth of the time. It is as it was once the block ends.
+    Importing torch, diffusers and transformers makes very many objects that stay, and Python's collector walks through
+    all of them again and again: a sixth of the time. It is on again once the block ends, if it was.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -157,8 +157,7 @@ def _import_libraries(progress: Progress) -> None:
         import torch  # noqa: F401
 
         progress.stage("importing diffusers")
-        import videodit.transformer
-        import videodit.vae
+        from videodit import transformer, vae  # noqa: F401
 
         progress.stage("importing transformers")
         from transformers import PreTrainedTokenizerBase  # noqa: F401
