@@ -17,6 +17,7 @@ from videodit.configs import check_config, read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families import Family, Sampling
 from videodit.families.autoencoders import AUTOENCODERS
+from videodit.importing import quick_imports
 from videodit.pipelines.encoder_configs import check_encoder_config, check_tokenizer
 from videodit.pipelines.folders import own_class
 from videodit.pipelines.placement import DeviceMap, Memory, attach_devices, place_components
@@ -326,7 +327,8 @@ def class_of(entry: object, name: str, folder: Path) -> type:
         library = "videodit"
     elif library not in ("diffusers", "transformers"):
         raise ModelError(f"{folder}: {name} is of {library!r}, legal are diffusers and transformers")
-    component = getattr(importlib.import_module(library), class_name, None)
+    with quick_imports():
+        component = getattr(importlib.import_module(library), class_name, None)
     if not isinstance(component, type) or not issubclass(component, kind):
         raise ModelError(f"{folder}: {name} is a {class_name} of {library}, legal is a {kind.__name__}")
     return component
@@ -334,15 +336,17 @@ def class_of(entry: object, name: str, folder: Path) -> type:
 
 def _kind(name: str) -> type:
     """What a component has to be."""
-    import diffusers
-    import transformers
+    name = name.removesuffix("_2")
+    library, kind = _KINDS.get(name, ("diffusers", "ModelMixin"))
+    found: type = getattr(importlib.import_module(library), kind)
+    return found
 
-    kinds: dict[str, type] = {
-        "tokenizer": transformers.PreTrainedTokenizerBase,
-        "text_encoder": transformers.PreTrainedModel,
-        "image_encoder": transformers.PreTrainedModel,
-        "image_processor": transformers.ImageProcessingMixin,
-        "scheduler": diffusers.SchedulerMixin,
-    }
-    kind: type = kinds.get(name.removesuffix("_2"), diffusers.ModelMixin)
-    return kind
+
+_KINDS = {
+    "tokenizer": ("transformers", "PreTrainedTokenizerBase"),
+    "text_encoder": ("transformers", "PreTrainedModel"),
+    "image_encoder": ("transformers", "PreTrainedModel"),
+    "image_processor": ("transformers", "ImageProcessingMixin"),
+    "scheduler": ("diffusers", "SchedulerMixin"),
+}
+"""What a component has to be; the others are models of diffusers'."""

@@ -21,6 +21,7 @@ from videodit.json_types import JsonObject
 from videodit.pipelines.acceleration import Timings
 from videodit.pipelines.autoencoders import decode_chunks, to_uint8
 from videodit.pipelines.protocols import VAE
+from videodit.threads import each_with_threads
 
 OutputType = Literal["pil", "np", "pt", "latent", "stream"]
 
@@ -88,6 +89,7 @@ class ClipStreams:
         timings: Callable[[], Timings] = Timings,
     ) -> None:
         self._vae, self.latents, self._loop = vae, latents, loop
+        self._threads = torch.get_num_threads()  # of the run, whose frames these are
         self._free, self.timings = free, timings
 
     def __len__(self) -> int:
@@ -99,7 +101,7 @@ class ClipStreams:
     def _decode(self, index: int) -> Generator[np.ndarray, None, None]:
         try:
             parts = (part[index].unsqueeze(0) for part in self.latents)
-            for chunk in decode_chunks(self._vae, parts, loop=self._loop):
+            for chunk in each_with_threads(decode_chunks(self._vae, parts, loop=self._loop), self._threads):
                 yield to_uint8(chunk)[0].cpu().numpy()
         finally:
             self._free()

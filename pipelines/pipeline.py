@@ -49,6 +49,7 @@ from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.window_store import WindowStore
 from videodit.text import EncodedPrompts, TextEncoder
 from videodit.text_spec import TextSpec
+from videodit.threads import fixed_threads
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin, SchedulerMixin
@@ -621,9 +622,13 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         output = self.run(self.plan(*split_arguments(arguments)), output_type=output_type)
         return output if return_dict else (output.frames,)
 
+    @fixed_threads
     @torch.no_grad()
     def run(self, plan: Plan, *, output_type: OutputType = "pil") -> VideoDiTPipelineOutput:
         """Carry out a plan: encode → prepare → sample → decode.
+
+        On a CPU it has as many threads as :func:`videodit.threads.threads_for` says; torch's own number is what it was
+        once it returns.
 
         Args:
             plan: of this pipeline's model.

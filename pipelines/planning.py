@@ -18,6 +18,7 @@ from videodit.pipelines.settings import Settings, check_conditions, plan_setting
 from videodit.pipelines.spec import ModelSpec, TextNeeds
 from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.windows import Window, windows_of
+from videodit.threads import check_threads
 
 if TYPE_CHECKING:
     from videodit.json_types import JsonObject
@@ -119,6 +120,7 @@ def plan(
     if request.num_videos_per_prompt < 1:
         raise InputError(f"num_videos_per_prompt must be at least 1, got {request.num_videos_per_prompt}")
     videos = count * request.num_videos_per_prompt
+    check_threads(request.threads)
     conditions = _conditions(request, inputs, spec, settings)
     if inputs.tensors or inputs.generator is not None:
         from videodit.pipelines.live_inputs import check_live

@@ -43,6 +43,7 @@ FIELDS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
     ("window", "window", (int,)),
     ("overlap", "overlap", (int,)),
     ("dtype", "dtype", (str,)),
+    ("threads", "threads", (int,)),
     ("max_sequence_length", "max_sequence_length", (int,)),
     ("sigmas", "sigmas", (list,)),
     ("timesteps", "timesteps", (list,)),
@@ -139,6 +140,7 @@ def _common(pipe: RecordedPipeline, plan: Plan) -> JsonObject:
         "device": pipe._execution_device.type,
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "dtypes": {name: dtype_of(part) for name, part in networks.items()},
+        **({"threads": torch.get_num_threads()} if pipe._execution_device.type == "cpu" else {}),
         "versions": {name: _version(name) for name in ("videodit", "torch", "diffusers", "transformers")},
     }
 

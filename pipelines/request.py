@@ -74,6 +74,7 @@ class Request:
         device: a torch device.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         dtypes: by component, where they differ from ``dtype``.
+        threads: of torch, on a CPU; ``None``: by the rule of :func:`videodit.threads.threads_for`.
     """
 
     prompt: str | Sequence[str] | Storyboard | None = None
@@ -108,6 +109,7 @@ class Request:
     device: str | None = None
     dtype: str | None = None
     dtypes: Mapping[str, str] | None = None
+    threads: int | None = None
 
     @property
     def texts(self) -> list[str]:

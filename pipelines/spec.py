@@ -68,6 +68,7 @@ class ModelSpec:
         learned_grid: the one size that learned positions have.
         experts: transformers for different noise levels.
         text: what it takes of prompts.
+        width: of a token in the transformer; ``None``: unknown.
     """
 
     geometry: VideoGeometry
@@ -83,6 +84,7 @@ class ModelSpec:
     learned_grid: tuple[int, int, int] | None = None
     experts: int = 1
     text: TextNeeds = TextNeeds()
+    width: int | None = None
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelSpec:
@@ -133,6 +135,7 @@ class ModelSpec:
                 learned_grid=None if transformer.get("learned_grid") is None else Size3D(*transformer["learned_grid"]),
                 experts=1 if index.get("boundary_ratio") is None else 2,
                 text=text_needs(transformer, OWN if found is None else found[1], defaults.get("max_text_length")),
+                width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
             )
         except KeyError as error:
             raise ModelError(f"the model's configs lack the entry {error}") from None

@@ -40,7 +40,7 @@ def doctor() -> None:
     for title, rows in [
         ("versions", _versions()),
         ("devices", _devices()),
-        ("default", [("device", device), ("dtype", f"{_name(dtype)}: {reason}")]),
+        ("default", [("device", device), ("dtype", f"{_name(dtype)}: {reason}"), ("threads", _threads(device))]),
         ("small VideoDiT", forward),
         ("attention backends", backends),
         (f"attention on {device}, {_HEADS} heads of {_HEAD_DIM} channels in {_name(dtype)}", measured),
@@ -71,6 +71,20 @@ def _devices() -> list[tuple[str, str]]:
     if torch.backends.mps.is_available():
         rows.append(("mps", "Apple GPU"))
     return rows
+
+
+def _threads(device: str) -> str:
+    """How many threads a run has."""
+    import torch
+
+    from videodit.threads import reason
+
+    count = torch.get_num_threads()
+    if (by := reason(count)) is not None:
+        return f"{count} in every run on a CPU, as {by} says"
+    if device != "cpu":
+        return f"1 to {count} in runs on a CPU, by the size of model and clip"
+    return f"1 to {count}, by the size of model and clip; OMP_NUM_THREADS sets another number"
 
 
 def _try_backends(device: str, dtype: torch.dtype) -> list[tuple[str, str]]:

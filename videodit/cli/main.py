@@ -6,6 +6,7 @@ diffusers, av) is imported inside the commands, so that `videodit --help` answer
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import sys
@@ -85,7 +86,10 @@ class _NoteHandler(logging.Handler):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``arguments`` (the process's own if None) and return the exit code."""
     settings = _Settings()
-    return run(lambda: _main(arguments, settings), debug=lambda: settings.debug)
+    code = run(lambda: _main(arguments, settings), debug=lambda: settings.debug)
+    if arguments is None:  # the process ends: let its last collection not walk through all that was imported
+        gc.freeze()
+    return code
 
 
 def _main(arguments: Sequence[str] | None, settings: _Settings) -> int:

@@ -71,6 +71,8 @@ def remake(
     _check_model(model, fields["model"], clip)
     if dtype is None:
         fields["dtypes"] = read_dtypes(recipe, where)
+        _tell_ambiguous(recipe)
+    fields["threads"] = _threads_here(fields.get("threads"))
     fields["loras"] = match_recipe(recipe.get("loras"), parse_loras(lora), clip)
     if output is None:
         output = Path(f"{slug(clip.stem)}-remake-{fields['seed']}.mp4")
@@ -126,12 +128,30 @@ def _check_model(asked: str | None, named: str, clip: Path) -> None:
         )
 
 
+def _threads_here(recorded: int | None) -> int | None:
+    """The number of threads that made a clip, where there are as many cores; a stranger's clip starts no more."""
+    from videodit.threads import cores
+
+    return recorded if recorded is None or recorded <= cores() else None
+
+
+def _tell_ambiguous(recipe: dict[str, Any]) -> None:
+    """Say what recipes from before ``dtypes`` leave open: their one dtype is the transformer's."""
+    if "dtypes" not in recipe and recipe.get("dtype") == "float32":
+        note(
+            "the clip may differ: its recipe says float32, and not whether the text encoder "
+            "had that dtype or the one of its file"
+        )
+
+
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What else than the request is not as it was when ``old`` was recorded."""
     differences = []
     for key in ("device", "scheduler", "attention"):
         if (key in old or key in new) and old.get(key) != new.get(key):
             differences.append(f"{key} is {new.get(key)}, was {old.get(key)}")
+    if old.get("device") == new.get("device") and old.get("threads") != new.get("threads"):
+        differences.append(f"threads is {new.get('threads')}, was {old.get('threads', 'not recorded')}")
     recorded = old.get("versions")
     for package, version in (new.get("versions") or {}).items():
         before = recorded.get(package) if isinstance(recorded, dict) else None
