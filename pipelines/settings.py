@@ -159,7 +159,7 @@ def _asked_frames(request: Request, spec: ModelSpec, rate: Any) -> int:
     if seconds is None:
         return _whole("num_frames", _or(request.num_frames, spec.defaults.num_frames), 1, most)
     if request.num_frames is not None:
-        raise InputError(f"give seconds ({seconds}) or frames ({request.num_frames}), not both")
+        raise InputError(f"give seconds ({seconds:g}) or num_frames ({request.num_frames}), not both")
     if not isinstance(seconds, Real) or isinstance(seconds, bool) or not 0 < seconds <= MAX_SECONDS:  # type: ignore[operator]
         raise InputError(f"seconds is {seconds}; it must be above 0 and at most {MAX_SECONDS}")
     return _whole("num_frames", max(1, round(float(seconds) * float(rate))), 1, most)
@@ -231,7 +231,9 @@ def check_conditions(
     if negative_prompt and not spec.text.guided:
         raise InputError(f"this model has its guidance built in and takes no negative_prompt, got {negative_prompt!r}")
     if guidance_scale_2 is not None and spec.experts < 2:
-        raise InputError(f"this model has one transformer and takes no guidance_scale_2, got {guidance_scale_2!r}")
+        raise InputError(
+            f"this model has one transformer: guidance_scale_2 is for models with two, got {guidance_scale_2!r}"
+        )
     if guidance_scale_2 is not None:
         _check_scale("guidance_scale_2", guidance_scale_2)
 

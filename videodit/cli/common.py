@@ -43,15 +43,19 @@ def slug(text: str) -> str:
     return words or "clip"
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
     """``(width, height)`` in pixels from "WxH".
+
+    Args:
+        text: as it was typed.
+        name: of the flag or the key that it was typed for.
 
     Raises:
         InputError: ``text`` has another form.
     """
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None:
-        raise InputError(f"size is {text!r}; it must be WIDTHxHEIGHT in pixels, such as 128x128")
+        raise InputError(f"{name} is {text!r}; it must be WIDTHxHEIGHT in pixels, such as 128x128")
     return int(match[1]), int(match[2])
 
 

@@ -50,10 +50,11 @@ def _parse(text: str) -> LoRARequest:
     if not head:
         raise InputError(f"--lora is {text!r}; it must be FILE or FILE:WEIGHT")
     try:
-        weight = float(tail)
-    except ValueError:
-        raise InputError(f"the weight of LoRA {head!r} is {tail!r}; it must be a number from -100 to 100") from None
-    return LoRARequest(head, check_weight(weight, head))
+        return LoRARequest(head, check_weight(float(tail), head))
+    except ValueError:  # of both
+        raise InputError(
+            f"--lora is {text!r}: the weight of LoRA {head!r} is {tail!r}; it must be a number from -100 to 100"
+        ) from None
 
 
 def check_loras(requests: Sequence[LoRARequest], folder: Path) -> tuple[LoRAInfo, ...]:
