@@ -157,7 +157,7 @@ class Fitting:
             self._box = (left, top, left + cut[0], top + cut[1])
             lost, added = w * h - cut[0] * cut[1], width * height - self._inner[0] * self._inner[1]
             if fit == "error" and max(lost / (w * h), added / (width * height)) > 0.01:
-                raise InputError(f"{name} is {w}x{h}, which is no {width}x{height}; fit it by crop, pad or stretch")
+                raise InputError(f"{name} is {w}x{h}, not {width}x{height}; fit it with crop, pad or stretch")
             if lost:
                 self.notices.append(f"{name}: of {w}x{h} the middle {cut[0]}x{cut[1]} is taken")
             if added:

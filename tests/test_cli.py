@@ -37,7 +37,7 @@ from videodit.pipelines.request import Request
 from videodit.pipelines.spec import Defaults, ModelFolder, ModelSpec
 from videodit.shapes import Size3D, VideoGeometry
 
-RUN = [sys.executable, "-c", "import sys; from videodit.cli.main import main; sys.exit(main())"]
+RUN = [sys.executable, "-m", "videodit"]
 VERSIONS = {"videodit": "0.1.0", "torch": "2"}
 
 

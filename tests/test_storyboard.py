@@ -82,7 +82,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_scene_must_begin_within_the_clip(pipe: VideoDiTPipeline) -> None:
-    with pytest.raises(ValueError, match=r"begins at 1\.5 seconds, but the clip has 1\.062"):
+    with pytest.raises(ValueError, match=r"begins at 1\.5 seconds, but the clip lasts 1\.062"):
         pipe(Storyboard(((0, BALL), (1.5, CONE))))
 
 

@@ -11,6 +11,7 @@ import typer
 from videodit.cli.common import note, quiet_libraries
 from videodit.cli.flags import Device, Dtype, integer, number
 from videodit.cli.progress import show_progress
+from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
 
 PROMPTS = (
@@ -56,9 +57,9 @@ def calibrate(
 
     for name, value in (("psnr", psnr), ("psnr-fast", psnr_fast)):
         if not 10 <= value <= 60:
-            raise InputError(f"{name} is {value}; it must be 10 to 60 dB")
+            raise InputError(f"--{name} is {value:g}; it must be 10 to 60 dB")
     if batch < 1:
-        raise InputError(f"batch is {batch}; it must be at least 1")
+        raise InputError(f"--batch is {batch}; it must be at least 1")
     source = ModelFolder.find(model)
     asked = Request(num_inference_steps=steps, guidance_scale=cfg, num_frames=frames)
     planned = plan_settings(asked, source.spec)
@@ -72,7 +73,8 @@ def calibrate(
     if prompts is None and model != "mini":
         note("the prompts are those of toys; --prompts FILE names some of the kind that this model will be given")
     count, started = planned.num_inference_steps, time.monotonic()
-    with show_progress() as progress:
+    kept = f"; {str(target)!r} is as it was" if target.exists() else ""
+    with when_stopped(f"nothing is kept, calibration begins anew next time{kept}"), show_progress() as progress:
         progress.stage("loading the model")
         quiet_libraries()
         from videodit import VideoDiTPipeline

@@ -91,6 +91,11 @@ def print_rows(rows: Iterable[tuple[str, object]], *, indent: int = 0) -> None:
         print(f"{'':{indent}}{label:<{width}}  {value}")
 
 
+def count_of(number: int, noun: str) -> str:
+    """``"1 clip"``, ``"2 clips"``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def file_size(num_bytes: int) -> str:
     """``num_bytes`` in a unit that people read."""
     if num_bytes < 1000:

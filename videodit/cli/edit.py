@@ -9,7 +9,7 @@ import typer
 
 from videodit.cli.common import note, parse_size, slug
 from videodit.cli.flags import ClipFlags, number, with_clip_flags
-from videodit.cli.input_clips import clip_size, make_one, read_clip, request_fields, spec_of
+from videodit.cli.input_clips import clip_size, left_out, make_one, read_clip, request_fields, spec_of
 from videodit.errors import InputError
 from videodit.pipelines.request import Request
 
@@ -58,7 +58,7 @@ def edit(
     if legal > count:
         legal = spec.geometry.snap_frames(max(1, count - spec.geometry.vae_stride.t))
     if legal != count:
-        note(f"the last {count - legal} of {count} frames are left out: {spec.geometry.frame_rule} are made")
+        note(f"{left_out(count - legal, clip.name)}: the model makes {spec.geometry.frame_rule} frames")
         frames = frames[:legal]
     conditions: list[Any] = []
     if outpaint is not None:

@@ -9,7 +9,16 @@ import typer
 
 from videodit.cli.common import note, slug
 from videodit.cli.flags import ClipFlags, number, with_clip_flags
-from videodit.cli.input_clips import clip_size, make_one, rate_of, read_clip, request_fields, spec_of, whole_groups
+from videodit.cli.input_clips import (
+    clip_size,
+    left_out,
+    make_one,
+    rate_of,
+    read_clip,
+    request_fields,
+    spec_of,
+    whole_groups,
+)
 from videodit.errors import InputError
 from videodit.pipelines.request import Request
 
@@ -37,7 +46,7 @@ def extend(
     count = whole_groups(len(frames), spec, leading=not backward)
     if count < len(frames):
         which = "first" if backward else "last"
-        note(f"the {which} {len(frames) - count} of {len(frames)} frames are left out, to leave whole groups of frames")
+        note(f"{left_out(len(frames) - count, clip.name, which)}: whole groups of frames are kept")
         frames = frames[-count:] if backward else frames[:count]
     added = _groups(seconds, spec, flags)
     fields |= {
@@ -66,9 +75,7 @@ def connect(
     for i, path in enumerate((first, second)):
         count = whole_groups(len(clips[i]), spec, leading=i == 0)
         if count < len(clips[i]):
-            note(
-                f"the last {len(clips[i]) - count} frames of {path.name} are left out, to leave whole groups of frames"
-            )
+            note(f"{left_out(len(clips[i]) - count, path.name)}: whole groups of frames are kept")
             clips[i] = clips[i][:count]
     fields |= {
         "conditions": (Frames(clips[0]), Frames(clips[1], -len(clips[1]))),

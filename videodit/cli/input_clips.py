@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videodit.cli.common import note, parse_size
+from videodit.cli.common import count_of, note, parse_size
 from videodit.cli.flags import ClipFlags
 from videodit.cli.jobs import Order, begun_seed, describe_jobs, plan_jobs, run_jobs
 from videodit.cli.output_files import choose_output
@@ -140,6 +140,13 @@ def make_one(request: Request, name: str, flags: ClipFlags, inputs: tuple[Path, 
         run_jobs(jobs, profile=flags.profile)
 
 
+def left_out(count: int, name: str, which: str = "last") -> str:
+    """Says that frames at an end of a clip are not used."""
+    if count == 1:
+        return f"the {which} frame of {name} is left out"
+    return f"the {which} {count} frames of {name} are left out"
+
+
 def whole_groups(count: int, spec: ModelSpec, *, leading: bool) -> int:
     """How many of a clip's frames fill groups of the autoencoder, at most ``count``.
 
@@ -154,5 +161,5 @@ def whole_groups(count: int, spec: ModelSpec, *, leading: bool) -> int:
     stride, lead = spec.geometry.vae_stride.t, 1 if spec.geometry.causal and leading else 0
     whole = (count - lead) // stride * stride + lead
     if whole < 1:
-        raise InputError(f"a clip of {count} frames is too short; at least {stride} are needed")
+        raise InputError(f"the clip has {count_of(count, 'frame')} and is too short; at least {stride} are needed")
     return whole

@@ -12,6 +12,7 @@ from videodit.cli.common import parse_size, printable
 from videodit.cli.flags import integer, number
 from videodit.cli.jobs import MAX_SEED
 from videodit.cli.progress import show_progress
+from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
 
 
@@ -33,11 +34,12 @@ def toybox(
     """
     width, height = parse_size(size)
     if clips < 1:
-        raise InputError(f"clips is {clips}; it must be at least 1")
+        raise InputError(f"--clips is {clips}; it must be at least 1")
     if not 0 <= seed <= MAX_SEED:
-        raise InputError(f"seed is {seed}; it must be 0 to {MAX_SEED}")
+        raise InputError(f"--seed is {seed}; it must be 0 to {MAX_SEED}")
     started = time.monotonic()
-    with show_progress() as progress:
+    kept = f"the clips that are written are kept in {str(out)!r}, and the same command goes on"
+    with when_stopped(kept), show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.datasets.toybox import ToyboxDataset
         from videodit.datasets.toybox.export import export
