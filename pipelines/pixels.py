@@ -247,7 +247,9 @@ def read_mask(
     else:
         frames, notices = read_frames(source, fps=fps, name="the mask", size=(height, width), fit=fit)
     if len(frames) not in (1, num_frames):
-        raise InputError(f"the mask has {len(frames)} frames and the clip {num_frames}; give one frame or as many")
+        raise InputError(
+            f"the mask has {len(frames)} frames and the clip {num_frames}; a mask has one frame, or as many as the clip"
+        )
     pixels, told = fitted(frames, height, width, fit, name="the mask")
     made = (pixels.mean(dim=0) >= 0).expand(num_frames, -1, -1)
     if not made.any() or made.all():

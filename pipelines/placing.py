@@ -128,7 +128,7 @@ class _Placer:
         if taken := [k for k in kept if (self.level[k] < FREE).any()]:
             group = groups[taken[0]]
             raise InputError(
-                f"frames {group[0]} to {group[-1]} are one group of the autoencoder, and two conditions set it; move one"
+                f"frames {group[0]} to {group[-1]} are one group of the autoencoder, and set by two conditions"
             )
         rest = [f for f in range(first, first + count) if all(f not in groups[k] for k in kept)]
         if rest:

@@ -121,7 +121,9 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
         notices.append(f"size {asked[1]}x{asked[0]} becomes {size[1]}x{size[0]}: sides must be {_multiples(mw, mh)}")
     legal = geometry.snap_frames(frames)
     if legal != frames:
-        notices.append(f"{frames} frames become {legal}: the count must be {geometry.frame_rule}")
+        notices.append(
+            f"{_frames(frames)} become{'s' * (frames == 1)} {legal}: the count must be {geometry.frame_rule}"
+        )
     latent = geometry.latent_size(legal, *size)
     tokens = _tokens(spec, geometry, latent, legal, size)
     windows = _windows(spec, legal, size, request, notices)
@@ -133,7 +135,7 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
         )
     seconds = request.seconds
     if seconds is not None and not math.isclose(seconds, legal / float(rate)):
-        notices.append(f"{seconds:g} s becomes {legal / float(rate):.4g} s, {legal} whole frames")
+        notices.append(f"{seconds:g} s becomes {legal / float(rate):.4g} s, {_frames(legal)}")
     return Settings(
         height=size[0],
         width=size[1],
@@ -224,7 +226,7 @@ def _tokens(spec: ModelSpec, geometry: VideoGeometry, latent: Size3D, frames: in
         )
     if grid.numel > MAX_TOKENS:
         raise InputError(
-            f"{frames} frames of {size[1]}x{size[0]} are {grid.numel} tokens; the limit is {MAX_TOKENS}: "
+            f"{_frames(frames)} of {size[1]}x{size[0]} are {grid.numel} tokens; the limit is {MAX_TOKENS}: "
             "ask for fewer frames or a smaller size"
         )
     return grid.numel

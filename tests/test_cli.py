@@ -347,7 +347,7 @@ def test_unknown_words_and_adjusted_lengths_are_announced(capsys: pytest.Capture
     assert notes.count("does not know: dragon") == 1  # of both texts, said once
     assert "note: mini does not know: dragon" in notes
     assert "note: 8 frames become 9" in notes
-    assert "note: 1 s becomes 1.125 s, 9 whole frames" in notes
+    assert "note: 1 s becomes 1.125 s, 9 frames" in notes
 
 
 def test_the_asked_rate_is_in_the_file_and_in_the_recipe() -> None:

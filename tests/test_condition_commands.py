@@ -277,15 +277,15 @@ def test_a_storyboard_names_the_clip(tiny_model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "rows"),
     [
-        (("edit", "in.mp4", PROMPT), ["frames +17 at 16 fps", "given +a clip to start from, strength 0.6"]),
+        (("edit", "in.mp4", PROMPT), ["frames +17 at 16 fps", "keeps +as much of the clip as strength 0.6 leaves"]),
         (
             ("edit", "in.mp4", PROMPT, "--outpaint", "64x64"),
-            ["size +64x64", "given +a clip, what is black in the mask"],
+            ["size +64x64", "keeps +the clip where the mask is black"],
         ),
-        (("extend", "in.mp4", PROMPT), ["frames +49 at", "given +frames 0 to 16, strength 1"]),
-        (("extend", "in.mp4", PROMPT, "--backward"), ["frames +49 at", "given +frames 33 to 48, strength 1"]),
+        (("extend", "in.mp4", PROMPT), ["frames +49 at", "keeps +frames 0 to 16, strength 1"]),
+        (("extend", "in.mp4", PROMPT, "--backward"), ["frames +49 at", "keeps +frames 33 to 48, strength 1"]),
         (("connect", "in.mp4", "in.mp4", PROMPT), ["frames +49 at", "frames 0 to 16", "frames 33 to 48"]),
-        (("generate", PROMPT, "--keyframe", "a.png@8"), ["given +frame 8, strength 1"]),
+        (("generate", PROMPT, "--keyframe", "a.png@8"), ["keeps +frame 8, strength 1"]),
         (("generate", PROMPT, "--loop", "--frames", "16"), ["frames +16 at 16 fps, a loop"]),
         (("generate", "--storyboard", "s.txt"), ["prompt +from 0 s: a ball", "prompt +from 0.5 s: a cone"]),
     ],
@@ -426,8 +426,8 @@ def test_a_killed_clip_goes_on_and_is_the_same(windowed: Path, capsys: pytest.Ca
     assert 1 <= made < 3
     assert main(["generate", PROMPT, *LONG, *steps, "-o", "out.mp4"]) == 0
     told = capsys.readouterr().err
-    assert "out.mp4 was begun before with seed 0, and goes on" in told
-    assert f"{made} of 3 windows are there from before" in told
+    assert "out.mp4 was begun before with seed 0; it goes on from there" in told
+    assert f"{made} of 3 windows were made before" in told
     assert not folder.exists()
     assert main(["generate", PROMPT, *LONG, *steps, "--seed", "0", "-o", "whole.mp4"]) == 0
     np.testing.assert_array_equal(frames_of("out.mp4"), frames_of("whole.mp4"))

@@ -150,7 +150,7 @@ def _print_result(result: EncodeResult, out: Path, seconds: float, prune: bool, 
     for message in result.notices:
         note(message)
     if result.removed:
-        note(f"{count_of(result.removed, 'file')} that nothing needs any more are removed")
+        note(f"removed {count_of(result.removed, 'file')} that no clip needs any more")
     if result.unlisted:
         why = "share their files with others, so they stay" if prune else "are kept; see --prune"
         note(f"entries of the cache that belong to no clip of this source and {why}: {result.unlisted}")

@@ -178,7 +178,7 @@ def default_cache(source: str) -> Path | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
-        note(f"what is found is not kept for the next time: {error}")
+        note(f"results cannot be kept for the next scan: {error}")
         return None
     return path
 

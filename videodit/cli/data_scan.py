@@ -81,7 +81,8 @@ def scan(
     drop_flags = parse_drop(drop)
     if report is not None:
         _check_report(report)
-    kept = "what was read is kept, and the same command goes on"
+    kept_in = cache or default_cache(source)
+    kept = "nothing is kept" if kept_in is None else "what was read is kept, and the same command goes on"
     with when_stopped(kept), show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.datasets.clips.latents.buckets import plan_samples
@@ -103,7 +104,7 @@ def scan(
         show = reporter(progress)
         scanned = scan_source(
             clips,
-            cache=cache or default_cache(source),
+            cache=kept_in,
             timeout=timeout,
             workers=workers,
             reader=cast(ReaderName, reader),

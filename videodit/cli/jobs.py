@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videodit.cli.common import file_size, note, print_rows, printable, quiet_libraries
+from videodit.cli.common import count_of, file_size, note, print_rows, printable, quiet_libraries
 from videodit.cli.loras import check_loras, load_loras, weight_of
 from videodit.cli.output_files import check_output
 from videodit.cli.progress import Progress, show_progress
@@ -95,7 +95,7 @@ def begun_seed(output: Path | None) -> int:
 
     if (seed := WindowStore.seed(folder)) is None:
         return draw_seed()
-    note(f"{output.name} was begun before with seed {seed}, and goes on")
+    note(f"{output.name} was begun before with seed {seed}; it goes on from there")
     return seed
 
 
@@ -214,7 +214,7 @@ def _check_acceleration(request: Request, plan: Plan, folder: Path) -> None:
         if len(actions) != plan.num_inference_steps:
             raise InputError(
                 f"acceleration {wanted!r} is for {len(actions)} steps, not {plan.num_inference_steps}: "
-                f"videodit calibrate --steps {plan.num_inference_steps} finds another"
+                f"run videodit calibrate --steps {plan.num_inference_steps} for that"
             )
 
 
@@ -234,7 +234,7 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
                 ),
                 ("size", f"{plan.width}x{plan.height}"),
                 ("frames", f"{plan.num_frames} at {float(plan.fps):g} fps{', a loop' if plan.loop else ''}"),
-                *(("given", _told(record)) for record in plan.condition_record),
+                *(("keeps", _kept(record)) for record in plan.condition_record),
                 ("seconds", f"{plan.seconds:.2f}"),
                 ("steps", plan.num_inference_steps),
                 *([("accelerate", request.acceleration)] if request.acceleration is not None else []),
@@ -256,15 +256,15 @@ def _prompt_rows(request: Request) -> list[tuple[str, str]]:
     return [("prompt", prompt) for prompt in as_list(request.prompt)]
 
 
-def _told(record: dict[str, Any]) -> str:
-    """A line about something that is given."""
+def _kept(record: dict[str, Any]) -> str:
+    """A line about what the clip takes from pictures or clips."""
     if "frames" in record:
         first, count = record["at"], record["count"]
         which = f"frame {first}" if count == 1 else f"frames {first} to {first + count - 1}"
         return f"{which}, strength {record['strength']:g}"
     if "edit" in record:
-        return f"a clip to start from, strength {record['strength']:g}"
-    return "a clip, what is black in the mask"
+        return f"as much of the clip as strength {record['strength']:g} leaves"
+    return "the clip where the mask is black"
 
 
 def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, Any]]:
@@ -403,7 +403,7 @@ def _steps(job: Job) -> int:
         return steps
     made, total = _windows_made(job), len(plan.spans)
     if made:
-        note(f"{made} of {total} windows are there from before")
+        note(f"{made} of {total} windows were made before")
     return steps * (total - made)
 
 
@@ -418,7 +418,7 @@ def _report(job: Job, seconds: float) -> None:
     path, plan = job.output, job.plan
     print(
         f"{printable(str(path))}: {plan.width}x{plan.height}, "
-        f"{plan.num_frames} frames at {float(plan.fps):g} fps, "
+        f"{count_of(plan.num_frames, 'frame')} at {float(plan.fps):g} fps, "
         f"{file_size(path.stat().st_size)}, seed {job.request.seed}, made in {seconds:.1f} s",
         flush=True,
     )
@@ -432,7 +432,8 @@ def _print_timings(timings: dict[str, Any]) -> None:
             rows.append((name, f"{value:.3f} s"))
             continue
         rest = sorted(value[1:]) or value
-        text = f"{sum(value):.3f} s: {len(value)} steps, the first {value[0]:.3f} s, then {rest[len(rest) // 2]:.3f} s"
+        steps, middle = count_of(len(value), "step"), rest[len(rest) // 2]
+        text = f"{sum(value):.3f} s: {steps}, the first {value[0]:.3f} s, then {middle:.3f} s"
         rows.append((name, text))
     print_rows(rows, indent=2)
 

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
-from videodit.cli.common import parse_size, printable
+from videodit.cli.common import count_of, parse_size, printable
 from videodit.cli.flags import integer, number
 from videodit.cli.jobs import MAX_SEED
 from videodit.cli.progress import show_progress
@@ -56,6 +56,6 @@ def toybox(
         written = export(data, out, report=report)
     there = f", {clips - written} were there" if written < clips else ""
     print(
-        f"{printable(str(out))}: {clips} clips of {width}x{height}, {frames} frames at {fps:g} fps, "
-        f"split {split}, seed {seed}; {written} written in {time.monotonic() - started:.1f} s{there}"
+        f"{printable(str(out))}: {count_of(clips, 'clip')} of {width}x{height}, {count_of(frames, 'frame')} at "
+        f"{fps:g} fps, split {split}, seed {seed}; {written} written in {time.monotonic() - started:.1f} s{there}"
     )
