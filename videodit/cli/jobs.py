@@ -21,7 +21,7 @@ from videodit.cli.output_files import check_output
 from videodit.cli.progress import Progress, show_progress
 from videodit.cli.stopping import when_stopped
 from videodit.cli.typed_names import as_typed, naming
-from videodit.errors import InputError, VideoDiTError
+from videodit.errors import InputError
 from videodit.files import sole_maker
 from videodit.pipelines.request import LoRARequest, Request, as_list
 from videodit.pipelines.storyboard import Storyboard
@@ -131,10 +131,9 @@ def _named(order: Order) -> Iterator[None]:
     try:
         with naming(order.keys):
             yield
-    except VideoDiTError as error:
-        if order.origin:
-            error.args = (f"{order.origin}: {error}", *error.args[1:])
-        raise
+    except ValueError as error:  # of a damaged model or LoRA, too: it is the user's choice
+        message = as_typed(str(error))
+        raise InputError(f"{order.origin}: {message}" if order.origin else message) from error
 
 
 class _Planner:
