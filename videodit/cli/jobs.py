@@ -132,8 +132,7 @@ def _named(order: Order) -> Iterator[None]:
         with naming(order.keys):
             yield
     except ValueError as error:  # of a damaged model or LoRA, too: it is the user's choice
-        message = as_typed(str(error))
-        raise InputError(f"{order.origin}: {message}" if order.origin else message) from error
+        raise InputError(f"{order.origin}: {error}" if order.origin else str(error)) from error
 
 
 class _Planner:
