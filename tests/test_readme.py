@@ -170,7 +170,7 @@ def model_of(words: list[str]) -> str:
 
 def provide_files(words: list[str]) -> None:
     """Put the files and folders that a command line names into the current folder: its reader has them."""
-    for word in words:
+    for before, word in itertools.pairwise(["", *words]):
         if re.fullmatch(r"[\w-]+/", word):
             Path(word).mkdir()
         elif re.fullmatch(r"[\w-]+\.jsonl", word):
@@ -179,7 +179,7 @@ def provide_files(words: list[str]) -> None:
             Path(word).write_text(storyboard(), encoding="utf-8")
         elif picture := re.fullmatch(r"([\w-]+\.png)(@\d+)?", word):
             Image.new("RGB", (128, 128), "gray").save(picture[1])
-        elif re.fullmatch(r"[\w-]+\.mp4", word):
+        elif re.fullmatch(r"[\w-]+\.mp4", word) and before != "-o":
             Path(word).touch()
 
 
