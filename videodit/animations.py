@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "check_output", "files_of", "format_of", "rate_notices", "write_clip"]
 
 logger = logging.getLogger(__name__)
+_rate_logger = logging.getLogger(f"{__name__}.rate")  # of its own: the commands tell of rates before they start
 
 FORMATS = ("mp4", "gif", "webp", "png")
 _NUMBERED = re.compile(r"([^%]*)%(?:0([1-9]))?d([^%]*\.png)", re.IGNORECASE)
@@ -151,7 +152,7 @@ def write_clip(
         return write_video(path, frames, fps=fps, recipe=recipe)
     check_output(path)
     for message in rate_notices(path, fps):
-        logger.warning(message)
+        _rate_logger.warning(message)
     images = _Images(path, frames, _MAX_SIDE[kind])
     first = next(images, None)
     if first is None:

@@ -8,6 +8,7 @@ from videodit.cli.data_encode import encode
 from videodit.cli.data_scan import scan
 from videodit.cli.data_split import split
 from videodit.cli.data_verify import verify
+from videodit.cli.results import with_result_flags
 
 app = typer.Typer(
     name="data",
@@ -16,4 +17,4 @@ app = typer.Typer(
     add_completion=False,
 )
 for _command in (scan, split, encode, verify):
-    app.command()(_command)
+    app.command()(with_result_flags(_command))

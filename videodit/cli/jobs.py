@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videodit.cli import results
 from videodit.cli.common import file_size, note, print_rows, printable, quiet_libraries
 from videodit.cli.loras import check_loras, load_loras, weight_of
 from videodit.cli.progress import Progress, show_progress
+from videodit.cli.takes import takes_of
 from videodit.errors import InputError
 from videodit.files import sole_maker
 from videodit.pipelines.request import LoRARequest, Request, as_list
@@ -51,7 +53,7 @@ class Order:
 
     Attributes:
         request: what is asked for, with a seed.
-        output: the MP4 to write.
+        output: the file to write, or ``-`` for stdout.
         origin: where it was written ("prompts.jsonl, line 3"), for error messages.
     """
 
@@ -78,7 +80,7 @@ class Job:
 
     @property
     def output(self) -> Path:
-        """The MP4 to write."""
+        """The file to write, or ``-`` for stdout."""
         return self.order.output
 
 
@@ -100,21 +102,22 @@ def begun_seed(output: Path | None) -> int:
 
 
 def plan_jobs(orders: Sequence[Order]) -> list[Job]:
-    """Check every order without loading weights, and announce what was adjusted.
+    """Check every order without loading weights, and announce what was adjusted. ``--count`` makes takes of it.
 
     Raises:
         InputError: a value is out of range, a model unknown, an output not writable or named twice. The
             message starts with the order's origin.
     """
     jobs: list[Job] = []
+    rates: list[str] = []
     models: dict[str, ModelFolder] = {}
     readers: dict[str, PromptReader] = {}
     checked: dict[tuple[Path, tuple[LoRARequest, ...]], tuple[LoRAInfo, ...]] = {}
     takers: dict[Path, str] = {}
+    orders = takes_of(orders, results.current().count)
     with show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.hardware import parse_device, parse_dtype
-        from videodit.media import check_writable
         from videodit.pipelines.planning import plan
         from videodit.pipelines.prompt_readers import load_prompt_reader
         from videodit.pipelines.request import Inputs
@@ -125,13 +128,14 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
             request = order.request
             try:
                 _check_words(request)
-                check_writable(order.output)  # first: finding a model may fetch it
+                _check_place(order.output, len(orders))  # first: finding a model may fetch it
                 if request.model not in models:
                     models[request.model] = ModelFolder.find(request.model)
                 model = models[request.model]
                 if request.model not in readers:
                     readers[request.model] = load_prompt_reader(model)
                 planned = plan(request, Inputs(), model.spec, text_notices=readers[request.model].notices)
+                rates += _rates(order.output, planned)
                 device = parse_device(request.device)
                 dtype = parse_dtype(request.dtype, device)
                 _check_acceleration(request, planned, model.path)
@@ -144,9 +148,35 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
                 raise InputError(_as_typed(str(error), order.origin)) from error
             takers[path] = order.origin
             jobs.append(Job(order, planned, model, device, dtype, checked[key]))
-    for message in dict.fromkeys(message for job in jobs for message in job.plan.notices):
+    for message in dict.fromkeys([*(message for job in jobs for message in job.plan.notices), *rates]):
         note(message)
     return jobs
+
+
+def _check_place(output: Path, count: int) -> None:
+    """See that a clip can be written to a file of its name, or to stdout.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if output == results.STDOUT:
+        results.check_stdout(count)
+        return
+    from videodit.animations import check_output, format_of
+
+    check_output(output)
+    wanted = results.current().stdout_format
+    if wanted is not None and wanted != format_of(output):
+        raise InputError(f"--format is for -o -; name a file {output.stem}.{wanted} for a file of that format")
+
+
+def _rates(output: Path, plan: Plan) -> list[str]:
+    """What becomes of a clip's rate in the format of its file."""
+    from videodit.animations import rate_notices
+
+    if output == results.STDOUT:
+        output = Path(f"stdout.{results.current().stdout_format or 'mp4'}")
+    return rate_notices(output, plan.fps)
 
 
 def _as_typed(message: str, origin: str) -> str:
@@ -202,6 +232,7 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
     """Print what :func:`run_jobs` would do."""
     for job in jobs:
         request, plan = job.request, job.plan
+        results.emit("plan", **_plan_values(job))
         print_rows(
             [
                 *_prompt_rows(request),
@@ -228,6 +259,37 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
         )
         if job is not jobs[-1]:
             print()
+
+
+def _plan_values(job: Job) -> dict[str, object]:
+    """What would be made, under the keys of ``--json``."""
+    request, plan = job.request, job.plan
+    return {
+        "output": job.output,
+        "overwrites": bool(_there(job.output)),
+        "prompt": request.prompt.scenes if isinstance(request.prompt, Storyboard) else request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "model": job.model.name,
+        "loras": [
+            {"name": info.name, "weight": weight_of(asked)}
+            for asked, info in zip(request.loras, job.loras, strict=True)
+        ],
+        "width": plan.width,
+        "height": plan.height,
+        "num_frames": plan.num_frames,
+        "fps": plan.fps,
+        "seconds": plan.seconds,
+        "loop": plan.loop,
+        "conditions": plan.condition_record,
+        "num_inference_steps": plan.num_inference_steps,
+        "guidance_scale": plan.guidance_scale,
+        "seed": request.seed,
+        "num_tokens": plan.num_tokens,
+        "acceleration": request.acceleration,
+        "device": job.device,
+        "dtype": _dtype_name(job),
+        "notices": plan.notices,
+    }
 
 
 def _prompt_rows(request: Request) -> list[tuple[str, str]]:
@@ -270,6 +332,14 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
     Raises:
         InputError: the model's files are damaged or not a model.
     """
+    if jobs[0].output == results.STDOUT:
+        with results.clip_to_stdout() as path:
+            (job,) = jobs
+            return _run_jobs([replace(job, order=replace(job.order, output=path))], profile=profile, keep=False)
+    return _run_jobs(jobs, profile=profile)
+
+
+def _run_jobs(jobs: Sequence[Job], *, profile: bool, keep: bool = True) -> list[dict[str, Any]]:
     started = time.monotonic()
     for job in jobs:  # before the model is loaded
         with sole_maker(job.output):
@@ -287,11 +357,11 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
     recipes = []
     for index, job in enumerate(jobs, start=1):
         with sole_maker(job.output):
-            _announce(job)
+            _announce(job, keep)
             with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
                 recipe, timings = _make_clip(pipe, job, progress)
         recipes.append(recipe)
-        _report(job, time.monotonic() - started)
+        _report(job, time.monotonic() - started, recipe, timings)
         if profile:
             _print_timings(timings)
         started = time.monotonic()
@@ -312,15 +382,15 @@ def _load(job: Job) -> VideoDiTPipeline:
     return pipe.to(job.device)
 
 
-def _announce(job: Job) -> None:
+def _announce(job: Job, keep: bool) -> None:
     request, output = job.request, job.output
     note(f"seed {request.seed}")
-    if job.plan.windows is not None:
+    if job.plan.windows is not None and keep:
         note(
             f"finished windows are kept in {str(window_folder(output))!r} until the clip is whole; "
             f"after a stop the same command goes on with --seed {request.seed} -o {output}"
         )
-    if output.exists():
+    if _there(output):
         note(f"{str(output)!r} exists and will be overwritten")
 
 
@@ -369,12 +439,35 @@ def _steps(job: Job) -> int:
     return steps * (total - made)
 
 
-def _report(job: Job, seconds: float) -> None:
+def _there(output: Path) -> list[Path]:
+    from videodit.animations import files_of
+
+    return files_of(output)
+
+
+def _report(job: Job, seconds: float, recipe: dict[str, Any], timings: dict[str, Any]) -> None:
     path, plan = job.output, job.plan
+    files = _there(path)
+    size = sum(file.stat().st_size for file in files)
+    results.current().made.append((path, job.request.seed))
+    results.emit(
+        "clip",
+        output=path,
+        files=files,
+        width=plan.width,
+        height=plan.height,
+        num_frames=plan.num_frames,
+        fps=plan.fps,
+        bytes=size,
+        seed=job.request.seed,
+        seconds_taken=seconds,
+        timings=timings,
+        recipe=recipe,
+    )
     print(
         f"{printable(str(path))}: {plan.width}x{plan.height}, "
         f"{plan.num_frames} frames at {float(plan.fps):g} fps, "
-        f"{file_size(path.stat().st_size)}, seed {job.request.seed}, made in {seconds:.1f} s",
+        f"{file_size(size)}, seed {job.request.seed}, made in {seconds:.1f} s",
         flush=True,
     )
 
@@ -393,7 +486,7 @@ def _print_timings(timings: dict[str, Any]) -> None:
 
 
 def _output_name(output: Path) -> str:
-    return f"{output} (overwrites)" if output.exists() else str(output)
+    return f"{output} (overwrites)" if _there(output) else str(output)
 
 
 def _dtype_name(job: Job) -> str:

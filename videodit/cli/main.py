@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import videodit
+from videodit.cli import results
 from videodit.cli.boundary import EXIT_CODES, run
 from videodit.cli.calibrate import calibrate
 from videodit.cli.common import note, quiet_torchao
@@ -29,6 +30,7 @@ from videodit.cli.flags import Limit
 from videodit.cli.generate import generate
 from videodit.cli.info import info
 from videodit.cli.remake import remake
+from videodit.cli.results import Json, Quiet, with_result_flags
 from videodit.cli.toybox import toybox
 from videodit.errors import InputError
 
@@ -43,8 +45,11 @@ app = typer.Typer(
     epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
 )
-for _command in (generate, edit, extend, connect, remake, info, convert, families, toybox, calibrate, doctor):
-    app.command()(_command)
+for _command in (generate, edit, extend, connect):
+    app.command()(with_result_flags(_command, files=True, takes=True))
+app.command()(with_result_flags(remake, files=True))
+for _command in (info, convert, families, toybox, calibrate, doctor):
+    app.command()(with_result_flags(_command))
 app.add_typer(data)
 
 
@@ -69,7 +74,10 @@ def _common(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     limit: Limit = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
+    results.begin(as_json=as_json or results.current().as_json, quiet=quiet)
     context.ensure_object(_Settings).debug = debug
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -85,19 +93,21 @@ class _NoteHandler(logging.Handler):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``arguments`` (the process's own if None) and return the exit code."""
     settings = _Settings()
-    return run(lambda: _main(arguments, settings), debug=lambda: settings.debug)
+    written = sys.argv[1:] if arguments is None else list(arguments)
+    results.begin(as_json="--json" in written[: written.index("--")] if "--" in written else "--json" in written)
+    return run(lambda: _main(written, settings), debug=lambda: settings.debug, failed=results.emit_error)
 
 
-def _main(arguments: Sequence[str] | None, settings: _Settings) -> int:
+def _main(arguments: list[str], settings: _Settings) -> int:
     _prepare_streams()
     quiet_torchao()
     handler = _NoteHandler(logging.WARNING)
-    # The pipeline warns of nothing that the commands have not announced before they start.
-    handler.addFilter(lambda record: not record.name.startswith("videodit.pipelines"))
+    # These warn of nothing that the commands have not announced before they start.
+    handler.addFilter(lambda record: not record.name.startswith(("videodit.pipelines", "videodit.animations.rate")))
     logging.getLogger("videodit").addHandler(handler)
     try:
         code = app(
-            args=None if arguments is None else list(arguments),
+            args=arguments,
             prog_name="videodit",
             standalone_mode=False,
             obj=settings,
