@@ -27,7 +27,7 @@ from videodit import hardware, pipelines
 from videodit.animations import write_clip
 from videodit.cli import common, doctor, jobs, progress
 from videodit.cli.main import app, main
-from videodit.cli.results import RESULT_FLAGS
+from videodit.cli.result_flags import RESULT_FLAGS
 from videodit.errors import InputError
 from videodit.media import probe, read_recipe, read_video, write_video
 from videodit.pipelines import folders, prompt_readers
@@ -362,7 +362,7 @@ def test_ctrl_c_exits_130_and_leaves_no_half_file(
         (["--seed", "-1"], ["-1", "0 to"]),
         (["--seed", str(2**70)], [str(2**70), "0 to"]),
         (["-m", "mimi"], ["'mimi'", "mini"]),
-        (["-o", "clip.gif"], ["'clip.gif'", ".mp4"]),
+        (["-o", "clip.avi"], ["'clip.avi'", ".mp4"]),
         (["-o", "none/clip.mp4"], ["'none/clip.mp4'", "no folder"]),
         (["--prompts", "x.jsonl"], ["prompt", "--prompts"]),
     ],

@@ -223,11 +223,8 @@ def _write_gif(path: Path, images: Iterator[Image.Image], fps: Fraction, comment
 
 def _gif_image(image: Image.Image) -> bytes:
     """A frame as a GIF's block, with a table of colours of its own."""
-    colours = image.quantize(256)
-    if image.getcolors(256) is None:  # else there is one for each
-        colours = image.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG)
     whole = io.BytesIO()
-    colours.save(whole, "GIF")
+    image.quantize(256).save(whole, "GIF")  # not dithered, which would flicker from frame to frame, and be larger
     content = whole.getvalue()
     bits = content[10] & 7
     end = 13 + 3 * 2 ** (bits + 1)

@@ -60,7 +60,11 @@ def run(
                 sys.stdout.flush()
             code = code if isinstance(code, int) and not isinstance(code, bool) else 0
             # typer makes every KeyboardInterrupt the code of Ctrl-C.
-            return 128 + received[0] if received and code == _INTERRUPTED else code
+            if code == _INTERRUPTED:
+                code = 128 + received[0] if received else code
+                if failed is not None:
+                    failed("stopped", code)
+            return code
         except (BrokenPipeError, SystemExit) as error:
             if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):  # typer's
                 raise

@@ -8,7 +8,7 @@ from videodit.cli.data_encode import encode
 from videodit.cli.data_scan import scan
 from videodit.cli.data_split import split
 from videodit.cli.data_verify import verify
-from videodit.cli.results import with_result_flags
+from videodit.cli.result_flags import with_result_flags
 
 app = typer.Typer(
     name="data",

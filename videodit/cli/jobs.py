@@ -361,7 +361,7 @@ def _run_jobs(jobs: Sequence[Job], *, profile: bool, keep: bool = True) -> list[
             with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
                 recipe, timings = _make_clip(pipe, job, progress)
         recipes.append(recipe)
-        _report(job, time.monotonic() - started, recipe, timings)
+        _report(job, "stdout" if not keep else str(job.output), time.monotonic() - started, recipe, timings)
         if profile:
             _print_timings(timings)
         started = time.monotonic()
@@ -445,7 +445,7 @@ def _there(output: Path) -> list[Path]:
     return files_of(output)
 
 
-def _report(job: Job, seconds: float, recipe: dict[str, Any], timings: dict[str, Any]) -> None:
+def _report(job: Job, name: str, seconds: float, recipe: dict[str, Any], timings: dict[str, Any]) -> None:
     path, plan = job.output, job.plan
     files = _there(path)
     size = sum(file.stat().st_size for file in files)
@@ -465,7 +465,7 @@ def _report(job: Job, seconds: float, recipe: dict[str, Any], timings: dict[str,
         recipe=recipe,
     )
     print(
-        f"{printable(str(path))}: {plan.width}x{plan.height}, "
+        f"{printable(name)}: {plan.width}x{plan.height}, "
         f"{plan.num_frames} frames at {float(plan.fps):g} fps, "
         f"{file_size(size)}, seed {job.request.seed}, made in {seconds:.1f} s",
         flush=True,

@@ -30,7 +30,7 @@ from videodit.cli.flags import Limit
 from videodit.cli.generate import generate
 from videodit.cli.info import info
 from videodit.cli.remake import remake
-from videodit.cli.results import Json, Quiet, with_result_flags
+from videodit.cli.result_flags import Json, Quiet, with_result_flags
 from videodit.cli.toybox import toybox
 from videodit.errors import InputError
 

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from videodit.cli.common import note
+
 
 def open_file(path: Path) -> None:
     """Show a file, and wait for nothing; where there is no viewer, a note says so."""
-    from videodit.cli.common import note
-
     command = "open" if sys.platform == "darwin" else "xdg-open"
     try:
         if sys.platform == "win32":

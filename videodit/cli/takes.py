@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from videodit.cli.common import file_size, note, printable
 from videodit.errors import InputError
@@ -13,17 +13,14 @@ from videodit.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from videodit.cli.jobs import Order
-
-T = TypeVar("T", bound="Order")
 _COLUMNS = 4  # frames of each clip
 _THUMB, _SMALLEST = 256, 16  # pixels of a frame's longer side
 _LABEL, _GAP = 16, 4
 _HIGHEST = 16_000
 
 
-def takes_of(orders: Sequence[T], count: int) -> Sequence[T]:
-    """The orders for ``count`` takes of the one that there is: of its seed and those after it.
+def takes_of(orders: Sequence[Any], count: int) -> Sequence[Any]:
+    """The :class:`videodit.cli.jobs.Order` of ``count`` takes of the one that there is: its seed and those after it.
 
     Each is named after its seed: ``ball.mp4`` becomes ``ball-7.mp4``, and ``ball-7.mp4`` stays what it is.
 
@@ -49,6 +46,13 @@ def takes_of(orders: Sequence[T], count: int) -> Sequence[T]:
 
 def _named(path: Path, first: int, seed: int) -> Path:
     return path if path == Path("-") else path.with_stem(f"{path.stem.removesuffix(f'-{first}')}-{seed}")
+
+
+def first_file(path: Path) -> Path:
+    """The file of a clip, or the first one where there is one for each frame."""
+    from videodit.animations import files_of
+
+    return next(iter(files_of(path)), path)
 
 
 def check_sheet(path: Path) -> None:
