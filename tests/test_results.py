@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clips_made import numbered_frames
+from conftest import ROOT
 from PIL import Image
 from test_cli import FakePipeline, _fake_model, _restored_logging, fails, make_model_folder, mini_folder
 
@@ -32,9 +34,23 @@ RECIPE = {"prompt": "a \x1b[31mred\x1b[0m ball", "seed": 7}
 GENERATE = ["generate", "a ball", "--seed", "7", "--steps", "1"]
 
 
+def documented_keys() -> dict[str, list[set[str]]]:
+    """Kind -> the keys that docs/results.md says, for each of its rows."""
+    keys: dict[str, list[set[str]]] = {}
+    for line in (ROOT / "docs" / "results.md").read_text(encoding="utf-8").splitlines():
+        cells = line.split("|")
+        if len(cells) == 5 and "`" in cells[2]:
+            kind = re.findall(r"`(\w+)`", cells[2])[-1]
+            keys.setdefault(kind, []).append({"kind", *re.findall(r"`(\w+)`", cells[3])})
+    return keys
+
+
 def documents(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """What stdout holds: JSON on every line."""
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    """What stdout holds: JSON on every line, each of the keys that are documented."""
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for document in found:
+        assert "error" in document or set(document) in documented_keys()[document["kind"]], document
+    return found
 
 
 # ---- formats ---------------------------------------------------------------------------------------
