@@ -29,6 +29,8 @@ class AcceleratedPipeline:
         processes: that make each clip together; ``None`` for this one alone.
     """
 
+    scheduler: Any
+
     def __init__(self) -> None:
         super().__init__()
         self.step_actions: str | None = None
@@ -72,9 +74,14 @@ class AcceleratedPipeline:
         """What the steps of a call compute.
 
         Raises:
-            InputError: a schedule for another number of steps.
+            InputError: a schedule for another number of steps, or a scheduler that predicts more than once a step.
         """
         actions = self.step_actions
+        if actions is not None and (order := getattr(self.scheduler, "order", 1)) > 1:
+            raise InputError(
+                f"the acceleration {actions} has a letter a step, but {type(self.scheduler).__name__} predicts {order} "
+                "times in a step; use a scheduler of order 1"
+            )
         if actions is not None and len(actions) != steps:
             raise InputError(
                 f"the acceleration is for {len(actions)} steps, this call has {steps}: "
