@@ -37,7 +37,8 @@ GENERATE = ["generate", "a ball", "--seed", "7", "--steps", "1"]
 def documented_keys() -> dict[str, list[set[str]]]:
     """Kind -> the keys that docs/results.md says, for each of its rows."""
     keys: dict[str, list[set[str]]] = {}
-    for line in (ROOT / "docs" / "results.md").read_text(encoding="utf-8").splitlines():
+    _, _, text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8").partition("## For programs")
+    for line in text.splitlines():
         cells = line.split("|")
         if len(cells) == 5 and "`" in cells[2]:
             kind = re.findall(r"`(\w+)`", cells[2])[-1]
