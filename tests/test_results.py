@@ -291,7 +291,12 @@ def test_what_one_command_said_does_not_hold_for_the_next(capsys: pytest.Capture
 
 @pytest.mark.slow
 def test_commands_without_a_model_print_one_document(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in (["doctor"], ["families"], ["toybox", "-o", "toys", "--clips", "2"], ["data", "scan", "toys"]):
+    for command in (
+        ["doctor"],
+        ["families"],
+        ["toybox", "-o", "toys", "--clips", "2"],
+        ["data", "scan", "toys/manifest.jsonl"],
+    ):
         assert main([*command, "--json"]) == 0, command
         (document,) = documents(capsys)
         assert document["kind"] in ("doctor", "families", "toybox", "samples")
