@@ -17,7 +17,7 @@ import typer
 
 import videodit
 from videodit.cli import results
-from videodit.cli.boundary import EXIT_CODES, run
+from videodit.cli.boundary import EXIT_CODES, exit_code_of, run
 from videodit.cli.calibrate import calibrate
 from videodit.cli.common import note, quiet_torchao
 from videodit.cli.convert import convert
@@ -32,13 +32,16 @@ from videodit.cli.info import info
 from videodit.cli.remake import remake
 from videodit.cli.result_flags import Json, Quiet, with_result_flags
 from videodit.cli.toybox import toybox
-from videodit.errors import InputError
+from videodit.cli.typed_names import named_as_typed
+from videodit.cli.typer_commands import Command, Group, PastTyper
+from videodit.errors import InputError, Stopped
 
 # The base of everything typer says about a command line; older versions keep it in another package.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="videodit",
+    cls=Group,
     help="Video diffusion transformers: make clips from sentences.",
     invoke_without_command=True,
     add_completion=False,
@@ -46,10 +49,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for _command in (generate, edit, extend, connect):
-    app.command()(with_result_flags(_command, files=True, takes=True))
-app.command()(with_result_flags(remake, files=True))
+    app.command(cls=Command)(with_result_flags(named_as_typed(_command), files=True, takes=True))
+app.command(cls=Command)(with_result_flags(named_as_typed(remake), files=True))
 for _command in (info, convert, families, toybox, calibrate, doctor):
-    app.command()(with_result_flags(_command))
+    app.command(cls=Command)(with_result_flags(named_as_typed(_command)))
 app.add_typer(data)
 
 
@@ -113,9 +116,11 @@ def _main(arguments: list[str], settings: _Settings) -> int:
             obj=settings,
         )
         return code if isinstance(code, int) else 0
-    except typer.Abort as error:  # of Ctrl-C or another signal
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise error.__context__ from None
+    except PastTyper as error:
+        if str(error.stop):
+            raise error.stop from None
+        raise Stopped(exit_code_of(error.stop) - 128, "stopped") from None
+    except typer.Abort:
         raise KeyboardInterrupt from None
     except _UsageError as error:
         raise InputError(_usage_message(error)) from error

@@ -63,7 +63,7 @@ def with_result_flags(command: Callable[..., None], *, files: bool = False, take
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> None:
-        with _telling(**{name: values.pop(name) for name in options}):
+        with _telling(overwrite=bool(values.get("overwrite")), **{name: values.pop(name) for name in options}):
             command(**values)
 
     own = inspect.signature(command, eval_str=True).parameters.values()
@@ -77,6 +77,7 @@ def with_result_flags(command: Callable[..., None], *, files: bool = False, take
 @contextlib.contextmanager
 def _telling(
     *,
+    overwrite: bool,
     as_json: bool,
     quiet: bool,
     open_result: bool = False,
@@ -97,7 +98,7 @@ def _telling(
     if stdout_format is not None and stdout_format not in FORMATS:
         raise InputError(f"--format is {stdout_format!r}; it must be one of {', '.join(FORMATS)}")
     if sheet is not None:
-        check_sheet(sheet)
+        check_sheet(sheet, overwrite=overwrite)
     with contextlib.ExitStack() as lines:
         if now.as_json:
             now.stdout = sys.stdout

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videodit.cli.common import file_size, note, printable
+from videodit.cli.common import file_size, printable
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,17 +55,19 @@ def first_file(path: Path) -> Path:
     return next(iter(files_of(path)), path)
 
 
-def check_sheet(path: Path) -> None:
+def check_sheet(path: Path, *, overwrite: bool) -> None:
     """Make sure that a contact sheet can be written there.
 
     Raises:
-        InputError: it cannot.
+        InputError: it cannot, or there is a file that may not be replaced.
     """
     from videodit.media import check_place
 
     if path.suffix.lower() != ".png":
         raise InputError(f"cannot write the sheet {str(path)!r}: the name must end in .png")
     check_place(path)
+    if path.exists() and not overwrite:
+        raise InputError(f"the sheet {str(path)!r} exists; choose another name, or replace it with --overwrite")
 
 
 def write_sheet(path: Path, clips: Sequence[tuple[Path, int | None]]) -> None:
@@ -100,8 +102,6 @@ def write_sheet(path: Path, clips: Sequence[tuple[Path, int | None]]) -> None:
             sheet.paste(image, (left, top + _LABEL))
             left += image.width + _GAP
         top += height
-    if path.exists():
-        note(f"{str(path)!r} exists and is overwritten")
     with replacing(path) as partial:
         sheet.save(partial, "PNG")
     print(f"{printable(str(path))}: a sheet of {len(clips)} clips, {file_size(path.stat().st_size)}", flush=True)
