@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -121,7 +122,7 @@ class VideoDiTPipelineOutput(BaseOutput):
         output_type: what ``frames`` are.
         timings: seconds: ``text``, ``prepare``, ``steps`` (a list), ``vae``, and ``mp4`` once it is saved. A stream
             knows ``vae`` by then, too, and ``overlap``: how long both worked at the same time, so that all parts
-            less ``overlap`` are what the clips took.
+            less ``overlap`` are what the clips took. Of another format than MP4 the name is that one's.
     """
 
     frames: Any
@@ -131,18 +132,19 @@ class VideoDiTPipelineOutput(BaseOutput):
     timings: Timings = field(default_factory=Timings)
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write the clips as MP4 files with their recipes.
+        """Write the clips in the format that the name asks for, with their recipes.
 
         Args:
-            path: ends in ``.mp4``; several clips get ``-1``, ``-2``, … before the suffix.
+            path: ends in ``.mp4``, ``.gif``, ``.webp`` or, for one PNG a frame, in a number such as ``-%04d.png``;
+                several clips get ``-1``, ``-2``, … before the suffix. See :mod:`videodit.animations`.
 
         Returns:
-            The files written.
+            The files written; of a sequence of PNGs the name with its number left open.
 
         Raises:
             InputError: latents instead of frames, or a path that cannot be written (checked before anything is).
         """
-        from videodit.media import check_writable
+        from videodit.animations import check_output, format_of
 
         if self.output_type == "latent":
             raise InputError("latents cannot be saved as a clip; call the pipeline with another output_type")
@@ -150,26 +152,27 @@ class VideoDiTPipelineOutput(BaseOutput):
         path = Path(path)
         paths = [path] if count == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(1, count + 1)]
         for target in paths:
-            check_writable(target)
+            check_output(target)
+        kind = format_of(path)
         recipes: Sequence[JsonObject | None] = [*self.recipes] or [None] * count
         started, before = time.perf_counter(), self.frames.latents.seconds if self.output_type == "stream" else 0.0
         spent = [self._write(i, target, recipe) for i, (target, recipe) in enumerate(zip(paths, recipes, strict=True))]
         total = time.perf_counter() - started
         if self.output_type != "stream":
-            self.timings["mp4"] = total
+            self.timings[kind] = total
             return paths
-        vae, mp4 = (sum(seconds) for seconds in zip(*spent, strict=True))
+        vae, written = (sum(seconds) for seconds in zip(*spent, strict=True))
         sampling = self.frames.latents.seconds - before  # of windows that were made on the way
-        self.timings |= self.frames.timings() | {"vae": vae - sampling, "mp4": mp4}
-        self.timings["overlap"] = max(0.0, vae + mp4 - total)
+        self.timings |= self.frames.timings() | {"vae": vae - sampling, kind: written}
+        self.timings["overlap"] = max(0.0, vae + written - total)
         return paths
 
     def _write(self, index: int, path: Path, recipe: JsonObject | None) -> tuple[float, float]:
         """Seconds that clip ``index`` took to be decoded and to be encoded."""
-        from videodit.media import write_video
+        from videodit.animations import write_clip
 
         if self.output_type != "stream":
-            return 0.0, write_video(path, self._pixels(index), fps=self.fps, recipe=recipe)
+            return 0.0, write_clip(path, self._pixels(index), fps=self.fps, recipe=recipe)
         spent = 0.0
 
         def timed(chunks: Generator[np.ndarray, None, None]) -> Generator[np.ndarray, None, None]:
@@ -184,8 +187,25 @@ class VideoDiTPipelineOutput(BaseOutput):
 
         # Closed here, so that a decoder which an error or Ctrl-C stopped lets go of its memory at once.
         with contextlib.closing(self.frames[index]) as chunks:
-            mp4 = write_video(path, timed(chunks), fps=self.fps, recipe=recipe)
-        return spent, mp4
+            written = write_clip(path, timed(chunks), fps=self.fps, recipe=recipe)
+        return spent, written
+
+    def _repr_html_(self) -> str | None:
+        """The clips as videos with their prompts and seeds, for a notebook; None for latents.
+
+        A stream is decoded for it. Clips that are too large for a page are named only.
+        """
+        if self.output_type == "latent":
+            return None
+        from videodit.pipelines.html import clip_as_html
+
+        recipes: Sequence[dict[str, Any] | None] = [*self.recipes] or [None] * len(self.frames)
+        with tempfile.TemporaryDirectory() as folder:
+            parts = []
+            for index, recipe in enumerate(recipes):
+                self._write(index, Path(folder, "clip.mp4"), recipe)
+                parts.append(clip_as_html(Path(folder, "clip.mp4").read_bytes(), recipe or {}))
+        return "\n".join(parts)
 
     def _pixels(self, index: int) -> np.ndarray:
         """Clip ``index`` as uint8 ``[T, H, W, 3]``."""

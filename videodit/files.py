@@ -54,6 +54,28 @@ def replacing(path: Path) -> Iterator[Path]:
         _IN_WORK.discard(partial.name)
 
 
+@contextlib.contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside ``path`` for files on their way there, removed with what is left in it.
+
+    Raises:
+        OSError: no room, or no right to write; it names ``path``.
+    """
+    _sweep(path.parent)
+    folder = path.parent / _hidden_name()
+    _IN_WORK.add(folder.name)
+    try:
+        folder.mkdir()
+        yield folder
+    except Exception as error:
+        if (said := _about_target(error, folder, path)) is not None:
+            raise said from None
+        raise
+    finally:
+        _remove(folder)
+        _IN_WORK.discard(folder.name)
+
+
 def try_to_write(folder: Path) -> None:
     """Make a hidden file in a folder and remove it: permission bits do not tell of read-only mounts and the like.
 

@@ -33,10 +33,12 @@ from videodit.errors import InputError
 from videodit.files import replacing, try_to_write
 from videodit.json_types import JsonObject
 from videodit.limits import current_limits
+from videodit.reading.animations import look_at
 from videodit.reading.clip import naming_clip, open_clip
 from videodit.reading.files import Media
+from videodit.reading.pictures import is_picture
 from videodit.reading.timing import find_gaps
-from videodit.reading.video import COMMENT_FORMAT, SMOOTH_CHROMA, VideoInfo, open_stream, unpack_comment
+from videodit.reading.video import COMMENT_FORMAT, SMOOTH_CHROMA, VideoInfo, open_stream, parse_comment, unpack_comment
 
 if TYPE_CHECKING:
     import torch
@@ -138,6 +140,15 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     target = Path(path)
     if target.suffix.lower() != ".mp4":
         raise InputError(f"cannot write {str(target)!r}: the name must end in .mp4")
+    check_place(target)
+
+
+def check_place(target: Path) -> None:
+    """Make sure that a file can be written to ``target``, and leave no trace of having tried.
+
+    Raises:
+        InputError: the folder is missing or not writable, or ``target`` is a folder or a read-only file.
+    """
     try:
         if target.is_dir():
             raise InputError(f"cannot write {str(target)!r}: it is a folder; name a file in it")
@@ -204,7 +215,7 @@ class VideoWriter:
         self._crf = crf
         self._padding = (height % 2, width % 2)
         needs_comment = recipe is not None or any(self._padding)
-        self._comment = _pack_comment(recipe, width, height) if needs_comment else None
+        self._comment = pack_comment(recipe, width, height) if needs_comment else None
         self._reformatter = VideoReformatter()
         self._place = contextlib.ExitStack()
         self._container: OutputContainer | None = None
@@ -254,7 +265,7 @@ class VideoWriter:
         """
         if self._container is None or self._stream is None:
             raise RuntimeError("VideoWriter writes inside its `with` block only")
-        array = _as_array(frames)
+        array = as_frames(frames)
         if array.shape[1:3] != (self.height, self.width):
             raise InputError(
                 f"frames are {array.shape[2]}x{array.shape[1]} pixels; the file is {self.width}x{self.height}"
@@ -330,7 +341,7 @@ def write_video(
     first = next(chunks, None)
     if first is None:
         raise InputError(f"no frames to write to {str(path)!r}; a clip has at least one")
-    first = _as_array(first)
+    first = as_frames(first)
     height, width = first.shape[1:3]
     with VideoWriter(path, width=width, height=height, fps=fps, recipe=recipe, crf=crf) as writer:
         with _Encoder(writer) as encoder:
@@ -368,7 +379,7 @@ class _Encoder(threading.Thread):
         self._done.set()
 
     def _write(self, chunk: np.ndarray | torch.Tensor) -> None:
-        frames = _as_array(chunk)
+        frames = as_frames(chunk)
         for i in range(len(frames)):  # one by one, so that an interrupted run need not wait for a whole clip
             if self._stopped:
                 return
@@ -473,16 +484,20 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
 
 
 def read_recipe(path: str | os.PathLike[str]) -> JsonObject | None:
-    """The recipe that ``path`` carries, or None where it has none.
+    """The recipe that ``path`` carries, a video, a GIF, a WebP or a PNG, or None where it has none.
 
     The recipe is whatever the file says: check the values before using them.
 
     Raises:
-        InputError: the file is missing, broken or has no video.
+        InputError: the file is missing, broken, or neither a video nor a picture.
     """
     media = Media(Path(path))
-    with naming_clip(str(media)), _opened(media) as (container, _):
-        return unpack_comment(container)[0]
+    with naming_clip(str(media)):
+        if is_picture(media):
+            picture = look_at(media)
+            return None if picture is None else parse_comment(picture.comment)[0]
+        with _opened(media) as (container, _):
+            return unpack_comment(container)[0]
 
 
 @contextlib.contextmanager
@@ -497,7 +512,12 @@ def _url(path: str | os.PathLike[str]) -> str:
     return f"file:{os.fspath(path)}"
 
 
-def _as_array(frames: np.ndarray | torch.Tensor) -> np.ndarray:
+def as_frames(frames: np.ndarray | torch.Tensor) -> np.ndarray:
+    """Frames as a uint8 array ``[T, H, W, 3]``, from an array or a tensor on any device.
+
+    Raises:
+        InputError: another shape or dtype.
+    """
     if hasattr(frames, "detach"):  # a tensor, told apart without importing torch
         frames = cast("torch.Tensor", frames).detach().cpu().numpy()
     array = np.asarray(frames)
@@ -508,8 +528,12 @@ def _as_array(frames: np.ndarray | torch.Tensor) -> np.ndarray:
     return array
 
 
-def _pack_comment(recipe: JsonObject | None, width: int, height: int) -> str:
-    """The ``comment`` tag. Plain ASCII, since not every tool that copies it knows of UTF-8."""
+def pack_comment(recipe: JsonObject | None, width: int, height: int) -> str:
+    """The comment that carries a recipe. Plain ASCII, since not every tool that copies it knows of UTF-8.
+
+    Raises:
+        InputError: the recipe is not JSON.
+    """
     content: JsonObject = {"format": COMMENT_FORMAT, "width": width, "height": height}
     if recipe is not None:
         content["recipe"] = recipe

@@ -37,13 +37,20 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(s
 _FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)]
 
 
-def run(work: Callable[[], object], *, debug: Callable[[], bool] | bool = False, less: str = "") -> int:
+def run(
+    work: Callable[[], object],
+    *,
+    debug: Callable[[], bool] | bool = False,
+    less: str = "",
+    failed: Callable[[str, int], object] | None = None,
+) -> int:
     """Do the work of a command and return its exit code; an error is one line on stderr.
 
     Args:
         work: returns the exit code, or anything else for success.
         debug: also print the traceback of an error; a function is called once there is one.
         less: what to reduce where memory does not suffice, such as "--size or --frames".
+        failed: called with the message and the exit code of an error or a stop.
     """
     _open_streams()
     with _signals_raise() as received:
@@ -53,7 +60,11 @@ def run(work: Callable[[], object], *, debug: Callable[[], bool] | bool = False,
                 sys.stdout.flush()
             code = code if isinstance(code, int) and not isinstance(code, bool) else 0
             # typer makes every KeyboardInterrupt the code of Ctrl-C.
-            return 128 + received[0] if received and code == _INTERRUPTED else code
+            if code == _INTERRUPTED:
+                code = 128 + received[0] if received else code
+                if failed is not None:
+                    failed("stopped", code)
+            return code
         except (BrokenPipeError, SystemExit) as error:
             if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):  # typer's
                 raise
@@ -62,12 +73,16 @@ def run(work: Callable[[], object], *, debug: Callable[[], bool] | bool = False,
         except KeyboardInterrupt as error:
             if isinstance(error, Stopped) and str(error):
                 _tell(str(error))
+            if failed is not None:
+                failed(as_message(str(error) or "stopped"), exit_code_of(error))
             return exit_code_of(error)
         except Exception as error:
             if debug() if callable(debug) else debug:
                 traceback.print_exc()
             known = as_known(error, less=less)
             _tell(f"error: {known}")
+            if failed is not None:
+                failed(as_message(str(known)), known.exit_code)
             return known.exit_code
 
 

@@ -11,6 +11,7 @@ import typer
 from videodit.cli.common import note, quiet_libraries
 from videodit.cli.flags import Device, Dtype, integer, number
 from videodit.cli.progress import show_progress
+from videodit.cli.results import emit
 from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
 
@@ -104,6 +105,9 @@ def calibrate(
         guidance=planned.guidance_scale,
         schedules=schedules,
     ).write(target)
+    keys = ("actions", "evaluations", "psnr")
+    values = {name: {key: getattr(one, key) for key in keys} for name, one in schedules.items()}
+    emit("calibration", output=target, prompts=len(told), seed=seed, num_inference_steps=count, schedules=values)
     print(f"{target}: {len(told)} prompts, seed {seed}, {tries} tries, {time.monotonic() - started:.0f} s")
     for name, one in schedules.items():
         print(f"{name:<9} {one.actions}  {one.evaluations} of {2 * count} predictions, {one.psnr:.1f} dB")

@@ -12,6 +12,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 
+from videodit.cli import results
 from videodit.errors import InputError
 
 _SLUG_LENGTH = 48
@@ -60,7 +61,9 @@ def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
 
 
 def note(message: str) -> None:
-    """Say something that the user should know, on stderr, where it does not mix with results."""
+    """Say something that the user should know, on stderr, where it does not mix with results; not with --quiet."""
+    if results.current().quiet:
+        return
     print(f"note: {as_message(message)}", file=sys.stderr)
 
 

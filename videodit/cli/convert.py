@@ -10,6 +10,7 @@ import typer
 
 from videodit.cli.common import file_size, printable
 from videodit.cli.progress import show_progress
+from videodit.cli.results import emit
 from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
 
@@ -45,4 +46,5 @@ def convert(
 
         convert_transformer(VideoDiT, source, target, to=to.value, on_tensor=on_tensor)
     size = sum(path.stat().st_size for path in target.glob("*.safetensors"))
+    emit("conversion", output=target, layout=to.value, bytes=size)
     print(f"{printable(str(target))}: {to.value} layout, {file_size(size)}")

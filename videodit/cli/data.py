@@ -8,6 +8,7 @@ from videodit.cli.data_encode import encode
 from videodit.cli.data_scan import scan
 from videodit.cli.data_split import split
 from videodit.cli.data_verify import verify
+from videodit.cli.result_flags import with_result_flags
 from videodit.cli.typed_names import named_as_typed
 from videodit.cli.typer_commands import Command, Group
 
@@ -19,4 +20,4 @@ app = typer.Typer(
     add_completion=False,
 )
 for _command in (scan, split, encode, verify):
-    app.command(cls=Command)(named_as_typed(_command))
+    app.command(cls=Command)(with_result_flags(named_as_typed(_command)))

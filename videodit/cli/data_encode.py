@@ -37,6 +37,7 @@ from videodit.cli.data_options import (
 )
 from videodit.cli.flags import Device, DryRun, Dtype
 from videodit.cli.progress import show_progress
+from videodit.cli.results import emit
 from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
 
@@ -154,6 +155,17 @@ def _print_result(result: EncodeResult, out: Path, seconds: float, prune: bool, 
     if result.unlisted:
         why = "share their files with others, so they stay" if prune else "are kept; see --prune"
         note(f"entries of the cache that belong to no clip of this source and {why}: {result.unlisted}")
+    emit(
+        "encoding",
+        output=out,
+        samples=result.samples,
+        new_samples=result.new_samples,
+        new_texts=result.new_texts,
+        removed=result.removed,
+        failed=dict(result.failed),
+        notices=result.notices,
+        seconds_taken=seconds,
+    )
     print(
         f"{printable(str(out))}: {count_of(result.samples, 'sample')}, {result.new_samples} encoded now; "
         f"{count_of(result.new_texts, 'caption')} encoded now, the empty one counted; {seconds:.1f} s"

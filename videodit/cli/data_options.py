@@ -14,6 +14,7 @@ import typer
 
 from videodit.cli.common import count_of, note, one_line, print_rows, printable
 from videodit.cli.flags import integer, number
+from videodit.cli.results import emit
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
@@ -214,6 +215,14 @@ def print_plan(scanned: Sequence[ScannedClip], plan: SamplePlan, hint: str) -> N
     names = {name for name, _ in broken}
     others = [(name, reason) for name, reason in plan.dropped if name not in names]
     used = {sample.scanned.clip.name for sample in plan.samples}
+    emit(
+        "samples",
+        clips=len(scanned),
+        used=len(used),
+        left_out=dict(others),
+        unreadable=dict(broken),
+        buckets={str(bucket): windows for bucket, windows in plan.counts().items()},
+    )
     print(f"{count_of(len(scanned), 'clip')}: {len(used)} used, {len(others)} left out, {len(broken)} unreadable")
     _print_buckets(plan)
     print_groups("unreadable", broken, hint)

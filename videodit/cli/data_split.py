@@ -22,6 +22,7 @@ from videodit.cli.data_options import (
 )
 from videodit.cli.flags import number
 from videodit.cli.progress import show_progress
+from videodit.cli.results import emit
 from videodit.cli.stopping import when_stopped
 
 
@@ -75,6 +76,16 @@ def split(
         )
     for notice in clips.notices:
         note(notice)
+    emit(
+        "split",
+        output=output,
+        clips=len(clips),
+        pieces=result.pieces,
+        cuts=result.cuts,
+        seconds_taken=result.seconds,
+        unreadable=dict(result.broken),
+        too_short=dict(result.too_short),
+    )
     print(
         f"{printable(str(output))}: {count_of(result.pieces, 'piece')} of {count_of(len(clips), 'clip')}, "
         f"{result.seconds:.1f} s; {count_of(result.cuts, 'cut')}"

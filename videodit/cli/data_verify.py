@@ -11,6 +11,7 @@ from videodit.cli.common import count_of, note, one_line, printable, quiet_libra
 from videodit.cli.data_options import READERS, Reader, Split, one_of, reporter
 from videodit.cli.flags import Device, integer
 from videodit.cli.progress import Progress, show_progress
+from videodit.cli.results import emit
 from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
 
@@ -68,6 +69,16 @@ def verify(
         note(message)
     if summary:
         print(summary)
+    emit(
+        "cache",
+        path=cache,
+        samples=len(opened),
+        files=len(opened.shards),
+        whole=not problems,
+        faults=problems,
+        notices=notices,
+        encoded_again=summary or None,
+    )
     where = printable(str(cache))
     if problems:
         print(f"{where}: {count_of(len(problems), 'fault')}")

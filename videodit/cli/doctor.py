@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from videodit.cli.common import print_rows, quiet_libraries
 from videodit.cli.progress import show_progress
+from videodit.cli.results import emit
 
 if TYPE_CHECKING:
     import torch
@@ -37,14 +38,24 @@ def doctor() -> None:
         # Last, because a foreign kernel that fails on a GPU can leave the process unable to use it.
         progress.stage("trying attention backends")
         backends = _try_backends(device, dtype)
-    for title, rows in [
-        ("versions", _versions()),
-        ("devices", _devices()),
-        ("default", [("device", device), ("dtype", f"{_name(dtype)}: {reason}"), ("threads", _threads(device))]),
-        ("small VideoDiT", forward),
-        ("attention backends", backends),
-        (f"attention on {device}, {_HEADS} heads of {_HEAD_DIM} channels in {_name(dtype)}", measured),
-    ]:
+    sections: list[tuple[str, str, list[tuple[str, str]]]] = [
+        ("versions", "versions", _versions()),
+        ("devices", "devices", _devices()),
+        (
+            "default",
+            "default",
+            [("device", device), ("dtype", f"{_name(dtype)}: {reason}"), ("threads", _threads(device))],
+        ),
+        ("forward", "small VideoDiT", forward),
+        ("backends", "attention backends", backends),
+        (
+            "attention",
+            f"attention on {device}, {_HEADS} heads of {_HEAD_DIM} channels in {_name(dtype)}",
+            measured,
+        ),
+    ]
+    emit("doctor", **{key: dict(rows) for key, _, rows in sections})
+    for _, title, rows in sections:
         print(title)
         print_rows(rows, indent=2)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 
 from videodit.cli.progress import show_progress
+from videodit.cli.results import emit
 
 # Sizes, and where weights came from: what is left of the options is what tells families apart.
 _SIZES = frozenset(
@@ -44,6 +46,7 @@ def families(
                 _options(family.native_config(member.config) | member.overrides),
             )
             rows.append((*row, f"{deviation(member):.0e}") if check else row)
+    emit("families", members=_records(rows), checkpoints=_published_records(FAMILIES.values()))
     _print_table(rows)
     print()
     published: list[tuple[str, ...]] = [
@@ -54,6 +57,26 @@ def families(
             sizes = [f"{2e-9 * count:.1f} GB" for count in (one.parameters, one.parameters + one.companions)]
             published.append((title, one.hub_id, f"{one.parameters:,}", *sizes))
     _print_table(published)
+
+
+def _records(rows: list[tuple[str, ...]]) -> list[dict[str, str]]:
+    """A table's rows under the names of its columns."""
+    names = [name.replace(" ", "_") for name in rows[0]]
+    return [dict(zip(names, row, strict=True)) for row in rows[1:]]
+
+
+def _published_records(families: Iterable[Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "checkpoint": title,
+            "family": family.title,
+            "hub_id": one.hub_id,
+            "parameters": one.parameters,
+            "companion_parameters": one.companions,
+        }
+        for family in families
+        for title, one in family.published.items()
+    ]
 
 
 def _options(config: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import textwrap
 from pathlib import Path
@@ -12,12 +13,14 @@ import typer
 from videodit.cli.common import file_size, note, print_rows, printable
 from videodit.cli.flags import Limit
 from videodit.cli.progress import show_progress
+from videodit.cli.results import emit
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
     from videodit.media import MediaInfo
+    from videodit.reading.animations import Animation
 
-_CLIP_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
+_CLIP_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".webp", ".png"})
 _LINE_WIDTH = 80
 _LONGEST = 200  # characters of a value that are shown
 
@@ -50,6 +53,19 @@ def _print_lora(name: str) -> None:
 
     source = find_lora(name)
     found = inspect_lora(source)
+    emit(
+        "lora",
+        name=source.name,
+        layout=found.layout,
+        modules=found.modules,
+        ranks=found.ranks,
+        dora=found.dora,
+        base_model=found.base_model,
+        trigger_words=found.trigger_words,
+        sha256=source.content_hash,
+        bytes=source.num_bytes,
+        metadata=source.metadata,
+    )
     print_rows(
         [
             ("name", source.name),
@@ -83,12 +99,24 @@ def _print_clip(path: Path) -> None:
     clip = probe(path)
     for notice in clip.notices:
         note(f"{path.name}: {notice}")
+    emit("clip", path=path, **_values(clip))
     print_rows(_clip_rows(clip))
-    if clip.recipe is None:
+    _print_recipe(clip.recipe)
+
+
+def _values(clip: MediaInfo) -> dict[str, Any]:
+    """What a clip says, under the keys of ``--json``."""
+    values = {field.name: getattr(clip, field.name) for field in dataclasses.fields(clip)}
+    values["bytes"] = values.pop("size_bytes")
+    return values
+
+
+def _print_recipe(recipe: dict[str, Any] | None) -> None:
+    if recipe is None:
         print("recipe: none")
         return
     print("recipe")
-    print_rows(_flat(clip.recipe), indent=2)
+    print_rows(_flat(recipe), indent=2)
 
 
 def _is_picture(path: Path) -> bool:
@@ -101,17 +129,65 @@ def _is_picture(path: Path) -> bool:
 
 
 def _print_picture(path: Path) -> None:
+    from videodit.media import read_recipe
+    from videodit.reading.animations import look_at
     from videodit.reading.clip import naming_clip
     from videodit.reading.files import Media
     from videodit.reading.pictures import read_picture
 
+    recipe = read_recipe(path)
     with naming_clip(str(path)):
+        animation = look_at(Media(path))
+        if animation is not None and animation.num_frames > 1:
+            _print_animation(path, animation, recipe)
+            return
         picture = read_picture(Media(path))
     for notice in picture.notices:
         note(f"{path.name}: {notice}")
     height, width = picture.pixels.shape[:2]
     rows = [("size", f"{width}x{height}"), ("picture", f"{picture.kind}, {picture.mode}")]
-    print_rows([*rows, ("file", file_size(path.stat().st_size))])
+    size = path.stat().st_size
+    emit(
+        "picture",
+        path=path,
+        width=width,
+        height=height,
+        format=picture.kind,
+        mode=picture.mode,
+        bytes=size,
+        recipe=recipe,
+        notices=picture.notices,
+    )
+    print_rows([*rows, ("file", file_size(size))])
+    if recipe is not None:
+        _print_recipe(recipe)
+
+
+def _print_animation(path: Path, one: Animation, recipe: dict[str, Any] | None) -> None:
+    size = path.stat().st_size
+    emit(
+        "animation",
+        path=path,
+        width=one.width,
+        height=one.height,
+        format=one.kind,
+        num_frames=one.num_frames,
+        fps=one.fps,
+        duration=one.seconds,
+        plays=one.plays,
+        bytes=size,
+        recipe=recipe,
+    )
+    print_rows(
+        [
+            ("size", f"{one.width}x{one.height}"),
+            ("frames", f"{one.num_frames} at {one.fps:.4g} fps"),
+            ("seconds", f"{one.seconds:.2f}"),
+            ("format", f"animated {one.kind}, plays {f'{one.plays} times' if one.plays else 'for ever'}"),
+            ("file", file_size(size)),
+        ]
+    )
+    _print_recipe(recipe)
 
 
 def _clip_rows(clip: MediaInfo) -> list[tuple[str, object]]:
@@ -155,6 +231,18 @@ def _print_model(name: str) -> None:
         model = ModelFolder.find(name)
         defaults = plan_settings(Request(), model.spec)
         parts = _parts(model.path)
+    emit(
+        "model",
+        name=name,
+        width=defaults.width,
+        height=defaults.height,
+        num_frames=defaults.num_frames,
+        fps=defaults.fps,
+        num_inference_steps=defaults.num_inference_steps,
+        guidance_scale=defaults.guidance_scale,
+        num_tokens=defaults.num_tokens,
+        parts=parts,
+    )
     print_rows(
         [
             ("model", name),
@@ -166,24 +254,32 @@ def _print_model(name: str) -> None:
         ]
     )
     print("parts")
-    print_rows(parts, indent=2)
+    print_rows(
+        (
+            (part, f"{one['class']}, {one['parameters'] / 1e6:.2f} M parameters, {file_size(one['bytes'])}")
+            for part, one in parts.items()
+        ),
+        indent=2,
+    )
 
 
-def _parts(folder: Path) -> list[tuple[str, object]]:
+def _parts(folder: Path) -> dict[str, dict[str, Any]]:
     """Class, parameter count and bytes of each part of a model, from the headers of its files."""
     from videodit.checkpoints import check_weights
     from videodit.configs import read_json
 
-    rows: list[tuple[str, object]] = []
+    parts = {}
     for path in sorted(folder.glob("*/config.json")):
         config = read_json(path)
         check_weights(path.parent)
         name = config.get("_class_name") or ", ".join(config.get("architectures") or ["unknown class"])
         shards = sorted(path.parent.glob("*.safetensors"))
-        count = sum(map(_parameter_count, shards))
-        size = file_size(sum(shard.stat().st_size for shard in shards))
-        rows.append((path.parent.name, f"{name}, {count / 1e6:.2f} M parameters, {size}"))
-    return rows
+        parts[path.parent.name] = {
+            "class": name,
+            "parameters": sum(map(_parameter_count, shards)),
+            "bytes": sum(shard.stat().st_size for shard in shards),
+        }
+    return parts
 
 
 def _parameter_count(shard: Path) -> int:
@@ -203,4 +299,5 @@ def _print_vocabulary(name: str) -> None:
     words = config.get("known_words")
     if not words:
         raise InputError(f"model {name!r} records no vocabulary: it takes any words")
+    emit("vocabulary", model=name, words=sorted(map(str, words)))
     print(textwrap.fill(" ".join(sorted(map(str, words))), width=_LINE_WIDTH, break_on_hyphens=False))

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videodit.cli import results
 from videodit.cli.common import count_of, file_size, note, print_rows, printable, quiet_libraries
 from videodit.cli.loras import check_loras, load_loras, weight_of
 from videodit.cli.output_files import check_output
 from videodit.cli.progress import Progress, show_progress
 from videodit.cli.stopping import when_stopped
+from videodit.cli.takes import takes_of
 from videodit.cli.typed_names import as_typed, naming
 from videodit.errors import InputError
 from videodit.files import sole_maker
@@ -46,7 +48,7 @@ class Order:
 
     Attributes:
         request: what is asked for, with a seed.
-        output: the MP4 to write.
+        output: the file to write, or ``-`` for stdout.
         origin: where it was written ("prompts.jsonl, line 3"), for error messages.
         keys: names, for messages, of the values that the command line does not say; see
             :func:`videodit.cli.typed_names.key_names`.
@@ -80,7 +82,7 @@ class Job:
 
     @property
     def output(self) -> Path:
-        """The MP4 to write."""
+        """The file to write, or ``-`` for stdout."""
         return self.order.output
 
 
@@ -102,7 +104,7 @@ def begun_seed(output: Path | None) -> int:
 
 
 def plan_jobs(orders: Sequence[Order]) -> list[Job]:
-    """Check every order without loading weights, and announce what was adjusted.
+    """Check every order without loading weights, and announce what was adjusted. ``--count`` makes takes of it.
 
     Raises:
         InputError: a value is out of range, a model unknown, an output not writable, named twice, an input of its
@@ -111,9 +113,12 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
     jobs: list[Job] = []
     takers: dict[Path, str] = {}
     notices: list[str] = []
+    orders = takes_of(orders, results.current().count)
     with when_stopped("nothing was made"), show_progress() as progress:
         _import_libraries(progress)
         planner = _Planner()
+        if any(order.output == results.STDOUT for order in orders):
+            results.check_stdout(len(orders))
         for index, order in enumerate(orders):
             progress.stage(f"checking request {index + 1}/{len(orders)}")
             with _named(order):
@@ -121,7 +126,7 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
                     raise InputError(f"output {order.output.name!r} is taken by {taker}")
                 takers[order.output.resolve()] = order.origin
                 jobs.append(planner.plan(order))
-                notices += map(as_typed, jobs[-1].plan.notices)
+                notices += map(as_typed, [*jobs[-1].plan.notices, *_rates(jobs[-1])])
     for message in dict.fromkeys(notices):
         note(message)
     return jobs
@@ -165,7 +170,6 @@ class _Planner:
             InputError: see :func:`plan_jobs`.
         """
         from videodit.hardware import parse_device, parse_dtype
-        from videodit.media import check_writable
         from videodit.pipelines.planning import plan
         from videodit.pipelines.prompt_readers import load_prompt_reader
         from videodit.pipelines.request import Inputs
@@ -173,8 +177,7 @@ class _Planner:
 
         request = order.request
         _check_words(request)
-        check_output(order.output, inputs=order.inputs, overwrite=order.overwrite)
-        check_writable(order.output)  # before the model: finding one may fetch it
+        _check_place(order)  # before the model: finding one may fetch it
         if request.model not in self._models:
             self._models[request.model] = ModelFolder.find(request.model)
         model = self._models[request.model]
@@ -187,6 +190,33 @@ class _Planner:
         if (key := (model.path, request.loras)) not in self._loras:
             self._loras[key] = check_loras(request.loras, model.path)
         return Job(order, planned, model, device, dtype, self._loras[key])
+
+
+def _check_place(order: Order) -> None:
+    """See that a clip can be written to a file of its name, which destroys nothing, or to stdout.
+
+    Raises:
+        InputError: it cannot.
+    """
+    from videodit import animations
+
+    if order.output == results.STDOUT:
+        return
+    check_output(order.output, inputs=order.inputs, overwrite=order.overwrite)
+    animations.check_output(order.output)
+    wanted = results.current().stdout_format
+    if wanted is not None and wanted != animations.format_of(order.output):
+        raise InputError(f"--format is for -o -; name a file {order.output.stem}.{wanted} for a file of that format")
+
+
+def _rates(job: Job) -> list[str]:
+    """What becomes of a clip's rate in the format of its file."""
+    from videodit.animations import rate_notices
+
+    output = job.output
+    if output == results.STDOUT:
+        output = Path(f"stdout.{results.current().stdout_format or 'mp4'}")
+    return rate_notices(output, job.plan.fps)
 
 
 def _check_words(request: Request) -> None:
@@ -235,6 +265,7 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
     """Print what :func:`run_jobs` would do."""
     for job in jobs:
         request, plan = job.request, job.plan
+        results.emit("plan", **_plan_values(job))
         print_rows(
             [
                 *_prompt_rows(request),
@@ -261,6 +292,37 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
         )
         if job is not jobs[-1]:
             print()
+
+
+def _plan_values(job: Job) -> dict[str, object]:
+    """What would be made, under the keys of ``--json``."""
+    request, plan = job.request, job.plan
+    return {
+        "output": job.output,
+        "overwrites": bool(_there(job.output)),
+        "prompt": request.prompt.scenes if isinstance(request.prompt, Storyboard) else request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "model": job.model.name,
+        "loras": [
+            {"name": info.name, "weight": weight_of(asked)}
+            for asked, info in zip(request.loras, job.loras, strict=True)
+        ],
+        "width": plan.width,
+        "height": plan.height,
+        "num_frames": plan.num_frames,
+        "fps": plan.fps,
+        "seconds": plan.seconds,
+        "loop": plan.loop,
+        "conditions": plan.condition_record,
+        "num_inference_steps": plan.num_inference_steps,
+        "guidance_scale": plan.guidance_scale,
+        "seed": request.seed,
+        "num_tokens": plan.num_tokens,
+        "acceleration": request.acceleration,
+        "device": job.device,
+        "dtype": _dtype_name(job),
+        "notices": plan.notices,
+    }
 
 
 def _prompt_rows(request: Request) -> list[tuple[str, str]]:
@@ -290,20 +352,28 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
     Raises:
         InputError: the model's files are damaged or not a model.
     """
+    if jobs[0].output == results.STDOUT:
+        with results.clip_to_stdout() as path:
+            (job,) = jobs
+            return _run_jobs([replace(job, order=replace(job.order, output=path))], profile=profile, keep=False)
+    return _run_jobs(jobs, profile=profile)
+
+
+def _run_jobs(jobs: Sequence[Job], *, profile: bool, keep: bool = True) -> list[dict[str, Any]]:
     started = time.monotonic()
     for job in jobs:  # before the model is loaded
         with _sole_maker(job):
             pass
     recipes: list[dict[str, Any]] = []
-    with when_stopped(lambda: _left_behind(jobs, len(recipes))):
+    with when_stopped(lambda: _left_behind(jobs, len(recipes)) if keep else "no clip was written"):
         pipe = _load_all(jobs[0])
         for index, job in enumerate(jobs, start=1):
             with _sole_maker(job):
-                _announce(job)
+                _announce(job, keep)
                 with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
                     recipe, timings = _make_clip(pipe, job, progress)
             recipes.append(recipe)
-            _report(job, time.monotonic() - started)
+            _report(job, str(job.output) if keep else "stdout", time.monotonic() - started, recipe, timings)
             if profile:
                 _print_timings(timings)
             started = time.monotonic()
@@ -367,15 +437,15 @@ def _load(job: Job) -> VideoDiTPipeline:
     return pipe.to(job.device)
 
 
-def _announce(job: Job) -> None:
+def _announce(job: Job, keep: bool) -> None:
     request, output = job.request, job.output
     note(f"seed {request.seed}")
-    if job.plan.windows is not None:
+    if job.plan.windows is not None and keep:
         note(
             f"finished windows are kept in {str(window_folder(output))!r} until the clip is whole; "
             f"after a stop the same command goes on with --seed {request.seed} -o {output}"
         )
-    if output.exists():
+    if _there(output):
         note(f"{str(output)!r} exists and will be overwritten")
 
 
@@ -430,12 +500,35 @@ def _windows_made(job: Job) -> int:
     return len(list(window_folder(job.output).glob("[0-9][0-9][0-9][0-9][0-9].safetensors")))
 
 
-def _report(job: Job, seconds: float) -> None:
+def _there(output: Path) -> list[Path]:
+    from videodit.animations import files_of
+
+    return files_of(output)
+
+
+def _report(job: Job, name: str, seconds: float, recipe: dict[str, Any], timings: dict[str, Any]) -> None:
     path, plan = job.output, job.plan
+    files = _there(path)
+    size = sum(file.stat().st_size for file in files)
+    results.current().made.append((path, job.request.seed))
+    results.emit(
+        "clip",
+        output=path,
+        files=files,
+        width=plan.width,
+        height=plan.height,
+        num_frames=plan.num_frames,
+        fps=plan.fps,
+        bytes=size,
+        seed=job.request.seed,
+        seconds_taken=seconds,
+        timings=timings,
+        recipe=recipe,
+    )
     print(
-        f"{printable(str(path))}: {plan.width}x{plan.height}, "
+        f"{printable(name)}: {plan.width}x{plan.height}, "
         f"{count_of(plan.num_frames, 'frame')} at {float(plan.fps):g} fps, "
-        f"{file_size(path.stat().st_size)}, seed {job.request.seed}, made in {seconds:.1f} s",
+        f"{file_size(size)}, seed {job.request.seed}, made in {seconds:.1f} s",
         flush=True,
     )
 
@@ -455,7 +548,7 @@ def _print_timings(timings: Timings) -> None:
 
 
 def _output_name(output: Path) -> str:
-    return f"{output} (overwrites)" if output.exists() else str(output)
+    return f"{output} (overwrites)" if _there(output) else str(output)
 
 
 def _dtype_name(job: Job) -> str:

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 import videodit
+from videodit.cli import results
 from videodit.cli.boundary import EXIT_CODES, exit_code_of, run
 from videodit.cli.calibrate import calibrate
 from videodit.cli.common import note, quiet_torchao
@@ -30,6 +31,7 @@ from videodit.cli.flags import Limit
 from videodit.cli.generate import generate
 from videodit.cli.info import info
 from videodit.cli.remake import remake
+from videodit.cli.result_flags import Json, Quiet, with_result_flags
 from videodit.cli.toybox import toybox
 from videodit.cli.typed_names import named_as_typed
 from videodit.cli.typer_commands import Command, Group, PastTyper
@@ -47,8 +49,11 @@ app = typer.Typer(
     epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
 )
-for _command in (generate, edit, extend, connect, remake, info, convert, families, toybox, calibrate, doctor):
-    app.command(cls=Command)(named_as_typed(_command))
+for _command in (generate, edit, extend, connect):
+    app.command(cls=Command)(with_result_flags(named_as_typed(_command), files=True, takes=True))
+app.command(cls=Command)(with_result_flags(named_as_typed(remake), files=True))
+for _command in (info, convert, families, toybox, calibrate, doctor):
+    app.command(cls=Command)(with_result_flags(named_as_typed(_command)))
 app.add_typer(data)
 
 
@@ -73,7 +78,10 @@ def _common(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     limit: Limit = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
+    results.begin(as_json=as_json or results.current().as_json, quiet=quiet)
     context.ensure_object(_Settings).debug = debug
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -89,22 +97,24 @@ class _NoteHandler(logging.Handler):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``arguments`` (the process's own if None) and return the exit code."""
     settings = _Settings()
-    code = run(lambda: _main(arguments, settings), debug=lambda: settings.debug)
+    written = sys.argv[1:] if arguments is None else list(arguments)
+    results.begin(as_json="--json" in written[: written.index("--")] if "--" in written else "--json" in written)
+    code = run(lambda: _main(written, settings), debug=lambda: settings.debug, failed=results.emit_error)
     if arguments is None:  # the process ends: let its last collection not walk through all that was imported
         gc.freeze()
     return code
 
 
-def _main(arguments: Sequence[str] | None, settings: _Settings) -> int:
+def _main(arguments: list[str], settings: _Settings) -> int:
     _prepare_streams()
     quiet_torchao()
     handler = _NoteHandler(logging.WARNING)
-    # The pipeline warns of nothing that the commands have not announced before they start.
-    handler.addFilter(lambda record: not record.name.startswith("videodit.pipelines"))
+    # These warn of nothing that the commands have not announced before they start.
+    handler.addFilter(lambda record: not record.name.startswith(("videodit.pipelines", "videodit.animations.rate")))
     logging.getLogger("videodit").addHandler(handler)
     try:
         code = app(
-            args=None if arguments is None else list(arguments),
+            args=arguments,
             prog_name="videodit",
             standalone_mode=False,
             obj=settings,

@@ -11,7 +11,7 @@ from videodit.errors import InputError
 
 
 def choose_output(asked: Path | None, name: str, *, overwrite: bool, taken: Collection[Path] = ()) -> Path:
-    """The MP4 to write.
+    """The file to write.
 
     Args:
         asked: what ``--output`` says: a file, a folder to write into, or nothing.
@@ -44,7 +44,9 @@ def check_output(output: Path, *, inputs: Iterable[str | os.PathLike[str]] = (),
             raise InputError(
                 f"output {str(output)!r} is the same file as the input {os.fspath(path)!r}; choose another name with -o"
             )
-    if not overwrite and os.path.lexists(output):
+    from videodit.animations import files_of
+
+    if not overwrite and (os.path.lexists(output) or files_of(output)):
         raise InputError(f"{str(output)!r} exists; choose another name with -o, or replace it with --overwrite")
 
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from videodit.cli import results
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -45,8 +47,14 @@ class Progress:
 
 @contextlib.contextmanager
 def show_progress(prefix: str = "") -> Iterator[Progress]:
-    """Display the progress that the block reports, until it ends; ``prefix`` stands before each stage."""
+    """Display the progress that the block reports, until it ends; ``prefix`` stands before each stage.
+
+    With ``--quiet`` it is not displayed.
+    """
     progress = Progress(prefix)
+    if results.current().quiet:
+        yield progress
+        return
     with _live(progress) if sys.stderr.isatty() else _heartbeat(progress):
         yield progress
 

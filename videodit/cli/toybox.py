@@ -12,6 +12,7 @@ from videodit.cli.common import count_of, parse_size, printable
 from videodit.cli.flags import integer, number
 from videodit.cli.jobs import MAX_SEED
 from videodit.cli.progress import show_progress
+from videodit.cli.results import emit
 from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
 
@@ -55,6 +56,18 @@ def toybox(
         )
         written = export(data, out, report=report)
     there = f", {clips - written} were there" if written < clips else ""
+    emit(
+        "toybox",
+        output=out,
+        clips=clips,
+        written=written,
+        width=width,
+        height=height,
+        num_frames=frames,
+        fps=fps,
+        split=split,
+        seed=seed,
+    )
     print(
         f"{printable(str(out))}: {count_of(clips, 'clip')} of {width}x{height}, {count_of(frames, 'frame')} at "
         f"{fps:g} fps, split {split}, seed {seed}; {written} written in {time.monotonic() - started:.1f} s{there}"

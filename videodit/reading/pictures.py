@@ -17,7 +17,7 @@ from videodit.errors import InputError
 from videodit.limits import current_limits
 from videodit.reading.files import Media, Unreadable, check_file
 
-__all__ = ["Picture", "check_opaque", "is_picture", "read_picture", "to_rgb"]
+__all__ = ["Picture", "check_opaque", "is_picture", "picture_kind", "read_picture", "to_rgb"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 # What a file begins with, and the only Pillow plugin that may then open it. Others (EPS runs a program) never do.
@@ -72,9 +72,14 @@ def is_picture(media: Media) -> bool:
         Unreadable: it is not a regular file, or empty.
         OSError: it cannot be opened.
     """
+    return picture_kind(media) is not None
+
+
+def picture_kind(media: Media) -> str | None:
+    """Pillow's name of a picture's format by how the file begins, or None; see :func:`is_picture`."""
     check_file(media)
     with media.open() as file:
-        return _kind_of(file) is not None
+        return _kind_of(file)
 
 
 def read_picture(media: Media) -> Picture:
@@ -183,7 +188,7 @@ def _kind_of(file: BinaryIO) -> str | None:
 
 def _open(file: BinaryIO, kind: str, told: list[warnings.WarningMessage]) -> PIL.Image.Image:
     """The picture, before its pixels are decoded. Its size is checked by our own limit in place of Pillow's."""
-    with _warnings_to(told):
+    with warnings_to(told):
         most, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
         try:
             return PIL.Image.open(file, formats=[kind])
@@ -192,7 +197,7 @@ def _open(file: BinaryIO, kind: str, told: list[warnings.WarningMessage]) -> PIL
 
 
 @contextlib.contextmanager
-def _warnings_to(told: list[warnings.WarningMessage]) -> Iterator[None]:
+def warnings_to(told: list[warnings.WarningMessage]) -> Iterator[None]:
     with _GLOBALS, warnings.catch_warnings(record=True) as new:
         warnings.simplefilter("always")
         yield
@@ -206,7 +211,7 @@ def _orientation(image: PIL.Image.Image, told: list[warnings.WarningMessage]) ->
         image: decoded.
         told: Pillow's warnings so far.
     """
-    with _warnings_to(told):
+    with warnings_to(told):
         try:
             turned = image.getexif().get(_EXIF_ORIENTATION, 1)
         except Exception:  # of nearly any kind, for damaged data

@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from videodit.json_types import JsonObject
 from videodit.limits import current_limits
+from videodit.reading.animations import MAX_COMMENT
 from videodit.reading.files import Media, Unreadable, open_container
 from videodit.reading.timing import settle_times
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from av.sidedata.sidedata import SideData
 
 COMMENT_FORMAT = "videodit/1"
-_MAX_COMMENT = 2**20  # characters; none that is written here is longer
 UNSPECIFIED_MATRIX = 2
 # swscale's plain bicubic takes every second chroma sample as it is: on smooth colour that costs 17 dB.
 # With these flags it interpolates chroma at full width, in both directions.
@@ -176,8 +176,12 @@ def matrix_of(frame: av.VideoFrame) -> int:
 def unpack_comment(container: InputContainer) -> tuple[JsonObject | None, tuple[int, int] | None]:
     """The recipe and the picture's ``(width, height)``; None for what the file does not say."""
     tags = {key.lower(): value for key, value in container.metadata.items()}  # Matroska: COMMENT
-    comment = tags.get("comment", "")
-    if len(comment) > _MAX_COMMENT:
+    return parse_comment(tags.get("comment", ""))
+
+
+def parse_comment(comment: str) -> tuple[dict[str, Any] | None, tuple[int, int] | None]:
+    """What :func:`unpack_comment` gives, from the text of a comment."""
+    if len(comment) > MAX_COMMENT:
         return None, None
     try:
         content = json.loads(comment)
