@@ -179,7 +179,7 @@ def unpack_comment(container: InputContainer) -> tuple[JsonObject | None, tuple[
     return parse_comment(tags.get("comment", ""))
 
 
-def parse_comment(comment: str) -> tuple[dict[str, Any] | None, tuple[int, int] | None]:
+def parse_comment(comment: str) -> tuple[JsonObject | None, tuple[int, int] | None]:
     """What :func:`unpack_comment` gives, from the text of a comment."""
     if len(comment) > MAX_COMMENT:
         return None, None
