@@ -134,7 +134,7 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
                 planned = plan(request, Inputs(), model.spec, text_notices=readers[request.model].notices)
                 device = parse_device(request.device)
                 dtype = parse_dtype(request.dtype, device)
-                _check_acceleration(request, planned, model.path)
+                _check_acceleration(request, planned, model)
                 if (key := (model.path, request.loras)) not in checked:
                     checked[key] = check_loras(request.loras, model.path)
                 path = order.output.resolve()
@@ -175,7 +175,7 @@ def _quantizes(wanted: str | AccelConfig) -> bool:
     return (AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted).quantize is not None
 
 
-def _check_acceleration(request: Request, plan: Plan, folder: Path) -> None:
+def _check_acceleration(request: Request, plan: Plan, model: ModelFolder) -> None:
     """See that the schedule that is asked for is there and fits.
 
     Raises:
@@ -184,18 +184,19 @@ def _check_acceleration(request: Request, plan: Plan, folder: Path) -> None:
     if request.acceleration is None:
         return
     from videodit.acceleration import AccelConfig
-    from videodit.acceleration.bind import find_schedule
+    from videodit.acceleration.bind import find_schedules
+    from videodit.acceleration.schedule import pick_schedule
     from videodit.pipelines.folders import model_hash
 
-    wanted = request.acceleration
+    wanted, steps = request.acceleration, plan.num_inference_steps
     config = AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted
-    if config.cache is not None:
-        actions, _ = find_schedule(config.cache, folder=folder, model_hash=model_hash(folder))
-        if len(actions) != plan.num_inference_steps:
-            raise InputError(
-                f"acceleration {wanted!r} is for {len(actions)} steps, not {plan.num_inference_steps}: "
-                f"videodit calibrate --steps {plan.num_inference_steps} finds another"
-            )
+    if config.cache is None:
+        return
+    found, _ = find_schedules(config.cache, folder=model.path, model_hash=model_hash(model.path))
+    if isinstance(found, dict):
+        pick_schedule(found, model.index["scheduler"][1], steps, what=f"acceleration {wanted!r}")
+    elif len(found) != steps:
+        raise InputError(f"acceleration {found!r} is for {len(found)} steps, not {steps}")
 
 
 def describe_jobs(jobs: Sequence[Job]) -> None:
