@@ -77,13 +77,19 @@ class AcceleratedPipeline:
         """What the steps of a call compute, a letter a step; ``None``: everything.
 
         Raises:
-            InputError: a schedule for another number of steps, or none for them.
+            InputError: a schedule for another number of steps, none for them, or a scheduler that predicts more than
+                once a step.
         """
         if self.step_actions is None and self.step_schedules is not None:
             from videodit.acceleration.schedule import pick_schedule
 
             return pick_schedule(self.step_schedules, type(self.scheduler).__name__, steps, what="the acceleration")
         actions = self.step_actions
+        if actions is not None and (order := getattr(self.scheduler, "order", 1)) > 1:
+            raise InputError(
+                f"the acceleration {actions} has a letter a step, but {type(self.scheduler).__name__} predicts {order} "
+                "times in a step; use a scheduler of order 1"
+            )
         if actions is not None and len(actions) != steps:
             raise InputError(
                 f"the acceleration is for {len(actions)} steps, this call has {steps}: "

@@ -1,16 +1,20 @@
-"""The autoencoders of the families behind one call: strides, and latents to frames."""
+"""Frames to latents and back with any family's autoencoder, by its record.
+
+The records are in :mod:`videodit.families.autoencoders`.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from videodit.errors import InputError
+from videodit.families.autoencoders import Autoencoder, autoencoder_of
+from videodit.pipelines.protocols import VAE, StreamingVAE
 from videodit.shapes import Size3D
 from videodit.weights import check_finite
 
@@ -19,23 +23,22 @@ WARM_UP = 32
 many the error of the 2.1-shaped decoder is about 1e-6."""
 
 
-def decode(vae: Any, latents: Tensor, *, causal: bool, loop: bool = False) -> Tensor:
+def decode(vae: VAE, latents: Tensor, *, loop: bool = False) -> Tensor:
     """Latents as the transformer sees them to frames.
 
     Args:
         vae: a CausalVideoVAE or one of diffusers' autoencoders.
         latents: ``[B, C, T, H, W]``.
-        causal: see :class:`videodit.families.sampling.Sampling`.
         loop: the first latent follows the last; every one stands for a group of frames. Of a CausalVideoVAE only.
 
     Returns:
         ``[B, 3, frames, height, width]``, about in [-1, 1].
     """
-    parts = list(decode_chunks(vae, [latents], causal=causal, loop=loop))
+    parts = list(decode_chunks(vae, [latents], loop=loop))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-def decode_chunks(vae: Any, latents: Iterable[Tensor], *, causal: bool, loop: bool = False) -> Iterator[Tensor]:
+def decode_chunks(vae: VAE, latents: Iterable[Tensor], *, loop: bool = False) -> Iterator[Tensor]:
     """The frames of :func:`decode` as soon as they are there.
 
     A CausalVideoVAE decodes whole clips at once where its :meth:`~videodit.CausalVideoVAE.latent_frames_that_fit` says
@@ -46,7 +49,6 @@ def decode_chunks(vae: Any, latents: Iterable[Tensor], *, causal: bool, loop: bo
     Args:
         vae: see :func:`decode`.
         latents: parts of a clip ``[B, C, t, H, W]``, from its first frame to its last.
-        causal: see :class:`videodit.families.sampling.Sampling`.
         loop: the first latent follows the last.
 
     Raises:
@@ -55,40 +57,48 @@ def decode_chunks(vae: Any, latents: Iterable[Tensor], *, causal: bool, loop: bo
     Yields:
         ``[B, 3, frames, height, width]``, about in [-1, 1].
     """
-    for frames in _chunks(vae, latents, causal=causal, loop=loop):
+    for frames in _chunks(vae, latents, loop=loop):
         check_finite(frames, "the decoder's frames")
         yield frames
 
 
 @torch.no_grad()
-def _chunks(vae: Any, latents: Iterable[Tensor], *, causal: bool, loop: bool) -> Iterator[Tensor]:
-    if not hasattr(vae, "decode_stream"):
-        yield _decode_foreign(vae, torch.cat(list(latents), dim=2), causal=causal)
+def _chunks(vae: VAE, latents: Iterable[Tensor], *, loop: bool) -> Iterator[Tensor]:
+    about = autoencoder_of(vae)
+    if not about.streams:
+        yield _decode_whole(vae, about, torch.cat(list(latents), dim=2))
         return
+    streaming = cast("StreamingVAE", vae)
     if loop:
-        yield from _decode_loop(vae, torch.cat(list(latents), dim=2))
-        return
+        yield from _decode_loop(streaming, about, torch.cat(list(latents), dim=2))
+    else:
+        yield from _decode_parts(streaming, about, latents)
+
+
+def _decode_parts(vae: StreamingVAE, about: Autoencoder, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Parts of a clip, decoded at once where they are one that fits into memory."""
     parts = iter(latents)
     first = next(parts)
     following = next(parts, None)
     step = _chunk(vae, first)
     if following is None and step >= first.shape[2]:
-        yield vae.decode(vae.denormalize(first).to(vae.dtype)).sample
+        yield vae.decode(_from_latents(vae, about, first).to(vae.dtype)).sample
         return
     rest = parts if following is None else itertools.chain([following], parts)
-    yield from vae.decode_stream((vae.denormalize(z).to(vae.dtype) for z in itertools.chain([first], rest)), step)
+    clip = itertools.chain([first], rest)
+    yield from vae.decode_stream((_from_latents(vae, about, z).to(vae.dtype) for z in clip), step)
 
 
-def _chunk(vae: Any, latents: Tensor) -> int:
+def _chunk(vae: StreamingVAE, latents: Tensor) -> int:
     """Latent frames that are decoded at a time."""
     return vae.stream_latent_frames or vae.latent_frames_that_fit(latents.shape, free_memory(latents.device))
 
 
-def _decode_loop(vae: Any, latents: Tensor) -> Iterator[Tensor]:
+def _decode_loop(vae: StreamingVAE, about: Autoencoder, latents: Tensor) -> Iterator[Tensor]:
     """A ring of latents, decoded from so far before its beginning that no beginning is left to see."""
     ring = latents.shape[2]
     before = -(-WARM_UP // ring)
-    z = vae.denormalize(latents).to(vae.dtype).repeat(1, 1, before + 1, 1, 1)
+    z = _from_latents(vae, about, latents).to(vae.dtype).repeat(1, 1, before + 1, 1, 1)
     skip = vae.geometry.pixel_size(Size3D(before * ring, *z.shape[3:])).t
     for chunk in vae.decode_stream(z, _chunk(vae, latents)):
         if chunk.shape[2] > skip:
@@ -115,30 +125,46 @@ def to_uint8(clips: Tensor) -> Tensor:
     return pixels.to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous()
 
 
-def _decode_foreign(vae: Any, latents: Tensor, *, causal: bool) -> Tensor:
-    """:func:`decode` with one of diffusers' autoencoders."""
-    config = vae.config
-    z = latents / config.scaling_factor
-    if (statistics := _statistics(vae)) is not None:
-        mean, std = (one.view(1, -1, 1, 1, 1).to(latents) for one in statistics)
-        z = z * std + mean
-    elif getattr(config, "shift_factor", None):
-        z = z + config.shift_factor
-    z = z.to(vae.dtype)
-    if type(vae).__name__ == "AutoencoderKL":  # images: a clip's frames one by one
-        frames = [vae.decode(frame).sample for frame in rearrange(z, "b c t h w -> t b c h w")]
-        return torch.stack(frames, dim=2)
-    if getattr(config, "timestep_conditioning", False):  # noise that is left in the latents: none
-        return vae.decode(z, torch.zeros(len(z), device=z.device, dtype=z.dtype)).sample
-    if not causal:  # Allegro's works in tiles alone, and puts frames before channels
+def _decode_whole(vae: VAE, about: Autoencoder, latents: Tensor) -> Tensor:
+    """:func:`decode` with an autoencoder that knows no chunks."""
+    z = _from_latents(vae, about, latents).to(vae.dtype)
+    if about.tiles is not None:
         vae.enable_tiling()
-        return rearrange(vae.decode(z).sample, "b t c h w -> b c t h w")
-    return vae.decode(z).sample
+    frames = []
+    for part in _divided(about, z):
+        noise_level: tuple[Tensor, ...] = ()
+        if about.timestep_conditioning and vae.config.timestep_conditioning:  # what is left in the latents: none
+            noise_level = (torch.zeros(len(part), device=part.device, dtype=part.dtype),)
+        frames.append(vae.decode(part, *noise_level).sample)
+    joined = _joined(about, frames)
+    return joined.transpose(1, 2) if about.frames_before_channels else joined
+
+
+def _divided(about: Autoencoder, clips: Tensor) -> list[Tensor]:
+    """``[B, C, T, H, W]`` in the parts that an autoencoder takes at once."""
+    if about.images:
+        return list(clips.unbind(dim=2))
+    return list(clips.split(1)) if about.clips_alone else [clips]
+
+
+def _joined(about: Autoencoder, parts: list[Tensor]) -> Tensor:
+    """What became of the parts of :func:`_divided`."""
+    if about.images:
+        return torch.stack(parts, dim=2)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _posteriors(vae: VAE, about: Autoencoder, clip: Tensor) -> list[Any]:
+    """The posteriors of the parts of a clip ``[B, 3, frames, height, width]``."""
+    if about.tiles is not None:
+        check_tiles(vae, *clip.shape[2:])
+        vae.enable_tiling()
+    return [vae.encode(part).latent_dist for part in _divided(about, clip.to(vae.dtype))]
 
 
 @torch.no_grad()
-def encode_image(vae: Any, clip: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Frames to latents as the transformer sees them.
+def encode_image(vae: VAE, clip: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Frames to latents as the transformer sees them as channels beside a clip's.
 
     Args:
         vae: a CausalVideoVAE or one of diffusers' autoencoders.
@@ -147,18 +173,20 @@ def encode_image(vae: Any, clip: Tensor, generator: torch.Generator | None) -> T
 
     Returns:
         fp32 ``[B, C, T, H, W]``.
+
+    Raises:
+        InputError: a clip that tiles do not cover; see :func:`check_tiles`.
+        ModelError: latents that are not finite.
     """
-    posterior = vae.encode(clip.to(vae.dtype)).latent_dist
-    z = (posterior.mode() if generator is None else posterior.sample(generator)).float()
+    about = autoencoder_of(vae)
+    drawn = [one.mode() if generator is None else one.sample(generator) for one in _posteriors(vae, about, clip)]
+    z = _joined(about, drawn).float()
     check_finite(z, "the encoder's latents of an image")
-    if hasattr(vae, "normalize"):
-        return vae.normalize(z)
-    inverted = getattr(vae.config, "invert_scale_latents", False)
-    return z / vae.config.scaling_factor if inverted else z * vae.config.scaling_factor
+    return _to_latents(vae, about, z)
 
 
 @torch.no_grad()
-def encode_posterior(vae: Any, clip: Tensor) -> tuple[Tensor, Tensor]:
+def encode_posterior(vae: VAE, clip: Tensor) -> tuple[Tensor, Tensor]:
     """Frames to the posterior of their latents as the transformer sees them: the inverse of :func:`decode`.
 
     Args:
@@ -169,56 +197,101 @@ def encode_posterior(vae: Any, clip: Tensor) -> tuple[Tensor, Tensor]:
         Mean and standard deviation, fp32 ``[B, C, T, H, W]`` each.
 
     Raises:
-        InputError: a clip that an autoencoder of tiles alone (Allegro's) would leave parts of at zero.
+        InputError: a clip that tiles do not cover; see :func:`check_tiles`.
+        ModelError: latents that are not finite.
     """
-    x = clip.to(vae.dtype)
-    if type(vae).__name__ == "AutoencoderKL":  # images: a clip's frames one by one
-        posteriors = [vae.encode(frame).latent_dist for frame in rearrange(x, "b c t h w -> t b c h w")]
-        mean, std = (torch.stack([getattr(one, name) for one in posteriors], dim=2) for name in ("mean", "std"))
-    else:
-        if type(vae).__name__ == "AutoencoderKLAllegro":
-            check_tiles(vae, *x.shape[2:])
-            vae.enable_tiling()
-        posterior = vae.encode(x).latent_dist
-        mean, std = posterior.mean, posterior.std
+    about = autoencoder_of(vae)
+    posteriors = _posteriors(vae, about, clip)
+    mean, std = (_joined(about, [getattr(one, name) for one in posteriors]) for name in ("mean", "std"))
     check_finite(mean, "the encoder's latents")
     check_finite(std, "the encoder's deviations")
-    shift, scale = _shift_and_scale(vae, x.device)
+    shift, scale = _shift_and_scale(vae, about, mean.float())
     return (mean.float() - shift) / scale, std.float() / scale
 
 
-def _statistics(vae: Any) -> tuple[Tensor, Tensor] | None:
-    """Mean and standard deviation ``[C]`` that latents were normalised by: LTX-Video's are among its weights."""
-    buffers = dict(vae.named_buffers(recurse=False))
-    if "latents_mean" in buffers:
-        return buffers["latents_mean"], buffers["latents_std"]
-    if type(vae).__name__ == "AutoencoderKLMochi" and vae.config.latents_mean and vae.config.latents_std:
-        return torch.tensor(vae.config.latents_mean), torch.tensor(vae.config.latents_std)
-    return None
+def _statistics(vae: VAE, about: Autoencoder, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Mean and deviation of each channel, ``[1, C, 1, 1, 1]``, where an autoencoder has them, as ``like`` is."""
+    home = {"config": vae.config, "buffers": vae, None: None}[about.statistics]
+    found = [getattr(home, f"latents_{name}", None) for name in ("mean", "std")]
+    if any(one is None for one in found):
+        return None
+    mean, std = (torch.as_tensor(one).to(like).view(1, -1, 1, 1, 1) for one in found)
+    return mean, std
 
 
-def _shift_and_scale(vae: Any, device: torch.device) -> tuple[Tensor, Tensor]:
-    """What the transformer's latents are multiplied by, and what is added then, to become the autoencoder's."""
-    config = vae.config
-    if hasattr(vae, "normalize"):
-        shift, scale = torch.tensor(config.latents_mean), torch.tensor(config.latents_std)
-    elif (statistics := _statistics(vae)) is not None:
-        shift, scale = statistics[0].float(), statistics[1].float() / config.scaling_factor
+def _shift(vae: VAE) -> float:
+    """What is added to the latents of all channels, where there are no statistics of each."""
+    return getattr(vae.config, "shift_factor", None) or 0.0
+
+
+def _from_latents(vae: VAE, about: Autoencoder, latents: Tensor) -> Tensor:
+    """Latents as the transformer sees them to those that the autoencoder decodes."""
+    z = latents / vae.config.scaling_factor if about.scaled else latents
+    if (statistics := _statistics(vae, about, latents)) is not None:
+        mean, std = statistics
+        return z * std + mean
+    return z + shift if (shift := _shift(vae)) else z
+
+
+def _to_latents(vae: VAE, about: Autoencoder, z: Tensor) -> Tensor:
+    """The inverse of :func:`_from_latents`, but for an inverted scale."""
+    if (statistics := _statistics(vae, about, z)) is not None:
+        mean, std = statistics
+        z = (z - mean) / std
     else:
-        shift = torch.tensor([getattr(config, "shift_factor", None) or 0.0])
-        scale = torch.tensor([1 / config.scaling_factor])
-    return shift.to(device).view(1, -1, 1, 1, 1), scale.to(device).view(1, -1, 1, 1, 1)
+        z = z - _shift(vae)
+    if not about.scaled:
+        return z
+    factor = vae.config.scaling_factor
+    return z / factor if about.inverts_scale and vae.config.invert_scale_latents else z * factor
 
 
-def check_tiles(vae: Any, num_frames: int, height: int, width: int) -> None:
+def _shift_and_scale(vae: VAE, about: Autoencoder, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What the transformer's latents are multiplied by, and what is added then, to become the autoencoder's."""
+    if (statistics := _statistics(vae, about, like)) is not None:
+        shift, scale = statistics
+        return shift, scale / vae.config.scaling_factor if about.scaled else scale
+    shift, scale = (
+        like.new_tensor(value).view(1, 1, 1, 1, 1) for value in (_shift(vae), 1 / vae.config.scaling_factor)
+    )
+    return shift, scale
+
+
+def check_tiles(vae: VAE, num_frames: int, height: int, width: int) -> None:
     """See that an autoencoder that works in tiles alone (Allegro's) reaches every part of a clip.
 
     Raises:
         InputError: it would leave parts of the latents at zero.
     """
-    if type(vae).__name__ != "AutoencoderKLAllegro":
+    tiles = autoencoder_of(vae).tiles
+    if tiles is None:
         return
     extents = (("frames", num_frames), ("a height", height), ("a width", width))
-    for (name, length), tile, step in zip(extents, vae.kernel, vae.stride, strict=True):
+    for (name, length), tile, step in zip(extents, getattr(vae, tiles.sizes), getattr(vae, tiles.steps), strict=True):
         if length < tile or (length - tile) % step:
             raise InputError(f"this autoencoder takes {name} of {tile} + {step}k, got {length}")
+
+
+def tiles_used(vae: VAE, height: int, width: int) -> list[int] | None:
+    """What a recipe says of the tiles that somebody has switched on, where a clip is larger than one.
+
+    Args:
+        vae: a CausalVideoVAE or one of diffusers' autoencoders.
+        height: pixels.
+        width: pixels.
+
+    Returns:
+        Size and overlap of square tiles, in pixels; height, width and strides along both of others. Empty where they
+        are not known; ``None``: there are none, or the autoencoder always has the same.
+    """
+    about = autoencoder_of(vae)
+    if about.tiles is not None or not getattr(vae, "use_tiling", False):
+        return None
+    if not about.streams:
+        return []
+    vae = cast("StreamingVAE", vae)
+    tile = vae.tile_sample_min_height, vae.tile_sample_min_width
+    steps = [vae.tile_sample_stride_height, vae.tile_sample_stride_width]
+    if height <= tile[0] and width <= tile[1]:
+        return None
+    return [tile[0], tile[0] - steps[0]] if tile[0] == tile[1] and steps[0] == steps[1] else [*tile, *steps]

@@ -14,7 +14,9 @@ from torch import nn
 from videodit._diffusers import take_config
 from videodit.errors import InputError
 from videodit.families import FAMILIES, Family, Sampling, family_of
+from videodit.families.autoencoders import AUTOENCODERS, Autoencoder, autoencoder_named
 from videodit.families.base import to_foreign, to_native
+from videodit.pipelines.folders import own_class
 from videodit.pipelines.origin import adapters_of, has_offloading, interference
 from videodit.weights import build, check_names, is_plain
 
@@ -171,20 +173,25 @@ def foreign_transformer(model: Any, name: str) -> Any:
     return theirs.train(model.training)
 
 
-def foreign_vae(vae: Any) -> Any:
-    """A CausalVideoVAE as diffusers' AutoencoderKLWan, on shared weights.
+def foreign_vae(vae: Any, theirs: Autoencoder) -> Any:
+    """One of our autoencoders as the class of diffusers' that has its weights, on shared ones.
+
+    Args:
+        vae: the autoencoder.
+        theirs: that class's record.
 
     Raises:
         InputError: hooks, adapters or weights that the other class would lose.
     """
-    from diffusers import AutoencoderKLWan
+    import diffusers
 
+    component: Any = getattr(diffusers, theirs.class_name)
     check_convertible(vae, "vae")
     if vae.stream_latent_frames:
-        raise InputError("vae decodes in chunks, which AutoencoderKLWan cannot; call disable_streaming() first")
-    known = inspect.signature(AutoencoderKLWan.__init__).parameters
+        raise InputError(f"vae decodes in chunks, which {theirs.class_name} cannot; call disable_streaming() first")
+    known = inspect.signature(component.__init__).parameters
     config = {key: vae.config[key] for key in known if key in vae.config}
-    return _share_vae(vae, _without_data(lambda: AutoencoderKLWan(**config)))
+    return _share_vae(vae, _without_data(lambda: component(**config)))
 
 
 def _without_data(make: Callable[[], Any]) -> Any:
@@ -286,18 +293,17 @@ def _with_overrides(model: Any, name: str, overrides: dict[str, Any]) -> Any:
 
 
 def _vae(vae: Any, sampling: Sampling) -> Any:
-    """The autoencoder, diffusers' AutoencoderKLWan as a CausalVideoVAE.
+    """The autoencoder, one of diffusers' whose weights are our class's as that class.
 
     Raises:
         InputError: another class than the pipeline's way of sampling needs.
     """
-    from videodit.vae import CausalVideoVAE
-
-    needed = "CausalVideoVAE" if sampling.vae in ("CausalVideoVAE", "AutoencoderKLWan") else sampling.vae
-    if type(vae).__name__ == "AutoencoderKLWan" and needed == "CausalVideoVAE":
+    needed, name = autoencoder_named(sampling.vae).loaded, type(vae).__name__
+    ours = own_class(needed.class_name)
+    if ours is not None and name in AUTOENCODERS and AUTOENCODERS[name].loads_as == needed.class_name:
         check_convertible(vae, "vae")
-        config = CausalVideoVAE._native_config({**vae.config, "_class_name": "AutoencoderKLWan"}, "vae")
-        return _share_vae(vae, build(lambda: CausalVideoVAE.from_config(config), "vae"))
-    if isinstance(vae, CausalVideoVAE) if needed == "CausalVideoVAE" else type(vae).__name__ == needed:
+        config = ours._native_config({**vae.config, "_class_name": name}, "vae")
+        return _share_vae(vae, build(lambda: ours.from_config(config), "vae"))
+    if isinstance(vae, ours) if ours is not None else name == needed.class_name:
         return vae
-    raise InputError(f"vae is a {type(vae).__name__}; legal is a {needed}")
+    raise InputError(f"vae is a {name}; legal is a {needed.class_name}")

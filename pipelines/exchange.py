@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from videodit._diffusers import is_divided
 from videodit.errors import InputError
 from videodit.families import FAMILIES
+from videodit.families.autoencoders import autoencoder_named
 from videodit.pipelines.components import check_not_offloaded, foreign_transformer, foreign_vae, with_entries
 from videodit.pipelines.loading import COMPONENTS, foreign_settings
 
@@ -55,8 +56,8 @@ def to_diffusers(pipe: Any) -> DiffusionPipeline:
     for part in ("transformer", "transformer_2"):
         if parts.get(part) is not None:
             parts[part] = foreign_transformer(parts[part], part)
-    if parts["vae"] is not None and pipe.sampling.vae == "AutoencoderKLWan":
-        parts["vae"] = foreign_vae(parts["vae"])
+    if parts["vae"] is not None and (theirs := autoencoder_named(pipe.sampling.vae)).loads_as is not None:
+        parts["vae"] = foreign_vae(parts["vae"], theirs)
     settings = ("boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt")
     parts |= {key: pipe.config[key] for key in settings if pipe.config[key]}
     if parts["scheduler"] is not None and (entries := pipe.sampling.scheduler):

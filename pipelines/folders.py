@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from videodit.configs import check_class, check_config, is_hub_id, read_json
 from videodit.errors import InputError, ModelError
 from videodit.families import sampling_of
+from videodit.families.autoencoders import OURS, autoencoder_named
 from videodit.files import add_blocks
 from videodit.schema import check_types
 
@@ -116,17 +117,26 @@ def check_model(folder: Path) -> dict[str, Any]:
             check_counts(config, tensors, path)
     own = index.get("_class_name") == "VideoDiTPipeline"
     transformer = "VideoDiT" if own or found is None else found[0].class_name
-    vae = "CausalVideoVAE" if found is None or (own and found[1].vae == "AutoencoderKLWan") else found[1].vae
+    autoencoder = OURS if found is None else autoencoder_named(found[1].vae)
     config = read_json(folder / "transformer" / "config.json")
     if found is None or own or config.get("_class_name") not in found[0].aliases:
         check_class(config, transformer, folder / "transformer")
-    check_class(decoder := read_json(folder / "vae" / "config.json"), vae, folder / "vae")
-    from videodit import CausalVideoVAE, VideoDiT
-
-    for values, model, part in ((config, VideoDiT, "transformer"), (decoder, CausalVideoVAE, "vae")):
-        if values["_class_name"] == model.__name__:
-            check_types(values, model, folder / part)
+    decoder = read_json(folder / "vae" / "config.json")
+    check_class(decoder, (autoencoder.loaded if own else autoencoder).class_name, folder / "vae")
+    for values, part in ((config, "transformer"), (decoder, "vae")):
+        if (ours := own_class(values["_class_name"])) is not None:
+            check_types(values, ours, folder / part)
     return index
+
+
+def own_class(name: object) -> type[Any] | None:
+    """This package's model of that class name; ``None`` where it has none."""
+    from diffusers import ModelMixin
+
+    import videodit
+
+    found = getattr(videodit, name) if isinstance(name, str) and name in videodit.__all__ else None
+    return found if isinstance(found, type) and issubclass(found, ModelMixin) else None
 
 
 def check_settings(index: dict[str, Any], where: object) -> None:

@@ -16,6 +16,7 @@ from videodit.objectives import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.autoencoders import encode_image, encode_posterior
 from videodit.pipelines.conditions import edit_steps
 from videodit.pipelines.placing import FREE, PlacedConditions
+from videodit.pipelines.protocols import EncodingPipeline, Scheduler
 from videodit.pipelines.scheduling import at_level
 from videodit.shapes import Size3D
 
@@ -51,7 +52,7 @@ class Condition:
         """The number of steps that an edit leaves out."""
         return steps - edit_steps(steps, self.strength) if self.start is not None else 0
 
-    def first(self, noise: Tensor, scheduler: Any, step: int) -> Tensor:
+    def first(self, noise: Tensor, scheduler: Scheduler, step: int) -> Tensor:
         """The latents that the loop starts with at a step, from noise of its level."""
         latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
         if self.start is not None:
@@ -61,7 +62,7 @@ class Condition:
             latents = at_level(scheduler, start, noise, step)
         return self.clamped(latents, noise, scheduler, step)
 
-    def clamped(self, latents: Tensor, noise: Tensor, scheduler: Any, step: int) -> Tensor:
+    def clamped(self, latents: Tensor, noise: Tensor, scheduler: Scheduler, step: int) -> Tensor:
         """Latents with the kept ones as they must be where a step begins; behind the last step, too."""
         if self.clean is None or self.level is None:
             return latents
@@ -70,7 +71,7 @@ class Condition:
             given = torch.where(self.level > 0, given, self.clean)
         return torch.where(self.level <= level_of(scheduler, step), given, latents)
 
-    def seen(self, latents: Tensor, noise: Tensor, scheduler: Any, step: int) -> Tensor:
+    def seen(self, latents: Tensor, noise: Tensor, scheduler: Scheduler, step: int) -> Tensor:
         """Latents as the transformer gets them: given ones that hold a level above 0 are at that one.
 
         For the scheduler they are at the level of the rest, so that solvers that remember earlier steps find a straight
@@ -89,7 +90,7 @@ class Condition:
         tokens = reduce(levels, "b 1 (t i) (h j) (w k) -> b t h w", "max", i=patch.t, j=patch.h, k=patch.w)
         return rearrange(tokens, "b t h w -> b (t h w)").to(t.device).expand(batch, -1)
 
-    def snapped(self, scheduler: Any) -> Condition:
+    def snapped(self, scheduler: Scheduler) -> Condition:
         """With levels of steps, the nearest above, so that no latent leaves its level in the middle of a step.
 
         Args:
@@ -127,14 +128,14 @@ class Condition:
         return replace(part, clean=clean, level=level)
 
 
-def level_of(scheduler: Any, step: int) -> float:
+def level_of(scheduler: Scheduler, step: int) -> float:
     """The noise level at which a step begins, as a share of the training timesteps; 0 behind the last."""
     timesteps = scheduler.timesteps
     return float(timesteps[step].float() / NUM_TRAIN_TIMESTEPS) if step < len(timesteps) else 0.0
 
 
 def prepare_condition(
-    pipe: Any,
+    pipe: EncodingPipeline,
     placed: PlacedConditions,
     *,
     latent_shape: tuple[int, int, int, int],
@@ -175,7 +176,7 @@ def prepare_condition(
     return replace(condition, clean=clean, level=placed.level[None, None].to(device))
 
 
-def image_tokens(pipe: Any, images: tuple[Any, Any], batch: int, device: torch.device) -> Tensor:
+def image_tokens(pipe: EncodingPipeline, images: tuple[Any, Any], batch: int, device: torch.device) -> Tensor:
     """What the image encoder sees of the first and the last picture, ``[B, I, image_dim]``."""
     found = [one for one in images if one is not None]
     pictures = [one if one.dtype == np.uint8 else (one * 255).round().astype(np.uint8) for one in found]
@@ -185,7 +186,7 @@ def image_tokens(pipe: Any, images: tuple[Any, Any], batch: int, device: torch.d
 
 
 def image_channels(
-    pipe: Any,
+    pipe: EncodingPipeline,
     kind: ImageCondition,
     clip: Tensor,
     known: Tensor,

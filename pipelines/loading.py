@@ -16,7 +16,9 @@ from videodit.checkpoints import check_folder, check_weights, has_variant, weigh
 from videodit.configs import check_config, read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families import Family, Sampling
+from videodit.families.autoencoders import AUTOENCODERS
 from videodit.pipelines.encoder_configs import check_encoder_config, check_tokenizer
+from videodit.pipelines.folders import own_class
 from videodit.pipelines.placement import attach_devices, place_components
 from videodit.ranges import check_order
 from videodit.schema import check_types
@@ -81,7 +83,7 @@ def load_components(
         InputError: an unknown option, or one that cannot be honoured.
         ModelError: a component that is damaged, or of a library other than diffusers and transformers.
     """
-    from videodit import CausalVideoVAE, VideoDiT
+    from videodit import VideoDiT
 
     own = index["_class_name"] == "VideoDiTPipeline"
     settings = _settings(index, parameters if own else None)
@@ -123,13 +125,13 @@ def load_components(
             if chosen is not None:
                 options["quantization_config"] = chosen
         if name in _TRANSFORMERS:
-            own_class = read_json(home / "config.json").get("_class_name") == "VideoDiT"
-            if found is not None and not own_class:
+            native = read_json(home / "config.json").get("_class_name") == "VideoDiT"
+            if found is not None and not native:
                 options["overrides"] = found[1].overrides
-            key = "torch_dtype" if own_class else "dtype"
+            key = "torch_dtype" if native else "dtype"
             parts[name] = VideoDiT.from_pretrained(home, **{key: dtypes[name]}, **options)
-        elif component.__name__ in ("AutoencoderKLWan", "CausalVideoVAE"):
-            parts[name] = CausalVideoVAE.from_pretrained(home, torch_dtype=dtypes[name], **options)
+        elif (ours := own_class(_loaded_class(component.__name__))) is not None:
+            parts[name] = ours.from_pretrained(home, torch_dtype=dtypes[name], **options)
         else:
             parts[name] = load_network(component, home, dtype=dtypes[name], **options)
         _tell_loaded(name, parts[name], folder)
@@ -137,6 +139,11 @@ def load_components(
         check_tokenizer(parts.get(name), parts.get(name.replace("tokenizer", "text_encoder")), folder / name)
     attach_devices(parts, places)
     return parts | settings | {name: value for name, value in given.items() if name not in COMPONENTS}
+
+
+def _loaded_class(name: str) -> str:
+    """The class whose weights those of an autoencoder are loaded as; other networks' is their own."""
+    return AUTOENCODERS[name].loaded.class_name if name in AUTOENCODERS else name
 
 
 def _settings(index: dict[str, Any], parameters: Collection[str] | None) -> dict[str, Any]:
@@ -299,7 +306,8 @@ def class_of(entry: Any, name: str, folder: Path) -> Any:
         raise ModelError(f"{folder}: {name} is {entry!r}; legal is a library and a class in it")
     library, class_name = entry
     kind = _kind(name)
-    if (library, class_name) in (("videodit.transformer", "VideoDiT"), ("videodit.vae", "CausalVideoVAE")):
+    ours = own_class(class_name)
+    if ours is not None and library == ours.__module__:
         library = "videodit"
     elif library not in ("diffusers", "transformers"):
         raise ModelError(f"{folder}: {name} is of {library!r}, legal are diffusers and transformers")

@@ -214,7 +214,7 @@ def describe(part: Any) -> Any:
         vocabulary = len(part), repr(part.special_tokens_map), repr(part.chat_template)
         return type(part).__name__, *sides, *vocabulary, ids
     if hasattr(part, "set_timesteps"):
-        return type(part).__name__, _config(part), getattr(part, "shift", None)
+        return type(part).__name__, _config(part), getattr(part, "_shift", None)  # which set_shift changes
     return type(part).__name__, part.to_dict() if hasattr(part, "to_dict") else None
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from videodit.errors import InputError
 from videodit.pipelines.autoencoders import decode_chunks, to_uint8
+from videodit.pipelines.protocols import VAE
 
 OutputType = Literal["pil", "np", "pt", "latent", "stream"]
 
@@ -70,7 +71,6 @@ class ClipStreams:
     Args:
         vae: the autoencoder.
         latents: as the transformer sees them.
-        causal: see :class:`videodit.families.sampling.Sampling`.
         loop: the clips are loops.
         free: called after each clip, finished or not.
         timings: gives what the pipeline measured by now.
@@ -78,15 +78,14 @@ class ClipStreams:
 
     def __init__(
         self,
-        vae: Any,
+        vae: VAE,
         latents: LatentChunks,
         *,
-        causal: bool,
         loop: bool = False,
         free: Callable[[], object],
         timings: Callable[[], dict[str, Any]] = dict,
     ) -> None:
-        self._vae, self.latents, self._causal, self._loop = vae, latents, causal, loop
+        self._vae, self.latents, self._loop = vae, latents, loop
         self._free, self.timings = free, timings
 
     def __len__(self) -> int:
@@ -98,7 +97,7 @@ class ClipStreams:
     def _decode(self, index: int) -> Generator[np.ndarray, None, None]:
         try:
             parts = (part[index].unsqueeze(0) for part in self.latents)
-            for chunk in decode_chunks(self._vae, parts, causal=self._causal, loop=self._loop):
+            for chunk in decode_chunks(self._vae, parts, loop=self._loop):
                 yield to_uint8(chunk)[0].cpu().numpy()
         finally:
             self._free()

@@ -20,6 +20,7 @@ from typing_extensions import Self
 from videodit.checkpoints import HUB_OPTIONS
 from videodit.errors import InputError
 from videodit.families import sampling_of
+from videodit.families.autoencoders import autoencoder_of
 from videodit.families.sampling import OWN, Sampling
 from videodit.objectives import Objective
 from videodit.pipelines.acceleration import AcceleratedPipeline, Stopwatch
@@ -27,7 +28,7 @@ from videodit.pipelines.adapters import LoRAPipeline
 from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.components import settle_components, settle_defaults
 from videodit.pipelines.conditions import AnyCondition, Fit
-from videodit.pipelines.denoising import Denoiser
+from videodit.pipelines.denoising import make_denoiser
 from videodit.pipelines.exchange import parts_of_diffusers, to_diffusers
 from videodit.pipelines.folders import family_of_index, files_hash, model_hash
 from videodit.pipelines.loading import load_components
@@ -48,7 +49,6 @@ from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.window_store import WindowStore
 from videodit.text import EncodedPrompts, TextEncoder
 from videodit.text_spec import TextSpec
-from videodit.vae import CausalVideoVAE
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         boundary_ratio: the noise level, of 1, below which it takes over.
         image_encoder: for transformers that see the image that a clip starts from.
         image_processor: prepares images for it.
-        expand_timesteps: the first image is kept clean by a timestep a token (Wan 2.2 TI2V).
+        expand_timesteps: the first image is kept clean by a timestep a token (Wan 2.2 TI2V); what a
+            :class:`~videodit.Region` keeps is not, since the model was trained with a clean first frame alone.
         sampled_as: diffusers' pipeline class whose way to sample this is; ``None`` for models made here.
         window: frames that longer clips are made of at a time, window by window; ``None``: clips of any length are made
             at once.
@@ -276,7 +277,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         self.check_components(["transformer", "vae"], "every call")
         configs = self._configs
         if self._known_spec is None or any(a is not b for a, b in zip(configs, self._known_spec, strict=False)):
-            names = (type(part).__name__ for part in (self, self.transformer, self.vae))
+            names = (type(self).__name__, type(self.transformer).__name__, autoencoder_of(self.vae).class_name)
             named = ({**config, "_class_name": name} for config, name in zip(configs, names, strict=True))
             self._known_spec = (*configs, ModelSpec.from_configs(*named))
         return self._known_spec[-1]
@@ -645,7 +646,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         watch.mark("prepare")
 
         # 3. Denoise
-        denoiser = partial(Denoiser, self, text=text, plan=plan, batched=self.batch_guidance, actions=actions)
+        denoiser = partial(make_denoiser, self, text=text, plan=plan, batched=self.batch_guidance, actions=actions)
         inputs = callback_inputs(plan.inputs, self._callback_tensor_inputs)
         watcher = Watcher(watch, plan.inputs.callback_on_step_end, inputs, partial(mark_changed, recipes))
         parts: Iterator[Tensor] = sample(self, start, plan, denoiser, watcher, store)
@@ -656,12 +657,12 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         # 4. Decode
         frames: Any
         if output_type == "stream":  # decoded when it is wanted, and so are windows made
-            options = {"causal": plan.causal, "loop": plan.loop}
-            frames = ClipStreams(self.vae, chunks, **options, free=self.maybe_free_model_hooks, timings=watch.timings)
+            free = self.maybe_free_model_hooks
+            frames = ClipStreams(self.vae, chunks, loop=plan.loop, free=free, timings=watch.timings)
         else:
             frames = chunks.joined()
             if output_type != "latent":
-                clips = decode(self.vae, frames, causal=plan.causal, loop=plan.loop)  # [B, 3, T, H, W]
+                clips = decode(self.vae, frames, loop=plan.loop)  # [B, 3, T, H, W]
                 frames = self.video_processor.postprocess_video(clips.float(), output_type)
             watch.mark("vae")
         self.maybe_free_model_hooks()
@@ -685,23 +686,6 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         """Whether there is guidance, or a callback may turn it on."""
         called = plan.inputs.callback_on_step_end is not None
         return plan.guided or (self._sampling.guided and called and self._reads_text)
-
-    def tiling_of(self, height: int, width: int) -> list[int] | None:
-        """The autoencoder's tiles, where a clip is larger than one.
-
-        Returns:
-            Size and overlap of square tiles, in pixels; height, width and strides along both of others.
-        """
-        vae = self.vae
-        if not getattr(vae, "use_tiling", False):
-            return None
-        if not isinstance(vae, CausalVideoVAE):
-            return []
-        tile = vae.tile_sample_min_height, vae.tile_sample_min_width
-        steps = [vae.tile_sample_stride_height, vae.tile_sample_stride_width]
-        if height <= tile[0] and width <= tile[1]:
-            return None
-        return [tile[0], tile[0] - steps[0]] if tile[0] == tile[1] and steps[0] == steps[1] else [*tile, *steps]
 
 
 def _sampled_as(transformer: Any) -> str | None:

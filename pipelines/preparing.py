@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from videodit.pipelines.latent_conditions import Condition, prepare_condition
 from videodit.pipelines.placing import PlacedConditions
 from videodit.pipelines.planning import Plan
 from videodit.pipelines.probing import Draws
+from videodit.pipelines.protocols import PreparingPipeline
 from videodit.pipelines.scheduling import draw_noise, make_generators, seeds_of
 
 
@@ -32,7 +32,7 @@ class Start:
     seeds: list[int | None]
 
 
-def prepare(pipe: Any, plan: Plan, videos: int, draws: Draws) -> Start:
+def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> Start:
     """Draw noise, and encode what is fixed.
 
     Args:

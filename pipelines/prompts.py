@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from videodit.errors import InputError
+from videodit.pipelines.protocols import ReadingPipeline
 from videodit.pipelines.request import Inputs, Request, as_list
 from videodit.pipelines.storyboard import Storyboard
 from videodit.text import TextTokens, from_embeds
@@ -51,7 +52,7 @@ class Text:
                 check_finite(encoded.pooled, "the text encoder's pooled tokens")
 
 
-def check_encoders(pipe: Any, request: Request, inputs: Inputs, *, guided: bool) -> None:
+def check_encoders(pipe: ReadingPipeline, request: Request, inputs: Inputs, *, guided: bool) -> None:
     """See that the pipeline can read what it has to read.
 
     Args:
@@ -79,7 +80,7 @@ def check_encoders(pipe: Any, request: Request, inputs: Inputs, *, guided: bool)
         raise InputError(f"max_sequence_length must be a whole number from 1 to {most}, got {length!r}")
 
 
-def encode(pipe: Any, request: Request, inputs: Inputs, device: torch.device, *, guided: bool) -> Text:
+def encode(pipe: ReadingPipeline, request: Request, inputs: Inputs, device: torch.device, *, guided: bool) -> Text:
     """The prompts, what guidance leads away from, and a storyboard's scenes, once for each clip.
 
     Args:

@@ -65,6 +65,7 @@ def write_recipes(pipe: Any, plan: Plan, seeds: Sequence[int | None], actions: s
         actions: what each step computes; ``None``: everything.
     """
     from videodit.backends import backends_of
+    from videodit.pipelines.autoencoders import tiles_used
 
     request, inputs, videos = plan.request, plan.inputs, plan.videos
     story, per_prompt = isinstance(request.prompt, Storyboard), request.num_videos_per_prompt
@@ -87,7 +88,7 @@ def write_recipes(pipe: Any, plan: Plan, seeds: Sequence[int | None], actions: s
         "step_actions": actions,
         "batched_guidance": pipe.batch_guidance or None,
         "quantize": pipe.quantized,
-        "tiling": pipe.tiling_of(plan.height, plan.width),
+        "tiling": tiles_used(pipe.vae, plan.height, plan.width),
         "attention": None if backends in ([], ["native"]) else ", ".join(backends),
         "max_sequence_length": request.max_sequence_length,
         "attention_kwargs": request.attention_kwargs or None,

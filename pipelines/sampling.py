@@ -16,6 +16,7 @@ from videodit.pipelines.acceleration import Stopwatch
 from videodit.pipelines.denoising import Denoiser
 from videodit.pipelines.planning import Plan
 from videodit.pipelines.preparing import Start
+from videodit.pipelines.protocols import RunningPipeline
 from videodit.pipelines.scheduling import SchedulerStep, set_timesteps
 from videodit.pipelines.window_store import WindowStore
 from videodit.weights import check_finite
@@ -39,7 +40,7 @@ class Watcher:
     inputs: Sequence[str] = ()
     changed: Callable[[], object] = lambda: None
 
-    def told(self, pipe: Any, step: int, t: Tensor, latents: Tensor, denoise: Denoiser) -> Tensor:
+    def told(self, pipe: RunningPipeline, step: int, t: Tensor, latents: Tensor, denoise: Denoiser) -> Tensor:
         """The latents after the callback, which may also change the encoded prompts and the guidance.
 
         Raises:
@@ -47,22 +48,22 @@ class Watcher:
         """
         if self.callback is None:
             return latents
-        tensors: dict[str, Tensor | None] = {"latents": latents, **denoise.embeds}
+        tensors: dict[str, Tensor | None] = {"latents": latents, **denoise.prompts.named}
         before = _state(pipe, tensors)
         changed = self.callback(pipe, step, t, {name: tensors[name] for name in self.inputs})
         changed = {} if changed is None else changed
         _check_returned(changed, tensors)
-        if denoise.has_scenes and any(
+        if denoise.prompts.scenes and any(
             new is not tensors[name] for name, new in changed.items() if name[:6] == "prompt"
         ):
             raise InputError("callback_on_step_end returned prompt_embeds, but each scene of a storyboard has its own")
-        denoise.embeds = changed
+        denoise.change(changed)
         if before != _state(pipe, tensors | changed):
             self.changed()
         return changed.get("latents", latents)
 
 
-def _state(pipe: Any, tensors: Mapping[str, Tensor | None]) -> list[Any]:
+def _state(pipe: RunningPipeline, tensors: Mapping[str, Tensor | None]) -> list[Any]:
     """What is equal before and after a callback that has changed nothing; in-place work counts, too."""
     marks = [None if tensor is None else (id(tensor), tensor._version) for tensor in tensors.values()]
     settings = [pipe._guidance_scale, pipe._guidance_scale_2, pipe._attention_kwargs, pipe._lora_entries()]
@@ -83,7 +84,7 @@ def _check_returned(changed: Any, tensors: Mapping[str, Tensor | None]) -> None:
 
 @torch.no_grad()
 def sample(
-    pipe: Any,
+    pipe: RunningPipeline,
     start: Start,
     plan: Plan,
     denoiser: Callable[..., Denoiser],
@@ -96,7 +97,7 @@ def sample(
         pipe: the pipeline, for its scheduler and its progress bar.
         start: noise of the whole clips, and what is fixed of them.
         plan: of the run.
-        denoiser: makes a :class:`Denoiser` for a window.
+        denoiser: makes a :class:`~videodit.pipelines.denoising.Denoiser` for a window.
         watcher: is told of each step.
         store: keeps what windows add.
 
@@ -116,18 +117,7 @@ def sample(
         watcher.watch.resume()  # somebody may have decoded the last window before wanting this one
         made = None if store is None else store.load(number, generators, window.added_shape(noise))
         if made is None:
-            for model in (pipe.transformer, pipe.transformer_2):
-                if model is not None:
-                    reset_cache(model)  # what caches know of another window says nothing of this one
-            set_timesteps(  # again for each window: a scheduler counts its steps
-                pipe.scheduler,
-                plan.num_inference_steps,
-                spacing=pipe.sampling.sigmas,
-                num_tokens=plan.window_tokens,
-                device=noise.device,
-                levels=plan.levels,
-            )
-            pipe._begin_run(plan.guidance_scale)  # a callback may have changed it in the window before
+            _begin_window(pipe, plan, noise.device)
             part = condition.window(window.span, done, window.keep).snapped(pipe.scheduler)
             denoise = denoiser(condition=part, span=window.span)
             latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin, plan.levels.eta)
@@ -148,8 +138,24 @@ def sample(
             shown = stop
 
 
+def _begin_window(pipe: RunningPipeline, plan: Plan, device: torch.device) -> None:
+    """Let go of what another window has left."""
+    for model in (pipe.transformer, pipe.transformer_2):
+        if model is not None:
+            reset_cache(model)  # what caches know of another window says nothing of this one
+    set_timesteps(  # again for each window: a scheduler counts its steps
+        pipe.scheduler,
+        plan.num_inference_steps,
+        spacing=pipe.sampling.sigmas,
+        num_tokens=plan.window_tokens,
+        device=device,
+        levels=plan.levels,
+    )
+    pipe._begin_run(plan.guidance_scale)  # a callback may have changed it in the window before
+
+
 def run(
-    pipe: Any,
+    pipe: RunningPipeline,
     noise: Tensor,
     denoise: Denoiser,
     generators: list[torch.Generator],

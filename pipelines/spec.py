@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from videodit.configs import read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
-from videodit.families.autoencoders import vae_stride
+from videodit.families.autoencoders import OURS, autoencoder_named
 from videodit.families.sampling import OWN, Sampling
 from videodit.pipelines.folders import check_model, family_of_index, resolve_model
 from videodit.shapes import Size3D, VideoGeometry
@@ -99,6 +99,7 @@ class ModelSpec:
         """
         try:
             found = family_of_index(index, "the pipeline")
+            autoencoder = autoencoder_named(vae.get("_class_name", OURS.class_name))
             if found is not None and transformer.get("_class_name") != "VideoDiT":
                 transformer = found[0].native_config(transformer)
             defaults = index if found is None or "height" in index else found[1].defaults({**transformer, **index})
@@ -112,7 +113,9 @@ class ModelSpec:
                 )
             return cls(
                 geometry=VideoGeometry(
-                    vae_stride(vae), Size3D(*transformer["patch_size"]), causal=found is None or found[1].causal
+                    autoencoder.strides(vae),
+                    Size3D(*transformer["patch_size"]),
+                    causal=found is None or found[1].causal,
                 ),
                 latent_channels=channels,
                 defaults=Defaults(**{name: defaults[name] for name in Defaults.__dataclass_fields__}),
@@ -120,7 +123,7 @@ class ModelSpec:
                 image_kind="keep_first" if found is None or index.get("expand_timesteps") else found[1].image_condition,
                 keeps_any=found is None,
                 window=index.get("window"),
-                loops=vae.get("_class_name") in ("CausalVideoVAE", "AutoencoderKLWan"),
+                loops=autoencoder.loaded.streams,
                 image_dim=transformer.get("image_dim"),
                 image_tokens=transformer.get("image_tokens"),
                 learned_grid=None if transformer.get("learned_grid") is None else Size3D(*transformer["learned_grid"]),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchHeunDiscreteScheduler
 
 from videodit import VideoDiTPipeline
 from videodit.acceleration import AccelConfig, Calibration, Schedule
@@ -190,6 +191,13 @@ def test_a_step_that_is_left_out_lies_on_the_line_of_the_two_before(pipe) -> Non
 def test_a_schedule_for_other_steps_is_refused(pipe) -> None:
     pipe.accelerate(AccelConfig(cache="FRF"))
     with pytest.raises(ValueError, match="is for 3 steps, this call has 6: videodit calibrate --steps 6"):
+        latents(pipe)
+
+
+def test_a_schedule_with_a_scheduler_of_two_predictions_a_step_is_refused(pipe) -> None:
+    pipe.scheduler = FlowMatchHeunDiscreteScheduler(shift=3.0)
+    pipe.accelerate(AccelConfig(cache="FFRCFF"))
+    with pytest.raises(ValueError, match="FFRCFF has a letter a step, but FlowMatchHeunDiscreteScheduler predicts 2"):
         latents(pipe)
 
 

@@ -19,8 +19,11 @@ from tiny_families import CASES, NEGATIVE, PROMPT, image, save_pipeline
 
 from videodit import VideoDiTPipeline
 from videodit.cli.main import main
-from videodit.errors import InputError
+from videodit.errors import InputError, ModelError
+from videodit.families import FAMILIES
+from videodit.families.autoencoders import autoencoder_named, autoencoder_of
 from videodit.media import probe, read_recipe
+from videodit.pipelines.autoencoders import decode, encode_posterior
 from videodit.pipelines.request import Request
 from videodit.pipelines.scheduling import noise_levels
 from videodit.pipelines.settings import Settings, check_conditions, plan_settings
@@ -308,6 +311,50 @@ def test_clips_of_a_noisy_sampler_are_made_again_alone(name: str, folder: Callab
     assert (both.frames[1] - second.frames[0]).abs().max() <= 1e-3 * second.frames.abs().max()
     shared = pipe([PROMPT, NEGATIVE], generator=generator(), **call)
     assert [recipe["seed"] for recipe in shared.recipes] == [None, None]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["allegro", "ltx-0.9.1", "latte", "cogvideox-2b", "hunyuan_video"])
+def test_clips_of_one_call_are_decoded_as_each_alone(name: str, folder: Callable[[str], Path]) -> None:
+    case, pipe = CASES[name], VideoDiTPipeline.from_pretrained(folder(name))
+    pipe.set_progress_bar_config(disable=True)
+    call = {"num_inference_steps": 2, "num_frames": case.latent[1], **case.call, "output_type": "pt"}
+    both = pipe([PROMPT, NEGATIVE], generator=[torch.Generator().manual_seed(seed) for seed in (1, 2)], **call)
+    for i, prompt in enumerate((PROMPT, NEGATIVE)):
+        alone = pipe(prompt, generator=torch.Generator().manual_seed(1 + i), **call)
+        torch.testing.assert_close(both.frames[i : i + 1], alone.frames, atol=1e-3, rtol=0)
+        assert alone.recipes[0].get("tiling") is None  # Allegro's are no choice of anybody's
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["allegro", "latte"])
+def test_clips_of_one_batch_are_encoded_as_each_alone(name: str, folder: Callable[[str], Path]) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(folder(name))
+    clips = torch.rand(2, 3, 24, 32, 32) * 2 - 1
+    mean, std = encode_posterior(pipe.vae, clips)
+    for i in range(2):
+        one_mean, one_std = encode_posterior(pipe.vae, clips[i : i + 1])
+        torch.testing.assert_close(mean[i : i + 1], one_mean, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(std[i : i + 1], one_std, atol=1e-4, rtol=1e-4)
+
+
+def test_every_family_has_a_record_of_its_autoencoder(folder: Callable[[str], Path]) -> None:
+    for family in FAMILIES.values():
+        for sampling in family.sampling.values():
+            assert autoencoder_named(sampling.vae).loaded.loads_as is None
+    for name in CASES:
+        config = json.loads((folder(name) / "vae" / "config.json").read_text())
+        pipe = VideoDiTPipeline.from_pretrained(folder(name))
+        about = autoencoder_named(config["_class_name"])
+        assert about.loaded is autoencoder_of(pipe.vae)
+        assert about.strides(config) == pipe.spec.geometry.vae_stride
+        assert hasattr(pipe.vae, "decode_stream") is about.loaded.streams is pipe.spec.loops
+        assert ("latents_mean" in dict(pipe.vae.named_buffers(recurse=False))) is (about.statistics == "buffers")
+
+
+def test_an_autoencoder_without_a_record_is_named(folder: Callable[[str], Path]) -> None:
+    with pytest.raises(ModelError, match="the autoencoder is a Identity, expected one of CausalVideoVAE"):
+        decode(torch.nn.Identity(), torch.zeros(1, 4, 1, 2, 2))  # type: ignore[arg-type]
 
 
 def test_a_recipe_tells_all_that_made_the_clip(folder: Callable[[str], Path]) -> None:

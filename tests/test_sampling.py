@@ -346,6 +346,21 @@ def test_what_a_callback_must_not_return_is_named(pipe: VideoDiTPipeline, return
         pipe(PROMPT, callback_on_step_end=lambda *_: returned, **QUICK)
 
 
+def test_prompts_that_a_callback_works_on_in_place_count_from_the_next_step_on(pipe: VideoDiTPipeline) -> None:
+    def in_place(_: Any, step: int, __: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if step == 0:
+            tensors["prompt_embeds"].mul_(-3)
+        return {}
+
+    def returned(_: Any, step: int, __: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"prompt_embeds": tensors["prompt_embeds"] * -3} if step == 0 else {}
+
+    call = {**QUICK, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    found = [pipe(PROMPT, generator=seeded(1), callback_on_step_end=one, **call).frames for one in (in_place, returned)]
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], pipe(PROMPT, generator=seeded(1), **QUICK).frames)
+
+
 def test_guidance_is_raised_in_the_middle(pipe: VideoDiTPipeline) -> None:
     def raised(one: Any, *rest: Any) -> Any:
         one.guidance_scale = 5.0

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from videodit import VideoDiTPipeline
+from videodit.families.autoencoders import AUTOENCODERS, Autoencoder
 from videodit.media import VideoWriter, read_video, write_video
 from videodit.pipelines.autoencoders import decode, decode_chunks, free_memory, to_uint8
 from videodit.pipelines.output import ClipStreams, LatentChunks
@@ -106,14 +107,16 @@ def test_memory_decides_between_the_whole_clip_and_chunks(
     lengths = {}
     for free in (0, two, 2**40):
         monkeypatch.setattr(FREE_MEMORY, lambda device, free=free: free)
-        lengths[free] = [chunk.shape[2] for chunk in decode_chunks(pipe.vae, [latents], causal=True)]
-        assert decode(pipe.vae, latents, causal=True).shape == (1, 3, 17, 32, 32)
+        lengths[free] = [chunk.shape[2] for chunk in decode_chunks(pipe.vae, [latents])]
+        assert decode(pipe.vae, latents).shape == (1, 3, 17, 32, 32)
     assert lengths == {0: [1, 4, 4, 4, 4], two: [5, 8, 4], 2**40: [17]}
     monkeypatch.undo()
     assert 2**20 < free_memory(torch.device("cpu")) < 2**50
 
 
-def test_other_autoencoders_give_one_chunk() -> None:
+def test_other_autoencoders_give_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(AUTOENCODERS, "Doubling", Autoencoder("Doubling"))
+
     class Doubling(torch.nn.Module):
         config = SimpleNamespace(scaling_factor=0.5)
         dtype = torch.float32
@@ -122,7 +125,7 @@ def test_other_autoencoders_give_one_chunk() -> None:
             return SimpleNamespace(sample=z)
 
     latents = torch.rand(2, 3, 5, 4, 6) / 2
-    streams = ClipStreams(Doubling(), LatentChunks([latents], 2), causal=True, free=lambda: None)
+    streams = ClipStreams(Doubling(), LatentChunks([latents], 2), free=lambda: None)
     assert len(streams) == 2
     for one, clip in zip(latents, streams, strict=True):
         (chunk,) = clip
@@ -350,7 +353,7 @@ def held(name):  # not ru_maxrss, which a process takes over from the one that s
 
 def streams(latent_frames, length):
     vae.enable_streaming(latent_frames)
-    return ClipStreams(vae, LatentChunks([torch.randn(1, 4, length, 16, 16)], 1), causal=True, free=lambda: None)
+    return ClipStreams(vae, LatentChunks([torch.randn(1, 4, length, 16, 16)], 1), free=lambda: None)
 
 def draw(latent_frames, length):
     for _ in streams(latent_frames, length)[0]:
