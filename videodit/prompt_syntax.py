@@ -78,7 +78,9 @@ def current_folders() -> PromptFolders:
     """The folders that hold in this process: of the innermost :func:`use_folders`, or those of the environment
     (``VIDEODIT_LORA_FOLDER``, ``VIDEODIT_WILDCARDS``; several as in ``PATH``), or ``loras`` and ``wildcards`` in the
     user's data folder."""
-    return _folders if _folders is not None else PromptFolders(_from(LORA_FOLDER, "loras"), _from(WILDCARDS, "wildcards"))
+    return (
+        _folders if _folders is not None else PromptFolders(_from(LORA_FOLDER, "loras"), _from(WILDCARDS, "wildcards"))
+    )
 
 
 def _from(variable: str, name: str) -> tuple[Path, ...]:
@@ -209,6 +211,8 @@ class _Parser:
                 node = self._parenthesis(depth)
             elif character == "{":
                 node = self._braces(depth)
+            elif character == "[":
+                nodes.append(_Notice("square brackets are read as they stand; (word:0.9) weakens a word"))
             elif character in ")}":
                 raise self._fail(f"{character} closes nothing; write \\{character} for the character itself")
             elif character == "<":
@@ -389,6 +393,7 @@ class _Expansion:
             raise InputError(f"wildcard {name!r} is {_DEEPEST} wildcards deep; do they call each other?")
         lines = self._lines(name)
         number, line = lines[self._draw(len(lines))]
+        check_text(line, f"{name}.txt, line {number}")
         tree = _Parser(line, f"{name}.txt, line {number}").parse()
         self._check(tree)
         self._read(tree, weight, depth + 1)
@@ -440,9 +445,7 @@ def _entry(folders: Sequence[Path], name: str, suffixes: Sequence[str]) -> Path 
     return _entries(folders, suffixes).get(name)
 
 
-def _unknown(
-    kind: str, name: str, folders: Sequence[Path], suffixes: Sequence[str], option: str, variable: str
-) -> str:
+def _unknown(kind: str, name: str, folders: Sequence[Path], suffixes: Sequence[str], option: str, variable: str) -> str:
     there = list(_entries(folders, suffixes))
     shown = ", ".join(there[:20]) + (", …" if len(there) > 20 else "") or "none"
     places = ", ".join(repr(str(folder)) for folder in folders)

@@ -15,19 +15,22 @@ from videodit.cli.flags import (
     DryRun,
     Dtype,
     Fitting,
+    LoRAFolder,
     Model,
     Negative,
     Seconds,
     Seed,
     Size,
     Steps,
+    Wildcards,
     integer,
     number,
 )
 from videodit.cli.jobs import Order, begun_seed, describe_jobs, draw_seed, plan_jobs, run_jobs
 from videodit.cli.loras import HELP, parse_loras
 from videodit.errors import InputError
-from videodit.pipelines.request import Request
+from videodit.pipelines.prompt_expansion import expand_request
+from videodit.pipelines.request import Request, as_list
 from videodit.schema import is_plain
 
 if TYPE_CHECKING:
@@ -110,6 +113,8 @@ def generate(
     device: Device = None,
     dtype: Dtype = None,
     profile: Annotated[bool, typer.Option("--profile", help="Print how long the parts of each clip took.")] = False,
+    lora_folder: LoRAFolder = None,  # these two hold by themselves, until the command's end
+    wildcards: Wildcards = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make a clip from a sentence, or one from each line of a file."""
@@ -130,6 +135,7 @@ def generate(
         "acceleration": accelerate,
         "device": device,
         "dtype": dtype,
+        "syntax": True,
     }
     if seed is not None:
         settings["seed"] = seed
@@ -180,14 +186,16 @@ def _keyframe(text: str) -> Any:
 def _single_order(prompt: str | Storyboard, output: Path | None, settings: dict[str, Any]) -> Order:
     if "seed" not in settings:
         settings["seed"] = begun_seed(output)
+    request = Request(prompt=prompt, **settings)
     if output is None or output.is_dir():
-        first = prompt if isinstance(prompt, str) else prompt.prompts[0]
-        output = (output or Path()) / _default_name(first, settings["seed"])
-    return Order(Request(prompt=prompt, **settings), output)
+        output = (output or Path()) / _default_name(request)
+    return Order(request, output)
 
 
-def _default_name(prompt: str, seed: int) -> str:
-    return f"{slug(prompt)}-{seed}.mp4"
+def _default_name(request: Request) -> str:
+    """Of the words that the model reads."""
+    words, *_ = as_list(expand_request(request)[0].prompt)
+    return f"{slug(words)}-{request.seed}.mp4"
 
 
 def _folder_for_many(output: Path | None) -> Path:
@@ -259,7 +267,10 @@ def _line_order(line: bytes, folder: Path, settings: dict[str, Any], origin: str
         fields["seconds"] = None  # that was the flag's way to say how long
     if "size" in fields:
         fields["width"], fields["height"] = parse_size(fields.pop("size"))
-    name = fields.pop("output", _default_name(fields["prompt"], fields["seed"]))
+    name = fields.pop("output", None)
+    request = Request(**fields)
+    if name is None:
+        name = _default_name(request)
     if _FILE_NAME.fullmatch(name) is None:
         raise InputError(f"output is {name!r}; it must be a plain file name such as ball.mp4, no folders")
-    return Order(Request(**fields), folder / name, origin)
+    return Order(request, folder / name, origin)

@@ -116,14 +116,16 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
         from videodit.hardware import parse_device, parse_dtype
         from videodit.media import check_writable
         from videodit.pipelines.planning import plan
+        from videodit.pipelines.prompt_expansion import expand_request
         from videodit.pipelines.prompt_readers import load_prompt_reader
         from videodit.pipelines.request import Inputs
         from videodit.pipelines.spec import ModelFolder
 
         for index, order in enumerate(orders):
             progress.stage(f"checking request {index + 1}/{len(orders)}")
-            request = order.request
             try:
+                request, notices = expand_request(order.request)
+                order = replace(order, request=request)
                 _check_words(request)
                 check_writable(order.output)  # first: finding a model may fetch it
                 if request.model not in models:
@@ -131,7 +133,10 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
                 model = models[request.model]
                 if request.model not in readers:
                     readers[request.model] = load_prompt_reader(model)
+                if request.has_weights:
+                    readers[request.model].check_weights()
                 planned = plan(request, Inputs(), model.spec, text_notices=readers[request.model].notices)
+                planned = replace(planned, notices=[*notices, *planned.notices])
                 device = parse_device(request.device)
                 dtype = parse_dtype(request.dtype, device)
                 _check_acceleration(request, planned, model)
@@ -232,6 +237,17 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
 
 
 def _prompt_rows(request: Request) -> list[tuple[str, str]]:
+    """The prompts as they are read; before them as they were typed, where that differs."""
+    typed = [("typed", text) for text in request.prompt_source or ()]
+    weights = [
+        ("weight", f"{weight:g} of “{text[start:stop]}”")
+        for text, spans in zip(as_list(request.prompt), request.prompt_weights or (), strict=False)
+        for start, stop, weight in spans
+    ]
+    return [*typed, *_read_rows(request), *weights]
+
+
+def _read_rows(request: Request) -> list[tuple[str, str]]:
     if isinstance(request.prompt, Storyboard):
         return [("prompt", f"from {at:g} s: {prompt}") for at, prompt in request.prompt.scenes]
     return [("prompt", prompt) for prompt in as_list(request.prompt)]
@@ -262,7 +278,7 @@ def make_one(order: Order, *, dry_run: bool) -> None:
 
 
 def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, Any]]:
-    """Make each clip, print a line about it, and return the recipes. The jobs share one model.
+    """Make each clip, print a line about it, and return the recipes. The jobs share one model, not their LoRAs.
 
     Args:
         jobs: what to make.
@@ -285,10 +301,14 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
         load_loras(pipe, jobs[0].request.loras, jobs[0].loras)
         if wanted is not None and not quantized:
             pipe.accelerate(wanted)
-    recipes = []
+    recipes, loaded = [], jobs[0].request.loras
     for index, job in enumerate(jobs, start=1):
         with sole_maker(job.output):
             _announce(job)
+            if job.request.loras != loaded:  # a line's prompt may call others than the one before
+                pipe.unload_lora_weights()
+                load_loras(pipe, job.request.loras, job.loras)
+                loaded = job.request.loras
             with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
                 recipe, timings = _make_clip(pipe, job, progress)
         recipes.append(recipe)
