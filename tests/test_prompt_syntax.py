@@ -140,13 +140,10 @@ def test_draws_follow_from_the_seed() -> None:
     assert drawn == [expand("{a|b|{c|d}} __color__ __thing__", generator(seed)).text for seed in range(6)]
     assert len(set(drawn)) > 2
     assert {expand("{a|b}", generator(seed)).text for seed in range(20)} == {"a", "b"}
-    assert expand("{red|green|blue} {1|2|3|4|5|6|7|8|9}", generator(7)).text == PINNED
+    assert expand("{red|green|blue} {1|2|3|4|5|6|7|8|9}", generator(7)).text == "green 4"  # on every machine
     assert expand("__thing__", generator(0)).weights[0][2] == 1.5
     with pytest.raises(InputError, match="drawn from the clip's seed; pass a seed"):
         expand("{a|b}", None)
-
-
-PINNED = "?"  # the same on every machine
 
 
 def test_folders_come_from_the_environment_or_a_block(
