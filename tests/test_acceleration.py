@@ -255,7 +255,9 @@ def test_a_schedule_is_found_used_and_told_in_the_recipe(tiny_model, tmp_path, c
 
     assert main([*words[:-6], "--steps", "6", "--accelerate", "fast", "-o", str(clip)]) == 2
     told = "is for 5 steps of FlowMatchEulerDiscreteScheduler, not 6 steps of FlowMatchEulerDiscreteScheduler"
-    assert told in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert told in error
+    assert f"videodit calibrate -m {model} --steps 6" in error
 
     pipe = VideoDiTPipeline.from_pretrained(model)
     assert found.schedules["fast"].actions in str(pipe.accelerate("fast"))

@@ -323,7 +323,7 @@ class _Expansion:
         self._read(tree, 1.0, 0)
         if self.loras:
             self._trim_end()
-        text, spans = "", []
+        text, spans = "", list[Span]()
         for piece, weight in self.pieces:
             if weight != 1 and piece:
                 if spans and spans[-1][1] == len(text) and spans[-1][2] == weight:

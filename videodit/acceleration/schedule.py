@@ -10,6 +10,7 @@ folder (:mod:`videodit.acceleration.places`).
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -139,7 +140,9 @@ def check_actions(actions: str) -> None:
         raise InputError(f"the first step must be F, since there is nothing to reuse yet, got {actions!r}")
 
 
-def pick_schedule(schedules: Mapping[tuple[str, int], str], scheduler: str, steps: int, *, what: str) -> str:
+def pick_schedule(
+    schedules: Mapping[tuple[str, int], str], scheduler: str, steps: int, *, what: str, model: str = "mini"
+) -> str:
     """The schedule for a number of steps of a sampler.
 
     Args:
@@ -147,6 +150,7 @@ def pick_schedule(schedules: Mapping[tuple[str, int], str], scheduler: str, step
         scheduler: the class of a call's sampler.
         steps: of the call.
         what: has the schedules, for the message.
+        model: that it is for, likewise.
 
     Raises:
         InputError: there is none, and which there are.
@@ -154,7 +158,8 @@ def pick_schedule(schedules: Mapping[tuple[str, int], str], scheduler: str, step
     if (actions := schedules.get((scheduler, steps))) is not None:
         return actions
     told = ", ".join(f"{count} steps of {name}" for name, count in schedules)
+    named = "" if model == "mini" else f"-m {shlex.quote(model)} "
     raise InputError(
-        f"{what} is for {told}, not {steps} steps of {scheduler}: videodit calibrate --steps {steps} finds another and "
-        "keeps what there is"
+        f"{what} is for {told}, not {steps} steps of {scheduler}: videodit calibrate {named}--steps {steps} finds "
+        "another and keeps what there is"
     )

@@ -199,7 +199,7 @@ def _check_acceleration(request: Request, plan: Plan, model: ModelFolder) -> Non
         return
     found, _ = find_schedules(config.cache, folder=model.path, model_hash=model_hash(model.path))
     if isinstance(found, dict):
-        pick_schedule(found, model.index["scheduler"][1], steps, what=f"acceleration {wanted!r}")
+        pick_schedule(found, model.index["scheduler"][1], steps, what=f"acceleration {wanted!r}", model=request.model)
     elif len(found) != steps:
         raise InputError(f"acceleration {found!r} is for {len(found)} steps, not {steps}")
 
