@@ -157,7 +157,7 @@ class Fitting:
             self._box = (left, top, left + cut[0], top + cut[1])
             lost, added = w * h - cut[0] * cut[1], width * height - self._inner[0] * self._inner[1]
             if fit == "error" and max(lost / (w * h), added / (width * height)) > 0.01:
-                raise InputError(f"{name} is {w}x{h}, which is no {width}x{height}; fit it by crop, pad or stretch")
+                raise InputError(f"{name} is {w}x{h}, not {width}x{height}; fit it with crop, pad or stretch")
             if lost:
                 self.notices.append(f"{name}: of {w}x{h} the middle {cut[0]}x{cut[1]} is taken")
             if added:
@@ -247,7 +247,9 @@ def read_mask(
     else:
         frames, notices = read_frames(source, fps=fps, name="the mask", size=(height, width), fit=fit)
     if len(frames) not in (1, num_frames):
-        raise InputError(f"the mask has {len(frames)} frames and the clip {num_frames}; give one frame or as many")
+        raise InputError(
+            f"the mask has {len(frames)} frames and the clip {num_frames}; a mask has one frame, or as many as the clip"
+        )
     pixels, told = fitted(frames, height, width, fit, name="the mask")
     made = (pixels.mean(dim=0) >= 0).expand(num_frames, -1, -1)
     if not made.any() or made.all():

@@ -107,20 +107,20 @@ class _Placer:
     def add_frames(self, condition: Frames) -> None:
         strength = _checked_strength("strength", condition.strength)
         fps = float(self.settings.fps)
-        pixels, notices = read_frames(condition.content, fps=fps, name="the given clip", size=self.size, fit=self.fit)
+        pixels, notices = read_frames(condition.content, fps=fps, name="the clip", size=self.size, fit=self.fit)
         count = len(pixels)
         if not isinstance(condition.at, Integral) or isinstance(condition.at, bool):
             raise InputError(f"at must be the number of a frame, got {condition.at!r}")
         first = int(condition.at) + (self.frames if condition.at < 0 else 0)
         if not 0 <= first <= self.frames - count:
-            many = "" if count == 1 else f" and {count} frames long"
+            many = "" if count == 1 else f", {count} of them"
             raise InputError(
-                f"something given is at {condition.at}{many}; this clip has frames 0 to {self.frames - 1} "
+                f"Frames at {condition.at}{many}: the clip has frames 0 to {self.frames - 1} "
                 f"(-{self.frames} to -1 from the end)"
             )
         span = slice(first, first + count)
         if self.known[span].any() or (self.region is not None and self.region[span].any()):
-            raise InputError(f"frames {first} to {first + count - 1} are given twice")
+            raise InputError(f"{_frames(first, count)} set twice; set each frame once")
         groups = [self.geometry.frames_of(k) for k in range(self.latent.t)]
         inside = [k for k, group in enumerate(groups) if first <= group[0] and group[-1] < first + count]
         touched = [k for k, group in enumerate(groups) if group[0] < first + count and first <= group[-1]]
@@ -128,15 +128,15 @@ class _Placer:
         if taken := [k for k in kept if (self.level[k] < FREE).any()]:
             group = groups[taken[0]]
             raise InputError(
-                f"frames {group[0]} to {group[-1]} are one group of the autoencoder, and two things are given in it"
+                f"frames {group[0]} to {group[-1]} are one group of the autoencoder, and set by two conditions"
             )
         rest = [f for f in range(first, first + count) if all(f not in groups[k] for k in kept)]
         if rest:
             notices.append(
-                f"of the frames given at {condition.at}, {len(rest)} share a group of the autoencoder with frames that "
-                "are not given: they are shown to it and may change"
+                f"{len(rest)} of the {count} frames at {condition.at} share a group of the autoencoder with frames "
+                "that are made: they guide the clip and may change"
             )
-        pictures, told = fitted(pixels, *self.size, self.fit, name="the given picture")
+        pictures, told = fitted(pixels, *self.size, self.fit, name="the picture")
         self.clip = self.clip.contiguous()
         self.clip[:, span] = pictures
         self.known[span] = True
@@ -148,15 +148,15 @@ class _Placer:
 
     def add_region(self, condition: Region) -> None:
         if self.region is not None:
-            raise InputError("two Regions are given; put them into one mask")
+            raise InputError("there are two Regions; put them into one mask")
         clip, fingerprint_of = self._whole(condition.clip, "the clip of a Region")
         made, told = read_mask(condition.mask, self.frames, *self.size, fps=float(self.settings.fps), fit=self.fit)
         self.notices += told
         free = self._per_latent(made)
         if free.all():
-            raise InputError("the mask leaves no whole token of the model to keep; give one with larger black parts")
+            raise InputError("the mask keeps no whole token of the model; make its black parts larger")
         if (self.level[~free] < FREE).any() or (~made)[self.known].any():
-            raise InputError("a Region keeps latents for which frames are given, too; make those white in its mask")
+            raise InputError("a Region and Frames keep the same latents; make them white in the mask of the Region")
         self.level[~free] = 0.0
         self.region = ~made
         self.clip = torch.where(self.known[None, :, None, None], self.clip, clip)
@@ -164,14 +164,12 @@ class _Placer:
 
     def add_edit(self, condition: Edit) -> None:
         if self.start is not None:
-            raise InputError("two Edits are given; a clip can start from one")
-        self.strength = _checked_strength("an edit's strength", condition.strength)
+            raise InputError("there are two Edits; a clip can start from one")
+        self.strength = _checked_strength("strength", condition.strength)
         steps = self.settings.num_inference_steps
         if edit_steps(steps, self.strength) < 1:
             least = math.ceil(1000 / steps) / 1000
-            raise InputError(
-                f"an edit's strength of {self.strength:g} leaves none of {steps} steps; {least:g} leaves one"
-            )
+            raise InputError(f"strength is {self.strength:g}, which leaves none of {steps} steps; {least:g} leaves one")
         self.start, fingerprint_of = self._whole(condition.clip, "the clip of an Edit")
         self.record.append({"edit": fingerprint_of, "strength": self.strength})
 
@@ -189,10 +187,10 @@ class _Placer:
         beside = self.spec.image_kind in ("concat", "concat_mask") and bool(self.known.any())
         if anything and (self.level == FREE).all() and not beside:
             raise InputError(
-                f"what is given fills no whole token of the model, of {self.geometry.patch.t} latent frames"
+                f"the frames fill no whole token of the model, which is {self.geometry.patch.t} latent frames long"
             )
         if anything and not (self.level == FREE).any():
-            raise InputError("everything is given and nothing is left to make")
+            raise InputError("every frame is kept, and nothing is left to make")
         self._check_model()
         return PlacedConditions(
             clip=self.clip if anything else None,
@@ -216,13 +214,15 @@ class _Placer:
         if not given:
             return
         if kind is None:
-            raise InputError("this model makes clips from text alone and takes no image or other given frames")
+            raise InputError("this model makes clips from text alone and takes no image and no other frames")
         if self.spec.keeps_any:
             return
         if kind in ("keep_first", "concat") and given != [0]:
-            raise InputError(f"this model takes one given frame, the first; frames {given[0]} to {given[-1]} are given")
+            raise InputError(
+                f"this model takes the first frame alone, not {_frames(given[0], given[-1] - given[0] + 1, be=False)}"
+            )
         if any(0 < one["strength"] < 1 for one in self.record if "frames" in one):
-            raise InputError("this model keeps given frames as they are; their strength must be 1")
+            raise InputError("strength must be 1: this model keeps frames as they are")
 
     def _whole(self, source: Any, name: str) -> tuple[Tensor, str]:
         """A clip as long as the one that is made."""
@@ -242,6 +242,13 @@ class _Placer:
         pt, ph, pw = self.geometry.patch
         tokens = reduce(free, "(t a) (h b) (w c) -> t h w", "max", a=pt, b=ph, c=pw)
         return repeat(tokens, "t h w -> (t a) (h b) (w c)", a=pt, b=ph, c=pw)
+
+
+def _frames(first: int, count: int, *, be: bool = True) -> str:
+    """Frames in a row, in words, and a verb if something comes behind them."""
+    if count == 1:
+        return f"frame {first}{' is' * be}"
+    return f"frames {first} to {first + count - 1}{' are' * be}"
 
 
 def _checked_strength(name: str, value: Any) -> float:

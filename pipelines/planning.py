@@ -183,7 +183,7 @@ def check_prompts(request: Request, inputs: Inputs, needs: TextNeeds) -> int:
         if (rows := len(inputs.negative_prompt_embeds)) not in (1, count):
             raise InputError(f"negative_prompt_embeds has {rows} prompts for {count}; pass 1 or as many")
     elif len(negatives) not in (0, 1, count):
-        raise InputError(f"{len(negatives)} negative prompts for {count} prompts; give one or as many")
+        raise InputError(f"there are {len(negatives)} negative prompts for {count} prompts; give one, or one for each")
     return count
 
 
@@ -201,7 +201,7 @@ def _conditions(request: Request, inputs: Inputs, spec: ModelSpec, settings: Set
         guidance_scale_2=request.guidance_scale_2,
     )
     if request.loop and conditions:
-        raise InputError("a loop has no beginning and no end: it takes no image and no other condition")
+        raise InputError("a loop has no beginning and no end: it takes no image and no other frames")
     check_fit(request.fit)
     if not conditions:
         return None

@@ -11,6 +11,7 @@ from typing import Any
 from videodit.errors import InputError
 from videodit.pipelines.request import Request
 from videodit.pipelines.spec import ModelSpec
+from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.windows import latent_window
 from videodit.shapes import Size3D, VideoGeometry
 
@@ -104,6 +105,8 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
     )
     rate = _or(request.fps, d.fps)
     frames = _asked_frames(request, spec, rate)
+    if frames is None:
+        frames = _own_frames(request, spec, geometry, float(rate), notices)
     count = _whole(
         "num_inference_steps", _or(steps, _or(request.num_inference_steps, d.num_inference_steps)), 1, MAX_STEPS
     )
@@ -111,25 +114,28 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
     _check_scale("guidance_scale", scale)
 
     size = geometry.snap_size(*asked)
-    if size != asked:
+    if size != asked and request.height is None and request.width is None:
+        notices.append(f"the clip is {size[1]}x{size[0]}: the nearest to the model's own {d.width}x{d.height}")
+    elif size != asked:
         mh, mw = geometry.size_multiple
-        notices.append(
-            f"size {asked[1]}x{asked[0]} becomes {size[1]}x{size[0]}: sides must be multiples of {mw} and {mh}"
-        )
+        notices.append(f"size {asked[1]}x{asked[0]} becomes {size[1]}x{size[0]}: sides must be {_multiples(mw, mh)}")
     legal = geometry.snap_frames(frames)
     if legal != frames:
-        notices.append(f"{frames} frames become {legal}: the count must be {geometry.frame_rule}")
+        notices.append(
+            f"{_frames(frames)} become{'s' * (frames == 1)} {legal}: the count must be {geometry.frame_rule}"
+        )
     latent = geometry.latent_size(legal, *size)
     tokens = _tokens(spec, geometry, latent, legal, size)
     windows = _windows(spec, legal, size, request, notices)
-    if (*size, legal) != (d.height, d.width, d.num_frames) and (windows is None or size != (d.height, d.width)):
+    own_length = windows is not None or legal == d.num_frames or not _says_length(request)
+    if size != (d.height, d.width) or not own_length:
         notices.append(
-            f"the model is at its best at {d.width}x{d.height}, {d.num_frames} frames; "
-            f"{size[1]}x{size[0]}, {legal} frames may look worse"
+            f"the model is at its best at {d.width}x{d.height}, {_frames(d.num_frames)}; "
+            f"{size[1]}x{size[0]}, {_frames(legal)} may look worse"
         )
     seconds = request.seconds
     if seconds is not None and not math.isclose(seconds, legal / float(rate)):
-        notices.append(f"{seconds:g} s becomes {legal / float(rate):.4g} s, {legal} whole frames")
+        notices.append(f"{seconds:g} s becomes {legal / float(rate):.4g} s, {_frames(legal)}")
     return Settings(
         height=size[0],
         width=size[1],
@@ -150,19 +156,62 @@ def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def _asked_frames(request: Request, spec: ModelSpec, rate: Any) -> int:
-    """Frames that were asked for, by their number or by seconds."""
+def _multiples(width: int, height: int) -> str:
+    """What sides must be, in words."""
+    if width == height:
+        return f"multiples of {width}"
+    return f"multiples of {width} (width) and {height} (height)"
+
+
+def _frames(count: int) -> str:
+    return f"{count} frame{'' if count == 1 else 's'}"
+
+
+def _says_length(request: Request) -> bool:
+    """Whether a request says how long the clip is to be; else the model does, or the storyboard."""
+    return request.num_frames is not None or request.seconds is not None
+
+
+def _asked_frames(request: Request, spec: ModelSpec, rate: Any) -> int | None:
+    """Frames that were asked for, by their number or by seconds; ``None`` where nothing says it."""
     from videodit.media import frame_rate
 
     seconds, most = request.seconds, 1 if spec.images else None
     frame_rate(rate)
     if seconds is None:
-        return _whole("num_frames", _or(request.num_frames, spec.defaults.num_frames), 1, most)
-    if request.num_frames is not None:
-        raise InputError(f"give seconds ({seconds}) or frames ({request.num_frames}), not both")
+        return None if request.num_frames is None else _whole("num_frames", request.num_frames, 1, most)
     if not isinstance(seconds, Real) or isinstance(seconds, bool) or not 0 < seconds <= MAX_SECONDS:  # type: ignore[operator]
         raise InputError(f"seconds is {seconds}; it must be above 0 and at most {MAX_SECONDS}")
+    if request.num_frames is not None:
+        raise InputError(f"give seconds ({float(seconds):g}) or num_frames ({request.num_frames}), not both")
     return _whole("num_frames", max(1, round(float(seconds) * float(rate))), 1, most)
+
+
+def _own_frames(request: Request, spec: ModelSpec, geometry: VideoGeometry, rate: float, notices: list[str]) -> int:
+    """A legal length for a request that says none: the model's own, or what a storyboard needs; announced.
+
+    The last scene of a storyboard lasts at least as long as the one before it.
+    """
+    own, board = spec.defaults.num_frames, request.prompt
+    if isinstance(board, Storyboard) and not spec.images and spec.learned_grid is None:
+        seconds = board.seconds
+        if seconds > MAX_SECONDS:
+            raise InputError(f"the storyboard lasts {seconds:g} seconds; at most {MAX_SECONDS} are made")
+        needed = math.ceil(seconds * rate - 1e-6)
+        if needed > own:
+            legal = geometry.snap_frames(needed)
+            if legal < needed:
+                legal = geometry.snap_frames(needed + geometry.vae_stride.t * geometry.patch.t)
+            notices.append(
+                f"the storyboard makes the clip {legal / rate:.4g} s long, {legal} frames: "
+                "its last scene lasts as long as the one before it"
+            )
+            return legal
+    legal = geometry.snap_frames(own)
+    if legal != own:
+        what = "loop" if request.loop else "clip"
+        notices.append(f"the {what} has {_frames(legal)}: the nearest to the model's own {own} that a {what} can have")
+    return legal
 
 
 def _tokens(spec: ModelSpec, geometry: VideoGeometry, latent: Size3D, frames: int, size: tuple[int, int]) -> int:
@@ -177,7 +226,7 @@ def _tokens(spec: ModelSpec, geometry: VideoGeometry, latent: Size3D, frames: in
         )
     if grid.numel > MAX_TOKENS:
         raise InputError(
-            f"{frames} frames of {size[1]}x{size[0]} are {grid.numel} tokens; the limit is {MAX_TOKENS}: "
+            f"{_frames(frames)} of {size[1]}x{size[0]} are {grid.numel} tokens; the limit is {MAX_TOKENS}: "
             "ask for fewer frames or a smaller size"
         )
     return grid.numel
@@ -189,7 +238,7 @@ def _windows(
     """Latent frames of a window and of an overlap, announced; ``None`` where the clip is no longer than one."""
     window, overlap = request.window, request.overlap
     if window is None and overlap is not None and spec.window is None:
-        raise InputError(f"overlap is {overlap}, but this model makes clips at once; give window, too")
+        raise InputError(f"overlap is {overlap}, but this model makes a clip at once; set window, too")
     at_once = spec.window if window is None else _whole("window", window, 1, None)
     if at_once is None or frames <= at_once:
         return None
@@ -231,7 +280,9 @@ def check_conditions(
     if negative_prompt and not spec.text.guided:
         raise InputError(f"this model has its guidance built in and takes no negative_prompt, got {negative_prompt!r}")
     if guidance_scale_2 is not None and spec.experts < 2:
-        raise InputError(f"this model has one transformer and takes no guidance_scale_2, got {guidance_scale_2!r}")
+        raise InputError(
+            f"this model has one transformer: guidance_scale_2 is for models with two, got {guidance_scale_2!r}"
+        )
     if guidance_scale_2 is not None:
         _check_scale("guidance_scale_2", guidance_scale_2)
 

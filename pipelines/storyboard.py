@@ -87,6 +87,14 @@ class Storyboard:
         """Of the scenes, in order."""
         return [prompt for _, prompt in self.scenes]
 
+    @property
+    def seconds(self) -> float:
+        """How long it lasts: the last scene takes as long as the one before it; 0 if there is one scene alone."""
+        if len(self.scenes) < 2:
+            return 0.0
+        (before, _), (last, _) = self.scenes[-2:]
+        return last + (last - before)
+
     def check(self, seconds: float) -> None:
         """See that every scene begins within a clip.
 
@@ -94,7 +102,9 @@ class Storyboard:
             InputError: one does not.
         """
         if self.scenes[-1][0] >= seconds:
-            raise InputError(f"a scene begins at {self.scenes[-1][0]:g} seconds, but the clip has {seconds:.4g}")
+            raise InputError(
+                f"a scene begins at {self.scenes[-1][0]:g} seconds, but the clip lasts {seconds:.4g} seconds"
+            )
 
     def weights(self, geometry: VideoGeometry, latent_frames: int, fps: float) -> Tensor:
         """How much each scene counts in each latent frame, ``[scenes, T]``; sums over scenes are 1."""

@@ -253,7 +253,7 @@ def test_a_schedule_is_found_used_and_told_in_the_recipe(tiny_model, tmp_path, c
     assert main(["remake", str(clip), "-m", str(model), "-o", str(tmp_path / "b.mp4")]) == 0
     assert np.array_equal(read_video(clip).frames, read_video(tmp_path / "b.mp4").frames)
 
-    assert main([*words[:-6], "--steps", "6", "--accelerate", "fast", "-o", str(clip)]) == 2
+    assert main([*words[:-6], "--steps", "6", "--accelerate", "fast", "-o", str(tmp_path / "c.mp4")]) == 2
     told = "is for 5 steps of FlowMatchEulerDiscreteScheduler, not 6 steps of FlowMatchEulerDiscreteScheduler"
     error = capsys.readouterr().err
     assert told in error

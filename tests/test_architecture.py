@@ -19,6 +19,7 @@ FORBIDDEN = {
     "videodit.datasets": {"videodit.pipelines", "videodit.training", "videodit.cli"},
     "videodit.training": {"videodit.cli"},
     "videodit.cli": set(),
+    "videodit.__main__": set(),  # `python -m videodit` is the command
 }
 # They print, or load shared libraries, when imported: only functions that need them import them.
 HEAVY = {"decord", "peft", "torchao", "xformers"}

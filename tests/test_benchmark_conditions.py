@@ -367,7 +367,7 @@ def test_memory_is_that_of_a_clip_which_nobody_keeps(tiny_model: Path) -> None:
         (["--page", "nowhere.md"], "nowhere.md"),
         (["--window", "17", "--overlap", "6"], "overlap must be a multiple of 4 frames, got 6"),
         (["--window", "17", "--overlap", "16"], "can share 4 to 12 of them"),
-        (["--steps", "3"], "an edit's strength of 0.3 leaves none of 3 steps"),
+        (["--steps", "3"], "strength is 0.3, which leaves none of 3 steps"),
         (["--probe", "nowhere"], "no probe in nowhere"),
         (["-m", "nosuch"], "nosuch"),
     ],

@@ -5,6 +5,7 @@ A fake model stands in for the real one, so that every path of the commands runs
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from videodit import hardware, pipelines
 from videodit.cli import common, doctor, jobs, progress
+from videodit.cli.flags import ClipFlags
 from videodit.cli.main import app, main
 from videodit.errors import InputError
 from videodit.media import probe, read_recipe, read_video, write_video
@@ -35,7 +37,7 @@ from videodit.pipelines.request import Request
 from videodit.pipelines.spec import Defaults, ModelFolder, ModelSpec
 from videodit.shapes import Size3D, VideoGeometry
 
-RUN = [sys.executable, "-c", "import sys; from videodit.cli.main import main; sys.exit(main())"]
+RUN = [sys.executable, "-m", "videodit"]
 VERSIONS = {"videodit": "0.1.0", "torch": "2"}
 
 
@@ -201,11 +203,28 @@ def test_help_and_version_succeed(capsys: pytest.CaptureFixture[str], arguments:
 
 
 def test_commands_stay_below_30_flags() -> None:
+    """17 are the group that all commands share which make a clip; a command should need few of its own beside it."""
     import inspect
 
     for command in app.registered_commands:
         assert command.callback is not None
         assert len(inspect.signature(command.callback).parameters) < 30
+
+
+def test_commands_that_make_clips_take_the_same_flags() -> None:
+    import inspect
+
+    shared = {one.name for one in dataclasses.fields(ClipFlags)}
+    assert {"lora", "accelerate", "negative", "fps", "profile", "limit", "overwrite"} <= shared
+    callbacks = {command.callback.__name__: command.callback for command in app.registered_commands if command.callback}
+    for name in ("generate", "edit", "extend", "connect"):
+        assert shared <= inspect.signature(callbacks[name]).parameters.keys(), name
+
+
+@pytest.mark.parametrize("command", ["generate", "remake", "doctor"])
+def test_help_shows_no_type_beside_a_switch(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main([command, "--help"]) == 0
+    assert "bool" not in capsys.readouterr().out.lower()
 
 
 def test_exit_codes_and_the_line_on_stderr_of_a_real_process() -> None:
@@ -260,11 +279,59 @@ def test_a_seed_is_drawn_printed_and_part_of_the_name(capsys: pytest.CaptureFixt
     assert sorted(os.listdir()) == sorted(f"a-red-ball-bouncing-{seed}.mp4" for seed in seeds)
 
 
-def test_an_existing_file_is_overwritten_aloud(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_file_is_overwritten_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
     Path("clip.mp4").write_text("old")
-    assert main(["generate", "a ball", "-o", "clip.mp4"]) == 0
+    line = fails(capsys, "generate", "a ball", "-o", "clip.mp4")
+    assert "'clip.mp4' exists; choose another name with -o, or replace it with --overwrite" in line
+    assert "--overwrite" in fails(capsys, "generate", "a ball", "-o", "clip.mp4", "--dry-run")
+    assert Path("clip.mp4").read_text() == "old"
+    assert main(["generate", "a ball", "-o", "clip.mp4", "--overwrite"]) == 0
     assert "note: 'clip.mp4' exists and will be overwritten" in capsys.readouterr().err
     assert probe("clip.mp4").num_frames == 5
+
+
+def test_a_link_to_nothing_is_not_overwritten_either(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("clip.mp4").symlink_to("gone.mp4")
+    assert "'clip.mp4' exists" in fails(capsys, "generate", "a ball", "-o", "clip.mp4")
+
+
+def test_a_clip_that_another_process_finished_meanwhile_stays(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = jobs._load
+
+    def finish_the_other(job: jobs.Job) -> Any:
+        Path("clip.mp4").write_text("another's")
+        return load(job)
+
+    monkeypatch.setattr(jobs, "_load", finish_the_other)
+    assert main(["generate", "a ball", "-o", "clip.mp4"]) == 2
+    assert "'clip.mp4' exists" in capsys.readouterr().err
+    assert Path("clip.mp4").read_text() == "another's"
+
+
+def test_names_that_nobody_chose_are_numbered() -> None:
+    for _ in range(3):
+        assert main(["generate", "a ball", "--seed", "3"]) == 0
+    assert sorted(os.listdir()) == ["a-ball-3-2.mp4", "a-ball-3-3.mp4", "a-ball-3.mp4"]
+    assert main(["generate", "a ball", "--seed", "3", "--overwrite"]) == 0
+    assert len(os.listdir()) == 3
+    for _ in range(2):
+        assert main(["remake", "a-ball-3.mp4"]) == 0
+    assert {"a-ball-3-remake-3.mp4", "a-ball-3-remake-3-2.mp4"} < set(os.listdir())
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_remake_does_not_replace_the_clip_that_it_reads(
+    capsys: pytest.CaptureFixture[str], overwrite: tuple[str, ...]
+) -> None:
+    assert main(["generate", "a ball", "-o", "clip.mp4"]) == 0
+    Path("link.mp4").symlink_to("clip.mp4")
+    FakePipeline.loaded = 0
+    capsys.readouterr()
+    for name in ("clip.mp4", "link.mp4", "../" + Path.cwd().name + "/clip.mp4"):
+        line = fails(capsys, "remake", "clip.mp4", "-o", name, *overwrite)
+        assert "is the same file as the input 'clip.mp4'; choose another name with -o" in line
 
 
 def test_a_folder_as_output_gets_the_default_name() -> None:
@@ -280,7 +347,7 @@ def test_unknown_words_and_adjusted_lengths_are_announced(capsys: pytest.Capture
     assert notes.count("does not know: dragon") == 1  # of both texts, said once
     assert "note: mini does not know: dragon" in notes
     assert "note: 8 frames become 9" in notes
-    assert "note: 1 s becomes 1.125 s, 9 whole frames" in notes
+    assert "note: 1 s becomes 1.125 s, 9 frames" in notes
 
 
 def test_the_asked_rate_is_in_the_file_and_in_the_recipe() -> None:
@@ -335,34 +402,74 @@ def test_ctrl_c_exits_130_and_leaves_no_half_file(
 
     Path("clip.mp4").write_text("old")
     monkeypatch.setattr(FakePipeline, "on_step", staticmethod(interrupt))
-    assert main(["generate", "a ball", "-o", "clip.mp4"]) == 130
+    assert main(["generate", "a ball", "-o", "clip.mp4", "--overwrite"]) == 130
     assert os.listdir() == ["clip.mp4"]
     assert Path("clip.mp4").read_text() == "old"
-    assert "Traceback" not in capsys.readouterr().err
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == "stopped: nothing of 'clip.mp4' is kept"
+
+
+def test_ctrl_c_says_which_clips_of_a_prompts_file_are_finished(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(step: int) -> None:
+        if FakePipeline.ran.prompt == "a cube":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakePipeline, "on_step", staticmethod(interrupt))
+    file = write_lines(Path("p.jsonl"), {"prompt": "a ball"}, {"prompt": "a cube"}, {"prompt": "a cone"})
+    assert main(["generate", "--prompts", file, "--seed", "1"]) == 130
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == "stopped: 1 of 3 clips are finished and kept; nothing of 'a-cube-2.mp4' is kept"
+    assert sorted(os.listdir()) == ["a-ball-1.mp4", "p.jsonl"]
+
+
+def test_ctrl_c_before_the_work_begins_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ModelFolder, "find", staticmethod(interrupt))
+    assert main(["generate", "a ball"]) == 130
+    assert capsys.readouterr().err == "stopped: nothing was made\n"
+    monkeypatch.setattr(doctor, "_versions", interrupt)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--frames", "0"], ["0", "at least 1"]),
-        (["--frames", "-4"], ["-4", "at least 1"]),
-        (["--seconds", "0"], ["seconds is 0", "above 0"]),
-        (["--seconds", "nan"], ["seconds is nan", "above 0"]),
-        (["--seconds", "inf"], ["seconds is inf"]),
-        (["--seconds", "1e308"], ["seconds is 1e+308", "at most 86400"]),
-        (["--seconds", "1", "--frames", "9"], ["1.0", "9", "not both"]),
-        (["--size", "0x16"], ["width must be 1 to 8192, got 0"]),
-        (["--size", "16x99999"], ["height must be 1 to 8192, got 99999"]),
-        (["--size", "big"], ["'big'", "WIDTHxHEIGHT"]),
-        (["--size", "-1x5"], ["'-1x5'", "WIDTHxHEIGHT"]),
+        (["--frames", "0"], ["--frames must be at least 1, got 0"]),
+        (["--frames", "-4"], ["--frames must be at least 1, got -4"]),
+        (["--seconds", "0"], ["--seconds is 0", "above 0"]),
+        (["--seconds", "nan"], ["--seconds is nan", "above 0"]),
+        (["--seconds", "inf"], ["--seconds is inf"]),
+        (["--seconds", "1e308"], ["--seconds is 1e+308", "at most 86400"]),
+        (["--seconds", "1", "--frames", "9"], ["give --seconds (1) or --frames (9), not both"]),
+        (["--size", "0x16"], ["the width of --size must be 1 to 8192, got 0"]),
+        (["--size", "16x99999"], ["the height of --size must be 1 to 8192, got 99999"]),
+        (["--size", "big"], ["--size is 'big'", "WIDTHxHEIGHT"]),
+        (["--size", "-1x5"], ["--size is '-1x5'", "WIDTHxHEIGHT"]),
+        (["--fps", "0"], ["--fps is 0.0; it must be"]),
+        (["--fit", "squash"], ["--fit must be", "'squash'"]),
         (["--cfg", "nan"], ["--cfg must be a number from 0 to 100, got nan"]),
+        (["--cfg", "abc"], ["--cfg is 'abc'; it must be a number such as 6"]),
+        (["--cfg", "3,"], ["--cfg is '3,'"]),
+        (["--cfg", "3,500"], ["the second --cfg must be a number from 0 to 100, got 500"]),
+        (["--lora", "x.safetensors:much"], ["--lora", "'much'"]),
+        (["--device", "toaster"], ["--device", "'toaster'"]),
+        (["--dtype", "int3"], ["--dtype", "'int3'"]),
+        (["--accelerate", "warp"], ["--accelerate", "'warp'"]),
         (["--steps", "-1"], ["--steps must be 1 to 1000, got -1"]),
-        (["--seed", "-1"], ["-1", "0 to"]),
-        (["--seed", str(2**70)], [str(2**70), "0 to"]),
+        (["--seed", "-1"], ["--seed must be 0 to", "got -1"]),
+        (["--seed", str(2**70)], ["--seed must be 0 to", str(2**70)]),
         (["-m", "mimi"], ["'mimi'", "mini"]),
         (["-o", "clip.gif"], ["'clip.gif'", ".mp4"]),
         (["-o", "none/clip.mp4"], ["'none/clip.mp4'", "no folder"]),
-        (["--prompts", "x.jsonl"], ["prompt", "--prompts"]),
+        (["--prompts", "x.jsonl"], ["a prompt and --prompts exclude each other; use one of them"]),
+        (["--storyboard", "x.txt"], ["a prompt and --storyboard exclude each other"]),
     ],
 )
 def test_bad_values_are_named(capsys: pytest.CaptureFixture[str], flags: list[str], words: list[str]) -> None:
@@ -405,6 +512,34 @@ def test_a_prompts_file_makes_a_clip_a_line_with_one_model(capsys: pytest.Captur
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_seeds_of_a_prompts_file_count_up() -> None:
+    """From the flag's, by the lines that hold a prompt; a line's own seed is its own."""
+    file = write_lines(
+        Path("p.jsonl"), {"prompt": "a"}, "", {"prompt": "b", "seed": 9}, {"prompt": "c"}, {"prompt": "c", "seed": 6}
+    )
+    assert main(["generate", "--prompts", file, "--seed", "4", "--steps", "1"]) == 0
+    assert sorted(os.listdir()) == ["a-4.mp4", "b-9.mp4", "c-6-2.mp4", "c-6.mp4", "p.jsonl"]
+
+
+def test_a_value_of_a_prompts_file_is_called_as_it_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    """By its key where the line says it, and by the flag where the command does."""
+    file = write_lines(Path("p.jsonl"), {"prompt": "x", "size": "0x16", "cfg": 3})
+    assert "p.jsonl, line 1: the width of size must be" in fails(capsys, "generate", "--prompts", file)
+    file = write_lines(Path("p.jsonl"), {"prompt": "x", "cfg": 300})
+    assert "p.jsonl, line 1: cfg must be a number from 0 to 100" in fails(capsys, "generate", "--prompts", file)
+    file = write_lines(Path("p.jsonl"), {"prompt": "x"})
+    line = fails(capsys, "generate", "--prompts", file, "--steps", "0")
+    assert "p.jsonl, line 1: --steps must be 1 to 1000, got 0" in line
+
+
+def test_a_prompts_file_replaces_nothing_that_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("old.mp4").write_text("old")
+    file = write_lines(Path("p.jsonl"), {"prompt": "x", "output": "old.mp4"})
+    line = fails(capsys, "generate", "--prompts", file)
+    assert "p.jsonl, line 1: 'old.mp4' exists" in line
+    assert "--overwrite" in line
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -420,7 +555,7 @@ def test_a_prompts_file_makes_a_clip_a_line_with_one_model(capsys: pytest.Captur
         ({"prompt": "x", "frames": -1}, ["-1", "at least 1"]),
         ('{"prompt": "x", "cfg": NaN}', ["cfg is nan", "a number"]),
         ({"prompt": "x", "cfg": 10**400}, ["cfg is 1000", "a number"]),
-        ({"prompt": "x", "size": "0x0"}, ["height must be 1 to 8192, got 0"]),
+        ({"prompt": "x", "size": "0x0"}, ["line 3: the height of size must be 1 to 8192, got 0"]),
         ({"prompt": "x", "seed": -5}, ["-5", "0 to"]),
         ({"prompt": "x", "output": "../x.mp4"}, ["'../x.mp4'", "plain file name"]),
         ({"prompt": "x", "output": "/tmp/x.mp4"}, ["'/tmp/x.mp4'", "plain file name"]),
@@ -538,7 +673,12 @@ def test_remake_needs_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
         ({"prompt": "x", "model": "mini", "seed": "7"}, ["seed = '7'", "int"]),
         ({"prompt": ["x"], "model": "mini", "seed": 7}, ["prompt = ['x']", "seconds and a text"]),
         ({"prompt": "x", "model": "mimi", "seed": 7}, ["'mimi'"]),
-        ({"prompt": "x", "model": "mini", "seed": 7, "steps": -1}, ["-1"]),
+        ({"prompt": "x", "model": "mini", "seed": 7, "steps": -1}, ["steps of the recipe in 'clip.mp4' must be", "-1"]),
+        (
+            {"prompt": "x", "model": "mini", "seed": 7, "guidance": 500},
+            ["guidance of the recipe in 'clip.mp4' must be", "500"],
+        ),
+        ({"prompt": "x", "model": "mini", "seed": 7, "width": 0}, ["width of the recipe in 'clip.mp4' must be"]),
     ],
 )
 def test_a_recipe_is_checked_like_any_input(

@@ -210,7 +210,7 @@ def test_a_home_that_cannot_be_written_to_costs_the_memory_alone(
     (tmp_path / "a.txt").write_text("x")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a.txt"))
     assert main(["data", "scan", str(tmp_path)]) == 0
-    assert "note: what is found is not kept for the next time: " in capsys.readouterr().err
+    assert "note: results cannot be kept for the next scan: " in capsys.readouterr().err
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,14 +226,14 @@ def test_nothing_usable_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--drop", "static,foo"], "drop names 'foo'"),
-        (["--frames", "1,x"], "frames is '1,x'"),
+        (["--drop", "static,foo"], "--drop names 'foo'"),
+        (["--frames", "1,x"], "--frames is '1,x'"),
         (["--frames", "8"], "the nearest are 5 and 9"),
-        (["--reader", "vlc"], "reader is 'vlc'"),
-        (["--windows", "some"], "windows is 'some'"),
+        (["--reader", "vlc"], "--reader is 'vlc'"),
+        (["--windows", "some"], "--windows is 'some'"),
         (["--timeout", "0"], "timeout is 0"),
         (["--workers", "0"], "workers is 0"),
-        (["--report", "nowhere/report.jsonl"], "report is 'nowhere/report.jsonl'"),
+        (["--report", "nowhere/report.jsonl"], "--report is 'nowhere/report.jsonl'"),
         (["-m", "minni"], "did you mean 'mini'"),
     ],
 )

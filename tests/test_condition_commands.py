@@ -21,7 +21,7 @@ from videodit import VideoDiTPipeline
 from videodit.cli.main import main
 from videodit.media import read_recipe, read_video, write_video
 
-RUN = [sys.executable, "-c", "import sys; from videodit.cli.main import main; sys.exit(main())"]
+RUN = [sys.executable, "-m", "videodit"]
 QUICK = ("--steps", "2", "--seed", "3", "--device", "cpu", "--dtype", "float32")
 PROMPT = "a red ball"
 
@@ -74,7 +74,7 @@ def run(model: Path, *arguments: str) -> None:
 
 def test_edit_makes_a_clip_of_the_same_length(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tiny_model, "edit", written("in.mp4", 19), PROMPT, "--strength", "0.5")
-    assert "the last 2 of 19 frames are left out: 4k+1 are made" in capsys.readouterr().err
+    assert "the last 2 frames of in.mp4 are left out: the model makes 4k+1 frames" in capsys.readouterr().err
     found = frames_of("in-edit-3.mp4")
     assert found.shape == (17, 32, 32, 3)
     recipe = read_recipe("in-edit-3.mp4")
@@ -134,15 +134,15 @@ def test_a_clip_of_another_rate_is_resampled_aloud(tiny_model: Path, capsys: pyt
     run(tiny_model, "extend", written("in.mp4", 8, fps=8), PROMPT, "--seconds", "0.5", "-o", "out.mp4")
     told = capsys.readouterr().err
     assert "in.mp4: it has 8 fps: 8 frames become 16 at 16 fps" in told
-    assert "the last 3 of 16 frames are left out" in told
+    assert "the last 3 frames of in.mp4 are left out" in told
     assert len(frames_of("out.mp4")) == 13 + 8
 
 
 def test_connect_holds_all_three(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tiny_model, "connect", written("a.mp4", 10), written("b.mp4", 9), PROMPT, "--seconds", "0.5")
     told = capsys.readouterr().err
-    assert "the last 1 frames of a.mp4 are left out" in told
-    assert "the last 1 frames of b.mp4 are left out" in told
+    assert "the last frame of a.mp4 is left out" in told
+    assert "the last frame of b.mp4 is left out" in told
     assert len(frames_of("a-to-b-3.mp4")) == 9 + 8 + 8
     first, last = read_recipe("a-to-b-3.mp4")["conditions"]  # type: ignore[index]
     assert [(one["at"], one["count"]) for one in (first, last)] == [(0, 9), (17, 8)]
@@ -164,6 +164,107 @@ def test_a_loop_has_whole_groups(tiny_model: Path) -> None:
     assert read_recipe("out.mp4")["loop"] is True  # type: ignore[index]
 
 
+def test_a_loop_takes_a_length_that_it_can_have(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody asked for frames: the command chooses, and says what it has chosen without a warning."""
+    assert main(["generate", PROMPT, "--loop", "--model", str(tiny_model), "--dry-run"]) == 0
+    captured = capsys.readouterr()
+    assert re.search("frames +16 at 16 fps, a loop", captured.out)
+    assert "the loop has 16 frames: the nearest to the model's own 17 that a loop can have" in captured.err
+    assert "worse" not in captured.err
+    assert "become" not in captured.err
+    assert main(["generate", PROMPT, "--loop", "--frames", "17", "--model", str(tiny_model), "--dry-run"]) == 0
+    assert "17 frames become 16: the count must be 4k" in capsys.readouterr().err
+
+
+def test_a_storyboard_says_how_long_the_clip_is(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last scene lasts as long as the one before it, rounded up to what the model can make."""
+    Path("s.txt").write_text("0, a red ball\n2, a blue cone\n")
+    command = ["generate", "--storyboard", "s.txt", "--model", str(tiny_model), "--dry-run"]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert re.search("frames +65 at 16 fps", captured.out)
+    assert "the storyboard makes the clip 4.062 s long, 65 frames: its last scene lasts as long as" in captured.err
+    assert "worse" not in captured.err
+    assert main([*command, "--seconds", "3"]) == 0
+    assert re.search("frames +49 at 16 fps", capsys.readouterr().out)
+    Path("s.txt").write_text("0, a red ball\n3.09, a blue cone\n3.1, a ring\n")  # 49.8 frames, nearest to 49
+    assert main(command) == 0
+    assert re.search("frames +53 at 16 fps", capsys.readouterr().out)
+
+
+# ---- nothing is replaced unasked ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("edit", "in.mp4", PROMPT),
+        ("edit", "link.mp4", PROMPT),
+        ("edit", "a.mp4", PROMPT, "--mask", "in.mp4"),
+        ("extend", "in.mp4", PROMPT),
+        ("connect", "in.mp4", "a.mp4", PROMPT),
+        ("connect", "a.mp4", "in.mp4", PROMPT),
+        ("generate", PROMPT, "--image", "in.mp4"),
+        ("generate", PROMPT, "--last-image", "in.mp4"),
+        ("generate", PROMPT, "--keyframe", "in.mp4@0"),
+        ("generate", "--storyboard", "in.mp4"),
+    ],
+)
+@pytest.mark.parametrize("output", ["in.mp4", "link.mp4", "hard.mp4", "./in.mp4"])
+def test_no_clip_replaces_what_it_is_made_from(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], output: str
+) -> None:
+    """Under whatever name, and with --overwrite, too."""
+    if "--storyboard" in arguments:
+        Path("in.mp4").write_text("0, a ball\n")
+    elif "--image" in arguments or "--last-image" in arguments:
+        picture("in.png")
+        Path("in.png").rename("in.mp4")
+    else:
+        written("in.mp4", 17)
+        written("a.mp4", 17)
+    before = Path("in.mp4").read_bytes()
+    Path("link.mp4").symlink_to("in.mp4")
+    Path("hard.mp4").hardlink_to("in.mp4")
+    assert main([*arguments, "--model", str(tiny_model), "-o", output, "--overwrite"]) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert f"--output {str(Path(output))!r} is the same file as the input" in line
+    assert Path("in.mp4").read_bytes() == before
+
+
+@pytest.mark.parametrize("arguments", [("edit", "in.mp4", PROMPT), ("extend", "in.mp4", PROMPT, "--seconds", "0.25")])
+def test_other_clips_are_replaced_when_that_is_asked_for(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    written("in.mp4", 5)
+    Path("out.mp4").write_text("old")
+    command = [*arguments, "--model", str(tiny_model), *QUICK]
+    assert main([*command, "-o", "out.mp4"]) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == "error: 'out.mp4' exists; choose another name with -o, or replace it with --overwrite"
+    assert Path("out.mp4").read_text() == "old"
+    assert main([*command, "-o", "out.mp4", "--overwrite"]) == 0
+    assert len(frames_of("out.mp4")) >= 5
+    Path("clips").mkdir()
+    for _ in range(2):
+        assert main([*command, "-o", "clips"]) == 0
+    kind = "edit" if arguments[0] == "edit" else "after"
+    assert sorted(os.listdir("clips")) == [f"in-{kind}-3-2.mp4", f"in-{kind}-3.mp4"]
+
+
+def test_clips_are_read_and_written_at_the_rate_that_is_asked_for(tiny_model: Path) -> None:
+    run(tiny_model, "edit", written("in.mp4", 18), PROMPT, "--fps", "8", "-o", "out.mp4")
+    assert read_recipe("out.mp4")["fps"] == 8  # type: ignore[index]
+    assert len(frames_of("out.mp4")) == 9
+    run(tiny_model, "extend", "in.mp4", PROMPT, "--fps", "8", "--seconds", "1", "-o", "longer.mp4")
+    assert len(frames_of("longer.mp4")) == 9 + 8
+
+
+def test_edits_tell_where_the_time_went(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tiny_model, "edit", written("in.mp4", 5), PROMPT, "--profile", "--accelerate", "lossless", "-o", "out.mp4")
+    assert re.search(r"steps +[\d.]+ s: 1 steps?,", capsys.readouterr().out)
+
+
 def test_a_storyboard_names_the_clip(tiny_model: Path) -> None:
     Path("s.txt").write_text("0, a red ball\n0.5, a blue cone\n")
     run(tiny_model, "generate", "--storyboard", "s.txt")
@@ -176,15 +277,15 @@ def test_a_storyboard_names_the_clip(tiny_model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "rows"),
     [
-        (("edit", "in.mp4", PROMPT), ["frames +17 at 16 fps", "given +a clip to start from, strength 0.6"]),
+        (("edit", "in.mp4", PROMPT), ["frames +17 at 16 fps", "keeps +as much of the clip as strength 0.6 leaves"]),
         (
             ("edit", "in.mp4", PROMPT, "--outpaint", "64x64"),
-            ["size +64x64", "given +a clip, what is black in the mask"],
+            ["size +64x64", "keeps +the clip where the mask is black"],
         ),
-        (("extend", "in.mp4", PROMPT), ["frames +49 at", "given +frames 0 to 16, strength 1"]),
-        (("extend", "in.mp4", PROMPT, "--backward"), ["frames +49 at", "given +frames 33 to 48, strength 1"]),
+        (("extend", "in.mp4", PROMPT), ["frames +49 at", "keeps +frames 0 to 16, strength 1"]),
+        (("extend", "in.mp4", PROMPT, "--backward"), ["frames +49 at", "keeps +frames 33 to 48, strength 1"]),
         (("connect", "in.mp4", "in.mp4", PROMPT), ["frames +49 at", "frames 0 to 16", "frames 33 to 48"]),
-        (("generate", PROMPT, "--keyframe", "a.png@8"), ["given +frame 8, strength 1"]),
+        (("generate", PROMPT, "--keyframe", "a.png@8"), ["keeps +frame 8, strength 1"]),
         (("generate", PROMPT, "--loop", "--frames", "16"), ["frames +16 at 16 fps, a loop"]),
         (("generate", "--storyboard", "s.txt"), ["prompt +from 0 s: a ball", "prompt +from 0.5 s: a cone"]),
     ],
@@ -213,30 +314,46 @@ def test_dry_runs_say_what_is_given_and_make_nothing(
     [
         (("edit", "none.mp4", PROMPT), "cannot read 'none.mp4'"),
         (("edit", "text.mp4", PROMPT), "text.mp4"),
-        (("edit", "in.mp4", PROMPT, "--strength", "1.5"), "strength must be above 0 and at most 1, got 1.5"),
-        (("edit", "in.mp4", PROMPT, "--strength", "0.01", "--steps", "2"), "leaves none of 2 steps"),
+        (("edit", "in.mp4", PROMPT, "--strength", "1.5"), "--strength must be above 0 and at most 1, got 1.5"),
+        (
+            ("edit", "in.mp4", PROMPT, "--strength", "0.01", "--steps", "2"),
+            "--strength is 0.01, which leaves none of 2 steps; 0.5 leaves one",
+        ),
         (("edit", "in.mp4", PROMPT, "--mask", "none.png"), "cannot read the image 'none.png'"),
-        (("edit", "in.mp4", PROMPT, "--mask", "short.mp4"), "the mask has 5 frames and the clip 17"),
-        (("edit", "in.mp4", PROMPT, "--mask", "black.png"), "all black"),
+        (("edit", "in.mp4", PROMPT, "--mask", "short.mp4"), "--mask has 5 frames and the clip 17"),
+        (("edit", "in.mp4", PROMPT, "--mask", "black.png"), "--mask is all black"),
         (("edit", "in.mp4", PROMPT, "--mask", "a.png", "--outpaint", "64x64"), "--mask or --outpaint, not both"),
         (("edit", "in.mp4", PROMPT, "--outpaint", "64x16"), "--outpaint is 64x16; the clip is 32x32"),
         (("edit", "in.mp4", PROMPT, "--outpaint", "64x64", "--size", "64x64"), "leave --size out"),
-        (("edit", "wide.mp4", PROMPT, "--size", "32x32", "--fit", "error"), "64x32, which is no 32x32"),
-        (("edit", "in.mp4", PROMPT, "--fit", "squash"), "fit must be one of"),
+        (("edit", "wide.mp4", PROMPT, "--size", "32x32", "--fit", "error"), "64x32, not 32x32"),
+        (("edit", "in.mp4", PROMPT, "--fit", "squash"), "--fit must be one of"),
         (("extend", "in.mp4"), "'in.mp4' carries no prompt; say what the clip should show"),
-        (("extend", "in.mp4", PROMPT, "--seconds", "0"), "seconds is 0.0; it must be above 0"),
-        (("extend", "in.mp4", PROMPT, "--seconds", "nan"), "seconds is nan"),
-        (("extend", "tiny.mp4", PROMPT, "--backward"), "a clip of 3 frames is too short; at least 4"),
+        (("extend", "in.mp4", PROMPT, "--seconds", "0"), "--seconds is 0; it must be above 0"),
+        (("extend", "in.mp4", PROMPT, "--seconds", "nan"), "--seconds is nan"),
+        (("extend", "tiny.mp4", PROMPT, "--backward"), "the clip has 3 frames and is too short; at least 4"),
         (("connect", "in.mp4", "none.mp4", PROMPT), "cannot read 'none.mp4'"),
         (("generate", PROMPT, "--keyframe", "a.png"), "--keyframe is 'a.png'; it must be like picture.png@24"),
-        (("generate", PROMPT, "--keyframe", "a.png@40"), "at 40; this clip has frames 0 to 16"),
+        (
+            ("generate", PROMPT, "--keyframe", "a.png@40"),
+            "--keyframe at 40: the clip has frames 0 to 16 (-17 to -1 from the end)",
+        ),
         (("generate", PROMPT, "--keyframe", "none.png@0"), "cannot read the image 'none.png'"),
         (("generate", PROMPT, "--keyframe", "alpha.png@0"), "flatten its alpha channel"),
-        (("generate", PROMPT, "--keyframe", "wide.png@0", "--fit", "error"), "64x32, which is no 32x32"),
-        (("generate", PROMPT, "--keyframe", "a.png@0", "--image", "a.png"), "given twice"),
+        (("generate", PROMPT, "--keyframe", "wide.png@0", "--fit", "error"), "64x32, not 32x32"),
+        (("generate", PROMPT, "--keyframe", "a.png@0", "--image", "a.png"), "frame 0 is set twice"),
         (("generate", PROMPT, "--loop", "--frames", "16", "--image", "a.png"), "a loop has no beginning and no end"),
-        (("generate", PROMPT, "--storyboard", "s.txt"), "give a prompt"),
-        (("generate", "--storyboard", "late.txt"), "a scene begins at 9 seconds, but the clip has 1.062"),
+        (("generate", PROMPT, "--storyboard", "s.txt"), "a prompt and --storyboard exclude each other"),
+        (("generate", "--storyboard", "late.txt", "--frames", "17"), "at 9 seconds, but the clip lasts 1.062 seconds"),
+        (("edit", "in.mp4", PROMPT, "--cfg", "abc"), "--cfg is 'abc'; it must be a number such as 6"),
+        (("edit", "in.mp4", PROMPT, "--steps", "0"), "--steps must be 1 to 1000, got 0"),
+        (("edit", "in.mp4", PROMPT, "--size", "32x99999"), "the height of --size must be 1 to 8192, got 99999"),
+        (("edit", "in.mp4", PROMPT, "--outpaint", "big"), "--outpaint is 'big'; it must be WIDTHxHEIGHT"),
+        (("edit", "in.mp4", PROMPT, "--lora", "none.safetensors"), "none.safetensors"),
+        (("edit", "in.mp4", PROMPT, "--accelerate", "warp"), "--accelerate must be one of"),
+        (("extend", "in.mp4", PROMPT, "--fps", "0"), "--fps is 0.0; it must be 0.0001 to 1000"),
+        (("connect", "in.mp4", "in.mp4", PROMPT, "--cfg", "3,4"), "the second --cfg is for models with two"),
+        (("generate", PROMPT, "--loop", "--storyboard", "s.txt"), "exclude each other"),
+        (("generate", "--storyboard", "endless.txt"), "the storyboard lasts 2e+09 seconds; at most 86400 are made"),
         (("generate", "--storyboard", "broken.txt"), "broken.txt, line 1: 'hello' is not like"),
     ],
 )
@@ -258,6 +375,7 @@ def test_mistakes_are_named_before_weights_load(
     Path("s.txt").write_text("0, a ball\n")
     Path("late.txt").write_text("0, a ball\n9, a cone\n")
     Path("broken.txt").write_text("hello\n")
+    Path("endless.txt").write_text("0, a ball\n1e9, a cone\n")
     before = sorted(os.listdir())
     monkeypatch.setattr(VideoDiTPipeline, "from_pretrained", lambda *_, **__: pytest.fail("weights were loaded"))
     assert main([*arguments, "--model", str(tiny_model)]) == 2
@@ -308,8 +426,8 @@ def test_a_killed_clip_goes_on_and_is_the_same(windowed: Path, capsys: pytest.Ca
     assert 1 <= made < 3
     assert main(["generate", PROMPT, *LONG, *steps, "-o", "out.mp4"]) == 0
     told = capsys.readouterr().err
-    assert "out.mp4 was begun before with seed 0, and goes on" in told
-    assert f"{made} of 3 windows are there from before" in told
+    assert "out.mp4 was begun before with seed 0; it goes on from there" in told
+    assert f"{made} of 3 windows were made before" in told
     assert not folder.exists()
     assert main(["generate", PROMPT, *LONG, *steps, "--seed", "0", "-o", "whole.mp4"]) == 0
     np.testing.assert_array_equal(frames_of("out.mp4"), frames_of("whole.mp4"))

@@ -174,7 +174,7 @@ def test_ways_to_fit_another_aspect_ratio() -> None:
     stretch, told = fitted(picture, 20, 20, "stretch")
     assert all(stretch[c, 0, 10, x] > 0.95 for c, x in ((0, 2), (1, 10), (2, 17)))
     assert told == []
-    with pytest.raises(ValueError, match="clip is 40x20, which is no 20x20; fit it by crop, pad or stretch"):
+    with pytest.raises(ValueError, match="clip is 40x20, not 20x20; fit it with crop, pad or stretch"):
         fitted(picture, 20, 20, "error")
     with pytest.raises(ValueError, match=r"fit must be one of.*'fill'"):
         fitted(picture, 20, 20, "fill")  # type: ignore[arg-type]
@@ -313,7 +313,7 @@ def test_a_temporal_patch_is_kept_as_a_whole(spec: ModelSpec) -> None:
     double = replace(spec, geometry=VideoGeometry(Size3D(4, 8, 8), Size3D(2, 2, 2)))
     given = settled(double, Frames(noise_clip(9)), num_frames=21)
     assert levels(given) == [0, 0, FREE, FREE, FREE, FREE]
-    with pytest.raises(ValueError, match="fills no whole token of the model, of 2 latent frames"):
+    with pytest.raises(ValueError, match="fill no whole token of the model, which is 2 latent frames long"):
         settled(double, Frames(noise_clip(1)), num_frames=21)
 
 
@@ -332,18 +332,18 @@ WHITE[:, 16:] = True
         ([Frames(noise_clip(1), 0, 0)], "strength must be above 0 and at most 1, got 0"),
         ([Frames(noise_clip(1), 0, 1.1)], "got 1.1"),
         ([Frames(noise_clip(1), 0, float("nan"))], "got nan"),
-        ([Edit(noise_clip(17), -0.5)], "edit's strength must be above 0 and at most 1, got -0.5"),
-        ([Edit(noise_clip(17), 0.01)], "0.01 leaves none of 30 steps; 0.034 leaves one"),
+        ([Edit(noise_clip(17), -0.5)], "strength must be above 0 and at most 1, got -0.5"),
+        ([Edit(noise_clip(17), 0.01)], "strength is 0.01, which leaves none of 30 steps; 0.034 leaves one"),
         ([Edit(noise_clip(16))], "the clip of an Edit has 16 frames at 16 fps, not 17"),
         ([Edit(noise_clip(17)), Edit(noise_clip(17))], "two Edits"),
         ([Region(WHITE, noise_clip(9))], "the clip of a Region has 9 frames"),
         ([Region(np.stack([WHITE] * 4), noise_clip(17))], "the mask has 4 frames and the clip 17"),
         ([Region(WHITE, noise_clip(17)), Region(WHITE, noise_clip(17))], "two Regions"),
         ([Region(WHITE | True ^ (np.indices((32, 32)).sum(0) == 0), noise_clip(17))], "no whole token"),
-        ([Frames(noise_clip(5)), Frames(noise_clip(1), 4)], "frames 4 to 4 are given twice"),
+        ([Frames(noise_clip(5)), Frames(noise_clip(1), 4)], "frame 4 is set twice"),
         ([Frames(noise_clip(1), 5), Frames(noise_clip(1), 8)], "frames 5 to 8 are one group.*two things"),
         ([Frames(noise_clip(1)), Region(WHITE, noise_clip(17))], "make those white in its mask"),
-        ([Region(WHITE, noise_clip(17)), Frames(noise_clip(1))], "given twice"),
+        ([Region(WHITE, noise_clip(17)), Frames(noise_clip(1))], "frame 0 is set twice"),
         ([Frames(noise_clip(17))], "nothing is left to make"),
         (["a ball"], "must be Frames, Region or Edit, got str"),
         ([Frames("none.png")], "cannot read the image 'none.png'"),
@@ -391,7 +391,7 @@ def test_a_model_without_image_training_takes_no_frames(spec: ModelSpec) -> None
     from dataclasses import replace
 
     text_alone = replace(spec, image_kind=None, keeps_any=False)
-    with pytest.raises(ValueError, match="from text alone and takes no image or other given frames"):
+    with pytest.raises(ValueError, match="from text alone and takes no image and no other frames"):
         settled(text_alone, Frames(noise_clip(1)))
     assert settled(text_alone, Region(WHITE, noise_clip(17))).level is not None
     first_alone = replace(spec, keeps_any=False)

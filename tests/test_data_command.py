@@ -135,13 +135,48 @@ def test_faults_are_listed_with_exit_code_2(
 
 
 @pytest.mark.parametrize(
+    ("words", "target", "line"),
+    [
+        (["scan", "."], "scanning.scan_clips.scan", "stopped: what was read is kept, and the same command goes on"),
+        (
+            ["split", ".", "-o", "pieces.jsonl"],
+            "scanning.split_at_cuts.split",
+            "stopped: the clips that were looked through are kept, and the same command goes on",
+        ),
+        (
+            ["verify", "cache"],
+            "latents.latent_cache.LatentCache",
+            "stopped: nothing was changed; the check begins anew",
+        ),
+        (
+            ["encode", ".", "-m", "mini", "-o", "cache"],
+            "scanning.scan_clips.scan",
+            "stopped: what was read is kept, and the same command goes on",
+        ),
+    ],
+)
+def test_ctrl_c_says_what_is_kept(
+    words: list[str], target: str, line: str, source: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(source)
+    monkeypatch.setattr(f"videodit.datasets.clips.{target}", interrupt)
+    assert main(["data", *words]) == 130
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith(line)
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--frames", "16"], "frames must be 4k+1 for this model, got 16; the nearest are 13 and 17"),
-        (["--max-tokens", "2"], "max_tokens is 2, but 17 frames of the smallest size, 16x16, are 5"),
-        (["--reader", "vlc"], "reader is 'vlc'; it must be pyav or decord"),
-        (["--workers", "0"], "workers is 0; it must be at least 1"),
-        (["--drop", "ugly"], "drop names 'ugly'"),
+        (["--max-tokens", "2"], "--max-tokens is 2, but 17 frames of the smallest size, 16x16, are 5"),
+        (["--reader", "vlc"], "--reader is 'vlc'; it must be pyav or decord"),
+        (["--workers", "0"], "--workers is 0; it must be at least 1"),
+        (["--drop", "ugly"], "--drop names 'ugly'"),
         (["--frames", "81", "--max-tokens", "999"], "can be used: 1 of 6 clips cannot be read, and 5 are left out"),
     ],
 )

@@ -267,7 +267,7 @@ def test_a_missing_second_encoder_is_named_before_loading(folder: Callable[[str]
         (
             "wan",
             {"image": False, "guidance_scale_2": 3.0},
-            "has one transformer and takes no guidance_scale_2, got 3.0",
+            "one transformer: guidance_scale_2 is for models with two, got 3.0",
         ),
         (
             "wan-two-experts",

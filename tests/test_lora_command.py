@@ -124,7 +124,7 @@ def test_a_dry_run_tells_what_fits(capsys: pytest.CaptureFixture[str], tiny_mode
     assert "lora      style at 0.5, 4/4 modules, native\n" in out
     assert "lora      more at 1.0, 4/5 modules, native\n" in out
     text = "\n".join(notes)
-    assert "LoRA 'style' is called by 'zorb' in a prompt" in text
+    assert "LoRA 'style' responds to 'zorb' in a prompt" in text
     assert "4/5 modules match; the model lacks transformer.blocks.7" in text
     assert "was made for another model (0123), not for these weights" in text
 
@@ -165,7 +165,7 @@ def test_two_are_both_applied_and_one_that_is_given_twice_is_told(
     assert not np.array_equal(clips["both"], clips["one"])
     twice = ("--lora", style, "--lora", f"{style}:0.5")
     _, notes = run(capsys, *words, *twice, "--dry-run", "-o", "x.mp4")
-    assert "note: LoRA 'style' is given more than once, and its weights add up" in notes
+    assert "note: LoRA 'style' is named more than once; its weights add up" in notes
 
 
 # --- recipes -------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_a_clip_tells_its_loras_and_is_made_again_with_them(
 
     line = fails(capsys, "remake", "a.mp4", *model)
     assert "was made with LoRA 'style' (SHA-256 " in line
-    assert "give its file with --lora" in line
+    assert "pass its file with --lora" in line
     assert "LoRA 'two'" in fails(capsys, "remake", "a.mp4", *model, "--lora", style)
     both = ("--lora", "renamed.safetensors", "--lora", style)
     shutil.move("two.safetensors", "renamed.safetensors")
@@ -248,7 +248,7 @@ def test_a_file_that_was_used_twice_is_matched_with_each_use(style: str, capsys:
     assert changed == (both[0], LoRARequest(style, 0.1, second=True))
     assert "LoRA 'y' weighs 0.1, was 0.7" in capsys.readouterr().err
     for texts in ([f"{style}:0.5"], [style] * 3, [f"{style}@2", f"{style}@2"]):
-        with pytest.raises(ValueError, match=r"2 times \('x' at 0.5, 'y'@2 at 0.7\); give it once without a weight"):
+        with pytest.raises(ValueError, match=r"2 times \('x' at 0.5, 'y'@2 at 0.7\); pass it once without a weight"):
             match_recipe([first, second], parse_loras(texts), clip)
 
 

@@ -103,14 +103,25 @@ def install(wheel: Path, target: Path) -> Path:
     return target
 
 
-def locate(names: list[str], cwd: Path, site: Path) -> list[Path]:
+@pytest.fixture(scope="module")
+def dependencies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Links to all that is installed in this environment except videodit, which may be there in any way."""
+    folder = tmp_path_factory.mktemp("dependencies")
+    for name in ("purelib", "platlib"):
+        for entry in Path(sysconfig.get_path(name)).iterdir():
+            link = folder / entry.name
+            if "videodit" not in entry.name and not link.is_symlink():
+                link.symlink_to(entry)
+    return folder
+
+
+def locate(names: list[str], cwd: Path, site: Path, dependencies: Path) -> list[Path]:
     """Where modules are found from `cwd` when videodit is installed in `site`.
 
-    The dependencies come from this environment, but `-S` keeps its .pth files out: through one of them an
-    editable install of videodit itself would answer.
+    `-S` keeps the .pth files of this environment out: through one of them an editable install of videodit itself would
+    answer, as a plain one would from its site-packages.
     """
-    dependencies = (Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib")))
-    printed = run(sys.executable, "-S", "-c", LOCATE, site, *names, cwd=cwd, path=(site, *dependencies))
+    printed = run(sys.executable, "-S", "-c", LOCATE, site, *names, cwd=cwd, path=(site, dependencies))
     return [Path(line) for line in printed.splitlines()]
 
 
@@ -140,21 +151,33 @@ def test_sdist_holds_what_a_build_needs(dist: Path) -> None:
     assert {"setup.cfg", "pyproject.toml", "README.md", "LICENSE", "pipelines/__init__.py"} <= held
 
 
-def test_installed_package_is_found_from_elsewhere(expected: set[str], site: Path, tmp_path: Path) -> None:
+def test_installed_package_is_found_from_elsewhere(
+    expected: set[str], site: Path, dependencies: Path, tmp_path: Path
+) -> None:
     modules = sorted(name for name in expected if name.endswith("__init__.py"))
     names = [name.removesuffix("/__init__.py").replace("/", ".") for name in modules]
-    assert locate(names, cwd=tmp_path, site=site) == [site / name for name in modules]
+    assert locate(names, tmp_path, site, dependencies) == [site / name for name in modules]
 
 
-def test_checkout_hides_an_installed_copy_completely(checkout: Path, site: Path) -> None:
+def test_checkout_hides_an_installed_copy_completely(checkout: Path, site: Path, dependencies: Path) -> None:
     """From the root `./videodit` comes first; its mapped halves must then be the checkout's, too."""
-    assert locate(HALVES, cwd=checkout, site=site) == [checkout / top / "__init__.py" for top in MAPPED]
+    assert locate(HALVES, checkout, site, dependencies) == [checkout / top / "__init__.py" for top in MAPPED]
 
 
-def test_editable_install_is_found_from_everywhere(checkout: Path, editable_site: Path, tmp_path: Path) -> None:
+def test_editable_install_is_found_from_everywhere(
+    checkout: Path, editable_site: Path, dependencies: Path, tmp_path: Path
+) -> None:
     halves = [checkout / top / "__init__.py" for top in MAPPED]
-    assert locate(HALVES, cwd=tmp_path, site=editable_site) == halves
-    assert locate(HALVES, cwd=checkout, site=editable_site) == halves
+    assert locate(HALVES, tmp_path, editable_site, dependencies) == halves
+    assert locate(HALVES, checkout, editable_site, dependencies) == halves
+
+
+def test_the_command_runs_as_a_module(root: Path, tmp_path: Path) -> None:
+    """Also from the root of a checkout, whose `datasets/` is then in front of Hugging Face's."""
+    for folder in (tmp_path, root):
+        assert run(sys.executable, "-m", "videodit", "--version", cwd=folder).startswith("videodit ")
+    dry = ("generate", "a red ball", "--dry-run", "--seed", "3", "-o", tmp_path / "clip.mp4")
+    assert "seed      3" in run(sys.executable, "-m", "videodit", *dry, cwd=root)
 
 
 def test_root_datasets_refuses_to_pose_as_hugging_face(root: Path) -> None:

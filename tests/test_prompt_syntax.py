@@ -325,8 +325,8 @@ def test_each_line_of_a_prompts_file_has_the_loras_that_it_calls(tiny_model: Pat
     assert names == [["style"], ["other"], [], ["style"]]
     assert [np.array_equal(made[0], one) for one in made] == [True, False, False, True]
     for i, text in enumerate(lines[1:3], 1):
-        assert main(words(tiny_model, text, "--seed", "1", "-o", "alone.mp4")) == 0
-        assert np.array_equal(frames("alone.mp4"), made[i])
+        assert main(words(tiny_model, text, "--seed", "1", "-o", f"alone-{i}.mp4")) == 0
+        assert np.array_equal(frames(f"alone-{i}.mp4"), made[i])
 
 
 def test_a_storyboards_lines_take_the_syntax(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

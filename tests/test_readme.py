@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import itertools
 import json
 import os
 import re
@@ -163,12 +164,12 @@ def test_command_is_understood(words: list[str], tmp_path: Path, monkeypatch: py
 
 def provide_files(words: list[str]) -> None:
     """Put the files and folders that a command line names into the current folder: its reader has them."""
-    for word in words:
+    for before, word in itertools.pairwise(["", *words]):
         if re.fullmatch(r"[\w-]+/", word):
             Path(word).mkdir()
         elif re.fullmatch(r"[\w-]+\.jsonl", word):
             Path(word).write_text('{"prompt": "a red ball"}\n', encoding="utf-8")
-        elif re.fullmatch(r"[\w-]+\.mp4", word):
+        elif re.fullmatch(r"[\w-]+\.mp4", word) and before != "-o":
             Path(word).touch()
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from videodit import Storyboard, VideoDiTPipeline
+from videodit.pipelines.request import Request
 from videodit.shapes import Size3D, VideoGeometry
 
 BALL, CONE, CUBE = "a red ball", "a blue cone", "a tiny cube"
@@ -82,8 +83,19 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_scene_must_begin_within_the_clip(pipe: VideoDiTPipeline) -> None:
-    with pytest.raises(ValueError, match=r"begins at 1\.5 seconds, but the clip has 1\.062"):
-        pipe(Storyboard(((0, BALL), (1.5, CONE))))
+    with pytest.raises(ValueError, match=r"begins at 1\.5 seconds, but the clip lasts 1\.062"):
+        pipe(Storyboard(((0, BALL), (1.5, CONE))), num_frames=17)
+
+
+@pytest.mark.parametrize(("scenes", "seconds"), [([0], 0), ([0, 2], 4), ([0, 2, 3], 4), ([0, 1, 3.5], 6)])
+def test_the_last_scene_lasts_as_long_as_the_one_before(scenes: list[float], seconds: float) -> None:
+    assert Storyboard(tuple((at, BALL) for at in scenes)).seconds == seconds
+
+
+def test_a_storyboard_that_fits_leaves_the_models_own_length(pipe: VideoDiTPipeline) -> None:
+    own = pipe.plan(Request(prompt=BALL)).num_frames
+    assert pipe.plan(Request(prompt=Storyboard(((0, BALL),)))).num_frames == own
+    assert pipe.plan(Request(prompt=Storyboard(((0, BALL), (0.25, CONE))))).num_frames == own
 
 
 # ---- weights -------------------------------------------------------------------------------------------

@@ -221,14 +221,14 @@ def refused(capsys: pytest.CaptureFixture[str], out: Path | str, *flags: str, cl
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--clips", "0"], ["clips is 0", "at least 1"]),
+        (["--clips", "0"], ["--clips is 0", "at least 1"]),
         (["--size", "63x32"], ["63x32", "even"]),
         (["--size", "32x63"], ["32x63", "even"]),
         (["--size", "14x32"], ["14x32", "16 to 16384"]),
         (["--size", "32x14"], ["32x14", "16 to 16384"]),
         (["--size", "32x16386"], ["32x16386", "16 to 16384"]),
         (["--size", "big"], ["'big'", "WIDTHxHEIGHT"]),
-        (["--frames", "0"], ["frames is 0", "at least 1"]),
+        (["--frames", "0"], ["--frames is 0", "at least 1"]),
         (["--frames", "many"], ["many"]),
         (["--fps", "0"], ["fps is 0.0", "0.0001 to 1000"]),
         (["--fps", "nan"], ["fps is nan"]),

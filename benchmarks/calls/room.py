@@ -140,7 +140,8 @@ class Room:
         return Made.of(pipe(prompt, **said(call)))
 
     def command(self, *words: str | Path) -> int:
-        """Run the command line in the folder; what it prints is kept back.
+        """Run the command line in the folder, without the clip that an earlier call left under the same name; what it
+        prints is kept back.
 
         Raises:
             RuntimeError: it fails; with what it said.
@@ -148,6 +149,9 @@ class Room:
         from videodit.cli.main import main
 
         said = io.StringIO()
+        output = self.path(str(words[-1])) if "-o" in words[-2:-1] else None
+        for clip in [] if output is None else [*output.glob("*.mp4")] if output.is_dir() else [output]:
+            clip.unlink(missing_ok=True)
         with working_in(self.folder), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             code = main([str(word) for word in words])
         if code:

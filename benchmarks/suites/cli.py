@@ -111,7 +111,19 @@ def starts() -> dict[str, Sequence[str]]:
 
 def clips(bench: Bench, size: str, frames: int) -> dict[str, Sequence[str]]:
     """A clip of `mini` with each preset."""
-    common = ("-c", COMMAND, "generate", PROMPT, "-o", "clip.mp4", "--seed", "1", "--device", str(bench.device))
+    common = (
+        "-c",
+        COMMAND,
+        "generate",
+        PROMPT,
+        "-o",
+        "clip.mp4",
+        "--overwrite",
+        "--seed",
+        "1",
+        "--device",
+        str(bench.device),
+    )
     common = (*common, "--size", size, "--frames", str(frames))
     presets = ("lossless", "fast") if bench.tiny else ("lossless", "balanced", "fast")
     return {"none": common} | {preset: (*common, "--accelerate", preset) for preset in presets}

@@ -14,6 +14,7 @@ from videodit.acceleration.schedule import Calibration, Schedule, is_calibration
 from videodit.cli.common import note, quiet_libraries
 from videodit.cli.flags import Device, Dtype, integer, number
 from videodit.cli.progress import show_progress
+from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
 from videodit.files import sole_maker
 
@@ -33,7 +34,7 @@ def calibrate(
     ] = 26.0,
     psnr_fast: Annotated[float, typer.Option(parser=number, metavar="DB", help="The same for 'fast'.")] = 20.0,
     prompts: Annotated[
-        Path | None, typer.Option(help="A text file with a prompt a line, of the kind that the model will be given.")
+        Path | None, typer.Option(help="A text file with one prompt a line, of the kind that the model is for.")
     ] = None,
     steps: Annotated[int | None, typer.Option(parser=integer, metavar="N", help="Sampling steps.")] = None,
     cfg: Annotated[float | None, typer.Option(parser=number, metavar="X", help="Guidance scale.")] = None,
@@ -70,9 +71,9 @@ def calibrate(
 
     for name, value in (("psnr", psnr), ("psnr-fast", psnr_fast)):
         if not 10 <= value <= 60:
-            raise InputError(f"{name} is {value}; it must be 10 to 60 dB")
+            raise InputError(f"--{name} is {value:g}; it must be 10 to 60 dB")
     if batch < 1:
-        raise InputError(f"batch is {batch}; it must be at least 1")
+        raise InputError(f"--batch is {batch}; it must be at least 1")
     source = ModelFolder.find(model)
     asked = Request(num_inference_steps=steps, guidance_scale=cfg, num_frames=frames)
     planned = plan_settings(asked, source.spec)
@@ -83,9 +84,11 @@ def calibrate(
     others = _others(target, key, overwrite=overwrite)
     told = _read_prompts(prompts) if prompts is not None else list(PROMPTS)
     if prompts is None and model != "mini":
-        note("the prompts are those of toys; --prompts FILE names some of the kind that this model will be given")
+        note("calibrating with prompts about toys; use --prompts FILE for prompts of the kind that this model is for")
     started = time.monotonic()
-    with sole_maker(target), show_progress() as progress:
+    kept = f"; {str(target)!r} is as it was" if target.exists() else ""
+    stopped = when_stopped(f"nothing is kept, calibration begins anew next time{kept}")
+    with sole_maker(target), stopped, show_progress() as progress:
         progress.stage("loading the model")
         quiet_libraries()
         from videodit import VideoDiTPipeline

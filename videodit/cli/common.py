@@ -43,15 +43,19 @@ def slug(text: str) -> str:
     return words or "clip"
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
     """``(width, height)`` in pixels from "WxH".
+
+    Args:
+        text: as it was typed.
+        name: of the flag or the key that it was typed for.
 
     Raises:
         InputError: ``text`` has another form.
     """
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None:
-        raise InputError(f"size is {text!r}; it must be WIDTHxHEIGHT in pixels, such as 128x128")
+        raise InputError(f"{name} is {text!r}; it must be WIDTHxHEIGHT in pixels, such as 128x128")
     return int(match[1]), int(match[2])
 
 
@@ -85,6 +89,11 @@ def print_rows(rows: Iterable[tuple[str, object]], *, indent: int = 0) -> None:
     width = max((len(label) for label, _ in texts), default=0)
     for label, value in texts:
         print(f"{'':{indent}}{label:<{width}}  {value}")
+
+
+def count_of(number: int, noun: str) -> str:
+    """``"1 clip"``, ``"2 clips"``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def file_size(num_bytes: int) -> str:

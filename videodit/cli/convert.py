@@ -10,6 +10,7 @@ import typer
 
 from videodit.cli.common import file_size, printable
 from videodit.cli.progress import show_progress
+from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
 
 
@@ -28,7 +29,7 @@ def convert(
     ),
 ) -> None:
     """Rewrite a transformer of a known family for videodit, or one that came from there for diffusers."""
-    with show_progress() as progress:
+    with when_stopped(f"nothing of {str(target)!r} is kept"), show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.families.loading import convert_transformer
         from videodit.transformer import VideoDiT

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from videodit.cli.common import note, printable, quiet_libraries
+from videodit.cli.common import count_of, note, printable, quiet_libraries
 from videodit.cli.data_options import (
     DEFAULT_DROP,
     READERS,
@@ -27,7 +27,6 @@ from videodit.cli.data_options import (
     Windows,
     Workers,
     check_usable,
-    count_of,
     default_cache,
     one_of,
     parse_drop,
@@ -38,6 +37,7 @@ from videodit.cli.data_options import (
 )
 from videodit.cli.flags import Device, DryRun, Dtype
 from videodit.cli.progress import show_progress
+from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def encode(
     one_of("reader", reader, READERS)
     flags, counts = parse_drop(drop), parse_frames(frames)
     _check_writable(out)
-    with show_progress() as progress:
+    with when_stopped("what was read is kept, and the same command goes on"), show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.datasets.clips.latents.buckets import plan_samples
         from videodit.datasets.clips.latents.latent_cache import check_folder
@@ -111,7 +111,8 @@ def encode(
     check_usable(source, scanned, plan, flags)
     if dry_run:
         return
-    with show_progress() as progress:
+    kept = f"what is encoded is kept in {str(out)!r}, and the same command goes on"
+    with when_stopped(kept), show_progress() as progress:
         progress.stage("loading the model")
         quiet_libraries()
         from videodit.datasets.clips.latents.encode_clips import encode as encode_plan
@@ -149,7 +150,7 @@ def _print_result(result: EncodeResult, out: Path, seconds: float, prune: bool, 
     for message in result.notices:
         note(message)
     if result.removed:
-        note(f"{count_of(result.removed, 'file')} that nothing needs any more are removed")
+        note(f"removed {count_of(result.removed, 'file')} that no clip needs any more")
     if result.unlisted:
         why = "share their files with others, so they stay" if prune else "are kept; see --prune"
         note(f"entries of the cache that belong to no clip of this source and {why}: {result.unlisted}")

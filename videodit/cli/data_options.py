@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videodit.cli.common import note, one_line, print_rows, printable
+from videodit.cli.common import count_of, note, one_line, print_rows, printable
 from videodit.cli.flags import integer, number
 from videodit.errors import InputError
 
@@ -80,7 +80,7 @@ def one_of(name: str, value: str, legal: Sequence[str]) -> str:
         InputError: it is not.
     """
     if value not in legal:
-        raise InputError(f"{name} is {value!r}; it must be {' or '.join(legal)}")
+        raise InputError(f"--{name} is {value!r}; it must be {' or '.join(legal)}")
     return value
 
 
@@ -94,7 +94,7 @@ def parse_frames(text: str | None) -> tuple[int, ...] | None:
         return None
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise InputError(f"frames is {text!r}; it must be whole numbers above 0 with commas between, such as 1,17")
+        raise InputError(f"--frames is {text!r}; it must be whole numbers above 0 with commas between, such as 1,17")
     return tuple(sorted(set(map(int, parts))))
 
 
@@ -109,7 +109,7 @@ def parse_drop(text: str) -> frozenset[str]:
         return frozenset()
     for name in names:
         if name not in DROPPABLE:
-            raise InputError(f"drop names {name!r}; legal are {', '.join(DROPPABLE)}, or none alone")
+            raise InputError(f"--drop names {name!r}; legal are {', '.join(DROPPABLE)}, or none alone")
     return frozenset(DROPPABLE[name] for name in names)
 
 
@@ -178,7 +178,7 @@ def default_cache(source: str) -> Path | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
-        note(f"what is found is not kept for the next time: {error}")
+        note(f"results cannot be kept for the next scan: {error}")
         return None
     return path
 
@@ -218,11 +218,6 @@ def print_plan(scanned: Sequence[ScannedClip], plan: SamplePlan, hint: str) -> N
     _print_buckets(plan)
     print_groups("unreadable", broken, hint)
     print_groups("left out", others, hint)
-
-
-def count_of(number: int, noun: str) -> str:
-    """``"1 clip"``, ``"2 clips"``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _print_buckets(plan: SamplePlan) -> None:

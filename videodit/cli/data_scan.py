@@ -39,6 +39,7 @@ from videodit.cli.data_options import (
     sample_spec_for,
 )
 from videodit.cli.progress import show_progress
+from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ def scan(
     drop_flags = parse_drop(drop)
     if report is not None:
         _check_report(report)
-    with show_progress() as progress:
+    kept_in = cache or default_cache(source)
+    kept = "nothing is kept" if kept_in is None else "what was read is kept, and the same command goes on"
+    with when_stopped(kept), show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.datasets.clips.latents.buckets import plan_samples
         from videodit.datasets.clips.reading.readers import ReaderName
@@ -101,7 +104,7 @@ def scan(
         show = reporter(progress)
         scanned = scan_source(
             clips,
-            cache=cache or default_cache(source),
+            cache=kept_in,
             timeout=timeout,
             workers=workers,
             reader=cast(ReaderName, reader),
@@ -145,9 +148,9 @@ def _check_report(path: Path) -> None:
         InputError: another suffix, a folder that is not there or read-only, or a file that is no report.
     """
     if path.suffix.lower() != ".jsonl" or path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f"report is {str(path)!r}; it must be a .jsonl file in a folder that is there")
+        raise InputError(f"--report is {str(path)!r}; it must be a .jsonl file in a folder that is there")
     if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise InputError(f"report is {str(path)!r}, where nothing can be written")
+        raise InputError(f"--report is {str(path)!r}, where nothing can be written")
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -157,7 +160,7 @@ def _check_report(path: Path) -> None:
     except (ValueError, AttributeError, RecursionError):
         older = False
     if not older:
-        raise InputError(f"report is {str(path)!r}, which holds something else; remove it or give another name")
+        raise InputError(f"--report is {str(path)!r}, which holds something else; remove it or choose another name")
 
 
 def _write_report(path: Path, scanned: Sequence[ScannedClip], plan: SamplePlan) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
-from videodit.cli.common import note, one_line, printable
+from videodit.cli.common import count_of, note, one_line, printable
 from videodit.cli.data_options import (
     READERS,
     Reader,
@@ -16,13 +16,13 @@ from videodit.cli.data_options import (
     Split,
     Timeout,
     Workers,
-    count_of,
     one_of,
     print_groups,
     reporter,
 )
 from videodit.cli.flags import number
 from videodit.cli.progress import show_progress
+from videodit.cli.stopping import when_stopped
 
 
 def split(
@@ -51,7 +51,8 @@ def split(
     Started again with the same flags after it was stopped, it goes on where it was.
     """
     one_of("reader", reader, READERS)
-    with show_progress() as progress:
+    kept = "the clips that were looked through are kept, and the same command goes on"
+    with when_stopped(kept), show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.datasets.clips.reading.readers import ReaderName
         from videodit.datasets.clips.reading.sources import read_source

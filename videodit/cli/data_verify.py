@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from videodit.cli.common import note, one_line, printable, quiet_libraries
-from videodit.cli.data_options import READERS, Reader, Split, count_of, one_of, reporter
+from videodit.cli.common import count_of, note, one_line, printable, quiet_libraries
+from videodit.cli.data_options import READERS, Reader, Split, one_of, reporter
 from videodit.cli.flags import Device, integer
 from videodit.cli.progress import Progress, show_progress
+from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ def verify(
     """
     one_of("reader", reader, READERS)
     if encode < 0:
-        raise InputError(f"encode is {encode}; it must be 0 or more")
+        raise InputError(f"--encode is {encode}; it must be 0 or more")
     if encode and source is None:
         raise InputError("--encode needs the source: videodit data verify CACHE SOURCE --encode N")
-    with show_progress() as progress:
+    with when_stopped("nothing was changed; the check begins anew next time"), show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.datasets.clips.latents.latent_cache import LatentCache
         from videodit.datasets.clips.latents.verify_cache import check_entries, check_source

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from videodit.cli.loras import HELP as LORA_HELP
+from videodit.cli.loras import parse_loras
 from videodit.errors import InputError
 from videodit.prompt_syntax import use_folders
 
@@ -104,8 +106,11 @@ Steps = Annotated[
     int | None, typer.Option(parser=integer, metavar="N", help="Sampling steps: more look better and take longer.")
 ]
 Cfg = Annotated[
-    float | None,
-    typer.Option(parser=number, metavar="X", help="Guidance scale: higher keeps closer to the prompt."),
+    str | None,
+    typer.Option(
+        metavar="X[,Y]",
+        help="Guidance scale: higher keeps closer to the prompt; Y is for a second expert (Wan 2.2 A14B).",
+    ),
 ]
 Seed = Annotated[
     int | None,
@@ -113,33 +118,90 @@ Seed = Annotated[
 ]
 Size = Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels, such as 160x96.")]
 Negative = Annotated[str | None, typer.Option(help="What the clip should not show.")]
+Fps = Annotated[
+    float | None,
+    typer.Option(parser=number, metavar="X", help="Frames per second. Left out: the model's own."),
+]
+LoRAs = Annotated[list[str] | None, typer.Option("--lora", metavar="FILE[:WEIGHT][@2]", help=LORA_HELP)]
+Accelerate = Annotated[
+    str | None, typer.Option(help="lossless, balanced or fast; the last two need `videodit calibrate` once.")
+]
+Profile = Annotated[bool, typer.Option("--profile", help="Print how long the parts of each clip took.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file that --output names, if it exists.")]
 Fitting = Annotated[
     str, typer.Option("--fit", help="What becomes of another aspect ratio: crop, pad, stretch or error.")
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="The MP4 to write. Left out: named after what goes in, in the current folder."),
+    typer.Option(
+        "--output",
+        "-o",
+        help="The MP4 to write, or an existing folder to write into. Left out: named after what goes in, in the "
+        "current folder, with a number where that file exists.",
+    ),
 ]
 
 
 @dataclass(frozen=True)
 class ClipFlags:
-    """The flags of the commands that start from a clip."""
+    """The flags of the commands that make a clip from what a user says."""
 
     model: Model = "mini"
     output: Output = None
+    overwrite: Overwrite = False
     size: Size = None
+    fps: Fps = None
     fit: Fitting = "crop"
     steps: Steps = None
     cfg: Cfg = None
     seed: Seed = None
     negative: Negative = None
+    lora: LoRAs = None
+    accelerate: Accelerate = None
     device: Device = None
     dtype: Dtype = None
     limit: Limit = None
     lora_folder: LoRAFolder = None
     wildcards: Wildcards = None
+    profile: Profile = False
     dry_run: DryRun = False
+
+    @property
+    def request_fields(self) -> dict[str, Any]:
+        """The fields of a Request that they say; size and seed are left out, since a clip may decide them.
+
+        Raises:
+            InputError: a guidance scale or a LoRA's weight that is no number.
+        """
+        return {
+            "model": self.model,
+            "fps": self.fps,
+            "fit": self.fit,
+            "num_inference_steps": self.steps,
+            **parse_cfg(self.cfg),
+            "negative_prompt": self.negative,
+            "loras": parse_loras(self.lora),
+            "acceleration": self.accelerate,
+            "device": self.device,
+            "dtype": self.dtype,
+        }
+
+
+def parse_cfg(text: str | None) -> dict[str, float]:
+    """What ``--cfg X,Y`` says: the guidance scale, and the second expert's behind a comma.
+
+    Raises:
+        InputError: something else than one or two numbers.
+    """
+    if text is None:
+        return {}
+    try:
+        scales = [float(part) for part in text.split(",", 1)]
+    except ValueError:
+        raise InputError(
+            f"--cfg is {text!r}; it must be a number such as 6, or two for a model with two experts, such as 4,3"
+        ) from None
+    return dict(zip(("guidance_scale", "guidance_scale_2"), scales, strict=False))
 
 
 def with_clip_flags(command: Callable[..., None]) -> Callable[..., None]:

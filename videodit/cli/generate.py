@@ -10,24 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from videodit.cli.common import parse_size, slug
-from videodit.cli.flags import (
-    Device,
-    DryRun,
-    Dtype,
-    Fitting,
-    LoRAFolder,
-    Model,
-    Negative,
-    Seconds,
-    Seed,
-    Size,
-    Steps,
-    Wildcards,
-    integer,
-    number,
-)
+from videodit.cli.flags import ClipFlags, Seconds, integer, with_clip_flags
 from videodit.cli.jobs import Order, begun_seed, describe_jobs, draw_seed, plan_jobs, run_jobs
-from videodit.cli.loras import HELP, parse_loras
+from videodit.cli.output_files import choose_output
+from videodit.cli.typed_names import key_names
 from videodit.errors import InputError
 from videodit.pipelines.prompt_expansion import expand_request
 from videodit.pipelines.request import Request, as_list
@@ -54,41 +40,20 @@ _LARGEST_FILE = 50_000_000  # bytes: some hundred thousand lines
 _EXAMPLE_LINE = '{"prompt": "a red ball bounces"}'
 
 
+@with_clip_flags
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What the clip should show.", show_default=False)] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
             help='A JSONL file, one clip a line: {"prompt": "…"} and, if wanted, negative, seed, steps, cfg, '
-            "frames, size and output (a file name). --output is then the folder.",
-        ),
-    ] = None,
-    model: Model = "mini",
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="The MP4 to write, or an existing folder to write into. Left out: the prompt's words and "
-            "the seed, in the current folder.",
+            "frames, size and output (a file name). --output is then the folder, and --seed that of the first line.",
         ),
     ] = None,
     seconds: Seconds = None,
     frames: Annotated[
         int | None, typer.Option(parser=integer, metavar="N", help="Length of the clip in frames.")
     ] = None,
-    size: Size = None,
-    fps: Annotated[float | None, typer.Option(parser=number, metavar="X", help="Frames per second.")] = None,
-    steps: Steps = None,
-    cfg: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X[,Y]",
-            help="Guidance scale: higher keeps closer to the prompt; Y is for a second expert (Wan 2.2 A14B).",
-        ),
-    ] = None,
-    seed: Seed = None,
-    negative: Negative = None,
     image: Annotated[
         Path | None, typer.Option(help="The first frame, for models that can start from an image.")
     ] = None,
@@ -100,77 +65,65 @@ def generate(
             help="A picture or a clip, and the frame that it begins at; negative ones count from the end. Repeatable.",
         ),
     ] = None,
-    fit: Fitting = "crop",
     loop: Annotated[bool, typer.Option("--loop", help="Let the last frame go on with the first.")] = False,
     storyboard: Annotated[
         Path | None,
         typer.Option(help="In place of the prompt: a file with lines such as `2.5, a red ball bounces`."),
     ] = None,
-    lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:WEIGHT][@2]", help=HELP)] = None,
-    accelerate: Annotated[
-        str | None, typer.Option(help="lossless, balanced or fast; the last two need `videodit calibrate` once.")
-    ] = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Print how long the parts of each clip took.")] = False,
-    lora_folder: LoRAFolder = None,  # these two hold by themselves, until the command's end
-    wildcards: Wildcards = None,
-    dry_run: DryRun = False,
+    *,
+    flags: ClipFlags,
 ) -> None:
     """Make a clip from a sentence, or one from each line of a file."""
+    _check_sources(prompt, prompts, storyboard)
+    conditions = tuple(_keyframe(text) for text in keyframe or ())
     settings: dict[str, Any] = {
-        "model": model,
-        "negative_prompt": negative,
+        **flags.request_fields,
+        "syntax": True,
         "seconds": seconds,
         "num_frames": frames,
-        "fps": fps,
-        "num_inference_steps": steps,
-        **_scales(cfg),
         "image": image,
         "last_image": last_image,
-        "conditions": tuple(_keyframe(text) for text in keyframe or ()),
-        "fit": fit,
+        "conditions": conditions,
         "loop": loop,
-        "loras": parse_loras(lora),
-        "acceleration": accelerate,
-        "device": device,
-        "dtype": dtype,
-        "syntax": True,
     }
-    if seed is not None:
-        settings["seed"] = seed
-    if size is not None:
-        settings["width"], settings["height"] = parse_size(size)
-    if storyboard is not None and prompt is None and prompts is None:
+    if flags.size is not None:
+        settings["width"], settings["height"] = parse_size(flags.size)
+    files = [image, last_image, prompts, storyboard, *(one.content for one in conditions)]
+    inputs = tuple(path for path in files if path is not None)
+    if prompts is not None:
+        orders = _read_prompts(prompts, _folder_for_many(flags.output), settings, flags, inputs)
+    elif storyboard is not None:
         from videodit.pipelines.storyboard import Storyboard
 
-        orders = [_single_order(Storyboard.from_file(storyboard), output, settings)]
-    elif prompt is not None and prompts is None and storyboard is None:
-        orders = [_single_order(prompt, output, settings)]
-    elif prompts is not None and prompt is None and storyboard is None:
-        orders = _read_prompts(prompts, _folder_for_many(output), settings)
+        orders = [_single_order(Storyboard.from_file(storyboard), settings, flags, inputs)]
     else:
+        assert prompt is not None
+        orders = [_single_order(prompt, settings, flags, inputs)]
+    jobs = plan_jobs(orders)
+    if flags.dry_run:
+        describe_jobs(jobs)
+    else:
+        run_jobs(jobs, profile=flags.profile)
+
+
+def _check_sources(prompt: str | None, prompts: Path | None, storyboard: Path | None) -> None:
+    """See that one thing says what to show.
+
+    Raises:
+        InputError: nothing does, or several things do.
+    """
+    sources = {"a prompt": prompt, "--prompts": prompts, "--storyboard": storyboard}
+    named = [name for name, value in sources.items() if value is not None]
+    if len(named) > 1:
+        raise InputError(f"{' and '.join(named)} exclude each other; use one of them")
+    if not named:
         raise InputError(
             'give a prompt, as in `videodit generate "a red ball bounces"`, or --prompts FILE, or --storyboard FILE'
         )
-    jobs = plan_jobs(orders)
-    if dry_run:
-        describe_jobs(jobs)
-    else:
-        run_jobs(jobs, profile=profile)
-
-
-def _scales(text: str | None) -> dict[str, float]:
-    """The guidance scale, and the second expert's behind a comma."""
-    if text is None:
-        return {}
-    first, comma, second = text.partition(",")
-    scales = {"guidance_scale": number(first)}
-    return scales | {"guidance_scale_2": number(second)} if comma else scales
 
 
 def _keyframe(text: str) -> Any:
-    """Something given, and where.
+    """A file, and the frame at which it begins.
 
     Raises:
         InputError: another form.
@@ -183,19 +136,19 @@ def _keyframe(text: str) -> Any:
     return Frames(Path(file), int(frame))
 
 
-def _single_order(prompt: str | Storyboard, output: Path | None, settings: dict[str, Any]) -> Order:
-    if "seed" not in settings:
-        settings["seed"] = begun_seed(output)
-    request = Request(prompt=prompt, **settings)
-    if output is None or output.is_dir():
-        output = (output or Path()) / _default_name(request)
-    return Order(request, output)
+def _single_order(
+    prompt: str | Storyboard, settings: dict[str, Any], flags: ClipFlags, inputs: tuple[Path, ...]
+) -> Order:
+    seed = begun_seed(flags.output) if flags.seed is None else flags.seed
+    request = Request(prompt=prompt, seed=seed, **settings)
+    output = choose_output(flags.output, _default_name(request), overwrite=flags.overwrite)
+    return Order(request, output, inputs=inputs, overwrite=flags.overwrite)
 
 
 def _default_name(request: Request) -> str:
     """Of the words that the model reads."""
     words, *_ = as_list(expand_request(request)[0].prompt)
-    return f"{slug(words)}-{request.seed}.mp4"
+    return f"{slug(words)}-{request.seed or 0}.mp4"
 
 
 def _folder_for_many(output: Path | None) -> Path:
@@ -205,8 +158,12 @@ def _folder_for_many(output: Path | None) -> Path:
     return folder
 
 
-def _read_prompts(file: Path, folder: Path, settings: dict[str, Any]) -> list[Order]:
+def _read_prompts(
+    file: Path, folder: Path, settings: dict[str, Any], flags: ClipFlags, inputs: tuple[Path, ...]
+) -> list[Order]:
     """One order for each line of ``file`` that is not blank; what a line says goes before ``settings``.
+
+    The lines' seeds count up from the flag's, so that they do not share their noise.
 
     Raises:
         InputError: the file cannot be read, is empty or has a broken line (its number is in the message).
@@ -217,15 +174,26 @@ def _read_prompts(file: Path, folder: Path, settings: dict[str, Any]) -> list[Or
         lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
     except OSError as error:
         raise InputError(f"cannot read prompts file {str(file)!r}: {error.strerror}") from error
-    orders = []
+    orders: list[Order] = []
+    taken: set[Path] = set()
     for index, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         origin = f"{file.name}, line {index}"
+        seed = draw_seed() if flags.seed is None else flags.seed + len(orders)
         try:
-            orders.append(_line_order(line, folder, settings, origin))
+            said = _parse_line(line)
+            request, name = _line_request(said, settings | {"seed": seed})
+            own_name = None if name is not None else _default_name(request)
         except ValueError as error:
             raise InputError(f"{origin}: {error}") from error
+        if own_name is not None:
+            output = choose_output(folder, own_name, overwrite=flags.overwrite, taken=taken)
+        else:
+            output = folder / str(name)
+        taken.add(output)
+        keys = key_names({field: key for key, (field, *_) in _LINE_KEYS.items() if field in said})
+        orders.append(Order(request, output, origin, keys, inputs=inputs, overwrite=flags.overwrite))
     if not orders:
         raise InputError(f"prompts file {str(file)!r} is empty; each line must be like {_EXAMPLE_LINE}")
     return orders
@@ -260,17 +228,18 @@ def _parse_line(line: bytes) -> dict[str, Any]:
     return fields
 
 
-def _line_order(line: bytes, folder: Path, settings: dict[str, Any], origin: str) -> Order:
-    said = _parse_line(line)
-    fields = {"seed": draw_seed(), **settings, **said}
+def _line_request(said: dict[str, Any], settings: dict[str, Any]) -> tuple[Request, str | None]:
+    """What a line asks for, and the file that it names.
+
+    Raises:
+        InputError: a size or a name of another form.
+    """
+    fields = settings | said
     if "num_frames" in said:
         fields["seconds"] = None  # that was the flag's way to say how long
     if "size" in fields:
-        fields["width"], fields["height"] = parse_size(fields.pop("size"))
+        fields["width"], fields["height"] = parse_size(fields.pop("size"), "size")
     name = fields.pop("output", None)
-    request = Request(**fields)
-    if name is None:
-        name = _default_name(request)
-    if _FILE_NAME.fullmatch(name) is None:
+    if name is not None and _FILE_NAME.fullmatch(name) is None:
         raise InputError(f"output is {name!r}; it must be a plain file name such as ball.mp4, no folders")
-    return Order(request, folder / name, origin)
+    return Request(**fields), name

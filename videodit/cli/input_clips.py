@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videodit.cli.common import note, parse_size
+from videodit.cli.common import count_of, note, parse_size
 from videodit.cli.flags import ClipFlags
-from videodit.cli.jobs import begun_seed
+from videodit.cli.jobs import Order, begun_seed, describe_jobs, plan_jobs, run_jobs
+from videodit.cli.output_files import choose_output
 from videodit.errors import InputError
+from videodit.pipelines.request import Request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,16 +43,29 @@ def clip_size(path: Path) -> tuple[int, int]:
         return clip.info.height, clip.info.width
 
 
+def rate_of(spec: ModelSpec, flags: ClipFlags) -> float:
+    """Frames per second that clips are brought to.
+
+    Raises:
+        InputError: what is no frame rate.
+    """
+    from videodit.media import frame_rate
+
+    fps = spec.defaults.fps if flags.fps is None else flags.fps
+    frame_rate(fps)
+    return float(fps)
+
+
 def read_clip(
-    path: Path, spec: ModelSpec, *, size: tuple[int, int] | None = None, fit: str = "crop", name: str = "the given clip"
+    path: Path, spec: ModelSpec, flags: ClipFlags, *, size: tuple[int, int] | None = None, name: str = "the clip"
 ) -> np.ndarray:
-    """A clip's frames ``[T, H, W, 3]`` at the model's frames per second; another rate is announced.
+    """A clip's frames ``[T, H, W, 3]`` at :func:`rate_of`; another rate is announced.
 
     Args:
         path: of the clip.
         spec: the model.
+        flags: of the command.
         size: height and width that the frames are brought to while they are read; ``None`` keeps the clip's own.
-        fit: how; see :func:`videodit.pipelines.pixels.fitted`.
         name: of the clip, for messages.
 
     Raises:
@@ -58,7 +73,7 @@ def read_clip(
     """
     from videodit.pipelines.pixels import read_frames
 
-    frames, notices = read_frames(path, fps=float(spec.defaults.fps), name=name, size=size, fit=fit)  # type: ignore[arg-type]
+    frames, notices = read_frames(path, fps=rate_of(spec, flags), name=name, size=size, fit=flags.fit)  # type: ignore[arg-type]
     for notice in notices:
         note(notice)
     return frames
@@ -107,20 +122,41 @@ def request_fields(
     elif spec.geometry.snap_size(height, width) != (height, width) or height * width > 2 * own[0] * own[1]:
         height, width = own
     return {
+        **flags.request_fields,
         "prompt": prompt,
         **own_prompt,
         "syntax": True,
         "height": height,
         "width": width,
         "seed": begun_seed(flags.output) if flags.seed is None else flags.seed,
-        "model": flags.model,
-        "fit": flags.fit,
-        "num_inference_steps": flags.steps,
-        "guidance_scale": flags.cfg,
-        "negative_prompt": flags.negative,
-        "device": flags.device,
-        "dtype": flags.dtype,
     }
+
+
+def make_one(request: Request, name: str, flags: ClipFlags, inputs: tuple[Path, ...]) -> None:
+    """Make a single clip, or print what would be made.
+
+    Args:
+        request: what is asked for.
+        name: of the file, if no flag says it; the seed comes behind it.
+        flags: of the command.
+        inputs: the clips and pictures that it is made from.
+
+    Raises:
+        InputError: see :func:`videodit.cli.jobs.plan_jobs` and :func:`videodit.cli.jobs.run_jobs`.
+    """
+    output = choose_output(flags.output, f"{name}-{request.seed}.mp4", overwrite=flags.overwrite)
+    jobs = plan_jobs([Order(request, output, inputs=inputs, overwrite=flags.overwrite)])
+    if flags.dry_run:
+        describe_jobs(jobs)
+    else:
+        run_jobs(jobs, profile=flags.profile)
+
+
+def left_out(count: int, name: str, which: str = "last") -> str:
+    """Says that frames at an end of a clip are not used."""
+    if count == 1:
+        return f"the {which} frame of {name} is left out"
+    return f"the {which} {count} frames of {name} are left out"
 
 
 def whole_groups(count: int, spec: ModelSpec, *, leading: bool) -> int:
@@ -137,5 +173,5 @@ def whole_groups(count: int, spec: ModelSpec, *, leading: bool) -> int:
     stride, lead = spec.geometry.vae_stride.t, 1 if spec.geometry.causal and leading else 0
     whole = (count - lead) // stride * stride + lead
     if whole < 1:
-        raise InputError(f"a clip of {count} frames is too short; at least {stride} are needed")
+        raise InputError(f"the clip has {count_of(count, 'frame')} and is too short; at least {stride} are needed")
     return whole

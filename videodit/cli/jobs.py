@@ -1,4 +1,4 @@
-"""From a request to a clip: the one way that `generate` and `remake` share.
+"""From a request to a clip: the one way that all commands share which make one.
 
 First everything is checked (:func:`plan_jobs`), then everything runs (:func:`run_jobs`), so that a mistake
 in the last line of a prompts file costs no time.
@@ -6,19 +6,22 @@ in the last line of a prompts file costs no time.
 
 from __future__ import annotations
 
-import re
+import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videodit.cli.common import file_size, note, print_rows, printable, quiet_libraries
+from videodit.cli.common import count_of, file_size, note, print_rows, printable, quiet_libraries
 from videodit.cli.loras import check_loras, load_loras, weight_of
+from videodit.cli.output_files import check_output
 from videodit.cli.progress import Progress, show_progress
-from videodit.errors import InputError
+from videodit.cli.stopping import when_stopped
+from videodit.cli.typed_names import as_typed, naming
+from videodit.errors import InputError, VideoDiTError
 from videodit.files import sole_maker
 from videodit.pipelines.request import LoRARequest, Request, as_list
 from videodit.pipelines.storyboard import Storyboard
@@ -33,16 +36,6 @@ if TYPE_CHECKING:
     from videodit.prompt_reader import PromptReader
 
 MAX_SEED = 2**63 - 1
-_FLAGS = {
-    "num_inference_steps": "steps",
-    "guidance_scale": "cfg",
-    "guidance_scale_2": "cfg",
-    "num_frames": "frames",
-    "negative_prompt": "negative",
-    "last_image": "last-image",
-}
-"""What fields of a request are called on the command line, where that differs."""
-_FIELD = re.compile(rf"\b({'|'.join(sorted(_FLAGS, key=len, reverse=True))})\b")
 
 
 @dataclass(frozen=True)
@@ -53,11 +46,18 @@ class Order:
         request: what is asked for, with a seed.
         output: the MP4 to write.
         origin: where it was written ("prompts.jsonl, line 3"), for error messages.
+        keys: names, for messages, of the values that the command line does not say; see
+            :func:`videodit.cli.typed_names.key_names`.
+        inputs: files that the clip is made from, which it must not replace.
+        overwrite: another file may be replaced.
     """
 
     request: Request
     output: Path
     origin: str = ""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    inputs: tuple[Path, ...] = ()
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def begun_seed(output: Path | None) -> int:
 
     if (seed := WindowStore.seed(folder)) is None:
         return draw_seed()
-    note(f"{output.name} was begun before with seed {seed}, and goes on")
+    note(f"{output.name} was begun before with seed {seed}; it goes on from there")
     return seed
 
 
@@ -103,16 +103,54 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
     """Check every order without loading weights, and announce what was adjusted.
 
     Raises:
-        InputError: a value is out of range, a model unknown, an output not writable or named twice. The
-            message starts with the order's origin.
+        InputError: a value is out of range, a model unknown, an output not writable, named twice, an input of its
+            own, or there already. The message starts with the order's origin.
     """
     jobs: list[Job] = []
-    models: dict[str, ModelFolder] = {}
-    readers: dict[str, PromptReader] = {}
-    checked: dict[tuple[Path, tuple[LoRARequest, ...]], tuple[LoRAInfo, ...]] = {}
     takers: dict[Path, str] = {}
-    with show_progress() as progress:
+    notices: list[str] = []
+    with when_stopped("nothing was made"), show_progress() as progress:
         progress.stage("loading the libraries")
+        planner = _Planner()
+        for index, order in enumerate(orders):
+            progress.stage(f"checking request {index + 1}/{len(orders)}")
+            with _named(order):
+                if (taker := takers.get(order.output.resolve())) is not None:
+                    raise InputError(f"output {order.output.name!r} is taken by {taker}")
+                takers[order.output.resolve()] = order.origin
+                jobs.append(planner.plan(order))
+                notices += map(as_typed, jobs[-1].plan.notices)
+    for message in dict.fromkeys(notices):
+        note(message)
+    return jobs
+
+
+@contextlib.contextmanager
+def _named(order: Order) -> Iterator[None]:
+    """Errors of the block say where an order was written, and call its values as they are called there."""
+    try:
+        with naming(order.keys):
+            yield
+    except VideoDiTError as error:
+        if order.origin:
+            error.args = (f"{order.origin}: {error}", *error.args[1:])
+        raise
+
+
+class _Planner:
+    """Plans orders; what several of them share is looked up once."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ModelFolder] = {}
+        self._readers: dict[str, PromptReader] = {}
+        self._loras: dict[tuple[Path, tuple[LoRARequest, ...]], tuple[LoRAInfo, ...]] = {}
+
+    def plan(self, order: Order) -> Job:
+        """One order.
+
+        Raises:
+            InputError: see :func:`plan_jobs`.
+        """
         from videodit.hardware import parse_device, parse_dtype
         from videodit.media import check_writable
         from videodit.pipelines.planning import plan
@@ -121,44 +159,26 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
         from videodit.pipelines.request import Inputs
         from videodit.pipelines.spec import ModelFolder
 
-        for index, order in enumerate(orders):
-            progress.stage(f"checking request {index + 1}/{len(orders)}")
-            try:
-                request, notices = expand_request(order.request)
-                order = replace(order, request=request)
-                _check_words(request)
-                check_writable(order.output)  # first: finding a model may fetch it
-                if request.model not in models:
-                    models[request.model] = ModelFolder.find(request.model)
-                model = models[request.model]
-                if request.model not in readers:
-                    readers[request.model] = load_prompt_reader(model)
-                if request.has_weights:
-                    readers[request.model].check_weights()
-                planned = plan(request, Inputs(), model.spec, text_notices=readers[request.model].notices)
-                planned = replace(planned, notices=[*notices, *planned.notices])
-                device = parse_device(request.device)
-                dtype = parse_dtype(request.dtype, device)
-                _check_acceleration(request, planned, model)
-                if (key := (model.path, request.loras)) not in checked:
-                    checked[key] = check_loras(request.loras, model.path)
-                path = order.output.resolve()
-                if path in takers:
-                    raise InputError(f"output {order.output.name!r} is taken by {takers[path]}")
-            except ValueError as error:
-                raise InputError(_as_typed(str(error), order.origin)) from error
-            takers[path] = order.origin
-            jobs.append(Job(order, planned, model, device, dtype, checked[key]))
-    for message in dict.fromkeys(message for job in jobs for message in job.plan.notices):
-        note(message)
-    return jobs
-
-
-def _as_typed(message: str, origin: str) -> str:
-    """A message about a request with the names that a user typed: flags, or keys of a prompts file's line."""
-    dashes = "" if origin else "--"
-    message = _FIELD.sub(lambda match: dashes + _FLAGS[match[0]], message)
-    return f"{origin}: {message}" if origin else message
+        request, notices = expand_request(order.request)
+        order = replace(order, request=request)
+        _check_words(request)
+        check_output(order.output, inputs=order.inputs, overwrite=order.overwrite)
+        check_writable(order.output)  # before the model: finding one may fetch it
+        if request.model not in self._models:
+            self._models[request.model] = ModelFolder.find(request.model)
+        model = self._models[request.model]
+        if request.model not in self._readers:
+            self._readers[request.model] = load_prompt_reader(model)
+        if request.has_weights:
+            self._readers[request.model].check_weights()
+        planned = plan(request, Inputs(), model.spec, text_notices=self._readers[request.model].notices)
+        planned = replace(planned, notices=[*notices, *planned.notices])
+        device = parse_device(request.device)
+        dtype = parse_dtype(request.dtype, device)
+        _check_acceleration(request, planned, model)
+        if (key := (model.path, request.loras)) not in self._loras:
+            self._loras[key] = check_loras(request.loras, model.path)
+        return Job(order, planned, model, device, dtype, self._loras[key])
 
 
 def _check_words(request: Request) -> None:
@@ -171,7 +191,7 @@ def _check_words(request: Request) -> None:
     if any(is_blank(text) for text in as_list(request.prompt)):
         raise InputError("the prompt is empty; say what the clip should show")
     if request.seed is not None and not 0 <= request.seed <= MAX_SEED:
-        raise InputError(f"seed is {request.seed}; it must be 0 to {MAX_SEED}")
+        raise InputError(f"seed must be 0 to {MAX_SEED}, got {request.seed}")
 
 
 def _quantizes(wanted: str | AccelConfig) -> bool:
@@ -220,7 +240,7 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
                 ),
                 ("size", f"{plan.width}x{plan.height}"),
                 ("frames", f"{plan.num_frames} at {float(plan.fps):g} fps{', a loop' if plan.loop else ''}"),
-                *(("given", _told(record)) for record in plan.condition_record),
+                *(("keeps", _kept(record)) for record in plan.condition_record),
                 ("seconds", f"{plan.seconds:.2f}"),
                 ("steps", plan.num_inference_steps),
                 *([("accelerate", request.acceleration)] if request.acceleration is not None else []),
@@ -253,28 +273,15 @@ def _read_rows(request: Request) -> list[tuple[str, str]]:
     return [("prompt", prompt) for prompt in as_list(request.prompt)]
 
 
-def _told(record: dict[str, Any]) -> str:
-    """A line about something that is given."""
+def _kept(record: dict[str, Any]) -> str:
+    """A line about what the clip takes from pictures or clips."""
     if "frames" in record:
         first, count = record["at"], record["count"]
         which = f"frame {first}" if count == 1 else f"frames {first} to {first + count - 1}"
         return f"{which}, strength {record['strength']:g}"
     if "edit" in record:
-        return f"a clip to start from, strength {record['strength']:g}"
-    return "a clip, what is black in the mask"
-
-
-def make_one(order: Order, *, dry_run: bool) -> None:
-    """Make a single clip, or print what would be made.
-
-    Raises:
-        InputError: see :func:`plan_jobs` and :func:`run_jobs`.
-    """
-    jobs = plan_jobs([order])
-    if dry_run:
-        describe_jobs(jobs)
-    else:
-        run_jobs(jobs)
+        return f"as much of the clip as strength {record['strength']:g} leaves"
+    return "the clip where the mask is black"
 
 
 def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, Any]]:
@@ -289,34 +296,66 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
     """
     started = time.monotonic()
     for job in jobs:  # before the model is loaded
-        with sole_maker(job.output):
+        with _sole_maker(job):
             pass
+    recipes: list[dict[str, Any]] = []
+    with when_stopped(lambda: _left_behind(jobs, len(recipes))):
+        pipe, loaded = _load_all(jobs[0]), jobs[0].request.loras
+        for index, job in enumerate(jobs, start=1):
+            with _sole_maker(job):
+                _announce(job)
+                if job.request.loras != loaded:  # a line's prompt may call others than the one before
+                    pipe.unload_lora_weights()
+                    load_loras(pipe, job.request.loras, job.loras)
+                    loaded = job.request.loras
+                with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
+                    recipe, timings = _make_clip(pipe, job, progress)
+            recipes.append(recipe)
+            _report(job, time.monotonic() - started)
+            if profile:
+                _print_timings(timings)
+            started = time.monotonic()
+    return recipes
+
+
+@contextlib.contextmanager
+def _sole_maker(job: Job) -> Iterator[None]:
+    """Keep others from making the same file, and see that none has made it since it was planned."""
+    with sole_maker(job.output):
+        check_output(job.output, overwrite=job.order.overwrite)
+        yield
+
+
+def _left_behind(jobs: Sequence[Job], finished: int) -> str:
+    """What a stop leaves, and how to go on."""
+    there = f"{finished} of {len(jobs)} clips are finished and kept" if len(jobs) > 1 else ""
+    if finished == len(jobs):
+        return there or "the clip is finished and kept"
+    job = jobs[finished]
+    made, total = _windows_made(job), len(job.plan.spans)
+    if made:
+        begun = (
+            f"{made} of {total} windows of {str(job.output)!r} are kept in {str(window_folder(job.output))!r}; "
+            f"the same command with --seed {job.request.seed} -o {job.output} goes on with them"
+        )
+    else:
+        begun = f"nothing of {str(job.output)!r} is kept"
+    return f"{there}; {begun}" if there else begun
+
+
+def _load_all(job: Job) -> VideoDiTPipeline:
+    """The model with its LoRAs, accelerated as asked."""
     with show_progress() as progress:
         progress.stage("loading")
-        pipe = _load(jobs[0])
-        wanted = jobs[0].request.acceleration
+        pipe = _load(job)
+        wanted = job.request.acceleration
         quantized = wanted is not None and _quantizes(wanted)
         if wanted is not None and quantized:  # LoRAs go beside quantized weights, which cannot be made under them
             pipe.accelerate(wanted)
-        load_loras(pipe, jobs[0].request.loras, jobs[0].loras)
+        load_loras(pipe, job.request.loras, job.loras)
         if wanted is not None and not quantized:
             pipe.accelerate(wanted)
-    recipes, loaded = [], jobs[0].request.loras
-    for index, job in enumerate(jobs, start=1):
-        with sole_maker(job.output):
-            _announce(job)
-            if job.request.loras != loaded:  # a line's prompt may call others than the one before
-                pipe.unload_lora_weights()
-                load_loras(pipe, job.request.loras, job.loras)
-                loaded = job.request.loras
-            with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
-                recipe, timings = _make_clip(pipe, job, progress)
-        recipes.append(recipe)
-        _report(job, time.monotonic() - started)
-        if profile:
-            _print_timings(timings)
-        started = time.monotonic()
-    return recipes
+    return pipe
 
 
 def _load(job: Job) -> VideoDiTPipeline:
@@ -383,18 +422,24 @@ def _steps(job: Job) -> int:
     plan, steps = job.plan, job.plan.steps_taken
     if plan.windows is None:
         return steps
-    made = len(list(window_folder(job.output).glob("[0-9][0-9][0-9][0-9][0-9].safetensors")))
-    total = len(plan.spans)
+    made, total = _windows_made(job), len(plan.spans)
     if made:
-        note(f"{made} of {total} windows are there from before")
+        note(f"{made} of {total} windows were made before")
     return steps * (total - made)
+
+
+def _windows_made(job: Job) -> int:
+    """Windows of a long clip that are finished and kept."""
+    if job.plan.windows is None:
+        return 0
+    return len(list(window_folder(job.output).glob("[0-9][0-9][0-9][0-9][0-9].safetensors")))
 
 
 def _report(job: Job, seconds: float) -> None:
     path, plan = job.output, job.plan
     print(
         f"{printable(str(path))}: {plan.width}x{plan.height}, "
-        f"{plan.num_frames} frames at {float(plan.fps):g} fps, "
+        f"{count_of(plan.num_frames, 'frame')} at {float(plan.fps):g} fps, "
         f"{file_size(path.stat().st_size)}, seed {job.request.seed}, made in {seconds:.1f} s",
         flush=True,
     )
@@ -408,7 +453,8 @@ def _print_timings(timings: dict[str, Any]) -> None:
             rows.append((name, f"{value:.3f} s"))
             continue
         rest = sorted(value[1:]) or value
-        text = f"{sum(value):.3f} s: {len(value)} steps, the first {value[0]:.3f} s, then {rest[len(rest) // 2]:.3f} s"
+        steps, middle = count_of(len(value), "step"), rest[len(rest) // 2]
+        text = f"{sum(value):.3f} s: {steps}, the first {value[0]:.3f} s, then {middle:.3f} s"
         rows.append((name, text))
     print_rows(rows, indent=2)
 

@@ -50,10 +50,11 @@ def _parse(text: str) -> LoRARequest:
     if not head:
         raise InputError(f"--lora is {text!r}; it must be FILE or FILE:WEIGHT")
     try:
-        weight = float(tail)
-    except ValueError:
-        raise InputError(f"the weight of LoRA {head!r} is {tail!r}; it must be a number from -100 to 100") from None
-    return LoRARequest(head, check_weight(weight, head))
+        return LoRARequest(head, check_weight(float(tail), head))
+    except ValueError:  # of both
+        raise InputError(
+            f"--lora is {text!r}: the weight of LoRA {head!r} is {tail!r}; it must be a number from -100 to 100"
+        ) from None
 
 
 def check_loras(requests: Sequence[LoRARequest], folder: Path) -> tuple[LoRAInfo, ...]:
@@ -79,11 +80,11 @@ def check_loras(requests: Sequence[LoRARequest], folder: Path) -> tuple[LoRAInfo
         found[name] = replace(info, name=name)
         counts[info.content_hash, request.second] += 1
         if counts[info.content_hash, request.second] == 2:
-            note(f"LoRA {info.name!r} is given more than once, and its weights add up")
+            note(f"LoRA {info.name!r} is named more than once; its weights add up")
         for message in info.notices:
             note(message)
         if info.trigger_words:
-            note(f"LoRA {info.name!r} is called by {', '.join(map(repr, info.trigger_words))} in a prompt")
+            note(f"LoRA {info.name!r} responds to {', '.join(map(repr, info.trigger_words))} in a prompt")
     return tuple(found.values())
 
 
@@ -125,7 +126,7 @@ def match_recipe(entries: Any, given: Sequence[LoRARequest], clip: Path) -> tupl
         if entry["hash"] not in files:
             raise InputError(
                 f"{str(clip)!r} was made with LoRA {_told(entry)}, which a clip does not carry; "
-                "give its file with --lora"
+                "pass its file with --lora"
             )
     matched: dict[int, LoRARequest] = {}
     for content, requests in files.items():
@@ -147,7 +148,7 @@ def _share(requests: list[LoRARequest], uses: list[dict[str, Any]], clip: Path) 
         return requests * len(uses)
     told = ", ".join(f"{entry['name']!r}{'@2' if _is_second(entry) else ''} at {entry['weight']}" for entry in uses)
     problem = InputError(
-        f"{str(clip)!r} was made with LoRA {requests[0].source!r} {len(uses)} times ({told}); give it once without a "
+        f"{str(clip)!r} was made with LoRA {requests[0].source!r} {len(uses)} times ({told}); pass it once without a "
         f"weight, or {len(uses)} times, got {len(requests)}"
     )
     if len(requests) != len(uses):

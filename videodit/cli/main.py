@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import videodit
-from videodit.cli.boundary import EXIT_CODES, run
+from videodit.cli.boundary import EXIT_CODES, exit_code_of, run
 from videodit.cli.calibrate import calibrate
 from videodit.cli.common import note, quiet_torchao
 from videodit.cli.convert import convert
@@ -30,13 +30,16 @@ from videodit.cli.generate import generate
 from videodit.cli.info import info
 from videodit.cli.remake import remake
 from videodit.cli.toybox import toybox
-from videodit.errors import InputError
+from videodit.cli.typed_names import named_as_typed
+from videodit.cli.typer_commands import Command, Group, PastTyper
+from videodit.errors import InputError, Stopped
 
 # The base of everything typer says about a command line; older versions keep it in another package.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="videodit",
+    cls=Group,
     help="Video diffusion transformers: make clips from sentences.",
     invoke_without_command=True,
     add_completion=False,
@@ -44,7 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for _command in (generate, edit, extend, connect, remake, info, convert, families, toybox, calibrate, doctor):
-    app.command()(_command)
+    app.command(cls=Command)(named_as_typed(_command))
 app.add_typer(data)
 
 
@@ -103,9 +106,11 @@ def _main(arguments: Sequence[str] | None, settings: _Settings) -> int:
             obj=settings,
         )
         return code if isinstance(code, int) else 0
-    except typer.Abort as error:  # of Ctrl-C or another signal
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise error.__context__ from None
+    except PastTyper as error:
+        if str(error.stop):
+            raise error.stop from None
+        raise Stopped(exit_code_of(error.stop) - 128, "stopped") from None
+    except typer.Abort:
         raise KeyboardInterrupt from None
     except _UsageError as error:
         raise InputError(_usage_message(error)) from error

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from videodit.cli.common import note, slug
-from videodit.cli.flags import Device, DryRun, Dtype, integer
+from videodit.cli.flags import Device, DryRun, Dtype, Limit, Overwrite, Profile, integer
 from videodit.cli.jobs import Order, describe_jobs, plan_jobs, run_jobs
 from videodit.cli.loras import match_recipe, parse_loras
+from videodit.cli.output_files import choose_output
+from videodit.cli.typed_names import key_names
 from videodit.errors import InputError
 from videodit.pipelines.request import Request
 
@@ -27,9 +29,11 @@ def remake(
         typer.Option(
             "--output",
             "-o",
-            help="The MP4 to write. Left out: the clip's name, “remake” and the seed, in the current folder.",
+            help="The MP4 to write, or an existing folder to write into. Left out: the clip's name, “remake” and the "
+            "seed, in the current folder, with a number where that file exists.",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Another model, or where the clip's own model is now.")
     ] = None,
@@ -45,12 +49,14 @@ def remake(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Go on where the clip cannot be made again and another one comes out.")
     ] = False,
+    limit: Limit = None,
+    profile: Profile = False,
     dry_run: DryRun = False,
 ) -> None:
     """Make a clip again from the recipe inside it: the same seed gives the same frames."""
     from videodit.media import read_recipe
     from videodit.pipelines.folders import files_hash, model_hash
-    from videodit.pipelines.recipe import levels_changed, read_dtypes, read_request
+    from videodit.pipelines.recipe import FIELDS, levels_changed, read_dtypes, read_request
 
     recipe = read_recipe(clip)
     if recipe is None:
@@ -72,9 +78,10 @@ def remake(
     if dtype is None:
         fields["dtypes"] = read_dtypes(recipe, where)
     fields["loras"] = match_recipe(recipe.get("loras"), parse_loras(lora), clip)
-    if output is None:
-        output = Path(f"{slug(clip.stem)}-remake-{fields['seed']}.mp4")
-    jobs = plan_jobs([Order(Request(device=device, **fields), output)])
+    name = f"{slug(clip.stem)}-remake-{fields['seed']}.mp4"
+    target = choose_output(output, name, overwrite=overwrite)
+    keys = key_names({field: key for key, field, _ in FIELDS if key not in said}, f"{{}} of the recipe in {where}")
+    jobs = plan_jobs([Order(Request(device=device, **fields), target, "", keys, inputs=(clip,), overwrite=overwrite)])
     if "model_hash" in recipe and recipe["model_hash"] != model_hash(jobs[0].model.path):
         note(f"the clip will differ: model {jobs[0].model.name!r} has other weights than the one that made it; see -m")
     elif "files_hash" in recipe and recipe["files_hash"] != files_hash(jobs[0].model.path):
@@ -84,7 +91,7 @@ def remake(
     if dry_run:
         describe_jobs(jobs)
         return
-    (made,) = run_jobs(jobs)
+    (made,) = run_jobs(jobs, profile=profile)
     for difference in _differences(recipe, made):
         note(f"the clip may differ: {difference}")
 

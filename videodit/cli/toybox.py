@@ -8,10 +8,11 @@ from typing import Annotated, cast
 
 import typer
 
-from videodit.cli.common import parse_size, printable
+from videodit.cli.common import count_of, parse_size, printable
 from videodit.cli.flags import integer, number
 from videodit.cli.jobs import MAX_SEED
 from videodit.cli.progress import show_progress
+from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
 
 
@@ -33,11 +34,12 @@ def toybox(
     """
     width, height = parse_size(size)
     if clips < 1:
-        raise InputError(f"clips is {clips}; it must be at least 1")
+        raise InputError(f"--clips is {clips}; it must be at least 1")
     if not 0 <= seed <= MAX_SEED:
-        raise InputError(f"seed is {seed}; it must be 0 to {MAX_SEED}")
+        raise InputError(f"--seed is {seed}; it must be 0 to {MAX_SEED}")
     started = time.monotonic()
-    with show_progress() as progress:
+    kept = f"the clips that are written are kept in {str(out)!r}, and the same command goes on"
+    with when_stopped(kept), show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.datasets.toybox import ToyboxDataset
         from videodit.datasets.toybox.export import export
@@ -54,6 +56,6 @@ def toybox(
         written = export(data, out, report=report)
     there = f", {clips - written} were there" if written < clips else ""
     print(
-        f"{printable(str(out))}: {clips} clips of {width}x{height}, {frames} frames at {fps:g} fps, "
-        f"split {split}, seed {seed}; {written} written in {time.monotonic() - started:.1f} s{there}"
+        f"{printable(str(out))}: {count_of(clips, 'clip')} of {width}x{height}, {count_of(frames, 'frame')} at "
+        f"{fps:g} fps, split {split}, seed {seed}; {written} written in {time.monotonic() - started:.1f} s{there}"
     )

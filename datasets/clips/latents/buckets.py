@@ -170,7 +170,11 @@ def plan_samples(
     if uncovered:
         notices.append(
             f"{uncovered:.1f} s of the clips are in no sample: "
-            + ("what is left behind the last window of each" if spec.windows == "all" else "all but the first windows")
+            + (
+                "what remains of each clip after its last window"
+                if spec.windows == "all"
+                else "all but the first windows"
+            )
         )
     samples, merged = _merge(samples, spec)
     return SamplePlan(spec, tuple(samples), dropped, [*notices, *merged, *_enlarged(samples)])
