@@ -75,11 +75,9 @@ def load(
         pipe = VideoDiTPipeline.from_pretrained(model, dtype=parse_dtype(None, where)).to(where)
         if accelerate is not None:
             pipe.accelerate(accelerate)
+        pipe.actions_for(how.num_inference_steps)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    actions = pipe.step_actions
-    if actions is not None and len(actions) != how.num_inference_steps:
-        raise SystemExit(f"error: {accelerate!r} is for {len(actions)} steps, not {how.num_inference_steps}")
     pipe.set_progress_bar_config(disable=True)
     return pipe, how
 

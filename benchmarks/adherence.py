@@ -282,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings |= {"device": pipe.device.type, "dtype": str(pipe.dtype).removeprefix("torch."), "seed": args.seed}
         settings |= {"steps": how.num_inference_steps, "guidance": how.guidance_scale}
         if args.accelerate is not None:
-            settings |= {"acceleration": args.accelerate, "actions": pipe.step_actions}
+            settings |= {"acceleration": args.accelerate, "actions": pipe.actions_for(how.num_inference_steps)}
         makers["decoded"] = lambda first, last: through_vae(pipe, rendered(scenes[first:last], form, probe.device))
         makers["generated"] = lambda first, last: generate(pipe, how, prompts[first:last], first_seed=args.seed + first)
     settings["clips"] = str(form)

@@ -26,7 +26,9 @@ class AcceleratedPipeline:
 
     Attributes:
         step_actions: what each step computes, a letter a step: see :mod:`videodit.acceleration.schedule`; ``None``:
-            everything.
+            everything, or what ``step_schedules`` say.
+        step_schedules: the same by the sampler's class and its number of steps, as files of schedules have it; each
+            call takes the one that fits it.
         batch_guidance: guidance's two predictions in one forward. Prompts of different lengths then need an attention
             backend that takes masks.
         processes: that make each clip together; ``None`` for this one alone.
@@ -40,6 +42,7 @@ class AcceleratedPipeline:
     def __init__(self) -> None:
         super().__init__()
         self.step_actions: str | None = None
+        self.step_schedules: dict[tuple[str, int], str] | None = None
         self.batch_guidance = False
         self.processes: Processes | None = None
 
@@ -76,12 +79,17 @@ class AcceleratedPipeline:
                 "transformer.set_attention_backend sets how it is computed"
             )
 
-    def _actions(self, steps: int) -> str | None:
-        """What the steps of a call compute.
+    def actions_for(self, steps: int) -> str | None:
+        """What the steps of a call compute, a letter a step; ``None``: everything.
 
         Raises:
-            InputError: a schedule for another number of steps, or a scheduler that predicts more than once a step.
+            InputError: a schedule for another number of steps, none for them, or a scheduler that predicts more than
+                once a step.
         """
+        if self.step_actions is None and self.step_schedules is not None:
+            from videodit.acceleration.schedule import pick_schedule
+
+            return pick_schedule(self.step_schedules, type(self.scheduler).__name__, steps, what="the acceleration")
         actions = self.step_actions
         if actions is not None and (order := getattr(self.scheduler, "order", 1)) > 1:
             raise InputError(

@@ -638,7 +638,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             InputError: see :meth:`check_plan`.
             ModelError: numbers that are not finite, and in which part they arose.
         """
-        draws, actions = self.check_plan(plan, output_type), self._actions(plan.num_inference_steps)
+        draws, actions = self.check_plan(plan, output_type), self.actions_for(plan.num_inference_steps)
         for notice in plan.notices:
             logger.warning(notice)
         watch, device = Stopwatch(self._execution_device), self._execution_device

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from videodit.errors import InputError
 from videodit.pipelines.conditions import check_fit, edit_steps, ends_given, images_as_frames
 from videodit.pipelines.levels import Levels
+from videodit.pipelines.prompt_expansion import expand_request
 from videodit.pipelines.request import Inputs, Request, as_list
 from videodit.pipelines.settings import Settings, check_conditions, plan_settings
 from videodit.pipelines.spec import ModelSpec, TextNeeds
@@ -106,6 +107,10 @@ def plan(
     Raises:
         InputError: naming the bad value and what is legal.
     """
+    asked = request
+    request, notes = expand_request(request)
+    if request.loras != asked.loras:  # a pipeline makes clips with the LoRAs that it has loaded
+        raise InputError("the prompt calls LoRAs; expand_request says which, to load them before the clip is planned")
     request.check_texts()
     levels = Levels(request.sigmas, request.timesteps, request.eta)
     steps = request.num_inference_steps
@@ -126,9 +131,11 @@ def plan(
         from videodit.pipelines.live_inputs import check_live
 
         check_live(inputs, videos=videos, latent_shape=settings.latent_shape)
-    notices = [*settings.notices, *([] if conditions is None else conditions.notices)]
+    notices = [*notes, *settings.notices, *([] if conditions is None else conditions.notices)]
     if text_notices is not None:
         notices += [notice for text in request.texts for notice in text_notices(text)]
+    if request.has_weights and spec.text.pooled_dim is not None:
+        notices.append("weights of words do not reach the pooled embedding of the prompt, which this model takes, too")
     if any(as_list(request.negative_prompt, "negative_prompt")) and not guided:
         notices.append("negative_prompt has no effect without guidance: guidance_scale is at most 1")
     return Plan(

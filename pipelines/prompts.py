@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 
 import torch
+from torch import Tensor
 
 from videodit.errors import InputError
 from videodit.pipelines.protocols import ReadingPipeline
 from videodit.pipelines.request import Inputs, Request, as_list
 from videodit.pipelines.storyboard import Storyboard
-from videodit.text import TextTokens, from_embeds
+from videodit.prompt_reader import PromptReader
+from videodit.prompt_syntax import Span
+from videodit.text import TextEncoder, TextTokens, from_embeds
 from videodit.weights import check_finite
 
 _NAMES = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
@@ -67,6 +70,10 @@ def check_encoders(pipe: ReadingPipeline, request: Request, inputs: Inputs, *, g
         pipe.check_text_components("prompt", "prompt_embeds")
     if guided and inputs.negative_prompt_embeds is None:
         pipe.check_text_components("guidance", "negative_prompt_embeds, or guidance_scale=1")
+    if request.has_weights:
+        if not isinstance(pipe.text, TextEncoder):
+            raise InputError("prompts were encoded ahead; weights of words, as in (word:1.2), come too late")
+        pipe.text.check_weights()
     length = request.max_sequence_length
     if length is None:
         return
@@ -91,10 +98,14 @@ def encode(pipe: ReadingPipeline, request: Request, inputs: Inputs, device: torc
     """
     repeats, length = request.num_videos_per_prompt, request.max_sequence_length
 
-    def read(prompts: Sequence[str]) -> TextTokens:
+    def read(prompts: Sequence[str], weights: Sequence[Sequence[Span]] | None = None) -> TextTokens:
         options = {} if length is None else {"max_length": int(length)}
         tokens: TextTokens = pipe.text(prompts, device=device, **options)
-        return tokens
+        if weights is None or not any(weights):
+            return tokens
+        padded = [""] if pipe.text.spec.padding == "max_length" else [*prompts, ""]  # the empty one is as long
+        empty = pipe.text(padded, device=device, **options).embeds[-1:]
+        return weighted(tokens, empty, pipe.text, prompts, weights)
 
     def taken(sign: str) -> TextTokens:
         embeds, mask, pooled = (getattr(inputs, f"{sign}{name}") for name in _NAMES)
@@ -104,17 +115,51 @@ def encode(pipe: ReadingPipeline, request: Request, inputs: Inputs, device: torc
 
     scenes: tuple[TextTokens, ...] = ()
     if isinstance(request.prompt, Storyboard):
-        scenes = tuple(repeat(read([one]), repeats) for one in request.prompt.prompts)
+        each = request.prompt_weights or [()] * len(request.prompt.prompts)
+        scenes = tuple(
+            repeat(read([one], [spans]), repeats) for one, spans in zip(request.prompt.prompts, each, strict=True)
+        )
         cond = scenes[0]
     else:
-        cond = repeat(read(as_list(request.prompt)) if inputs.prompt_embeds is None else taken(""), repeats)
+        own = read(as_list(request.prompt), request.prompt_weights) if inputs.prompt_embeds is None else taken("")
+        cond = repeat(own, repeats)
     if not guided:
         return Text(cond, None, scenes)
-    uncond = read(request.negatives) if inputs.negative_prompt_embeds is None else taken("negative_")
+    if inputs.negative_prompt_embeds is None:
+        uncond = read(request.negatives, request.negative_prompt_weights)
+    else:
+        uncond = taken("negative_")
     uncond = repeat(uncond, len(cond.embeds) // len(uncond.embeds))
     if pipe.text_spec.negative_takes_mask:
         uncond = replace(uncond, embeds=uncond.embeds[:, : cond.embeds.shape[1]], mask=cond.mask)
     return Text(cond, uncond, scenes)
+
+
+def weighted(
+    tokens: TextTokens, empty: Tensor, reader: PromptReader, prompts: Sequence[str], weights: Sequence[Sequence[Span]]
+) -> TextTokens:
+    """Prompts whose parts count more or less than the rest.
+
+    A token ``e`` of weight ``w`` becomes ``e∅ + w·(e − e∅)``, where ``e∅`` is what the encoder makes of the empty
+    prompt at the same position: 0 leaves nothing of the word but its place, 1 changes nothing. That is how ComfyUI
+    weighs words (its ``ClipTokenWeightEncoder``); AUTOMATIC1111's web UI multiplies ``e`` itself and restores the mean.
+    Tokens of weight 1 stay as they are to the last bit. Pooled embeddings are left alone.
+
+    Args:
+        tokens: the prompts, encoded, ``[B, L, text_dim]``.
+        empty: the empty prompt, encoded and padded to the same length, ``[1, L, text_dim]``.
+        reader: whose tokens they are.
+        prompts: their texts.
+        weights: of each prompt the weights of its parts.
+    """
+    embeds = tokens.embeds
+    rows = [
+        reader.token_weights(prompt, spans, embeds.shape[1]) for prompt, spans in zip(prompts, weights, strict=True)
+    ]
+    factors = torch.tensor(rows, dtype=torch.float32, device=embeds.device)[..., None]
+    base = empty.float()
+    moved = (base + factors * (embeds.float() - base)).to(embeds.dtype)
+    return replace(tokens, embeds=torch.where(factors == 1, embeds, moved))
 
 
 def repeat(text: TextTokens, times: int) -> TextTokens:

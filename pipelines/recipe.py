@@ -13,7 +13,7 @@ from videodit.configs import read_json
 from videodit.errors import InputError
 from videodit.pipelines.folders import family_of_index
 from videodit.pipelines.planning import Plan
-from videodit.pipelines.request import as_list
+from videodit.pipelines.request import Request, as_list
 from videodit.pipelines.storyboard import Storyboard
 from videodit.schema import is_plain
 
@@ -112,10 +112,24 @@ def write_recipes(
             "prompt": prompts[0] if story else prompts[i // per_prompt],
             "negative_prompt": negatives[i * len(negatives) // videos],
             "seed": seeds[i],
+            **_typed(request, i // per_prompt, i * len(negatives) // videos),
             **common,
         }
         for i in range(videos)
     ]
+
+
+def _typed(request: Request, prompt: int, negative: int) -> JsonObject:
+    """What a prompt and a negative prompt were typed as, and their weights; a storyboard's are lists of its scenes."""
+    found: JsonObject = {}
+    for sign, at in (("", prompt), ("negative_", negative)):
+        story = not sign and isinstance(request.prompt, Storyboard)
+        source, weights = (getattr(request, f"{sign}prompt_{kind}") for kind in ("source", "weights"))
+        if source is not None:
+            found[f"{sign}prompt_source"] = source if story else source[at]
+        if weights is not None and any(own := weights if story else weights[at]):
+            found[f"{sign}prompt_weights"] = own
+    return found
 
 
 def _common(pipe: RecordedPipeline, plan: Plan) -> JsonObject:
@@ -184,6 +198,37 @@ def read_request(recipe: JsonObject, where: str) -> JsonObject:
             raise InputError(f"the recipe in {where} has {key} = {reprlib.repr(value)}; it must be of type {legal}")
         fields[field] = value
     fields["acceleration"] = _acceleration(recipe, where)
+    return fields | read_typed(recipe, where)
+
+
+def read_typed(recipe: Config, where: str) -> JsonObject:
+    """What prompts were typed as, and their weights, as fields of a :class:`Request`.
+
+    Raises:
+        InputError: something else than texts and weights of their parts; :meth:`Request.check_texts` sees whether these
+            fit the prompts.
+    """
+    fields: JsonObject = {}
+    for sign in ("", "negative_"):
+        story = not sign and isinstance(recipe.get("prompt"), list)
+        source, weights = (recipe.get(f"{sign}prompt_{kind}") for kind in ("source", "weights"))
+        if source is not None:
+            texts = source if story else [source]
+            if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
+                raise InputError(
+                    f"the recipe in {where} has {sign}prompt_source = {reprlib.repr(source)}; it must be text"
+                )
+            fields[f"{sign}prompt_source"] = tuple(texts)
+        if weights is not None:
+            lists = weights if story else [weights]
+            if not isinstance(lists, list) or not all(
+                isinstance(one, list) and all(isinstance(span, list) for span in one) for one in lists
+            ):
+                raise InputError(
+                    f"the recipe in {where} has {sign}prompt_weights = {reprlib.repr(weights)}; it must be a list of "
+                    "[first, behind the last, weight]"
+                )
+            fields[f"{sign}prompt_weights"] = tuple(tuple(tuple(span) for span in one) for one in lists)
     return fields
 
 

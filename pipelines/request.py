@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from videodit.errors import InputError
 from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region
 from videodit.pipelines.storyboard import Storyboard
+from videodit.prompt_syntax import Span, check_spans
 from videodit.prompts import check_text
 
 if TYPE_CHECKING:
@@ -75,6 +76,12 @@ class Request:
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         dtypes: by component, where they differ from ``dtype``.
         threads: of torch, on a CPU; ``None``: by the rule of :func:`videodit.threads.threads_for`.
+        syntax: prompts are typed in the syntax of :mod:`videodit.prompt_syntax`; off, every character is text.
+        prompt_source: what the prompts, or a storyboard's scenes, were typed as, where that differs.
+        prompt_weights: of each of them the weights of its parts: first character, the one behind the last, and how
+            often it counts.
+        negative_prompt_source: likewise of negative prompts.
+        negative_prompt_weights: likewise.
     """
 
     prompt: str | Sequence[str] | Storyboard | None = None
@@ -110,6 +117,11 @@ class Request:
     dtype: str | None = None
     dtypes: Mapping[str, str] | None = None
     threads: int | None = None
+    syntax: bool = False
+    prompt_source: tuple[str, ...] | None = None
+    prompt_weights: tuple[tuple[Span, ...], ...] | None = None
+    negative_prompt_source: tuple[str, ...] | None = None
+    negative_prompt_weights: tuple[tuple[Span, ...], ...] | None = None
 
     @property
     def texts(self) -> list[str]:
@@ -135,6 +147,19 @@ class Request:
             check_text(text)
         for text in as_list(self.negative_prompt, "negative_prompt"):
             check_text(text, "the negative prompt")
+        for what, texts, weights in (
+            ("the prompt", as_list(self.prompt), self.prompt_weights),
+            ("the negative prompt", self.negatives, self.negative_prompt_weights),
+        ):
+            if weights is not None and len(weights) != len(texts):
+                raise InputError(f"there are weights of {len(weights)} texts for {len(texts)}, which {what} has")
+            for text, spans in zip(texts, weights or (), strict=False):
+                check_spans(text, spans, what)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether a part of a prompt counts more or less than the rest."""
+        return any(any(weights or ()) for weights in (self.prompt_weights, self.negative_prompt_weights))
 
     def to_json(self) -> JsonObject:
         """The fields that are set, as JSON can hold them; :meth:`from_json` reads them.
@@ -225,6 +250,8 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[Request, Inputs]:
     return Request(**asked), Inputs(**live)
 
 
+_TEXTS = ("prompt", "negative_prompt", "prompt_source", "negative_prompt_source")
+_WEIGHTS = ("prompt_weights", "negative_prompt_weights")
 _MEDIA = ("image", "last_image", "conditions")
 _CONDITIONS: dict[str, type[AnyCondition]] = {"frames": Frames, "region": Region, "edit": Edit}
 
@@ -299,4 +326,6 @@ def _decoded(name: str, value: Any) -> Any:
             return AccelConfig(**value)
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{name} of a request cannot be {value!r}: {error}") from None
-    return tuple(value) if isinstance(value, list) and name in ("prompt", "negative_prompt") else value
+    if name in _WEIGHTS and isinstance(value, list):
+        return tuple(tuple(tuple(span) if isinstance(span, list) else span for span in spans) for spans in value)
+    return tuple(value) if isinstance(value, list) and name in _TEXTS else value

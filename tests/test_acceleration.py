@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -18,9 +19,11 @@ from videodit import VideoDiTPipeline
 from videodit.acceleration import AccelConfig, Calibration, Schedule
 from videodit.acceleration.attention import fastest
 from videodit.acceleration.calibrate import MAX_PSNR, choose, descend, evaluator, psnr
-from videodit.acceleration.schedule import FILE
+from videodit.acceleration.places import user_file
+from videodit.acceleration.schedule import FILE, read_calibrations, write_calibrations
 from videodit.cli.main import main
 from videodit.media import read_recipe, read_video
+from videodit.pipelines.folders import model_hash, resolve_model
 
 PROMPT = "a red ball bounces on the grass"
 
@@ -236,7 +239,7 @@ def test_a_schedule_is_found_used_and_told_in_the_recipe(tiny_model, tmp_path, c
     shutil.copytree(tiny_model, model)
     assert main(["calibrate", "-m", str(model), "--steps", "5", "--psnr", "30", "--psnr-fast", "15"]) == 0
     told = capsys.readouterr().out
-    found = Calibration.read(model / FILE)
+    (found,) = read_calibrations(model / FILE)
     assert (found.steps, set(found.schedules)) == (5, {"balanced", "fast"})
     assert found.schedules["balanced"].psnr >= 30
     assert found.schedules["fast"].evaluations <= found.schedules["balanced"].evaluations < 10
@@ -251,12 +254,119 @@ def test_a_schedule_is_found_used_and_told_in_the_recipe(tiny_model, tmp_path, c
     assert np.array_equal(read_video(clip).frames, read_video(tmp_path / "b.mp4").frames)
 
     assert main([*words[:-6], "--steps", "6", "--accelerate", "fast", "-o", str(tmp_path / "c.mp4")]) == 2
-    assert "is for 5 steps, not 6" in capsys.readouterr().err
+    told = "is for 5 steps of FlowMatchEulerDiscreteScheduler, not 6 steps of FlowMatchEulerDiscreteScheduler"
+    error = capsys.readouterr().err
+    assert told in error
+    assert f"videodit calibrate -m {model} --steps 6" in error
 
     pipe = VideoDiTPipeline.from_pretrained(model)
     assert found.schedules["fast"].actions in str(pipe.accelerate("fast"))
     evaluate = evaluator(pipe, [PROMPT], steps=5, guidance=5.0, seed=0, batch=1, size={})
     assert evaluate("FFFFF") == MAX_PSNR
+
+
+# ---- a schedule for each number of steps -------------------------------------------------------------
+
+
+def calibration(
+    pipe: VideoDiTPipeline, actions: str, *, scheduler: str = "FlowMatchEulerDiscreteScheduler", psnr: float = 30.0
+) -> Calibration:
+    return Calibration(pipe.model_hash, scheduler, len(actions), 5.0, {"fast": Schedule(actions, psnr, 26.0)})
+
+
+@pytest.fixture
+def own_model(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model in a folder of the user's, and a data folder with nothing in it."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    shutil.copytree(tiny_model, tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_each_call_takes_the_schedule_of_its_steps_and_its_sampler(own_model: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(own_model)
+    pipe.set_progress_bar_config(disable=True)
+    other = calibration(pipe, "FRF", scheduler="UniPCMultistepScheduler")
+    write_calibrations(own_model / FILE, [calibration(pipe, "FFRR"), other, calibration(pipe, "FRRFR")])
+    plan = pipe.accelerate("fast").bound["cache"]
+    assert [actions in plan for actions in ("FFRR", "FRF:", "FRRFR")] == [True, True, True]
+    for steps, predictions in ((4, 4), (5, 4)):
+        counting = Counting(pipe)
+        latents(pipe, num_inference_steps=steps)
+        assert counting.count == predictions
+    message = "is for 4 steps of FlowMatchEuler.*, not 3 steps of FlowMatchEuler.*: videodit calibrate --steps 3"
+    with pytest.raises(ValueError, match=message):
+        latents(pipe, num_inference_steps=3)
+
+
+def test_a_file_of_the_form_before_holds_one_calibration(own_model: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(own_model)
+    one = dataclasses.asdict(calibration(pipe, "FRF"))
+    (own_model / FILE).write_text(json.dumps({"format": "videodit-acceleration/1"} | one))
+    assert read_calibrations(own_model / FILE) == [calibration(pipe, "FRF")]
+    assert "30.0 dB" in pipe.accelerate("fast").bound["cache"]
+
+
+def test_the_users_own_schedule_goes_before_the_models(own_model: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(own_model)
+    write_calibrations(own_model / FILE, [calibration(pipe, "FRF"), calibration(pipe, "FFFR")])
+    mine = user_file(pipe.model_hash)
+    assert mine is not None
+    assert mine.parent.name == pipe.model_hash
+    mine.parent.mkdir(parents=True)
+    write_calibrations(mine, [calibration(pipe, "FRR", psnr=21.0)])
+    pipe.accelerate("fast")
+    assert (pipe.actions_for(3), pipe.actions_for(4)) == ("FRR", "FFFR")
+
+
+def test_calibrating_adds_to_a_file_and_replaces_only_when_asked(
+    own_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["calibrate", "-m", str(own_model), "--psnr", "10", "--psnr-fast", "10", "--frames", "1", "--steps"]
+    assert main([*command, "2"]) == 0
+    assert main([*command, "3"]) == 0
+    assert [one.steps for one in read_calibrations(own_model / FILE)] == [2, 3]
+    before = (own_model / FILE).read_bytes()
+    capsys.readouterr()
+    assert main([*command, "2"]) == 2
+    assert (
+        "has schedules for 2 steps of FlowMatchEulerDiscreteScheduler already; --overwrite" in capsys.readouterr().err
+    )
+    assert (own_model / FILE).read_bytes() == before
+    assert main([*command, "2", "--overwrite"]) == 0
+    assert [one.steps for one in read_calibrations(own_model / FILE)] == [3, 2]
+
+
+@pytest.mark.parametrize("kind", ["bundled", "installed", "hub"])
+def test_nothing_is_written_beside_a_model_that_is_not_the_users(
+    tiny_model: Path, own_model: Path, tmp_path: Path, kind: str
+) -> None:
+    """What `--accelerate fast --steps N` advises works, and leaves what is installed as it was."""
+    model = {
+        "bundled": resolve_model("mini"),
+        "installed": tmp_path / "site-packages" / "thing" / "tiny",
+        "hub": tmp_path / "models--some--one" / "snapshots" / "0123",
+    }[kind]
+    if kind != "bundled":
+        shutil.copytree(tiny_model, model)
+    before = {path: path.stat().st_mtime_ns for path in model.rglob("*")}
+    name = "mini" if kind == "bundled" else str(model)
+    assert main(["calibrate", "-m", name, "--steps", "1", "--frames", "1"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in model.rglob("*")} == before
+    (written,) = (tmp_path / "data").rglob(FILE)
+    assert written == user_file(model_hash(model))
+    pipe = VideoDiTPipeline.from_pretrained(name)
+    pipe.accelerate("fast")
+    assert pipe.actions_for(1) == "F"
+    if kind == "bundled":
+        assert pipe.actions_for(20) == "FFCRRRRCRRRRFRRRRCRR"
+        clip = ["generate", PROMPT, "--accelerate", "fast", "--frames", "1", "-o", str(tmp_path / "a.mp4"), "--dry-run"]
+        assert main(clip) == 0
+        assert main([*clip, "--steps", "1"]) == 0
+
+
+@pytest.mark.parametrize("name", [None, "", "../../x", "mini", "ABC" * 6, "0" * 7])
+def test_a_folder_is_named_by_a_hash_alone(name: str | None) -> None:
+    assert user_file(name) is None
 
 
 # ---- what cannot be bound ----------------------------------------------------------------------------
@@ -289,7 +399,7 @@ def test_a_config_names_what_is_legal(values) -> None:
 
 
 def other_weights(content: dict[str, Any]) -> None:
-    content["model_hash"] = "0" * 16
+    content["calibrations"][0]["model_hash"] = "0" * 16
 
 
 def no_format(content: dict[str, Any]) -> None:
@@ -297,11 +407,16 @@ def no_format(content: dict[str, Any]) -> None:
 
 
 def no_schedules(content: dict[str, Any]) -> None:
-    content["schedules"] = [1]
+    content["calibrations"][0]["schedules"] = [1]
 
 
 def another_name(content: dict[str, Any]) -> None:
-    content["schedules"]["slow"] = content["schedules"].pop("fast")
+    schedules = content["calibrations"][0]["schedules"]
+    schedules["slow"] = schedules.pop("fast")
+
+
+def other_count(content: dict[str, Any]) -> None:
+    content["calibrations"][0]["steps"] = 7
 
 
 @pytest.mark.parametrize(
@@ -311,6 +426,7 @@ def another_name(content: dict[str, Any]) -> None:
         (no_format, "of another format"),
         (no_schedules, "is damaged"),
         (another_name, "has no 'fast', but slow"),
+        (other_count, "is damaged .*'fast' has 3 letters for 7 steps"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named(
@@ -319,7 +435,7 @@ def test_a_file_that_does_not_fit_is_named(
     model = tmp_path / "tiny"
     shutil.copytree(tiny_model, model)
     pipe = VideoDiTPipeline.from_pretrained(model)
-    Calibration(pipe.model_hash, "Euler", 3, 5.0, {"fast": Schedule("FRF", 30.0, 26.0)}).write(model / FILE)
+    write_calibrations(model / FILE, [calibration(pipe, "FRF")])
     assert "30.0 dB" in pipe.accelerate("fast").bound["cache"]
     content = json.loads((model / FILE).read_text())
     spoil(content)

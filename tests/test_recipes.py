@@ -25,6 +25,7 @@ BROKEN_VALUES: list[Any] = [
         "prompt", "seed", "model", "steps", "guidance", "width", "num_frames", "fps", "loop", "window", "dtype",
         "dtypes", "sigmas", "timesteps", "eta", "attention_kwargs", "loras", "changed", "not_recorded", "step_actions",
         "batched_guidance", "quantize", "tiling", "versions", "scheduler", "model_hash", "handover",
+        "prompt_source", "prompt_weights", "negative_prompt_source", "negative_prompt_weights",
     ],
 )  # fmt: skip
 def test_a_recipe_of_a_stranger_ends_no_command_with_more_than_a_line(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from videodit.errors import InputError
+from videodit.prompt_syntax import Span
 from videodit.text_spec import TextSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_MARK = "\x01"
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
@@ -60,6 +63,51 @@ class PromptReader:
         places = (at for id, at in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True) if id == unknown)
         pieces = dict.fromkeys(text[start:stop].strip() for start, stop in places)
         return [piece for piece in pieces if piece]
+
+    def check_weights(self) -> None:
+        """See that parts of a prompt can count more than others here.
+
+        Raises:
+            InputError: a prompt is read inside a template, or the tokenizer does not tell which token is which text.
+        """
+        if self.spec.template is not None:
+            raise InputError(
+                "this model reads a prompt inside a template; weights of words, as in (word:1.2), cannot be applied to "
+                "it"
+            )
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise InputError(
+                "this model's tokenizer does not tell which token is which text; weights of words, as in (word:1.2), "
+                "cannot be applied to it"
+            )
+
+    def token_weights(self, prompt: str, spans: Sequence[Span], length: int) -> list[float]:
+        """The weight of each token of a prompt, padded to ``length`` tokens; padding and ending weigh 1.
+
+        A token that the border of a part cuts through weighs the mean of its characters, blanks not counted.
+
+        Args:
+            prompt: the text.
+            spans: of its characters, see :func:`videodit.prompt_syntax.check_spans`.
+            length: tokens.
+        """
+        text = self.spec.written(prompt)
+        characters = [1.0] * len(text)
+        for start, stop, weight in spans:
+            for at in range(self._place(prompt, start), min(self._place(prompt, stop), len(text))):
+                characters[at] = weight
+        tokens = self.tokenizer(
+            text, padding="max_length", truncation=True, max_length=length, return_offsets_mapping=True
+        )
+        found = []
+        for start, stop in tokens["offset_mapping"]:
+            own = [characters[at] for at in range(start, stop) if not text[at].isspace()]
+            found.append(own[0] if len(set(own)) == 1 else sum(own) / len(own) if own else 1.0)
+        return found
+
+    def _place(self, prompt: str, at: int) -> int:
+        """Where a character of a prompt is once the prompt is cleaned; a mark behind it keeps its last blank."""
+        return len(self.spec.cleaned(prompt[:at] + _MARK)) - len(_MARK)
 
     def notices(self, prompt: str) -> list[str]:
         """What a user should be told about a prompt: words and characters that the model does not know, and text that

@@ -162,12 +162,11 @@ def _at_most(bench: Bench, rounds: int) -> Bench:
 
 def beside_diffusers(bench: Bench, form: Form, dtype: torch.dtype) -> list[Row]:
     """Both pipelines around the same networks, ours with what each preset does."""
-    from videodit.acceleration import Calibration
-    from videodit.acceleration.schedule import FILE
+    from videodit.acceleration.schedule import FILE, read_calibrations
     from videodit.pipelines.folders import resolve_model
 
     folder = resolve_model("mini")
-    calibration = Calibration.read(folder / FILE)
+    calibration = read_calibrations(folder / FILE)[0]
     options = {"num_inference_steps": calibration.steps, "guidance_scale": calibration.guidance, **form.size}
     prompts = prompts_of(form.clips)
     theirs, ours = networks(bench, dtype)

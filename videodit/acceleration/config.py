@@ -24,8 +24,9 @@ class AccelConfig:
         attention: a backend of diffusers' dispatcher (``"native"``, ``"_native_cudnn"``, ``"flash"``, …); ``"auto"``
             measures those that work here once, for the model's own clip, and takes the fastest that is exact.
         compile: compile each kind of block, without graph breaks.
-        cache: ``"balanced"`` or ``"fast"``, of the checkpoint's ``acceleration.json``; a file of that kind with the
-            name behind a colon (``"mine.json:fast"``); or a schedule itself (``"FFCR…"``, a letter a step).
+        cache: ``"balanced"`` or ``"fast"``, of the user's schedules for this checkpoint or of its own
+            ``acceleration.json``; a file of that kind with the name behind a colon (``"mine.json:fast"``); or a
+            schedule itself (``"FFCR…"``, a letter a step).
         guidance: both predictions in one forward (``"batched"``) or one after the other; ``"auto"`` takes one forward
             where that is small, and the attention's backend takes masks.
         quantize: of the linear layers in the blocks: int8 or fp8 weights and activations, or 8-bit storage of weights

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from videodit.acceleration.places import file_to_write
+from videodit.acceleration.schedule import Calibration, Schedule, is_calibration, read_calibrations, write_calibrations
 from videodit.cli.common import note, quiet_libraries
 from videodit.cli.flags import Device, Dtype, integer, number
 from videodit.cli.progress import show_progress
 from videodit.cli.results import emit
 from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
+from videodit.files import sole_maker
 
 PROMPTS = (
     "a red ball bounces on the grass",
@@ -39,19 +43,29 @@ def calibrate(
     seed: Annotated[int, typer.Option(parser=integer, metavar="N", help="Of the first prompt's noise.")] = 0,
     batch: Annotated[int, typer.Option(parser=integer, metavar="N", help="Clips at a time.")] = 4,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write; left out: acceleration.json in the model.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file to write; left out: acceleration.json in the model's folder, and for a bundled model or one "
+            "of the Hub in your own data folder.",
+        ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what was found before for these steps and this sampler.")
+    ] = False,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Find out which steps of the sampler a checkpoint can do without, and write that beside it.
+    """Find out which steps of the sampler a checkpoint can do without, and keep that for `--accelerate`.
 
     Clips of a few prompts are made again and again, each time with one more step left out: the one that changes them
-    least. `balanced` and `fast` are the cheapest ways that keep the PSNRs that were asked for.
+    least. `balanced` and `fast` are the cheapest ways that keep the PSNRs that were asked for. A file holds them for
+    each number of steps and each sampler; the others in it stay.
     """
     from videodit.acceleration.calibrate import choose, descend, evaluator
-    from videodit.acceleration.schedule import FILE, Calibration, Schedule, is_calibration
     from videodit.hardware import parse_device, parse_dtype
+    from videodit.pipelines.folders import model_hash
     from videodit.pipelines.request import Request
     from videodit.pipelines.settings import plan_settings
     from videodit.pipelines.spec import ModelFolder
@@ -65,17 +79,17 @@ def calibrate(
     asked = Request(num_inference_steps=steps, guidance_scale=cfg, num_frames=frames)
     planned = plan_settings(asked, source.spec)
     place = parse_device(device)
-    target = output or source.path / FILE
-    if not target.parent.is_dir():
-        raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
-    if target.exists() and not is_calibration(target):
-        raise InputError(f"{str(target)!r} exists and is not a calibration; pass another name with --output")
+    weights, count = model_hash(source.path), planned.num_inference_steps
+    key = (weights, source.index["scheduler"][1], count)
+    target = output or file_to_write(source.path, weights)
+    others = _others(target, key, overwrite=overwrite)
     told = _read_prompts(prompts) if prompts is not None else list(PROMPTS)
     if prompts is None and model != "mini":
         note("calibrating with prompts about toys; use --prompts FILE for prompts of the kind that this model is for")
-    count, started = planned.num_inference_steps, time.monotonic()
+    started = time.monotonic()
     kept = f"; {str(target)!r} is as it was" if target.exists() else ""
-    with when_stopped(f"nothing is kept, calibration begins anew next time{kept}"), show_progress() as progress:
+    stopped = when_stopped(f"nothing is kept, calibration begins anew next time{kept}")
+    with sole_maker(target), stopped, show_progress() as progress:
         progress.stage("loading the model")
         quiet_libraries()
         from videodit import VideoDiTPipeline
@@ -97,20 +111,49 @@ def calibrate(
             progress.step(min(tries, 5 * count - 1))
 
         found = descend(count, evaluate, psnr=min(psnr, psnr_fast), report=show)
-    schedules = {"balanced": choose(found, target=psnr), "fast": choose(found, target=psnr_fast)}
-    Calibration(
-        model_hash=pipe.model_hash or "",
-        scheduler=type(pipe.scheduler).__name__,
-        steps=count,
-        guidance=planned.guidance_scale,
-        schedules=schedules,
-    ).write(target)
+        schedules = {"balanced": choose(found, target=psnr), "fast": choose(found, target=psnr_fast)}
+        calibration = Calibration(
+            model_hash=weights,
+            scheduler=type(pipe.scheduler).__name__,
+            steps=count,
+            guidance=planned.guidance_scale,
+            schedules=schedules,
+        )
+        write_calibrations(target, [*others, calibration])
     keys = ("actions", "evaluations", "psnr")
     values = {name: {key: getattr(one, key) for key in keys} for name, one in schedules.items()}
     emit("calibration", output=target, prompts=len(told), seed=seed, num_inference_steps=count, schedules=values)
     print(f"{target}: {len(told)} prompts, seed {seed}, {tries} tries, {time.monotonic() - started:.0f} s")
     for name, one in schedules.items():
         print(f"{name:<9} {one.actions}  {one.evaluations} of {2 * count} predictions, {one.psnr:.1f} dB")
+
+
+def _others(target: Path, key: tuple[str, str, int], *, overwrite: bool) -> list[Calibration]:
+    """What else than a calibration of this key a file holds, and goes on to hold.
+
+    Raises:
+        InputError: a file that cannot be written, is no calibration, or is damaged or has one of this key already.
+    """
+    if not target.parent.is_dir():
+        raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
+    if not os.access(target.parent, os.W_OK):
+        raise InputError(f"cannot write {str(target)!r}: the folder is read-only; pass another name with --output")
+    if not target.exists():
+        return []
+    if not is_calibration(target):
+        raise InputError(f"{str(target)!r} exists and is not a calibration; pass another name with --output")
+    try:
+        there = read_calibrations(target)
+    except InputError:
+        if not overwrite:
+            raise
+        note(f"{str(target)!r} cannot be read and is written anew")
+        return []
+    if not overwrite and any(one.key == key for one in there):
+        raise InputError(
+            f"{str(target)!r} has schedules for {key[2]} steps of {key[1]} already; --overwrite replaces them"
+        )
+    return [one for one in there if one.key != key]
 
 
 def _read_prompts(file: Path) -> list[str]:

@@ -16,6 +16,7 @@ import typer
 from videodit.cli.loras import HELP as LORA_HELP
 from videodit.cli.loras import parse_loras
 from videodit.errors import InputError
+from videodit.prompt_syntax import use_folders
 
 
 def integer(text: str) -> int:
@@ -51,6 +52,49 @@ Limit = Annotated[
         callback=_hold_limits,
         is_eager=True,
         help="Raise or lower what one input may ask for, such as clip_seconds=1800. May be repeated.",
+    ),
+]
+
+
+def _hold_lora_folders(context: typer.Context, written: list[Path] | None) -> list[Path] | None:
+    """Has prompts find their LoRAs in other folders until the command's end."""
+    if written:
+        context.with_resource(use_folders(loras=_folders("--lora-folder", written)))
+    return written
+
+
+def _hold_wildcards(context: typer.Context, written: list[Path] | None) -> list[Path] | None:
+    """The same of wildcards."""
+    if written:
+        context.with_resource(use_folders(wildcards=_folders("--wildcards", written)))
+    return written
+
+
+def _folders(flag: str, written: list[Path]) -> list[Path]:
+    for folder in written:
+        if not folder.is_dir():
+            raise InputError(f"{flag} is {str(folder)!r}; it must be an existing folder")
+    return written
+
+
+LoRAFolder = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--lora-folder",
+        metavar="FOLDER",
+        callback=_hold_lora_folders,
+        help="Where <lora:NAME:WEIGHT> in a prompt looks for NAME. Left out: VIDEODIT_LORA_FOLDER, or loras in your "
+        "data folder. Repeatable.",
+    ),
+]
+Wildcards = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--wildcards",
+        metavar="FOLDER",
+        callback=_hold_wildcards,
+        help="Where __NAME__ in a prompt looks for NAME.txt. Left out: VIDEODIT_WILDCARDS, or wildcards in your data "
+        "folder. Repeatable.",
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Left out: the fastest kind that is here.")]
@@ -117,6 +161,8 @@ class ClipFlags:
     device: Device = None
     dtype: Dtype = None
     limit: Limit = None
+    lora_folder: LoRAFolder = None
+    wildcards: Wildcards = None
     profile: Profile = False
     dry_run: DryRun = False
 

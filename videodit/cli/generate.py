@@ -15,7 +15,8 @@ from videodit.cli.jobs import Order, begun_seed, describe_jobs, draw_seed, plan_
 from videodit.cli.output_files import choose_output
 from videodit.cli.typed_names import key_names
 from videodit.errors import InputError
-from videodit.pipelines.request import Request
+from videodit.pipelines.prompt_expansion import expand_request
+from videodit.pipelines.request import Request, as_list
 from videodit.schema import is_plain
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def generate(
     conditions = tuple(_keyframe(text) for text in keyframe or ())
     settings: dict[str, Any] = {
         **flags.request_fields,
+        "syntax": True,
         "seconds": seconds,
         "num_frames": frames,
         "image": image,
@@ -138,14 +140,15 @@ def _single_order(
     prompt: str | Storyboard, settings: dict[str, Any], flags: ClipFlags, inputs: tuple[Path, ...]
 ) -> Order:
     seed = begun_seed(flags.output) if flags.seed is None else flags.seed
-    first = prompt if isinstance(prompt, str) else prompt.prompts[0]
-    output = choose_output(flags.output, _default_name(first, seed), overwrite=flags.overwrite)
     request = Request(prompt=prompt, seed=seed, **settings)
+    output = choose_output(flags.output, _default_name(request), overwrite=flags.overwrite)
     return Order(request, output, inputs=inputs, overwrite=flags.overwrite)
 
 
-def _default_name(prompt: str, seed: int) -> str:
-    return f"{slug(prompt)}-{seed}.mp4"
+def _default_name(request: Request) -> str:
+    """Of the words that the model reads."""
+    words, *_ = as_list(expand_request(request)[0].prompt)
+    return f"{slug(words)}-{request.seed or 0}.mp4"
 
 
 def _folder_for_many(output: Path | None) -> Path:
@@ -181,13 +184,13 @@ def _read_prompts(
         try:
             said = _parse_line(line)
             request, name = _line_request(said, settings | {"seed": seed})
+            own_name = None if name is not None else _default_name(request)
         except ValueError as error:
             raise InputError(f"{origin}: {error}") from error
-        if name is None:
-            name = _default_name(said["prompt"], request.seed or 0)
-            output = choose_output(folder, name, overwrite=flags.overwrite, taken=taken)
+        if own_name is not None:
+            output = choose_output(folder, own_name, overwrite=flags.overwrite, taken=taken)
         else:
-            output = folder / name
+            output = folder / str(name)
         taken.add(output)
         keys = key_names({field: key for key, (field, *_) in _LINE_KEYS.items() if field in said})
         orders.append(Order(request, output, origin, keys, inputs=inputs, overwrite=flags.overwrite))

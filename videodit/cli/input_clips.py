@@ -84,6 +84,9 @@ def request_fields(
 ) -> dict[str, Any]:
     """The fields of a Request that the flags say, and that the clip decides where no flag does.
 
+    A typed prompt has the syntax of :mod:`videodit.prompt_syntax`; the clip's own was read before, and keeps its
+    weights.
+
     Size: the clip's own, where the model can make it and it has at most twice the pixels of the model's own size;
     else that. Prompt: the one that made the clip.
 
@@ -98,13 +101,20 @@ def request_fields(
         InputError: no prompt, and none in the clip; or a size of another form.
     """
     from videodit.media import read_recipe
+    from videodit.pipelines.recipe import read_typed
 
+    own_prompt: dict[str, Any] = {}
     if prompt is None:
         recipe = read_recipe(clip) or {}
         prompt = recipe.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
             raise InputError(f"{str(clip)!r} carries no prompt; say what the clip should show")
         note(f"the prompt of {clip.name}: {prompt}")
+        typed = read_typed(recipe, repr(str(clip)))
+        own_prompt = {
+            "prompt_source": typed.get("prompt_source"),
+            "prompt_weights": typed.get("prompt_weights", ((),)),
+        }
     height, width = own_size
     own = spec.defaults.height, spec.defaults.width
     if flags.size is not None:
@@ -114,6 +124,8 @@ def request_fields(
     return {
         **flags.request_fields,
         "prompt": prompt,
+        **own_prompt,
+        "syntax": True,
         "height": height,
         "width": width,
         "seed": begun_seed(flags.output) if flags.seed is None else flags.seed,

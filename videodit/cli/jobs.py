@@ -171,11 +171,13 @@ class _Planner:
         """
         from videodit.hardware import parse_device, parse_dtype
         from videodit.pipelines.planning import plan
+        from videodit.pipelines.prompt_expansion import expand_request
         from videodit.pipelines.prompt_readers import load_prompt_reader
         from videodit.pipelines.request import Inputs
         from videodit.pipelines.spec import ModelFolder
 
-        request = order.request
+        request, notices = expand_request(order.request)
+        order = replace(order, request=request)
         _check_words(request)
         _check_place(order)  # before the model: finding one may fetch it
         if request.model not in self._models:
@@ -183,10 +185,13 @@ class _Planner:
         model = self._models[request.model]
         if request.model not in self._readers:
             self._readers[request.model] = load_prompt_reader(model)
+        if request.has_weights:
+            self._readers[request.model].check_weights()
         planned = plan(request, Inputs(), model.spec, text_notices=self._readers[request.model].notices)
+        planned = replace(planned, notices=[*notices, *planned.notices])
         device = parse_device(request.device)
         dtype = parse_dtype(request.dtype, device)
-        _check_acceleration(request, planned, model.path)
+        _check_acceleration(request, planned, model)
         if (key := (model.path, request.loras)) not in self._loras:
             self._loras[key] = check_loras(request.loras, model.path)
         return Job(order, planned, model, device, dtype, self._loras[key])
@@ -238,7 +243,7 @@ def _quantizes(wanted: str | AccelConfig) -> bool:
     return (AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted).quantize is not None
 
 
-def _check_acceleration(request: Request, plan: Plan, folder: Path) -> None:
+def _check_acceleration(request: Request, plan: Plan, model: ModelFolder) -> None:
     """See that the schedule that is asked for is there and fits.
 
     Raises:
@@ -247,18 +252,19 @@ def _check_acceleration(request: Request, plan: Plan, folder: Path) -> None:
     if request.acceleration is None:
         return
     from videodit.acceleration import AccelConfig
-    from videodit.acceleration.bind import find_schedule
+    from videodit.acceleration.bind import find_schedules
+    from videodit.acceleration.schedule import pick_schedule
     from videodit.pipelines.folders import model_hash
 
-    wanted = request.acceleration
+    wanted, steps = request.acceleration, plan.num_inference_steps
     config = AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted
-    if config.cache is not None:
-        actions, _ = find_schedule(config.cache, folder=folder, model_hash=model_hash(folder))
-        if len(actions) != plan.num_inference_steps:
-            raise InputError(
-                f"acceleration {wanted!r} is for {len(actions)} steps, not {plan.num_inference_steps}: "
-                f"run videodit calibrate --steps {plan.num_inference_steps} for that"
-            )
+    if config.cache is None:
+        return
+    found, _ = find_schedules(config.cache, folder=model.path, model_hash=model_hash(model.path))
+    if isinstance(found, dict):
+        pick_schedule(found, model.index["scheduler"][1], steps, what=f"acceleration {wanted!r}", model=request.model)
+    elif len(found) != steps:
+        raise InputError(f"acceleration {found!r} is for {len(found)} steps, not {steps}")
 
 
 def describe_jobs(jobs: Sequence[Job]) -> None:
@@ -326,6 +332,17 @@ def _plan_values(job: Job) -> dict[str, object]:
 
 
 def _prompt_rows(request: Request) -> list[tuple[str, str]]:
+    """The prompts as they are read; before them as they were typed, where that differs."""
+    typed = [("typed", text) for text in request.prompt_source or ()]
+    weights = [
+        ("weight", f"{weight:g} of “{text[start:stop]}”")
+        for text, spans in zip(as_list(request.prompt), request.prompt_weights or (), strict=False)
+        for start, stop, weight in spans
+    ]
+    return [*typed, *_read_rows(request), *weights]
+
+
+def _read_rows(request: Request) -> list[tuple[str, str]]:
     if isinstance(request.prompt, Storyboard):
         return [("prompt", f"from {at:g} s: {prompt}") for at, prompt in request.prompt.scenes]
     return [("prompt", prompt) for prompt in as_list(request.prompt)]
@@ -343,7 +360,7 @@ def _kept(record: dict[str, Any]) -> str:
 
 
 def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, Any]]:
-    """Make each clip, print a line about it, and return the recipes. The jobs share one model.
+    """Make each clip, print a line about it, and return the recipes. The jobs share one model, not their LoRAs.
 
     Args:
         jobs: what to make.
@@ -366,10 +383,14 @@ def _run_jobs(jobs: Sequence[Job], *, profile: bool, keep: bool = True) -> list[
             pass
     recipes: list[dict[str, Any]] = []
     with when_stopped(lambda: _left_behind(jobs, len(recipes)) if keep else "no clip was written"):
-        pipe = _load_all(jobs[0])
+        pipe, loaded = _load_all(jobs[0]), jobs[0].request.loras
         for index, job in enumerate(jobs, start=1):
             with _sole_maker(job):
                 _announce(job, keep)
+                if job.request.loras != loaded:  # a line's prompt may call others than the one before
+                    pipe.unload_lora_weights()
+                    load_loras(pipe, job.request.loras, job.loras)
+                    loaded = job.request.loras
                 with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
                     recipe, timings = _make_clip(pipe, job, progress)
             recipes.append(recipe)
