@@ -19,7 +19,7 @@ from videodit.schema import is_plain
 
 if TYPE_CHECKING:
     from videodit.acceleration import AccelConfig
-    from videodit.json_types import JsonObject
+    from videodit.json_types import Config, JsonObject
     from videodit.pipelines.protocols import RecordedPipeline
 
 SAMPLING_VERSION = 2
