@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -115,8 +116,8 @@ class _Placer:
         if not 0 <= first <= self.frames - count:
             many = "" if count == 1 else f" and {count} frames long"
             raise InputError(
-                f"something given is at {condition.at}{many}; this clip has frames 0 to {self.frames - 1} "
-                f"(-{self.frames} to -1 from the end)"
+                f"{_named(condition)} is placed at frame {condition.at}{many}; this clip has frames 0 to "
+                f"{self.frames - 1} (-{self.frames} to -1 from the end)"
             )
         span = slice(first, first + count)
         if self.known[span].any() or (self.region is not None and self.region[span].any()):
@@ -192,7 +193,10 @@ class _Placer:
                 f"what is given fills no whole token of the model, of {self.geometry.patch.t} latent frames"
             )
         if anything and not (self.level == FREE).any():
-            raise InputError("everything is given and nothing is left to make")
+            raise InputError(
+                f"the conditions fix all {self.frames} frames, so that nothing is left to make; fix fewer of them, or "
+                "make a longer clip"
+            )
         self._check_model()
         return PlacedConditions(
             clip=self.clip if anything else None,
@@ -242,6 +246,11 @@ class _Placer:
         pt, ph, pw = self.geometry.patch
         tokens = reduce(free, "(t a) (h b) (w c) -> t h w", "max", a=pt, b=ph, c=pw)
         return repeat(tokens, "t h w -> (t a) (h b) (w c)", a=pt, b=ph, c=pw)
+
+
+def _named(condition: Frames) -> str:
+    """What a condition fixes, for messages."""
+    return repr(os.fspath(condition.content)) if isinstance(condition.content, (str, os.PathLike)) else "a condition"
 
 
 def _checked_strength(name: str, value: Any) -> float:

@@ -27,6 +27,7 @@ from videodit.cli.flags import (
 from videodit.cli.jobs import Order, begun_seed, describe_jobs, draw_seed, plan_jobs, run_jobs
 from videodit.cli.loras import HELP, parse_loras
 from videodit.errors import InputError
+from videodit.path_kinds import check_no_address
 from videodit.pipelines.request import Request
 from videodit.schema import is_plain
 
@@ -203,6 +204,7 @@ def _read_prompts(file: Path, folder: Path, settings: dict[str, Any]) -> list[Or
     Raises:
         InputError: the file cannot be read, is empty or has a broken line (its number is in the message).
     """
+    check_no_address(file)
     try:
         if (size := file.stat().st_size) > _LARGEST_FILE:
             raise InputError(f"prompts file {str(file)!r} has {size:,} bytes; at most {_LARGEST_FILE:,} are read")

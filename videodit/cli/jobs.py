@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from videodit.cli.common import file_size, note, print_rows, printable, quiet_libraries
 from videodit.cli.loras import check_loras, load_loras, weight_of
 from videodit.cli.progress import Progress, show_progress
-from videodit.errors import InputError
+from videodit.errors import InputError, ModelError
 from videodit.files import sole_maker
+from videodit.path_kinds import check_output_name
 from videodit.pipelines.request import LoRARequest, Request, as_list
 from videodit.pipelines.storyboard import Storyboard
 from videodit.prompts import is_blank
@@ -125,6 +126,7 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
             request = order.request
             try:
                 _check_words(request)
+                check_output_name(order.output)
                 check_writable(order.output)  # first: finding a model may fetch it
                 if request.model not in models:
                     models[request.model] = ModelFolder.find(request.model)
@@ -141,7 +143,8 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
                 if path in takers:
                     raise InputError(f"output {order.output.name!r} is taken by {takers[path]}")
             except ValueError as error:
-                raise InputError(_as_typed(str(error), order.origin)) from error
+                kind = ModelError if isinstance(error, ModelError) else InputError
+                raise kind(_as_typed(str(error), order.origin)) from error
             takers[path] = order.origin
             jobs.append(Job(order, planned, model, device, dtype, checked[key]))
     for message in dict.fromkeys(message for job in jobs for message in job.plan.notices):
