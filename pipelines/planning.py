@@ -145,8 +145,8 @@ def _file_notice(prompt: str) -> list[str]:
     if not names_a_file(prompt):
         return []
     return [
-        f"the prompt {prompt!r} looks like the name of a file and is taken as it is; `videodit generate --prompts FILE` "
-        'reads prompts from a JSONL file, and "$(cat FILE)" one from a text file'
+        f"the prompt {prompt!r} looks like the name of a file and is taken as it is; `videodit generate --prompts "
+        'FILE` reads prompts from a JSONL file, and "$(cat FILE)" one from a text file'
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a user sees who hands over the wrong thing: one line that says what it is, what is legal, and where it belongs."""
+"""What a user sees who hands over the wrong thing: one line that says what it is, what is legal, and the way out."""
 
 from __future__ import annotations
 

@@ -139,10 +139,8 @@ def kind_of(path: str | os.PathLike[str]) -> PathKind:
         return _kind_of_folder(place, text)
     if _is(os.path.exists, place):
         return _kind_of_file(place, text)
-    close = close_names(place)
-    return PathKind(
-        "missing", "does not exist" + (f"; close to it is {' or '.join(map(repr, close))}" if close else "")
-    )
+    close = " or ".join(map(repr, close_names(place)))
+    return PathKind("missing", "does not exist" + (f"; close to it is {close}" if close else ""))
 
 
 def _kind_of_file(path: Path, text: str) -> PathKind:
@@ -167,7 +165,9 @@ def _kind_of_folder(folder: Path, text: str) -> PathKind:
         what = (
             "a transformer of videodit's own layout" if name == "VideoDiT" else f"a part of a model, of class {name!r}"
         )
-        return PathKind("part", f"is {what}; the model is the folder around it, with model_index.json")
+        return PathKind(
+            "part", f"is a part of a model, of class {name!r}; the model is the folder around it, with model_index.json"
+        )
     names = _names_in(folder)
     weights = [name for name in names if name.endswith(".safetensors")]
     if "adapter_config.json" in names or any(_is_lora_file(folder / name) for name in weights[:8]):
@@ -233,7 +233,7 @@ def close_names(path: Path) -> list[str]:
             return []
         missing, parent = parent, parent.parent
     names = {name.casefold(): name for name in _names_in(parent) if not name.startswith(".")}
-    close = difflib.get_close_matches(missing.name.casefold(), list(names), n=2, cutoff=0.7)
+    close = difflib.get_close_matches(missing.name.casefold(), list(names), n=2, cutoff=0.6)
     rest = path.relative_to(missing)
     whole = [parent / names[name] / rest for name in close]
     return [str(one) for one in whole if one.exists()] or [str(parent / names[name]) for name in close]

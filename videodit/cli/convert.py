@@ -70,9 +70,7 @@ def _check_source(source: Path, to: Layout) -> None:
             f"{str(source)!r} is a videodit model of no published family, which diffusers has no class for: {use}"
         )
     if to is Layout.diffusers and values.get("_class_name") != "VideoDiT":
-        raise InputError(
-            f"{str(source)!r} is in diffusers' layout already, of class {values.get('_class_name')!r}: {use}"
-        )
+        raise InputError(f"{str(source)!r} is in diffusers' layout already, {values.get('_class_name')!r}: {use}")
     if whole:
         raise InputError(
             f"{str(source)!r} is a whole pipeline; give the folder of its transformer, {str(config.parent)!r}"
