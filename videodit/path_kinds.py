@@ -162,9 +162,6 @@ def _kind_of_folder(folder: Path, text: str) -> PathKind:
         return PathKind("model", f"is a model: use it with -m {text}")
     name = _class_of(folder / "config.json")
     if name is not None:
-        what = (
-            "a transformer of videodit's own layout" if name == "VideoDiT" else f"a part of a model, of class {name!r}"
-        )
         return PathKind(
             "part", f"is a part of a model, of class {name!r}; the model is the folder around it, with model_index.json"
         )
