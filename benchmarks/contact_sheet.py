@@ -4,6 +4,7 @@
     python benchmarks/contact_sheet.py -m runs/mini/mini --beside-real --out sheet.png
     python benchmarks/contact_sheet.py --real --out world.png
     python benchmarks/contact_sheet.py --prompt "a red ball falls on the snow" --prompt "a blue ring spins"
+    python benchmarks/contact_sheet.py --rows 8 --out moving.webp
 
 The sixteen prompts that it draws by default are fixed: plain captions of toybox scenes in combinations of shape,
 colour and motion that training never shows. The first eight have one object each: every colour once, every motion
@@ -34,6 +35,10 @@ SCENES = (
 """Seeds of scenes of the test split, and how many objects each has."""
 SHORTER_SIDE = 128
 """Small frames are drawn in whole multiples of their pixels, with a shorter side near this."""
+MOVING_SIDE = 232
+"""Pixels of a clip's wider side in a sheet that moves."""
+COLUMNS = 4
+"""Clips beside each other in a sheet that moves."""
 GAP = 8
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
@@ -71,6 +76,29 @@ def sheet(captions: Sequence[str], rows: Sequence[Sequence[Image.Image]]) -> Ima
     return canvas
 
 
+def moving_sheet(captions: Sequence[str], clips: Sequence[np.ndarray]) -> list[Image.Image]:
+    """Clips [T,H,W,3] of one form in a grid, with a caption below each: a picture for each frame."""
+    font = ImageFont.load_default()
+    frames, height, width, _ = clips[0].shape
+    scale = MOVING_SIDE / max(height, width)
+    size = round(width * scale), round(height * scale)
+    letters = max(1, int(size[0] / font.getlength("n")))
+    titles = ["\n".join(textwrap.wrap(caption, letters)) for caption in captions]
+    text_height = max(title.count("\n") + 1 for title in titles) * 14
+    cell = size[0] + GAP, size[1] + text_height + GAP
+    rows = -(-len(clips) // COLUMNS)
+    sheets = []
+    for t in range(frames):
+        canvas = Image.new("RGB", (min(len(clips), COLUMNS) * cell[0] + GAP, rows * cell[1] + GAP), WHITE)
+        draw = ImageDraw.Draw(canvas)
+        for i, (title, clip) in enumerate(zip(titles, clips, strict=True)):
+            x, y = GAP + i % COLUMNS * cell[0], GAP + i // COLUMNS * cell[1]
+            canvas.paste(Image.fromarray(clip[t]).resize(size, Image.Resampling.LANCZOS), (x, y))
+            draw.multiline_text((x, y + size[1] + 2), title, fill=BLACK, font=font, spacing=2)
+        sheets.append(canvas)
+    return sheets
+
+
 def fixed_scenes(rows: int) -> list[Scene]:
     """The first of the fixed scenes."""
     return [sample_scene(seed, split="test", num_objects=number) for seed, number in SCENES[:rows]]
@@ -88,25 +116,29 @@ def prompts_in(path: str) -> list[str]:
     return prompts
 
 
-def draw(args: argparse.Namespace) -> Image.Image:
-    """Make the clips and draw them."""
+def draw(args: argparse.Namespace) -> tuple[list[Image.Image], float]:
+    """Make the clips and draw them: one picture, or one for each frame and how many of them a second shows."""
     if args.real:
         scenes = fixed_scenes(args.rows)
         clips = rendered(scenes, ClipForm(128, 128, 33))
-        return sheet([canonical_caption(scene) for scene in scenes], [[strip(clip, args.frames)] for clip in clips])
+        return [
+            sheet([canonical_caption(scene) for scene in scenes], [[strip(clip, args.frames)] for clip in clips])
+        ], 1
     pipe, how = load(args.model, device=args.device, steps=args.steps, cfg=args.cfg)
     prompts = [*args.prompt, *args.prompts]
     scenes = [] if prompts else fixed_scenes(args.rows)
     prompts = prompts or [canonical_caption(scene) for scene in scenes]
-    rows = []
+    made: list[np.ndarray] = []
     for first in range(0, len(prompts), BATCH):
-        clips = generate(pipe, how, prompts[first : first + BATCH], first_seed=args.seed + first)
-        rows += [[strip(clip, args.frames)] for clip in clips]
+        made += list(generate(pipe, how, prompts[first : first + BATCH], first_seed=args.seed + first))
+    if args.out.suffix.lower() == ".webp":
+        return moving_sheet(prompts, made), how.fps
+    rows = [[strip(clip, args.frames)] for clip in made]
     if not args.beside_real:
-        return sheet(prompts, rows)
+        return [sheet(prompts, rows)], 1
     for row, clip in zip(rows, rendered(scenes, ClipForm.of(how)), strict=True):
         row.append(strip(clip, args.frames))
-    return sheet([f"{prompt} (left: generated; right: the world's own render)" for prompt in prompts], rows)
+    return [sheet([f"{prompt} (left: generated; right: the world's own render)" for prompt in prompts], rows)], 1
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -127,17 +159,30 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--rows must be 1 to {len(SCENES)}; got {args.rows}")
     if (args.beside_real or args.real) and (args.prompt or args.prompts):
         parser.error("--beside-real and --real go with the fixed prompts: of others there is no scene to render")
-    if args.out.suffix.lower() != ".png" or not args.out.absolute().parent.is_dir():
-        parser.error(f"--out must be a .png in a folder that exists; got {args.out}")
+    if args.out.suffix.lower() not in (".png", ".webp") or not args.out.absolute().parent.is_dir():
+        parser.error(f"--out must be a .png or a .webp in a folder that exists; got {args.out}")
+    if args.out.suffix.lower() == ".webp" and (args.beside_real or args.real):
+        parser.error("--beside-real and --real draw a .png")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw and write."""
     args = parse(argv)
-    picture = draw(args)
-    picture.save(args.out)
-    print(f"wrote {args.out}, {picture.width}x{picture.height}")
+    pictures, fps = draw(args)
+    if len(pictures) == 1:
+        pictures[0].save(args.out)
+    else:
+        pictures[0].save(
+            args.out,
+            save_all=True,
+            append_images=pictures[1:],
+            duration=round(1000 / fps),
+            loop=0,
+            quality=82,
+            method=6,
+        )
+    print(f"wrote {args.out}, {pictures[0].width}x{pictures[0].height}")
 
 
 if __name__ == "__main__":

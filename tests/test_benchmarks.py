@@ -19,6 +19,7 @@ from PIL import Image
 
 from videodit.datasets.toybox import CAMERAS, COLORS, MOTIONS, SHAPES, Scene, split_of
 from videodit.datasets.toybox.probe import FoundObject, Reading, ToyboxProbe
+from videodit.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,11 @@ def pixels() -> ModuleType:
 @pytest.fixture(scope="module")
 def sheets() -> ModuleType:
     return importlib.import_module("contact_sheet")
+
+
+@pytest.fixture(scope="module")
+def sentences() -> ModuleType:
+    return importlib.import_module("sentences")
 
 
 @pytest.fixture(scope="module")
@@ -384,10 +390,58 @@ def test_sheet_of_own_prompts(sheets: ModuleType, tiny_model: Path, tmp_path: Pa
     assert heights[0] > 3 * heights[1]  # one caption takes several lines
 
 
+def test_sheet_that_moves_has_all_frames(
+    sheets: ModuleType, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sheets, "MOVING_SIDE", 32)  # larger ones take long to compress
+    out = tmp_path / "moving.webp"
+    common = ["-m", str(tiny_model), "--steps", "1", "--device", "cpu", "--out", str(out)]
+    sheets.main([*common, *(part for name in "abcde" for part in ("--prompt", f"a ball called {name}"))])
+    with Image.open(out) as picture:
+        assert picture.n_frames > 1
+        assert picture.width == 4 * (sheets.MOVING_SIDE + sheets.GAP) + sheets.GAP
+        assert picture.height > 2 * sheets.MOVING_SIDE
+
+
+# ---- sentences
+
+
+def test_a_sentence_names_what_is_asked_for(sentences: ModuleType) -> None:
+    assert [set(sentences.parts_of(prompt)) for prompt in sentences.PROMPTS] == [
+        {"color", "shape", "motion", "ground"}
+    ] * len(sentences.PROMPTS)
+    assert sentences.parts_of("A green cube slides to the left on the snow at night") == {
+        "color": "green",
+        "shape": "cube",
+        "motion": "left",
+        "ground": "snow",
+        "light": "night",
+    }
+    with pytest.raises(InputError, match="'a red ball' names no motion"):
+        sentences.parts_of("a red ball")
+
+
+def test_a_second_object_counts_against_a_clip(sentences: ModuleType) -> None:
+    cube = FoundObject("cube", "green", "large", "left", 0.9, (0.5, 0.5))
+    other = FoundObject("ball", "red", "large", "still", 0.8, (0.2, 0.5))
+    asked = sentences.parts_of("a green cube slides to the left on the snow")
+
+    def verdict(*objects: FoundObject, ground: str = "snow") -> tuple[bool, bool]:
+        judged = sentences.verdict(asked, Reading(objects, ground, "daylight", "static", "none"))
+        return judged["every"], judged["alone"]
+
+    assert verdict(cube) == (True, True)
+    assert verdict(cube, other) == (True, False)
+    assert verdict(other, cube) == (False, False)
+    assert verdict(cube, ground="sand") == (False, False)
+    assert verdict() == (False, False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--frames", "0"], "got 0"),
+        (["--out", "moving.webp", "--real"], "draw a .png"),
         (["--rows", "17"], "1 to 16; got 17"),
         (["--out", "sheet.jpg"], "sheet.jpg"),
         (["--beside-real", "--prompt", "a red ball"], "fixed prompts"),

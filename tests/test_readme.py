@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import itertools
 import json
 import os
 import re
@@ -26,6 +27,7 @@ import pytest
 import typer
 import yaml
 from clips_made import make_clip, numbered_frames
+from PIL import Image
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -34,7 +36,7 @@ from videodit.limits import Limits
 from videodit.training.config import TrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")])
 
 BLOCK = re.compile(r"^(?:<!-- (?P<note>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 MARKDOWN_LINK = re.compile(r"\]\(([^)\s]+)")
@@ -157,8 +159,13 @@ def test_command_is_understood(words: list[str], tmp_path: Path, monkeypatch: py
         monkeypatch.chdir(tmp_path)
         provide_files(rest)
         parse_command_line(rest)
-        if rest[:1] == ["generate"] and not {"-m", "--model", "--lora"} & set(rest):
+        if "generate" in rest and model_of(rest) == "mini" and "--lora" not in rest:
             assert main([*rest, "--dry-run"]) == 0
+
+
+def model_of(words: list[str]) -> str:
+    """The model that a command line names, or the bundled one."""
+    return next((model for flag, model in itertools.pairwise(words) if flag in ("-m", "--model")), "mini")
 
 
 def provide_files(words: list[str]) -> None:
@@ -168,8 +175,18 @@ def provide_files(words: list[str]) -> None:
             Path(word).mkdir()
         elif re.fullmatch(r"[\w-]+\.jsonl", word):
             Path(word).write_text('{"prompt": "a red ball"}\n', encoding="utf-8")
+        elif re.fullmatch(r"[\w-]+\.txt", word):
+            Path(word).write_text(storyboard(), encoding="utf-8")
+        elif picture := re.fullmatch(r"([\w-]+\.png)(@\d+)?", word):
+            Image.new("RGB", (128, 128), "gray").save(picture[1])
         elif re.fullmatch(r"[\w-]+\.mp4", word):
             Path(word).touch()
+
+
+def storyboard() -> str:
+    """The file that docs/conditions.md shows: a scene on each line."""
+    (found,) = (block.text for block in BLOCKS if not block.language and re.match(r"0, \w", block.text))
+    return found
 
 
 def parse_command_line(words: list[str]) -> None:
@@ -223,7 +240,7 @@ def descriptions(part: type[BaseModel | Limits]) -> dict[str, str]:
 
 def default_of(field: Any) -> str:
     if field.is_required():
-        return "must be given"
+        return "required"
     value = json.loads(json.dumps(field.default))
     plain = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
     choices = [text for one in (field.annotation, *get_args(field.annotation)) for text in literals(one)]

@@ -172,7 +172,8 @@ class VideoWriter:
 
     Args:
         path: where to write; the suffix must be ``.mp4``. An existing file is replaced.
-        width, height: size of the frames in pixels, 1 to 16384.
+        width: of the frames in pixels, 1 to 16384.
+        height: of the frames in pixels, 1 to 16384.
         fps: frames per second, whole or fractional; see :func:`frame_rate`.
         recipe: JSON-serialisable values, stored as they are. The file will be passed on, so whoever
             builds the recipe keeps local paths out of it.

@@ -115,7 +115,7 @@ class Noise(_Part):
         shift: moves the levels of flow models towards noise; ``"auto"``: the scheduler's own, times
             ``sqrt(tokens / tokens of the model's default clip)``.
         first_frame: share of samples whose first frame is given clean, for models that take images this way.
-        guidance: what models with built-in guidance are told.
+        guidance: the guidance scale that models with built-in guidance take as input.
     """
 
     density: Literal["uniform", "logit_normal"] | None = None

@@ -112,7 +112,8 @@ def target_layers(transformer: nn.Module, targets: tuple[str, ...] | None) -> li
     linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     if targets is None:
         blocks: Any = transformer.blocks
-        silent = {f"blocks.{i}.{name}" for i, block in enumerate(blocks) for name in block.silent}
+        # Blocks of diffusers' classes, beside which training is measured, do not say so.
+        silent = {f"blocks.{i}.{name}" for i, block in enumerate(blocks) for name in getattr(block, "silent", ())}
         return [name for name in linear if re.fullmatch(ATTENTION_AND_MLP, name) and name not in silent]
     found: dict[str, None] = {}
     for target in targets:
