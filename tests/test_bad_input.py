@@ -208,3 +208,18 @@ def test_another_rate_than_the_models_is_announced() -> None:
 
 def test_a_prompt_that_is_a_file_is_a_note_and_no_error(things: Path) -> None:
     assert any("'./prompt.txt' looks like the name of a file" in notice for notice in planned(prompt="./prompt.txt"))
+
+
+def test_an_output_that_is_a_file_is_refused_before_anything_is_loaded(things: Path) -> None:
+    from videodit.training.folder import check_output
+
+    with pytest.raises(InputError, match=r"output is 'clip\.mp4', which is a file; .* such as output=clip-run"):
+        check_output(Path("clip.mp4"))
+
+
+def test_families_shows_checkpoints_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["families"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("| checkpoint | hub id") and "| member |" not in out
+    assert main(["families", "--options"]) == 0
+    assert "| member | family | predicts | options |" in capsys.readouterr().out
