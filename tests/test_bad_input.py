@@ -220,6 +220,7 @@ def test_an_output_that_is_a_file_is_refused_before_anything_is_loaded(things: P
 def test_families_shows_checkpoints_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["families"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("| checkpoint | hub id") and "| member |" not in out
+    assert out.startswith("| checkpoint | hub id")
+    assert "| member |" not in out
     assert main(["families", "--options"]) == 0
     assert "| member | family | predicts | options |" in capsys.readouterr().out
