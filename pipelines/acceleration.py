@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import torch
 
@@ -13,6 +14,8 @@ from videodit.pipelines.origin import recorded
 if TYPE_CHECKING:
     from videodit.acceleration import AccelConfig, AccelPlan
     from videodit.acceleration.parallel import Processes
+    from videodit.json_types import JsonObject
+    from videodit.pipelines.protocols import Scheduler
 
 
 _PAUSE = ""
@@ -29,7 +32,10 @@ class AcceleratedPipeline:
         processes: that make each clip together; ``None`` for this one alone.
     """
 
-    scheduler: Any
+    if TYPE_CHECKING:
+        scheduler: Scheduler
+
+        def _recorded_change(self) -> AbstractContextManager[None]: ...
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,6 +96,17 @@ class AcceleratedPipeline:
         return actions
 
 
+class Timings(TypedDict, total=False):
+    """Seconds that parts of a call took, as far as they were done."""
+
+    text: float
+    prepare: float
+    steps: list[float]
+    vae: float
+    mp4: float
+    overlap: float
+
+
 class Stopwatch:
     """Seconds between marks, without making the processor wait for a GPU.
 
@@ -99,7 +116,7 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
-        self._marks: list[tuple[str, Any]] = []
+        self._marks: list[tuple[str, torch.cuda.Event | float]] = []
         self.mark("start")
 
     def mark(self, name: str) -> None:
@@ -115,17 +132,26 @@ class Stopwatch:
         """What has been going on since the last mark does not count."""
         self.mark(_PAUSE)
 
-    def timings(self) -> dict[str, Any]:
+    def timings(self) -> Timings:
         """Seconds by name; a list where a name was marked again and again."""
         if self._on_gpu:
             torch.cuda.synchronize()
-        found: dict[str, Any] = {}
+        found: JsonObject = {}
         for (_, before), (name, now) in zip(self._marks, self._marks[1:], strict=False):
-            seconds = before.elapsed_time(now) / 1000 if self._on_gpu else now - before
+            seconds = _between(before, now)
             if name == _PAUSE:
                 continue
             if name == "steps":
                 found.setdefault(name, []).append(seconds)
             else:
                 found[name] = found.get(name, 0.0) + seconds
-        return found
+        return cast(Timings, found)
+
+
+def _between(before: torch.cuda.Event | float, now: torch.cuda.Event | float) -> float:
+    """Seconds between two marks of a kind."""
+    if isinstance(before, float):
+        assert isinstance(now, float)
+        return now - before
+    assert not isinstance(now, float)
+    return float(before.elapsed_time(now)) / 1000

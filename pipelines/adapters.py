@@ -7,7 +7,7 @@ import os
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
@@ -20,7 +20,12 @@ from videodit.pipelines.lora_files import LoRAFiles
 from videodit.pipelines.origin import recorded
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from videodit.adapters import LoRAInfo, LoRASource
+    from videodit.checkpoints import HubOptions
+    from videodit.json_types import Config, JsonObject
+    from videodit.transformer import VideoDiT
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +33,7 @@ MAX_WEIGHT = 100.0
 Weight = float | dict[str, float]
 
 
-def check_weight(weight: Any, name: str) -> float:
+def check_weight(weight: object, name: str) -> float:
     """A LoRA's weight.
 
     Raises:
@@ -66,7 +71,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
         weight_name: str | None = None,
         load_into_transformer_2: bool = False,
         low_cpu_mem_usage: bool = True,
-        **hub: Any,
+        **hub: Unpack[HubOptions],
     ) -> None:
         """Load a LoRA, and make it the active one of its network, as diffusers does; see :meth:`set_adapters`.
 
@@ -103,7 +108,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
         if adapter_name is not None:
             _check_name(adapter_name)
         opened = find_lora(source, weight_name=weight_name, **hub)
-        models = {name: ModuleMap(network.config) for name, network in networks.items()}
+        models = {name: ModuleMap(cast("Config", network.config)) for name, network in networks.items()}
         lora = read_lora(opened, models, name=adapter_name, into=into, base_hash=self._base_hash(opened))
         name = adapter_name or free_name(lora.info.name, self._all_names())
         for network in lora.info.networks:
@@ -137,7 +142,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
                 self._remove(network, [name], was_active[network])
             raise
         for network in lora.info.networks:
-            networks[network].lora_infos |= {name: lora.info}
+            networks[network].lora_infos = {**networks[network].lora_infos, name: lora.info}
             state.activate(networks[network], was_active[network] if hotswap else [*before[network], name])
             if before[network] and not hotswap:
                 logger.warning(f"{', '.join(before[network])} of {network} stays active beside LoRA {name!r}")
@@ -158,7 +163,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
         """Take all LoRAs out of the networks. What is fused stays in their weights, for good."""
         super().unload_lora_weights()
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, *args: object, **kwargs: object) -> None:
         """As diffusers' ``DiffusionPipeline.save_pretrained``.
 
         Raises:
@@ -186,7 +191,9 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
 
     # ---- weights ---------------------------------------------------------------------------------
 
-    def set_adapters(self, adapter_names: str | Sequence[str], adapter_weights: Any = None) -> None:
+    def set_adapters(
+        self, adapter_names: str | Sequence[str], adapter_weights: Weight | Sequence[Weight | None] | None = None
+    ) -> None:
         """Say which LoRAs are active, and how strong each is.
 
         Args:
@@ -292,11 +299,11 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
 
     # ---- inside ----------------------------------------------------------------------------------
 
-    def _networks(self) -> dict[str, Any]:
+    def _networks(self) -> dict[str, VideoDiT]:
         parts = {name: getattr(self, name, None) for name in self._lora_loadable_modules}
         return {name: part for name, part in parts.items() if part is not None}
 
-    def _parts(self, components: Sequence[str] | None) -> dict[str, Any]:
+    def _parts(self, components: Sequence[str] | None) -> dict[str, VideoDiT]:
         networks = self._networks()
         names = list(networks) if components is None else list(components)
         unknown = [name for name in names if name not in self._lora_loadable_modules]
@@ -325,7 +332,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
 
         return self.model_hash if BASE_HASH in source.metadata else None
 
-    def _refuse_while_fused(self, what: str, parts: Mapping[str, Any] | None = None) -> None:
+    def _refuse_while_fused(self, what: str, parts: Mapping[str, VideoDiT] | None = None) -> None:
         parts = self._networks() if parts is None else parts
         fused = dict.fromkeys(name for part in parts.values() for name in state.fused(part))
         if fused:
@@ -343,7 +350,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
         if len(set(names)) != len(names):
             raise InputError(f"a LoRA is named twice: {', '.join(names)}")
 
-    def _checked_weight(self, weight: Any, name: str) -> Weight:
+    def _checked_weight(self, weight: object, name: str) -> Weight:
         if weight is None:
             return 1.0
         if not isinstance(weight, dict):
@@ -360,7 +367,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
             raise InputError(f"LoRA {name!r} has no weights for {', '.join(unknown)}; legal are {', '.join(legal)}")
         return {network: check_weight(weight.get(network, 1.0), name) for network in legal}
 
-    def _lora_entries(self) -> list[dict[str, Any]]:
+    def _lora_entries(self) -> list[JsonObject]:
         """What recipes tell: of each LoRA that has a part in a clip its name, its file's hash and its weight.
 
         The hash is ``None`` for adapters that were added to the transformer directly, which have no file. A file that
@@ -401,13 +408,13 @@ class _Entry:
             return True
         return (info.content_hash, info.networks) == (self.info.content_hash, self.info.networks)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> JsonObject:
         """The entry."""
         weights = self.weights
         if self.info is not None:  # what it does not change at the moment, it would change when it is loaded again
             weights = {network: weights.get(network, 0.0) for network in self.info.networks}
         same = len(set(weights.values())) == 1
-        entry: dict[str, Any] = {"name": self.name, "hash": None if self.info is None else self.info.content_hash}
+        entry: JsonObject = {"name": self.name, "hash": None if self.info is None else self.info.content_hash}
         entry["weight"] = next(iter(weights.values())) if same else weights
         if list(weights) != ["transformer"]:
             entry["networks"] = list(weights)
@@ -441,7 +448,7 @@ def plan_lora(folder: Path, source: str | os.PathLike[str], *, load_into_transfo
     return read_lora(found, models, into=into, base_hash=base, header_only=True).info
 
 
-def _expert(networks: Mapping[str, Any], second: bool) -> str | None:
+def _expert(networks: Container[str], second: bool) -> str | None:
     if second and "transformer_2" not in networks:
         raise InputError("this model has one transformer; a LoRA cannot be loaded into transformer_2")
     return "transformer_2" if second else None

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from videodit.errors import InputError
 from videodit.families.autoencoders import Autoencoder, autoencoder_of
-from videodit.pipelines.protocols import VAE, StreamingVAE
+from videodit.pipelines.protocols import VAE, Posterior, StreamingVAE
 from videodit.shapes import Size3D
 from videodit.weights import check_finite
 
@@ -113,7 +113,8 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + reserve
     import psutil  # comes with accelerate
 
-    return psutil.virtual_memory().available
+    available: int = psutil.virtual_memory().available
+    return available
 
 
 def to_uint8(clips: Tensor) -> Tensor:
@@ -154,7 +155,7 @@ def _joined(about: Autoencoder, parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _posteriors(vae: VAE, about: Autoencoder, clip: Tensor) -> list[Any]:
+def _posteriors(vae: VAE, about: Autoencoder, clip: Tensor) -> list[Posterior]:
     """The posteriors of the parts of a clip ``[B, 3, frames, height, width]``."""
     if about.tiles is not None:
         check_tiles(vae, *clip.shape[2:])
@@ -242,7 +243,7 @@ def _to_latents(vae: VAE, about: Autoencoder, z: Tensor) -> Tensor:
         z = z - _shift(vae)
     if not about.scaled:
         return z
-    factor = vae.config.scaling_factor
+    factor: float = vae.config.scaling_factor
     return z / factor if about.inverts_scale and vae.config.invert_scale_latents else z * factor
 
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from videodit.configs import read_json
 from videodit.errors import InputError
 from videodit.files import add_blocks
+from videodit.json_types import JsonObject
 from videodit.pipelines.autoencoders import check_tiles, encode_posterior
 from videodit.pipelines.folders import check_model, model_hash, resolve_model
 from videodit.pipelines.latent_conditions import image_channels, image_tokens
@@ -46,7 +46,7 @@ class ClipEncoder:
 
         self.folder = resolve_model(model)
         index = check_model(self.folder)
-        without: dict[str, Any] = {}
+        without: dict[str, VideoDiT] = {}
         for name in ("transformer", "transformer_2"):
             if index.get(name) not in (None, [None, None]):
                 with torch.device("meta"):  # its options are needed, its weights are not
@@ -57,7 +57,7 @@ class ClipEncoder:
         self._in_use: tuple[str, ...] = ()
 
     @cached_property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> JsonObject:
         """What decides the results, and how they go together: all of a cache's information but its own."""
         spec, text = self.pipe.spec, self.pipe.text
         assert isinstance(text, TextEncoder)

@@ -7,7 +7,7 @@ import inspect
 import logging
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import nn
 
@@ -20,6 +20,14 @@ from videodit.pipelines.folders import own_class
 from videodit.pipelines.origin import adapters_of, has_offloading, interference
 from videodit.weights import build, check_names, is_plain
 
+if TYPE_CHECKING:
+    from diffusers import ModelMixin, SchedulerMixin
+
+    from videodit.json_types import Config
+    from videodit.transformer import VideoDiT
+    from videodit.vae import CausalVideoVAE
+
+Network = TypeVar("Network", bound="ModelMixin")
 logger = logging.getLogger(__name__)
 
 _SMALL = {
@@ -32,7 +40,7 @@ _SMALL = {
 }
 
 
-def settle_components(components: dict[str, Any], family: Family | None, sampling: Sampling) -> dict[str, Any]:
+def settle_components(components: Mapping[str, object], family: Family | None, sampling: Sampling) -> dict[str, object]:
     """Check what a pipeline is made of, and turn what diffusers' classes hold into this package's.
 
     Weights are shared with what was handed over, not copied.
@@ -76,7 +84,7 @@ def settle_components(components: dict[str, Any], family: Family | None, samplin
     return settled
 
 
-def settle_defaults(settings: dict[str, Any], sampling: Sampling, config: Mapping[str, Any]) -> dict[str, Any]:
+def settle_defaults(settings: Mapping[str, object], sampling: Sampling, config: Config) -> dict[str, object]:
     """What a pipeline was trained for, where nobody says it: what the family says, else a small clip, with a warning.
 
     Args:
@@ -89,29 +97,29 @@ def settle_defaults(settings: dict[str, Any], sampling: Sampling, config: Mappin
         family = sampling.defaults(config)
     except KeyError:  # without a transformer
         family = {}
-    settled = _SMALL | family | said
+    settled = {**_SMALL, **family, **said}
     if made_up := sorted(set(_SMALL) - {*family, *said}):
         values = ", ".join(f"{name}={settled[name]}" for name in made_up)
         logger.warning(
             f"the parts do not tell what the model was trained for; a call uses {values} unless it says otherwise. "
             "VideoDiTPipeline.from_pipe(pipe) keeps the settings of a pipeline"
         )
-    return {"max_text_length": None} | settled
+    return {"max_text_length": None, **settled}
 
 
-def with_entries(part: Any, entries: Mapping[str, Any]) -> Any:
+def with_entries(part: SchedulerMixin, entries: Mapping[str, object]) -> SchedulerMixin:
     """A scheduler whose config has these entries."""
     if all(part.config.get(name) == value for name, value in entries.items()):
         return part
     return type(part).from_config(part.config, **entries)
 
 
-def _is_stand_in(part: Any) -> bool:
+def _is_stand_in(part: object) -> bool:
     """Whether it has what is asked of a tokenizer where prompts are encoded elsewhere."""
     return hasattr(part, "model_max_length")
 
 
-def _transformer(model: Any, name: str, family: Family | None, sampling: Sampling) -> Any:
+def _transformer(model: ModelMixin, name: str, family: Family | None, sampling: Sampling) -> VideoDiT:
     """A VideoDiT with the options that the pipeline's way of sampling adds.
 
     Raises:
@@ -134,7 +142,7 @@ def _transformer(model: Any, name: str, family: Family | None, sampling: Samplin
         if key in state:
             state[key] = table.to(model.dtype)
     options = theirs.native_config(dict(model.config), state) | overrides
-    ours = build(lambda: VideoDiT(**options), name)
+    ours: VideoDiT = build(lambda: VideoDiT(**options), name)
     groups = theirs.plan(ours.state_dict(), ours.config)
     used = {key for key in state if not theirs.ignored or not re.search(theirs.ignored, key)}
     try:
@@ -144,10 +152,11 @@ def _transformer(model: Any, name: str, family: Family | None, sampling: Samplin
     converted = dict(to_native(groups, state.__getitem__, ours.config))
     ours.load_state_dict(converted, assign=True)
     _take_backend(ours, model)
-    return ours.train(model.training)
+    ours.train(model.training)
+    return ours
 
 
-def foreign_transformer(model: Any, name: str) -> Any:
+def foreign_transformer(model: ModelMixin, name: str) -> ModelMixin:
     """The inverse of what a pipeline does with a transformer of diffusers' class: that class, on shared weights.
 
     Args:
@@ -173,7 +182,7 @@ def foreign_transformer(model: Any, name: str) -> Any:
     return theirs.train(model.training)
 
 
-def foreign_vae(vae: Any, theirs: Autoencoder) -> Any:
+def foreign_vae(vae: CausalVideoVAE, theirs: Autoencoder) -> ModelMixin:
     """One of our autoencoders as the class of diffusers' that has its weights, on shared ones.
 
     Args:
@@ -185,7 +194,7 @@ def foreign_vae(vae: Any, theirs: Autoencoder) -> Any:
     """
     import diffusers
 
-    component: Any = getattr(diffusers, theirs.class_name)
+    component: type[ModelMixin] = getattr(diffusers, theirs.class_name)
     check_convertible(vae, "vae")
     if vae.stream_latent_frames:
         raise InputError(f"vae decodes in chunks, which {theirs.class_name} cannot; call disable_streaming() first")
@@ -194,7 +203,7 @@ def foreign_vae(vae: Any, theirs: Autoencoder) -> Any:
     return _share_vae(vae, _without_data(lambda: component(**config)))
 
 
-def _without_data(make: Callable[[], Any]) -> Any:
+def _without_data(make: Callable[[], Network]) -> Network:
     """A network of diffusers' whose parameters have no data; tables that it computes for itself have theirs."""
     from accelerate import init_empty_weights
 
@@ -202,7 +211,7 @@ def _without_data(make: Callable[[], Any]) -> Any:
         return make()
 
 
-def check_convertible(model: Any, name: str) -> None:
+def check_convertible(model: ModelMixin, name: str) -> None:
     """See that a network's weights are all that there is to it, before another class takes them over.
 
     Args:
@@ -234,7 +243,7 @@ def check_convertible(model: Any, name: str) -> None:
                 )
 
 
-def check_not_offloaded(model: Any, name: str) -> None:
+def check_not_offloaded(model: object, name: str) -> None:
     """See that no hooks move a component's weights.
 
     Args:
@@ -250,7 +259,7 @@ def check_not_offloaded(model: Any, name: str) -> None:
         )
 
 
-def _take_backend(made: Any, model: Any) -> None:
+def _take_backend(made: ModelMixin, model: ModelMixin) -> None:
     """Compute attention by the same backend."""
     for one in model.attn_processors.values() if hasattr(model, "attn_processors") else ():
         backend = getattr(one, "_attention_backend", None)
@@ -259,17 +268,18 @@ def _take_backend(made: Any, model: Any) -> None:
             return
 
 
-def _share_vae(vae: Any, made: Any) -> Any:
+def _share_vae(vae: ModelMixin, made: Network) -> Network:
     """The other class of an autoencoder of Wan's, with its weights and its switches."""
     made.load_state_dict(vae.state_dict(), assign=True)
     made.use_slicing = vae.use_slicing
     if vae.use_tiling:
         sides = ("min_height", "min_width", "stride_height", "stride_width")
         made.enable_tiling(**{f"tile_sample_{side}": getattr(vae, f"tile_sample_{side}") for side in sides})
-    return made.train(vae.training)
+    made.train(vae.training)
+    return made
 
 
-def _with_overrides(model: Any, name: str, overrides: dict[str, Any]) -> Any:
+def _with_overrides(model: ModelMixin, name: str, overrides: dict[str, object]) -> VideoDiT:
     """The model itself, or one that shares its modules and has other options.
 
     Raises:
@@ -277,7 +287,8 @@ def _with_overrides(model: Any, name: str, overrides: dict[str, Any]) -> Any:
     """
     missing = {key: value for key, value in overrides.items() if model.config.get(key) != value}
     if not missing:
-        return model
+        own: VideoDiT = model
+        return own
     if "forward" in vars(model):
         raise InputError(
             f"{name} was loaded without {', '.join(f'{k}={v}' for k, v in missing.items())}, which the pipeline "
@@ -285,14 +296,14 @@ def _with_overrides(model: Any, name: str, overrides: dict[str, Any]) -> Any:
         )
     options = {key: value for key, value in dict(model.config).items() if not key.startswith("_")} | missing
     fresh = build(lambda: type(model)(**options), name)
-    clone = copy.copy(model)
+    clone: VideoDiT = copy.copy(model)
     clone._modules = dict(model._modules)
     take_config(clone, fresh)
     clone.rotary = fresh.rotary
     return clone
 
 
-def _vae(vae: Any, sampling: Sampling) -> Any:
+def _vae(vae: ModelMixin, sampling: Sampling) -> ModelMixin:
     """The autoencoder, one of diffusers' whose weights are our class's as that class.
 
     Raises:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from videodit.errors import InputError
 from videodit.path_kinds import kind_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+    from torch import Tensor
+
+    Pixels = PIL.Image.Image | Sequence[PIL.Image.Image] | np.ndarray | Tensor | str | os.PathLike[str]
+    """A picture or a clip; see :func:`videodit.pipelines.pixels.read_frames`."""
 
 Fit = Literal["crop", "pad", "stretch", "error"]
 """What becomes of pictures of another aspect ratio; see :func:`videodit.pipelines.pixels.fitted`."""
@@ -29,7 +37,7 @@ class Frames:
             until the rest of the clip has come down to it, and go on from there with it.
     """
 
-    content: Any
+    content: Pixels
     at: int = 0
     strength: float = 1.0
 
@@ -44,8 +52,8 @@ class Region:
         clip: as many frames as are made; see :func:`videodit.pipelines.pixels.read_frames`.
     """
 
-    mask: Any
-    clip: Any
+    mask: Pixels
+    clip: Pixels
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Edit:
             left.
     """
 
-    clip: Any
+    clip: Pixels
     strength: float = 0.6
 
 
@@ -76,7 +84,7 @@ def ends_given(conditions: Sequence[AnyCondition], num_frames: int) -> tuple[boo
     return any(one in (0, -num_frames) for one in at), any(one in (-1, num_frames - 1) for one in at)
 
 
-def images_as_frames(image: Any, last_image: Any) -> list[Frames]:
+def images_as_frames(image: Pixels | None, last_image: Pixels | None) -> list[Frames]:
     """The conditions that the short names for a first and a last image stand for.
 
     Raises:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +69,7 @@ class Prompts:
             found[f"{sign}pooled_prompt_embeds"] = None if text is None else text.pooled
         return found
 
-    def change(self, tensors: Mapping[str, Any], *, weights: bool = False) -> None:
+    def change(self, tensors: Mapping[str, Tensor], *, weights: bool = False) -> None:
         """Take over what a callback returned, and let go of all that was made of what it has changed.
 
         Args:
@@ -89,7 +88,7 @@ class Prompts:
         return [None if one is None else one._version for one in self.named.values()]
 
 
-def _replaced(text: TextTokens, tensors: Mapping[str, Any], sign: str) -> TextTokens:
+def _replaced(text: TextTokens, tensors: Mapping[str, Tensor], sign: str) -> TextTokens:
     return replace(
         text,
         embeds=tensors.get(f"{sign}prompt_embeds", text.embeds),
@@ -126,7 +125,7 @@ class Prompted:
         dtype, (batch, channels) = model.dtype, latents.shape[:2]
         if hasattr(self.pipe.scheduler, "scale_model_input"):
             latents = self.pipe.scheduler.scale_model_input(latents, at.t)
-        inputs: dict[str, Any] = {"fps": self.fps}
+        inputs: dict[str, object] = {"fps": self.fps}
         if self.pipe._attention_kwargs is not None:
             inputs["attention_kwargs"] = dict(self.pipe._attention_kwargs)  # which the transformer empties
         if text.pooled is not None:
@@ -185,7 +184,7 @@ class Denoiser:
         """
         return self.predict(latents, Moment(step, t))
 
-    def change(self, tensors: Mapping[str, Any]) -> None:
+    def change(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on with what a callback returned; see :meth:`Prompts.change`."""
         # It may have switched adapters, too, and so changed the keys and values of the text.
         self.prompts.change(tensors, weights=self._had_adapters or self._has_adapters())

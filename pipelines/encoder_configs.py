@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from videodit.errors import ModelError
 from videodit.ranges import check_order, short
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from videodit.json_types import Config
 
 _ACTIVATIONS = ("hidden_act", "dense_act_fn", "feed_forward_proj")
 _TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
-def check_encoder_config(config: Mapping[str, Any], where: object) -> None:
+def check_encoder_config(config: Config, where: object) -> None:
     """Check the entries of an encoder's config that no type tells: names of functions and numbers of tokens.
 
     Raises:
@@ -40,7 +44,7 @@ def check_encoder_config(config: Mapping[str, Any], where: object) -> None:
         check_order(quarter, "a quarter of relative_attention_num_buckets", "relative_attention_max_distance", where)
 
 
-def check_tokenizer(tokenizer: Any, encoder: Any, where: object) -> None:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: object, where: object) -> None:
     """See that a tokenizer can pad, and that an encoder knows its special tokens.
 
     Args:

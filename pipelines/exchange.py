@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from diffusers import DiffusionPipeline
 
@@ -15,10 +15,26 @@ from videodit.families.autoencoders import autoencoder_named
 from videodit.pipelines.components import check_not_offloaded, foreign_transformer, foreign_vae, with_entries
 from videodit.pipelines.loading import COMPONENTS, foreign_settings
 
+if TYPE_CHECKING:
+    from diffusers.configuration_utils import FrozenDict
+
+    from videodit.families.sampling import Sampling
+
 logger = logging.getLogger(__name__)
 
 
-def parts_of_diffusers(pipeline: Any) -> dict[str, Any]:
+class _Convertible(Protocol):
+    """What of a pipeline another one is made of."""
+
+    config: FrozenDict
+    components: dict[str, Any]
+
+    @property
+    def sampling(self) -> Sampling:
+        """How clips are made with the model."""
+
+
+def parts_of_diffusers(pipeline: DiffusionPipeline) -> dict[str, Any]:
     """What a :class:`~videodit.VideoDiTPipeline` is made of, from a pipeline of diffusers' of a known family.
 
     Networks are handed on as they are; the new pipeline turns them into its own classes.
@@ -43,14 +59,14 @@ def parts_of_diffusers(pipeline: Any) -> dict[str, Any]:
     return parts | foreign_settings({**pipeline.config, "_class_name": name})
 
 
-def to_diffusers(pipe: Any) -> DiffusionPipeline:
+def to_diffusers(pipe: _Convertible) -> DiffusionPipeline:
     """diffusers' own pipeline of the same components; see :meth:`videodit.VideoDiTPipeline.to_diffusers`."""
     import diffusers
 
     name = pipe.config.sampled_as
     if name is None:
         raise InputError("diffusers has no pipeline for a model of no published family")
-    component: Any = getattr(diffusers, name)
+    component: type[DiffusionPipeline] = getattr(diffusers, name)
     takes = inspect.signature(component.__init__).parameters
     parts = dict(pipe.components)
     for part in ("transformer", "transformer_2"):

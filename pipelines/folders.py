@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from videodit.configs import check_class, check_config, is_hub_id, read_json
 from videodit.errors import InputError, ModelError
@@ -20,7 +20,12 @@ from videodit.path_kinds import close_names, describe_path, is_there, kind_of
 from videodit.schema import check_types
 
 if TYPE_CHECKING:
+    from diffusers import ModelMixin
+    from typing_extensions import Unpack
+
+    from videodit.checkpoints import HubOptions
     from videodit.families import Family, Sampling
+    from videodit.json_types import Config, JsonObject
 
 BUNDLED = ("mini",)
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -28,7 +33,7 @@ _NEEDED = ("text_encoder", "tokenizer", "transformer", "vae", "scheduler")
 _WEIGHTED = ("text_encoder", "text_encoder_2", "image_encoder", "transformer", "transformer_2", "vae")
 
 
-def resolve_model(name: str, *, variant: str | None = None, **hub: Any) -> Path:
+def resolve_model(name: str, *, variant: str | None = None, **hub: Unpack[HubOptions]) -> Path:
     """The local folder of a model.
 
     Args:
@@ -80,7 +85,7 @@ def _local(name: str) -> Path | None:
 
 
 @cache  # a file of prompts asks for the same model again and again
-def _download(hub_id: str, variant: str | None = None, **hub: Any) -> Path:
+def _download(hub_id: str, variant: str | None = None, **hub: Unpack[HubOptions]) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -106,7 +111,7 @@ def _close(hub_id: str) -> list[str]:
     return [name for name in close_names(Path(hub_id)) if is_there(Path(name) / "model_index.json")]
 
 
-def check_model(folder: Path) -> dict[str, Any]:
+def check_model(folder: Path) -> JsonObject:
     """Check a model folder before its weights are read.
 
     Returns:
@@ -151,7 +156,7 @@ def check_model(folder: Path) -> dict[str, Any]:
     return index
 
 
-def own_class(name: object) -> type[Any] | None:
+def own_class(name: object) -> type[ModelMixin] | None:
     """This package's model of that class name; ``None`` where it has none."""
     from diffusers import ModelMixin
 
@@ -161,7 +166,7 @@ def own_class(name: object) -> type[Any] | None:
     return found if isinstance(found, type) and issubclass(found, ModelMixin) else None
 
 
-def check_settings(index: dict[str, Any], where: object) -> None:
+def check_settings(index: JsonObject, where: object) -> None:
     """Check the entries of a pipeline's config that are no components.
 
     Raises:
@@ -185,7 +190,7 @@ def check_settings(index: dict[str, Any], where: object) -> None:
             raise ModelError(f"{where}: {name} is {index[name]!r}, legal are true and false")
 
 
-def family_of_index(index: Any, where: object) -> tuple[Family, Sampling] | None:
+def family_of_index(index: Config, where: object) -> tuple[Family, Sampling] | None:
     """Whose pipeline it is, from the contents of ``model_index.json``; ``None`` for one that was made here.
 
     Raises:

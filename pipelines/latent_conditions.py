@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from videodit.families.sampling import ImageCondition
 from videodit.objectives import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.autoencoders import encode_image, encode_posterior
 from videodit.pipelines.conditions import edit_steps
-from videodit.pipelines.placing import FREE, PlacedConditions
+from videodit.pipelines.placing import FREE, Pictures, PlacedConditions
 from videodit.pipelines.protocols import EncodingPipeline, Scheduler
 from videodit.pipelines.scheduling import at_level
 from videodit.shapes import Size3D
@@ -176,12 +175,12 @@ def prepare_condition(
     return replace(condition, clean=clean, level=placed.level[None, None].to(device))
 
 
-def image_tokens(pipe: EncodingPipeline, images: tuple[Any, Any], batch: int, device: torch.device) -> Tensor:
+def image_tokens(pipe: EncodingPipeline, images: Pictures, batch: int, device: torch.device) -> Tensor:
     """What the image encoder sees of the first and the last picture, ``[B, I, image_dim]``."""
     found = [one for one in images if one is not None]
     pictures = [one if one.dtype == np.uint8 else (one * 255).round().astype(np.uint8) for one in found]
     pixels = pipe.image_processor(images=pictures, return_tensors="pt").to(device)
-    hidden = pipe.image_encoder(**pixels, output_hidden_states=True).hidden_states[-2]  # [1 or 2, 257, dim]
+    hidden: Tensor = pipe.image_encoder(**pixels, output_hidden_states=True).hidden_states[-2]  # [1 or 2, 257, dim]
     return hidden.flatten(0, 1)[None].expand(batch, -1, -1).to(device)
 
 

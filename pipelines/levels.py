@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from videodit.errors import InputError
 from videodit.objectives import NUM_TRAIN_TIMESTEPS
@@ -58,7 +57,7 @@ class Levels:
         return None if values is None else len(values)
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """What a recipe says of them."""
         lists = {"sigmas": self.sigmas, "timesteps": self.timesteps}
         return {name: list(values) for name, values in lists.items() if values} | (

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,7 +19,7 @@ from videodit.families import Family, Sampling
 from videodit.families.autoencoders import AUTOENCODERS
 from videodit.pipelines.encoder_configs import check_encoder_config, check_tokenizer
 from videodit.pipelines.folders import own_class
-from videodit.pipelines.placement import attach_devices, place_components
+from videodit.pipelines.placement import DeviceMap, Memory, attach_devices, place_components
 from videodit.ranges import check_order
 from videodit.schema import check_types
 from videodit.weights import (
@@ -32,6 +32,12 @@ from videodit.weights import (
     one_line,
     read_headers,
 )
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin, PipelineQuantizationConfig, SchedulerMixin
+    from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+    from videodit.json_types import Config, JsonObject
 
 logger = logging.getLogger(__name__)
 
@@ -47,19 +53,19 @@ _LARGEST = 1e6
 
 def load_components(
     folder: Path,
-    index: dict[str, Any],
+    index: JsonObject,
     found: tuple[Family, Sampling] | None,
     parameters: Collection[str],
     *,
     dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     torch_dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     variant: str | None = None,
-    device_map: Any = None,
-    max_memory: Any = None,
-    quantization_config: Any = None,
+    device_map: DeviceMap | None = None,
+    max_memory: Memory | None = None,
+    quantization_config: PipelineQuantizationConfig | None = None,
     low_cpu_mem_usage: bool = True,
     use_safetensors: bool = True,
-    **given: Any,
+    **given: object,
 ) -> dict[str, Any]:
     """What :class:`~videodit.VideoDiTPipeline` is made of.
 
@@ -107,7 +113,7 @@ def load_components(
     variants = _variants(folder, networks, variant)
     sizes = {} if device_map is None else _bytes_of(folder, networks, dtypes, variants)
     places = place_components(sizes, device_map, max_memory)
-    parts: dict[str, Any] = {name: value for name, value in given.items() if name in COMPONENTS}
+    parts: dict[str, object] = {name: value for name, value in given.items() if name in COMPONENTS}
     for name in present:
         component = class_of(index[name], name, folder)
         # Always the component's own folder: with the pipeline's and a `subfolder`, transformers would follow an
@@ -117,7 +123,7 @@ def load_components(
             parts[name] = load_plain(component, home)
             _tell_loaded(name, parts[name], folder)
             continue
-        options: dict[str, Any] = {"variant": variants[name]} if variants[name] else {}
+        options: JsonObject = {"variant": variants[name]} if variants[name] else {}
         if name in places:
             options["device_map"] = places[name]
         if quantization_config is not None:
@@ -146,27 +152,27 @@ def _loaded_class(name: str) -> str:
     return AUTOENCODERS[name].loaded.class_name if name in AUTOENCODERS else name
 
 
-def _settings(index: dict[str, Any], parameters: Collection[str] | None) -> dict[str, Any]:
+def _settings(index: JsonObject, parameters: Collection[str] | None) -> JsonObject:
     """The entries of the pipeline's config that are no components; ``parameters`` only for a pipeline of our class."""
     if parameters is not None:
         return {name: index[name] for name in set(parameters) - set(COMPONENTS) if name in index}
     return foreign_settings(index)
 
 
-def foreign_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def foreign_settings(config: Config) -> JsonObject:
     """The settings of ours that the config of a pipeline of diffusers' holds, ``_class_name`` among its entries."""
     names = ("boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt")
     settings = {name: config[name] for name in names if config.get(name) is not None}
     return settings | {"sampled_as": config["_class_name"]}
 
 
-def _dtypes(dtype: Any, networks: list[str]) -> dict[str, torch.dtype]:
+def _dtypes(dtype: torch.dtype | Mapping[str, torch.dtype] | None, networks: list[str]) -> dict[str, torch.dtype]:
     """The dtype of each network.
 
     Raises:
         InputError: something else than a dtype, or one for a component that is not there.
     """
-    by_name: dict[str, Any] = {"default": torch.float32} | (dict(dtype) if isinstance(dtype, Mapping) else {})
+    by_name: dict[str, torch.dtype] = {"default": torch.float32} | (dict(dtype) if isinstance(dtype, Mapping) else {})
     if dtype is not None and not isinstance(dtype, Mapping):
         by_name["default"] = dtype
     if unknown := sorted(set(by_name) - {"default", *_NETWORKS}):
@@ -177,7 +183,9 @@ def _dtypes(dtype: Any, networks: list[str]) -> dict[str, torch.dtype]:
     return {name: by_name.get(name, by_name["default"]) for name in networks}
 
 
-def _bytes_of(folder: Path, networks: list[str], dtypes: dict[str, torch.dtype], variants: Mapping[str, Any]) -> Any:
+def _bytes_of(
+    folder: Path, networks: list[str], dtypes: dict[str, torch.dtype], variants: Mapping[str, str | None]
+) -> dict[str, int]:
     """Bytes that each network takes in its dtype."""
     return {
         name: sum(
@@ -188,7 +196,7 @@ def _bytes_of(folder: Path, networks: list[str], dtypes: dict[str, torch.dtype],
     }
 
 
-def _tell_loaded(name: str, part: Any, folder: Path) -> None:
+def _tell_loaded(name: str, part: object, folder: Path) -> None:
     """To diffusers' log, where programs that follow a pipeline's loading look."""
     log = logging.getLogger("diffusers.pipelines.pipeline_utils")
     log.info(f"Loaded {name} as {type(part).__name__} from {folder / name}.")
@@ -213,8 +221,13 @@ def _variants(folder: Path, networks: list[str], variant: str | None) -> dict[st
 
 
 def load_network(
-    component: Any, folder: Path, *, dtype: torch.dtype, variant: str | None = None, **options: Any
-) -> Any:
+    component: type[ModelMixin] | type[PreTrainedModel],
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    variant: str | None = None,
+    **options: Any,
+) -> ModelMixin | PreTrainedModel:
     """A network of a class of diffusers' or transformers', its tensors looked at before and after.
 
     Args:
@@ -257,7 +270,9 @@ def load_network(
     return loaded
 
 
-def load_plain(component: Any, folder: Path) -> Any:
+def load_plain(
+    component: type[PreTrainedTokenizerBase] | type[SchedulerMixin] | type[BaseImageProcessor], folder: Path
+) -> PreTrainedTokenizerBase | SchedulerMixin | BaseImageProcessor:
     """A tokenizer, a processor or a scheduler.
 
     Raises:
@@ -272,7 +287,7 @@ def load_plain(component: Any, folder: Path) -> Any:
         raise ModelError(f"{folder} could not be loaded as a {component.__name__}: {one_line(error)}") from None
 
 
-def check_plain(folder: Path, scheduler: Any = None) -> None:
+def check_plain(folder: Path, scheduler: type[SchedulerMixin] | None = None) -> None:
     """Check the JSON files of a component without weights.
 
     Args:
@@ -296,7 +311,7 @@ def check_plain(folder: Path, scheduler: Any = None) -> None:
             raise ModelError(f"{where}: {name} is {value:g}, which is above {_LARGEST:g}")
 
 
-def class_of(entry: Any, name: str, folder: Path) -> Any:
+def class_of(entry: object, name: str, folder: Path) -> type:
     """A component's class by the names that the folder gives: a kind that fits, out of three libraries alone.
 
     Raises:
@@ -329,4 +344,5 @@ def _kind(name: str) -> type:
         "image_processor": transformers.ImageProcessingMixin,
         "scheduler": diffusers.SchedulerMixin,
     }
-    return kinds.get(name.removesuffix("_2"), diffusers.ModelMixin)
+    kind: type = kinds.get(name.removesuffix("_2"), diffusers.ModelMixin)
+    return kind

@@ -6,12 +6,18 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from videodit.errors import InputError
 from videodit.files import replacing
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from videodit.checkpoints import HubOptions
+    from videodit.json_types import JsonObject
 
 
 class LoRAFiles:
@@ -25,10 +31,10 @@ class LoRAFiles:
         transformer_2_lora_layers: Mapping[str, Tensor] | nn.Module | None = None,
         is_main_process: bool = True,
         weight_name: str | None = None,
-        save_function: Callable[[dict[str, Tensor], str], Any] | None = None,
+        save_function: Callable[[dict[str, Tensor], str], object] | None = None,
         safe_serialization: bool = True,
-        transformer_lora_adapter_metadata: Mapping[str, Any] | None = None,
-        transformer_2_lora_adapter_metadata: Mapping[str, Any] | None = None,
+        transformer_lora_adapter_metadata: Mapping[str, object] | None = None,
+        transformer_2_lora_adapter_metadata: Mapping[str, object] | None = None,
     ) -> None:
         """Write tensors of LoRA layers, as ``get_peft_model_state_dict(pipe.transformer)`` gives them.
 
@@ -62,7 +68,7 @@ class LoRAFiles:
                 f"a LoRA is written as .safetensors, not as a pickle ({name!r}); pass safe_serialization=True"
             )
         tensors: dict[str, Tensor] = {}
-        settings: dict[str, Any] = {}
+        settings: dict[str, object] = {}
         for network, (layers, metadata) in given.items():
             state = layers.state_dict() if isinstance(layers, nn.Module) else layers or {}
             tensors |= {f"{network}.{key}": value.detach().cpu().contiguous() for key, value in state.items()}
@@ -95,8 +101,8 @@ class LoRAFiles:
         *,
         weight_name: str | None = None,
         return_lora_metadata: bool = False,
-        **hub: Any,
-    ) -> Any:
+        **hub: Unpack[HubOptions],
+    ) -> dict[str, Tensor] | tuple[dict[str, Tensor], JsonObject | None]:
         """The tensors of a LoRA file under the names that it has.
 
         Args:
@@ -120,7 +126,7 @@ class LoRAFiles:
         return (tensors, json_metadata(source, DIFFUSERS_METADATA) or None) if return_lora_metadata else tensors
 
 
-def _as_list(value: Any) -> Any:
+def _as_list(value: object) -> object:
     """What peft's settings hold and JSON does not."""
     if isinstance(value, (set, frozenset)):
         return sorted(value)

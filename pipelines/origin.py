@@ -10,16 +10,25 @@ import functools
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from videodit._diffusers import cache_of, hook_names, offloaded_weights, offloading_hook
 from videodit.weights import is_plain
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin, SchedulerMixin
+    from diffusers.configuration_utils import FrozenDict
+    from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+    from videodit._diffusers import BaseTunerLayer
+    from videodit.adapters.network import FusedForGood
+    from videodit.json_types import JsonObject
 
 _PER_AXIS = 4
 _HARMLESS_HOOKS = (
@@ -101,11 +110,11 @@ def _joined(parts: list[Tensor | None]) -> Tensor:
 class NetworkNote:
     """What is known of a network when it is loaded."""
 
-    network: Any  # a weak reference
+    network: weakref.ref[nn.Module]
     types: dict[str, tuple[str, str | None]]
-    config: dict[str, Any]
+    config: JsonObject
     kinds: list[tuple[str, torch.dtype, tuple[int, ...]]]
-    versions: list[tuple[Any, int | None]]
+    versions: list[tuple[weakref.ref[Tensor], int | None]]
     samples: Tensor
 
     @classmethod
@@ -123,8 +132,10 @@ class NetworkNote:
 
     def change(self, network: nn.Module | None) -> str | None:
         """What of it is another than it was, in a word or two; ``None`` for nothing."""
+        if network is None:
+            return "taken away"
         if network is not self.network():
-            return "replaced" if network is not None else "taken away"
+            return "replaced"
         found = _types(network)
         if found != self.types:
             return "rebuilt" if set(found) != set(self.types) else "with other modules or processors"
@@ -155,7 +166,7 @@ def _types(network: nn.Module) -> dict[str, tuple[str, str | None]]:
     }
 
 
-def _config(part: Any) -> dict[str, Any]:
+def _config(part: ModelMixin | PreTrainedModel | SchedulerMixin) -> JsonObject:
     config = part.config
     values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     noise = ("torch_dtype", "dtype", "transformers_version")  # they do not say how it computes
@@ -193,18 +204,20 @@ def adapters_of(network: nn.Module) -> set[str]:
         if not _is_adapted(module):
             continue
         merged = set(getattr(module, "merged_adapters", ()))
-        active = set() if module.disable_adapters or merged else set(cast(Any, module).active_adapters)
+        active = set() if module.disable_adapters or merged else set(cast("BaseTunerLayer", module).active_adapters)
         names = (*getattr(module, "adapter_layer_names", ()), "differences")
         there = {key for name in names for key in getattr(module, name, ())}
         found |= merged | (active & there)
     return found
 
 
-def _fused_for_good(network: Any) -> Iterable[Any]:
+def _fused_for_good(network: object) -> Iterable[FusedForGood]:
     return getattr(network, "fused_for_good", ())
 
 
-def describe(part: Any) -> Any:
+def describe(
+    part: PreTrainedTokenizerBase | SchedulerMixin | BaseImageProcessor | None,
+) -> tuple[object, ...] | None:
     """What a tokenizer, a scheduler or an image processor does, so that two of them can be compared."""
     if part is None:
         return None
@@ -230,12 +243,12 @@ class Origin:
     """
 
     networks: dict[str, NetworkNote]
-    others: dict[str, Any]
-    settings: dict[str, Any]
+    others: dict[str, tuple[object, ...] | None]
+    settings: dict[str, object]
     for_good: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pipe: Any, folder: Path, index: dict[str, Any], given: Iterable[str]) -> Origin:
+    def of(cls, pipe: OriginPipeline, folder: Path, index: JsonObject, given: Iterable[str]) -> Origin:
         """Note a pipeline that was just loaded.
 
         Args:
@@ -261,7 +274,7 @@ class Origin:
                 for_good[name] = f"{settings[name]!r}"
         return cls(networks, others, settings, for_good)
 
-    def changes(self, pipe: Any) -> dict[str, str]:
+    def changes(self, pipe: OriginPipeline) -> dict[str, str]:
         """What is not as it was loaded, by component."""
         found = dict(self.for_good)
         encoded = getattr(pipe, "_encoded", None) is not None  # the encoders are gone, on purpose
@@ -296,18 +309,32 @@ class Origin:
         return found
 
 
-def _own_scheduler(folder: Path, index: dict[str, Any]) -> Any:
+def _own_scheduler(folder: Path, index: JsonObject) -> SchedulerMixin:
     import diffusers
 
     kind = getattr(diffusers, index["scheduler"][1])
     return kind.from_pretrained(folder / "scheduler")
 
 
-def recorded(method: Callable[..., Any]) -> Callable[..., Any]:
+class _Recording(Protocol):
+    """Whoever notes changes of weights."""
+
+    def _recorded_change(self) -> AbstractContextManager[None]:
+        """See :meth:`OriginPipeline._recorded_change`."""
+
+
+Recording = TypeVar("Recording", bound=_Recording)
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def recorded(
+    method: Callable[Concatenate[Recording, Arguments], Result],
+) -> Callable[Concatenate[Recording, Arguments], Result]:
     """For methods that change weights in a way that recipes tell: the weights are then noted anew."""
 
     @functools.wraps(method)
-    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def wrapped(self: Recording, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         with self._recorded_change():
             return method(self, *args, **kwargs)
 
@@ -320,6 +347,13 @@ class OriginPipeline:
     Attributes:
         quantized: what :meth:`accelerate` made of the blocks' weights; ``None`` for nothing.
     """
+
+    if TYPE_CHECKING:
+        config: FrozenDict
+        components: dict[str, object]
+        _lora_loadable_modules: list[str]
+
+        def _lora_entries(self) -> list[JsonObject]: ...
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,6 +17,8 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from videodit.errors import InputError
+from videodit.json_types import JsonObject
+from videodit.pipelines.acceleration import Timings
 from videodit.pipelines.autoencoders import decode_chunks, to_uint8
 from videodit.pipelines.protocols import VAE
 
@@ -83,7 +85,7 @@ class ClipStreams:
         *,
         loop: bool = False,
         free: Callable[[], object],
-        timings: Callable[[], dict[str, Any]] = dict,
+        timings: Callable[[], Timings] = Timings,
     ) -> None:
         self._vae, self.latents, self._loop = vae, latents, loop
         self._free, self.timings = free, timings
@@ -122,9 +124,9 @@ class VideoDiTPipelineOutput(BaseOutput):
 
     frames: Any
     fps: float | Fraction = 16
-    recipes: list[dict[str, Any]] = field(default_factory=list)
+    recipes: list[JsonObject] = field(default_factory=list)
     output_type: str = "pil"
-    timings: dict[str, Any] = field(default_factory=dict)
+    timings: Timings = field(default_factory=Timings)
 
     def save(self, path: str | Path) -> list[Path]:
         """Write the clips as MP4 files with their recipes.
@@ -147,7 +149,7 @@ class VideoDiTPipelineOutput(BaseOutput):
         paths = [path] if count == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(1, count + 1)]
         for target in paths:
             check_writable(target)
-        recipes: Sequence[dict[str, Any] | None] = [*self.recipes] or [None] * count
+        recipes: Sequence[JsonObject | None] = [*self.recipes] or [None] * count
         started, before = time.perf_counter(), self.frames.latents.seconds if self.output_type == "stream" else 0.0
         spent = [self._write(i, target, recipe) for i, (target, recipe) in enumerate(zip(paths, recipes, strict=True))]
         total = time.perf_counter() - started
@@ -160,7 +162,7 @@ class VideoDiTPipelineOutput(BaseOutput):
         self.timings["overlap"] = max(0.0, vae + mp4 - total)
         return paths
 
-    def _write(self, index: int, path: Path, recipe: dict[str, Any] | None) -> tuple[float, float]:
+    def _write(self, index: int, path: Path, recipe: JsonObject | None) -> tuple[float, float]:
         """Seconds that clip ``index`` took to be decoded and to be encoded."""
         from videodit.media import write_video
 
@@ -190,4 +192,5 @@ class VideoDiTPipelineOutput(BaseOutput):
             return np.stack([np.asarray(image) for image in clip])
         if isinstance(clip, torch.Tensor):
             clip = clip.permute(0, 2, 3, 1).float().cpu().numpy()
-        return (clip * 255).round().clip(0, 255).astype(np.uint8)
+        pixels: np.ndarray = (clip * 255).round().clip(0, 255).astype(np.uint8)
+        return pixels

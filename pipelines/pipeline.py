@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from diffusers import DiffusionPipeline
@@ -49,6 +49,13 @@ from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.window_store import WindowStore
 from videodit.text import EncodedPrompts, TextEncoder
 from videodit.text_spec import TextSpec
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin, SchedulerMixin
+    from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+    from videodit.json_types import Config
+    from videodit.pipelines.conditions import Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -97,11 +104,11 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
 
     def __init__(
         self,
-        tokenizer: Any,
-        text_encoder: Any,
-        transformer: Any,
-        vae: Any,
-        scheduler: Any,
+        tokenizer: PreTrainedTokenizerBase | None,
+        text_encoder: PreTrainedModel | None,
+        transformer: ModelMixin | None,
+        vae: ModelMixin | None,
+        scheduler: SchedulerMixin | None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -109,12 +116,12 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         max_text_length: int | None = None,
-        tokenizer_2: Any = None,
-        text_encoder_2: Any = None,
-        transformer_2: Any = None,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        text_encoder_2: PreTrainedModel | None = None,
+        transformer_2: ModelMixin | None = None,
         boundary_ratio: float | None = None,
-        image_encoder: Any = None,
-        image_processor: Any = None,
+        image_encoder: PreTrainedModel | None = None,
+        image_processor: BaseImageProcessor | None = None,
         expand_timesteps: bool = False,
         sampled_as: str | None = None,
         window: int | None = None,
@@ -163,7 +170,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         self._encoded: EncodedPrompts | None = None
         self._folder: Path | None = None
         self._model_id: str | None = None
-        self._known_spec: tuple[Any, Any, Any, ModelSpec] | None = None
+        self._known_spec: tuple[Config, Config, Config, ModelSpec] | None = None
 
     # ---- loading ---------------------------------------------------------------------------------
 
@@ -216,7 +223,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         return pipe
 
     @classmethod
-    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Self:
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
         """Another pipeline of the same components, with the same settings.
 
         Weights are shared, not copied, up to a few tensors whose layout differs.
@@ -283,7 +290,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         return self._known_spec[-1]
 
     @property
-    def _configs(self) -> tuple[Any, Any, Any]:
+    def _configs(self) -> tuple[Config, Config, Config]:
         return self.config, self.transformer.config, self.vae.config
 
     @property
@@ -531,8 +538,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         num_videos_per_prompt: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
-        image: Any = None,
-        last_image: Any = None,
+        image: Pixels | None = None,
+        last_image: Pixels | None = None,
         conditions: Sequence[AnyCondition] = (),
         fit: Fit = "crop",
         loop: bool = False,
@@ -549,7 +556,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         sigmas: Sequence[float] | None = None,
         timesteps: Sequence[float] | None = None,
         eta: float = 0.0,
-        attention_kwargs: dict[str, Any] | None = None,
+        attention_kwargs: dict[str, float] | None = None,
         guidance_scale_2: float | None = None,
         dynamic_guidance: bool = False,
         fps: float | None = None,
@@ -655,14 +662,13 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             chunks.finish()  # several processes cannot wait until one of them wants the next window
 
         # 4. Decode
-        frames: Any
         if output_type == "stream":  # decoded when it is wanted, and so are windows made
             free = self.maybe_free_model_hooks
-            frames = ClipStreams(self.vae, chunks, loop=plan.loop, free=free, timings=watch.timings)
+            frames: object = ClipStreams(self.vae, chunks, loop=plan.loop, free=free, timings=watch.timings)
         else:
-            frames = chunks.joined()
+            frames = latents = chunks.joined()
             if output_type != "latent":
-                clips = decode(self.vae, frames, loop=plan.loop)  # [B, 3, T, H, W]
+                clips = decode(self.vae, latents, loop=plan.loop)  # [B, 3, T, H, W]
                 frames = self.video_processor.postprocess_video(clips.float(), output_type)
             watch.mark("vae")
         self.maybe_free_model_hooks()
@@ -688,7 +694,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         return plan.guided or (self._sampling.guided and called and self._reads_text)
 
 
-def _sampled_as(transformer: Any) -> str | None:
+def _sampled_as(transformer: object) -> str | None:
     """How to sample with a transformer whose pipeline nobody names; ``None`` for those that were made here.
 
     Raises:

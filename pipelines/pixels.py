@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -24,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_frames(
-    source: Any,
+    source: object,
     *,
     fps: float | None = None,
     name: str = "clip",
@@ -214,7 +213,7 @@ def _check_range(array: np.ndarray, name: str) -> None:
 
 
 def read_mask(
-    source: Any, num_frames: int, height: int, width: int, *, fps: float | None = None, fit: Fit = "stretch"
+    source: object, num_frames: int, height: int, width: int, *, fps: float | None = None, fit: Fit = "stretch"
 ) -> tuple[Tensor, list[str]]:
     """Where something is to be made anew.
 

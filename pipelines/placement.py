@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeAlias
 
+import torch
 from torch import nn
 
 from videodit._diffusers import offloading_hook
 from videodit.errors import InputError
 from videodit.hardware import parse_device
 
+Device: TypeAlias = str | int | torch.device
+DeviceMap: TypeAlias = Device | Mapping[str, Device]
+Memory: TypeAlias = Mapping[int | str, int | str]
+"""Bytes, or text such as ``"10GB"``, by the number of an accelerator and ``"cpu"``."""
 
-def place_components(sizes: Mapping[str, int], device_map: Any, max_memory: Any = None) -> dict[str, str]:
+
+def place_components(
+    sizes: Mapping[str, int], device_map: DeviceMap | None, max_memory: Memory | None = None
+) -> dict[str, str]:
     """The device of each network; none for those that stay on the CPU because nothing else is said.
 
     Args:
@@ -46,18 +54,18 @@ def place_components(sizes: Mapping[str, int], device_map: Any, max_memory: Any 
     return dict.fromkeys(sizes, _device(device_map))
 
 
-def _device(place: Any) -> str:
+def _device(place: Device) -> str:
     return parse_device(_accelerator(place) if isinstance(place, int) else str(place))
 
 
-def _accelerator(number: int) -> str:
+def _accelerator(number: int | str) -> str:
     import torch
 
     here = torch.accelerator.current_accelerator()
     return f"{'cuda' if here is None else here.type}:{number}"
 
 
-def _balance(sizes: Mapping[str, int], max_memory: Any) -> dict[str, str]:
+def _balance(sizes: Mapping[str, int], max_memory: Memory | None) -> dict[str, str]:
     from accelerate.utils import convert_file_size_to_int, get_max_memory
 
     here = get_max_memory()
@@ -65,7 +73,7 @@ def _balance(sizes: Mapping[str, int], max_memory: Any) -> dict[str, str]:
         raise InputError(f"max_memory must be a dict of bytes by device, got {max_memory!r}")
     if unknown := [key for key in max_memory or {} if key not in here]:
         raise InputError(f"max_memory names device {unknown[0]!r}, which is not here; legal are {list(here)}")
-    free: dict[Any, int] = {}
+    free: dict[int | str, int] = {}
     for key, value in (here if max_memory is None else max_memory).items():
         try:
             free[key] = convert_file_size_to_int(value)
@@ -90,7 +98,7 @@ def _balance(sizes: Mapping[str, int], max_memory: Any) -> dict[str, str]:
     return places
 
 
-def attach_devices(components: Mapping[str, Any], places: Mapping[str, str]) -> None:
+def attach_devices(components: Mapping[str, object], places: Mapping[str, str]) -> None:
     """Let networks on several devices work together: each brings what it is called with to its own, and back.
 
     Args:
@@ -123,7 +131,7 @@ def _device_of(network: nn.Module) -> str:
     return str(next(network.parameters()).device)
 
 
-def device_map_of(components: Mapping[str, Any], device_map: Any) -> Any:
+def device_map_of(components: Mapping[str, object], device_map: DeviceMap | None) -> str | dict[str, str] | None:
     """What a loaded pipeline tells as its ``hf_device_map``: devices by network where there are several.
 
     Args:

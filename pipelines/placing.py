@@ -10,20 +10,27 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from einops import reduce, repeat
 from torch import Tensor
 
 from videodit.errors import InputError
+from videodit.json_types import JsonObject
 from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region, check_fit, edit_steps
 from videodit.pipelines.pixels import fingerprint, fitted, read_frames, read_mask
 from videodit.pipelines.settings import Settings
 from videodit.pipelines.spec import ModelSpec
 
+if TYPE_CHECKING:
+    from videodit.pipelines.conditions import Pixels
+
 FREE = math.inf
 """The level of latents that nothing is known of."""
+Pictures = tuple[np.ndarray | None, np.ndarray | None]
+"""Of the first and of the last frame, ``[H, W, 3]`` each."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,8 @@ class PlacedConditions:
     start: Tensor | None = None
     strength: float = 1.0
     renoised: bool = False
-    pictures: tuple[Any, Any] = (None, None)
-    record: list[dict[str, Any]] = field(default_factory=list)
+    pictures: Pictures = (None, None)
+    record: list[JsonObject] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
 
@@ -101,8 +108,8 @@ class _Placer:
         self.region: Tensor | None = None  # where pixels are kept, [frames, height, width]
         self.start: Tensor | None = None
         self.strength = 1.0
-        self.pictures: dict[int, Any] = {}
-        self.record: list[dict[str, Any]] = []
+        self.pictures: dict[int, np.ndarray] = {}
+        self.record: list[JsonObject] = []
         self.notices: list[str] = []
 
     def add_frames(self, condition: Frames) -> None:
@@ -228,7 +235,7 @@ class _Placer:
         if any(0 < one["strength"] < 1 for one in self.record if "frames" in one):
             raise InputError("this model keeps given frames as they are; their strength must be 1")
 
-    def _whole(self, source: Any, name: str) -> tuple[Tensor, str]:
+    def _whole(self, source: Pixels, name: str) -> tuple[Tensor, str]:
         """A clip as long as the one that is made."""
         pixels, notices = read_frames(source, fps=float(self.settings.fps), name=name, size=self.size, fit=self.fit)
         if len(pixels) != self.frames:
@@ -253,7 +260,7 @@ def _named(condition: Frames) -> str:
     return repr(os.fspath(condition.content)) if isinstance(condition.content, (str, os.PathLike)) else "a condition"
 
 
-def _checked_strength(name: str, value: Any) -> float:
+def _checked_strength(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:  # false for NaN, too
         raise InputError(f"{name} must be above 0 and at most 1, got {value!r}")
     return float(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from videodit.errors import InputError
 from videodit.path_kinds import names_a_file
@@ -21,6 +21,7 @@ from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.windows import Window, windows_of
 
 if TYPE_CHECKING:
+    from videodit.json_types import JsonObject
     from videodit.pipelines.placing import PlacedConditions
 
 
@@ -52,7 +53,7 @@ class Plan(Settings):
         return Settings(**{one.name: getattr(self, one.name) for one in fields(Settings)})
 
     @property
-    def condition_record(self) -> list[dict[str, Any]]:
+    def condition_record(self) -> list[JsonObject]:
         """Which pixels the conditions are, and where they go."""
         return [] if self.conditions is None else self.conditions.record
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from videodit.errors import InputError
 from videodit.families.sampling import Sigmas
 from videodit.objectives import NUM_TRAIN_TIMESTEPS, Objective
 from videodit.pipelines.planning import Plan
+from videodit.pipelines.protocols import Scheduler
 from videodit.pipelines.scheduling import SchedulerStep, set_timesteps
 
 Draws = Literal["nothing", "generator", "elsewhere"]
@@ -27,7 +28,7 @@ _PREDICTION_TYPES = {"flow": "flow_prediction", "v": "v_prediction", "epsilon": 
 _MOST_STEPS = 50
 
 
-def probe_scheduler(scheduler: Any, plan: Plan, objective: Objective, spacing: Sigmas) -> Draws:
+def probe_scheduler(scheduler: Scheduler, plan: Plan, objective: Objective, spacing: Sigmas) -> Draws:
     """See that a scheduler can sample a model with the noise levels of a plan.
 
     Args:
@@ -43,7 +44,7 @@ def probe_scheduler(scheduler: Any, plan: Plan, objective: Objective, spacing: S
         InputError: options that do not fit the model, or levels with which it does not arrive at a clean sample.
     """
     flow = objective == "flow"
-    needs: dict[str, Any] = {"prediction_type": _PREDICTION_TYPES[objective]}
+    needs: dict[str, object] = {"prediction_type": _PREDICTION_TYPES[objective]}
     if flow:
         needs["use_flow_sigmas"] = True
     for name, needed in needs.items():
@@ -55,14 +56,16 @@ def probe_scheduler(scheduler: Any, plan: Plan, objective: Objective, spacing: S
             )
     steps = plan.num_inference_steps if plan.levels.count else min(plan.num_inference_steps, _MOST_STEPS)
 
-    def lay_out(one: Any) -> None:
+    def lay_out(one: Scheduler) -> None:
         place = torch.device("cpu")
         set_timesteps(one, steps, spacing=spacing, num_tokens=plan.window_tokens, device=place, levels=plan.levels)
 
     return probe(scheduler, lay_out, objective, eta=plan.levels.eta)
 
 
-def probe(scheduler: Any, lay_out: Callable[[Any], object], objective: Objective, *, eta: float = 0.0) -> Draws:
+def probe(
+    scheduler: Scheduler, lay_out: Callable[[Scheduler], object], objective: Objective, *, eta: float = 0.0
+) -> Draws:
     """Run a copy of a scheduler with a model that knows the clean sample, at which it must arrive.
 
     Args:
@@ -98,7 +101,7 @@ def probe(scheduler: Any, lay_out: Callable[[Any], object], objective: Objective
 
 
 def _run(
-    scheduler: Any, lay_out: Callable[[Any], object], objective: Objective, eta: float, seed: int
+    scheduler: Scheduler, lay_out: Callable[[Scheduler], object], objective: Objective, eta: float, seed: int
 ) -> tuple[Tensor, bool]:
     """Its way, and whether its generator stands elsewhere at the end."""
     generator = torch.Generator().manual_seed(0)
@@ -121,7 +124,7 @@ def _run(
     return torch.stack(trace), bool((generator.get_state() != state).any())
 
 
-def _exact(scheduler: Any, objective: Objective, noisy: Tensor, t: float) -> Tensor:
+def _exact(scheduler: Scheduler, objective: Objective, noisy: Tensor, t: float) -> Tensor:
     """What a model predicts that knows the clean sample."""
     if objective == "flow":
         return (noisy - _CLEAN) / max(t / NUM_TRAIN_TIMESTEPS, 1e-6)
@@ -133,4 +136,5 @@ def _exact(scheduler: Any, objective: Objective, noisy: Tensor, t: float) -> Ten
     alphas = np.asarray(scheduler.alphas_cumprod)
     alpha = float(np.interp(t, np.arange(len(alphas)), alphas))
     noise = (noisy - alpha**0.5 * _CLEAN) / max(1 - alpha, 1e-12) ** 0.5
-    return noise if objective == "epsilon" else alpha**0.5 * noise - (1 - alpha) ** 0.5 * _CLEAN
+    v: Tensor = alpha**0.5 * noise - (1 - alpha) ** 0.5 * _CLEAN
+    return noise if objective == "epsilon" else v

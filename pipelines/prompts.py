@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any
 
 import torch
 
@@ -125,7 +124,7 @@ def repeat(text: TextTokens, times: int) -> TextTokens:
     return TextTokens(text.embeds.repeat_interleave(times, dim=0), mask, pooled)
 
 
-def check_attention_kwargs(attention_kwargs: Any) -> None:
+def check_attention_kwargs(attention_kwargs: object) -> None:
     """See that the transformer knows what is passed on to it.
 
     Raises:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from diffusers import ModelMixin
+    from diffusers.configuration_utils import FrozenDict
+    from transformers import BaseImageProcessor, PreTrainedModel
+
     from videodit.acceleration.parallel import Processes
     from videodit.families.sampling import Sampling
+    from videodit.json_types import JsonObject
     from videodit.pipelines.spec import ModelSpec
     from videodit.shapes import VideoGeometry
     from videodit.text import EncodedPrompts, TextEncoder
@@ -18,19 +24,44 @@ if TYPE_CHECKING:
     from videodit.transformer import VideoDiT
 
 
+class Posterior(Protocol):
+    """What an autoencoder says of the latents of a clip."""
+
+    mean: Tensor
+    std: Tensor
+
+    def mode(self) -> Tensor:
+        """The most likely latents."""
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Latents that are drawn."""
+
+
+class Encoded(Protocol):
+    """What ``encode`` of an autoencoder returns."""
+
+    latent_dist: Posterior
+
+
+class Decoded(Protocol):
+    """What ``decode`` of an autoencoder returns."""
+
+    sample: Tensor
+
+
 class VAE(Protocol):
     """An autoencoder of a class that :mod:`videodit.families.autoencoders` has a record of."""
 
-    config: Any
+    config: FrozenDict
     dtype: torch.dtype
 
     @property
-    def encode(self) -> Callable[..., Any]:
-        """Clips ``[B, 3, frames, height, width]`` to something that has a ``latent_dist``."""
+    def encode(self) -> Callable[..., Encoded]:
+        """Clips ``[B, 3, frames, height, width]`` to the posterior of their latents."""
 
     @property
-    def decode(self) -> Callable[..., Any]:
-        """Latents ``[B, C, T, H, W]`` to something that has a ``sample``."""
+    def decode(self) -> Callable[..., Decoded]:
+        """Latents ``[B, C, T, H, W]`` to clips."""
 
     @property
     def enable_tiling(self) -> Callable[..., None]:
@@ -56,31 +87,45 @@ class StreamingVAE(VAE, Protocol):
 
 
 class Scheduler(Protocol):
-    """Any of diffusers'."""
+    """One of diffusers'; those of flow matching have ``sigmas``, the others ``alphas_cumprod`` and ``add_noise``."""
 
     timesteps: Tensor
-    config: Any
+    sigmas: Tensor
+    alphas_cumprod: Tensor
+    config: FrozenDict
 
     @property
-    def step(self) -> Callable[..., Any]:
-        """Latents at the next noise level."""
+    def step(self) -> Callable[..., tuple[Tensor, ...]]:
+        """Latents at the next noise level, first of what it returns with ``return_dict=False``."""
+
+    @property
+    def add_noise(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """Clean latents with noise, at timesteps ``[B]``."""
 
     @property
     def set_timesteps(self) -> Callable[..., None]:
         """Lay out noise levels."""
 
 
+class ProgressBar(Protocol):
+    """What steps are shown on."""
+
+    @property
+    def update(self) -> Callable[[], object]:
+        """One step more."""
+
+
 class RunningPipeline(Protocol):
     """What the sampling loop reads and sets of a pipeline; see :class:`videodit.pipelines.running.RunState`."""
 
-    config: Any
+    config: FrozenDict
     scheduler: Scheduler
     transformer: VideoDiT
     transformer_2: VideoDiT | None
     processes: Processes | None
     _guidance_scale: float
     _guidance_scale_2: float | None
-    _attention_kwargs: dict[str, Any] | None
+    _attention_kwargs: dict[str, object] | None
     _num_timesteps: int
     _current_timestep: Tensor | None
 
@@ -99,12 +144,38 @@ class RunningPipeline(Protocol):
     def _begin_run(self, guidance_scale: float) -> None:
         """Go back to a call's own guidance scale."""
 
-    def _lora_entries(self) -> list[Any]:
+    def _lora_entries(self) -> list[JsonObject]:
         """Loaded LoRAs and their weights."""
 
     @property
-    def progress_bar(self) -> Callable[..., Any]:
+    def progress_bar(self) -> Callable[..., AbstractContextManager[ProgressBar]]:
         """A bar that steps are shown on."""
+
+
+class RecordedPipeline(RunningPipeline, Protocol):
+    """What recipes tell of a pipeline."""
+
+    vae: ModelMixin
+    components: dict[str, object]
+    batch_guidance: bool
+    quantized: str | None
+    _model_id: str | None
+
+    @property
+    def changed(self) -> list[str]:
+        """What is not as it was loaded."""
+
+    @property
+    def model_hash(self) -> str | None:
+        """A fingerprint of its weights."""
+
+    @property
+    def _files_hash(self) -> str | None:
+        """A fingerprint of its configs and vocabularies."""
+
+    @property
+    def _execution_device(self) -> torch.device:
+        """Where it computes."""
 
 
 class EncodingPipeline(Protocol):
@@ -112,8 +183,8 @@ class EncodingPipeline(Protocol):
 
     vae: VAE
     transformer: VideoDiT
-    image_encoder: Any
-    image_processor: Any
+    image_encoder: PreTrainedModel
+    image_processor: BaseImageProcessor
 
     @property
     def spec(self) -> ModelSpec:

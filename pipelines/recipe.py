@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from videodit.configs import read_json
 from videodit.errors import InputError
@@ -16,6 +16,11 @@ from videodit.pipelines.planning import Plan
 from videodit.pipelines.request import as_list
 from videodit.pipelines.storyboard import Storyboard
 from videodit.schema import is_plain
+
+if TYPE_CHECKING:
+    from videodit.acceleration import AccelConfig
+    from videodit.json_types import JsonObject
+    from videodit.pipelines.protocols import RecordedPipeline
 
 SAMPLING_VERSION = 2
 """What recipes call the way in which noise levels are laid out. Version 1, which recipes do not name, applied the shift
@@ -55,7 +60,9 @@ _DTYPES = ("float32", "bfloat16", "float16")
 # ---- writing -------------------------------------------------------------------------------------
 
 
-def write_recipes(pipe: Any, plan: Plan, seeds: Sequence[int | None], actions: str | None) -> list[dict[str, Any]]:
+def write_recipes(
+    pipe: RecordedPipeline, plan: Plan, seeds: Sequence[int | None], actions: str | None
+) -> list[JsonObject]:
     """The recipe of each clip of a run; nothing of the machine that it was made on but its numerics.
 
     Args:
@@ -69,7 +76,7 @@ def write_recipes(pipe: Any, plan: Plan, seeds: Sequence[int | None], actions: s
 
     request, inputs, videos = plan.request, plan.inputs, plan.videos
     story, per_prompt = isinstance(request.prompt, Storyboard), request.num_videos_per_prompt
-    prompts: list[Any] = [*as_list(request.prompt)] or [None] * (videos // per_prompt)
+    prompts: list[object] = [*as_list(request.prompt)] or [None] * (videos // per_prompt)
     if isinstance(request.prompt, Storyboard):
         prompts = [request.prompt.scenes]
     record = plan.condition_record
@@ -110,7 +117,7 @@ def write_recipes(pipe: Any, plan: Plan, seeds: Sequence[int | None], actions: s
     ]
 
 
-def _common(pipe: Any, plan: Plan) -> dict[str, Any]:
+def _common(pipe: RecordedPipeline, plan: Plan) -> JsonObject:
     """What all clips of a run have alike."""
     import torch
 
@@ -136,7 +143,7 @@ def _common(pipe: Any, plan: Plan) -> dict[str, Any]:
     }
 
 
-def mark_changed(recipes: Sequence[dict[str, Any]]) -> None:
+def mark_changed(recipes: Sequence[JsonObject]) -> None:
     """Say that a callback has changed a run, which no recipe makes again."""
     for recipe in recipes:
         parts = [part for part in recipe.get("not_recorded", []) if part != "callback_on_step_end"]
@@ -153,7 +160,7 @@ def _version(package: str) -> str | None:
 # ---- reading: anyone can write a recipe ----------------------------------------------------------
 
 
-def read_request(recipe: Mapping[str, Any], where: str) -> dict[str, Any]:
+def read_request(recipe: JsonObject, where: str) -> JsonObject:
     """The fields of a :class:`Request` that a recipe names, their types checked.
 
     Args:
@@ -163,9 +170,9 @@ def read_request(recipe: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises:
         InputError: a key that is missing or holds something else.
     """
-    fields: dict[str, Any] = {}
+    fields: JsonObject = {}
     if isinstance(recipe.get("prompt"), list):
-        fields["prompt"] = _storyboard(recipe["prompt"], recipe.get("handover", 0.5), where)
+        fields["prompt"] = _storyboard(recipe, where)
     for key, field, types in FIELDS:
         value = recipe.get(key)
         if field in fields or (value is None and key not in REQUIRED):
@@ -178,7 +185,7 @@ def read_request(recipe: Mapping[str, Any], where: str) -> dict[str, Any]:
     return fields
 
 
-def read_dtypes(recipe: Mapping[str, Any], where: str) -> dict[str, str] | None:
+def read_dtypes(recipe: JsonObject, where: str) -> dict[str, str] | None:
     """The dtypes of the parts, where they are not all the recipe's one ``dtype``.
 
     Raises:
@@ -196,7 +203,8 @@ def read_dtypes(recipe: Mapping[str, Any], where: str) -> dict[str, str] | None:
     return None if set(dtypes.values()) <= {recipe.get("dtype")} else dtypes
 
 
-def _storyboard(scenes: list[Any], handover: Any, where: str) -> Storyboard:
+def _storyboard(recipe: JsonObject, where: str) -> Storyboard:
+    scenes, handover = recipe["prompt"], recipe.get("handover", 0.5)
     if not is_plain(handover, (int, float)) or not all(
         isinstance(one, list) and len(one) == 2 and is_plain(one[0], (int, float)) for one in scenes
     ):
@@ -204,7 +212,7 @@ def _storyboard(scenes: list[Any], handover: Any, where: str) -> Storyboard:
     return Storyboard(tuple((at, text) for at, text in scenes), handover)
 
 
-def _acceleration(recipe: Mapping[str, Any], where: str) -> Any:
+def _acceleration(recipe: JsonObject, where: str) -> AccelConfig | None:
     """What the clip was accelerated with, as far as that changes frames."""
     actions, batched = recipe.get("step_actions"), recipe.get("batched_guidance")
     quantize, tiling = recipe.get("quantize"), recipe.get("tiling")
@@ -243,7 +251,7 @@ def levels_differ(scheduler: str, spacing: str) -> bool:
     return own or scheduler in ("FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
 
 
-def levels_changed(recipe: Mapping[str, Any], folder: Path) -> bool:
+def levels_changed(recipe: JsonObject, folder: Path) -> bool:
     """Whether a recipe's clip had other noise levels than a model would have now.
 
     Args:

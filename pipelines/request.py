@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from videodit.acceleration import AccelConfig
+    from videodit.json_types import JsonObject
+    from videodit.pipelines.conditions import Pixels
 
 Path = str | os.PathLike[str]
 
@@ -28,7 +30,7 @@ class LoRARequest:
     """A LoRA: where it is, its weight (``None`` for 1), and whether it is for a second expert."""
 
     source: str
-    weight: Any = None
+    weight: float | dict[str, float] | None = None
     second: bool = False
 
 
@@ -100,7 +102,7 @@ class Request:
     sigmas: Sequence[float] | None = None
     timesteps: Sequence[float] | None = None
     eta: float = 0.0
-    attention_kwargs: Mapping[str, Any] | None = None
+    attention_kwargs: Mapping[str, object] | None = None
     model: str = "mini"
     loras: tuple[LoRARequest, ...] = ()
     acceleration: str | AccelConfig | None = None
@@ -133,7 +135,7 @@ class Request:
         for text in as_list(self.negative_prompt, "negative_prompt"):
             check_text(text, "the negative prompt")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The fields that are set, as JSON can hold them; :meth:`from_json` reads them.
 
         Raises:
@@ -144,7 +146,7 @@ class Request:
         return {name: _encoded(name, value) for name, value in values.items() if value != defaults[name]}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Request:
+    def from_json(cls, values: Mapping[str, object]) -> Request:
         """The request that :meth:`to_json` wrote.
 
         Raises:
@@ -179,8 +181,8 @@ class Inputs:
 
     generator: torch.Generator | Sequence[torch.Generator] | None = None
     latents: Tensor | None = None
-    image: Any = None
-    last_image: Any = None
+    image: Pixels | None = None
+    last_image: Pixels | None = None
     conditions: tuple[AnyCondition, ...] = ()
     prompt_embeds: Tensor | None = None
     prompt_attention_mask: Tensor | None = None
@@ -188,7 +190,7 @@ class Inputs:
     negative_prompt_embeds: Tensor | None = None
     negative_prompt_attention_mask: Tensor | None = None
     negative_pooled_prompt_embeds: Tensor | None = None
-    callback_on_step_end: Callable[..., Any] | None = None
+    callback_on_step_end: Callable[..., dict[str, Tensor] | None] | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = field(default=("latents",))
 
     @property
@@ -226,7 +228,7 @@ _MEDIA = ("image", "last_image", "conditions")
 _CONDITIONS: dict[str, type[AnyCondition]] = {"frames": Frames, "region": Region, "edit": Edit}
 
 
-def _by_reference(value: Any) -> bool:
+def _by_reference(value: object) -> bool:
     """Whether media are named by their paths, and hold no pixels."""
     if value is None or isinstance(value, (str, os.PathLike)):
         return True
@@ -259,7 +261,7 @@ def as_list(prompt: str | Sequence[str] | Storyboard | None, name: str = "prompt
 # ---- JSON ----------------------------------------------------------------------------------------
 
 
-def _encoded(name: str, value: Any) -> Any:
+def _encoded(name: str, value: Any) -> object:
     """A field as JSON holds it."""
     if name in _MEDIA and not _by_reference(value):
         raise InputError(f"{name} holds pixels; a request that is stored names files")
@@ -275,7 +277,7 @@ def _encoded(name: str, value: Any) -> Any:
     return _plain(value)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):

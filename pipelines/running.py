@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
 from videodit.errors import InputError
 from videodit.pipelines.request import Inputs
+
+if TYPE_CHECKING:
+    from videodit.families.sampling import Sampling
+    from videodit.transformer import VideoDiT
 
 
 def callback_inputs(inputs: Inputs, legal: Sequence[str]) -> Sequence[str]:
@@ -40,12 +44,15 @@ class RunState:
     _guidance_scale: float = 1.0
     _guidance_scale_2: float | None = None
     _began_with: float = 1.0
-    _attention_kwargs: dict[str, Any] | None = None
+    _attention_kwargs: dict[str, object] | None = None
     _num_timesteps: int = 0
     _current_timestep: Tensor | None = None
     _interrupt: bool = False
-    sampling: Any
-    transformer_2: Any
+    if TYPE_CHECKING:
+        transformer_2: VideoDiT | None
+
+        @property
+        def sampling(self) -> Sampling: ...
 
     def _begin_run(self, guidance_scale: float) -> None:
         self._guidance_scale = self._began_with = guidance_scale
@@ -85,7 +92,7 @@ class RunState:
         return self._current_timestep
 
     @property
-    def attention_kwargs(self) -> dict[str, Any] | None:
+    def attention_kwargs(self) -> dict[str, object] | None:
         """What the transformer gets with each call."""
         return self._attention_kwargs
 

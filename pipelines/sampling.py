@@ -21,7 +21,8 @@ from videodit.pipelines.scheduling import SchedulerStep, set_timesteps
 from videodit.pipelines.window_store import WindowStore
 from videodit.weights import check_finite
 
-Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
+Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Tensor] | None]
+"""Called with the pipeline, a step's number, its timestep and tensors; who writes it says what these are to them."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,14 @@ class Watcher:
         return changed.get("latents", latents)
 
 
-def _state(pipe: RunningPipeline, tensors: Mapping[str, Tensor | None]) -> list[Any]:
+def _state(pipe: RunningPipeline, tensors: Mapping[str, Tensor | None]) -> list[object]:
     """What is equal before and after a callback that has changed nothing; in-place work counts, too."""
     marks = [None if tensor is None else (id(tensor), tensor._version) for tensor in tensors.values()]
     settings = [pipe._guidance_scale, pipe._guidance_scale_2, pipe._attention_kwargs, pipe._lora_entries()]
     return [marks, *settings, backends_of([pipe.transformer, pipe.transformer_2])]
 
 
-def _check_returned(changed: Any, tensors: Mapping[str, Tensor | None]) -> None:
+def _check_returned(changed: object, tensors: Mapping[str, Tensor | None]) -> None:
     if not isinstance(changed, Mapping):
         raise InputError(f"callback_on_step_end must return a dict of tensors or None, got {type(changed).__name__}")
     if unknown := sorted(map(str, changed.keys() - tensors.keys())):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +16,10 @@ from videodit.errors import InputError
 from videodit.families.sampling import Sigmas
 from videodit.pipelines.levels import Levels
 
+if TYPE_CHECKING:
+    from videodit.json_types import Config
+    from videodit.pipelines.protocols import Scheduler
+
 logger = logging.getLogger(__name__)
 
 _SHIFT_KEYS = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
@@ -23,7 +27,7 @@ _FLOW_MATCH = (FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, 
 
 
 def set_timesteps(
-    scheduler: Any,
+    scheduler: Scheduler,
     steps: int,
     *,
     spacing: Sigmas,
@@ -53,13 +57,14 @@ def set_timesteps(
     """
     levels = Levels() if levels is None else levels
     config, name = scheduler.config, type(scheduler).__name__
-    shift: dict[str, Any] = {"mu": dynamic_mu(config, num_tokens)} if config.get("use_dynamic_shifting") else {}
+    shift: dict[str, object] = {"mu": dynamic_mu(config, num_tokens)} if config.get("use_dynamic_shifting") else {}
     if isinstance(scheduler, _FLOW_MATCH):
         raw = noise_levels(steps, spacing) if levels.sigmas is None else np.array(levels.sigmas)
         _set_flow_levels(scheduler, raw, shift, levels.timesteps, device)
-        return scheduler.timesteps
+        laid_out: Tensor = scheduler.timesteps
+        return laid_out
     takes = inspect.signature(scheduler.set_timesteps).parameters
-    call: dict[str, Any] = {"num_inference_steps": steps, **shift}
+    call: dict[str, object] = {"num_inference_steps": steps, **shift}
     if levels.sigmas is not None:
         call = {"sigmas": np.array(levels.sigmas), **shift}
         if not config.get("use_flow_sigmas"):
@@ -81,7 +86,11 @@ def set_timesteps(
 
 
 def _set_flow_levels(
-    scheduler: Any, raw: np.ndarray, shift: dict[str, Any], exact: Sequence[float] | None, device: torch.device
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    raw: np.ndarray,
+    shift: dict[str, object],
+    exact: Sequence[float] | None,
+    device: torch.device,
 ) -> None:
     """Noise levels of a FlowMatch scheduler: ``raw`` ones, shifted once, or the ``exact`` timesteps."""
     heun, alone = isinstance(scheduler, FlowMatchHeunDiscreteScheduler), len(raw) == 1
@@ -111,7 +120,7 @@ def _set_flow_levels(
     scheduler.timesteps, scheduler.sigmas = timesteps, levels
 
 
-def dynamic_mu(config: Any, num_tokens: int) -> float:
+def dynamic_mu(config: Config, num_tokens: int) -> float:
     """The logarithm of a dynamic shift: it grows with the number of tokens, in a straight line.
 
     Args:
@@ -125,7 +134,8 @@ def dynamic_mu(config: Any, num_tokens: int) -> float:
     if missing:
         raise InputError(f"the scheduler has use_dynamic_shifting, which needs {', '.join(missing)} in its config")
     slope = (config["max_shift"] - config["base_shift"]) / (config["max_image_seq_len"] - config["base_image_seq_len"])
-    return config["base_shift"] + slope * (num_tokens - config["base_image_seq_len"])
+    mu: float = config["base_shift"] + slope * (num_tokens - config["base_image_seq_len"])
+    return mu
 
 
 def noise_levels(steps: int, spacing: Sigmas) -> np.ndarray:
@@ -149,7 +159,7 @@ def noise_levels(steps: int, spacing: Sigmas) -> np.ndarray:
     return 1 - way
 
 
-def at_level(scheduler: Any, clean: Tensor, noise: Tensor, step: int) -> Tensor:
+def at_level(scheduler: Scheduler, clean: Tensor, noise: Tensor, step: int) -> Tensor:
     """Clean latents with as much noise as where a step begins; behind the last step, with none.
 
     Args:
@@ -169,13 +179,13 @@ class SchedulerStep:
     """One call for the step of all of diffusers' schedulers."""
 
     def __init__(
-        self, scheduler: Any, generators: list[torch.Generator], *, frames_first: bool, eta: float = 0.0
+        self, scheduler: Scheduler, generators: list[torch.Generator], *, frames_first: bool, eta: float = 0.0
     ) -> None:
         self.scheduler, self._frames_first = scheduler, frames_first
         parameters = inspect.signature(scheduler.step).parameters
         # A generator a clip: what a batch draws is what its clips draw alone.
         given = generators if len(generators) > 1 else generators[0]
-        self._extra: dict[str, Any] = {"generator": given} if "generator" in parameters else {}
+        self._extra: dict[str, object] = {"generator": given} if "generator" in parameters else {}
         if eta:
             if "eta" not in parameters:
                 raise InputError(f"{type(scheduler).__name__} takes no eta, got {eta}; DDIM does")
@@ -199,7 +209,7 @@ class SchedulerStep:
         return latents.transpose(1, 2) if self._frames_first else latents
 
 
-def check_generators(generator: Any, device: torch.device | None = None) -> None:
+def check_generators(generator: object, device: torch.device | None = None) -> None:
     """See that generators can be drawn from.
 
     Args:

@@ -6,13 +6,15 @@ import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import Any
+from typing import TypeVar
 
 from videodit.errors import InputError
 from videodit.pipelines.request import Request
 from videodit.pipelines.spec import ModelSpec
 from videodit.pipelines.windows import latent_window
 from videodit.shapes import Size3D, VideoGeometry
+
+Value = TypeVar("Value")
 
 MAX_SIDE = 8192
 MAX_TOKENS = 2**20
@@ -153,16 +155,16 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
     )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A number as people write it: 1e9, not 1000000000.0."""
     return f"{value:g}" if isinstance(value, float) else value
 
 
-def _or(value: Any, default: Any) -> Any:
+def _or(value: Value | None, default: Value) -> Value:
     return default if value is None else value
 
 
-def _asked_frames(request: Request, spec: ModelSpec, rate: Any) -> int:
+def _asked_frames(request: Request, spec: ModelSpec, rate: float | Fraction) -> int:
     """Frames that were asked for, by their number or by seconds."""
     from videodit.media import frame_rate
 
@@ -248,12 +250,12 @@ def check_conditions(
         _check_scale("guidance_scale_2", guidance_scale_2)
 
 
-def _check_scale(name: str, value: Any) -> None:
+def _check_scale(name: str, value: object) -> None:
     if not isinstance(value, Real) or not 0 <= value <= 100:  # type: ignore[operator]  # NaN is neither
         raise InputError(f"{name} must be a number from 0 to 100, got {value}")
 
 
-def whole_number(name: str, value: Any, low: int, high: int | None) -> int:
+def whole_number(name: str, value: float, low: int, high: int | None) -> int:
     """A whole number in its range.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from videodit.configs import read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
@@ -14,7 +14,11 @@ from videodit.pipelines.folders import check_model, family_of_index, resolve_mod
 from videodit.shapes import Size3D, VideoGeometry
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from videodit.checkpoints import HubOptions
     from videodit.families.sampling import ImageCondition
+    from videodit.json_types import Config, JsonObject
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class ModelSpec:
         )
 
     @classmethod
-    def from_configs(cls, index: Any, transformer: Any, vae: Any) -> ModelSpec:
+    def from_configs(cls, index: Config, transformer: Config, vae: Config) -> ModelSpec:
         """Read it from the configs of a pipeline and its parts.
 
         Raises:
@@ -138,7 +142,7 @@ class ModelSpec:
             raise ModelError(f"the model's configs hold a wrong entry: {error}") from None
 
 
-def text_needs(transformer: Any, sampling: Sampling, max_length: int | None) -> TextNeeds:
+def text_needs(transformer: Config, sampling: Sampling, max_length: int | None) -> TextNeeds:
     """What a model takes of prompts.
 
     Args:
@@ -163,20 +167,21 @@ class ModelFolder:
 
     name: str
     path: Path
-    index: dict[str, Any]
+    index: JsonObject
     spec: ModelSpec
 
     @classmethod
-    def find(cls, name: str, **options: Any) -> ModelFolder:
+    def find(cls, name: str, *, variant: str | None = None, **hub: Unpack[HubOptions]) -> ModelFolder:
         """Find a model by its name, and check its files' headers and configs.
 
         Args:
             name: see :func:`videodit.pipelines.folders.resolve_model`.
-            options: see there, too.
+            variant: see there, too.
+            hub: likewise.
 
         Raises:
             InputError: there is no such model.
             ModelError: its files are damaged.
         """
-        path = resolve_model(name, **options)
+        path = resolve_model(name, variant=variant, **hub)
         return cls(name, path, check_model(path), ModelSpec.from_folder(path))

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +15,7 @@ from torch import Tensor
 from videodit.configs import read_json
 from videodit.errors import InputError
 from videodit.files import FolderLock, write_whole
+from videodit.json_types import JsonObject
 
 _ABOUT = "about.json"
 
@@ -31,7 +31,7 @@ class WindowStore:
         InputError: a recipe without a seed or a prompt, or a folder that holds windows of other clips.
     """
 
-    def __init__(self, folder: Path, clips: list[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, clips: list[JsonObject]) -> None:
         if any(clip["seed"] is None for clip in clips):
             raise InputError("windows can be kept of clips whose seed is known: give fresh generators and no latents")
         if any(clip["prompt"] is None for clip in clips):
@@ -75,7 +75,7 @@ class WindowStore:
         return seed
 
     @staticmethod
-    def _read(path: Path) -> dict[str, Any]:
+    def _read(path: Path) -> JsonObject:
         try:
             return read_json(path)
         except (ValueError, RecursionError) as error:
@@ -98,7 +98,7 @@ class WindowStore:
         try:
             with safe_open(path, framework="pt") as file:
                 made, content = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            latents = content["latents"]
+            latents: Tensor = content["latents"]
             if made != {"clips": self._clips, "window": str(number), "digest": _digest(content)}:
                 raise InputError("its content is not what was written for this window")
             if list(latents.shape) != list(shape) or not latents.isfinite().all():

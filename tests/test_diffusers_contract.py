@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,13 @@ def test_a_changed_part_has_no_hash(tiny_model: Path, change: Callable[[Any], ob
         recipe = pipe("a ball", num_inference_steps=2, num_frames=1, output_type="latent").recipes[0]
         assert recipe["model_hash"] is None
         assert recipe["changed"] == [told]
+
+
+def test_a_part_that_is_taken_away_is_told(tiny_model: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    pipe.vae = None
+    gc.collect()
+    assert pipe.changed == ["vae: taken away"]
 
 
 def test_a_scheduler_with_the_same_settings_changes_nothing(tiny_model: Path) -> None:

@@ -14,12 +14,18 @@ whose source names it.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # those that type checkers read; diffusers and transformers are Any to them
+    from accelerate.hooks import ModelHook
+    from diffusers import DiffusionPipeline, ModelMixin, PipelineQuantizationConfig
+    from diffusers.models.attention import AttentionModuleMixin as AttentionModuleMixin
+    from diffusers.quantizers.quantization_config import QuantizationConfigMixin
     from peft.tuners.lora import LoraLayer as LoraLayer
     from peft.tuners.tuners_utils import BaseTunerLayer as BaseTunerLayer
+    from torch import Tensor
 
 
 class Part(NamedTuple):
@@ -134,7 +140,7 @@ def find(part: Part) -> Any:
         AttributeError: it has no such object.
     """
     module, _, path = part.home.partition(":")
-    found: Any = importlib.import_module(module)
+    found = importlib.import_module(module)
     for name in path.split("."):
         found = getattr(found, name)
     return found
@@ -153,60 +159,63 @@ def __getattr__(name: str) -> Any:
         ) from error
 
 
-def offloading_hook(module: Any) -> Any:
+def offloading_hook(module: object) -> ModelHook | None:
     """accelerate's hook around a module; ``None`` without one."""
     return getattr(module, "_hf_hook", None)
 
 
-def offloaded_weights(module: Any) -> Any:
+def offloaded_weights(module: object) -> Mapping[str, Tensor] | None:
     """The tensors of a module that accelerate keeps elsewhere, by name; ``None`` if it keeps none."""
     hook = offloading_hook(module)
     maps = (getattr(one, "weights_map", None) for one in (hook, *getattr(hook, "hooks", ())))
     return next((weights for weights in maps if weights is not None), None)
 
 
-def hook_names(module: Any) -> list[str] | None:
+def hook_names(module: object) -> list[str] | None:
     """The names of diffusers' hooks around a module; ``None`` if it never had one."""
     registry = getattr(module, "_diffusers_hook", None)
     return None if registry is None else list(registry.hooks)
 
 
-def choose_backend(module: Any, name: str) -> None:
+def choose_backend(module: AttentionModuleMixin, name: str) -> None:
     """Choose a layer's backend without a look at whether it runs here."""
     module.processor._attention_backend = find(IMPORTED["AttentionBackendName"])(name)
 
 
-def cache_of(model: Any) -> str | None:
+def cache_of(model: object) -> str | None:
     """The kind of cache that a model has, by the name of its config's class; ``None`` without one."""
     config = getattr(model, "_cache_config", None)
     return None if config is None else type(config).__name__
 
 
-def reset_cache(model: Any) -> None:
+def reset_cache(model: ModelMixin) -> None:
     """Forget what a model's cache holds."""
     model._reset_stateful_cache()
 
 
-def is_divided(pipeline: Any) -> bool:
+def is_divided(pipeline: DiffusionPipeline) -> bool:
     """Whether a pipeline's components are on devices of their own."""
-    return pipeline._is_pipeline_device_mapped()
+    divided: bool = pipeline._is_pipeline_device_mapped()
+    return divided
 
 
-def take_config(model: Any, other: Any) -> None:
+def take_config(model: ModelMixin, other: ModelMixin) -> None:
     """Give a model the config of another one."""
     model._internal_dict = other._internal_dict
 
 
-def mark_adapted(model: Any) -> None:
+def mark_adapted(model: ModelMixin) -> None:
     """Say that a model has adapters."""
     model._hf_peft_config_loaded = True
 
 
-def is_pipeline_quantization(config: Any) -> bool:
+def is_pipeline_quantization(config: object) -> bool:
     """Whether this is a ``PipelineQuantizationConfig``."""
     return hasattr(config, "_resolve_quant_config")
 
 
-def quantization_of(config: Any, name: str, *, is_diffusers: bool) -> Any:
+def quantization_of(
+    config: PipelineQuantizationConfig, name: str, *, is_diffusers: bool
+) -> QuantizationConfigMixin | None:
     """What a ``PipelineQuantizationConfig`` says of a component; ``None`` for nothing."""
     return config._resolve_quant_config(is_diffusers=is_diffusers, module_name=name)

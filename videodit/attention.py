@@ -16,8 +16,9 @@ Letters: ``B`` batch, ``S`` video tokens, ``L`` text tokens, ``D`` width, ``N`` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,7 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
-QK_NORMS: dict[str | None, Any] = {
+QK_NORMS: dict[str | None, Callable[[int, int, float], nn.Module]] = {
     None: lambda heads, head_dim, eps: nn.Identity(),
     "rms_norm_across_heads": lambda heads, head_dim, eps: RMSNorm(heads * head_dim, eps=eps),
     "rms_norm": lambda heads, head_dim, eps: RMSNorm(head_dim, eps=eps),
@@ -68,8 +69,8 @@ def _to_heads(x: Tensor, heads: int, norm: nn.Module, across: bool) -> Tensor:
 class AttentionProcessor:
     """Projects, normalises, rotates, folds by layout, attends. Holds the backend, a setting per module."""
 
-    _attention_backend: Any = None
-    _parallel_config: Any = None
+    _attention_backend: object = None
+    _parallel_config: object = None
 
     def __call__(
         self,
@@ -220,8 +221,8 @@ class Attention(nn.Module, AttentionModuleMixin):
 class JointAttentionProcessor:
     """Projects each stream, normalises, rotates, attends over both. Holds the backend."""
 
-    _attention_backend: Any = None
-    _parallel_config: Any = None
+    _attention_backend: object = None
+    _parallel_config: object = None
 
     def __call__(
         self,

@@ -7,19 +7,22 @@ process that has none of its own, as ``DIFFUSERS_ATTN_BACKEND`` and the context 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def backend_of(processor: Any) -> str:
+def backend_of(processor: object) -> str:
     """The backend that an attention processor uses at the moment: its own, or that of the process."""
     from videodit._diffusers import AttentionBackendRegistry
 
-    own = processor._attention_backend
+    own = getattr(processor, "_attention_backend")  # noqa: B009
     backend = AttentionBackendRegistry.get_active_backend()[0] if own is None else own
     return str(getattr(backend, "value", backend))
 
 
-def backends_of(networks: Iterable[Any]) -> list[str]:
+def backends_of(networks: Iterable[nn.Module | None]) -> list[str]:
     """The backends of all attentions of networks, each once, in alphabetical order; ``None`` has none."""
     modules = (module for network in networks if network is not None for module in network.modules())
     processors = (getattr(module, "processor", None) for module in modules)

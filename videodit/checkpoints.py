@@ -9,13 +9,14 @@ import inspect
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from safetensors import SafetensorError, safe_open
 from typing_extensions import Self
 
 from videodit.configs import check_class, check_config, check_regular, is_hub_id, read_json
 from videodit.errors import InputError, ModelError
+from videodit.json_types import JsonObject
 from videodit.schema import check_types
 from videodit.weights import (
     build,
@@ -26,6 +27,22 @@ from videodit.weights import (
     check_model_finite,
     read_headers,
 )
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin as Base
+    from torch import nn
+else:
+    Base = object
+
+
+class HubOptions(TypedDict, total=False):
+    """Where on the hub a model is, and where it goes here."""
+
+    revision: str | None
+    cache_dir: str | Path | None
+    token: str | bool | None
+    local_files_only: bool
+
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 WEIGHTS_STEM = "diffusion_pytorch_model"
@@ -146,7 +163,7 @@ def _variants(folder: Path) -> list[str]:
     return sorted({match[1] for match in found if match})
 
 
-def find_folder(name: str, subfolder: str, hub: dict[str, Any]) -> Path | None:
+def find_folder(name: str, subfolder: str, hub: HubOptions) -> Path | None:
     """Where a model's ``config.json`` lies, fetched if it must be; ``None`` leaves the error to diffusers.
 
     Raises:
@@ -166,7 +183,7 @@ def find_folder(name: str, subfolder: str, hub: dict[str, Any]) -> Path | None:
         raise ModelError(f"{name!r} is not a folder and could not be fetched from the hub: {reason}") from None
 
 
-def fetch_weights(name: str, subfolder: str, hub: dict[str, Any]) -> Path:
+def fetch_weights(name: str, subfolder: str, hub: HubOptions) -> Path:
     """The local folder of a model on the hub, fetched unless it is in the cache.
 
     Raises:
@@ -186,7 +203,7 @@ def fetch_weights(name: str, subfolder: str, hub: dict[str, Any]) -> Path:
     return root / subfolder
 
 
-class CheckedLoading:
+class CheckedLoading(Base):
     """Goes before diffusers' ``ModelMixin``.
 
     Loading that refuses pickles, broken shards and configs of other classes, each by name.
@@ -205,14 +222,14 @@ class CheckedLoading:
         name = os.fspath(pretrained_model_name_or_path or "")
         folder, local = Path(name) / (kwargs.get("subfolder") or ""), Path(name).is_dir()
         if not local and is_hub_id(name):
-            hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+            hub = cast(HubOptions, {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs})
             folder, local = fetch_weights(name, kwargs.get("subfolder") or "", hub), True
         if local:
             kwargs.pop("subfolder", None)
             cls._check_folder(folder, kwargs.get("variant"))
         with_info = kwargs.pop("output_loading_info", False)
         # diffusers' own default falls back to pickles.
-        loaded: Any = super().from_pretrained(  # type: ignore[misc]
+        loaded = super().from_pretrained(
             folder if local else pretrained_model_name_or_path,
             use_safetensors=True,
             output_loading_info=True,
@@ -221,7 +238,8 @@ class CheckedLoading:
         model, info = loaded
         check_info(info, cls.__name__, folder)
         check_model_finite(model, folder)
-        return loaded if with_info else model
+        wanted: Self = loaded if with_info else model
+        return wanted
 
     @classmethod
     def _check_folder(cls, folder: Path, variant: str | None) -> None:
@@ -239,12 +257,15 @@ class CheckedLoading:
         check_counts(config, len(entries), folder)
         check_types(config, cls, folder)
         known = inspect.signature(cls.__init__).parameters
-        make: Any = lambda: cls(**{key: value for key, value in config.items() if key in known})  # noqa: E731
+
+        def make() -> nn.Module:
+            return cls(**{key: value for key, value in config.items() if key in known})
+
         model = build(make, folder)
         check_against(model, entries, folder)
 
     @classmethod
-    def from_config(cls, config: Any = None, **kwargs: Any) -> Any:
+    def from_config(cls, config: object = None, **kwargs: object) -> Self:
         """Build a model with random weights from a config; see diffusers' ``ConfigMixin.from_config``.
 
         Raises:
@@ -252,22 +273,25 @@ class CheckedLoading:
         """
         if isinstance(config, dict) and "_class_name" in config:
             config = cls._native_config(config, "the config")
-        return super().from_config(config, **kwargs)  # type: ignore[misc]
+        model: Self = super().from_config(config, **kwargs)
+        return model
 
     @classmethod
-    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+    def load_config(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: object
+    ) -> JsonObject | tuple[JsonObject, object]:
         """As diffusers' ``ConfigMixin.load_config``; a config of another class that is understood comes translated.
 
         Raises:
             ModelError: a config of another class.
         """
-        loaded: Any = super().load_config(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+        loaded = super().load_config(pretrained_model_name_or_path, **kwargs)
         if isinstance(loaded, tuple):
             return (cls._native_config(loaded[0], pretrained_model_name_or_path), *loaded[1:])
         return cls._native_config(loaded, pretrained_model_name_or_path)
 
     @classmethod
-    def _native_config(cls, config: dict[str, Any], where: object) -> dict[str, Any]:
+    def _native_config(cls, config: JsonObject, where: object) -> JsonObject:
         """A config of this class from a file's, whatever class that one names.
 
         Raises:

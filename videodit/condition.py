@@ -7,7 +7,7 @@ share a timestep: 1, ``T`` or ``S``; ``U`` distinct timesteps.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from videodit.errors import InputError
 from videodit.flow import NUM_TRAIN_TIMESTEPS
 from videodit.schema import Part
 from videodit.shapes import Size3D
+from videodit.transformer_config import TransformerConfig
 
 
 class Condition(Part):
@@ -27,14 +28,18 @@ class Condition(Part):
     Its one setting, ``reversed_time``: the timestep's embedder counts from noise to clean.
     """
 
-    settings: ClassVar[Mapping[str, Any]] = {"reversed_time": False}
+    settings: ClassVar[Mapping[str, object]] = {"reversed_time": False}
     fp32 = ("time_embedder", "guidance_embedder", "resolution_embedder", "aspect_ratio_embedder")
 
 
 class ConditionModel:
     """Goes before diffusers' ``ModelMixin``: a model's embedders of timestep, pooled text, guidance and size."""
 
-    def _build_condition(self: Any) -> None:
+    config: TransformerConfig
+    pooled_embedder: PixArtAlphaTextProjection | None
+    guidance_embedder: TimestepEmbedding | None
+
+    def _build_condition(self) -> None:
         """The layers, as the config says."""
         config, width = self.config, cond_dim(self.config)
         self.timesteps = Timesteps(config.freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
@@ -48,12 +53,12 @@ class ConditionModel:
             self.resolution_embedder = TimestepEmbedding(config.freq_dim, width // 3)
             self.aspect_ratio_embedder = TimestepEmbedding(config.freq_dim, width // 3)
 
-    def _sinusoids(self: Any, numbers: Tensor) -> Tensor:
-        """Any numbers ``[...]`` as sinusoids ``[..., freq_dim]`` in the dtype of the embedders."""
+    def _sinusoids(self, numbers: Tensor) -> Tensor:
+        """Numbers ``[...]`` as sinusoids ``[..., freq_dim]`` in the dtype of the embedders."""
         values = self.timesteps(numbers.flatten()).unflatten(0, numbers.shape)  # fp32
         return values.to(self.time_embedder.linear_1.weight.dtype)
 
-    def _check_extras(self: Any, pooled: Tensor | None, guidance: Tensor | None) -> None:
+    def _check_extras(self, pooled: Tensor | None, guidance: Tensor | None) -> None:
         """See that what is added to the condition is there.
 
         Raises:
@@ -67,7 +72,7 @@ class ConditionModel:
                 raise InputError(f"{name} is missing" if value is None else f"this model takes no {name}")
 
     def _embed_extras(
-        self: Any, pooled: Tensor | None, guidance: Tensor | None, of_text: Tensor | None, latents: Tensor
+        self, pooled: Tensor | None, guidance: Tensor | None, of_text: Tensor | None, latents: Tensor
     ) -> Tensor | None:
         """What is added to the timestep's embedding, ``[B, K]``, or ``None``.
 
@@ -92,9 +97,7 @@ class ConditionModel:
             parts.append(of_text)
         return sum(parts[1:], parts[0]).to(latents.dtype) if parts else None
 
-    def _embed_timestep(
-        self: Any, timestep: Tensor, extra: Tensor | None, grid: Size3D, dtype: torch.dtype
-    ) -> Modulation:
+    def _embed_timestep(self, timestep: Tensor, extra: Tensor | None, grid: Size3D, dtype: torch.dtype) -> Modulation:
         """The condition of the distinct timesteps and, for one timestep a token, the row of each token."""
         token_row = None
         if timestep.ndim == 1:

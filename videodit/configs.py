@@ -7,10 +7,11 @@ import math
 import os
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from videodit.errors import ModelError
+from videodit.json_types import JsonObject
 from videodit.ranges import check_number, short
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -51,7 +52,7 @@ def check_regular(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """A JSON object from a file.
 
     Raises:
@@ -80,9 +81,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def is_shallow(value: Any) -> bool:
+def is_shallow(value: object) -> bool:
     """Whether a JSON value has at most :data:`MAX_DEPTH` levels, so that functions that call themselves may read it."""
-    level = [value]
+    level: list[object] = [value]
     for _ in range(MAX_DEPTH):
         level = [
             inner
@@ -95,7 +96,7 @@ def is_shallow(value: Any) -> bool:
     return False
 
 
-def check_config(config: Any, where: object) -> None:
+def check_config(config: object, where: object) -> None:
     """Refuse what a config of a stranger could ask for: code, kernels from the hub, quantizers, numbers out of range.
 
     Raises:
@@ -119,7 +120,7 @@ def check_config(config: Any, where: object) -> None:
         check_config(value, where)
 
 
-def check_class(config: dict[str, Any], expected: str, where: str | Path) -> None:
+def check_class(config: Mapping[str, object], expected: str, where: str | Path) -> None:
     """Refuse a config of another class, which would build a model of default sizes in silence.
 
     Raises:

@@ -10,17 +10,24 @@ Letters: ``B`` batch, ``S`` video tokens, ``L`` text tokens, ``D`` width, ``G`` 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from diffusers import ContextParallelConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from videodit._diffusers import ContextParallelInput, ContextParallelOutput, ParallelConfig
-from videodit.blocks import Modulation
+from videodit.blocks import Block, Modulation
 from videodit.errors import InputError
+from videodit.transformer_config import Configured, TransformerConfig
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin as Base
+else:
+    Base = object
 
 
 class Tokens(NamedTuple):
@@ -41,7 +48,7 @@ class Tokens(NamedTuple):
     condition: Modulation
 
 
-class ContextParallelModel:
+class ContextParallelModel(Base):
     """Goes before diffusers' ``ModelMixin``: ``model.enable_parallelism(config=ContextParallelConfig(…))``.
 
     One hook splits whatever passes through ``split_tokens``, another gathers what leaves ``proj_out``. Cross blocks see
@@ -50,17 +57,24 @@ class ContextParallelModel:
     whole text everywhere.
     """
 
+    config: TransformerConfig
+    text_embedder: nn.Module
+    split_tokens: nn.Module
+    block_class: type[Block]
+
     _cp_plan = {
         "split_tokens": {"input": ContextParallelInput(split_dim=1)},
         "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
     }
 
     @property
-    def context_parallel(self: Any) -> ContextParallelConfig | None:
+    def context_parallel(self) -> ContextParallelConfig | None:
         """How tokens are split; ``None`` if they are not."""
         return None if self._parallel_config is None else self._parallel_config.context_parallel_config
 
-    def enable_parallelism(self: Any, *, config: Any, cp_plan: dict[str, Any] | None = None) -> None:
+    def enable_parallelism(
+        self, *, config: ParallelConfig | ContextParallelConfig, cp_plan: Mapping[str, object] | None = None
+    ) -> None:
         """See diffusers' ``ModelMixin``; processes without a GPU may talk by gloo.
 
         Raises:
@@ -76,24 +90,24 @@ class ContextParallelModel:
                 raise InputError(
                     f"ring_degree {ring} times ulysses_degree {ulysses} must be the number of processes, {processes}"
                 )
-        super().enable_parallelism(config=config, cp_plan=cp_plan)  # type: ignore[misc]
+        super().enable_parallelism(config=config, cp_plan=cp_plan)
         for module in self.text_embedder.modules():  # it sees the whole text on every process
-            if hasattr(module, "processor"):
-                module.processor._parallel_config = None
+            if (processor := getattr(module, "processor", None)) is not None:
+                processor._parallel_config = None
 
-    def _resolve_parallel_config(self: Any, config: Any) -> ParallelConfig:
+    def _resolve_parallel_config(self, config: ParallelConfig | ContextParallelConfig) -> ParallelConfig:
         """diffusers' own asks for an accelerator, which processes that talk by gloo need not have."""
         if isinstance(config, ContextParallelConfig):
             config = ParallelConfig(context_parallel_config=config)
         context = getattr(config, "context_parallel_config", None)
         if context is None or not dist.is_initialized() or meeting_device().type != "cpu":
-            return super()._resolve_parallel_config(config)  # type: ignore[misc]
+            return super()._resolve_parallel_config(config)
         mesh = context.mesh or dist.init_device_mesh("cpu", context.mesh_shape, mesh_dim_names=context.mesh_dim_names)
         config.setup(dist.get_rank(), dist.get_world_size(), self.device, mesh=mesh)
         self._parallel_config = config
         return config
 
-    def _own_share(self: Any, tokens: Tokens) -> Tokens:
+    def _own_share(self, tokens: Tokens) -> Tokens:
         """What this process computes, out of everything.
 
         Joint blocks get text that is padded to a multiple of the processes, and a mask that hides the padding.
@@ -103,6 +117,7 @@ class ContextParallelModel:
         """
         x, text, rotary, mask, condition = tokens
         context = self.context_parallel
+        assert context is not None
         processes = context.ring_degree * context.ulysses_degree
         if not (context.ulysses_anything or context.ring_anything):
             check_count(x.shape[1], processes)
@@ -137,7 +152,7 @@ def meeting_device() -> torch.device:
     return torch.device("cpu") if accelerator is None or dist.get_backend() == "gloo" else accelerator
 
 
-def check_splittable(model: Any, *, ulysses: int) -> None:
+def check_splittable(model: Configured, *, ulysses: int) -> None:
     """See whether a model's tokens can be split among processes.
 
     Args:

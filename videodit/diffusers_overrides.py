@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+from torch import Tensor, nn
 
 from videodit.adapters.state import present
 from videodit.errors import InputError
 
+if TYPE_CHECKING:
+    from diffusers import FasterCacheConfig, FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
+    from diffusers import ModelMixin as Base
 
-class DiffusersOverrides:
+    CacheConfig: TypeAlias = FasterCacheConfig | FirstBlockCacheConfig | PyramidAttentionBroadcastConfig
+else:
+    Base = object
+
+
+class DiffusersOverrides(Base):
     """Goes before diffusers' ``ModelMixin``, ``PeftAdapterMixin``, ``CacheMixin`` and ``AttentionMixin``."""
 
+    blocks: nn.ModuleList
+
     def save_pretrained(  # pipelines pass on what the signature names
-        self: Any,
+        self,
         save_directory: str | os.PathLike[str],
         is_main_process: bool = True,
-        save_function: Callable[..., Any] | None = None,
+        save_function: Callable[..., object] | None = None,
         safe_serialization: bool = True,
         variant: str | None = None,
         max_shard_size: int | str = "10GB",
         push_to_hub: bool = False,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         """As diffusers' ``ModelMixin.save_pretrained``.
 
@@ -35,7 +47,7 @@ class DiffusersOverrides:
                 f"a model's folder holds no adapters, and {', '.join(names)} is there; call save_lora and "
                 "unload_lora() first, which keeps what is fused"
             )
-        super().save_pretrained(  # type: ignore[misc]
+        super().save_pretrained(
             save_directory,
             is_main_process=is_main_process,
             save_function=save_function,
@@ -46,7 +58,9 @@ class DiffusersOverrides:
             **kwargs,
         )
 
-    def load_state_dict(self: Any, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Tensor], *args: bool, **kwargs: bool
+    ) -> tuple[list[str], list[str]]:
         """As torch's ``Module.load_state_dict``.
 
         Raises:
@@ -54,9 +68,10 @@ class DiffusersOverrides:
         """
         if (changes := getattr(self, "weight_differences", None)) is not None:
             changes.check_free(state_dict)
-        return super().load_state_dict(state_dict, *args, **kwargs)  # type: ignore[misc]
+        keys: tuple[list[str], list[str]] = super().load_state_dict(state_dict, *args, **kwargs)
+        return keys
 
-    def fuse_qkv_projections(self: Any) -> None:
+    def fuse_qkv_projections(self) -> None:
         """Refused: queries, keys and values have layers of their own here, where LoRAs find them.
 
         Raises:
@@ -64,7 +79,7 @@ class DiffusersOverrides:
         """
         raise InputError("VideoDiT does not fuse its projections of queries, keys and values")
 
-    def unfuse_qkv_projections(self: Any) -> None:
+    def unfuse_qkv_projections(self) -> None:
         """Refused, as :meth:`fuse_qkv_projections`.
 
         Raises:
@@ -72,7 +87,7 @@ class DiffusersOverrides:
         """
         self.fuse_qkv_projections()
 
-    def set_attn_processor(self: Any, processor: Any) -> None:
+    def set_attn_processor(self, processor: object) -> None:
         """As diffusers' ``AttentionMixin.set_attn_processor``; a dict of processors is not changed.
 
         Args:
@@ -94,21 +109,21 @@ class DiffusersOverrides:
         for one in processor.values() if isinstance(processor, dict) else [processor]:
             if isinstance(one, type) or not callable(one):
                 raise InputError(f"an attention processor must be an object that can be called, got {one!r}")
-        super().set_attn_processor(dict(processor) if isinstance(processor, dict) else processor)  # type: ignore[misc]
+        super().set_attn_processor(dict(processor) if isinstance(processor, dict) else processor)
 
-    def enable_cache(self: Any, config: Any) -> None:
+    def enable_cache(self, config: CacheConfig) -> None:
         """As diffusers' ``CacheMixin.enable_cache``.
 
         Raises:
             InputError: ranges of pyramid attention broadcast for a kind of attention that this model has not got.
         """
-        super().enable_cache(self._with_own_names(config))  # type: ignore[misc]
+        super().enable_cache(self._with_own_names(config))
 
-    def _with_own_names(self: Any, config: Any) -> Any:
+    def _with_own_names(self, config: CacheConfig) -> CacheConfig:
         """A config whose identifiers find this model's kinds of attention, which may go by other names."""
         if type(config).__name__ != "PyramidAttentionBroadcastConfig":
             return config
-        own = self.blocks[0].attention_names
+        own = cast(Mapping[str, tuple[str, ...] | None], self.blocks[0].attention_names)
         for kind in ("temporal", "cross"):
             if getattr(config, f"{kind}_attention_block_skip_range") is not None and kind not in own:
                 raise InputError(f"{kind}_attention_block_skip_range is set, but this model has no {kind} attention")

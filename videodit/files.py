@@ -13,7 +13,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, Protocol
 
 from videodit.errors import InputError
 
@@ -223,7 +223,14 @@ def _lock(file: int) -> bool:
     return True
 
 
-def add_blocks(digest: Any, path: Path, blocks: int = 64, block_size: int = 2**16) -> None:
+class Digest(Protocol):
+    """One of hashlib's."""
+
+    def update(self, data: bytes, /) -> object:
+        """Add bytes to it."""
+
+
+def add_blocks(digest: Digest, path: Path, blocks: int = 64, block_size: int = 2**16) -> None:
     """Add a file to a digest: evenly spaced blocks of it, or all of one that is smaller than these.
 
     Args:

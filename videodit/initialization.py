@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import nn
 
@@ -19,10 +18,9 @@ def initialize(module: nn.Module, zero: Iterable[nn.Module | None] = ()) -> None
             among them stands for one that is not there.
     """
     zero = {one for one in zero if one is not None}
-    child: Any
     for child in module.children():
-        if hasattr(child, "init_weights"):
-            child.init_weights()
+        if (init := getattr(child, "init_weights", None)) is not None:
+            init()
         elif isinstance(child, nn.Linear):
             nn.init.zeros_(child.weight) if child in zero else nn.init.xavier_uniform_(child.weight)
             if child.bias is not None:

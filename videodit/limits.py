@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from videodit.errors import InputError
 
@@ -64,7 +63,7 @@ class Limits:
             InputError: there is no limit of that name, or its value is not a whole number of at least 1.
         """
         names = [field.name for field in dataclasses.fields(self)]
-        changes: dict[str, Any] = {}
+        changes: dict[str, int] = {}
         for text in written:
             name, equals, value = text.partition("=")
             name = name.strip()

@@ -22,7 +22,7 @@ from fractions import Fraction
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import av
 import numpy as np
@@ -32,6 +32,7 @@ from av.video.stream import VideoStream
 
 from videodit.errors import InputError
 from videodit.files import replacing, try_to_write
+from videodit.json_types import JsonObject
 from videodit.limits import current_limits
 from videodit.reading.clip import naming_clip, open_clip
 from videodit.reading.files import Media
@@ -77,7 +78,7 @@ class VideoClip:
 
     frames: np.ndarray
     fps: Fraction
-    recipe: dict[str, Any] | None
+    recipe: JsonObject | None
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class MediaInfo:
     color_transfer: str
     color_range: str
     size_bytes: int
-    recipe: dict[str, Any] | None
+    recipe: JsonObject | None
     notices: tuple[str, ...] = ()
 
 
@@ -190,7 +191,7 @@ class VideoWriter:
         width: int,
         height: int,
         fps: float | Fraction,
-        recipe: dict[str, Any] | None = None,
+        recipe: JsonObject | None = None,
         crf: int = 16,
     ) -> None:
         if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
@@ -309,7 +310,7 @@ def write_video(
     frames: np.ndarray | torch.Tensor | Iterable[np.ndarray | torch.Tensor],
     *,
     fps: float | Fraction,
-    recipe: dict[str, Any] | None = None,
+    recipe: JsonObject | None = None,
     crf: int = 16,
 ) -> float:
     """Write ``frames`` to an MP4; see :class:`VideoWriter` for the format and the options.
@@ -326,7 +327,7 @@ def write_video(
         InputError: no frames, frames of another shape or dtype, or ``path`` cannot be written.
     """
     check_writable(path)
-    chunks: Iterator[Any] = iter([frames] if hasattr(frames, "shape") else frames)
+    chunks = iter(cast("Iterable[np.ndarray | torch.Tensor]", [frames] if hasattr(frames, "shape") else frames))
     first = next(chunks, None)
     if first is None:
         raise InputError(f"no frames to write to {str(path)!r}; a clip has at least one")
@@ -349,7 +350,7 @@ class _Encoder(threading.Thread):
         super().__init__(name="mp4")
         self.seconds = 0.0
         self._writer = writer
-        self._chunks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._chunks: queue.SimpleQueue[np.ndarray | torch.Tensor | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(_AHEAD)
         self._error: BaseException | None = None
         self._stopped = False
@@ -472,7 +473,7 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
         )
 
 
-def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+def read_recipe(path: str | os.PathLike[str]) -> JsonObject | None:
     """The recipe that ``path`` carries, or None where it has none.
 
     The recipe is whatever the file says: check the values before using them.
@@ -508,9 +509,9 @@ def _as_array(frames: np.ndarray | torch.Tensor) -> np.ndarray:
     return array
 
 
-def _pack_comment(recipe: dict[str, Any] | None, width: int, height: int) -> str:
+def _pack_comment(recipe: JsonObject | None, width: int, height: int) -> str:
     """The ``comment`` tag. Plain ASCII, since not every tool that copies it knows of UTF-8."""
-    content: dict[str, Any] = {"format": COMMENT_FORMAT, "width": width, "height": height}
+    content: JsonObject = {"format": COMMENT_FORMAT, "width": width, "height": height}
     if recipe is not None:
         content["recipe"] = recipe
     try:

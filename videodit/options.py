@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from videodit.attention import QK_NORMS
 from videodit.blocks import BLOCKS, FINAL_LAYERS, LAYERS, NORMS, TEXT_EMBEDDERS
 from videodit.condition import Condition
 from videodit.errors import InputError
 from videodit.positions import POSITIONS, ROTARY
-from videodit.schema import choose
+from videodit.schema import Part, choose
+from videodit.transformer_config import TransformerConfig
 
 AttentionKind = Literal["full", "factorized"]
 
-CHOICES: dict[str, Mapping[Any, Any]] = {
+CHOICES: dict[str, Mapping[str, object] | Mapping[str | None, object]] = {
     "attention": dict.fromkeys(get_args(AttentionKind)),
     "block": BLOCKS,
     "block_norm": NORMS,
@@ -27,10 +28,9 @@ CHOICES: dict[str, Mapping[Any, Any]] = {
 """Each option that is a choice, and the table of what its values stand for."""
 
 _SIZES = ("num_attention_heads", "in_channels", "out_channels", "text_dim", "freq_dim", "ffn_dim", "num_layers")
-_PARTS = ("block", "text_embedding", "final_layer", "rope", "position_embedding")
 
 
-def check_options(config: Any) -> None:
+def check_options(config: TransformerConfig) -> None:
     """See that a VideoDiT's options are legal, each by itself and together.
 
     Args:
@@ -39,25 +39,35 @@ def check_options(config: Any) -> None:
     Raises:
         InputError: naming the option, its value and what is legal.
     """
-    chosen = {name: choose(name, config[name], table) for name, table in CHOICES.items()}
+    for name, table in CHOICES.items():
+        choose(name, getattr(config, name), table)
     for name in _SIZES:
-        if config[name] is not None and config[name] < 1:
-            raise InputError(f"{name} must be at least 1, got {config[name]}")
+        size = getattr(config, name)
+        if size is not None and size < 1:
+            raise InputError(f"{name} must be at least 1, got {size}")
     for name, unset in _taken_by_some().items():
-        if name not in chosen["block"].takes and config[name] != unset:
+        if name not in BLOCKS[config.block].takes and getattr(config, name) != unset:
             legal = " or ".join(repr(kind) for kind, block in BLOCKS.items() if name in block.takes)
-            raise InputError(f"{name}={config[name]!r} needs block={legal}, got block={config.block!r}")
-    parts = [Condition, *(chosen[name] for name in _PARTS if chosen[name] is not None)]
+            raise InputError(f"{name}={getattr(config, name)!r} needs block={legal}, got block={config.block!r}")
+    parts: list[type[Part]] = [
+        Condition,
+        BLOCKS[config.block],
+        TEXT_EMBEDDERS[config.text_embedding],
+        FINAL_LAYERS[config.final_layer],
+    ]
+    if (rotary := ROTARY[config.rope]) is not None:
+        parts.append(rotary)
+    parts.append(POSITIONS[config.position_embedding])
     _check_settings(config.block_options, {key: value for part in parts for key, value in part.settings.items()})
     for part in parts:
         part.check(config)
 
 
-def _taken_by_some() -> dict[str, Any]:
+def _taken_by_some() -> dict[str, object]:
     return {name: unset for block in BLOCKS.values() for name, unset in block.takes.items()}
 
 
-def _check_settings(found: Any, legal: Mapping[str, Any]) -> None:
+def _check_settings(found: object, legal: Mapping[str, object]) -> None:
     """See that ``block_options`` holds what the chosen classes take."""
     if found is not None and not isinstance(found, Mapping):
         raise InputError(f"block_options must be a dict or None, got {found!r}")
@@ -72,6 +82,6 @@ def _check_settings(found: Any, legal: Mapping[str, Any]) -> None:
 
 def names_in_fp32() -> list[str]:
     """Parts of the names of parameters that stay in fp32 whatever the model's dtype."""
-    tables = (FINAL_LAYERS, TEXT_EMBEDDERS, ROTARY)
-    parts = [Condition, *LAYERS, *(part for table in tables for part in table.values() if part is not None)]
+    parts: list[type[Part]] = [Condition, *LAYERS, *FINAL_LAYERS.values(), *TEXT_EMBEDDERS.values()]
+    parts += [rotary for rotary in ROTARY.values() if rotary is not None]
     return list(dict.fromkeys(name for part in parts for name in part.fp32))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from typing_extensions import Self
 from videodit.errors import InputError
 from videodit.schema import Part
 from videodit.shapes import Size3D
+from videodit.transformer_config import TransformerConfig
 
 RotaryKind = Literal["grid", "fractional", "learned"]
 PositionEmbedding = Literal["sincos_2d", "sincos_3d", "learned"]
@@ -149,7 +150,7 @@ class RotaryTables(nn.Module, Part):
     """The rotary table of a model; a class for each kind of positions."""
 
     @classmethod
-    def of(cls, config: Any) -> Self:
+    def of(cls, config: TransformerConfig) -> Self:
         """That of a VideoDiT with this config."""
         raise NotImplementedError
 
@@ -197,7 +198,7 @@ class GridRotary(RotaryTables):
         self.theta, self.scale, self.base = theta, tuple(scale), None if base is None else tuple(base)
 
     @classmethod
-    def of(cls, config: Any) -> Self:
+    def of(cls, config: TransformerConfig) -> Self:
         return cls(
             config.attention_head_dim,
             axes=config.rope_axes,
@@ -226,7 +227,7 @@ class FractionalRotary(RotaryTables):
         self.heads, self.head_dim, self.theta, self.scale, self.lag = heads, head_dim, theta, tuple(scale), lag
 
     @classmethod
-    def of(cls, config: Any) -> Self:
+    def of(cls, config: TransformerConfig) -> Self:
         return cls(
             config.num_attention_heads,
             config.attention_head_dim,
@@ -260,13 +261,14 @@ class LearnedRotary(RotaryTables):
         self.frequencies = nn.Parameter(torch.empty(3, heads, head_dim // 2))
 
     @classmethod
-    def check(cls, config: Any) -> None:
+    def check(cls, config: TransformerConfig) -> None:
         split_head_dim(config.attention_head_dim)
         if config.position_base is None:
             raise InputError("rope='learned' needs position_base, got None")
 
     @classmethod
-    def of(cls, config: Any) -> Self:
+    def of(cls, config: TransformerConfig) -> Self:
+        assert config.position_base is not None
         return cls(config.num_attention_heads, config.attention_head_dim, base=config.position_base)
 
     @torch.no_grad()
@@ -395,6 +397,13 @@ def sincos_frames(grid: Size3D, dim: int, device: torch.device) -> Tensor:
 # ---- what is added to the tokens -----------------------------------------------------------------
 
 
+class PositionedModel(Protocol):
+    """A model, for what it learns of positions, if it does."""
+
+    config: TransformerConfig
+    learned_positions: nn.Parameter
+
+
 class NoPositions(Part):
     """Nothing is added to the tokens; the other kinds are told from it.
 
@@ -405,7 +414,7 @@ class NoPositions(Part):
     changes_text: ClassVar[bool] = False
 
     @classmethod
-    def check(cls, config: Any) -> None:
+    def check(cls, config: TransformerConfig) -> None:
         if config.learned_grid is not None:
             raise InputError(
                 "position_embedding='learned' and learned_grid need each other; got "
@@ -413,17 +422,17 @@ class NoPositions(Part):
             )
 
     @classmethod
-    def new_parameter(cls, config: Any) -> nn.Parameter | None:
+    def new_parameter(cls, config: TransformerConfig) -> nn.Parameter | None:
         """What the model learns, its ``learned_positions``; without a value as yet."""
         return None
 
     @classmethod
-    def add(cls, model: Any, x: Tensor, text: Tensor, grid: Size3D) -> tuple[Tensor, Tensor]:
+    def add(cls, model: PositionedModel, x: Tensor, text: Tensor, grid: Size3D) -> tuple[Tensor, Tensor]:
         """Video ``[B, S, D]`` and text ``[B, L, D]`` of a model, with their positions."""
         return x, text
 
 
-def _check_width(name: str, multiple: int, config: Any) -> None:
+def _check_width(name: str, multiple: int, config: TransformerConfig) -> None:
     width = config.num_attention_heads * config.attention_head_dim
     if width % multiple:
         raise InputError(f"position_embedding={name!r} needs a width of a multiple of {multiple}, got {width}")
@@ -433,14 +442,15 @@ class Sincos2D(NoPositions):
     """See :func:`sincos_2d`."""
 
     @classmethod
-    def check(cls, config: Any) -> None:
+    def check(cls, config: TransformerConfig) -> None:
         super().check(config)
         if config.position_base is None:
             raise InputError("position_embedding='sincos_2d' needs position_base, got None")
         _check_width("sincos_2d", 4, config)
 
     @classmethod
-    def add(cls, model: Any, x: Tensor, text: Tensor, grid: Size3D) -> tuple[Tensor, Tensor]:
+    def add(cls, model: PositionedModel, x: Tensor, text: Tensor, grid: Size3D) -> tuple[Tensor, Tensor]:
+        assert model.config.position_base is not None
         return x + sincos_2d(grid, x.shape[2], x.device, tuple(model.config.position_base)).to(x.dtype), text
 
 
@@ -448,12 +458,12 @@ class Sincos3D(NoPositions):
     """See :func:`sincos_3d`."""
 
     @classmethod
-    def check(cls, config: Any) -> None:
+    def check(cls, config: TransformerConfig) -> None:
         super().check(config)
         _check_width("sincos_3d", 16, config)
 
     @classmethod
-    def add(cls, model: Any, x: Tensor, text: Tensor, grid: Size3D) -> tuple[Tensor, Tensor]:
+    def add(cls, model: PositionedModel, x: Tensor, text: Tensor, grid: Size3D) -> tuple[Tensor, Tensor]:
         return x + sincos_3d(grid, x.shape[2], x.device, tuple(model.config.position_scale)).to(x.dtype), text
 
 
@@ -463,22 +473,24 @@ class LearnedPositions(NoPositions):
     changes_text = True
 
     @classmethod
-    def check(cls, config: Any) -> None:
+    def check(cls, config: TransformerConfig) -> None:
         if config.learned_grid is None:
             raise InputError("position_embedding='learned' and learned_grid need each other; got learned_grid=None")
 
     @classmethod
-    def new_parameter(cls, config: Any) -> nn.Parameter:
+    def new_parameter(cls, config: TransformerConfig) -> nn.Parameter:
+        assert config.learned_grid is not None
         rows = config.learned_text + Size3D(*config.learned_grid).numel
         return nn.Parameter(torch.empty(1, rows, config.num_attention_heads * config.attention_head_dim))
 
     @classmethod
-    def add(cls, model: Any, x: Tensor, text: Tensor, grid: Size3D) -> tuple[Tensor, Tensor]:
+    def add(cls, model: PositionedModel, x: Tensor, text: Tensor, grid: Size3D) -> tuple[Tensor, Tensor]:
         """See :class:`NoPositions`.
 
         Raises:
             InputError: another size of clip, or another number of text tokens.
         """
+        assert model.config.learned_grid is not None
         trained, length = Size3D(*model.config.learned_grid), model.config.learned_text
         if tuple(grid) != tuple(trained) or text.shape[1] != length:
             raise InputError(

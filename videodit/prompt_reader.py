@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 from videodit.errors import InputError
 from videodit.text_spec import TextSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
@@ -23,7 +26,7 @@ class PromptReader:
         InputError: a ``max_length`` below 1.
     """
 
-    def __init__(self, tokenizer: Any, spec: TextSpec) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: TextSpec) -> None:
         self.tokenizer, self.spec = tokenizer, spec
         self.max_length = spec.max_length if spec.max_length is not None else min(tokenizer.model_max_length, 512)
         if self.max_length < 1:

@@ -6,7 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from videodit.errors import ModelError
 
@@ -88,7 +88,7 @@ def _range_of(name: str) -> Range | None:
     return next((legal for pattern, legal in _RANGES.items() if re.fullmatch(pattern, name)), None)
 
 
-def check_number(name: str, value: Any, where: object) -> None:
+def check_number(name: str, value: object, where: object) -> None:
     """See that the value of an entry is in the range that its name has, if it has one.
 
     Args:
@@ -107,7 +107,7 @@ def check_number(name: str, value: Any, where: object) -> None:
             raise ModelError(f"{where}: {name} is {short(value)}, legal is {legal}")
 
 
-def check_order(config: Mapping[str, Any], low: str, high: str, where: object) -> None:
+def check_order(config: Mapping[str, object], low: str, high: str, where: object) -> None:
     """See that one entry of a config is smaller than another, if it has both.
 
     Raises:

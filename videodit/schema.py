@@ -7,15 +7,16 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, ClassVar, Literal, TypeVar, Union
+from typing import Any, ClassVar, Literal, TypeVar, Union, cast
 
 from videodit.errors import InputError, ModelError
 from videodit.ranges import short
+from videodit.transformer_config import TransformerConfig
 
 T = TypeVar("T")
 
 
-def check_types(config: Mapping[str, Any], make: Callable[..., Any], where: object) -> None:
+def check_types(config: Mapping[str, object], make: Callable[..., object], where: object) -> None:
     """See that the entries of a config are of the types that a signature names; names beyond it are left alone.
 
     Args:
@@ -47,7 +48,7 @@ def check_types(config: Mapping[str, Any], make: Callable[..., Any], where: obje
             raise ModelError(f"{where}: {name} is {short(value)}, legal is {str(kind).replace('typing.', '')}")
 
 
-def _may_have_length(length: int, default: Any, hint: Any) -> bool:
+def _may_have_length(length: int, default: object, hint: object) -> bool:
     """Whether a list may be as long as it is: as a tuple of fixed length, and only empty where the default is."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
     for option in options:
@@ -59,7 +60,7 @@ def _may_have_length(length: int, default: Any, hint: Any) -> bool:
     return length > 0 or (isinstance(default, (list, tuple)) and not default)
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _fits(value: object, hint: object) -> bool:
     """Whether a value that came from JSON can stand for a type."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
@@ -101,14 +102,14 @@ def is_plain(value: object, types: tuple[type, ...]) -> bool:
     return not isinstance(value, (int, float)) or abs(value) < 2**63
 
 
-def choose(name: str, value: Any, table: Mapping[Any, T]) -> T:
+def choose(name: str, value: object, table: Mapping[str, T] | Mapping[str | None, T]) -> T:
     """What a table has for the value of an option.
 
     Raises:
         InputError: another value than those of the table, which are named.
     """
     if isinstance(value, Hashable) and value in table:
-        return table[value]
+        return table[cast(str, value)]
     legal = tuple(key for key in table if key is not None)
     either = "None or one of" if None in table else "one of"
     raise InputError(f"{name} must be {either} {legal}, got {value!r}")
@@ -123,11 +124,11 @@ class Part:
         fp32: parts of the names of its parameters that stay in fp32 whatever the model's dtype.
     """
 
-    settings: ClassVar[Mapping[str, Any]] = {}
+    settings: ClassVar[Mapping[str, object]] = {}
     fp32: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def check(cls, config: Any) -> None:
+    def check(cls, config: TransformerConfig) -> None:
         """See that VideoDiT's options go with it.
 
         Args:
@@ -138,6 +139,6 @@ class Part:
         """
 
     @classmethod
-    def setting(cls, config: Any, name: str) -> Any:
+    def setting(cls, config: TransformerConfig, name: str) -> Any:
         """The value of an entry in a VideoDiT's config, or its default."""
         return (config.block_options or {}).get(name, cls.settings[name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,9 @@ from torch import Tensor
 from videodit.errors import InputError, ModelError
 from videodit.prompt_reader import PromptReader
 from videodit.text_spec import TextSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _ANY = TextSpec()
 _POOLED_LENGTH = 77  # CLIP's window
@@ -54,11 +57,11 @@ class TextEncoder(PromptReader):
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         model: torch.nn.Module,
         spec: TextSpec = _ANY,
         *,
-        pooled: tuple[Any, torch.nn.Module] | None = None,
+        pooled: tuple[PreTrainedTokenizerBase, torch.nn.Module] | None = None,
     ) -> None:
         super().__init__(tokenizer, spec)
         self.model, self.pooled = model, pooled
@@ -112,10 +115,11 @@ class TextEncoder(PromptReader):
         texts = [self.spec.cleaned(prompt) for prompt in prompts]
         tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         _check_ids(tokens["input_ids"], model)
-        return model(tokens["input_ids"].to(device)).pooler_output.to(device)
+        pooled: Tensor = model(tokens["input_ids"].to(device)).pooler_output
+        return pooled.to(device)
 
 
-def _check_ids(ids: Tensor, model: Any) -> None:
+def _check_ids(ids: Tensor, model: torch.nn.Module) -> None:
     """See that an encoder has the tokens that its tokenizer made of a text; ``ids`` are on the CPU.
 
     Raises:

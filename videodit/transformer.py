@@ -12,7 +12,6 @@ tokens that share a timestep: 1, ``T`` or ``S``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers import CacheMixin, ModelMixin
@@ -47,6 +46,7 @@ from videodit.diffusers_overrides import DiffusersOverrides
 from videodit.errors import InputError
 from videodit.families.loading import FamilyLoading
 from videodit.initialization import initialize
+from videodit.json_types import JsonObject
 from videodit.options import AttentionKind, check_options, names_in_fp32
 from videodit.positions import POSITIONS, ROTARY, PositionEmbedding, RotaryKind
 from videodit.shapes import Size3D, VideoGeometry
@@ -198,8 +198,8 @@ class VideoDiT(
         learned_text: int = 0,
         frame_embedding: bool = False,
         family: str | None = None,
-        family_config: dict[str, Any] | None = None,
-        block_options: dict[str, Any] | None = None,
+        family_config: JsonObject | None = None,
+        block_options: JsonObject | None = None,
     ) -> None:
         super().__init__()
         check_options(self.config)
@@ -275,7 +275,7 @@ class VideoDiT(
         guidance: Tensor | None = None,
         encoder_hidden_states_image: Tensor | None = None,
         fps: float = 24.0,
-        attention_kwargs: dict[str, Any] | None = None,
+        attention_kwargs: dict[str, object] | None = None,
         return_dict: bool = True,
         *,
         prepared: Prepared | None = None,

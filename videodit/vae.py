@@ -37,6 +37,7 @@ from videodit._diffusers import (
 )
 from videodit.checkpoints import CheckedLoading
 from videodit.errors import InputError
+from videodit.json_types import JsonObject
 from videodit.shapes import Size3D, VideoGeometry
 from videodit.vae_layers import CausalConv3d, Decoder, Encoder, Stream, channels_last_weights
 
@@ -135,7 +136,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         self._whole: Callable[[Decoder, Tensor], Tensor] = _run_whole
 
     @classmethod
-    def _native_config(cls, config: dict[str, Any], where: object) -> dict[str, Any]:
+    def _native_config(cls, config: JsonObject, where: object) -> JsonObject:
         """Also reads a config of diffusers' ``AutoencoderKLWan``, whose weights are this class's."""
         if config.get("_class_name") != "AutoencoderKLWan":
             return super()._native_config(config, where)
@@ -258,7 +259,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         """
         self._refuse_backends(f"set_attention_backend({backend!r})")
 
-    def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
+    def enable_xformers_memory_efficient_attention(self, attention_op: object = None) -> None:
         """Refused, as :meth:`set_attention_backend`."""
         self._refuse_backends("enable_xformers_memory_efficient_attention()")
 
@@ -266,7 +267,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         """Refused, as :meth:`set_attention_backend`."""
         self._refuse_backends("enable_npu_flash_attention()")
 
-    def enable_xla_flash_attention(self, partition_spec: Any = None, **kwargs: Any) -> None:
+    def enable_xla_flash_attention(self, partition_spec: object = None, **kwargs: object) -> None:
         """Refused, as :meth:`set_attention_backend`."""
         self._refuse_backends("enable_xla_flash_attention()")
 
@@ -278,7 +279,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     # ---- encode ----------------------------------------------------------------------------------
 
     @apply_forward_hook  # CPU offload moves a model when it is called, and would not see these calls
-    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """Encode clips.
 
         Args:
@@ -339,7 +340,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     # ---- decode ----------------------------------------------------------------------------------
 
     @apply_forward_hook
-    def decode(self, z: Tensor, return_dict: bool = True, *, clamp: bool = True) -> DecoderOutput | tuple:
+    def decode(self, z: Tensor, return_dict: bool = True, *, clamp: bool = True) -> DecoderOutput | tuple[Tensor]:
         """Decode latents.
 
         Args:
@@ -467,7 +468,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         sample_posterior: bool = False,
         return_dict: bool = True,
         generator: torch.Generator | None = None,
-    ) -> DecoderOutput | tuple:
+    ) -> DecoderOutput | tuple[Tensor]:
         """Encode and decode ``sample``; the mode of the posterior unless ``sample_posterior``."""
         (posterior,) = self.encode(sample, return_dict=False)
         latents = posterior.sample(generator) if sample_posterior else posterior.mode()

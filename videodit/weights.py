@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from videodit.errors import ModelError, VideoDiTError
+
+Model = TypeVar("Model", bound=nn.Module)
 
 FLOATING = ("F64", "F32", "F16", "BF16")
 _NAMED = 5  # how many names an error lists
@@ -28,6 +30,35 @@ _LAYOUTS = (
 """Names that only the tensors of quantized files have, nvfp4's before those that it shares with others."""
 _COUNT = re.compile(r"layer|block|depth|repeat|stage")
 _NO_COUNT = re.compile(r"channel|dim|size|width|eps|type|norm|factor|index|indices|skip|drop|bucket|id$|ids$|layerdrop")
+
+
+class TensorSlice(Protocol):
+    """A tensor of a file that is not read yet, or a part of it."""
+
+    def get_shape(self) -> list[int]:
+        """Its shape."""
+
+    def get_dtype(self) -> str:
+        """safetensors' name of its dtype."""
+
+    def __getitem__(self, part: slice | tuple[slice, ...]) -> Tensor:
+        """Read a part of it."""
+
+
+class TensorFile(Protocol):
+    """An open safetensors file."""
+
+    def keys(self) -> Iterable[str]:
+        """The names of its tensors."""
+
+    def metadata(self) -> dict[str, str] | None:
+        """What its header says beside the tensors."""
+
+    def get_slice(self, name: str) -> TensorSlice:
+        """A tensor, not read."""
+
+    def get_tensor(self, name: str) -> Tensor:
+        """A tensor."""
 
 
 class Entry(NamedTuple):
@@ -74,7 +105,7 @@ def check_entries(
         raise ModelError(f"{where}: {name} holds whole numbers ({entry.dtype}) where weights belong")
 
 
-def check_counts(config: Mapping[str, Any], tensors: int, where: object) -> None:
+def check_counts(config: Mapping[str, object], tensors: int, where: object) -> None:
     """See that a config names no more layers than there are tensors, before anything is built of it.
 
     Raises:
@@ -89,7 +120,7 @@ def check_counts(config: Mapping[str, Any], tensors: int, where: object) -> None
                     raise ModelError(f"{where}: {key} is {value}, but the weights hold {tensors} tensors")
 
 
-def build(make: Callable[[], nn.Module], where: object) -> Any:
+def build(make: Callable[[], Model], where: object) -> Model:
     """A model without data, so that its tensors can be compared with those of files.
 
     Raises:
@@ -141,7 +172,7 @@ def check_size(model: nn.Module, entries: Mapping[str, Entry], where: object) ->
         raise ModelError(f"{where}: the config needs {needs} weights, the files hold {holds}{example}")
 
 
-def check_info(info: Mapping[str, Any], title: str, where: object) -> None:
+def check_info(info: Mapping[str, Collection[str] | None], title: str, where: object) -> None:
     """See that a library's loader had every tensor of a model, and no tensor left over.
 
     Args:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,11 +75,11 @@ def takes_masks(backend: str, device: torch.device, dtype: torch.dtype) -> bool:
 
 
 @torch.no_grad()
-def _attend(dispatch: Any, q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+def _attend(dispatch: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
     return dispatch(q, k, v, backend=backend)
 
 
-def _seconds(dispatch: Any, q: Tensor, k: Tensor, v: Tensor, backend: str) -> float:
+def _seconds(dispatch: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, backend: str) -> float:
     """The shortest of a few calls."""
     best = float("inf")
     for _ in range(_ROUNDS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from videodit.errors import InputError
 
@@ -51,7 +51,7 @@ class AccelConfig:
     parallel: Parallel | None = None
 
     def __post_init__(self) -> None:
-        legal: dict[str, tuple[Any, ...]] = {
+        legal: dict[str, tuple[object, ...]] = {
             "guidance": get_args(Guidance),
             "quantize": (None, *get_args(Quantize)),
             "vae": (None, *get_args(Decoding)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,10 @@ from videodit.acceleration.config import AccelConfig, Parallel
 from videodit.backends import backends_of
 from videodit.context_parallel import check_count, check_splittable, meeting_device
 from videodit.errors import InputError
+
+if TYPE_CHECKING:
+    from videodit.families.sampling import Sampling
+    from videodit.transformer import VideoDiT
 
 RING_BACKENDS = ("_native_cudnn", "_native_flash", "flash")
 """Attention that tells the log-sum-exp, without which ring attention cannot put its parts together."""
@@ -111,12 +115,23 @@ class Processes:
         return prediction
 
 
+class ParallelPipeline(Protocol):
+    """A pipeline whose work can be shared."""
+
+    device: torch.device
+    processes: Processes | None
+
+    @property
+    def sampling(self) -> Sampling:
+        """How clips are made with its model."""
+
+
 def attention_backends(kind: Parallel | None) -> tuple[str, ...] | None:
     """The backends that attention may have; ``None`` for any."""
     return {"ulysses": ULYSSES_BACKENDS, "ring": RING_BACKENDS}.get(kind or "")
 
 
-def check_parallel(pipe: Any, config: AccelConfig, models: Sequence[Any]) -> None:
+def check_parallel(pipe: ParallelPipeline, config: AccelConfig, models: Sequence[VideoDiT]) -> None:
     """Refuse what cannot be shared.
 
     Args:
@@ -143,7 +158,7 @@ def check_parallel(pipe: Any, config: AccelConfig, models: Sequence[Any]) -> Non
         raise InputError(f"parallel={kind or bound!r} needs attention to be 'auto' or one of {legal}, got {name!r}")
 
 
-def _check_new(pipe: Any, kind: Parallel, models: Sequence[Any]) -> None:
+def _check_new(pipe: ParallelPipeline, kind: Parallel, models: Sequence[VideoDiT]) -> None:
     """Refuse what cannot be shared, whatever else is wanted."""
     if not (dist.is_available() and dist.is_initialized()):
         raise InputError(
@@ -166,7 +181,7 @@ def _check_new(pipe: Any, kind: Parallel, models: Sequence[Any]) -> None:
         raise InputError("parallel='ring' needs a GPU: attention on a CPU does not tell its log-sum-exp")
 
 
-def bind_parallel(pipe: Any, kind: Parallel, models: Sequence[Any]) -> str:
+def bind_parallel(pipe: ParallelPipeline, kind: Parallel, models: Sequence[VideoDiT]) -> str:
     """Share the pipeline's work among the processes.
 
     Returns:

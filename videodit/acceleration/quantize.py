@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from torchao.core.config import AOBaseConfig
+
+    from videodit.blocks.base import Block
+    from videodit.transformer import VideoDiT
 
 MIN_WIDTH = 16  # of both sides of a matrix: kernels want multiples of it
 
@@ -18,7 +24,7 @@ def why_not(kind: str, device: torch.device) -> str | None:
     return 'needs torchao: pip install "videodit[quant]"' if find_spec("torchao") is None else None
 
 
-def quantize_blocks(transformer: Any, kind: str) -> str:
+def quantize_blocks(transformer: VideoDiT, kind: str) -> str:
     """Quantize the linear layers in the blocks; embeddings, modulation and the output stay as they are.
 
     Args:
@@ -38,13 +44,13 @@ def quantize_blocks(transformer: Any, kind: str) -> str:
     )
 
     if kind == "int8":
-        how: Any = Int8DynamicActivationInt8WeightConfig()
+        how: AOBaseConfig = Int8DynamicActivationInt8WeightConfig()
     elif kind == "fp8":
         how = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
     else:
         how = Int8WeightOnlyConfig()
     count = 0
-    may_be = {layer for block in transformer.blocks for layer in block.quantizable()}
+    may_be = {layer for block in transformer.blocks for layer in cast("Block", block).quantizable()}
 
     def chosen(module: nn.Module, name: str) -> bool:
         nonlocal count

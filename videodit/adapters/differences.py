@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +24,9 @@ class Differences(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         network: whose parameters these are.
     """
 
+    network: nn.Module
     base_layer = None  # diffusers unloads what has one: `setattr(parent, name, layer.get_base_layer())`
-    lora_A: Mapping[str, Any] = {}
+    lora_A: Mapping[str, object] = {}
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Differences(nn.Module, BaseTunerLayer):  # type: ignore[misc]
                 self.originals[name] = self._parameter(name).detach().clone()
         self._refresh()
 
-    def check_free(self, state: Mapping[str, Any]) -> None:
+    def check_free(self, state: Mapping[str, object]) -> None:
         """Refuse new values of parameters that adapters change.
 
         Raises:
@@ -101,7 +101,7 @@ class Differences(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self._refresh()
         self._forget()
 
-    def get_base_layer(self) -> Any:
+    def get_base_layer(self) -> None:  # type: ignore[override]
         """What stays here when adapters are unloaded: nothing."""
         return None
 
@@ -135,10 +135,9 @@ class Differences(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def _parameter(self, name: str) -> Tensor:
         """A parameter's memory, of an offloaded layer that from which it is filled."""
         owner_name, _, leaf = name.rpartition(".")
-        network: Any = self.network
-        owner: Any = network.get_submodule(owner_name)
+        owner = self.network.get_submodule(owner_name)
         owner = getattr(owner, "base_layer", owner)
-        parameter = getattr(owner, leaf)
+        parameter: Tensor = getattr(owner, leaf)
         if not parameter.is_meta:
             return parameter.data
         weights = offloaded_weights(owner)
@@ -147,7 +146,7 @@ class Differences(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         return weights[leaf]
 
 
-def add_differences(network: Any, adapter_name: str, differences: Mapping[str, Tensor]) -> None:
+def add_differences(network: nn.Module, adapter_name: str, differences: Mapping[str, Tensor]) -> None:
     """Add an adapter's differences to a network; see :class:`Differences`."""
     layer = getattr(network, CHILD, None)
     if layer is None:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,16 +18,23 @@ from videodit.adapters.modules import Delta
 from videodit.adapters.saving import peft_config, peft_state
 from videodit.errors import ModelError
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from videodit.transformer import VideoDiT
+
+Value = TypeVar("Value")
+
 _REASON = 200  # characters of another library's message
 
 
 def add_lora(
-    transformer: Any,
+    transformer: VideoDiT,
     deltas: Mapping[str, Delta],
     *,
     adapter_name: str,
     differences: Mapping[str, Tensor] | None = None,
-    pipeline: Any = None,
+    pipeline: DiffusionPipeline | None = None,
     hotswap: bool = False,
 ) -> None:
     """Put a LoRA into a transformer, and make it the one that is active.
@@ -47,20 +54,20 @@ def add_lora(
     from videodit.adapters.differences import add_differences
     from videodit.adapters.state import activate, switch_kept
 
-    cast: dict[str, Delta] = {}
+    fitted: dict[str, Delta] = {}
     for name, delta in deltas.items():
         layer = transformer.get_submodule(name)
         layer = getattr(layer, "base_layer", layer)
         if delta.bias is not None and layer.bias is None:
             raise ModelError(f"the LoRA changes the bias of {name}, which has none")
-        cast[name] = replace(delta, **{key: _as(value, layer.weight, name) for key, value in vars(delta).items()})
+        fitted[name] = replace(delta, **{key: _as(value, layer.weight, name) for key, value in vars(delta).items()})
     for name, change in (differences or {}).items():
         owner, _, leaf = name.rpartition(".")
         layer = transformer.get_submodule(owner)
         _as(change, getattr(getattr(layer, "base_layer", layer), leaf), name)
     with switch_kept(transformer):
-        if cast:
-            _inject(transformer, cast, adapter_name, pipeline, hotswap)
+        if fitted:
+            _inject(transformer, fitted, adapter_name, pipeline, hotswap)
         else:
             _announce(transformer, adapter_name)
         if differences or hotswap:
@@ -68,7 +75,13 @@ def add_lora(
     activate(transformer, [adapter_name])
 
 
-def _inject(transformer: Any, deltas: Mapping[str, Delta], adapter_name: str, pipeline: Any, hotswap: bool) -> None:
+def _inject(
+    transformer: VideoDiT,
+    deltas: Mapping[str, Delta],
+    adapter_name: str,
+    pipeline: DiffusionPipeline | None,
+    hotswap: bool,
+) -> None:
     config = peft_config(deltas)
     # A text is matched with whole names; a list would also fit the ends of longer ones.
     config["target_modules"] = "|".join(re.escape(name) for name in deltas)
@@ -97,7 +110,7 @@ def _inject(transformer: Any, deltas: Mapping[str, Delta], adapter_name: str, pi
             layer.r[adapter_name], layer.lora_alpha[adapter_name] = delta.rank, delta.alpha
 
 
-def _announce(transformer: Any, adapter_name: str) -> None:
+def _announce(transformer: VideoDiT, adapter_name: str) -> None:
     """Make an adapter without layers known by its name, as peft does with those that have some."""
     from peft import LoraConfig
 
@@ -124,11 +137,11 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _as(value: Any, like: Tensor, name: str) -> Any:
+def _as(value: Value, like: Tensor, name: str) -> Value:
     if not isinstance(value, Tensor):
         return value
     device = torch.device("cpu") if like.is_meta else like.device  # of an offloaded layer, which is filled later
-    cast = value.to(device, like.dtype)
-    if not cast.isfinite().all():
+    converted = value.to(device, like.dtype)
+    if not converted.isfinite().all():
         raise ModelError(f"the LoRA changes {name} by numbers that {like.dtype} does not hold")
-    return cast
+    return cast(Value, converted)

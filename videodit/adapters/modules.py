@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from videodit.adapters.parameters import ParameterMap
 from videodit.errors import InputError
 from videodit.families import FAMILIES
 from videodit.families.base import Group, Transform
+from videodit.json_types import Config
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class ModuleMap:
         parameters: all that are no linear layers'.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         from videodit import VideoDiT
 
         with torch.device("meta"):
@@ -192,10 +192,10 @@ def _as_convolution(delta: Delta, shape: list[int]) -> Delta:
     return Delta(down, up, delta.alpha, delta.bias, magnitude)
 
 
-Rows = Callable[[list[Tensor], Any], list[Tensor]]
+Rows = Callable[[list[Tensor], Config], list[Tensor]]
 
 
-def map_rows(deltas: list[Delta | None], rows: list[int], function: Rows | None, config: Any) -> list[Delta]:
+def map_rows(deltas: list[Delta | None], rows: list[int], function: Rows | None, config: Config) -> list[Delta]:
     """Send the rows of weights' changes through a transform.
 
     A transform that takes rows from several layers makes layers whose change is the sum of changes by different
@@ -223,11 +223,11 @@ def map_rows(deltas: list[Delta | None], rows: list[int], function: Rows | None,
     scale = scales.pop() if len(scales) == 1 else 1.0
     down, ups = _stack(deltas, rows, scale)
     changed = function(ups, config)
-    bias_rows: list[Any] = [None] * len(changed)
+    bias_rows: Sequence[Tensor | None] = [None] * len(changed)
     if any(delta.bias is not None for delta in given):
         biases = [_bias(delta, count, scale, given[0]) for delta, count in zip(deltas, rows, strict=True)]
         bias_rows = function(biases, config)
-    magnitude_rows: list[Any] = [None] * len(changed)
+    magnitude_rows: Sequence[Tensor | None] = [None] * len(changed)
     magnitudes = [delta.magnitude for delta in given if delta.magnitude is not None]
     if magnitudes:
         if len(magnitudes) < len(deltas):

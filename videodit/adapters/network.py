@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from diffusers.loaders import PeftAdapterMixin
 
@@ -40,10 +40,10 @@ class AdaptedNetwork(PeftAdapterMixin):
 
     def load_lora_adapter(
         self,
-        pretrained_model_name_or_path_or_dict: Any,
-        prefix: Any = "transformer",
+        pretrained_model_name_or_path_or_dict: object,
+        prefix: str | None = "transformer",
         hotswap: bool = False,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         """As diffusers' ``PeftAdapterMixin.load_lora_adapter``; adapters that are switched off stay so.
 
@@ -58,7 +58,7 @@ class AdaptedNetwork(PeftAdapterMixin):
         if new := [name for name in state.present(self) if name not in before]:
             state.activate(self, new)  # peft does so in the layers that it knows
 
-    def add_adapter(self, adapter_config: Any, adapter_name: str = "default") -> None:
+    def add_adapter(self, adapter_config: object, adapter_name: str = "default") -> None:
         """As diffusers' ``PeftAdapterMixin.add_adapter``; adapters that are switched off stay so.
 
         Raises:
@@ -78,7 +78,7 @@ class AdaptedNetwork(PeftAdapterMixin):
         self._refuse_while_fused("change the active adapters")
         super().set_adapter(adapter_name)
 
-    def set_adapters(self, adapter_names: list[str] | str, weights: Any = None) -> None:
+    def set_adapters(self, adapter_names: list[str] | str, weights: object = None) -> None:
         """As diffusers' ``PeftAdapterMixin.set_adapters``, with one weight for all layers.
 
         Raises:
@@ -173,7 +173,7 @@ class AdaptedNetwork(PeftAdapterMixin):
 
     # ---- inside ----------------------------------------------------------------------------------
 
-    def _forget(self, *names: str | None) -> None:
+    def _forget(self, *names: object) -> None:
         self.lora_infos = {name: info for name, info in self.lora_infos.items() if name not in names}
 
     def _check_known(self, names: Sequence[str]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from videodit.errors import ModelError
 from videodit.families.base import Family, Group
+from videodit.json_types import Config
 
 _LEAVES = {"diff": (".weight", ""), "diff_b": (".bias",), "diff_m": (".modulation", ".scale_shift_table")}
 
@@ -23,7 +23,7 @@ class ParameterMap:
         config: its config.
     """
 
-    def __init__(self, model: nn.Module, family: Family | None, config: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.Module, family: Family | None, config: Config) -> None:
         self.config = config
         linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         self.shapes = {

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -116,16 +116,23 @@ def read_lora(
     return LoRA(info, deltas, differences)
 
 
-def describe(source: LoRASource) -> dict[str, Any]:
+class Description(TypedDict):
+    """What a LoRA's metadata tell."""
+
+    base_model: str | None
+    trigger_words: tuple[str, ...]
+
+
+def describe(source: LoRASource) -> Description:
     """What the metadata tell without a model: ``base_model`` and ``trigger_words``."""
     data = source.metadata
-    base = next(
+    base: object = next(
         (data[key] for key in (BASE_MODEL, "ss_base_model_version", "modelspec.architecture") if data.get(key)), None
     )
     base = base or source.peft_config.get("base_model_name_or_path")
-    base = printable(str(base)) if base else None
     words = [printable(word.strip()) for key in _TRIGGERS for word in data.get(key, "").split(",")]
-    return {"base_model": base, "trigger_words": tuple(dict.fromkeys(word for word in words if word))}
+    base_model = printable(str(base)) if base else None
+    return {"base_model": base_model, "trigger_words": tuple(dict.fromkeys(word for word in words if word))}
 
 
 @dataclass(frozen=True)
@@ -284,7 +291,7 @@ class _Reader:
         except ValueError as error:
             raise ModelError(f"LoRA {self.source.name!r} {error}") from None
 
-    def _names(self, modules: Mapping[str, Any]) -> tuple[bool, Names]:
+    def _names(self, modules: Mapping[str, object]) -> tuple[bool, Names]:
         """Whether the names are ours, and the table that they are looked up in."""
         own, published = self.model.native, self.model.published
         counts = [sum(names.find(module) is not None for module in modules) for names in (own, published)]
@@ -468,10 +475,10 @@ class _Reader:
 class _Settings:
     """What peft's config says about alpha; empty for files without one, whose changes are not scaled."""
 
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
 
     def alpha(self, module: str, rank: int) -> float:
-        alpha: Any = self.config.get("lora_alpha", rank)
+        alpha: object = self.config.get("lora_alpha", rank)
         patterns = self.config.get("alpha_pattern")
         if isinstance(patterns, dict):
             for pattern, value in patterns.items():

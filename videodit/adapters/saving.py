@@ -8,25 +8,29 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from videodit.adapters.modules import Delta, ModuleMap
 from videodit.adapters.parameters import difference_key
 from videodit.adapters.reading import DIFFUSERS_METADATA, LAYOUT
 from videodit.errors import InputError
 from videodit.files import replacing
+from videodit.json_types import JsonObject
+
+if TYPE_CHECKING:
+    from videodit.transformer import VideoDiT
 
 SaveLayout = Literal["diffusers", "native"]
 _PREFIX = "transformer"
 
 
 def save_lora(
-    transformer: Any,
+    transformer: VideoDiT,
     path: str | os.PathLike[str],
     *,
     adapter_name: str = "default",
@@ -104,14 +108,14 @@ def _checked_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     return dict(metadata)
 
 
-def differences_of(transformer: Any, adapter_name: str) -> dict[str, Tensor]:
+def differences_of(transformer: VideoDiT, adapter_name: str) -> dict[str, Tensor]:
     """What an adapter adds to parameters that are no linear layers', by their names; empty for nothing."""
     layer = getattr(transformer, "weight_differences", None)
     return {} if layer is None else dict(layer.differences.get(adapter_name, {}))
 
 
 def adapter_deltas(
-    transformer: Any,
+    transformer: VideoDiT,
     adapter_name: str,
     state_dict: Mapping[str, Tensor] | None = None,
     *,
@@ -132,9 +136,9 @@ def adapter_deltas(
         present |= set(module.lora_A)
         if adapter_name not in module.lora_A:
             continue
-        down: Any = module.lora_A[adapter_name]
-        up: Any = module.lora_B[adapter_name]
-        magnitudes: Any = module.lora_magnitude_vector
+        down = cast(nn.Linear, module.lora_A[adapter_name])
+        up = cast(nn.Linear, module.lora_B[adapter_name])
+        magnitudes = cast(Mapping[str, nn.Linear], module.lora_magnitude_vector)
         parts: dict[str, Tensor | None] = {
             f"lora_A.{adapter_name}.weight": down.weight,
             f"lora_B.{adapter_name}.weight": up.weight,
@@ -173,7 +177,7 @@ def peft_state(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
     return tensors
 
 
-def peft_config(deltas: Mapping[str, Delta]) -> dict[str, Any]:
+def peft_config(deltas: Mapping[str, Delta]) -> JsonObject:
     """Arguments of peft's ``LoraConfig`` that make these layers again."""
     if not deltas:
         return {"r": 1, "lora_alpha": 1, "target_modules": []}

@@ -11,16 +11,18 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from typing_extensions import Unpack
 
-from videodit.checkpoints import PICKLE_SUFFIXES, check_file
+from videodit.checkpoints import PICKLE_SUFFIXES, HubOptions, check_file
 from videodit.configs import check_regular, is_hub_id, read_json
 from videodit.errors import InputError, ModelError
+from videodit.json_types import JsonObject
 from videodit.path_kinds import CLIPS, PICTURES, TEXTS, describe_path, kind_of
+from videodit.weights import TensorFile
 
 _USUAL = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _PEFT_CONFIG = "adapter_config.json"
@@ -49,11 +51,11 @@ class LoRASource:
     """
 
     def __init__(
-        self, tensors: Path | Mapping[str, Tensor], name: str, *, peft_config: Mapping[str, Any] | None = None
+        self, tensors: Path | Mapping[str, Tensor], name: str, *, peft_config: Mapping[str, object] | None = None
     ) -> None:
         self.name, self.peft_config = name, dict(peft_config or {})
         self.metadata: dict[str, str] = {}
-        self._file: Any = None
+        self._file: TensorFile | None = None
         self._tensors: Mapping[str, Tensor] = {}
         self._path = tensors if isinstance(tensors, Path) else None
         if isinstance(tensors, Path):
@@ -132,7 +134,7 @@ def _tensors_in_header(path: Path) -> int:
 
 
 def find_lora(
-    source: str | os.PathLike[str] | Mapping[str, Tensor], *, weight_name: str | None = None, **hub: Any
+    source: str | os.PathLike[str] | Mapping[str, Tensor], *, weight_name: str | None = None, **hub: Unpack[HubOptions]
 ) -> LoRASource:
     """Find a LoRA, and open its header.
 
@@ -228,7 +230,7 @@ def _choose(files: list[str], where: str) -> str:
     )
 
 
-def _from_hub(hub_id: str, weight_name: str | None, hub: dict[str, Any]) -> LoRASource:
+def _from_hub(hub_id: str, weight_name: str | None, hub: HubOptions) -> LoRASource:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
@@ -236,9 +238,12 @@ def _from_hub(hub_id: str, weight_name: str | None, hub: dict[str, Any]) -> LoRA
     failures: tuple[type[Exception], ...] = (LocalEntryNotFoundError, OSError, *_of_the_network(HfHubHTTPError))
     try:
         if weight_name is None:
-            given = {key: hub[key] for key in ("revision", "token") if key in hub}
             # Offline, nobody says what there is; then it is looked for under the usual names.
-            listed = [_USUAL[0]] if hub.get("local_files_only") else HfApi().list_repo_files(hub_id, **given)
+            listed = (
+                [_USUAL[0]]
+                if hub.get("local_files_only")
+                else HfApi().list_repo_files(hub_id, revision=hub.get("revision"), token=hub.get("token"))
+            )
             weight_name = _choose(sorted(n for n in listed if n.endswith(".safetensors") and "/" not in n), hub_id)
         path = Path(hf_hub_download(hub_id, weight_name, **hub))
         if path.name == "adapter_model.safetensors":
@@ -262,7 +267,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value for a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
@@ -274,7 +279,7 @@ def listed(names: Iterable[str], count: int) -> str:
     return ", ".join(first)
 
 
-def json_metadata(source: LoRASource, key: str) -> dict[str, Any]:
+def json_metadata(source: LoRASource, key: str) -> JsonObject:
     """An entry of the metadata that is a JSON object; empty if it is not there.
 
     Raises:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, TypedDict
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videodit._diffusers import TransformerBlockMetadata, TransformerBlockRegistry
-from videodit.attention import KeysValues
+from videodit.attention import KeysValues, QKNorm
+from videodit.blocks.layers import BlockNorm
 from videodit.blocks.modulation import Modulation
 from videodit.initialization import initialize
 from videodit.schema import Part
 from videodit.shapes import Size3D
+from videodit.transformer_config import TransformerConfig
 
+AttentionName = Literal["spatial", "temporal", "cross"]
 Identifiers = tuple[str, ...] | None
 
 
@@ -45,6 +48,25 @@ class BlockContext(NamedTuple):
     frame_embedding: Tensor | None = None
 
 
+class MoreContext(TypedDict, total=False):
+    """Fields of the context that some classes alone want."""
+
+    frame_embedding: Tensor
+
+
+class SharedOptions(TypedDict):
+    """Arguments that the classes of blocks have in common."""
+
+    dim: int
+    ffn_dim: int
+    heads: int
+    qk_norm: QKNorm | None
+    qk_norm_eps: float
+    eps: float
+    norm: BlockNorm
+    norm_affine: bool
+
+
 class Block(nn.Module, Part):
     """One layer over the tokens of video and text; its class tells the model what it has to know of it.
 
@@ -65,14 +87,14 @@ class Block(nn.Module, Part):
     """
 
     classes: ClassVar[list[type[Block]]] = []
-    takes: ClassVar[Mapping[str, Any]] = {}
+    takes: ClassVar[Mapping[str, object]] = {}
     modulation_kind: ClassVar[str]
     joined: ClassVar[bool] = False
     keeps_text: ClassVar[bool] = False
     compiled: ClassVar[bool] = True
     one_row: ClassVar[tuple[str, ...]] = ()
     silent: ClassVar[tuple[str, ...]] = ()
-    attention_names: ClassVar[Mapping[Literal["spatial", "temporal", "cross"], Identifiers]] = {"spatial": None}
+    attention_names: ClassVar[Mapping[AttentionName, Identifiers]] = {"spatial": None}
 
     def __init_subclass__(cls) -> None:
         """Note the class; diffusers' caches have to know what it returns."""
@@ -83,12 +105,12 @@ class Block(nn.Module, Part):
         )
 
     @classmethod
-    def build(cls, config: Any, index: int) -> Block:
+    def build(cls, config: TransformerConfig, index: int) -> Block:
         """Layer ``index`` of a model with this config, counted from 0 through ``num_layers`` and the single ones."""
         raise NotImplementedError
 
     @classmethod
-    def text_width(cls, config: Any) -> int:
+    def text_width(cls, config: TransformerConfig) -> int:
         """The width of the text's tokens in the blocks: ``D`` unless it has one of its own."""
         return config.num_attention_heads * config.attention_head_dim
 
@@ -105,7 +127,7 @@ class Block(nn.Module, Part):
         return (F.pad(mask, (tokens, 0), value=True) if cls.joined else mask)[:, None, None]
 
     @classmethod
-    def more_context(cls, config: Any, grid: Size3D, x: Tensor) -> dict[str, Any]:
+    def more_context(cls, config: TransformerConfig, grid: Size3D, x: Tensor) -> MoreContext:
         """Fields of the context that this class alone wants, for video tokens ``[B, S, D]``."""
         return {}
 
@@ -129,7 +151,7 @@ class Block(nn.Module, Part):
         raise NotImplementedError
 
 
-def shared_options(config: Any) -> dict[str, Any]:
+def shared_options(config: TransformerConfig) -> SharedOptions:
     """What the classes here have in common, from VideoDiT's config."""
     return {
         "dim": config.num_attention_heads * config.attention_head_dim,
@@ -143,6 +165,6 @@ def shared_options(config: Any) -> dict[str, Any]:
     }
 
 
-def cond_dim(config: Any) -> int:
+def cond_dim(config: TransformerConfig) -> int:
     """The width ``K`` of the condition."""
     return config.time_embed_dim or config.num_attention_heads * config.attention_head_dim

@@ -6,18 +6,32 @@ Letters: ``B`` batch, ``S`` video tokens, ``L`` text tokens, ``D`` width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from videodit.attention import Attention, KeysValues, Layout, QKNorm
-from videodit.blocks.base import Block, BlockContext, Identifiers, shared_options
+from videodit.blocks.base import AttentionName, Block, BlockContext, Identifiers, MoreContext, shared_options
 from videodit.blocks.layers import MLP, BlockNorm, FP32LayerNorm, block_norm
 from videodit.blocks.modulation import add_gated, modulate
 from videodit.initialization import initialize
 from videodit.positions import sincos_frames
 from videodit.shapes import Size3D
+from videodit.transformer_config import TransformerConfig
+
+
+class HalfOptions(TypedDict, total=False):
+    """Arguments of :class:`CrossBlock` that both halves of a factorized layer take."""
+
+    qk_norm: QKNorm | None
+    qk_norm_eps: float
+    eps: float
+    norm: BlockNorm
+    norm_affine: bool
+    cross_attn_norm: bool
+    image: bool
 
 
 class CrossBlock(Block):
@@ -39,11 +53,11 @@ class CrossBlock(Block):
         layout: which tokens see each other in the self-attention.
     """
 
-    takes: ClassVar[Mapping[str, Any]] = {"attention": "full", "image_dim": None}
+    takes: ClassVar[Mapping[str, object]] = {"attention": "full", "image_dim": None}
     modulation_kind = "table"
     keeps_text = True
     fp32 = ("scale_shift_table", "norm1", "norm2", "norm3")
-    attention_names: ClassVar[Mapping[Any, Identifiers]] = {"spatial": None, "cross": None}
+    attention_names: ClassVar[Mapping[AttentionName, Identifiers]] = {"spatial": None, "cross": None}
 
     def __init__(
         self,
@@ -74,17 +88,15 @@ class CrossBlock(Block):
         self.scale_shift_table = nn.Parameter(torch.empty(6, dim))
 
     @classmethod
-    def build(cls, config: Any, index: int) -> Block:
-        options = shared_options(config) | {
-            "cross_attn_norm": config.cross_attn_norm,
-            "image": config.image_dim is not None,
-        }
+    def build(cls, config: TransformerConfig, index: int) -> Block:
+        shared, norm, image = shared_options(config), config.cross_attn_norm, config.image_dim is not None
         if config.attention == "factorized":
-            return FactorizedBlock(**options, embed_frames=config.frame_embedding and index == 0)
-        return cls(**options)
+            first = config.frame_embedding and index == 0
+            return FactorizedBlock(**shared, cross_attn_norm=norm, image=image, embed_frames=first)
+        return cls(**shared, cross_attn_norm=norm, image=image)
 
     @classmethod
-    def more_context(cls, config: Any, grid: Size3D, x: Tensor) -> dict[str, Any]:
+    def more_context(cls, config: TransformerConfig, grid: Size3D, x: Tensor) -> MoreContext:
         if not config.frame_embedding or grid.t == 1:
             return {}
         return {"frame_embedding": sincos_frames(grid, x.shape[2], x.device)}  # [1, S, D]
@@ -144,13 +156,15 @@ class FactorizedBlock(Block):
     keeps_text = True
     compiled = False
     fp32 = CrossBlock.fp32
-    attention_names: ClassVar[Mapping[Any, Identifiers]] = {
+    attention_names: ClassVar[Mapping[AttentionName, Identifiers]] = {
         "spatial": (r"^blocks\.\d+\.spatial\.",),
         "temporal": (r"^blocks\.\d+\.temporal\.",),
         "cross": None,
     }
 
-    def __init__(self, dim: int, ffn_dim: int, heads: int, *, embed_frames: bool = False, **options: Any) -> None:
+    def __init__(
+        self, dim: int, ffn_dim: int, heads: int, *, embed_frames: bool = False, **options: Unpack[HalfOptions]
+    ) -> None:
         super().__init__()
         self.embed_frames = embed_frames
         self.spatial = CrossBlock(dim, ffn_dim, heads, layout="spatial", **options)

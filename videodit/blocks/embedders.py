@@ -6,7 +6,7 @@ Letters: ``B`` batch, ``L`` text tokens, ``I`` image tokens, ``D`` width, ``K`` 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from videodit.blocks.modulation import Modulation, add_gated, open_gates
 from videodit.errors import InputError
 from videodit.initialization import initialize
 from videodit.schema import Part
+from videodit.transformer_config import TransformerConfig
 
 
 class EmbeddedText(NamedTuple):
@@ -46,7 +47,7 @@ class LinearText(nn.Linear, Part):
     sees: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def of(cls, config: Any, width: int) -> Self:
+    def of(cls, config: TransformerConfig, width: int) -> Self:
         """That of a VideoDiT.
 
         Args:
@@ -62,7 +63,7 @@ class MLPText(PixArtAlphaTextProjection, Part):
     sees: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def of(cls, config: Any, width: int) -> Self:
+    def of(cls, config: TransformerConfig, width: int) -> Self:
         """See :class:`LinearText`."""
         return cls(config.text_dim, width, act_fn="gelu_tanh")
 
@@ -90,7 +91,7 @@ class TextRefiner(nn.Module, Part):
         self.blocks = nn.ModuleList(RefinerBlock(dim, heads) for _ in range(layers))
 
     @classmethod
-    def of(cls, config: Any, width: int) -> Self:
+    def of(cls, config: TransformerConfig, width: int) -> Self:
         """See :class:`LinearText`."""
         return cls(config.text_dim, width, config.num_attention_heads, config.num_refiner_layers, config.freq_dim)
 
@@ -160,7 +161,7 @@ class PoolingText(nn.Module, Part):
     """
 
     sees = ("mask",)
-    settings: ClassVar[Mapping[str, Any]] = {"pooling_heads": 8}
+    settings: ClassVar[Mapping[str, object]] = {"pooling_heads": 8}
 
     def __init__(self, text_dim: int, width: int, cond_dim: int, heads: int) -> None:
         super().__init__()
@@ -171,12 +172,12 @@ class PoolingText(nn.Module, Part):
         self.to_pooled = nn.Linear(text_dim, cond_dim)
 
     @classmethod
-    def of(cls, config: Any, width: int) -> Self:
+    def of(cls, config: TransformerConfig, width: int) -> Self:
         """See :class:`LinearText`."""
         return cls(config.text_dim, width, cond_dim(config), cls.setting(config, "pooling_heads"))
 
     @classmethod
-    def check(cls, config: Any) -> None:
+    def check(cls, config: TransformerConfig) -> None:
         heads = cls.setting(config, "pooling_heads")
         if heads < 1 or config.text_dim % heads:
             raise InputError(f"block_options: pooling_heads must divide text_dim {config.text_dim}, got {heads}")
@@ -194,7 +195,7 @@ class PoolingText(nn.Module, Part):
         return EmbeddedText(self.proj(text), self.to_pooled(pooled.transpose(1, 2).flatten(1)))  # [B, L, E], [B, K]
 
 
-TEXT_EMBEDDERS: dict[str, Any] = {
+TEXT_EMBEDDERS: dict[str, type[MLPText] | type[LinearText] | type[TextRefiner] | type[PoolingText]] = {
     "mlp": MLPText,
     "linear": LinearText,
     "refiner": TextRefiner,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,14 @@ from videodit.blocks.base import cond_dim
 from videodit.blocks.modulation import Modulation
 from videodit.errors import InputError
 from videodit.schema import Part
+from videodit.transformer_config import TransformerConfig
+
+
+class FinalModel(Protocol):
+    """A model, for the layers that are its own; it has those of one kind."""
+
+    scale_shift_table: nn.Parameter
+    final_modulation: nn.Linear
 
 
 class TableFinal(Part):
@@ -20,27 +28,27 @@ class TableFinal(Part):
     fp32 = ("scale_shift_table",)
 
     @classmethod
-    def check(cls, config: Any) -> None:
+    def check(cls, config: TransformerConfig) -> None:
         if config.time_embed_dim is not None:
             raise InputError(f"time_embed_dim={config.time_embed_dim} needs final_layer='linear', got 'table'")
 
     @staticmethod
-    def build(model: Any, config: Any, dim: int) -> None:
+    def build(model: FinalModel, config: TransformerConfig, dim: int) -> None:
         """Give a model its layer."""
         model.scale_shift_table = nn.Parameter(torch.empty(2, dim))
 
     @staticmethod
-    def layers(model: Any) -> tuple[nn.Module, ...]:
+    def layers(model: FinalModel) -> tuple[nn.Module, ...]:
         """Its linear layers, which start at 0."""
         return ()
 
     @staticmethod
-    def init_weights(model: Any) -> None:
+    def init_weights(model: FinalModel) -> None:
         """Start from shift and scale of the condition alone."""
         nn.init.zeros_(model.scale_shift_table)
 
     @staticmethod
-    def rows(model: Any, condition: Modulation) -> list[Tensor]:
+    def rows(model: FinalModel, condition: Modulation) -> list[Tensor]:
         """Shift and scale, ``[B, G, D]`` or ``[U, D]``."""
         twice = torch.cat([condition.values, condition.values], dim=-1)
         return condition._replace(values=twice).chunks(model.scale_shift_table)
@@ -50,24 +58,24 @@ class LinearFinal(Part):
     """A linear layer of the condition; see :class:`TableFinal`."""
 
     @staticmethod
-    def build(model: Any, config: Any, dim: int) -> None:
+    def build(model: FinalModel, config: TransformerConfig, dim: int) -> None:
         """Give a model its layer."""
         model.final_modulation = nn.Linear(cond_dim(config), 2 * dim)
 
     @staticmethod
-    def layers(model: Any) -> tuple[nn.Module, ...]:
+    def layers(model: FinalModel) -> tuple[nn.Module, ...]:
         """Its linear layers, which start at 0."""
         return (model.final_modulation,)
 
     @staticmethod
-    def init_weights(model: Any) -> None:
+    def init_weights(model: FinalModel) -> None:
         """All is said by :meth:`layers`."""
 
     @staticmethod
-    def rows(model: Any, condition: Modulation) -> list[Tensor]:
+    def rows(model: FinalModel, condition: Modulation) -> list[Tensor]:
         """Shift and scale, ``[B, G, D]`` or ``[U, D]``."""
         return condition._replace(values=F.silu(condition.values)).projected(model.final_modulation, 2)
 
 
-FINAL_LAYERS: dict[str, Any] = {"table": TableFinal, "linear": LinearFinal}
+FINAL_LAYERS: dict[str, type[TableFinal] | type[LinearFinal]] = {"table": TableFinal, "linear": LinearFinal}
 """Shift and scale of the final norm, by the value of VideoDiT's ``final_layer``."""

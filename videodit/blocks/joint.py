@@ -6,7 +6,7 @@ Letters: ``B`` batch, ``S`` video tokens, ``L`` text tokens, ``D`` width, ``K`` 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from videodit.blocks.base import Block, BlockContext, cond_dim, shared_options
 from videodit.blocks.layers import MLP, BlockNorm, block_norm, linear_gelu
 from videodit.blocks.modulation import add_gated, modulate, open_gates
 from videodit.initialization import initialize
+from videodit.transformer_config import TransformerConfig
 
 
 class JointBlock(Block):
@@ -34,7 +35,7 @@ class JointBlock(Block):
         norm_affine: learned scale and shift in them.
     """
 
-    takes: ClassVar[Mapping[str, Any]] = {"num_single_layers": 0, "time_embed_dim": None}
+    takes: ClassVar[Mapping[str, object]] = {"num_single_layers": 0, "time_embed_dim": None}
     modulation_kind = "linear"
     joined = True
     fp32 = ("norm1", "norm2")
@@ -65,11 +66,11 @@ class JointBlock(Block):
         self.text_ffn = None if tied else MLP(dim, ffn_dim)
 
     @classmethod
-    def build(cls, config: Any, index: int) -> Block:
-        options = shared_options(config) | {"cond_dim": cond_dim(config)}
+    def build(cls, config: TransformerConfig, index: int) -> Block:
+        shared, width = shared_options(config), cond_dim(config)
         if index >= config.num_layers:
-            return SingleBlock(**options)
-        return cls(**options, tied=config.block == "tied_joint")
+            return SingleBlock(**shared, cond_dim=width)
+        return cls(**shared, cond_dim=width, tied=config.block == "tied_joint")
 
     def init_weights(self) -> None:
         """Output projections start at 0, gates at 1."""

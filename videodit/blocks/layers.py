@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ class FP32RMSNorm(nn.RMSNorm):
         return F.rms_norm(x.to(wide), self.normalized_shape, weight, self.eps)
 
 
-NORMS: dict[str, Any] = {"layer_norm": FP32LayerNorm, "rms_norm": FP32RMSNorm}
+NORMS: dict[str, type[FP32LayerNorm] | type[FP32RMSNorm]] = {"layer_norm": FP32LayerNorm, "rms_norm": FP32RMSNorm}
 """Kinds of the norms in the blocks, by the value of VideoDiT's ``block_norm``."""
 
 
@@ -114,5 +114,5 @@ class SwiGLU(FeedForward):
         initialize(self, zero=(self.net[2],))
 
 
-FFN: dict[str, Any] = {"gelu": MLP, "swiglu": SwiGLU}
+FFN: dict[str, type[MLP] | type[SwiGLU]] = {"gelu": MLP, "swiglu": SwiGLU}
 """Kinds of MLPs, each called as ``FFN[kind](dim, hidden)``."""

@@ -7,7 +7,7 @@ timestep, ``U`` distinct timesteps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,14 @@ def rescale(x: Tensor, scale: Tensor, token_row: Tensor | None = None) -> Tensor
     return (x.unflatten(1, (scale.shape[1], -1)) * (1 + scale[:, :, None])).flatten(1, 2)
 
 
+class Told(TypedDict, total=False):
+    """What blocks are told of the condition, by the names of :class:`~videodit.blocks.BlockContext`'s fields."""
+
+    modulation: Modulation
+    condition: Modulation
+    text_condition: Modulation
+
+
 class TableModulation:
     """One projection of the condition for all blocks, to which each adds a table of its own (adaLN-single)."""
 
@@ -79,7 +87,7 @@ class TableModulation:
         return nn.Linear(cond_dim, 6 * dim)
 
     @staticmethod
-    def told(layer: Any, condition: Modulation, text_condition: Callable[[], Modulation]) -> dict[str, Modulation]:
+    def told(layer: nn.Linear | None, condition: Modulation, text_condition: Callable[[], Modulation]) -> Told:
         """What blocks are told of the condition, by the names of :class:`~videodit.blocks.BlockContext`'s fields.
 
         Args:
@@ -87,6 +95,7 @@ class TableModulation:
             condition: of the video's timesteps, ``[B, G, K]``, or ``[U, K]`` and a row for each token.
             text_condition: makes that of the text's timestep, ``[B, 1, K]``.
         """
+        assert layer is not None
         return {"modulation": condition._replace(values=layer(F.silu(condition.values)))}  # [..., 6·D]
 
 
@@ -99,7 +108,7 @@ class OwnModulation:
         return None
 
     @staticmethod
-    def told(layer: Any, condition: Modulation, text_condition: Callable[[], Modulation]) -> dict[str, Modulation]:
+    def told(layer: nn.Linear | None, condition: Modulation, text_condition: Callable[[], Modulation]) -> Told:
         """See :class:`TableModulation`."""
         text = text_condition()
         return {
@@ -108,7 +117,7 @@ class OwnModulation:
         }
 
 
-MODULATION: dict[str, Any] = {"table": TableModulation, "linear": OwnModulation}
+MODULATION: dict[str, type[TableModulation] | type[OwnModulation]] = {"table": TableModulation, "linear": OwnModulation}
 """How the condition reaches a block, by the block class's ``modulation_kind``."""
 
 

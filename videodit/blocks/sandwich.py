@@ -7,7 +7,7 @@ condition.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from videodit.blocks.modulation import add_gated, rescale
 from videodit.errors import InputError
 from videodit.initialization import initialize
 from videodit.schema import choose
+from videodit.transformer_config import TransformerConfig
 
 
 class SandwichBlock(Block):
@@ -41,8 +42,8 @@ class SandwichBlock(Block):
         norm: their kind; nothing in them is learned.
     """
 
-    takes: ClassVar[Mapping[str, Any]] = {"time_embed_dim": None}
-    settings: ClassVar[Mapping[str, Any]] = {"text_width": 1536, "text_ffn_dim": 4096, "ffn": "swiglu"}
+    takes: ClassVar[Mapping[str, object]] = {"time_embed_dim": None}
+    settings: ClassVar[Mapping[str, object]] = {"text_width": 1536, "text_ffn_dim": 4096, "ffn": "swiglu"}
     modulation_kind = "linear"
     joined = True
     one_row = ("modulation", "text_modulation")
@@ -78,7 +79,7 @@ class SandwichBlock(Block):
         self.text_ffn = FFN[ffn](text_width, text_ffn_dim) if goes_on else None
 
     @classmethod
-    def check(cls, config: Any) -> None:
+    def check(cls, config: TransformerConfig) -> None:
         choose("block_options: ffn", cls.setting(config, "ffn"), FFN)
         for name in ("text_width", "text_ffn_dim"):
             if cls.setting(config, name) < 1:
@@ -87,13 +88,24 @@ class SandwichBlock(Block):
             raise InputError("block='sandwich' needs norm_affine=False, got True")
 
     @classmethod
-    def build(cls, config: Any, index: int) -> Block:
-        options = shared_options(config) | {name: cls.setting(config, name) for name in cls.settings}
-        del options["norm_affine"]
-        return (LastSandwichBlock if index == config.num_layers - 1 else cls)(**options, cond_dim=cond_dim(config))
+    def build(cls, config: TransformerConfig, index: int) -> Block:
+        shared = shared_options(config)
+        return (LastSandwichBlock if index == config.num_layers - 1 else cls)(
+            shared["dim"],
+            shared["ffn_dim"],
+            shared["heads"],
+            cond_dim=cond_dim(config),
+            text_width=cls.setting(config, "text_width"),
+            text_ffn_dim=cls.setting(config, "text_ffn_dim"),
+            ffn=cls.setting(config, "ffn"),
+            qk_norm=shared["qk_norm"],
+            qk_norm_eps=shared["qk_norm_eps"],
+            eps=shared["eps"],
+            norm=shared["norm"],
+        )
 
     @classmethod
-    def text_width(cls, config: Any) -> int:
+    def text_width(cls, config: TransformerConfig) -> int:
         return cls.setting(config, "text_width")
 
     def init_weights(self) -> None:

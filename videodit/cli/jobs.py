@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from videodit.acceleration import AccelConfig
     from videodit.adapters import LoRAInfo
     from videodit.pipelines import VideoDiTPipeline
+    from videodit.pipelines.acceleration import Timings
     from videodit.pipelines.planning import Plan
     from videodit.pipelines.spec import ModelFolder
     from videodit.prompt_reader import PromptReader
@@ -327,7 +328,7 @@ def _announce(job: Job) -> None:
         note(f"{str(output)!r} exists and will be overwritten")
 
 
-def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:
+def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> tuple[dict[str, Any], Timings]:
     """Its recipe, and how long its parts took."""
     plan, total, done = job.plan, _steps(job), 0
     folder = window_folder(job.output) if plan.windows is not None else None
@@ -382,7 +383,7 @@ def _report(job: Job, seconds: float) -> None:
     )
 
 
-def _print_timings(timings: dict[str, Any]) -> None:
+def _print_timings(timings: Timings) -> None:
     """Seconds of each part; of steps their sum, the first, and the middle of the others."""
     rows = []
     for name, value in timings.items():

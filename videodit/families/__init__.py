@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from videodit.errors import ModelError
 from videodit.families import allegro, cogvideox, flux, hunyuan_video, latte, ltx, mochi, pixart, skyreels, wan
-from videodit.families.base import Family
-from videodit.families.sampling import Sampling
+from videodit.families.base import Family as Family
+from videodit.families.sampling import Sampling as Sampling
 from videodit.ranges import short
 
 FAMILIES: dict[str, Family] = {
@@ -17,7 +16,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(config: Mapping[str, Any], where: object = "the config") -> Family:
+def family_of(config: Mapping[str, object], where: object = "the config") -> Family:
     """The family of a transformer's config of diffusers.
 
     Raises:

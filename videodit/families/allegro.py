@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from einops import rearrange
 
 from videodit.families.base import (
     ADALN_SINGLE,
     OUTPUT,
-    Config,
     Family,
     Published,
     Rule,
@@ -20,6 +17,7 @@ from videodit.families.base import (
 from videodit.families.pixart import shared_options
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import ALLEGRO_VAE, T5_XXL
+from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 
@@ -35,7 +33,7 @@ def _halves(x: Tensors, config: Config) -> Tensors:
 HALF_SPLIT = Transform(_pairs, _halves)
 
 
-def options(config: Config) -> dict[str, Any]:
+def options(config: Config) -> JsonObject:
     """Our options."""
     third = config["attention_head_dim"] // 3
     scales = (config[f"interpolation_scale_{axis}"] for axis in "thw")

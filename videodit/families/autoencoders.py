@@ -7,14 +7,14 @@ here yet adds a record.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from videodit.errors import ModelError
+from videodit.json_types import Config
 from videodit.shapes import Size3D
 
-Config = Mapping[str, Any]
 Statistics = Literal["config", "buffers"]
 
 

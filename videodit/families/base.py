@@ -11,13 +11,14 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from einops import rearrange
 
 from videodit.errors import ModelError
 from videodit.families.published_defaults import class_defaults
 from videodit.families.sampling import Sampling
+from videodit.json_types import Config, JsonObject
 from videodit.ranges import short
 from videodit.schema import check_types
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Tensors = list["Tensor"]
-Config = Mapping[str, Any]
 
 
 class Transform(NamedTuple):
@@ -70,7 +70,7 @@ class Published(NamedTuple):
     """
 
     hub_id: str
-    config: dict[str, Any]
+    config: JsonObject
     parameters: int
     companions: int
 
@@ -94,7 +94,7 @@ class Original:
 
     rules: tuple[Rule, ...]
     mark: str = ""
-    config: Callable[[Mapping[str, list[int]]], dict[str, Any]] | None = None
+    config: Callable[[Mapping[str, list[int]]], JsonObject] | None = None
     dropped: str | None = None
 
     def rename(self, name: str) -> str | None:
@@ -150,17 +150,17 @@ class Family:
     title: str
     class_name: str
     objective: Objective
-    options: Callable[[Config], dict[str, Any]]
+    options: Callable[[Config], JsonObject]
     rules: tuple[Rule, ...]
-    required: Mapping[str, Any] = field(default_factory=dict)
+    required: Mapping[str, object] = field(default_factory=dict)
     published: Mapping[str, Published] = field(default_factory=dict)
     ignored: str | None = None
     original: Original | None = None
     aliases: tuple[str, ...] = ()
-    settled_by_weights: Callable[[set[str]], dict[str, Any]] = lambda names: {}
+    settled_by_weights: Callable[[set[str]], JsonObject] = lambda names: {}
     sampling: Mapping[str, Sampling] = field(default_factory=dict)
 
-    def native_config(self, config: Config, names: Iterable[str] | None = None) -> dict[str, Any]:
+    def native_config(self, config: Config, names: Iterable[str] | None = None) -> JsonObject:
         """Our config for one of theirs.
 
         Args:
@@ -199,7 +199,7 @@ class Family:
         if unknown:
             logger.warning(f"{where}: the config holds entries that {self.title} does not know: {', '.join(unknown)}")
 
-    def class_defaults(self) -> dict[str, Any]:
+    def class_defaults(self) -> JsonObject:
         """What diffusers' class takes for entries that a config leaves out."""
         return class_defaults(self.class_name)
 
@@ -235,26 +235,26 @@ class Family:
 _PARTS = {"n": r"(?P<n>\d+)", "s": r"(?P<s>\d+)", "rest": r"(?P<rest>.+)"}
 
 
-def _match(pattern: str, key: str, num_layers: int | None = None) -> dict[str, Any] | None:
+def _match(pattern: str, key: str, num_layers: int | None = None) -> dict[str, str | int] | None:
     """What stands in a pattern's braces, single blocks counted from the first of them, or ``None``."""
     expression = re.sub(r"\\\{(\w+)\\\}", lambda m: _PARTS[m[1]], re.escape(pattern))
     match = re.fullmatch(expression, key)
     if match is None:
         return None
-    found: dict[str, Any] = match.groupdict()
+    found: dict[str, str | int] = dict(match.groupdict())
     if num_layers is None:
         return found
     if "n" in found and int(found["n"]) >= num_layers:
         return None
     if "s" in found:
-        found["s"] = int(found["s"]) - num_layers
-        if found["s"] < 0:
+        found["s"] = single = int(found["s"]) - num_layers
+        if single < 0:
             return None
     return found
 
 
-def _fill(pattern: str, found: dict[str, Any], num_layers: int) -> str:
-    return pattern.format(**(found | ({"s": found["s"] + num_layers} if "s" in found else {})))
+def _fill(pattern: str, found: dict[str, str | int], num_layers: int) -> str:
+    return pattern.format(**(found | ({"s": int(found["s"]) + num_layers} if "s" in found else {})))
 
 
 # ---- transforms ----------------------------------------------------------------------------------

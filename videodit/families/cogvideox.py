@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from einops import rearrange
 
 from videodit.families.base import (
     CHANNEL_FIRST,
     CONV2D,
-    Config,
     Family,
     Published,
     Rule,
@@ -20,6 +18,7 @@ from videodit.families.base import (
 )
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import COGVIDEOX_VAE, T5_XXL
+from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 
@@ -32,11 +31,11 @@ def _by_stream(x: Tensors, _: Config) -> Tensors:
 REGROUP = Transform(_by_stream, _by_stream)  # a transposition of a 2×2 grid undoes itself
 
 
-def options(config: Config) -> dict[str, Any]:
+def options(config: Config) -> JsonObject:
     """Our options."""
     heads, head_dim, patch = (config[k] for k in ("num_attention_heads", "attention_head_dim", "patch_size"))
     rows, columns = config["sample_height"] // patch, config["sample_width"] // patch
-    positions: dict[str, Any]
+    positions: JsonObject
     if config["use_rotary_positional_embeddings"]:
         side = head_dim // 8 * 3
         positions = {"rope_axes": (head_dim // 4, side, side), "position_base": (rows, columns)}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from videodit.errors import InputError
-from videodit.families.base import MMDIT, ORIGINAL_MMDIT, Config, Family, Original, Published, Rule
+from videodit.families.base import MMDIT, ORIGINAL_MMDIT, Family, Original, Published, Rule
 from videodit.families.sampling import Sampling
 from videodit.families.sizes import CLIP_L, FLUX_VAE, T5_XXL
+from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 
-def options(config: Config) -> dict[str, Any]:
+def options(config: Config) -> JsonObject:
     """Our options. Their pipeline packs 2×2 latents into 64 channels; here that is the patch."""
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     out_channels = config["out_channels"] or config["in_channels"]
@@ -37,7 +36,7 @@ def options(config: Config) -> dict[str, Any]:
     }
 
 
-def _defaults(config: Config) -> dict[str, Any]:
+def _defaults(config: Config) -> JsonObject:
     distilled_steps = not config["guidance_embeds"]  # schnell
     return {
         "max_text_length": 256 if distilled_steps else 512,  # schnell was trained with no more

@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from videodit.families.base import (
     CONV3D,
     MMDIT,
     ORIGINAL_MMDIT,
-    Config,
     Family,
     Original,
     Published,
@@ -18,6 +15,7 @@ from videodit.families.base import (
 )
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import CLIP_L, HUNYUAN_VAE, LLAMA_3_8B
+from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 
@@ -25,7 +23,8 @@ def _template() -> str:
     """What the language model is told to do with the prompt; diffusers has it, and its weights know no other."""
     from videodit._diffusers import HUNYUAN_TEMPLATE
 
-    return HUNYUAN_TEMPLATE["template"]
+    template: str = HUNYUAN_TEMPLATE["template"]
+    return template
 
 
 _TEMPLATE_TOKENS = 95  # of the template, dropped again
@@ -33,7 +32,7 @@ _TEMPLATE_TOKENS = 95  # of the template, dropped again
 _REFINER = "context_embedder.token_refiner.refiner_blocks"
 
 
-def options(config: Config) -> dict[str, Any]:
+def options(config: Config) -> JsonObject:
     """Our options."""
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     return {

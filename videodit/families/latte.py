@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from videodit.families.base import ADALN_SINGLE, OUTPUT, Config, Family, Published, block_rules
+from videodit.families.base import ADALN_SINGLE, OUTPUT, Family, Published, block_rules
 from videodit.families.pixart import REQUIRED, image_positions, shared_options
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import IMAGE_VAE, T5_XXL
+from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 
-def options(config: Config) -> dict[str, Any]:
+def options(config: Config) -> JsonObject:
     """Our options."""
     scale = max(config["sample_size"] // 64, 1)
     return (

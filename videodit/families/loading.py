@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import safe_open
@@ -21,6 +21,7 @@ from videodit.checkpoints import (
     PICKLE_SUFFIXES,
     WEIGHTS_STEM,
     CheckedLoading,
+    HubOptions,
     check_file,
     check_no_gguf,
     check_weights,
@@ -32,10 +33,25 @@ from videodit.configs import check_class, check_config, read_json
 from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES, family_of
 from videodit.families.base import Family, Group, to_foreign, to_native
-from videodit.families.quantizing import LoadingQuantizer
+from videodit.families.quantizing import LoadingQuantizer, Place
 from videodit.files import replacing
+from videodit.json_types import Config, JsonObject
 from videodit.schema import check_types
-from videodit.weights import build, check_counts, check_entries, check_names, is_finite, read_header, read_headers
+from videodit.weights import (
+    TensorFile,
+    build,
+    check_counts,
+    check_entries,
+    check_names,
+    is_finite,
+    read_header,
+    read_headers,
+)
+
+MaxMemory = dict[int | str, int | str]
+DeviceMap = str | dict[str, Place]
+Model = TypeVar("Model", bound="FamilyLoading")
+Item = TypeVar("Item", Tensor, list[int])
 
 _LOAD_OPTIONS = ("device_map", "max_memory", "quantization_config")
 
@@ -53,7 +69,7 @@ class TensorFiles:
 
     def __init__(self, files: Iterable[Path], rename: Callable[[str], str | None] = lambda name: name) -> None:
         self._stack = ExitStack()
-        self._places: dict[str, tuple[Any, str]] = {}
+        self._places: dict[str, tuple[TensorFile, str]] = {}
         for path in files:
             file = self._stack.enter_context(safe_open(path, framework="pt"))
             for stored in file.keys():  # noqa: SIM118 - a file is no mapping
@@ -107,7 +123,7 @@ class FamilyLoading(CheckedLoading):
         name = os.fspath(pretrained_model_name_or_path or "")
         if pretrained_model_name_or_path and Path(name).is_file():
             raise InputError(f"{name} is a file: load it by from_single_file")
-        hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
+        hub = cast(HubOptions, {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs})
         folder = find_folder(name, kwargs.get("subfolder") or "", hub)
         if folder is None or (config := read_json(folder / "config.json")).get("_class_name") == cls.__name__:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -142,8 +158,8 @@ class FamilyLoading(CheckedLoading):
         path: str | os.PathLike[str],
         *,
         dtype: torch.dtype = torch.float32,
-        device_map: str | dict[str, Any] | None = None,
-        overrides: Mapping[str, Any] | None = None,
+        device_map: DeviceMap | None = None,
+        overrides: Config | None = None,
     ) -> Self:
         """Load a file in the layout of its authors (Wan and LTX-Video), whatever prefix it has.
 
@@ -190,23 +206,23 @@ class FamilyLoading(CheckedLoading):
         )
 
     @classmethod
-    def _native_config(cls, config: dict[str, Any], where: object) -> dict[str, Any]:
+    def _native_config(cls, config: JsonObject, where: object) -> JsonObject:
         if config.get("_class_name") == cls.__name__:
             return config
         return {"_class_name": cls.__name__, **family_of(config, where).native_config(config)}
 
 
 def _load(
-    cls: Any,
+    cls: type[Model],
     family: Family,
-    config: Mapping[str, Any],
+    config: Config,
     files: TensorFiles,
     where: Path,
     dtype: torch.dtype,
-    device_map: str | dict[str, Any] | None = None,
-    max_memory: dict[Any, Any] | None = None,
-    quantization_config: Any = None,
-) -> Any:
+    device_map: DeviceMap | None = None,
+    max_memory: MaxMemory | None = None,
+    quantization_config: object = None,
+) -> Model:
     """A model with the weights of ``files``, which carry diffusers' names."""
     from accelerate.utils import set_module_tensor_to_device
 
@@ -235,7 +251,8 @@ def _load(
         from accelerate import dispatch_model
 
         dispatch_model(model, places)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def check_keys(family: Family, *, groups: list[Group], files: TensorFiles, where: Path) -> list[Group]:
@@ -251,8 +268,11 @@ def check_keys(family: Family, *, groups: list[Group], files: TensorFiles, where
 
 
 def _place(
-    model: Any, device_map: str | dict[str, Any] | None, dtype: torch.dtype, max_memory: dict[Any, Any] | None
-) -> dict[str, Any]:
+    model: FamilyLoading,
+    device_map: DeviceMap | None,
+    dtype: torch.dtype,
+    max_memory: MaxMemory | None,
+) -> dict[str, Place]:
     """The device of each module: ``{"": "cpu"}`` unless something else was asked for."""
     if max_memory is not None and device_map not in ("auto", "balanced"):
         raise InputError(f"max_memory needs device_map 'auto' or 'balanced', got {device_map!r}")
@@ -275,7 +295,7 @@ def _place(
     return {"": parse_device(str(device_map))}
 
 
-def _device_of(name: str, places: Mapping[str, Any]) -> Any:
+def _device_of(name: str, places: Mapping[str, Place]) -> Place:
     parts = name.split(".")
     for length in range(len(parts), -1, -1):
         if (module := ".".join(parts[:length])) in places:
@@ -287,7 +307,7 @@ def _device_of(name: str, places: Mapping[str, Any]) -> Any:
 
 
 def convert_transformer(
-    model_class: Any,
+    model_class: type[FamilyLoading],
     source: Path,
     target: Path,
     *,
@@ -348,8 +368,8 @@ def convert_transformer(
 
 
 def _checked(
-    tensors: Iterable[tuple[str, Any]], shapes: Mapping[str, list[int]], where: Path
-) -> Iterator[tuple[str, Any]]:
+    tensors: Iterable[tuple[str, Item]], shapes: Mapping[str, list[int]], where: Path
+) -> Iterator[tuple[str, Item]]:
     """Our tensors, or their shapes, as they come, each of the shape that the config needs."""
     for name, tensor in tensors:
         found = list(tensor.shape) if isinstance(tensor, Tensor) else tensor

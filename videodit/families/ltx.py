@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from videodit.errors import InputError
-from videodit.families.base import OUTPUT, Config, Family, Original, Published, Rule, block_rules, count_blocks
+from videodit.families.base import OUTPUT, Family, Original, Published, Rule, block_rules, count_blocks
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import LTX_VAE, T5_XXL
+from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 # The rotary positions count seconds in 20ths of a second's frames and pixels in parts of 2048; a latent is 8 frames
@@ -16,7 +16,7 @@ from videodit.text_spec import TextSpec
 _POSITION_SCALE = (8 / 20, 32 / 2048, 32 / 2048)
 
 
-def options(config: Config) -> dict[str, Any]:
+def options(config: Config) -> JsonObject:
     """Our options."""
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     if config["cross_attention_dim"] != heads * head_dim:
@@ -45,7 +45,7 @@ def options(config: Config) -> dict[str, Any]:
 _HEADS = 32  # of every published LTX-Video
 
 
-def _config_from_shapes(shapes: Mapping[str, list[int]]) -> dict[str, Any]:
+def _config_from_shapes(shapes: Mapping[str, list[int]]) -> JsonObject:
     dim, channels = shapes["proj_in.weight"]
     return {
         "in_channels": channels,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from videodit.families.base import CONV2D, SWAP_HALVES, Config, Family, Published, Rule, Transform, block_rules
+from videodit.families.base import CONV2D, SWAP_HALVES, Family, Published, Rule, Transform, block_rules
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import MOCHI_VAE, T5_XXL
+from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 NEGATED = Transform(lambda x, _: [-x[0]], lambda x, _: [-x[0]])
@@ -15,7 +14,7 @@ NEGATED = Transform(lambda x, _: [-x[0]], lambda x, _: [-x[0]])
 _AREA = (192, 192)  # in tokens, that its positions are stretched to (diffusers: MochiRoPE)
 
 
-def options(config: Config) -> dict[str, Any]:
+def options(config: Config) -> JsonObject:
     """Our options."""
     dim, patch, text_width = (
         config["num_attention_heads"] * config["attention_head_dim"],

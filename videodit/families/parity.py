@@ -8,10 +8,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar
 
 import diffusers
 import torch
+from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from videodit._diffusers import (
@@ -21,10 +22,23 @@ from videodit._diffusers import (
 )
 from videodit.families import FAMILIES
 from videodit.families.base import to_native
+from videodit.json_types import JsonObject
 from videodit.transformer import VideoDiT
 
-Inputs = dict[str, Any]
 M = TypeVar("M", bound=nn.Module)
+
+
+class Inputs(TypedDict, total=False):
+    """Arguments of a VideoDiT's forward."""
+
+    hidden_states: Tensor
+    timestep: Tensor
+    encoder_hidden_states: Tensor
+    encoder_attention_mask: Tensor
+    pooled_projections: Tensor
+    guidance: Tensor
+    encoder_hidden_states_image: Tensor
+    fps: float
 
 
 @dataclass(frozen=True)
@@ -41,28 +55,28 @@ class Member:
     """
 
     family: str
-    config: dict[str, Any]
-    call: Callable[[Any, Inputs], Tensor]
+    config: JsonObject
+    call: Callable[[ModelMixin, Inputs], Tensor]
     sizes: tuple[tuple[int, int, int], ...] = ((1, 4, 4), (3, 6, 10), (2, 2, 14))
     inputs: tuple[str, ...] = ()
     text_tokens: int = 7
     fps: float = 24.0
-    overrides: dict[str, Any] = field(default_factory=dict)
+    overrides: JsonObject = field(default_factory=dict)
 
     @property
     def class_name(self) -> str:
         return FAMILIES[self.family].class_name
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> JsonObject:
         """Our options, as far as they are not the defaults of VideoDiT."""
         return FAMILIES[self.family].native_config(self.config) | self.overrides
 
-    def theirs(self) -> Any:
+    def theirs(self) -> ModelMixin:
         """diffusers' network, its parameters random as diffusers makes them."""
         return getattr(diffusers, self.class_name)(**self.config).eval()
 
-    def ours(self, theirs: Any) -> VideoDiT:
+    def ours(self, theirs: ModelMixin) -> VideoDiT:
         """A VideoDiT with the same weights."""
         family = FAMILIES[self.family]
         dit = VideoDiT(**family.native_config(dict(theirs.config)) | self.overrides)
@@ -72,7 +86,9 @@ class Member:
         assert {name for group in groups for name in group.theirs} == set(weights)
         return dit.eval()
 
-    def draw(self, dit: VideoDiT, size: tuple[int, int, int], batch: int = 2, dtype: Any = torch.float32) -> Inputs:
+    def draw(
+        self, dit: VideoDiT, size: tuple[int, int, int], batch: int = 2, dtype: torch.dtype = torch.float32
+    ) -> Inputs:
         """Random inputs of a call."""
         config, tokens = dit.config, self.text_tokens
         inputs: Inputs = {
@@ -83,10 +99,12 @@ class Member:
         if "mask" in self.inputs:
             inputs["encoder_attention_mask"] = torch.arange(tokens) < torch.tensor([[tokens - 3], [tokens]])[:batch]
         if "pooled" in self.inputs:
+            assert config.pooled_dim is not None
             inputs["pooled_projections"] = torch.randn(batch, config.pooled_dim, dtype=dtype)
         if "guidance" in self.inputs:
             inputs["guidance"] = torch.tensor([3.5, 6.0])[:batch]
         if "image" in self.inputs:
+            assert config.image_dim is not None
             inputs["encoder_hidden_states_image"] = torch.randn(
                 batch, config.image_tokens or 5, config.image_dim, dtype=dtype
             )
@@ -95,18 +113,18 @@ class Member:
         return inputs
 
 
-def _wan(theirs: Any, x: Inputs) -> Tensor:
+def _wan(theirs: ModelMixin, x: Inputs) -> Tensor:
     image = x.get("encoder_hidden_states_image")
     if image is not None and theirs.config.pos_embed_seq_len is not None:
         image = image.unflatten(1, (2, -1)).flatten(0, 1)  # theirs comes as two images a clip
     return theirs(x["hidden_states"], x["timestep"], x["encoder_hidden_states"], image, return_dict=False)[0]
 
 
-def _skyreels(theirs: Any, x: Inputs) -> Tensor:
+def _skyreels(theirs: ModelMixin, x: Inputs) -> Tensor:
     return theirs(x["hidden_states"], x["timestep"], x["encoder_hidden_states"], return_dict=False)[0]
 
 
-def _ltx(theirs: Any, x: Inputs) -> Tensor:
+def _ltx(theirs: ModelMixin, x: Inputs) -> Tensor:
     frames, height, width = x["hidden_states"].shape[2:]
     out = theirs(
         x["hidden_states"].flatten(2).transpose(1, 2),
@@ -122,7 +140,7 @@ def _ltx(theirs: Any, x: Inputs) -> Tensor:
     return out.transpose(1, 2).unflatten(2, (frames, height, width))
 
 
-def _ltx_lagging(theirs: Any, x: Inputs) -> Tensor:
+def _ltx_lagging(theirs: ModelMixin, x: Inputs) -> Tensor:
     """As the condition pipeline calls it: a latent's time is that of the first of its 8 frames."""
     batch, _, *grid = x["hidden_states"].shape
     places = torch.stack(torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")).flatten(1).float()  # [3, S]
@@ -139,7 +157,7 @@ def _ltx_lagging(theirs: Any, x: Inputs) -> Tensor:
     return out.transpose(1, 2).unflatten(2, grid)
 
 
-def _cogvideox(theirs: Any, x: Inputs) -> Tensor:
+def _cogvideox(theirs: ModelMixin, x: Inputs) -> Tensor:
     config = theirs.config
     frames, height, width = x["hidden_states"].shape[2:]
     rotary = None
@@ -158,7 +176,7 @@ def _cogvideox(theirs: Any, x: Inputs) -> Tensor:
     return out.transpose(1, 2)
 
 
-def _hunyuan(theirs: Any, x: Inputs) -> Tensor:
+def _hunyuan(theirs: ModelMixin, x: Inputs) -> Tensor:
     return theirs(
         x["hidden_states"],
         x["timestep"],
@@ -170,11 +188,11 @@ def _hunyuan(theirs: Any, x: Inputs) -> Tensor:
     )[0]
 
 
-def _latte(theirs: Any, x: Inputs) -> Tensor:
+def _latte(theirs: ModelMixin, x: Inputs) -> Tensor:
     return theirs(x["hidden_states"], x["timestep"], x["encoder_hidden_states"], return_dict=False)[0]
 
 
-def _allegro(theirs: Any, x: Inputs) -> Tensor:
+def _allegro(theirs: ModelMixin, x: Inputs) -> Tensor:
     config = theirs.config
     frames, height, width = x["hidden_states"].shape[2:]
     grid = (height // config.patch_size, width // config.patch_size)
@@ -194,7 +212,7 @@ def _allegro(theirs: Any, x: Inputs) -> Tensor:
     return out
 
 
-def _pixart(theirs: Any, x: Inputs) -> Tensor:
+def _pixart(theirs: ModelMixin, x: Inputs) -> Tensor:
     added = None
     if theirs.use_additional_conditions:
         batch, _, _, height, width = x["hidden_states"].shape
@@ -210,7 +228,7 @@ def _pixart(theirs: Any, x: Inputs) -> Tensor:
     )[0][:, :, None]
 
 
-def _flux(theirs: Any, x: Inputs) -> Tensor:
+def _flux(theirs: ModelMixin, x: Inputs) -> Tensor:
     _, _, _, height, width = x["hidden_states"].shape
     rows, columns = height // 2, width // 2
     packed = x["hidden_states"][:, :, 0].unflatten(3, (columns, 2)).unflatten(2, (rows, 2))  # [B, C, h, 2, w, 2]
@@ -230,7 +248,7 @@ def _flux(theirs: Any, x: Inputs) -> Tensor:
     return out.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)[:, :, None]
 
 
-def _mochi(theirs: Any, x: Inputs) -> Tensor:
+def _mochi(theirs: ModelMixin, x: Inputs) -> Tensor:
     """Its time runs from noise to clean, and so does what it predicts."""
     with warnings.catch_warnings():  # it turns autocast to fp32, which on a CPU is to turn it off
         warnings.filterwarnings("ignore", "In CPU autocast, but the target dtype is not supported")

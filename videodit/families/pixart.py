@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from videodit.errors import InputError
-from videodit.families.base import ADALN_SINGLE, OUTPUT, Config, Family, Published, block_rules
+from videodit.families.base import ADALN_SINGLE, OUTPUT, Family, Published, block_rules
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import IMAGE_VAE, T5_XXL
+from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 REQUIRED = {
@@ -20,7 +19,7 @@ REQUIRED = {
 _PIXELS_PER_LATENT = 8
 
 
-def shared_options(config: Config) -> dict[str, Any]:
+def shared_options(config: Config) -> JsonObject:
     """What Latte and Allegro have in common with PixArt."""
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     if config["cross_attention_dim"] != heads * head_dim:
@@ -40,13 +39,13 @@ def shared_options(config: Config) -> dict[str, Any]:
     }
 
 
-def image_positions(config: Config, interpolation_scale: float) -> dict[str, Any]:
+def image_positions(config: Config, interpolation_scale: float) -> JsonObject:
     """Sine-cosine positions, stretched so that every size ends where the trained one does."""
     base = config["sample_size"] // config["patch_size"] / interpolation_scale
     return {"rope": None, "position_embedding": "sincos_2d", "position_base": (base, base)}
 
 
-def options(config: Config) -> dict[str, Any]:
+def options(config: Config) -> JsonObject:
     """Our options."""
     scale = config["interpolation_scale"]
     if scale is None:
@@ -61,7 +60,7 @@ def options(config: Config) -> dict[str, Any]:
     )
 
 
-def _defaults(config: Config) -> dict[str, Any]:
+def _defaults(config: Config) -> JsonObject:
     side = _PIXELS_PER_LATENT * config["family_config"].get("sample_size", 128)
     return always(side, side, 1, 1.0, 20, 4.5)(config)
 

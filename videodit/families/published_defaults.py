@@ -6,10 +6,11 @@ import ast
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+
+from videodit.json_types import JsonObject
 
 
-def class_defaults(name: str) -> dict[str, Any]:
+def class_defaults(name: str) -> JsonObject:
     """The defaults of a transformer class of diffusers' by the names of its options.
 
     Raises:
@@ -19,7 +20,7 @@ def class_defaults(name: str) -> dict[str, Any]:
 
 
 @cache
-def _defaults(name: str) -> dict[str, Any]:
+def _defaults(name: str) -> JsonObject:
     found = find_spec("diffusers")
     if found is None or found.origin is None:
         raise LookupError("diffusers is not installed")
@@ -34,7 +35,7 @@ def _defaults(name: str) -> dict[str, Any]:
     raise LookupError(f"diffusers has no transformer {name}")
 
 
-def _of_init(node: ast.ClassDef) -> dict[str, Any]:
+def _of_init(node: ast.ClassDef) -> JsonObject:
     init = next(one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__")
     positional = init.args.args[len(init.args.args) - len(init.args.defaults) :]
     pairs = [

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from videodit.errors import InputError
 from videodit.weights import one_line
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
+Place = str | int | torch.device
 
 
 class LoadingQuantizer:
@@ -24,7 +30,7 @@ class LoadingQuantizer:
         InputError: another quantizer, or one that does not work here.
     """
 
-    def __init__(self, model: Any, config: Any, dtype: torch.dtype, places: dict[str, Any]) -> None:
+    def __init__(self, model: ModelMixin, config: object, dtype: torch.dtype, places: Mapping[str, Place]) -> None:
         from diffusers import TorchAoConfig
 
         from videodit._diffusers import DiffusersAutoQuantizer
@@ -46,7 +52,7 @@ class LoadingQuantizer:
         wide = list(model._keep_in_fp32_modules)
         self._quantizer.preprocess_model(model, device_map=device_map, keep_in_fp32_modules=wide)
 
-    def takes(self, name: str, value: Tensor, place: Any) -> bool:
+    def takes(self, name: str, value: Tensor, place: Place) -> bool:
         """Set a tensor if it is one that is quantized; else it is left to the caller."""
         quantizer = self._quantizer
         if not quantizer.check_if_quantized_param(self._model, value, name, {}, param_device=place):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 Sigmas = Literal["own", "to_last_step", "to_zero", "linear_quadratic"]
@@ -39,17 +40,17 @@ class Sampling:
 
     text: TextSpec
     vae: str
-    defaults: Callable[[Mapping[str, Any]], dict[str, Any]]
+    defaults: Callable[[Config], JsonObject]
     causal: bool = True
     images: bool = False
     frames_first: bool = False
     guided: bool = True
     sigmas: Sigmas = "own"
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, object] = field(default_factory=dict)
     image_condition: ImageCondition | None = None
     text_component: Literal["text_encoder", "text_encoder_2"] = "text_encoder"
     pooled_component: Literal["text_encoder", "text_encoder_2"] | None = None
-    scheduler: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    scheduler: Mapping[str, tuple[object, object]] = field(default_factory=dict)
 
 
 OWN = Sampling(text=TextSpec(clean="collapse"), vae="CausalVideoVAE", defaults=lambda _: {}, sigmas="to_last_step")
@@ -58,7 +59,7 @@ OWN = Sampling(text=TextSpec(clean="collapse"), vae="CausalVideoVAE", defaults=l
 
 def always(
     height: int, width: int, num_frames: int, fps: float, num_inference_steps: int, guidance_scale: float
-) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+) -> Callable[[Config], JsonObject]:
     """The same defaults for every member of a family."""
     values = dict(locals())
     return lambda _: dict(values)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from videodit.errors import InputError
-from videodit.families.base import CONV3D, LEADING_AXIS, Config, Family, Original, Published, Rule, count_blocks
+from videodit.families.base import CONV3D, LEADING_AXIS, Family, Original, Published, Rule, count_blocks
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import CLIP_H_VISION, UMT5_XXL, WAN_VAE_2_1, WAN_VAE_2_2
+from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 RULES = (
@@ -30,7 +30,7 @@ _SAME = (
 )  # fmt: skip
 
 
-def options(config: Config) -> dict[str, Any]:
+def options(config: Config) -> JsonObject:
     """Our options."""
     dim = config["num_attention_heads"] * config["attention_head_dim"]
     added = config["added_kv_proj_dim"]
@@ -42,7 +42,7 @@ def options(config: Config) -> dict[str, Any]:
 _HEAD_DIM = 128  # of every published Wan
 
 
-def _config_from_shapes(shapes: Mapping[str, list[int]]) -> dict[str, Any]:
+def _config_from_shapes(shapes: Mapping[str, list[int]]) -> JsonObject:
     dim, channels = shapes["patch_embedding.weight"][:2]
     patch = shapes["patch_embedding.weight"][2:]
     image = shapes.get("condition_embedder.image_embedder.norm1.weight", [None])[0]
@@ -104,7 +104,7 @@ TEXT = TextSpec(max_length=512, padding="max_length", clean="whitespace", zero_p
 _LATENT_CHANNELS_OF_2_2 = 48
 
 
-def _defaults(config: Config) -> dict[str, Any]:
+def _defaults(config: Config) -> JsonObject:
     if config["in_channels"] == _LATENT_CHANNELS_OF_2_2:
         return always(704, 1280, 121, 24.0, 50, 5.0)(config)
     if config.get("boundary_ratio") is not None:  # 2.2 A14B; image to video has more channels

@@ -10,7 +10,8 @@ import itertools
 import json
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from fractions import Fraction
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import av
 import av.filter
@@ -20,9 +21,13 @@ from av.stream import Disposition
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from videodit.json_types import JsonObject
 from videodit.limits import current_limits
 from videodit.reading.files import Media, Unreadable, open_container
 from videodit.reading.timing import settle_times
+
+if TYPE_CHECKING:
+    from av.sidedata.sidedata import SideData
 
 COMMENT_FORMAT = "videodit/1"
 _MAX_COMMENT = 2**20  # characters; none that is written here is longer
@@ -119,7 +124,7 @@ class Turn(NamedTuple):
     @staticmethod
     def of(frame: av.VideoFrame) -> Turn:
         """What a frame's display matrix asks for: a stored pixel (x, y) belongs at (ax + cy, bx + dy)."""
-        entries = cast(Iterable[Any], frame.side_data)
+        entries = cast("Iterable[SideData]", frame.side_data)
         data = next((entry for entry in entries if entry.type.name == "DISPLAYMATRIX"), None)
         if data is None:
             return Turn()
@@ -168,7 +173,7 @@ def matrix_of(frame: av.VideoFrame) -> int:
     return Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
 
 
-def unpack_comment(container: InputContainer) -> tuple[dict[str, Any] | None, tuple[int, int] | None]:
+def unpack_comment(container: InputContainer) -> tuple[JsonObject | None, tuple[int, int] | None]:
     """The recipe and the picture's ``(width, height)``; None for what the file does not say."""
     tags = {key.lower(): value for key, value in container.metadata.items()}  # Matroska: COMMENT
     comment = tags.get("comment", "")
@@ -225,7 +230,7 @@ class PyavFrames(Frames):
         self._decoder = self._decoded_of(None, iter(()))
         self._decoded: int | None = None  # of the frame that came out last, as in `pts`
         self.coded_size = (0, 0)
-        self._field: tuple[Any, av.filter.Graph] | None = None
+        self._field: tuple[object, av.filter.Graph] | None = None
         try:
             self._check_header()
             self._index()
@@ -358,7 +363,7 @@ class PyavFrames(Frames):
         return times, last
 
     @property
-    def _rate(self) -> Any:
+    def _rate(self) -> Fraction | None:
         return self._stream.average_rate or self._stream.guessed_rate
 
     def _first_frame(self) -> av.VideoFrame:
@@ -503,7 +508,9 @@ class PyavFrames(Frames):
         self._decoder = self._decoded_of(None, self._container.demux(self._stream))
         self._decoded = None
 
-    def _decoded_of(self, first: Any, packets: Iterator[Any]) -> Generator[av.VideoFrame, None, None]:
+    def _decoded_of(
+        self, first: av.Packet[VideoStream] | None, packets: Iterator[av.Packet[VideoStream]]
+    ) -> Generator[av.VideoFrame, None, None]:
         if first is not None:
             yield from first.decode()
         for packet in packets:

@@ -6,9 +6,8 @@ import datetime
 import json
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from torch import Tensor
@@ -18,6 +17,7 @@ from videodit.adapters import BASE_HASH, BASE_MODEL
 from videodit.datasets.clips.latents.latent_cache import CachedSample
 from videodit.errors import InputError
 from videodit.files import replacing, write_whole
+from videodit.json_types import JsonObject
 from videodit.training.config import TrainingConfig
 from videodit.training.log import LOG
 
@@ -83,7 +83,7 @@ def write_card(
     samples: Sequence[CachedSample],
     held: Sequence[CachedSample],
     base_hash: str,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[JsonObject],
     strips: Tensor | None,
 ) -> None:
     """Write the card, and the frames that it shows.
@@ -143,7 +143,7 @@ def _what(config: TrainingConfig) -> str:
     return f"A {'DoRA' if method.dora else 'LoRA'} of rank {method.rank}"
 
 
-def _losses(rows: Sequence[Mapping[str, Any]]) -> str:
+def _losses(rows: Sequence[JsonObject]) -> str:
     train = [row for row in rows if row["kind"] == "train"]
     measured = [row for row in rows if row["kind"] == "validation"]
     lines = []
@@ -164,7 +164,8 @@ def _public(config: TrainingConfig) -> str:
     values["model"], values["output"] = base_name(config), config.output.name
     values["data"]["cache"] = config.data.cache.name
     values["validation"]["images"] = [path.name for path in config.validation.images]
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def check_hub(name: str) -> None:

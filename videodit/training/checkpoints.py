@@ -22,14 +22,15 @@ import zlib
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from videodit.checkpoints import read_json
+from videodit.configs import read_json
 from videodit.errors import InputError
+from videodit.json_types import JsonObject
 from videodit.training.collectives import agreed, rank, together, world_size
 from videodit.training.optimizers import local_part
 from videodit.training.shards import (
@@ -125,7 +126,7 @@ class CheckpointStore:
         """Remove what a killed save left, and put back what it was about to replace."""
         agreed(lambda: self._clear() if rank() == 0 else None)
 
-    def save(self, step: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
+    def save(self, step: int, tensors: Mapping[str, Tensor], about: Mapping[str, object]) -> Path:
         """Write a checkpoint, then remove the oldest beyond ``keep``.
 
         Args:
@@ -176,7 +177,7 @@ class CheckpointStore:
         except ValueError as error:
             raise InputError(f"{error}{_alternative(path)}") from None
 
-    def load(self, path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    def load(self, path: str | Path, tensors: Mapping[str, Tensor]) -> JsonObject:
         """Fill tensors from a checkpoint, bit for bit, and return what was said about it.
 
         Raises:
@@ -187,7 +188,7 @@ class CheckpointStore:
         return checkpoint.about
 
     def _plan(
-        self, step: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+        self, step: int, tensors: Mapping[str, Tensor], about: Mapping[str, object]
     ) -> tuple[dict[str, dict[str, Tensor]], str]:
         """What this rank writes, by file, and the checkpoint's name."""
         if step < 0:
@@ -216,7 +217,7 @@ class CheckpointStore:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         hidden.mkdir()
 
-    def _write(self, hidden: Path, parts: dict[str, dict[str, Tensor]], tensors: Mapping[str, Tensor]) -> Any:
+    def _write(self, hidden: Path, parts: dict[str, dict[str, Tensor]], tensors: Mapping[str, Tensor]) -> object:
         """This rank's files; their sizes and checksums, and the window of each tensor that is in them."""
         written = {file: write_tensors(hidden / file, part) for file, part in parts.items()}
         return written, {name: (file, *window_of(tensors[name])) for file, part in parts.items() for name in part}
@@ -225,7 +226,7 @@ class CheckpointStore:
         self,
         hidden: Path,
         step: int,
-        about: Mapping[str, Any],
+        about: Mapping[str, object],
         specs: Mapping[str, Spec],
         pieces: Mapping[str, list[Piece]],
         files: dict[str, Written],
@@ -286,11 +287,11 @@ class Checkpoint:
         specs: dtype and shape of every tensor.
     """
 
-    def __init__(self, path: Path, main: Mapping[str, Any], index: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, main: JsonObject, index: JsonObject) -> None:
         self.path = path
         self.step: int = main["step"]
         self.world_size: int = main["world_size"]
-        self.about: dict[str, Any] = main["about"]
+        self.about: JsonObject = main["about"]
         self.specs = {name: Spec(entry["dtype"], tuple(entry["shape"])) for name, entry in index.items()}
         self._pieces = {
             name: [Piece(file, Window(tuple(offset), tuple(shape))) for file, offset, shape in entry["pieces"]]
@@ -416,7 +417,7 @@ def _shown(spec: Spec) -> str:
     return f"{spec.dtype} {list(spec.shape)}"
 
 
-def _write_json(path: Path, value: Any, *, indent: int | None) -> Written:
+def _write_json(path: Path, value: object, *, indent: int | None) -> Written:
     data = json.dumps(value, indent=indent).encode()
     with open(path, "xb") as file:
         file.write(data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from accelerate import Accelerator
 
 from videodit.datasets.clips.latents.latent_cache import LatentCache
 from videodit.errors import InputError
@@ -63,7 +63,7 @@ def _clip_notices(config: TrainingConfig, spec: ModelSpec) -> list[str]:
     return plan_settings(request, spec).notices
 
 
-def check_devices(accelerator: Any) -> None:
+def check_devices(accelerator: Accelerator) -> None:
     """Check that accelerate is not configured to do what training does not support, or does itself.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,7 @@ def _several() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def gather_json(value: Any) -> list[Any]:
+def gather_json(value: object) -> list[Any]:
     """What JSON makes of a value of each rank, in their order; every rank makes the call.
 
     torch's own ``all_gather_object`` does the same with pickle.
@@ -72,19 +72,27 @@ def agreed(work: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]  # there was no failure
 
 
-def together(work: Callable[[], Any]) -> list[Any]:
+def together(work: Callable[[], object]) -> list[Any]:
     """Like :func:`agreed`, but returns the results of all ranks in their order; they must be JSON."""
     return gather_json(agreed(work))
 
 
-def _report(error: Exception) -> dict[str, Any]:
+class Report(TypedDict):
+    """What a process tells the others of an error."""
+
+    kind: str
+    number: int
+    text: str | None
+
+
+def _report(error: Exception) -> Report:
     if isinstance(error, OSError) and error.errno is not None:
         return {"kind": "OSError", "number": error.errno, "text": error.strerror}
     kind = "ValueError" if isinstance(error, ValueError) else type(error).__name__
     return {"kind": kind, "number": 0, "text": str(error)}
 
 
-def _rebuilt(index: int, kind: str, number: int, text: str) -> Exception:
+def _rebuilt(index: int, kind: str, number: int, text: str | None) -> Exception:
     if kind == "OSError":
         return OSError(number, text)
     if kind == "ValueError":

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from videodit.errors import InputError
+from videodit.json_types import JsonObject
 from videodit.limits import DEFAULT_LIMITS, Limits, use_limits
 
 PRESETS = resources.files("videodit") / "presets" / "training"
@@ -49,9 +50,9 @@ class _Part(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _check_switches(cls, value: Any, info: Any) -> Any:
+    def _check_switches(cls, value: object, info: ValidationInfo) -> object:
         """True and false are no numbers, which pydantic takes them for."""
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise InputError("a switch is no value for this")
         return value
 
@@ -300,7 +301,7 @@ class TrainingConfig(_Part):
 
     @field_validator("limits", mode="before")
     @classmethod
-    def _check_limits(cls, value: Any) -> Any:
+    def _check_limits(cls, value: object) -> object:
         if isinstance(value, Limits):
             return value
         if not isinstance(value, dict):
@@ -313,7 +314,8 @@ class TrainingConfig(_Part):
 
     def to_yaml(self) -> str:
         """The resolved config, defaults included."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return text
 
 
 def preset_names() -> list[str]:
@@ -341,7 +343,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> TrainingCo
         raise InputError(f"config {str(source)!r}: {_told(error)}") from None
 
 
-def _read_yaml(source: str | Path) -> dict[str, Any]:
+def _read_yaml(source: str | Path) -> JsonObject:
     path = Path(source)
     if path.is_file():
         text = path.read_bytes()
@@ -360,7 +362,7 @@ def _read_yaml(source: str | Path) -> dict[str, Any]:
     return values
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def _override(values: JsonObject, override: str) -> None:
     """Put one ``a.b=c`` over the values."""
     name, equals, text = override.partition("=")
     if not equals or not all(name.split(".")):
@@ -395,22 +397,22 @@ def _told(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
-def _all_keys(part: Any, prefix: str = "") -> Iterable[str]:
+def _all_keys(part: type[BaseModel], prefix: str = "") -> Iterable[str]:
     """All keys of a part of the config and of those in it, with dots."""
     for name, field in part.model_fields.items():
         yield prefix + name
         if hasattr(field.annotation, "model_fields"):
-            yield from _all_keys(field.annotation, f"{prefix}{name}.")
+            yield from _all_keys(cast(type[BaseModel], field.annotation), f"{prefix}{name}.")
 
 
-def _keys_beside(where: Sequence[Any]) -> list[str]:
-    part: Any = TrainingConfig
+def _keys_beside(where: Sequence[int | str]) -> list[str]:
+    part: type[BaseModel] = TrainingConfig
     for name in where[:-1]:
-        part = part.model_fields[name].annotation
+        part = cast(type[BaseModel], part.model_fields[str(name)].annotation)
     return list(part.model_fields)
 
 
-def differences(before: Mapping[str, Any], now: TrainingConfig) -> list[str]:
+def differences(before: Mapping[str, object], now: TrainingConfig) -> list[str]:
     """What differs, of that which decides what is learned, between a checkpoint's config and this one.
 
     With a constant learning rate more steps are no difference: a run may be made longer.
@@ -430,7 +432,7 @@ def differences(before: Mapping[str, Any], now: TrainingConfig) -> list[str]:
     ]
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _leaves(values: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, object]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")

@@ -9,7 +9,6 @@ import math
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from videodit.datasets.clips.latents.buckets import Bucket
 from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
 from videodit.errors import InputError
+from videodit.json_types import JsonObject
 from videodit.training.sampler import StepSampler, keyed
 
 WHOLE_CLIPS = 10
@@ -251,7 +251,7 @@ def make_loader(
 
     Micro-batch ``n`` of a step belongs to device ``n mod world``.
     """
-    options: dict[str, Any] = {}
+    options: JsonObject = {}
     if workers:
         options = {"prefetch_factor": 4, "multiprocessing_context": "spawn", "worker_init_fn": ignore_signals}
     places = _Places(first_step, last_step, batches.per_step, rank, world)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +25,12 @@ CLIP_TOKENS = 257
 """Tokens of the image encoder (CLIP's ViT-H/14 at 224 pixels) that image-to-video models with cross-attention see."""
 
 
-def count_flops(work: Callable[[], Any]) -> int:
+def count_flops(work: Callable[[], object]) -> int:
     """FLOPs of anything that torch does, a backward too; on meta tensors it costs no memory and little time."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         work()
-    return counter.get_total_flops()
+    total: int = counter.get_total_flops()
+    return total
 
 
 def training_flops(
@@ -85,7 +85,7 @@ def training_flops(
 
 def _without_data(model: VideoDiT) -> VideoDiT:
     """The same modules on the meta device, in fp32, without checkpointing, attending by torch's own kernels."""
-    memo: dict[int, Any] = {}
+    memo: dict[int, Tensor] = {}
     for parameter in model.parameters():
         shape = torch.empty(parameter.shape, device="meta")
         memo[id(parameter)] = nn.Parameter(shape, requires_grad=parameter.requires_grad)

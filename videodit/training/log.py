@@ -9,13 +9,13 @@ import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
 
 from videodit.errors import InputError
 from videodit.files import write_whole
+from videodit.json_types import JsonObject
 from videodit.training.config import TrainingConfig
 
 LOG = "log.jsonl"
@@ -40,9 +40,9 @@ def tracker_of(config: TrainingConfig) -> tuple[str | None, str | None]:
     return wanted, None
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, bool | int | float | str]:
     """Nested settings with dotted names and plain values, as trackers want them."""
-    found: dict[str, Any] = {}
+    found: dict[str, bool | int | float | str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
             found |= flat(value, f"{prefix}{key}.")
@@ -73,7 +73,7 @@ class RunLog:
         if self.accelerator.is_main_process:
             print(text, file=sys.stderr, flush=True)
 
-    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+    def write(self, kind: str, step: int, values: Mapping[str, object]) -> None:
         """Keep numbers of a step, and show them.
 
         Args:
@@ -118,7 +118,7 @@ class RunLog:
         write_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[JsonObject]:
     """The rows of a ``log.jsonl``; lines that a kill, a full disk or a power cut spoilt do not count."""
     rows = []
     for line in path.read_bytes().splitlines():

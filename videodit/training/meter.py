@@ -6,11 +6,12 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
+from videodit.json_types import JsonObject
 from videodit.training.flops import mfu
 
 
@@ -22,7 +23,7 @@ class Meter:
         peak: FLOP/s of one device; see :func:`~videodit.training.flops.matmul_peak`.
     """
 
-    def __init__(self, accelerator: Any, *, peak: float) -> None:
+    def __init__(self, accelerator: Accelerator, *, peak: float) -> None:
         self.accelerator, self.peak = accelerator, peak
         self._begin()
 
@@ -60,7 +61,7 @@ class Meter:
         yield
         self._started += time.perf_counter() - started
 
-    def flush(self) -> dict[str, Any]:
+    def flush(self) -> JsonObject:
         """The numbers of a line, over all processes, which all make the call; counting begins anew.
 
         Returns:

@@ -6,9 +6,9 @@ import functools
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors import safe_open
@@ -17,9 +17,13 @@ from torch import Tensor, nn
 from videodit.configs import read_json
 from videodit.errors import InputError
 from videodit.files import replacing
+from videodit.json_types import Config, JsonObject
 from videodit.pipelines import VideoDiTPipeline
 from videodit.pipelines.folders import check_model, family_of_index, resolve_model
 from videodit.training.config import Method, TrainingConfig
+
+if TYPE_CHECKING:
+    from videodit import VideoDiT
 
 ATTENTION_AND_MLP = r"blocks\.\d+\..*(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out|ffn\.net\.0\.proj|ffn\.net\.2)"
 """Linear layers that get an adapter when nothing else is said: those of every block's attention and MLP."""
@@ -41,7 +45,7 @@ def load_pipeline(config: TrainingConfig, *, frozen_dtype: torch.dtype, trained_
 
     folder, name = resolve_model(config.model), expert_name(config.method)
     index = check_model(folder)
-    given: dict[str, Any] = {}
+    given: JsonObject = {}
     if trained_dtype != frozen_dtype:  # not converted from the narrow type, which not every value survives
         given[name] = VideoDiT.from_pretrained(folder / name, dtype=trained_dtype, **_overrides(folder, index))
     if not config.validation.prompts:
@@ -55,7 +59,7 @@ def load_pipeline(config: TrainingConfig, *, frozen_dtype: torch.dtype, trained_
     return pipe
 
 
-def _overrides(folder: Path, index: Any) -> dict[str, Any]:
+def _overrides(folder: Path, index: JsonObject) -> dict[str, Config]:
     """What a family's pipeline says about its transformer that the transformer's own config does not."""
     found = family_of_index(index, folder)
     return {} if found is None or not found[1].overrides else {"overrides": found[1].overrides}
@@ -66,7 +70,7 @@ def expert_name(method: Method) -> str:
     return "transformer_2" if method.expert == "low" else "transformer"
 
 
-def make_trainable(transformer: Any, method: Method, *, seed: int) -> list[str]:
+def make_trainable(transformer: VideoDiT, method: Method, *, seed: int) -> list[str]:
     """Freeze what is not trained, and add adapters where they are.
 
     Args:
@@ -111,7 +115,7 @@ def target_layers(transformer: nn.Module, targets: tuple[str, ...] | None) -> li
     """
     linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     if targets is None:
-        blocks: Any = transformer.blocks
+        blocks = cast(Iterable[nn.Module], transformer.blocks)
         # Blocks of diffusers' classes, beside which training is measured, do not say so.
         silent = {f"blocks.{i}.{name}" for i, block in enumerate(blocks) for name in getattr(block, "silent", ())}
         return [name for name in linear if re.fullmatch(ATTENTION_AND_MLP, name) and name not in silent]
@@ -125,7 +129,7 @@ def target_layers(transformer: nn.Module, targets: tuple[str, ...] | None) -> li
     return list(found)
 
 
-def set_checkpointing(transformer: Any, kind: str) -> None:
+def set_checkpointing(transformer: VideoDiT, kind: str) -> None:
     """Compute activations again in the backward: none, all of each block, or all but what attention gives.
 
     Attention takes the most time to compute again and its output the least memory to keep (Korthikanti et al.,
@@ -137,14 +141,14 @@ def set_checkpointing(transformer: Any, kind: str) -> None:
         transformer.enable_gradient_checkpointing(_keep_attention)
 
 
-def _keep_attention(block: nn.Module, *args: Any) -> Any:
+def _keep_attention(block: nn.Module, *args: object) -> object:
     from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
     contexts = functools.partial(create_selective_checkpoint_contexts, _attention_operators())
     return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
 
 
-def _attention_operators() -> list[Any]:
+def _attention_operators() -> list[Callable[..., Tensor]]:
     names = (
         "_scaled_dot_product_flash_attention",
         "_scaled_dot_product_flash_attention_for_cpu",
@@ -155,7 +159,7 @@ def _attention_operators() -> list[Any]:
     return [getattr(torch.ops.aten, name).default for name in names if hasattr(torch.ops.aten, name)]
 
 
-def attention_balance(transformer: Any) -> float:
+def attention_balance(transformer: VideoDiT) -> float:
     """Tokens at which a clip's attention takes as many operations as its linear layers.
 
     A token costs ``2·N`` in linear layers of ``N`` weights, and ``4·S·D`` in each of the attentions over ``S`` tokens
@@ -190,9 +194,9 @@ def export_full(model: str, name: str, trained: Mapping[str, Tensor], folder: Pa
             wide = type(network).from_pretrained(source / part, **{key: torch.float32}, **options)
             pipe.register_modules(**{part: wide})
     getattr(pipe, name).load_state_dict(dict(trained))  # each is converted to the dtype that its place has
-    for part in (pipe, *pipe.components.values()):
-        if hasattr(part, "register_to_config"):
-            part.register_to_config(_name_or_path="")  # else a path of this machine would travel along
+    for one in (pipe, *pipe.components.values()):
+        if hasattr(one, "register_to_config"):
+            one.register_to_config(_name_or_path="")  # else a path of this machine would travel along
     with replacing(folder) as partial:
         pipe.save_pretrained(partial)
         shutil.rmtree(folder, ignore_errors=True)
@@ -203,5 +207,6 @@ def _is_fp32(folder: Path) -> bool:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  # it is no dict
-                return file.get_slice(key).get_dtype() == "F32"
+                dtype: str = file.get_slice(key).get_dtype()
+                return dtype == "F32"
     return False

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from videodit.errors import InputError
 from videodit.flow import (
@@ -28,6 +28,23 @@ from videodit.pipelines.scheduling import dynamic_mu
 from videodit.shapes import Size3D
 from videodit.training.config import Noise
 from videodit.training.data import MicroBatch
+
+if TYPE_CHECKING:
+    from videodit.pipelines import VideoDiTPipeline
+    from videodit.pipelines.protocols import Scheduler
+    from videodit.pipelines.spec import ModelSpec
+
+
+class _Shared(TypedDict):
+    """What :class:`Diffusion` is told whatever the objective."""
+
+    objective: Objective
+    patch: Size3D
+    density: TimestepDensity
+    mean: float
+    std: float
+    guidance: float | None
+    fps: float
 
 
 @dataclass(frozen=True)
@@ -61,7 +78,7 @@ class Diffusion:
     fps: float = 24.0
 
     @classmethod
-    def of(cls, pipe: Any, noise: Noise, *, expert: str | None, fps: float) -> Diffusion:
+    def of(cls, pipe: VideoDiTPipeline, noise: Noise, *, expert: str | None, fps: float) -> Diffusion:
         """What a pipeline's model wants, as far as the config leaves that open.
 
         Raises:
@@ -80,7 +97,7 @@ class Diffusion:
                 f"noise.mean is {noise.mean} and noise.std {noise.std}, which are of density=logit_normal: models that "
                 f"predict {objective} are trained at uniform levels unless noise.density says otherwise"
             )
-        shared: dict[str, Any] = {
+        shared: _Shared = {
             "objective": objective,
             "patch": spec.geometry.patch,
             "density": density,
@@ -112,7 +129,7 @@ class Diffusion:
         shift = self.shift * (1.0 if self.shift_tokens is None else math.sqrt(tokens / self.shift_tokens))
         return sigma_at(low + (high - low) * quantile, density=self.density, mean=self.mean, std=self.std, shift=shift)
 
-    def losses(self, model: Any, batch: MicroBatch, *, dtype: torch.dtype) -> Tensor:
+    def losses(self, model: nn.Module, batch: MicroBatch, *, dtype: torch.dtype) -> Tensor:
         """The mean squared error of each sample, ``[B]`` in fp32, over the latents that are not given.
 
         Args:
@@ -147,8 +164,8 @@ class Diffusion:
     def _with_channels(self, noisy: Tensor, batch: MicroBatch) -> Tensor:
         return noisy if batch.channels is None else torch.cat([noisy, batch.channels.to(noisy.dtype)], dim=1)
 
-    def _extras(self, batch: MicroBatch, dtype: torch.dtype) -> dict[str, Any]:
-        given: dict[str, Any] = {"fps": self.fps}
+    def _extras(self, batch: MicroBatch, dtype: torch.dtype) -> dict[str, float | Tensor]:
+        given: dict[str, float | Tensor] = {"fps": self.fps}
         if batch.pooled is not None:
             given["pooled_projections"] = batch.pooled.to(dtype)
         if batch.tokens is not None:
@@ -158,7 +175,7 @@ class Diffusion:
         return given
 
 
-def check_kind(spec: Any, noise: Noise, *, expert: str | None) -> None:
+def check_kind(spec: ModelSpec, noise: Noise, *, expert: str | None) -> None:
     """See that a model has the expert and takes the first frame that a config speaks of.
 
     Args:
@@ -179,7 +196,7 @@ def check_kind(spec: Any, noise: Noise, *, expert: str | None) -> None:
         )
 
 
-def _own_shift(scheduler: Any, spec: Any) -> tuple[float, int]:
+def _own_shift(scheduler: Scheduler, spec: ModelSpec) -> tuple[float, int]:
     """The shift that a model is sampled with, and the tokens of the clip for which it is that."""
     defaults, config = spec.defaults, scheduler.config
     tokens = spec.geometry.num_tokens(defaults.num_frames, defaults.height, defaults.width)

@@ -10,13 +10,14 @@ import math
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from videodit.errors import InputError
+from videodit.json_types import JsonObject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +71,7 @@ def make_optimizer(
     groups = [
         {"params": group, "weight_decay": decay} for group, decay in ((matrices, weight_decay), (others, 0.0)) if group
     ]
-    options: dict[str, Any] = {"lr": lr, "betas": tuple(betas), "eps": eps}
+    options: JsonObject = {"lr": lr, "betas": tuple(betas), "eps": eps}
     if kind == "adamw":
         return torch.optim.AdamW(groups, fused=all(p.is_cuda for p in trainable.values()), **options)
     if any(isinstance(p, DTensor) for p in trainable.values()):
@@ -89,7 +90,8 @@ def _adamw_8bit() -> type[torch.optim.Optimizer]:
             from torchao.optim import AdamW8bit
     except ImportError as error:
         raise InputError(f'adamw8bit needs torchao: pip install "videodit[quant]" ({error})') from None
-    return AdamW8bit
+    found: type[torch.optim.Optimizer] = AdamW8bit
+    return found
 
 
 @contextmanager

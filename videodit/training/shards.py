@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +25,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from videodit.errors import InputError
+from videodit.json_types import JsonObject
 from videodit.training.optimizers import local_part
+from videodit.weights import TensorFile
 
 DTYPES = {
     torch.float64: "F64",
@@ -130,7 +132,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     """
     # Wide ones first: safetensors' readers want every tensor to begin at a multiple of its elements' size.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: JsonObject = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in order:
         tensor, start = tensors[name], end
@@ -181,7 +183,7 @@ class PieceReader:
 
     def __init__(self, folder: Path, pieces: Mapping[str, Iterable[Piece]]) -> None:
         self.folder, self.pieces = folder, pieces
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, TensorFile] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> PieceReader:

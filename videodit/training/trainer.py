@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,13 +23,14 @@ from torch.distributed.tensor import DTensor
 
 import videodit
 from videodit.adapters import save_lora
+from videodit.datasets.clips.latents.buckets import Bucket
 from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
 from videodit.errors import InputError, ModelError, Stopped
 from videodit.files import write_whole
 from videodit.training.card import LORA_FILE, MODEL_FOLDER, model_spec, push_to_hub, write_card
 from videodit.training.checkpoints import Checkpoint, CheckpointStore
 from videodit.training.checks import check_devices, check_model_fits
-from videodit.training.config import TrainingConfig, differences
+from videodit.training.config import TrainingConfig, Validation, differences
 from videodit.training.data import Collator, MicroBatch, TrainingBatches, hold_out, make_loader, micro_batch_sizes
 from videodit.training.flops import matmul_peak, training_flops
 from videodit.training.folder import check_output, claim_output
@@ -50,6 +50,7 @@ from videodit.training.sampler import keyed
 from videodit.training.signals import StopSignals
 from videodit.training.state import Ema, TrainingState, trainable_parameters
 from videodit.training.validation import held_out_loss, make_clips, open_images
+from videodit.transformer import VideoDiT
 
 CONFIG = "config.yaml"
 REHEARSAL_STEPS = 2
@@ -169,7 +170,7 @@ class Trainer:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)  # what is told is of the training
 
-    def _make_optimizer(self, transformer: Any) -> torch.optim.Optimizer:
+    def _make_optimizer(self, transformer: VideoDiT) -> torch.optim.Optimizer:
         train = self.config.train
         return make_optimizer(
             train.optimizer,
@@ -180,7 +181,7 @@ class Trainer:
             weight_decay=train.weight_decay,
         )
 
-    def _count_flops(self, transformer: Any) -> dict[Any, int]:
+    def _count_flops(self, transformer: VideoDiT) -> dict[Bucket, int]:
         """Model FLOPs of a training step for one sample of each bucket; nobody but the first process tells them."""
         info = self.cache.info
         if not self.accelerator.is_main_process:
@@ -363,7 +364,7 @@ class Trainer:
         latest = self.store.latest()
         return "none" if latest is None else str(latest)
 
-    def _averaged(self) -> contextlib.AbstractContextManager[Any]:
+    def _averaged(self) -> contextlib.AbstractContextManager[object]:
         """The averaged weights in the model, and none of dropout, until it ends."""
         stack = contextlib.ExitStack()
         if self.ema is not None:
@@ -383,7 +384,7 @@ class Trainer:
             dtype=self.dtype,
         )
 
-    def _make_clips(self, settings: Any, folder: Path) -> Tensor | None:
+    def _make_clips(self, settings: Validation, folder: Path) -> Tensor | None:
         return make_clips(self.pipe, settings, folder, images=self.images, accelerator=self.accelerator)
 
     def _is_validated(self, step: int) -> bool:

@@ -6,17 +6,19 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import PIL.Image
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 
 from videodit.datasets.clips.latents.latent_cache import CachedSample
 from videodit.errors import InputError
 from videodit.media import write_video
 from videodit.pipelines import VideoDiTPipeline
+from videodit.pipelines.output import VideoDiTPipelineOutput
 from videodit.pipelines.pixels import open_picture
 from videodit.training.config import Validation
 from videodit.training.data import Collator
@@ -25,13 +27,13 @@ from videodit.training.objective import Diffusion
 
 @torch.no_grad()
 def held_out_loss(
-    model: Any,
+    model: nn.Module,
     diffusion: Diffusion,
     collator: Collator,
     samples: Sequence[CachedSample],
     quantiles: Sequence[float],
     *,
-    accelerator: Any,
+    accelerator: Accelerator,
     dtype: torch.dtype,
 ) -> dict[str, float]:
     """The mean loss of samples at fixed quantiles of the noise levels, always with the same noise.
@@ -89,7 +91,7 @@ def make_clips(
     folder: Path,
     *,
     images: Sequence[PIL.Image.Image | None],
-    accelerator: Any,
+    accelerator: Accelerator,
 ) -> Tensor | None:
     """Make a clip of each prompt and write them as ``00.mp4`` …, each with its prompt, seed and settings inside.
 
@@ -115,7 +117,7 @@ def make_clips(
         index = turn * world + rank
         place = index % len(prompts)
         with accelerator.autocast(), torch.compiler.set_stance("force_eager"), _silent():
-            out: Any = pipe(
+            made = pipe(
                 prompts[place],
                 image=images[place],
                 num_frames=settings.frames,
@@ -126,6 +128,7 @@ def make_clips(
                 width=width,
                 height=height,
             )
+        out = cast(VideoDiTPipelineOutput, made)
         frames = (out.frames[0] * 255).round().astype(np.uint8)  # [T, H, W, 3]
         strips.append(np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]], axis=1))
         if index < len(prompts):
@@ -134,7 +137,7 @@ def make_clips(
             recipe = out.recipes[0] | {"model": None, "model_hash": None}
             write_video(folder / f"{index:02d}.mp4", frames, fps=out.fps, recipe=recipe)
     mine = torch.from_numpy(np.stack(strips)).to(accelerator.device)  # [turns, height, 3·width, 3]
-    everything = accelerator.gather(mine).unflatten(0, (world, -1)).transpose(0, 1).flatten(0, 1)
+    everything: Tensor = accelerator.gather(mine).unflatten(0, (world, -1)).transpose(0, 1).flatten(0, 1)
     return everything[: len(prompts)].cpu()
 
 
