@@ -17,6 +17,7 @@ import sys
 from videodit.cli.boundary import run
 from videodit.cli.common import quiet_libraries, quiet_torchao
 from videodit.training.config import load_config, preset_names
+from videodit.training.folder import check_output
 
 
 def main() -> int:
@@ -37,6 +38,7 @@ def train(args: argparse.Namespace) -> None:
     if args.print_config:
         print(config.to_yaml(), end="")
         return
+    check_output(config.output)  # before what takes long to load
     quiet_torchao()
     from videodit.training.trainer import Trainer
 

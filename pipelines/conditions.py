@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from videodit.errors import InputError
+from videodit.path_kinds import kind_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +88,7 @@ def images_as_frames(image: Pixels | None, last_image: Pixels | None) -> list[Fr
     """The conditions that the short names for a first and a last image stand for.
 
     Raises:
-        InputError: several images, or something that is no image.
+        InputError: several images, a clip, or something else that is no image.
     """
     found = []
     for name, at, one in (("image", 0, image), ("last_image", -1, last_image)):
@@ -99,6 +100,11 @@ def images_as_frames(image: Pixels | None, last_image: Pixels | None) -> list[Fr
         if shape is None and not isinstance(one, (str, os.PathLike)) and not hasattr(one, "getbands"):
             raise InputError(
                 f"{name} must be one PIL image, array, tensor or path, got {type(one).__name__}; Frames takes several"
+            )
+        if isinstance(one, (str, os.PathLike)) and kind_of(one).kind == "clip":
+            raise InputError(
+                f"{name} is {os.fspath(one)!r}, a clip, and an image is one picture: save one of its frames, or go on "
+                "from the clip with `videodit extend`, or with Frames as a condition"
             )
         found.append(Frames(one, at))
     return found

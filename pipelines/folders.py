@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
+from contextlib import suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -14,6 +16,7 @@ from videodit.errors import InputError, ModelError
 from videodit.families import sampling_of
 from videodit.families.autoencoders import OURS, autoencoder_named
 from videodit.files import add_blocks
+from videodit.path_kinds import close_names, describe_path, is_there, kind_of
 from videodit.schema import check_types
 
 if TYPE_CHECKING:
@@ -40,9 +43,13 @@ def resolve_model(name: str, *, variant: str | None = None, **hub: Unpack[HubOpt
         hub: ``revision``, ``cache_dir``, ``token`` and ``local_files_only``, for a hub id.
 
     Raises:
-        InputError: nothing has that name (close names are given), the hub holds another pipeline there, or options
-            for the hub beside a local model.
+        InputError: nothing has that name (close names are given), something else than a model does (it says what), the
+            hub holds another pipeline there, or options for the hub beside a local model.
+        ModelError: a folder of a model's parts without ``model_index.json``.
     """
+    if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
+        raise InputError(f"a model is a bundled model's name, a folder or a hub id owner/name, got {name!r}")
+    name = os.fspath(name)
     found = _local(name)
     if found is not None:
         if hub:
@@ -50,22 +57,31 @@ def resolve_model(name: str, *, variant: str | None = None, **hub: Unpack[HubOpt
         return found
     if is_hub_id(name):
         return _download(name, variant, **hub)
+    legal = f"legal are {', '.join(BUNDLED)}, a folder, or a hub id owner/name"
     close = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.4)
-    legal = f"{', '.join(BUNDLED)}, a folder, or a hub id owner/name"
-    if close:
-        raise InputError(f"unknown model {name!r}; did you mean {close[0]!r}? Legal are {legal}")
-    raise InputError(f"unknown model {name!r}; legal are {legal}")
+    if close and not _is_path(name):
+        raise InputError(f"unknown model {name!r}; did you mean {close[0]!r}? L{legal[1:]}")
+    raise InputError(f"unknown model {name!r}, which {describe_path(name)}; {legal}")
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name is that of a folder rather than of a bundled model or of one on the hub."""
+    return "/" in name or os.sep in name or name.startswith(("~", "."))
 
 
 def _local(name: str) -> Path | None:
     if name in BUNDLED:
         return Path(str(resources.files("videodit") / "presets" / name))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    with suppress(RuntimeError):  # a user who is not there
+        name = os.path.expanduser(name)
+    folder = Path(name)
+    if not is_there(folder):
+        return None
+    if is_there(folder / "model_index.json"):
         return folder
-    if folder.exists():
-        raise InputError(f"model {name!r} is a file; give the folder that holds model_index.json")
-    return None
+    there = kind_of(name)
+    kind = ModelError if there.kind == "parts" else InputError
+    raise kind(f"model {name!r} {there.text}; a model is a folder that holds model_index.json")
 
 
 @cache  # a file of prompts asks for the same model again and again
@@ -84,9 +100,15 @@ def _download(hub_id: str, variant: str | None = None, **hub: Unpack[HubOptions]
         return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored, **hub))
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        close = f" (close to it is the folder {', '.join(map(repr, names))})" if (names := _close(hub_id)) else ""
         raise InputError(
-            f"model {hub_id!r} is no local folder and could not be fetched from the hub: {reason}"
+            f"model {hub_id!r} is no local folder{close} and could not be fetched from the hub: {reason}"
         ) from None
+
+
+def _close(hub_id: str) -> list[str]:
+    """Local folders that may be meant by what has the form of a hub id."""
+    return [name for name in close_names(Path(hub_id)) if is_there(Path(name) / "model_index.json")]
 
 
 def check_model(folder: Path) -> JsonObject:
@@ -101,7 +123,7 @@ def check_model(folder: Path) -> JsonObject:
     """
     index = read_json(folder / "model_index.json")
     check_config(index, folder / "model_index.json")
-    found = family_of_index(index, folder)
+    found = family_of_index(index, folder / "model_index.json")
     check_settings(index, folder / "model_index.json")
     from videodit.checkpoints import check_weights
     from videodit.weights import check_counts, read_header

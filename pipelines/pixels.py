@@ -89,8 +89,9 @@ def open_picture(path: Path) -> PIL.Image.Image:
 
 
 def _picture_of(path: Path) -> Picture:
+    media = Media(path)
     try:
-        return read_picture(Media(path))
+        return read_picture(media)
     except (Unreadable, InputError) as error:
         raise InputError(f"cannot read the image {str(path)!r}: {error}") from error.__cause__
     except OSError as error:

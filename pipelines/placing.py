@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -122,8 +123,8 @@ class _Placer:
         if not 0 <= first <= self.frames - count:
             many = "" if count == 1 else f", {count} of them"
             raise InputError(
-                f"Frames at {condition.at}{many}: the clip has frames 0 to {self.frames - 1} "
-                f"(-{self.frames} to -1 from the end)"
+                f"{_named(condition)} is placed at frame {condition.at}{many}; this clip has frames 0 to "
+                f"{self.frames - 1} (-{self.frames} to -1 from the end)"
             )
         span = slice(first, first + count)
         if self.known[span].any() or (self.region is not None and self.region[span].any()):
@@ -197,7 +198,10 @@ class _Placer:
                 f"the frames fill no whole token of the model, which is {self.geometry.patch.t} latent frames long"
             )
         if anything and not (self.level == FREE).any():
-            raise InputError("every frame is kept, and nothing is left to make")
+            raise InputError(
+                f"the conditions fix all {self.frames} frames, so that nothing is left to make; fix fewer of them, or "
+                "make a longer clip"
+            )
         self._check_model()
         return PlacedConditions(
             clip=self.clip if anything else None,
@@ -256,6 +260,11 @@ def _frames(first: int, count: int, *, be: bool = True) -> str:
     if count == 1:
         return f"frame {first}{' is' * be}"
     return f"frames {first} to {first + count - 1}{' are' * be}"
+
+
+def _named(condition: Frames) -> str:
+    """What a condition fixes, for messages."""
+    return repr(os.fspath(condition.content)) if isinstance(condition.content, (str, os.PathLike)) else "a condition"
 
 
 def _checked_strength(name: str, value: object) -> float:

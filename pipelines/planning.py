@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from videodit.errors import InputError
+from videodit.path_kinds import names_a_file
 from videodit.pipelines.conditions import check_fit, edit_steps, ends_given, images_as_frames
 from videodit.pipelines.levels import Levels
 from videodit.pipelines.prompt_expansion import expand_request
 from videodit.pipelines.request import Inputs, Request, as_list
-from videodit.pipelines.settings import Settings, check_conditions, plan_settings
+from videodit.pipelines.settings import Settings, check_conditions, plan_settings, whole_number
 from videodit.pipelines.spec import ModelSpec, TextNeeds
 from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.windows import Window, windows_of
@@ -122,9 +123,7 @@ def plan(
     scales = (settings.guidance_scale, request.guidance_scale_2)
     guided = spec.text.guided and any(scale is not None and scale > 1 for scale in scales)
     count = check_prompts(request, inputs, spec.text)
-    if request.num_videos_per_prompt < 1:
-        raise InputError(f"num_videos_per_prompt must be at least 1, got {request.num_videos_per_prompt}")
-    videos = count * request.num_videos_per_prompt
+    videos = count * whole_number("num_videos_per_prompt", request.num_videos_per_prompt, 1, None)
     check_threads(request.threads)
     conditions = _conditions(request, inputs, spec, settings)
     if inputs.tensors or inputs.generator is not None:
@@ -132,6 +131,7 @@ def plan(
 
         check_live(inputs, videos=videos, latent_shape=settings.latent_shape)
     notices = [*notes, *settings.notices, *([] if conditions is None else conditions.notices)]
+    notices += [notice for text in as_list(request.prompt) for notice in _file_notice(text)]
     if text_notices is not None:
         notices += [notice for text in request.texts for notice in text_notices(text)]
     if request.has_weights and spec.text.pooled_dim is not None:
@@ -150,6 +150,16 @@ def plan(
     )
 
 
+def _file_notice(prompt: str) -> list[str]:
+    """That a prompt is the name of a file, which nobody has read."""
+    if not names_a_file(prompt):
+        return []
+    return [
+        f"the prompt {prompt!r} looks like the name of a file and is taken as it is; `videodit generate --prompts "
+        'FILE` reads prompts from a JSONL file, and "$(cat FILE)" one from a text file'
+    ]
+
+
 def check_prompts(request: Request, inputs: Inputs, needs: TextNeeds) -> int:
     """Check prompts, and what stands for them, against each other and the model.
 
@@ -165,7 +175,8 @@ def check_prompts(request: Request, inputs: Inputs, needs: TextNeeds) -> int:
         InputError: naming what is wrong.
     """
     if (request.prompt is None) == (inputs.prompt_embeds is None):
-        raise InputError("give either prompt or prompt_embeds")
+        both = "both were passed" if inputs.prompt_embeds is not None else "neither was passed"
+        raise InputError(f"give either prompt or prompt_embeds; {both}")
     if inputs.tensors:
         from videodit.pipelines.live_inputs import check_embeds
 
@@ -175,7 +186,7 @@ def check_prompts(request: Request, inputs: Inputs, needs: TextNeeds) -> int:
     else:
         prompts = as_list(request.prompt)
         if not prompts:
-            raise InputError("the list of prompts is empty")
+            raise InputError("prompt is an empty list; it must hold at least one text")
         count = 1 if isinstance(request.prompt, Storyboard) else len(prompts)
     if request.negative_prompt is not None and inputs.negative_prompt_embeds is not None:
         raise InputError("negative_prompt and negative_prompt_embeds exclude each other; pass one of them")

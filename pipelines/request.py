@@ -13,6 +13,7 @@ from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Regio
 from videodit.pipelines.storyboard import Storyboard
 from videodit.prompt_syntax import Span, check_spans
 from videodit.prompts import check_text
+from videodit.ranges import short
 
 if TYPE_CHECKING:
     import torch
@@ -274,13 +275,15 @@ def as_list(prompt: str | Sequence[str] | Storyboard | None, name: str = "prompt
     """One prompt, several or none as a list.
 
     Raises:
-        InputError: something in it is not a string.
+        InputError: it is neither a string nor a list of strings.
     """
     prompt = prompt.prompts if isinstance(prompt, Storyboard) else prompt
+    if prompt is not None and (not isinstance(prompt, Sequence) or isinstance(prompt, (bytes, bytearray))):
+        raise InputError(f"{name} must be a string or a list of strings, got {short(prompt)}")
     prompts = [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
     for text in prompts:
         if not isinstance(text, str):
-            raise InputError(f"a {name} must be a string, got {text!r}")
+            raise InputError(f"each {name} of a list must be a string, got {short(text)}")
     return prompts
 
 

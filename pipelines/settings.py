@@ -21,6 +21,7 @@ MAX_SIDE = 8192
 MAX_TOKENS = 2**20
 MAX_STEPS = 1000
 MAX_SECONDS = 86_400
+_RATES_ALIKE = 0.01  # 23.976 and 24 fps are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +103,14 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
             raise InputError("a loop needs a CausalVideoVAE, and a transformer whose patches are one latent frame long")
         geometry = replace(geometry, causal=False)
     asked = (
-        _whole("height", _or(request.height, d.height), 1, MAX_SIDE),
-        _whole("width", _or(request.width, d.width), 1, MAX_SIDE),
+        whole_number("height", _or(request.height, d.height), 1, MAX_SIDE),
+        whole_number("width", _or(request.width, d.width), 1, MAX_SIDE),
     )
     rate = _or(request.fps, d.fps)
     frames = _asked_frames(request, spec, rate)
     if frames is None:
         frames = _own_frames(request, spec, geometry, float(rate), notices)
-    count = _whole(
+    count = whole_number(
         "num_inference_steps", _or(steps, _or(request.num_inference_steps, d.num_inference_steps)), 1, MAX_STEPS
     )
     scale = _or(request.guidance_scale, d.guidance_scale)
@@ -135,6 +136,12 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
             f"the model is at its best at {d.width}x{d.height}, {_frames(d.num_frames)}; "
             f"{size[1]}x{size[0]}, {_frames(legal)} may look worse"
         )
+    if not spec.images and abs(float(rate) / d.fps - 1) > _RATES_ALIKE:
+        faster = float(rate) > d.fps
+        notices.append(
+            f"the model's own rate is {float(d.fps):g} fps; at {float(rate):g} fps what moves may look "
+            f"{'fast' if faster else 'slow'}"
+        )
     seconds = request.seconds
     if seconds is not None and not math.isclose(seconds, legal / float(rate)):
         notices.append(f"{seconds:g} s becomes {legal / float(rate):.4g} s, {_frames(legal)}")
@@ -152,6 +159,11 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
         loop=request.loop,
         windows=windows,
     )
+
+
+def _plain(value: object) -> object:
+    """A number as people write it: 1e9, not 1000000000.0."""
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _or(value: Value | None, default: Value) -> Value:
@@ -181,12 +193,12 @@ def _asked_frames(request: Request, spec: ModelSpec, rate: float | Fraction) -> 
     seconds, most = request.seconds, 1 if spec.images else None
     frame_rate(rate)
     if seconds is None:
-        return None if request.num_frames is None else _whole("num_frames", request.num_frames, 1, most)
+        return None if request.num_frames is None else whole_number("num_frames", request.num_frames, 1, most)
     if not isinstance(seconds, Real) or isinstance(seconds, bool) or not 0 < seconds <= MAX_SECONDS:  # type: ignore[operator]
-        raise InputError(f"seconds is {seconds}; it must be above 0 and at most {MAX_SECONDS}")
+        raise InputError(f"seconds is {_plain(seconds)}; it must be above 0 and at most {MAX_SECONDS}")
     if request.num_frames is not None:
         raise InputError(f"give seconds ({float(seconds):g}) or num_frames ({request.num_frames}), not both")
-    return _whole("num_frames", max(1, round(float(seconds) * float(rate))), 1, most)
+    return whole_number("num_frames", max(1, round(float(seconds) * float(rate))), 1, most)
 
 
 def _own_frames(request: Request, spec: ModelSpec, geometry: VideoGeometry, rate: float, notices: list[str]) -> int:
@@ -241,14 +253,14 @@ def _windows(
     window, overlap = request.window, request.overlap
     if window is None and overlap is not None and spec.window is None:
         raise InputError(f"overlap is {overlap}, but this model makes a clip at once; set window, too")
-    at_once = spec.window if window is None else _whole("window", window, 1, None)
+    at_once = spec.window if window is None else whole_number("window", window, 1, None)
     if at_once is None or frames <= at_once:
         return None
     if request.loop:
         raise InputError(f"a loop is made at once, of at most {at_once} frames, got {frames}")
     stride = spec.geometry.vae_stride.t
     third = stride * max(1, at_once // (3 * stride))
-    shared = third if overlap is None else _whole("overlap", overlap, stride, None)
+    shared = third if overlap is None else whole_number("overlap", overlap, stride, None)
     latents = latent_window(spec.geometry, at_once, shared, *size)
     notices.append(f"{frames} frames are made in windows of {at_once}, which share {shared}")
     return latents
@@ -294,7 +306,12 @@ def _check_scale(name: str, value: object) -> None:
         raise InputError(f"{name} must be a number from 0 to 100, got {value}")
 
 
-def _whole(name: str, value: float, low: int, high: int | None) -> int:
+def whole_number(name: str, value: float, low: int, high: int | None) -> int:
+    """A whole number in its range.
+
+    Raises:
+        InputError: it is none, or out of range.
+    """
     is_whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
     if not is_whole or isinstance(value, bool):
         raise InputError(f"{name} must be a whole number, got {value!r}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.errors import InputError
+from videodit.path_kinds import check_no_address
 from videodit.prompts import check_text, is_blank
 from videodit.shapes import VideoGeometry
 
@@ -59,6 +60,7 @@ class Storyboard:
             InputError: a file that cannot be read, or a line of another form, by its number.
         """
         path = Path(path)
+        check_no_address(path)
         try:
             if (size := path.stat().st_size) > _LARGEST_FILE:
                 raise InputError(f"the storyboard {str(path)!r} has {size:,} bytes; at most {_LARGEST_FILE:,} are read")

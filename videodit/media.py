@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
@@ -118,7 +119,7 @@ def frame_rate(fps: float | Fraction) -> Fraction:
     Raises:
         InputError: ``fps`` is not a number from 0.0001 to 1000.
     """
-    if not MIN_FPS <= fps <= MAX_FPS:  # false for NaN, too
+    if not isinstance(fps, Real) or not MIN_FPS <= fps <= MAX_FPS:  # type: ignore[operator]  # false for NaN, too
         raise InputError(f"fps is {fps}; it must be {MIN_FPS} to {MAX_FPS}")
     if isinstance(fps, float) and not fps.is_integer():
         broadcast = Fraction(round(fps * 1.001) * 1000, 1001)

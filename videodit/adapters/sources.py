@@ -21,6 +21,7 @@ from videodit.checkpoints import PICKLE_SUFFIXES, HubOptions, check_file
 from videodit.configs import check_regular, is_hub_id, read_json
 from videodit.errors import InputError, ModelError
 from videodit.json_types import JsonObject
+from videodit.path_kinds import CLIPS, PICTURES, TEXTS, describe_path, kind_of
 from videodit.weights import TensorFile
 
 _USUAL = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
@@ -150,8 +151,8 @@ def find_lora(
         if weight_name is not None:
             raise InputError(f"weight_name is {weight_name!r}; it is for folders and the hub")
         return LoRASource(source, "lora")
-    if not os.fspath(source):
-        raise InputError("the LoRA's name is empty; legal are a .safetensors file, a folder, or a hub id owner/name")
+    if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
+        raise InputError(f"a LoRA is a .safetensors file, a folder, or a hub id owner/name, got {source!r}")
     path = _expanded(source)
     if path.suffix in PICKLE_SUFFIXES or (weight_name is not None and Path(weight_name).suffix in PICKLE_SUFFIXES):
         raise InputError(
@@ -163,6 +164,8 @@ def find_lora(
     if _is(Path.is_file, path):
         if weight_name is not None:
             raise InputError(f"weight_name is {weight_name!r}, but {str(source)!r} is a file")
+        if path.suffix.lower() in CLIPS | PICTURES | TEXTS:
+            raise InputError(f"LoRA {str(source)!r} {describe_path(path)}; a LoRA is a .safetensors file or its folder")
         return _of_file(path, path.parent.resolve().name)
     name = os.fspath(source)
     owner, _, rest = name.partition("/")
@@ -170,10 +173,12 @@ def find_lora(
     if is_hub_id(f"{owner}/{repository}") and (not file or file.endswith(".safetensors")) and not path.is_absolute():
         if not file and name.endswith(".safetensors"):
             raise InputError(
-                f"LoRA {name!r} does not exist; legal are a .safetensors file, a folder, or a hub id owner/name"
+                f"LoRA {name!r} {describe_path(name)}; legal are a .safetensors file, a folder, or a hub id owner/name"
             )
         return _from_hub(f"{owner}/{repository}", file or weight_name, hub)
-    raise InputError(f"LoRA {name!r} does not exist; legal are a .safetensors file, a folder, or a hub id owner/name")
+    raise InputError(
+        f"LoRA {name!r} {describe_path(name)}; legal are a .safetensors file, a folder, or a hub id owner/name"
+    )
 
 
 def _expanded(source: str | os.PathLike[str]) -> Path:
@@ -208,6 +213,8 @@ def _in_folder(folder: Path, weight_name: str | None, name: str) -> LoRASource:
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
     if not files and pickles:
         raise InputError(f"{folder} holds a LoRA as a pickle ({pickles[0]}), which can run code when opened")
+    if not files or kind_of(folder).kind in ("model", "part"):
+        raise InputError(f"LoRA {str(folder)!r} {describe_path(folder)}; a LoRA is a .safetensors file or its folder")
     return _of_file(folder / _choose(files, str(folder)), name)
 
 

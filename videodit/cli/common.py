@@ -16,7 +16,7 @@ from videodit.cli import results
 from videodit.errors import InputError
 
 _SLUG_LENGTH = 48
-_SIZE = re.compile(r"([0-9]{1,6})[x×]([0-9]{1,6})")
+_SIZE = re.compile(r"([0-9]{1,9})[x×]([0-9]{1,9})")
 _LONGEST_MESSAGE = 2000
 
 
@@ -52,12 +52,17 @@ def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
         name: of the flag or the key that it was typed for.
 
     Raises:
-        InputError: ``text`` has another form.
+        InputError: ``text`` has another form, or a side that no clip has.
     """
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None:
         raise InputError(f"{name} is {text!r}; it must be WIDTHxHEIGHT in pixels, such as 128x128")
-    return int(match[1]), int(match[2])
+    from videodit.pipelines.settings import MAX_SIDE
+
+    width, height = int(match[1]), int(match[2])
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise InputError(f"{name} is {text!r}; width and height must be 1 to {MAX_SIDE} pixels, such as 128x128")
+    return width, height
 
 
 def note(message: str) -> None:

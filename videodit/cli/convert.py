@@ -12,7 +12,9 @@ from videodit.cli.common import file_size, printable
 from videodit.cli.progress import show_progress
 from videodit.cli.results import emit
 from videodit.cli.stopping import when_stopped
+from videodit.configs import read_json
 from videodit.errors import InputError
+from videodit.path_kinds import describe_path
 
 
 class Layout(str, Enum):
@@ -30,13 +32,12 @@ def convert(
     ),
 ) -> None:
     """Rewrite a transformer of a known family for videodit, or one that came from there for diffusers."""
+    _check_source(source, to)
     with when_stopped(f"nothing of {str(target)!r} is kept"), show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.families.loading import convert_transformer
         from videodit.transformer import VideoDiT
 
-        if (source / "model_index.json").is_file():
-            raise InputError(f"{str(source)!r} is a whole pipeline; give the folder of its transformer")
         progress.stage("converting")
 
         def on_tensor(done: int, total: int) -> None:
@@ -48,3 +49,32 @@ def convert(
     size = sum(path.stat().st_size for path in target.glob("*.safetensors"))
     emit("conversion", output=target, layout=to.value, bytes=size)
     print(f"{printable(str(target))}: {to.value} layout, {file_size(size)}")
+
+
+def _check_source(source: Path, to: Layout) -> None:
+    """See that there is a transformer, and one that is not in the layout that is asked for.
+
+    Raises:
+        InputError: there is none, or it is in that layout already.
+    """
+    whole = (source / "model_index.json").is_file()
+    config = source / ("transformer" if whole else "") / "config.json"
+    if not config.is_file():
+        raise InputError(
+            f"{str(source)!r} {describe_path(source)}; convert takes the folder of a transformer, with its config.json"
+        )
+    model = source if whole else source.parent
+    use = f"use it with -m {model}" if (model / "model_index.json").is_file() else "it needs no conversion"
+    values = read_json(config)
+    if to is Layout.native and values.get("_class_name") == "VideoDiT":
+        raise InputError(f"{str(source)!r} is a videodit model already: {use}")
+    if to is Layout.diffusers and values.get("_class_name") == "VideoDiT" and values.get("family") is None:
+        raise InputError(
+            f"{str(source)!r} is a videodit model of no published family, which diffusers has no class for: {use}"
+        )
+    if to is Layout.diffusers and values.get("_class_name") != "VideoDiT":
+        raise InputError(f"{str(source)!r} is in diffusers' layout already, {values.get('_class_name')!r}: {use}")
+    if whole:
+        raise InputError(
+            f"{str(source)!r} is a whole pipeline; give the folder of its transformer, {str(config.parent)!r}"
+        )

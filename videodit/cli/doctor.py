@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import os
 import platform
+import shutil
 import time
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videodit.cli.common import print_rows, quiet_libraries
@@ -16,6 +20,15 @@ if TYPE_CHECKING:
     import torch
 
 _PACKAGES = ("videodit", "torch", "diffusers", "transformers", "accelerate", "av")
+_EXTRAS = {
+    "peft": "LoRAs",
+    "torchao": "8-bit blocks and optimizers",
+    "decord": "reading clips faster",
+    "datasets": "data sets of Hugging Face",
+    "tensorboard": "curves of a training",
+    "ftfy": "prompts cleaned as some models were trained with",
+}
+_GPU_ONLY = ("flash", "_flash", "sage", "_sage", "xformers", "aiter")  # advice to install them would help nobody
 _REASON_LENGTH = 72
 _CLASSES = {"cpu": (80, 1024), "cuda": (80, 4096, 32760)}
 """Tokens of a short clip, a middling one and one of 832x480 and 81 frames, as far as a device can take them."""
@@ -40,6 +53,9 @@ def doctor() -> None:
         backends = _try_backends(device, dtype)
     sections: list[tuple[str, str, list[tuple[str, str]]]] = [
         ("versions", "versions", _versions()),
+        ("extras", "extras", _extras()),
+        ("machine", "machine", _machine()),
+        ("hub", "hub", _hub()),
         ("devices", "devices", _devices()),
         (
             "default",
@@ -68,6 +84,47 @@ def _versions() -> list[tuple[str, str]]:
         except importlib.metadata.PackageNotFoundError:
             rows.append((package, "not installed"))
     return rows
+
+
+def _extras() -> list[tuple[str, str]]:
+    """Packages that are not needed, and what they are for."""
+    rows = []
+    for package, purpose in _EXTRAS.items():
+        try:
+            rows.append((package, f"{importlib.metadata.version(package)}, for {purpose}"))
+        except importlib.metadata.PackageNotFoundError:
+            rows.append((package, f"not installed; it is for {purpose}"))
+    return rows
+
+
+def _machine() -> list[tuple[str, str]]:
+    """Memory, cores and room on the disk."""
+    import torch
+
+    rows = [("cores", f"{os.cpu_count()}, of which torch uses {torch.get_num_threads()}")]
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # not on every system
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        rows.append(("memory", f"{memory / 2**30:.1f} GiB"))
+    with contextlib.suppress(OSError):
+        rows.append(("disk", f"{shutil.disk_usage('.').free / 1e9:.1f} GB free here"))
+    return rows
+
+
+def _hub() -> list[tuple[str, str]]:
+    """Whether models are fetched from the Hub, and where they are kept."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    size = 0
+    for path in cache.glob("models--*/blobs/*"):
+        with contextlib.suppress(OSError):
+            size += path.stat().st_size
+    told = f"{cache}, {size / 1e9:.1f} GB of models" if cache.is_dir() else f"{cache}, which is not there yet"
+    offline = constants.HF_HUB_OFFLINE
+    return [
+        ("network", "offline, by HF_HUB_OFFLINE" if offline else "models are fetched where asked for"),
+        ("cache", told),
+    ]
 
 
 def _devices() -> list[tuple[str, str]]:
@@ -110,7 +167,10 @@ def _try_backends(device: str, dtype: torch.dtype) -> list[tuple[str, str]]:
     for backend in AttentionBackendName:
         # Their kernels would be downloaded, and run, from the Hub.
         if not backend.value.endswith("_hub"):
-            rows.append((backend.value, _try_backend(backend, (query, key, value), expected)))
+            told = _try_backend(backend, (query, key, value), expected)
+            if device == "cpu" and told != "works" and backend.value.startswith(_GPU_ONLY):
+                told = "for GPUs alone"
+            rows.append((backend.value, told))
     rows.sort(key=lambda row: row[1] != "works")
     return [*rows, ("*_hub", "not tried: these fetch their kernel from the Hub")]
 

@@ -28,8 +28,33 @@ def families(
             "--check", help="Compare a tiny random member of each with diffusers' own class: the largest difference."
         ),
     ] = False,
+    options: Annotated[
+        bool, typer.Option("--options", help="Show which options of a VideoDiT each family sets, too.")
+    ] = False,
 ) -> None:
-    """List the published families and checkpoints as Markdown tables."""
+    """List the published checkpoints, their sizes and hub ids, as a Markdown table."""
+    with show_progress() as progress:
+        progress.stage("loading the libraries")
+        from videodit.families import FAMILIES
+    published: list[tuple[str, ...]] = [
+        ("checkpoint", "hub id, for `-m`", "parameters of the transformer", "it in bf16", "the whole pipeline in bf16")
+    ]
+    for family in FAMILIES.values():
+        for title, one in family.published.items():
+            sizes = [f"{2e-9 * count:.1f} GB" for count in (one.parameters, one.parameters + one.companions)]
+            published.append((title, one.hub_id, f"{one.parameters:,}", *sizes))
+    rows = _members(check) if options or check else []
+    emit("families", members=_records(rows), checkpoints=_published_records(FAMILIES.values()))
+    _print_table(published)
+    print()
+    print("The last column is the weights alone, on disk and, loaded at once, in memory; activations come on top.")
+    if rows:
+        print()
+        _print_table(rows)
+
+
+def _members(check: bool) -> list[tuple[str, ...]]:
+    """A row for each member of a family: which options it sets and, where wanted, how it differs from diffusers."""
     with show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.families import FAMILIES
@@ -46,22 +71,12 @@ def families(
                 _options(family.native_config(member.config) | member.overrides),
             )
             rows.append((*row, f"{deviation(member):.0e}") if check else row)
-    emit("families", members=_records(rows), checkpoints=_published_records(FAMILIES.values()))
-    _print_table(rows)
-    print()
-    published: list[tuple[str, ...]] = [
-        ("checkpoint", "hub id, for `-m`", "parameters of the transformer", "it in bf16", "the whole pipeline in bf16")
-    ]
-    for family in FAMILIES.values():
-        for title, one in family.published.items():
-            sizes = [f"{2e-9 * count:.1f} GB" for count in (one.parameters, one.parameters + one.companions)]
-            published.append((title, one.hub_id, f"{one.parameters:,}", *sizes))
-    _print_table(published)
+    return rows
 
 
 def _records(rows: list[tuple[str, ...]]) -> list[dict[str, str]]:
     """A table's rows under the names of its columns."""
-    names = [name.replace(" ", "_") for name in rows[0]]
+    names = [name.replace(" ", "_") for name in rows[0]] if rows else []
     return [dict(zip(names, row, strict=True)) for row in rows[1:]]
 
 

@@ -15,6 +15,7 @@ from videodit.cli.jobs import Order, begun_seed, describe_jobs, draw_seed, plan_
 from videodit.cli.output_files import choose_output
 from videodit.cli.typed_names import key_names
 from videodit.errors import InputError
+from videodit.path_kinds import check_no_address
 from videodit.pipelines.prompt_expansion import expand_request
 from videodit.pipelines.request import Request, as_list
 from videodit.schema import is_plain
@@ -168,6 +169,7 @@ def _read_prompts(
     Raises:
         InputError: the file cannot be read, is empty or has a broken line (its number is in the message).
     """
+    check_no_address(file)
     try:
         if (size := file.stat().st_size) > _LARGEST_FILE:
             raise InputError(f"prompts file {str(file)!r} has {size:,} bytes; at most {_LARGEST_FILE:,} are read")

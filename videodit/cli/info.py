@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import textwrap
 from pathlib import Path
@@ -15,6 +16,7 @@ from videodit.cli.flags import Limit
 from videodit.cli.progress import show_progress
 from videodit.cli.results import emit
 from videodit.errors import InputError
+from videodit.path_kinds import kind_of
 
 if TYPE_CHECKING:
     from videodit.media import MediaInfo
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _CLIP_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".webp", ".png"})
 _LINE_WIDTH = 80
+_NOT_SHOWN = ("address", "clips", "empty", "part", "latents", "folder", "text")
 _LONGEST = 200  # characters of a value that are shown
 
 
@@ -31,6 +34,7 @@ def info(
     limit: Limit = None,
 ) -> None:
     """Show a clip's format and recipe, a LoRA's ranks and words, or a model's sizes and defaults."""
+    _check_kind(target)
     is_lora_folder = Path(target).is_dir() and not (Path(target) / "model_index.json").is_file()
     if Path(target).suffix == ".safetensors" or (is_lora_folder and any(Path(target).glob("*.safetensors"))):
         if vocabulary:
@@ -46,6 +50,25 @@ def info(
         _print_clip(Path(target))
     else:
         _print_model(target)
+
+
+def _check_kind(target: str) -> None:
+    """See that it is something that can be shown.
+
+    Raises:
+        InputError: a part of a model, an address, clips in a folder, nothing at all.
+    """
+    from videodit.configs import is_hub_id
+    from videodit.pipelines.folders import BUNDLED
+
+    there = kind_of(target)
+    named = target in BUNDLED or is_hub_id(target) or Path(target).suffix.lower() in _CLIP_SUFFIXES
+    if there.kind in _NOT_SHOWN or (there.kind == "missing" and not named):
+        close = difflib.get_close_matches(target, BUNDLED, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise InputError(
+            f"{target!r} {there.text}{hint}; info takes a clip, a picture, a LoRA, or a model's name, folder or hub id"
+        )
 
 
 def _print_lora(name: str) -> None:

@@ -23,7 +23,7 @@ from videodit.cli.progress import Progress, show_progress
 from videodit.cli.stopping import when_stopped
 from videodit.cli.takes import takes_of
 from videodit.cli.typed_names import as_typed, naming
-from videodit.errors import InputError
+from videodit.errors import InputError, ModelError
 from videodit.files import sole_maker
 from videodit.importing import quick_imports
 from videodit.pipelines.request import LoRARequest, Request, as_list
@@ -138,8 +138,9 @@ def _named(order: Order) -> Iterator[None]:
     try:
         with naming(order.keys):
             yield
-    except ValueError as error:  # of a damaged model or LoRA, too: it is the user's choice
-        raise InputError(f"{order.origin}: {error}" if order.origin else str(error)) from error
+    except ValueError as error:
+        kind = ModelError if isinstance(error, ModelError) else InputError
+        raise kind(f"{order.origin}: {error}" if order.origin else str(error)) from error
 
 
 def _import_libraries(progress: Progress) -> None:

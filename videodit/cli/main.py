@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import io
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ from videodit.errors import InputError, Stopped
 
 # The base of everything typer says about a command line; older versions keep it in another package.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+_EXTRA = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", re.DOTALL)
 
 app = typer.Typer(
     name="videodit",
@@ -133,8 +136,21 @@ def _main(arguments: list[str], settings: _Settings) -> int:
 
 
 def _usage_message(error: Any) -> str:
-    command = error.ctx.command_path if error.ctx is not None else "videodit"
-    return f"{error.format_message().rstrip('.')} (see `{command} --help`)"
+    """What typer says of a command line, and what was probably meant."""
+    context, message = error.ctx, error.format_message().rstrip(".")
+    command = "videodit" if context is None else context.command_path
+    see = f"see `{command} --help`"
+    if (extra := _EXTRA.fullmatch(message)) is not None:
+        takes_prompt = any(parameter.name == "prompt" for parameter in context.command.params)
+        words = f"{context.params.get('prompt') or ''} {extra[1]}".split()
+        if takes_prompt:
+            return f'the words {extra[1]!r} are outside of the prompt; put it in quotes: "{" ".join(words)}" ({see})'
+        return f"{extra[1]!r} is more than `{command}` takes ({see})"
+    if message.startswith("No such command") and "Did you mean" not in message:
+        legal = ", ".join(context.command.list_commands(context))
+        hint = ' a clip is made by `videodit generate "a red ball"`;' if command == "videodit" else ""
+        return f"{message};{hint} legal are {legal} ({see})"
+    return f"{message} ({see})"
 
 
 def _prepare_streams() -> None:

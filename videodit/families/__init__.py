@@ -43,5 +43,5 @@ def sampling_of(pipeline: object, where: object = "the folder") -> tuple[Family,
 
 
 def _unknown(name: object, legal: list[str], where: object) -> ModelError:
-    named = "names no class" if name is None else f"is of class {short(name)}"
+    named = "names no class (_class_name)" if name is None else f"is of class {short(name)}"
     return ModelError(f"{where} {named}; legal are {', '.join(legal)}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from videodit.files import is_cut_short
 from videodit.limits import current_limits
+from videodit.path_kinds import check_no_address, close_names, describe_path
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -33,11 +34,17 @@ class Media:
         path: the file.
         offset: where the clip begins in it, in bytes.
         size: of the clip in bytes; ``None`` for the whole file.
+
+    Raises:
+        InputError: the path is an address of the web.
     """
 
     path: Path
     offset: int = 0
     size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_no_address(self.path)
 
     def open(self) -> BinaryIO:
         """The clip's bytes as a file that can be sought.
@@ -73,9 +80,14 @@ def check_file(media: Media) -> None:
         InputError: it has more bytes than the limit ``file_bytes``.
         OSError: it cannot be looked at.
     """
-    mode = media.path.stat().st_mode
+    try:
+        mode = media.path.stat().st_mode
+    except FileNotFoundError as error:
+        if close := close_names(media.path):
+            raise Unreadable(f"{error.strerror}; close to it is {' or '.join(map(repr, close))}") from error
+        raise
     if stat.S_ISDIR(mode):
-        raise Unreadable("Is a directory")
+        raise Unreadable(f"it {describe_path(media.path)}, and one file is taken")
     if not stat.S_ISREG(mode):
         raise Unreadable("it is not a regular file")
     if not media.num_bytes:

@@ -23,7 +23,10 @@ def check_output(folder: Path) -> None:
     while not there.exists():
         there = there.parent
     if not there.is_dir():
-        raise InputError(f"output is {str(folder)!r}, but {str(there)!r} is a file; name a folder")
+        where = "which is a file" if there == folder.absolute() else f"but {str(there)!r} is a file"
+        raise InputError(
+            f"output is {str(folder)!r}, {where}; a run writes a folder: name one, such as output={there.stem}-run"
+        )
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"output is {str(folder)!r}, but nothing can be written into {str(there)!r}")
     if (

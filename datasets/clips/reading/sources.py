@@ -30,6 +30,7 @@ from videodit.datasets.clips.reading.source_fields import (
 )
 from videodit.datasets.clips.reading.webdataset import RANGE, expand_pattern, read_webdataset
 from videodit.errors import InputError
+from videodit.path_kinds import describe_path
 
 __all__ = ["read_source"]
 
@@ -80,7 +81,8 @@ def read_source(where: str | Path, *, split: str = "train") -> Source:
         if path.is_file() and _is_media(path.name):
             raise InputError(f"{text!r} is a clip by itself: put it into a folder, beside a .txt file with its caption")
     raise InputError(
-        f"there is no source {text!r}; it must be a folder, a .jsonl or .csv manifest, a .tar (or shard-{{000..012}}"
+        f"there is no source {text!r}, which {describe_path(text)}; "
+        "it must be a folder, a .jsonl or .csv manifest, a .tar (or shard-{{000..012}}"
         ".tar), or hf:owner/name"
     )
 
