@@ -112,6 +112,9 @@ class Timings(TypedDict, total=False):
     steps: list[float]
     vae: float
     mp4: float
+    gif: float
+    webp: float
+    png: float
     overlap: float
 
 

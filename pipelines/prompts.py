@@ -105,6 +105,7 @@ def encode(pipe: ReadingPipeline, request: Request, inputs: Inputs, device: torc
             return tokens
         padded = [""] if pipe.text.spec.padding == "max_length" else [*prompts, ""]  # the empty one is as long
         empty = pipe.text(padded, device=device, **options).embeds[-1:]
+        assert isinstance(pipe.text, PromptReader)  # prompts that were encoded ahead have no weights
         return weighted(tokens, empty, pipe.text, prompts, weights)
 
     def taken(sign: str) -> TextTokens:

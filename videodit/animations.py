@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -38,7 +38,8 @@ __all__ = ["FORMATS", "check_output", "files_of", "format_of", "rate_notices", "
 logger = logging.getLogger(__name__)
 _rate_logger = logging.getLogger(f"{__name__}.rate")  # of its own: the commands tell of rates before they start
 
-FORMATS = ("mp4", "gif", "webp", "png")
+Format = Literal["mp4", "gif", "webp", "png"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 _NUMBERED = re.compile(r"([^%]*)%(?:0([1-9]))?d([^%]*\.png)", re.IGNORECASE)
 _TICKS = 100  # of a GIF's second
 _SHORTEST = 2  # ticks of a frame; players show shorter ones for ten
@@ -48,7 +49,7 @@ _WEBP_QUALITY = 90
 _PNG_LEVEL = 3  # of zlib: a fifth larger than the best, several times as fast
 
 
-def format_of(path: str | os.PathLike[str]) -> str:
+def format_of(path: str | os.PathLike[str]) -> Format:
     """Which of :data:`FORMATS` a name asks for.
 
     Raises:
@@ -62,12 +63,12 @@ def format_of(path: str | os.PathLike[str]) -> str:
             f"cannot write {os.fspath(path)!r}: a clip is one PNG for each frame, so the name must have one place for "
             f"the frame's number, such as {hint!r}"
         )
-    if suffix not in FORMATS:
-        raise InputError(
-            f"cannot write {os.fspath(path)!r}: the name must end in .mp4, .gif, .webp, or -%04d.png for one PNG a "
-            "frame"
-        )
-    return suffix
+    for kind in FORMATS:
+        if suffix == kind:
+            return kind
+    raise InputError(
+        f"cannot write {os.fspath(path)!r}: the name must end in .mp4, .gif, .webp, or -%04d.png for one PNG a frame"
+    )
 
 
 def check_output(path: str | os.PathLike[str]) -> None:

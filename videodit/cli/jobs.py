@@ -528,7 +528,7 @@ def _there(output: Path) -> list[Path]:
     return files_of(output)
 
 
-def _report(job: Job, name: str, seconds: float, recipe: dict[str, Any], timings: dict[str, Any]) -> None:
+def _report(job: Job, name: str, seconds: float, recipe: dict[str, Any], timings: Timings) -> None:
     path, plan = job.output, job.plan
     files = _there(path)
     size = sum(file.stat().st_size for file in files)
