@@ -121,7 +121,7 @@ class _Placer:
             raise InputError(f"at must be the number of a frame, got {condition.at!r}")
         first = int(condition.at) + (self.frames if condition.at < 0 else 0)
         if not 0 <= first <= self.frames - count:
-            many = "" if count == 1 else f", {count} of them"
+            many = "" if count == 1 else f" and is {count} frames long"
             raise InputError(
                 f"{_named(condition)} is placed at frame {condition.at}{many}; this clip has frames 0 to "
                 f"{self.frames - 1} (-{self.frames} to -1 from the end)"

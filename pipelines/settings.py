@@ -136,15 +136,7 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
             f"the model is at its best at {d.width}x{d.height}, {_frames(d.num_frames)}; "
             f"{size[1]}x{size[0]}, {_frames(legal)} may look worse"
         )
-    if not spec.images and abs(float(rate) / d.fps - 1) > _RATES_ALIKE:
-        faster = float(rate) > d.fps
-        notices.append(
-            f"the model's own rate is {float(d.fps):g} fps; at {float(rate):g} fps what moves may look "
-            f"{'fast' if faster else 'slow'}"
-        )
-    seconds = request.seconds
-    if seconds is not None and not math.isclose(seconds, legal / float(rate)):
-        notices.append(f"{seconds:g} s becomes {legal / float(rate):.4g} s, {_frames(legal)}")
+    notices += _time_notices(request, spec, legal, float(rate))
     return Settings(
         height=size[0],
         width=size[1],
@@ -159,6 +151,17 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
         loop=request.loop,
         windows=windows,
     )
+
+
+def _time_notices(request: Request, spec: ModelSpec, frames: int, rate: float) -> list[str]:
+    """What a rate does to motion, and what became of the seconds that were asked for."""
+    notices, own = list[str](), float(spec.defaults.fps)
+    if not spec.images and abs(rate / own - 1) > _RATES_ALIKE:
+        looks = "fast" if rate > own else "slow"
+        notices.append(f"the model's own rate is {own:g} fps; at {rate:g} fps what moves may look {looks}")
+    if request.seconds is not None and not math.isclose(request.seconds, frames / rate):
+        notices.append(f"{request.seconds:g} s becomes {frames / rate:.4g} s, {_frames(frames)}")
+    return notices
 
 
 def _plain(value: object) -> object:

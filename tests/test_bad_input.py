@@ -188,7 +188,7 @@ def test_no_prompt_at_all_is_told_apart_from_an_empty_list() -> None:
 
 def test_one_negative_prompt_is_for_all_prompts() -> None:
     planned(prompt=["a ball", "a cube"], negative_prompt=["fog"])
-    with pytest.raises(InputError, match="3 negative prompts for 2 prompts; give one or as many"):
+    with pytest.raises(InputError, match="3 negative prompts for 2 prompts; give one, or one for each"):
         planned(prompt=["a ball", "a cube"], negative_prompt=["fog", "rain", "snow"])
 
 

@@ -526,7 +526,9 @@ def test_seeds_of_a_prompts_file_count_up() -> None:
 def test_a_value_of_a_prompts_file_is_called_as_it_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
     """By its key where the line says it, and by the flag where the command does."""
     file = write_lines(Path("p.jsonl"), {"prompt": "x", "size": "0x16", "cfg": 3})
-    assert "p.jsonl, line 1: the width of size must be" in fails(capsys, "generate", "--prompts", file)
+    assert "p.jsonl, line 1: size is '0x16'; width and height must be 1 to 8192" in fails(
+        capsys, "generate", "--prompts", file
+    )
     file = write_lines(Path("p.jsonl"), {"prompt": "x", "cfg": 300})
     assert "p.jsonl, line 1: cfg must be a number from 0 to 100" in fails(capsys, "generate", "--prompts", file)
     file = write_lines(Path("p.jsonl"), {"prompt": "x"})
@@ -557,7 +559,7 @@ def test_a_prompts_file_replaces_nothing_that_is_there(capsys: pytest.CaptureFix
         ({"prompt": "x", "frames": -1}, ["-1", "at least 1"]),
         ('{"prompt": "x", "cfg": NaN}', ["cfg is nan", "a number"]),
         ({"prompt": "x", "cfg": 10**400}, ["cfg is 1000", "a number"]),
-        ({"prompt": "x", "size": "0x0"}, ["line 3: the height of size must be 1 to 8192, got 0"]),
+        ({"prompt": "x", "size": "0x0"}, ["size is '0x0'", "1 to 8192"]),
         ({"prompt": "x", "seed": -5}, ["-5", "0 to"]),
         ({"prompt": "x", "output": "../x.mp4"}, ["'../x.mp4'", "plain file name"]),
         ({"prompt": "x", "output": "/tmp/x.mp4"}, ["'/tmp/x.mp4'", "plain file name"]),

@@ -141,7 +141,7 @@ def test_every_kind_of_file_that_is_read_is_a_clip(tmp_path: Path) -> None:
 def test_folders_that_are_no_source(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no video or image in '.*'"):
         read_source(tmp_path)
-    with pytest.raises(ValueError, match=r"there is no source '.*missing'; it must be a folder, a \.jsonl"):
+    with pytest.raises(ValueError, match=r"there is no source '.*missing', which does not exist; it must be a folder"):
         read_source(tmp_path / "missing")
     fill(tmp_path, a__mp4="a", a__txt=b"\xff\xfe")
     with pytest.raises(ValueError, match=r"a\.txt: it is UTF-16; save it as UTF-8"):

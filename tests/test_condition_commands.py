@@ -335,7 +335,7 @@ def test_dry_runs_say_what_is_given_and_make_nothing(
         (("generate", PROMPT, "--keyframe", "a.png"), "--keyframe is 'a.png'; it must be like picture.png@24"),
         (
             ("generate", PROMPT, "--keyframe", "a.png@40"),
-            "--keyframe at 40: the clip has frames 0 to 16 (-17 to -1 from the end)",
+            "'a.png' is placed at frame 40; this clip has frames 0 to 16 (-17 to -1 from the end)",
         ),
         (("generate", PROMPT, "--keyframe", "none.png@0"), "cannot read the image 'none.png'"),
         (("generate", PROMPT, "--keyframe", "alpha.png@0"), "flatten its alpha channel"),
@@ -346,7 +346,10 @@ def test_dry_runs_say_what_is_given_and_make_nothing(
         (("generate", "--storyboard", "late.txt", "--frames", "17"), "at 9 seconds, but the clip lasts 1.062 seconds"),
         (("edit", "in.mp4", PROMPT, "--cfg", "abc"), "--cfg is 'abc'; it must be a number such as 6"),
         (("edit", "in.mp4", PROMPT, "--steps", "0"), "--steps must be 1 to 1000, got 0"),
-        (("edit", "in.mp4", PROMPT, "--size", "32x99999"), "the height of --size must be 1 to 8192, got 99999"),
+        (
+            ("edit", "in.mp4", PROMPT, "--size", "32x99999"),
+            "--size is '32x99999'; width and height must be 1 to 8192 pixels",
+        ),
         (("edit", "in.mp4", PROMPT, "--outpaint", "big"), "--outpaint is 'big'; it must be WIDTHxHEIGHT"),
         (("edit", "in.mp4", PROMPT, "--lora", "none.safetensors"), "none.safetensors"),
         (("edit", "in.mp4", PROMPT, "--accelerate", "warp"), "--accelerate must be one of"),

@@ -324,9 +324,9 @@ WHITE[:, 16:] = True
 @pytest.mark.parametrize(
     ("conditions", "message"),
     [
-        ([Frames(noise_clip(1), 17)], r"at 17; this clip has frames 0 to 16 \(-17 to -1"),
-        ([Frames(noise_clip(1), -18)], "at -18; this clip"),
-        ([Frames(noise_clip(5), 13)], "at 13 and 5 frames long"),
+        ([Frames(noise_clip(1), 17)], r"placed at frame 17; this clip has frames 0 to 16 \(-17 to -1"),
+        ([Frames(noise_clip(1), -18)], "placed at frame -18; this clip"),
+        ([Frames(noise_clip(5), 13)], "placed at frame 13 and is 5 frames long"),
         ([Frames(noise_clip(1), 1.5)], "at must be the number of a frame, got 1.5"),  # type: ignore[arg-type]
         ([Frames(noise_clip(1), True)], "got True"),
         ([Frames(noise_clip(1), 0, 0)], "strength must be above 0 and at most 1, got 0"),
@@ -341,8 +341,11 @@ WHITE[:, 16:] = True
         ([Region(WHITE, noise_clip(17)), Region(WHITE, noise_clip(17))], "two Regions"),
         ([Region(WHITE | True ^ (np.indices((32, 32)).sum(0) == 0), noise_clip(17))], "no whole token"),
         ([Frames(noise_clip(5)), Frames(noise_clip(1), 4)], "frame 4 is set twice"),
-        ([Frames(noise_clip(1), 5), Frames(noise_clip(1), 8)], "frames 5 to 8 are one group.*two things"),
-        ([Frames(noise_clip(1)), Region(WHITE, noise_clip(17))], "make those white in its mask"),
+        (
+            [Frames(noise_clip(1), 5), Frames(noise_clip(1), 8)],
+            "frames 5 to 8 are one group of.* set by two conditions",
+        ),
+        ([Frames(noise_clip(1)), Region(WHITE, noise_clip(17))], "make them white in the mask"),
         ([Region(WHITE, noise_clip(17)), Frames(noise_clip(1))], "frame 0 is set twice"),
         ([Frames(noise_clip(17))], "nothing is left to make"),
         (["a ball"], "must be Frames, Region or Edit, got str"),
@@ -395,7 +398,7 @@ def test_a_model_without_image_training_takes_no_frames(spec: ModelSpec) -> None
         settled(text_alone, Frames(noise_clip(1)))
     assert settled(text_alone, Region(WHITE, noise_clip(17))).level is not None
     first_alone = replace(spec, keeps_any=False)
-    with pytest.raises(ValueError, match="one given frame, the first; frames 16 to 16 are given"):
+    with pytest.raises(ValueError, match="takes the first frame alone, not frame 16"):
         settled(first_alone, Frames(noise_clip(1), -1))
     with pytest.raises(ValueError, match="strength must be 1"):
         settled(first_alone, Frames(noise_clip(1), 0, 0.5))
@@ -868,7 +871,7 @@ def test_image_models_take_their_images_as_frames(name: str, tmp_path: Path) -> 
         given = [Frames(kind(one), at) for one, at in zip(images, (0, -1), strict=True) if one is not None]
         found = pipe("a ball", conditions=given, generator=seeded(1), **call).frames
         torch.testing.assert_close(found, short, atol=1e-3, rtol=1e-3)
-    with pytest.raises(ValueError, match=r"give image|frames 1 to 1 are given"):
+    with pytest.raises(ValueError, match=r"give image|takes the first frame alone, not frame 1"):
         pipe("a ball", conditions=[Frames(images[0], 1)], **call)
 
 

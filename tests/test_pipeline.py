@@ -450,8 +450,8 @@ def test_bad_arguments_are_named(pipe: VideoDiTPipeline, arguments: dict[str, An
     ("arguments", "message"),
     [
         ({}, "give either prompt or prompt_embeds"),
-        ({"prompt": []}, "the list of prompts is empty"),
-        ({"prompt": ["a", 3]}, "a prompt must be a string, got 3"),
+        ({"prompt": []}, "prompt is an empty list; it must hold at least one text"),
+        ({"prompt": ["a", 3]}, "each prompt of a list must be a string, got 3"),
         (
             {"prompt": "a", "prompt_attention_mask": torch.ones(1, 3)},
             r"prompt_attention_mask \[1, 3\] must be \[B, L\] of prompt_embeds, got none",

@@ -114,7 +114,7 @@ def test_overlaps_that_add_nothing_are_named(window: int, overlap: int) -> None:
         ({"window": 18}, "window is 18; it must be 4k\\+1, such as 17"),
         ({"window": 5}, "window is 5; it must be at least 9 frames"),
         ({"window": 0}, "window must be at least 1, got 0"),
-        ({"overlap": 4}, "overlap is 4, but this model makes clips at once; give window, too"),
+        ({"overlap": 4}, "overlap is 4, but this model makes a clip at once; set window, too"),
         ({"window": 17, "loop": True}, "a loop is made at once, of at most 17 frames, got 40"),
     ],
 )

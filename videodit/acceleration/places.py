@@ -57,11 +57,11 @@ def file_to_write(folder: Path, model_hash: str) -> Path:
 
 def _is_own(folder: Path) -> bool:
     """Whether a model's folder is the user's own: writable, and of no installed package and no cache of the hub's."""
-    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub import constants
 
     place = folder.resolve()
     package = Path(str(resources.files("videodit"))).resolve()
-    kept = [package, Path(HF_HUB_CACHE).resolve()]
+    kept = [package, Path(constants.HF_HUB_CACHE).resolve()]
     if any(place.is_relative_to(one) for one in kept) or {"site-packages", "dist-packages"} & set(place.parts):
         return False
     # Another cache of the hub: models--owner--name/snapshots/revision

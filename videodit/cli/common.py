@@ -44,8 +44,13 @@ def slug(text: str) -> str:
     return words or "clip"
 
 
-def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
+def parse_size(text: str, name: str = "--size", *, bounded: bool = True) -> tuple[int, int]:
     """``(width, height)`` in pixels from "WxH".
+
+    Args:
+        text: what was typed.
+        name: of the flag or key.
+        bounded: at most what a generation can have.
 
     Args:
         text: as it was typed.
@@ -60,7 +65,7 @@ def parse_size(text: str, name: str = "--size") -> tuple[int, int]:
     from videodit.pipelines.settings import MAX_SIDE
 
     width, height = int(match[1]), int(match[2])
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+    if bounded and not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise InputError(f"{name} is {text!r}; width and height must be 1 to {MAX_SIDE} pixels, such as 128x128")
     return width, height
 

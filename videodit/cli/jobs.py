@@ -26,6 +26,7 @@ from videodit.cli.typed_names import as_typed, naming
 from videodit.errors import InputError, ModelError
 from videodit.files import sole_maker
 from videodit.importing import quick_imports
+from videodit.path_kinds import check_output_name
 from videodit.pipelines.request import LoRARequest, Request, as_list
 from videodit.pipelines.storyboard import Storyboard
 from videodit.prompts import is_blank
@@ -208,6 +209,7 @@ def _check_place(order: Order) -> None:
 
     if order.output == results.STDOUT:
         return
+    check_output_name(order.output)
     check_output(order.output, inputs=order.inputs, overwrite=order.overwrite)
     animations.check_output(order.output)
     wanted = results.current().stdout_format

@@ -109,10 +109,8 @@ def write_sheet(path: Path, clips: Sequence[tuple[Path, int | None]]) -> None:
 
 def _some_frames(path: Path) -> list[np.ndarray]:
     """A few frames of a clip that was just written, spread over its length, uint8 ``[H, W, 3]``."""
-    import numpy as np
-    from PIL import Image
-
     from videodit.animations import files_of, format_of
+    from videodit.reading.pictures import frames_of
 
     kind = format_of(path)
     if kind == "mp4":
@@ -123,13 +121,8 @@ def _some_frames(path: Path) -> list[np.ndarray]:
             return list(clip.frames(_spread(clip.info.num_frames)))
     if kind == "png":
         files = files_of(path)
-        return [np.asarray(Image.open(files[index]).convert("RGB")) for index in _spread(len(files))]
-    frames = []
-    with Image.open(path, formats=[kind.upper()]) as image:
-        for index in _spread(getattr(image, "n_frames", 1)):
-            image.seek(index)
-            frames.append(np.asarray(image.convert("RGB")))
-    return frames
+        return [frame for index in _spread(len(files)) for frame in frames_of(files[index], "PNG", _spread)]
+    return frames_of(path, kind.upper(), _spread)
 
 
 def _spread(count: int) -> list[int]:

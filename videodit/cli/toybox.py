@@ -33,7 +33,7 @@ def toybox(
 
     Started again with the same flags, it goes on where it was stopped; with more clips, it adds them.
     """
-    width, height = parse_size(size)
+    width, height = parse_size(size, bounded=False)  # the world says itself which sizes it has
     if clips < 1:
         raise InputError(f"--clips is {clips}; it must be at least 1")
     if not 0 <= seed <= MAX_SEED:

@@ -6,8 +6,9 @@ import contextlib
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -17,7 +18,7 @@ from videodit.errors import InputError
 from videodit.limits import current_limits
 from videodit.reading.files import Media, Unreadable, check_file
 
-__all__ = ["Picture", "check_opaque", "is_picture", "picture_kind", "read_picture", "to_rgb"]
+__all__ = ["Picture", "check_opaque", "frames_of", "is_picture", "picture_kind", "read_picture", "to_rgb"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 # What a file begins with, and the only Pillow plugin that may then open it. Others (EPS runs a program) never do.
@@ -121,6 +122,22 @@ def read_picture(media: Media) -> Picture:
                 ) from error
             raise Unreadable(f"the image does not decode: {str(error) or type(error).__name__}") from error
     return Picture(pixels, kind, mode, _DEGREES.get(turned, 0), (*damage, *notices))
+
+
+def frames_of(path: Path, kind: str, choose: Callable[[int], Sequence[int]]) -> list[np.ndarray]:
+    """Frames of a picture or an animation that videodit has just written, uint8 ``[H, W, 3]``.
+
+    Args:
+        path: of the file.
+        kind: Pillow's name of its format.
+        choose: gives the numbers of the frames that are wanted, for how many there are.
+    """
+    frames = []
+    with PIL.Image.open(path, formats=[kind]) as image:
+        for index in choose(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            frames.append(np.asarray(image.convert("RGB")))
+    return frames
 
 
 def to_rgb(image: PIL.Image.Image) -> tuple[PIL.Image.Image, list[str]]:
