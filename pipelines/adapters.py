@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from videodit._diffusers import LoraBaseMixin
 from videodit.adapters import state
@@ -112,15 +112,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
         lora = read_lora(opened, models, name=adapter_name, into=into, base_hash=self._base_hash(opened))
         name = adapter_name or free_name(lora.info.name, self._all_names())
         for network in lora.info.networks:
-            taken = name in state.present(networks[network])
-            if taken and not hotswap:
-                raise InputError(
-                    f"there is a LoRA {name!r} already; choose another adapter_name, delete that one, or pass "
-                    "hotswap=True"
-                )
-            if hotswap and not taken:
-                there = ", ".join(state.present(networks[network])) or "none"
-                raise InputError(f"there is no LoRA {name!r} in {network} to be replaced; there are {there}")
+            _check_place(networks[network], network, name, hotswap=hotswap)
         for notice in lora.info.notices:
             logger.warning(notice)
         before = {network: self._direct_active(network) for network in lora.info.networks}
@@ -456,6 +448,23 @@ def _expert(networks: Container[str], second: bool) -> str | None:
 
 def _as_names(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
+
+
+def _check_place(model: nn.Module, network: str, name: str, *, hotswap: bool) -> None:
+    """See that a network has a LoRA of a name where one is to be replaced, and else none.
+
+    Raises:
+        InputError: it is the other way round.
+    """
+    there = state.present(model)
+    if name in there and not hotswap:
+        raise InputError(
+            f"there is a LoRA {name!r} already; choose another adapter_name, delete that one, or pass hotswap=True"
+        )
+    if hotswap and name not in there:
+        raise InputError(
+            f"there is no LoRA {name!r} in {network} to be replaced; there are {', '.join(there) or 'none'}"
+        )
 
 
 def _check_name(name: str) -> None:

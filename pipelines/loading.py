@@ -79,8 +79,8 @@ def load_components(
         torch_dtype: the same.
         variant: of the weight files, such as ``"fp16"``; networks that have none are read from their plain files, with
             a warning.
-        device_map: see :func:`videodit.pipelines.placement.place_components`, and so is the next one.
-        max_memory: by device.
+        device_map: see :func:`videodit.pipelines.placement.place_components`.
+        max_memory: bytes by device; see there, too.
         quantization_config: diffusers' ``PipelineQuantizationConfig``.
         low_cpu_mem_usage: True; anything else is refused.
         use_safetensors: True; pickles are refused before.
@@ -90,8 +90,6 @@ def load_components(
         InputError: an unknown option, or one that cannot be honoured.
         ModelError: a component that is damaged, or of a library other than diffusers and transformers.
     """
-    from videodit import VideoDiT
-
     own = index["_class_name"] == "VideoDiTPipeline"
     settings = _settings(index, parameters if own else None)
     unknown = sorted(set(given) - set(COMPONENTS) - (set(settings) if own else set()))
@@ -104,6 +102,37 @@ def load_components(
             raise ModelError(f"{folder / 'model_index.json'} names no {name}")
     networks = [name for name in present if name in _NETWORKS]
     dtypes = _dtypes(dtype if dtype is not None else torch_dtype, networks)
+    _check_options(low_cpu_mem_usage, quantization_config)
+    variants = _variants(folder, networks, variant)
+    sizes = {} if device_map is None else _bytes_of(folder, networks, dtypes, variants)
+    places = place_components(sizes, device_map, max_memory)
+    parts: dict[str, object] = {name: value for name, value in given.items() if name in COMPONENTS}
+    for name in present:
+        component, home = class_of(index[name], name, folder), folder / name
+        if name not in _NETWORKS:
+            parts[name] = load_plain(component, home)
+        else:
+            options: JsonObject = {"variant": variants[name]} if variants[name] else {}
+            if name in places:
+                options["device_map"] = places[name]
+            if quantization_config is not None:
+                chosen = quantization_of(quantization_config, name, is_diffusers=name not in _ENCODERS)
+                if chosen is not None:
+                    options["quantization_config"] = chosen
+            parts[name] = _load_part(name, component, home, found, dtypes[name], options)
+        _tell_loaded(name, parts[name], folder)
+    for name in ("tokenizer", "tokenizer_2"):
+        check_tokenizer(parts.get(name), parts.get(name.replace("tokenizer", "text_encoder")), folder / name)
+    attach_devices(parts, places)
+    return parts | settings | {name: value for name, value in given.items() if name not in COMPONENTS}
+
+
+def _check_options(low_cpu_mem_usage: bool, quantization_config: PipelineQuantizationConfig | None) -> None:
+    """See that options can be honoured.
+
+    Raises:
+        InputError: one that cannot.
+    """
     if not low_cpu_mem_usage:
         raise InputError("low_cpu_mem_usage=False is refused: weights are read without a second copy")
     if quantization_config is not None and not is_pipeline_quantization(quantization_config):
@@ -111,41 +140,39 @@ def load_components(
             "quantization_config must be a PipelineQuantizationConfig, which names components, got "
             f"{type(quantization_config).__name__}"
         )
-    variants = _variants(folder, networks, variant)
-    sizes = {} if device_map is None else _bytes_of(folder, networks, dtypes, variants)
-    places = place_components(sizes, device_map, max_memory)
-    parts: dict[str, object] = {name: value for name, value in given.items() if name in COMPONENTS}
-    for name in present:
-        component = class_of(index[name], name, folder)
-        # Always the component's own folder: with the pipeline's and a `subfolder`, transformers would follow an
-        # adapter's file to wherever that points.
-        home = folder / name
-        if name not in _NETWORKS:
-            parts[name] = load_plain(component, home)
-            _tell_loaded(name, parts[name], folder)
-            continue
-        options: JsonObject = {"variant": variants[name]} if variants[name] else {}
-        if name in places:
-            options["device_map"] = places[name]
-        if quantization_config is not None:
-            chosen = quantization_of(quantization_config, name, is_diffusers=name not in _ENCODERS)
-            if chosen is not None:
-                options["quantization_config"] = chosen
-        if name in _TRANSFORMERS:
-            native = read_json(home / "config.json").get("_class_name") == "VideoDiT"
-            if found is not None and not native:
-                options["overrides"] = found[1].overrides
-            key = "torch_dtype" if native else "dtype"
-            parts[name] = VideoDiT.from_pretrained(home, **{key: dtypes[name]}, **options)
-        elif (ours := own_class(_loaded_class(component.__name__))) is not None:
-            parts[name] = ours.from_pretrained(home, torch_dtype=dtypes[name], **options)
-        else:
-            parts[name] = load_network(component, home, dtype=dtypes[name], **options)
-        _tell_loaded(name, parts[name], folder)
-    for name in ("tokenizer", "tokenizer_2"):
-        check_tokenizer(parts.get(name), parts.get(name.replace("tokenizer", "text_encoder")), folder / name)
-    attach_devices(parts, places)
-    return parts | settings | {name: value for name, value in given.items() if name not in COMPONENTS}
+
+
+def _load_part(
+    name: str,
+    component: type,
+    home: Path,
+    found: tuple[Family, Sampling] | None,
+    dtype: torch.dtype,
+    options: JsonObject,
+) -> object:
+    """A network, of our class where there is one.
+
+    Always from the component's own folder: with the pipeline's and a ``subfolder``, transformers would follow an
+    adapter's file to wherever that points.
+
+    Args:
+        name: of the component.
+        component: its class, by the folder.
+        home: its folder.
+        found: the family and how it makes clips.
+        dtype: of its weights.
+        options: of loading.
+    """
+    from videodit import VideoDiT
+
+    if name in _TRANSFORMERS:
+        native = read_json(home / "config.json").get("_class_name") == "VideoDiT"
+        if found is not None and not native:
+            options = options | {"overrides": found[1].overrides}
+        return VideoDiT.from_pretrained(home, **{"torch_dtype" if native else "dtype": dtype}, **options)
+    if (ours := own_class(_loaded_class(component.__name__))) is not None:
+        return ours.from_pretrained(home, torch_dtype=dtype, **options)
+    return load_network(component, home, dtype=dtype, **options)
 
 
 def _loaded_class(name: str) -> str:

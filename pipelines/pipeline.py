@@ -91,6 +91,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         sampled_as: diffusers' pipeline class whose way to sample this is; ``None`` for models made here.
         window: frames that longer clips are made of at a time, window by window; ``None``: clips of any length are made
             at once.
+        force_zeros_for_empty_prompt: an empty prompt is tokens of 0, all of them padding (Mochi).
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->transformer->transformer_2->vae"

@@ -58,6 +58,23 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
     return result
 
 
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the saved tiny pipeline of a case of `tiny_families` by its name. Tests copy what they change."""
+    from tiny_families import save_pipeline
+
+    saved: dict[str, Path] = {}
+
+    def save(name: str) -> Path:
+        if name not in saved:
+            torch.manual_seed(0)
+            saved[name] = tmp_path_factory.mktemp("pipelines") / name
+            save_pipeline(name, saved[name])
+        return saved[name]
+
+    return save
+
+
 @pytest.fixture(autouse=True)
 def _own_log_level() -> Generator[None, None, None]:
     """A script that turns the pipeline's notices off does so for the whole process, which is its own but not ours."""

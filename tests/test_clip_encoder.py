@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -27,21 +26,6 @@ from videodit.pipelines.placing import place_conditions
 from videodit.pipelines.request import Request
 from videodit.pipelines.settings import plan_settings
 from videodit.text import TextTokens
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The saved pipeline of a case."""
-    saved: dict[str, Path] = {}
-
-    def save(name: str) -> Path:
-        if name not in saved:
-            torch.manual_seed(0)
-            saved[name] = tmp_path_factory.mktemp("pipelines") / name
-            getattr(diffusers, CASES[name].pipeline)(**CASES[name].parts()).save_pretrained(saved[name])
-        return saved[name]
-
-    return save
 
 
 def frames_for(name: str, encoder: ClipEncoder) -> np.ndarray:

@@ -11,27 +11,12 @@ import diffusers
 import pytest
 import torch
 from peft import LoraConfig
-from tiny_families import CASES, PROMPT, image_encoder, save_pipeline
+from tiny_families import CASES, PROMPT, image_encoder
 from torch import Tensor
 
 from videodit import VideoDiTPipeline
 from videodit.errors import InputError
 from videodit.families import FAMILIES
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The saved pipeline of a case."""
-    saved: dict[str, Path] = {}
-
-    def save(name: str) -> Path:
-        if name not in saved:
-            torch.manual_seed(0)
-            saved[name] = tmp_path_factory.mktemp("pipelines") / name
-            save_pipeline(name, saved[name])
-        return saved[name]
-
-    return save
 
 
 def generator() -> torch.Generator:

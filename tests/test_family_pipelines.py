@@ -15,7 +15,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from tiny_families import CASES, NEGATIVE, PROMPT, image, save_pipeline
+from tiny_families import CASES, NEGATIVE, PROMPT, image
 
 from videodit import VideoDiTPipeline
 from videodit.cli.main import main
@@ -33,21 +33,6 @@ from videodit.pipelines.spec import ModelFolder
 def planned(folder: Path, **asked: Any) -> Settings:
     """The settings of a request to a model, from its configs alone."""
     return plan_settings(Request(**asked), ModelFolder.find(str(folder)).spec)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The saved pipeline of a case."""
-    saved: dict[str, Path] = {}
-
-    def save(name: str) -> Path:
-        if name not in saved:
-            torch.manual_seed(0)
-            saved[name] = tmp_path_factory.mktemp("pipelines") / name
-            save_pipeline(name, saved[name])
-        return saved[name]
-
-    return save
 
 
 def generator() -> torch.Generator:

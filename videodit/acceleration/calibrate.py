@@ -35,7 +35,7 @@ def evaluator(
         prompts: what is made, each from its own seed.
         steps: of the sampler.
         guidance: scale.
-        seed: of the first prompt; the next have the next ones.
+        seed: of the first prompt; each further prompt has the seed of the one before plus 1.
         batch: clips at a time.
         size: ``width``, ``height`` and ``num_frames`` of the clips, as far as they are not the model's own.
     """

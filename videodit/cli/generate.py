@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from videodit.cli.common import parse_size, slug
+from videodit.cli.describing import describe_jobs
 from videodit.cli.flags import ClipFlags, Seconds, integer, with_clip_flags
-from videodit.cli.jobs import Order, begun_seed, describe_jobs, draw_seed, plan_jobs, run_jobs
+from videodit.cli.jobs import begun_seed, draw_seed, plan_jobs, run_jobs
+from videodit.cli.orders import Order
 from videodit.cli.output_files import choose_output
 from videodit.cli.typed_names import key_names
 from videodit.errors import InputError

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videodit.cli.common import count_of, note, parse_size
+from videodit.cli.describing import describe_jobs
 from videodit.cli.flags import ClipFlags
-from videodit.cli.jobs import Order, begun_seed, describe_jobs, plan_jobs, run_jobs
+from videodit.cli.jobs import begun_seed, plan_jobs, run_jobs
+from videodit.cli.orders import Order
 from videodit.cli.output_files import choose_output
 from videodit.errors import InputError
 from videodit.pipelines.request import Request

@@ -10,14 +10,15 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videodit.cli import results
 from videodit.cli.common import count_of, file_size, note, print_rows, printable, quiet_libraries
-from videodit.cli.loras import check_loras, load_loras, weight_of
+from videodit.cli.loras import check_loras, load_loras
+from videodit.cli.orders import MAX_SEED, Job, Order
 from videodit.cli.output_files import check_output
 from videodit.cli.progress import Progress, show_progress
 from videodit.cli.stopping import when_stopped
@@ -28,7 +29,6 @@ from videodit.files import sole_maker
 from videodit.importing import quick_imports
 from videodit.path_kinds import check_output_name
 from videodit.pipelines.request import LoRARequest, Request, as_list
-from videodit.pipelines.storyboard import Storyboard
 from videodit.prompts import is_blank
 
 if TYPE_CHECKING:
@@ -39,52 +39,6 @@ if TYPE_CHECKING:
     from videodit.pipelines.planning import Plan
     from videodit.pipelines.spec import ModelFolder
     from videodit.prompt_reader import PromptReader
-
-MAX_SEED = 2**63 - 1
-
-
-@dataclass(frozen=True)
-class Order:
-    """A clip to make, and where it goes.
-
-    Attributes:
-        request: what is asked for, with a seed.
-        output: the file to write, or ``-`` for stdout.
-        origin: where it was written ("prompts.jsonl, line 3"), for error messages.
-        keys: names, for messages, of the values that the command line does not say; see
-            :func:`videodit.cli.typed_names.key_names`.
-        inputs: files that the clip is made from, which it must not replace.
-        overwrite: another file may be replaced.
-    """
-
-    request: Request
-    output: Path
-    origin: str = ""
-    keys: Mapping[str, str] = field(default_factory=dict)
-    inputs: tuple[Path, ...] = ()
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class Job:
-    """An order, and what it comes to with this model on this machine."""
-
-    order: Order
-    plan: Plan
-    model: ModelFolder
-    device: str
-    dtype: Any
-    loras: tuple[LoRAInfo, ...] = ()
-
-    @property
-    def request(self) -> Request:
-        """What was asked for."""
-        return self.order.request
-
-    @property
-    def output(self) -> Path:
-        """The file to write, or ``-`` for stdout."""
-        return self.order.output
 
 
 def draw_seed() -> int:
@@ -240,10 +194,11 @@ def _check_words(request: Request) -> None:
         raise InputError(f"seed must be 0 to {MAX_SEED}, got {request.seed}")
 
 
-def _quantizes(wanted: str | AccelConfig) -> bool:
+def _acceleration_of(request: Request) -> AccelConfig | None:
     from videodit.acceleration import AccelConfig
 
-    return (AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted).quantize is not None
+    wanted = request.acceleration
+    return AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted
 
 
 def _check_acceleration(request: Request, plan: Plan, model: ModelFolder) -> None:
@@ -252,114 +207,19 @@ def _check_acceleration(request: Request, plan: Plan, model: ModelFolder) -> Non
     Raises:
         InputError: it does not.
     """
-    if request.acceleration is None:
+    config = _acceleration_of(request)
+    if config is None or config.cache is None:
         return
-    from videodit.acceleration import AccelConfig
     from videodit.acceleration.bind import find_schedules
     from videodit.acceleration.schedule import pick_schedule
     from videodit.pipelines.folders import model_hash
 
     wanted, steps = request.acceleration, plan.num_inference_steps
-    config = AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted
-    if config.cache is None:
-        return
     found, _ = find_schedules(config.cache, folder=model.path, model_hash=model_hash(model.path))
     if isinstance(found, dict):
         pick_schedule(found, model.index["scheduler"][1], steps, what=f"acceleration {wanted!r}", model=request.model)
     elif len(found) != steps:
         raise InputError(f"acceleration {found!r} is for {len(found)} steps, not {steps}")
-
-
-def describe_jobs(jobs: Sequence[Job]) -> None:
-    """Print what :func:`run_jobs` would do."""
-    for job in jobs:
-        request, plan = job.request, job.plan
-        results.emit("plan", **_plan_values(job))
-        print_rows(
-            [
-                *_prompt_rows(request),
-                *((name, path) for name, path in (("image", request.image), ("last", request.last_image)) if path),
-                ("negative", request.negative_prompt or "(none)"),
-                ("model", job.model.name),
-                *(
-                    ("lora", f"{info.name} at {weight_of(asked)}, {info.matched}/{info.total} modules, {info.layout}")
-                    for asked, info in zip(request.loras, job.loras, strict=True)
-                ),
-                ("size", f"{plan.width}x{plan.height}"),
-                ("frames", f"{plan.num_frames} at {float(plan.fps):g} fps{', a loop' if plan.loop else ''}"),
-                *(("keeps", _kept(record)) for record in plan.condition_record),
-                ("seconds", f"{plan.seconds:.2f}"),
-                ("steps", plan.num_inference_steps),
-                *([("accelerate", request.acceleration)] if request.acceleration is not None else []),
-                ("cfg", f"{plan.guidance_scale:g}"),
-                ("seed", request.seed),
-                ("tokens", plan.num_tokens),
-                ("device", job.device),
-                ("dtype", _dtype_name(job)),
-                ("output", _output_name(job.output)),
-            ]
-        )
-        if job is not jobs[-1]:
-            print()
-
-
-def _plan_values(job: Job) -> dict[str, object]:
-    """What would be made, under the keys of ``--json``."""
-    request, plan = job.request, job.plan
-    return {
-        "output": job.output,
-        "overwrites": bool(_there(job.output)),
-        "prompt": request.prompt.scenes if isinstance(request.prompt, Storyboard) else request.prompt,
-        "negative_prompt": request.negative_prompt,
-        "model": job.model.name,
-        "loras": [
-            {"name": info.name, "weight": weight_of(asked)}
-            for asked, info in zip(request.loras, job.loras, strict=True)
-        ],
-        "width": plan.width,
-        "height": plan.height,
-        "num_frames": plan.num_frames,
-        "fps": plan.fps,
-        "seconds": plan.seconds,
-        "loop": plan.loop,
-        "conditions": plan.condition_record,
-        "num_inference_steps": plan.num_inference_steps,
-        "guidance_scale": plan.guidance_scale,
-        "seed": request.seed,
-        "num_tokens": plan.num_tokens,
-        "acceleration": request.acceleration,
-        "device": job.device,
-        "dtype": _dtype_name(job),
-        "notices": plan.notices,
-    }
-
-
-def _prompt_rows(request: Request) -> list[tuple[str, str]]:
-    """The prompts as they are read; before them as they were typed, where that differs."""
-    typed = [("typed", text) for text in request.prompt_source or ()]
-    weights = [
-        ("weight", f"{weight:g} of “{text[start:stop]}”")
-        for text, spans in zip(as_list(request.prompt), request.prompt_weights or (), strict=False)
-        for start, stop, weight in spans
-    ]
-    return [*typed, *_read_rows(request), *weights]
-
-
-def _read_rows(request: Request) -> list[tuple[str, str]]:
-    if isinstance(request.prompt, Storyboard):
-        return [("prompt", f"from {at:g} s: {prompt}") for at, prompt in request.prompt.scenes]
-    return [("prompt", prompt) for prompt in as_list(request.prompt)]
-
-
-def _kept(record: dict[str, Any]) -> str:
-    """A line about what the clip takes from pictures or clips."""
-    if "frames" in record:
-        first, count = record["at"], record["count"]
-        which = f"frame {first}" if count == 1 else f"frames {first} to {first + count - 1}"
-        return f"{which}, strength {record['strength']:g}"
-    if "edit" in record:
-        return f"as much of the clip as strength {record['strength']:g} leaves"
-    return "the clip where the mask is black"
 
 
 def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, Any]]:
@@ -437,8 +297,8 @@ def _load_all(job: Job) -> VideoDiTPipeline:
             import videodit.pipelines.pipeline  # noqa: F401
         progress.stage(f"loading the weights of {printable(job.model.name)}")
         pipe = _load(job)
-        wanted = job.request.acceleration
-        quantized = wanted is not None and _quantizes(wanted)
+        wanted = _acceleration_of(job.request)
+        quantized = wanted is not None and wanted.quantize is not None
         if wanted is not None and quantized:  # LoRAs go beside quantized weights, which cannot be made under them
             pipe.accelerate(wanted)
         load_loras(pipe, job.request.loras, job.loras)
@@ -453,7 +313,7 @@ def _load(job: Job) -> VideoDiTPipeline:
     from videodit.pipelines import VideoDiTPipeline
 
     quiet_libraries()
-    dtype: Any = getattr(torch, _dtype_name(job))
+    dtype: Any = getattr(torch, job.dtype_name)
     if (dtypes := job.request.dtypes) is not None:
         dtype = {"default": dtype} | {name: getattr(torch, one) for name, one in dtypes.items()}
     pipe = VideoDiTPipeline.from_folder(job.model, dtype=dtype)
@@ -469,7 +329,7 @@ def _announce(job: Job, keep: bool) -> None:
             f"finished windows are kept in {str(window_folder(output))!r} until the clip is whole; "
             f"after a stop the same command goes on with --seed {request.seed} -o {output}"
         )
-    if _there(output):
+    if job.there:
         note(f"{str(output)!r} exists and will be overwritten")
 
 
@@ -524,15 +384,9 @@ def _windows_made(job: Job) -> int:
     return len(list(window_folder(job.output).glob("[0-9][0-9][0-9][0-9][0-9].safetensors")))
 
 
-def _there(output: Path) -> list[Path]:
-    from videodit.animations import files_of
-
-    return files_of(output)
-
-
 def _report(job: Job, name: str, seconds: float, recipe: dict[str, Any], timings: Timings) -> None:
     path, plan = job.output, job.plan
-    files = _there(path)
+    files = job.there
     size = sum(file.stat().st_size for file in files)
     results.current().made.append((path, job.request.seed))
     results.emit(
@@ -569,11 +423,3 @@ def _print_timings(timings: Timings) -> None:
         text = f"{sum(value):.3f} s: {steps}, the first {value[0]:.3f} s, then {middle:.3f} s"
         rows.append((name, text))
     print_rows(rows, indent=2)
-
-
-def _output_name(output: Path) -> str:
-    return f"{output} (overwrites)" if _there(output) else str(output)
-
-
-def _dtype_name(job: Job) -> str:
-    return str(job.dtype).removeprefix("torch.")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import reprlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from videodit.cli.common import note, slug
+from videodit.cli.describing import describe_jobs
 from videodit.cli.flags import Device, DryRun, Dtype, Limit, Overwrite, Profile, integer
-from videodit.cli.jobs import Order, describe_jobs, plan_jobs, run_jobs
+from videodit.cli.jobs import plan_jobs, run_jobs
 from videodit.cli.loras import match_recipe, parse_loras
+from videodit.cli.orders import Order
 from videodit.cli.output_files import choose_output
 from videodit.cli.typed_names import key_names
 from videodit.errors import InputError
 from videodit.pipelines.request import Request
+
+if TYPE_CHECKING:
+    from videodit.pipelines.spec import ModelFolder
 
 
 def remake(
@@ -54,20 +59,9 @@ def remake(
     dry_run: DryRun = False,
 ) -> None:
     """Make a clip again from the recipe inside it: the same seed gives the same frames."""
-    from videodit.media import read_recipe
-    from videodit.pipelines.folders import files_hash, model_hash
-    from videodit.pipelines.recipe import FIELDS, levels_changed, read_dtypes, read_request
+    from videodit.pipelines.recipe import FIELDS, read_dtypes, read_request
 
-    recipe = read_recipe(clip)
-    if recipe is None:
-        raise InputError(f"{str(clip)!r} carries no recipe; only clips that videodit made can be made again")
-    if "conditions" in recipe:
-        raise InputError(
-            f"{str(clip)!r} was made from an image or a clip, which it does not carry; use the command that made it"
-        )
-    if missing := recipe.get("not_recorded"):
-        parts = ", ".join(map(str, missing)) if isinstance(missing, list) else missing
-        raise InputError(f"{str(clip)!r} was made with {parts}, which it does not carry; use the code that made it")
+    recipe = _whole_recipe(clip)
     changes = {"seed": seed, "model": model, "dtype": dtype}
     # What a flag says need not be in the recipe: a clip of a used generator, say, has no seed of its own.
     said = {key: value for key, value in changes.items() if value is not None}
@@ -84,18 +78,47 @@ def remake(
     target = choose_output(output, name, overwrite=overwrite)
     keys = key_names({field: key for key, field, _ in FIELDS if key not in said}, f"{{}} of the recipe in {where}")
     jobs = plan_jobs([Order(Request(device=device, **fields), target, "", keys, inputs=(clip,), overwrite=overwrite)])
-    if "model_hash" in recipe and recipe["model_hash"] != model_hash(jobs[0].model.path):
-        note(f"the clip will differ: model {jobs[0].model.name!r} has other weights than the one that made it; see -m")
-    elif "files_hash" in recipe and recipe["files_hash"] != files_hash(jobs[0].model.path):
-        note(f"the clip will differ: model {jobs[0].model.name!r} has other configs than the one that made it; see -m")
-    if levels_changed(recipe, jobs[0].model.path):
-        note(f"the clip will differ: {recipe['scheduler']} applied its shift twice in the version that made it")
+    _tell_changed_model(recipe, jobs[0].model)
     if dry_run:
         describe_jobs(jobs)
         return
     (made,) = run_jobs(jobs, profile=profile)
     for difference in _differences(recipe, made):
         note(f"the clip may differ: {difference}")
+
+
+def _whole_recipe(clip: Path) -> dict[str, Any]:
+    """The recipe of a clip, of which nothing is missing.
+
+    Raises:
+        InputError: there is none, or the clip was made with what no recipe holds.
+    """
+    from videodit.media import read_recipe
+
+    recipe = read_recipe(clip)
+    if recipe is None:
+        raise InputError(f"{str(clip)!r} carries no recipe; only clips that videodit made can be made again")
+    if "conditions" in recipe:
+        raise InputError(
+            f"{str(clip)!r} was made from an image or a clip, which it does not carry; use the command that made it"
+        )
+    if missing := recipe.get("not_recorded"):
+        parts = ", ".join(map(str, missing)) if isinstance(missing, list) else missing
+        raise InputError(f"{str(clip)!r} was made with {parts}, which it does not carry; use the code that made it")
+    return recipe
+
+
+def _tell_changed_model(recipe: dict[str, Any], model: ModelFolder) -> None:
+    """Say where a model is not as it was when it made the clip."""
+    from videodit.pipelines.folders import files_hash, model_hash
+    from videodit.pipelines.recipe import levels_changed
+
+    if "model_hash" in recipe and recipe["model_hash"] != model_hash(model.path):
+        note(f"the clip will differ: model {model.name!r} has other weights than the one that made it; see -m")
+    elif "files_hash" in recipe and recipe["files_hash"] != files_hash(model.path):
+        note(f"the clip will differ: model {model.name!r} has other configs than the one that made it; see -m")
+    if levels_changed(recipe, model.path):
+        note(f"the clip will differ: {recipe['scheduler']} applied its shift twice in the version that made it")
 
 
 def _check_changes(recipe: dict[str, Any], clip: Path, anyway: bool) -> None:

@@ -20,7 +20,7 @@ _HIGHEST = 16_000
 
 
 def takes_of(orders: Sequence[Any], count: int) -> Sequence[Any]:
-    """The :class:`videodit.cli.jobs.Order` of ``count`` takes of the one that there is: its seed and those after it.
+    """The :class:`videodit.cli.orders.Order` of ``count`` takes of the one that there is: its seed and those after it.
 
     Each is named after its seed: ``ball.mp4`` becomes ``ball-7.mp4``, and ``ball-7.mp4`` stays what it is.
 

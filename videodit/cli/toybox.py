@@ -10,7 +10,7 @@ import typer
 
 from videodit.cli.common import count_of, parse_size, printable
 from videodit.cli.flags import integer, number
-from videodit.cli.jobs import MAX_SEED
+from videodit.cli.orders import MAX_SEED
 from videodit.cli.progress import show_progress
 from videodit.cli.results import emit
 from videodit.cli.stopping import when_stopped

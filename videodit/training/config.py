@@ -201,7 +201,7 @@ class Validation(_Part):
         guidance: classifier-free guidance.
         frames: of these clips.
         size: ``(width, height)``.
-        seed: of the first prompt; the next have the next ones.
+        seed: of the first prompt; each further prompt has the seed of the one before plus 1.
         quantiles: of the training's noise levels, at which the loss on held-out samples is measured.
         samples: how many held-out samples at most.
     """
