@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -193,6 +194,12 @@ def test_root_datasets_refuses_to_pose_as_hugging_face(root: Path) -> None:
 def test_import_is_light(tmp_path: Path) -> None:
     code = "import sys, videodit; print(*{'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules))"
     assert run(sys.executable, "-c", code, cwd=tmp_path).split() == []
+
+
+def test_every_document_has_a_place_in_the_site(root: Path) -> None:
+    navigation = (root / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2].partition("\n\n")[0]
+    pages = set(re.findall(r"[\w/-]+\.md", navigation))
+    assert pages == {file.relative_to(root / "docs").as_posix() for file in (root / "docs").rglob("*.md")}
 
 
 def test_citation_names_this_version(root: Path) -> None:
