@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from videodit.cli.common import file_size, printable
+from videodit.cli.orders import Order
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ _LABEL, _GAP = 16, 4
 _HIGHEST = 16_000
 
 
-def takes_of(orders: Sequence[Any], count: int) -> Sequence[Any]:
-    """The :class:`videodit.cli.orders.Order` of ``count`` takes of the one that there is: its seed and those after it.
+def takes_of(orders: Sequence[Order], count: int) -> Sequence[Order]:
+    """Orders of ``count`` takes of the one that there is: of its seed and those after it.
 
     Each is named after its seed: ``ball.mp4`` becomes ``ball-7.mp4``, and ``ball-7.mp4`` stays what it is.
 
