@@ -191,7 +191,7 @@ def _says_length(request: Request) -> bool:
 
 def _asked_frames(request: Request, spec: ModelSpec, rate: float | Fraction) -> int | None:
     """Frames that were asked for, by their number or by seconds; ``None`` where nothing says it."""
-    from videodit.media import frame_rate
+    from videodit.frame_rates import frame_rate
 
     seconds, most = request.seconds, 1 if spec.images else None
     frame_rate(rate)

@@ -14,10 +14,11 @@ PACKAGES = {"videodit": "videodit", "pipelines": "videodit.pipelines", "datasets
 
 # Package -> what its modules never import. The entry with the longest matching name holds.
 FORBIDDEN = {
-    "videodit": {"videodit.pipelines", "videodit.datasets", "videodit.training", "videodit.cli"},
-    "videodit.pipelines": {"videodit.datasets", "videodit.training", "videodit.cli"},
-    "videodit.datasets": {"videodit.pipelines", "videodit.training", "videodit.cli"},
-    "videodit.training": {"videodit.cli"},
+    "videodit": {"videodit.pipelines", "videodit.datasets", "videodit.training", "videodit.serving", "videodit.cli"},
+    "videodit.pipelines": {"videodit.datasets", "videodit.training", "videodit.serving", "videodit.cli"},
+    "videodit.datasets": {"videodit.pipelines", "videodit.training", "videodit.serving", "videodit.cli"},
+    "videodit.training": {"videodit.serving", "videodit.cli"},
+    "videodit.serving": {"videodit.datasets", "videodit.training", "videodit.cli"},
     "videodit.cli": set(),
     "videodit.__main__": set(),  # `python -m videodit` is the command
 }

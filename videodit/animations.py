@@ -27,7 +27,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from videodit.errors import InputError
 from videodit.files import replacing, scratch_folder
-from videodit.media import as_frames, check_place, check_writable, frame_rate, pack_comment, read_recipe, write_video
+from videodit.frame_rates import frame_rate
+from videodit.media import as_frames, check_place, check_writable, pack_comment, read_recipe, write_video
 from videodit.reading.animations import PNG_KEYWORD, pack_exif
 
 if TYPE_CHECKING:

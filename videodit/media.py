@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
@@ -32,6 +31,7 @@ from av.video.stream import VideoStream
 
 from videodit.errors import InputError
 from videodit.files import replacing, try_to_write
+from videodit.frame_rates import frame_rate
 from videodit.json_types import JsonObject
 from videodit.limits import current_limits
 from videodit.reading.animations import look_at
@@ -59,7 +59,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 MAX_SIDE = 16384  # libx264 opens nothing wider or higher
-MIN_FPS, MAX_FPS = 1e-4, 1000
 # On pictures of a few macroblocks a row, libx264's macroblock tree now and then decides by memory that nothing wrote:
 # of files of the same noise, one in about 150 came out different at 32 to 64 pixels' width, none of 4,800 at 128, and
 # none of 5,000 without the tree (`pytest tests/test_media.py -k same_file` tries it).
@@ -108,25 +107,6 @@ class MediaInfo:
     size_bytes: int
     recipe: JsonObject | None
     notices: tuple[str, ...] = ()
-
-
-def frame_rate(fps: float | Fraction) -> Fraction:
-    """``fps`` as the exact fraction that a file stores.
-
-    Integers and fractions stay what they are. A float within 0.005 of a broadcast rate n × 1000/1001 is
-    meant to be that rate: 23.976 becomes 24000/1001.
-
-    Raises:
-        InputError: ``fps`` is not a number from 0.0001 to 1000.
-    """
-    if not isinstance(fps, Real) or not MIN_FPS <= fps <= MAX_FPS:  # type: ignore[operator]  # false for NaN, too
-        raise InputError(f"fps is {fps}; it must be {MIN_FPS} to {MAX_FPS}")
-    if isinstance(fps, float) and not fps.is_integer():
-        broadcast = Fraction(round(fps * 1.001) * 1000, 1001)
-        if broadcast and abs(fps - broadcast) < 0.005:
-            return broadcast
-    # The muxer counts time in 32-bit ticks of 1/numerator, so the fraction has to stay short.
-    return Fraction(fps).limit_denominator(10_000)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -26,7 +26,8 @@ from videodit.datasets.toybox.dataset import ToyboxDataset
 from videodit.datasets.toybox.render import render
 from videodit.errors import InputError
 from videodit.files import replacing, write_whole
-from videodit.media import MAX_SIDE, frame_rate, write_video
+from videodit.frame_rates import frame_rate
+from videodit.media import MAX_SIDE, write_video
 
 FORMAT = "videodit-toybox/1"
 MIN_SIDE = 16

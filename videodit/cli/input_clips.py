@@ -51,7 +51,7 @@ def rate_of(spec: ModelSpec, flags: ClipFlags) -> float:
     Raises:
         InputError: what is no frame rate.
     """
-    from videodit.media import frame_rate
+    from videodit.frame_rates import frame_rate
 
     fps = spec.defaults.fps if flags.fps is None else flags.fps
     frame_rate(fps)

@@ -33,6 +33,7 @@ from videodit.cli.generate import generate
 from videodit.cli.info import info
 from videodit.cli.remake import remake
 from videodit.cli.result_flags import Json, Quiet, with_result_flags
+from videodit.cli.serve import serve
 from videodit.cli.toybox import toybox
 from videodit.cli.typed_names import named_as_typed
 from videodit.cli.typer_commands import Command, Group, PastTyper
@@ -55,7 +56,7 @@ app = typer.Typer(
 for _command in (generate, edit, extend, connect):
     app.command(cls=Command)(with_result_flags(named_as_typed(_command), files=True, takes=True))
 app.command(cls=Command)(with_result_flags(named_as_typed(remake), files=True))
-for _command in (info, convert, families, toybox, calibrate, doctor):
+for _command in (info, convert, families, toybox, calibrate, doctor, serve):
     app.command(cls=Command)(with_result_flags(named_as_typed(_command)))
 app.add_typer(data)
 

@@ -1,0 +1,134 @@
+"""Servers for tests: the application in this process with a worker that works when it is told to, or real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from fastapi.testclient import TestClient
+
+from videodit.serving.app import create_app
+from videodit.serving.config import ServerConfig
+from videodit.serving.folder import DataFolder
+from videodit.serving.making import Models
+from videodit.serving.worker import Worker
+
+QUICK = {"prompt": "a red ball bounces on the grass", "num_inference_steps": 2, "num_frames": 5, "size": "32x32"}
+"""A clip of `mini` that takes a moment."""
+
+
+class LocalServer:
+    """The application in this process, and one worker, which takes a job when :meth:`work` is called.
+
+    Args:
+        data: an empty folder.
+        config: fields of :class:`ServerConfig`.
+    """
+
+    def __init__(self, data: Path, **config: Any) -> None:
+        self.config = ServerConfig(data=data, **config)
+        self.folder = DataFolder(data)
+        self.app = create_app(self.config, workers=False)
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> LocalServer:
+        self.client = self._stack.enter_context(TestClient(self.app, base_url="http://127.0.0.1:8000"))
+        self.worker = Worker("worker-test", self.folder, Models(self.config.models, self.config.loras, device="cpu"))
+        self._stack.callback(self.worker.store.close)
+        self.worker.publish()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def create(self, **fields: Any) -> dict[str, Any]:
+        """A job that was taken."""
+        answer = self.client.post("/v1/videos", json=QUICK | fields)
+        assert answer.status_code == 200, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def job(self, id: str) -> dict[str, Any]:
+        """What became of it."""
+        answer = self.client.get(f"/v1/videos/{id}")
+        assert answer.status_code == 200, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def work(self) -> bool:
+        """Make the job that is first, if there is one."""
+        return self.worker.work_once()
+
+
+class ServerProcess:
+    """`videodit serve` as users run it.
+
+    Attributes:
+        url: of the API.
+        process: of the server.
+    """
+
+    def __init__(self, data: Path, *flags: str) -> None:
+        self.data = data
+        log = data.with_name(f"{data.name}.log")
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "videodit", "serve", "--port", "0", "--data", str(data), *flags],
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                cwd=data.parent,
+            )
+        self.log = log
+        self.url = self._wait_for_address()
+        self.client = httpx2.Client(base_url=self.url, timeout=30, trust_env=False)
+
+    def _wait_for_address(self) -> str:
+        found = None
+        for _ in range(600):
+            found = re.findall(r"http://[\w.:\[\]-]+", self.log.read_text())
+            if found or self.process.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert found, self.log.read_text()
+        return str(found[-1])
+
+    def wait_ready(self, seconds: float = 120) -> None:
+        """Until jobs are taken."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with contextlib.suppress(httpx2.TransportError):
+                if self.client.get("/ready").status_code == 200:
+                    return
+            time.sleep(0.1)
+        raise AssertionError(self.log.read_text())
+
+    def kill(self) -> None:
+        """As the system does when memory is short."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:
+        """As a user does. Returns the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT if os.name != "nt" else signal.SIGTERM)
+        self.client.close()
+        return self.process.wait(60)
+
+
+@contextlib.contextmanager
+def server_process(data: Path, *flags: str) -> Iterator[ServerProcess]:
+    """A :class:`ServerProcess` that is stopped at the end of the block."""
+    server = ServerProcess(data, *flags)
+    try:
+        yield server
+    finally:
+        server.stop()

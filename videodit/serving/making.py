@@ -1,0 +1,246 @@
+"""From a job to a clip in a folder. It knows neither the store nor the web process, so that any worker can call it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from videodit.errors import InputError
+from videodit.pipelines.request import Inputs, LoRARequest, Request
+from videodit.serving.records import Cancel, Job
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from videodit.json_types import JsonObject
+    from videodit.pipelines import VideoDiTPipeline
+    from videodit.pipelines.output import VideoDiTPipelineOutput
+    from videodit.pipelines.planning import Plan
+    from videodit.pipelines.spec import ModelFolder
+
+CLIP = "video.mp4"
+THUMBNAIL = "thumbnail.webp"
+SPRITESHEET = "spritesheet.webp"
+WINDOWS = "windows"
+"""Names in a job's folder: the clip, its pictures, and the latents of finished windows of a long clip in the making."""
+
+
+class Stopped(Exception):
+    """A stop was asked for.
+
+    Args:
+        how: with nothing left, or with what is finished.
+    """
+
+    def __init__(self, how: Cancel) -> None:
+        super().__init__(how)
+        self.how = how
+
+
+class Tell(Protocol):
+    """Called at each step, and between the parts of the work.
+
+    Raises:
+        Stopped: a stop was asked for.
+        Exception: anything else ends the work, too.
+    """
+
+    def __call__(self, stage: str, step: int = 0, steps: int = 0, **more: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Made:
+    """What is left of a job: ``output`` for :attr:`Job.output`, and the clip's recipe."""
+
+    output: JsonObject
+    recipe: JsonObject
+
+
+class Models:
+    """The models and LoRAs that may be used, by name; the one that was used last stays loaded.
+
+    Args:
+        models: folders or hub ids by name.
+        loras: files by name.
+        device: to compute on; ``None``: the fastest kind that is here.
+        dtype: to compute in; ``None``: what the device is good at.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, str],
+        loras: Mapping[str, str] | None = None,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        self.models, self.loras = dict(models), dict(loras or {})
+        self._device, self._dtype = device, dtype
+        self._folders: dict[str, ModelFolder] = {}
+        self._loaded: tuple[str, str | None] | None = None
+        self._with: tuple[LoRARequest, ...] = ()
+        self._pipe: VideoDiTPipeline | None = None
+
+    def folder(self, name: str) -> ModelFolder:
+        """A model that was found and checked.
+
+        Raises:
+            InputError: no model of that name.
+        """
+        from videodit.pipelines.spec import ModelFolder
+
+        if name not in self.models:
+            raise InputError(f"there is no model {name!r}; legal are {', '.join(self.models)}")
+        if name not in self._folders:
+            self._folders[name] = ModelFolder.find(self.models[name])
+        return self._folders[name]
+
+    def pipeline(self, name: str, *, acceleration: str | None, loras: tuple[LoRARequest, ...]) -> VideoDiTPipeline:
+        """A pipeline, ready for a clip. Another model takes the place of the one that is loaded; LoRAs alone do not.
+
+        Args:
+            name: of the model.
+            acceleration: a preset's name.
+            loras: with names in place of files.
+
+        Raises:
+            InputError: a LoRA or a preset that does not fit the model.
+        """
+        if self._pipe is None or self._loaded != (name, acceleration):
+            self._pipe, self._loaded, self._with = None, None, ()
+            pipe = self._load(name)
+            if acceleration is not None:
+                pipe.accelerate(acceleration)
+            self._pipe, self._loaded = pipe, (name, acceleration)
+        if loras != self._with:
+            self._pipe.unload_lora_weights()
+            self._with = ()
+            for lora in loras:
+                self._pipe.load_lora_weights(
+                    self.loras[lora.source], adapter_name=lora.source, load_into_transformer_2=lora.second
+                )
+            if loras:
+                weights: Any = [1.0 if lora.weight is None else lora.weight for lora in loras]
+                self._pipe.set_adapters([lora.source for lora in loras], weights)
+            self._with = loras
+        return self._pipe
+
+    def _load(self, name: str) -> VideoDiTPipeline:
+        import torch
+
+        from videodit.hardware import parse_device, parse_dtype
+        from videodit.pipelines import VideoDiTPipeline
+
+        device = parse_device(self._device)
+        dtype = parse_dtype(self._dtype, device)
+        with torch.inference_mode(False):
+            pipe = VideoDiTPipeline.from_folder(self.folder(name), dtype=dtype)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe.to(device)
+
+
+def make(job: Job, folder: Path, models: Models, upload: Callable[[str], Path], tell: Tell) -> Made:
+    """Make a job's clip.
+
+    Args:
+        job: what to make.
+        folder: where its files go; :data:`WINDOWS` in it goes on from where an earlier attempt was.
+        models: that may be used.
+        upload: gives the file of an upload's id.
+        tell: see :class:`Tell`.
+
+    Raises:
+        InputError: what cannot be made, in words for the client.
+        Stopped: a stop was asked for, and nothing is left.
+    """
+    from videodit.pipelines.planning import plan
+
+    tell("loading")
+    request = with_files(Request.from_json(job.request), upload)
+    pipe = models.pipeline(job.model, acceleration=_preset(request), loras=request.loras)
+    tell("planning")
+    planned = plan(request, Inputs(), models.folder(job.model).spec, text_notices=pipe.text_encoder_notices)
+    if planned.windows is not None:
+        planned = replace(planned, request=replace(planned.request, keep_windows=folder / WINDOWS))
+    tell("encoding", notices=list(dict.fromkeys([*job.notices, *planned.notices])))
+    planned = replace(planned, inputs=replace(planned.inputs, callback_on_step_end=_callback(planned, tell)))
+    output = pipe.run(planned, output_type="stream")
+    return _save(output, planned, folder, tell)
+
+
+def with_files(request: Request, upload: Callable[[str], Path]) -> Request:
+    """A request whose media are upload ids, with the files in their places.
+
+    Args:
+        request: of a job.
+        upload: gives the file of an upload's id.
+    """
+    ends = {name: upload(str(one)) for name in ("image", "last_image") if (one := getattr(request, name)) is not None}
+    conditions = []
+    for one in request.conditions:
+        media = {name: upload(str(value)) for name, value in vars(one).items() if name in ("content", "clip", "mask")}
+        conditions.append(replace(one, **media))
+    return replace(request, **ends, conditions=tuple(conditions))
+
+
+def _preset(request: Request) -> str | None:
+    if request.acceleration is None or isinstance(request.acceleration, str):
+        return request.acceleration
+    raise InputError("acceleration must be the name of a preset")
+
+
+def _callback(planned: Plan, tell: Tell) -> Callable[..., dict[str, Any]]:
+    """Tells of each step, and how long the rest takes by the steps so far; the first one loads what is not loaded."""
+    steps, done, began = planned.steps_taken * len(planned.spans), 0, 0.0
+
+    def on_step_end(_: Any, __: int, ___: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        nonlocal done, began
+        done += 1
+        now = time.monotonic()
+        began = began or now
+        left = (now - began) / (done - 1) * (steps - done) if done > 1 else None
+        tell("sampling", done, steps, seconds_left=left)
+        return tensors
+
+    return on_step_end
+
+
+def _save(output: VideoDiTPipelineOutput, planned: Plan, folder: Path, tell: Tell) -> Made:
+    """Decode the clip into its place; a clip that was stopped ends where it was."""
+    import shutil
+
+    from videodit.media import write_video
+
+    frames, stopped = 0, list[Stopped]()
+
+    def counted(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        nonlocal frames
+        try:
+            for chunk in chunks:
+                frames += len(chunk)
+                yield chunk
+                tell("decoding", planned.steps_taken * len(planned.spans), planned.steps_taken * len(planned.spans))
+        except Stopped as stop:
+            if stop.how == "drop" or not frames:
+                raise
+            stopped.append(stop)
+
+    path, recipe = folder / CLIP, output.recipes[0]
+    with contextlib.closing(output.frames[0]) as chunks:
+        write_video(path, counted(chunks), fps=planned.fps, recipe=recipe)
+    if stopped:
+        recipe = recipe | {"stopped_at_frame": frames}
+    shutil.rmtree(folder / WINDOWS, ignore_errors=True)
+    made = {
+        "bytes": path.stat().st_size,
+        "width": planned.width,
+        "height": planned.height,
+        "num_frames": frames,
+        "fps": float(planned.fps),
+        "complete": not stopped,
+    }
+    return Made(made, recipe)

@@ -1,0 +1,77 @@
+"""What the web process holds while it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+
+from videodit.json_types import JsonObject
+from videodit.serving.cards import Card
+from videodit.serving.config import ServerConfig
+from videodit.serving.errors import APIError
+from videodit.serving.folder import DataFolder
+from videodit.serving.store import JobStore
+
+
+class ServerState:
+    """The store, the folder, and the models' cards.
+
+    Args:
+        config: of the server.
+        data: its folder.
+        store: its jobs, for the thread of the event loop.
+    """
+
+    def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore) -> None:
+        self.config, self.data, self.store = config, data, store
+        self._cards: dict[str, Card] = {}
+
+    def card(self, name: str | None) -> Card:
+        """What is known of a registered model.
+
+        Raises:
+            APIError: there is no such model, or its worker has not told of it yet.
+        """
+        name = self.config.default_model if name is None else name
+        if name not in self.config.models:
+            legal = ", ".join(self.config.models)
+            raise APIError(404, f"there is no model {name[:200]!r}; legal are {legal}", code="model_not_found")
+        if name not in self._cards:
+            found = self.store.cards().get(name)
+            if found is None:
+                why = f"the model {name!r} is not known yet: its worker is starting"
+                raise APIError(503, why, code="model_not_ready", headers={"Retry-After": "1"})
+            self._cards[name] = Card.from_json(found)
+        return self._cards[name]
+
+    def check_limits(self, settings: JsonObject) -> None:
+        """See that a clip is not more than the operator allows.
+
+        Raises:
+            APIError: naming the limit.
+        """
+        limits = self.config.limits
+        asked: dict[str, Any] = {
+            "pixels": settings["width"] * settings["height"],
+            "frames": settings["num_frames"],
+            "steps": settings["steps"],
+            "tokens": settings["forwards"] * settings["tokens"],
+        }
+        for name, value in asked.items():
+            most = getattr(limits, name)
+            if value > most:
+                raise APIError(
+                    400, f"the clip has {value:,} {name}; this server makes at most {most:,}", code="limit_exceeded"
+                )
+
+
+def state_of(request: Request) -> ServerState:
+    """For FastAPI's dependencies."""
+    state: ServerState = request.app.state.server
+    return state
+
+
+def owner_of(request: Request) -> str:
+    """The name of the key that a request comes with."""
+    return getattr(request.state, "owner", "local")

@@ -1,0 +1,538 @@
+"""The one place where jobs are kept: an SQLite file, shared by the web process and its workers.
+
+Every change of a job gives it the next *revision*, a number that only grows. Whoever has seen all changes up to some
+revision asks for those after it; so event streams lose nothing, across restarts, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from videodit.errors import InputError
+from videodit.json_types import JsonObject
+from videodit.serving.records import MOST_ATTEMPTS, Cancel, Claim, Job, Upload
+
+_OLDEST = (3, 35)  # UPDATE … RETURNING
+_BUSY_SECONDS = 10.0
+
+_MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO counters VALUES ('revision', 0);
+    CREATE TABLE jobs (
+        id TEXT PRIMARY KEY,
+        owner TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        parent TEXT,
+        model TEXT NOT NULL,
+        request TEXT NOT NULL,
+        extra TEXT NOT NULL,
+        settings TEXT NOT NULL,
+        notices TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('queued', 'in_progress', 'completed', 'failed')),
+        position REAL NOT NULL,
+        paused INTEGER NOT NULL,
+        cancel TEXT CHECK (cancel IN ('drop', 'keep')),
+        cancelled_at REAL,
+        worker TEXT,
+        attempts INTEGER NOT NULL,
+        lease REAL,
+        stage TEXT,
+        step INTEGER NOT NULL,
+        steps INTEGER NOT NULL,
+        seconds_left REAL,
+        preview INTEGER NOT NULL,
+        error TEXT,
+        output TEXT,
+        recipe TEXT,
+        favourite INTEGER NOT NULL,
+        binned REAL,
+        created REAL NOT NULL,
+        started REAL,
+        finished REAL,
+        expires REAL,
+        deleted REAL,
+        revision INTEGER NOT NULL
+    );
+    CREATE INDEX jobs_queue ON jobs (state, position);
+    CREATE INDEX jobs_owner ON jobs (owner, created, id);
+    CREATE UNIQUE INDEX jobs_revision ON jobs (revision);
+    CREATE TABLE uploads (
+        id TEXT PRIMARY KEY,
+        owner TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        bytes INTEGER NOT NULL,
+        info TEXT NOT NULL,
+        created REAL NOT NULL,
+        expires REAL NOT NULL
+    );
+    CREATE TABLE models (name TEXT PRIMARY KEY, card TEXT NOT NULL);
+    CREATE TABLE keys (name TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, created REAL NOT NULL, options TEXT NOT NULL);
+    CREATE TABLE answers (
+        owner TEXT NOT NULL,
+        key TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,
+        job TEXT NOT NULL,
+        created REAL NOT NULL,
+        PRIMARY KEY (owner, key)
+    );
+    CREATE TABLE watchers (name TEXT PRIMARY KEY, until REAL NOT NULL);
+    """,
+)
+
+_FIELDS = [one.name for one in dataclasses.fields(Job)]
+_JSON = ("request", "extra", "settings", "notices", "error", "output", "recipe")
+_FLAGS = ("paused", "favourite")
+
+
+class QueueFull(Exception):
+    """No job is taken now.
+
+    Args:
+        waiting: jobs that wait.
+        limit: how many may.
+        what: whose limit it is.
+    """
+
+    def __init__(self, waiting: int, limit: int, what: str = "the queue") -> None:
+        super().__init__(f"{what} is full: {waiting} of {limit} jobs")
+        self.waiting, self.limit = waiting, limit
+
+
+class ClaimLost(Exception):
+    """A job is no longer the worker's: it was deleted, is finished, or its lease was over and another one began it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+    """What a worker learns at each step.
+
+    Attributes:
+        cancel: stop, and how.
+        watched: somebody looks, so a preview is worth its time.
+    """
+
+    cancel: Cancel | None
+    watched: bool
+
+
+class JobStore:
+    """Jobs in an SQLite file.
+
+    One object serves one thread. All times come from ``clock``.
+
+    Args:
+        path: the file; made if it is not there.
+        clock: seconds since 1970.
+
+    Raises:
+        InputError: SQLite is too old, or the file is another program's or a newer version's.
+    """
+
+    def __init__(self, path: Path, *, clock: Any = time.time) -> None:
+        if sqlite3.sqlite_version_info < _OLDEST:
+            raise InputError(f"SQLite {sqlite3.sqlite_version} is too old; the server needs 3.35 or newer")
+        self._clock = clock
+        self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        self._db.row_factory = sqlite3.Row
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._migrate(path)
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise InputError(f"cannot read jobs from {str(path)!r}: {error}") from error
+
+    def _migrate(self, path: Path) -> None:
+        with self._transaction():
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version > len(_MIGRATIONS):
+                raise InputError(
+                    f"{str(path)!r} was written by a newer version of videodit: its format is {version}, and this "
+                    f"version knows {len(_MIGRATIONS)}"
+                )
+            for script in _MIGRATIONS[version:]:
+                for statement in script.split(";"):
+                    if statement.strip():
+                        self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    # ---- what the web process asks for
+
+    def add(
+        self,
+        job: Job,
+        *,
+        queue_limit: int | None = None,
+        owner_limit: int | None = None,
+        answer: tuple[str, str] | None = None,
+    ) -> Job:
+        """Write a job down, at the queue's end.
+
+        Args:
+            job: new; its times, position and revision are set here.
+            queue_limit: jobs that may wait.
+            owner_limit: jobs of this owner that may wait or run.
+            answer: a key that the client chose for this request, and a fingerprint of it: see :meth:`answered`.
+
+        Raises:
+            QueueFull: a limit is reached; nothing was written.
+        """
+        now = self._clock()
+        with self._transaction():
+            if queue_limit is not None:
+                waiting = self._count("state = 'queued' AND deleted IS NULL")
+                if waiting >= queue_limit:
+                    raise QueueFull(waiting, queue_limit)
+            if owner_limit is not None:
+                own = self._count("owner = ? AND state IN ('queued', 'in_progress') AND deleted IS NULL", job.owner)
+                if own >= owner_limit:
+                    raise QueueFull(own, owner_limit, f"the queue of {job.owner!r}")
+            (last,) = self._db.execute("SELECT coalesce(max(position), 0) FROM jobs").fetchone()
+            job = dataclasses.replace(job, created=now, position=last + 1.0, revision=self._next_revision())
+            values = [_packed(name, getattr(job, name)) for name in _FIELDS]
+            marks = ", ".join("?" * len(_FIELDS))
+            self._db.execute(f"INSERT INTO jobs ({', '.join(_FIELDS)}) VALUES ({marks})", values)
+            if answer is not None:
+                self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", (job.owner, *answer, job.id, now))
+        return job
+
+    def answered(self, owner: str, key: str) -> tuple[str, str] | None:
+        """The fingerprint and the job of an earlier request with the same ``Idempotency-Key``."""
+        row = self._db.execute("SELECT fingerprint, job FROM answers WHERE owner = ? AND key = ?", (owner, key))
+        found = row.fetchone()
+        return None if found is None else (found[0], found[1])
+
+    def get(self, id: str, owner: str | None = None) -> Job | None:
+        """A job that was not deleted; with ``owner`` only if it is theirs."""
+        row = self._db.execute("SELECT * FROM jobs WHERE id = ? AND deleted IS NULL", (id,)).fetchone()
+        if row is None or (owner is not None and row["owner"] != owner):
+            return None
+        return _unpacked(row)
+
+    def page(
+        self,
+        owner: str | None,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        order: Literal["asc", "desc"] = "desc",
+    ) -> tuple[list[Job], bool]:
+        """Jobs by the time of their creation.
+
+        Args:
+            owner: whose; ``None``: everybody's.
+            after: id of the last job of the page before.
+            limit: at most so many.
+            order: newest or oldest first.
+
+        Returns:
+            The jobs, and whether there are more.
+
+        Raises:
+            KeyError: there is no job ``after``.
+        """
+        conditions, values = ["deleted IS NULL"], list[Any]()
+        if owner is not None:
+            conditions.append("owner = ?")
+            values.append(owner)
+        if after is not None:
+            found = self._db.execute("SELECT created, id, owner FROM jobs WHERE id = ?", (after,)).fetchone()
+            if found is None or owner not in (None, found["owner"]):
+                raise KeyError(after)
+            conditions.append(f"(created, id) {'>' if order == 'asc' else '<'} (?, ?)")
+            values += [found["created"], found["id"]]
+        direction = "ASC" if order == "asc" else "DESC"
+        rows = self._db.execute(
+            f"SELECT * FROM jobs WHERE {' AND '.join(conditions)} ORDER BY created {direction}, id {direction} LIMIT ?",
+            (*values, limit + 1),
+        ).fetchall()
+        return [_unpacked(row) for row in rows[:limit]], len(rows) > limit
+
+    def cancel(self, id: str, how: Cancel) -> Job | None:
+        """Stop a job: one that waits at once, one that runs at its next step. Finished ones stay as they are."""
+        now = self._clock()
+        with self._transaction():
+            self._change(
+                "state = 'failed', error = ?, finished = ?, cancel = ?",
+                "id = ? AND state = 'queued' AND deleted IS NULL",
+                (json.dumps(CANCELLED), now, how, id),
+            )
+            self._change(
+                "cancel = ?, cancelled_at = coalesce(cancelled_at, ?)",
+                "id = ? AND state = 'in_progress' AND deleted IS NULL",
+                (how, now, id),
+            )
+        return self.get(id)
+
+    def delete(self, id: str) -> bool:
+        """Forget a job. One that runs is stopped at its next step, and cannot come back.
+
+        Returns:
+            Whether it was there.
+        """
+        now = self._clock()
+        with self._transaction():
+            gone = self._change("deleted = ?", "id = ? AND deleted IS NULL", (now, id))
+            self._change(
+                "state = 'failed', error = ?, finished = ?",
+                "id = ? AND state = 'queued'",
+                (json.dumps(CANCELLED), now, id),
+            )
+            self._change(
+                "cancel = 'drop', cancelled_at = coalesce(cancelled_at, ?)",
+                "id = ? AND state = 'in_progress'",
+                (now, id),
+            )
+        return gone > 0
+
+    def changes(self, after: int, owner: str | None, limit: int = 200) -> list[Job]:
+        """Jobs that changed after a revision, deleted ones among them, in the order of their last changes."""
+        rows = self._db.execute(
+            "SELECT * FROM jobs WHERE revision > ? AND (? IS NULL OR owner = ?) ORDER BY revision LIMIT ?",
+            (after, owner, owner, limit),
+        )
+        return [_unpacked(row) for row in rows]
+
+    @property
+    def revision(self) -> int:
+        """The newest."""
+        (value,) = self._db.execute("SELECT value FROM counters WHERE name = 'revision'").fetchone()
+        return int(value)
+
+    def queue_position(self, job: Job) -> int:
+        """How many jobs of any owner are begun before one that waits, and itself; 0 for others."""
+        if job.state != "queued":
+            return 0
+        return 1 + self._count(
+            "state = 'queued' AND deleted IS NULL AND paused = 0 AND position < ?",
+            job.position,
+        )
+
+    def count(self, state: str) -> int:
+        """Jobs in a state."""
+        return self._count("state = ? AND deleted IS NULL", state)
+
+    # ---- what workers ask for
+
+    def claim(self, worker: str, models: Sequence[str], *, lease: float) -> Job | None:
+        """Take the first job that waits for one of the models.
+
+        Args:
+            worker: the name of who asks.
+            models: that it can load.
+            lease: seconds that the job is its own; :meth:`beat` renews them.
+        """
+        now, marks = self._clock(), ", ".join("?" * len(models))
+        with self._transaction():
+            found = self._db.execute(
+                "SELECT id FROM jobs WHERE state = 'queued' AND paused = 0 AND deleted IS NULL "
+                f"AND model IN ({marks}) ORDER BY position LIMIT 1",
+                tuple(models),
+            ).fetchone()
+            if found is None:
+                return None
+            row = self._db.execute(
+                "UPDATE jobs SET state = 'in_progress', worker = ?, lease = ?, attempts = attempts + 1, "
+                "started = coalesce(started, ?), stage = 'starting', step = 0, steps = 0, seconds_left = NULL, "
+                "revision = ? WHERE id = ? RETURNING *",
+                (worker, now + lease, now, self._next_revision(), found["id"]),
+            ).fetchone()
+        return _unpacked(row)
+
+    def beat(self, claim: Claim, *, lease: float, **reached: Any) -> Wishes:
+        """Keep a claim, and say what the job has reached.
+
+        Args:
+            claim: of the job.
+            lease: seconds from now.
+            reached: ``stage``, ``step``, ``steps``, ``seconds_left``, ``preview``, ``settings`` or ``notices``.
+
+        Raises:
+            ClaimLost: the job is no longer this worker's; nothing was written.
+        """
+        now, sets = self._clock(), [f"{name} = ?" for name in reached]
+        values = [_packed(name, value) for name, value in reached.items()]
+        with self._transaction():
+            if reached:
+                sets.append("revision = ?")
+                values.append(self._next_revision())
+            row = self._db.execute(
+                f"UPDATE jobs SET lease = ?{''.join(f', {one}' for one in sets)} WHERE {_CLAIMED} RETURNING cancel",
+                (now + lease, *values, *_claimed(claim)),
+            ).fetchone()
+            if row is None:
+                raise ClaimLost(claim.job)
+            watched = self._db.execute("SELECT 1 FROM watchers WHERE until > ? LIMIT 1", (now,)).fetchone()
+        return Wishes(row["cancel"], watched is not None)
+
+    def complete(self, claim: Claim, *, output: JsonObject, recipe: JsonObject, expires: float | None) -> bool:
+        """Say that a job is done, once its files are in their place.
+
+        Returns:
+            Whether it counts: not if the job was deleted meanwhile, or is no longer this worker's.
+        """
+        with self._transaction():
+            done = self._change(
+                "state = 'completed', output = ?, recipe = ?, finished = ?, expires = ?, stage = NULL, lease = NULL, "
+                "step = steps, seconds_left = NULL",
+                f"{_CLAIMED} AND deleted IS NULL",
+                (json.dumps(output), json.dumps(recipe), self._clock(), expires, *_claimed(claim)),
+            )
+            if not done:
+                self._failed(claim, CANCELLED)
+        return done > 0
+
+    def fail(self, claim: Claim, code: str, message: str) -> bool:
+        """Say that a job failed. Returns whether it still was this worker's."""
+        with self._transaction():
+            return self._failed(claim, {"code": code, "message": message}) > 0
+
+    def _failed(self, claim: Claim, error: JsonObject) -> int:
+        return self._change(
+            "state = 'failed', error = ?, finished = ?, stage = NULL, lease = NULL, seconds_left = NULL",
+            _CLAIMED,
+            (json.dumps(error), self._clock(), *_claimed(claim)),
+        )
+
+    def put_back(self, worker: str | None = None) -> list[str]:
+        """Have jobs begin again whose worker is gone: those of one worker, or all whose lease is over.
+
+        Jobs whose stop was asked for are stopped, those that were begun :data:`~records.MOST_ATTEMPTS` times fail.
+
+        Args:
+            worker: that is known to be dead.
+
+        Returns:
+            The ids of those that wait again.
+        """
+        now = self._clock()
+        gone, values = ("lease < ?", (now,)) if worker is None else ("worker = ?", (worker,))
+        gone = f"state = 'in_progress' AND {gone}"
+        ended = "finished = ?, worker = NULL, lease = NULL, stage = NULL, seconds_left = NULL"
+        with self._transaction():
+            self._change(
+                f"state = 'failed', error = ?, {ended}",
+                f"{gone} AND cancel IS NOT NULL",
+                (json.dumps(CANCELLED), now, *values),
+            )
+            lost = {"code": "worker_lost", "message": f"its worker was lost {MOST_ATTEMPTS} times"}
+            self._change(
+                f"state = 'failed', error = ?, {ended}",
+                f"{gone} AND attempts >= {MOST_ATTEMPTS}",
+                (json.dumps(lost), now, *values),
+            )
+            ids = [row["id"] for row in self._db.execute(f"SELECT id FROM jobs WHERE {gone}", values)]
+            for id in ids:
+                self._change(
+                    "state = 'queued', worker = NULL, lease = NULL, stage = NULL, step = 0, steps = 0, "
+                    "seconds_left = NULL",
+                    "id = ?",
+                    (id,),
+                )
+        return ids
+
+    def put_back_all(self) -> list[str]:
+        """The same of all jobs in progress: no worker of an earlier server is left."""
+        workers = self._db.execute("SELECT DISTINCT worker FROM jobs WHERE state = 'in_progress'").fetchall()
+        return [id for (worker,) in workers for id in self.put_back(worker)]
+
+    def overdue(self, seconds: float) -> list[Job]:
+        """Jobs in progress whose stop was asked for longer ago than that."""
+        rows = self._db.execute(
+            "SELECT * FROM jobs WHERE state = 'in_progress' AND cancelled_at < ?", (self._clock() - seconds,)
+        )
+        return [_unpacked(row) for row in rows]
+
+    # ---- models, and who looks
+
+    def publish(self, name: str, card: JsonObject) -> None:
+        """Say what a model is; see :mod:`videodit.serving.cards`."""
+        self._db.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (name, json.dumps(card)))
+
+    def cards(self) -> dict[str, JsonObject]:
+        """What is known of models, by name."""
+        return {row["name"]: json.loads(row["card"]) for row in self._db.execute("SELECT * FROM models")}
+
+    def watch(self, name: str, seconds: float) -> None:
+        """Say that somebody looks at running jobs, for so long."""
+        self._db.execute("INSERT OR REPLACE INTO watchers VALUES (?, ?)", (name, self._clock() + seconds))
+
+    # ---- uploads
+
+    def add_upload(self, upload: Upload) -> None:
+        """Write down a file that is in its place."""
+        values = (upload.id, upload.owner, upload.kind, upload.bytes, json.dumps(upload.info))
+        self._db.execute("INSERT INTO uploads VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, upload.created, upload.expires))
+
+    def upload(self, id: str, owner: str | None = None) -> Upload | None:
+        """An upload; with ``owner`` only if it is theirs."""
+        row = self._db.execute("SELECT * FROM uploads WHERE id = ?", (id,)).fetchone()
+        if row is None or (owner is not None and row["owner"] != owner):
+            return None
+        return Upload(**dict(row) | {"info": json.loads(row["info"])})
+
+    # ---- helpers
+
+    def _count(self, condition: str, *values: Any) -> int:
+        (count,) = self._db.execute(f"SELECT count(*) FROM jobs WHERE {condition}", values).fetchone()
+        return int(count)
+
+    def _next_revision(self) -> int:
+        row = self._db.execute("UPDATE counters SET value = value + 1 WHERE name = 'revision' RETURNING value")
+        return int(row.fetchone()[0])
+
+    def _change(self, sets: str, condition: str, values: Sequence[Any]) -> int:
+        """Change jobs one by one, since each has a revision of its own. Returns how many."""
+        marks = sets.count("?")
+        ids = self._db.execute(f"SELECT id FROM jobs WHERE {condition}", values[marks:]).fetchall()
+        for (id,) in ids:
+            self._db.execute(
+                f"UPDATE jobs SET {sets}, revision = ? WHERE id = ?", (*values[:marks], self._next_revision(), id)
+            )
+        return len(ids)
+
+
+CANCELLED: JsonObject = {"code": "cancelled", "message": "the job was cancelled"}
+_CLAIMED = "id = ? AND worker = ? AND attempts = ? AND state = 'in_progress'"
+
+
+def _claimed(claim: Claim) -> tuple[str, str, int]:
+    return claim.job, claim.worker, claim.attempt
+
+
+def _packed(name: str, value: Any) -> Any:
+    if name in _JSON:
+        return None if value is None else json.dumps(value)
+    return int(value) if name in _FLAGS else value
+
+
+def _unpacked(row: sqlite3.Row) -> Job:
+    values = dict(row)
+    for name in _JSON:
+        values[name] = None if values[name] is None else json.loads(values[name])
+    for name in _FLAGS:
+        values[name] = bool(values[name])
+    return Job(**values)
