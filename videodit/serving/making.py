@@ -179,10 +179,14 @@ def with_files(request: Request, upload: Callable[[str], Path]) -> Request:
         request: of a job.
         upload: gives the file of an upload's id.
     """
-    ends = {name: upload(str(one)) for name in ("image", "last_image") if (one := getattr(request, name)) is not None}
+    ends: dict[str, Any] = {
+        name: upload(str(one)) for name in ("image", "last_image") if (one := getattr(request, name)) is not None
+    }
     conditions = []
     for one in request.conditions:
-        media = {name: upload(str(value)) for name, value in vars(one).items() if name in ("content", "clip", "mask")}
+        media: dict[str, Any] = {
+            name: upload(str(value)) for name, value in vars(one).items() if name in ("content", "clip", "mask")
+        }
         conditions.append(replace(one, **media))
     return replace(request, **ends, conditions=tuple(conditions))
 
