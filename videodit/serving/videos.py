@@ -18,7 +18,7 @@ from videodit.serving.bodies import read_body
 from videodit.serving.cards import Card
 from videodit.serving.errors import APIError, not_found
 from videodit.serving.making import CLIP
-from videodit.serving.records import Job, is_id, new_id
+from videodit.serving.records import Job, Kind, is_id, new_id
 from videodit.serving.requests import CreateVideo
 from videodit.serving.state import ServerState, owner_of, state_of
 from videodit.serving.store import QueueFull
@@ -126,6 +126,24 @@ def find_job(id: str, owner: str, state: ServerState) -> Job:
 async def create(request: Request, state: State, owner: Owner) -> Any:
     """Ask for a clip."""
     body = await read_body(request, state, owner)
+    return as_video(add_job(new_job(body, state, owner), state), state)
+
+
+def new_job(
+    body: JsonObject, state: ServerState, owner: str, *, kind: Kind = "create", parent: str | None = None
+) -> Job:
+    """A job from the fields of a request, checked and planned.
+
+    Args:
+        body: as it was sent; see :class:`videodit.serving.requests.CreateVideo`.
+        state: of the server.
+        owner: who asks.
+        kind: of the job.
+        parent: job that it goes on from.
+
+    Raises:
+        APIError: what cannot be made.
+    """
     try:
         asked = CreateVideo.model_validate(body)
         card = state.card(asked.model)
@@ -135,15 +153,17 @@ async def create(request: Request, state: State, owner: Owner) -> Any:
     except InputError as error:
         raise APIError(400, str(error), code="invalid_value") from None
     settings, notices = plan_request(made, card, state)
-    job = Job(
+    return Job(
         id=new_id("video"),
         owner=owner,
+        kind=kind,
+        parent=parent,
         model=card.name,
         request=made.to_json(),
+        extra={"body": body},
         settings=settings,
         notices=notices,
     )
-    return as_video(add_job(job, state), state)
 
 
 def _first_error(error: ValidationError) -> str:
