@@ -10,7 +10,7 @@ from fastapi import FastAPI, Response
 
 import videodit
 from videodit.files import FolderLock
-from videodit.serving import actions, events, videos
+from videodit.serving import actions, events, pages, videos
 from videodit.serving.config import ServerConfig
 from videodit.serving.errors import APIError, answer_error
 from videodit.serving.folder import DataFolder
@@ -51,7 +51,7 @@ def create_app(config: ServerConfig, *, workers: bool = True) -> FastAPI:
 
     app = FastAPI(title="videodit", version=videodit.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_exception_handler(APIError, answer_error)
-    for router in (videos.router, actions.router, events.router):
+    for router in (videos.router, actions.router, events.router, pages.router):
         app.include_router(router)
 
     @app.get("/health")

@@ -1,0 +1,64 @@
+// Elements made by hand: texts become text nodes, and never markup.
+
+/** An element. `props`: attributes, `on` with listeners, `class`; true and false set and leave out an attribute. */
+export function h(tag, props = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(props)) {
+    if (name === "on") {
+      for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
+    } else if (value === true) {
+      element.setAttribute(name, "");
+    } else if (value !== false && value !== null && value !== undefined) {
+      element.setAttribute(name, String(value));
+    }
+  }
+  append(element, children);
+  return element;
+}
+
+function append(element, children) {
+  for (const child of children) {
+    if (Array.isArray(child)) append(element, child);
+    else if (child !== null && child !== undefined && child !== false) element.append(child);
+  }
+}
+
+/** Puts children in the place of what an element had. */
+export function fillWith(element, ...children) {
+  element.replaceChildren();
+  append(element, children);
+}
+
+let counter = 0;
+
+/** A label above a control. */
+export function labelled(text, control, props = {}) {
+  control.id ||= `c${++counter}`;
+  return h("div", { class: "field", ...props }, h("label", { for: control.id }, text), control);
+}
+
+/** A button. */
+export function button(text, onClick, props = {}) {
+  return h("button", { type: "button", on: { click: onClick }, ...props }, text);
+}
+
+/** Shows a message for some seconds. */
+export function say(text, kind = "error") {
+  const box = document.getElementById("messages");
+  const message = h("div", { class: `message ${kind}` }, text);
+  box.append(message);
+  setTimeout(() => message.remove(), 8000);
+}
+
+/** A dialog that Esc closes. */
+export function dialog(title, closeText, ...children) {
+  const box = h("dialog", { "aria-label": title }, ...children);
+  box.append(h("form", { method: "dialog", class: "dialog-end" }, h("button", {}, closeText)));
+  box.addEventListener("close", () => box.remove());
+  box.addEventListener("click", (event) => {
+    if (event.target === box) box.close();
+  });
+  document.body.append(box);
+  box.showModal();
+  return box;
+}
