@@ -10,9 +10,9 @@ from fastapi import FastAPI, Response
 
 import videodit
 from videodit.files import FolderLock
-from videodit.serving import actions, events, pages, videos
+from videodit.serving import actions, catalogue, content, events, pages, recipes, videos
 from videodit.serving.config import ServerConfig
-from videodit.serving.errors import APIError, answer_error
+from videodit.serving.errors import install
 from videodit.serving.folder import DataFolder
 from videodit.serving.metrics import CONTENT_TYPE, exposition, make_registry
 from videodit.serving.state import ServerState
@@ -50,8 +50,8 @@ def create_app(config: ServerConfig, *, workers: bool = True) -> FastAPI:
                         supervisor.stop()
 
     app = FastAPI(title="videodit", version=videodit.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_exception_handler(APIError, answer_error)
-    for router in (videos.router, actions.router, events.router, pages.router):
+    install(app)
+    for router in (videos.router, content.router, actions.router, events.router, catalogue.router, recipes.router, pages.router):
         app.include_router(router)
 
     @app.get("/health")

@@ -87,7 +87,7 @@ export class Gallery {
     }
     const actions = h("div", { class: "actions" });
     fillWith(actions, this.actions(job));
-    const about = `${job.size.replace("x", " × ")}, ${Number(job.seconds).toFixed(2)} s, ${job.model}, seed ${job.seed}`;
+    const about = `${(job.size ?? "").replace("x", " × ")}, ${Number(job.seconds).toFixed(2)} s, ${job.model}, seed ${job.seed}`;
     const element = h(
       "article",
       { class: "card", "data-id": job.id },

@@ -29,6 +29,17 @@ function number(step, min, placeholder = M.ownValue) {
   return h("input", { type: "number", step, min, placeholder, inputmode: "decimal" });
 }
 
+/** The model's own size, the same upright and lying, and a square, as the model can make them. */
+function sizesOf(model) {
+  const own = model.defaults.size;
+  if (model.sizes.only) return [own];
+  const [width, height] = own.split("x").map(Number);
+  const snapped = (value, step) => Math.max(step, Math.round(value / step) * step);
+  const side = Math.sqrt(width * height);
+  const shapes = [[width, height], [height, width], [side, side], [side * 1.29, side * 0.775], [side * 0.775, side * 1.29]];
+  return [...new Set(shapes.map(([w, h]) => `${snapped(w, model.sizes.width_step)}x${snapped(h, model.sizes.height_step)}`))];
+}
+
 /** A place for a picture: dropped, chosen or pasted. */
 class DropZone {
   constructor(title, accept, onChange) {
@@ -192,8 +203,8 @@ export class Make {
     const model = this.chosen;
     if (!model || this.shownModel === model) return;
     this.shownModel = model;
-    const own = model.defaults ?? {};
-    const sizes = [`${own.width}x${own.height}`, ...(model.sizes ?? [])];
+    const own = model.defaults;
+    const sizes = sizesOf(model);
     const before = this.size.value || this.kept?.size;
     fillWith(
       this.size,
@@ -201,13 +212,15 @@ export class Make {
       h("option", { value: "custom" }, "…"),
     );
     if (before && [...this.size.options].some((option) => option.value === before)) this.size.value = before;
-    this.seconds.placeholder = own.num_frames ? (own.num_frames / own.fps).toFixed(2) : M.ownValue;
-    this.steps.placeholder = own.num_inference_steps ?? M.ownValue;
-    this.guidance.placeholder = own.guidance_scale ?? M.ownValue;
-    const lacks = (name) => (model.abilities?.[name]?.ok === false ? model.abilities[name].reason : null);
-    this.first.allow(lacks("first_frame"));
-    this.last.allow(lacks("last_frame"));
+    this.seconds.placeholder = Number(own.seconds).toFixed(2);
+    this.steps.placeholder = own.num_inference_steps;
+    this.guidance.placeholder = own.guidance_scale;
+    const lacks = (name) => (model.takes[name] ? null : fill(T.lacks[name], { model: model.id }));
+    this.first.allow(lacks("input_reference"));
+    this.last.allow(lacks("last_reference"));
     const loop = lacks("loop");
+    this.negative.disabled = Boolean(lacks("negative_prompt"));
+    this.negative.placeholder = lacks("negative_prompt") ?? "";
     this.loop.disabled = Boolean(loop);
     this.loopReason.textContent = loop ?? "";
     this.loopReason.hidden = !loop;

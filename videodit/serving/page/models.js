@@ -1,7 +1,7 @@
 // What the server can make clips with.
 import { get } from "./api.js";
 import { fillWith, h } from "./dom.js";
-import { T, fill } from "./strings.js";
+import { T } from "./strings.js";
 
 const M = T.models;
 
@@ -35,21 +35,23 @@ export class Models {
   }
 
   model(model) {
-    const own = model.defaults ?? {};
-    const takes = Object.entries(model.abilities ?? {}).map(([name, { ok, reason }]) =>
-      h("li", { class: ok ? "ok" : "lacking" }, `${name.replaceAll("_", " ")}${ok || !reason ? "" : `: ${reason}`}`),
-    );
+    const own = model.defaults;
+    const takes = Object.entries(model.takes).map(([name, value]) => {
+      const ok = Array.isArray(value) ? value.length > 0 : value;
+      const more = Array.isArray(value) && ok ? `: ${value.join(", ")}` : "";
+      return h("li", { class: ok ? "ok" : "lacking" }, `${ok ? "✓" : "–"} ${T.takes[name] ?? name.replaceAll("_", " ")}${more}`);
+    });
     return h(
       "article",
       { class: "card" },
       h("div", { class: "body" },
         h("h3", {}, model.id),
         h("dl", {},
-          row(M.own, own.width && `${own.width} × ${own.height}, ${own.num_frames} frames at ${own.fps} fps`),
+          row(M.own, `${own.size.replace("x", " × ")}, ${own.num_frames} frames at ${own.fps} fps, ${own.num_inference_steps} steps`),
           row(M.bytes, model.bytes && size(model.bytes)),
-          row("Class", model.pipeline),
-          row("Words", model.words && fill(M.words, { count: model.words })),
-          takes.length ? [h("dt", {}, M.takes), h("dd", {}, h("ul", { class: "takes" }, takes))] : [],
+          row(M.pipeline, model.pipeline),
+          row(M.loras, model.loras.join(", ")),
+          [h("dt", {}, M.takes), h("dd", {}, h("ul", { class: "takes" }, takes))],
         ),
       ),
     );
