@@ -51,8 +51,8 @@ def create_app(config: ServerConfig, *, workers: bool = True) -> FastAPI:
 
     app = FastAPI(title="videodit", version=videodit.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     install(app)
-    for router in (videos.router, content.router, actions.router, events.router, catalogue.router, recipes.router, pages.router):
-        app.include_router(router)
+    for part in (videos, content, actions, events, catalogue, recipes, pages):
+        app.include_router(part.router)
 
     @app.get("/health")
     async def health() -> Any:
