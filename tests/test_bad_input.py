@@ -220,7 +220,9 @@ def test_an_output_that_is_a_file_is_refused_before_anything_is_loaded(things: P
 def test_families_shows_checkpoints_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["families"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("| checkpoint | hub id")
+    assert out.startswith("| checkpoint | hub id, for `-m` | makes | of | licence |")
+    assert "| Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers | clips | text, a first and a last picture | Apache 2.0 |" in out
+    assert "| black-forest-labs/FLUX.1-dev | pictures | text | FLUX.1 [dev] Non-Commercial |" in out
     assert "| member |" not in out
     assert main(["families", "--options"]) == 0
     assert "| member | family | predicts | options |" in capsys.readouterr().out

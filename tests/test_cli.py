@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from videodit import hardware, pipelines
 from videodit.animations import write_clip
-from videodit.cli import common, doctor, jobs, progress
+from videodit.cli import common, doctor, jobs, measured, progress
 from videodit.cli.flags import ClipFlags
 from videodit.cli.main import app, main
 from videodit.cli.result_flags import RESULT_FLAGS
@@ -372,7 +372,10 @@ def test_library_warnings_become_notes(capsys: pytest.CaptureFixture[str], monke
     assert "note: step 0 went wrong" in capsys.readouterr().err
 
 
-def test_a_dry_run_prints_everything_and_makes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_everything_and_makes_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(measured, "file", lambda: tmp_path / "none.json")
     flags = ["--frames", "9", "--size", "64x48", "--steps", "2", "--cfg", "3.5", "--seed", "11"]
     assert main(["generate", "a ball", "--dry-run", *flags]) == 0
     rows = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
@@ -389,6 +392,8 @@ def test_a_dry_run_prints_everything_and_makes_nothing(capsys: pytest.CaptureFix
         "tokens": "144",
         "device": "cpu",
         "dtype": str(hardware.default_dtype("cpu")[0]).removeprefix("torch."),
+        "time": "unknown: no clip has been made with this model on this machine yet",
+        "memory": "unknown",
         "output": "a-ball-11.mp4",
     }
     assert FakePipeline.loaded == 0
