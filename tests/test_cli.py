@@ -6,6 +6,7 @@ A fake model stands in for the real one, so that every path of the commands runs
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import logging
 import os
@@ -785,11 +786,61 @@ def test_info_names_what_it_cannot_show(capsys: pytest.CaptureFixture[str], mini
     assert "model.safetensors is not a whole safetensors file" in fails(capsys, "info", "mini", code=3)
 
 
+def test_doctor_names_what_is_missing_and_what_there_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    found = {"peft": "1.2.3"}
+
+    def version(package: str) -> str:
+        if package in found:
+            return found[package]
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    extras = dict(doctor._extras())
+    assert extras["peft"] == "1.2.3, for LoRAs"
+    assert extras["torchao"] == "not installed; it is for 8-bit blocks and optimizers"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "none"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert doctor._hub() == [
+        ("network", "models are fetched where asked for"),
+        ("cache", f"{tmp_path / 'none'}, which is not there yet"),
+    ]
+    blobs = tmp_path / "hub" / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    with (blobs / "weights").open("wb") as file:
+        file.truncate(2_000_000_000)  # sparse
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert dict(doctor._hub())["cache"] == f"{tmp_path / 'hub'}, 2.0 GB of models"
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    monkeypatch.setenv("VIDEODIT_CONFIG", str(config))
+    assert dict(doctor._files())["defaults"] == str(config)
+
+
+def test_doctor_advises_nothing_for_gpus_where_there_is_none() -> None:
+    """Nobody is told to install flash-attn on a CPU."""
+    for name, said in doctor._try_backends("cpu", torch.float32):
+        if name.startswith(("flash", "_flash", "sage", "_sage", "xformers", "aiter")) and said != "works":
+            assert said == "for GPUs alone", name
+
+
 def test_doctor_tries_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     output = capsys.readouterr().out
     for pattern in [
         rf"torch +{re.escape(torch.__version__)}",
+        r"\nextras\n( +\S+ +.*, for .*\n| +\S+ +not installed; it is for .*\n)+",
+        r"cores +\d+, of which torch uses \d+",
+        r"memory +[\d.]+ GiB",
+        r"disk +[\d.]+ GB free here",
+        r"network +offline, by HF_HUB_OFFLINE",
+        r"cache +\S+, (which is not there yet|[\d.]+ GB of models)",
+        rf"defaults +{re.escape(os.environ['VIDEODIT_CONFIG'])}, which is not there yet",
+        r"data +\S+",
+        r"threads +\d+",
         r"cpu +\d+ threads",
         r"dtype +(bfloat16|float16|float32): \w+",
         r"forward +works, [\d.]+ ms",

@@ -20,6 +20,11 @@ _SIZES = frozenset(
     }
 )  # fmt: skip
 
+_ABOUT = """\
+The last column is the weights of all parts, on disk and, loaded at once, in memory. What a clip needs on top depends on
+its size: `videodit generate PROMPT -m MODEL --dry-run` says it. No model takes control signals, such as depth or poses.
+Read a licence before you use a model: its card on the Hub has the text."""
+
 
 def families(
     check: Annotated[
@@ -48,13 +53,7 @@ def families(
     emit("families", members=_records(rows), checkpoints=_published_records(FAMILIES.values()))
     _print_table(published)
     print()
-    print(
-        "The last column is the weights of all parts, on disk and, loaded at once, in memory. What a clip needs on top"
-    )
-    print(
-        "depends on its size: `videodit generate PROMPT -m MODEL --dry-run` says it. No model takes control signals, such"
-    )
-    print("as depth or poses. Read a licence before you use a model: its card on the Hub has the text.")
+    print(_ABOUT)
     if rows:
         print()
         _print_table(rows)
