@@ -11,6 +11,7 @@ from videodit.serving.cards import Card
 from videodit.serving.config import ServerConfig
 from videodit.serving.errors import APIError
 from videodit.serving.folder import DataFolder
+from videodit.serving.hub import Hub
 from videodit.serving.store import JobStore
 
 
@@ -25,6 +26,7 @@ class ServerState:
 
     def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore) -> None:
         self.config, self.data, self.store = config, data, store
+        self.hub = Hub(store)
         self._cards: dict[str, Card] = {}
 
     def card(self, name: str | None) -> Card:
@@ -37,7 +39,8 @@ class ServerState:
         if name not in self.config.models:
             legal = ", ".join(self.config.models)
             raise APIError(404, f"there is no model {name[:200]!r}; legal are {legal}", code="model_not_found")
-        if name not in self._cards:
+        known = self._cards.get(name)
+        if known is None or (known.loras is None and self.config.loras):  # more is published once it is known
             found = self.store.cards().get(name)
             if found is None:
                 why = f"the model {name!r} is not known yet: its worker is starting"
