@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from videodit.cli.common import parse_cfg
-from videodit.cli.defaults import apply_defaults, tell_defaults
+from videodit.cli.defaults import apply_defaults, leave_out_machine, tell_defaults
 from videodit.cli.loras import HELP as LORA_HELP
 from videodit.cli.loras import parse_loras
 from videodit.cli.typed_names import naming
@@ -239,6 +239,8 @@ def with_clip_flags(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(context: typer.Context, **values: Any) -> None:
+        if values["server"] is not None:
+            leave_out_machine(context, values, {one.name: one.default for one in shared})
         flags = ClipFlags(**{one.name: values.pop(one.name) for one in shared})
         with naming(tell_defaults(context)):
             command(**values, flags=flags)
