@@ -196,6 +196,8 @@ class Validation(_Part):
     Attributes:
         every: steps; 0 for the end alone.
         prompts: of which clips are made, always from the same noise.
+        captions: where `prompts` is empty, how many of the samples' captions stand in for them, those of held-out
+            samples first.
         images: files of the images that these clips start from, one for each prompt; none for text to video.
         steps: of the sampler; ``None`` for the model's own.
         guidance: classifier-free guidance.
@@ -208,6 +210,7 @@ class Validation(_Part):
 
     every: int = Field(default=100, ge=0)
     prompts: tuple[str, ...] = ()
+    captions: int = Field(default=0, ge=0)
     images: tuple[Path, ...] = ()
     steps: int | None = Field(default=None, ge=1)
     guidance: float | None = Field(default=None, ge=0)
