@@ -15,7 +15,7 @@ import argparse
 import sys
 
 from videodit.cli.boundary import run
-from videodit.cli.train import LESS, train_here
+from videodit.cli.train import train_here
 from videodit.training.config import preset_names
 
 
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_intermixed_args()
     options = {"resume": args.resume, "print_config": args.print_config, "dry_run": args.dry_run}
-    return run(lambda: train_here(args.config, args.overrides, **options), debug=args.debug, less=LESS)
+    return run(lambda: train_here(args.config, args.overrides, **options), debug=args.debug)
 
 
 if __name__ == "__main__":

@@ -60,14 +60,13 @@ def _by_accelerate(words: Sequence[str], processes: int | None, config: Path | N
 
     flags: list[str] = []
     if config is None:
-        found = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+        found = torch.accelerator.device_count() if torch.accelerator.is_available() and not _wants_cpu() else 0
         if found == 0:
             return None
         if processes is not None and processes > found:
-            raise InputError(
-                f"--processes is {processes}; this machine has {found} of {torch.accelerator.current_accelerator()}"
-            )
-        flags += ["--multi_gpu"]
+            kind = torch.accelerator.current_accelerator()
+            raise InputError(f"--processes is {processes}, and this machine has {found} devices of {kind}")
+        flags += ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     elif not config.is_file():
         raise InputError(f"--accelerate-config is {str(config)!r}, which is not a file; `accelerate config` writes one")
     else:
@@ -75,9 +74,7 @@ def _by_accelerate(words: Sequence[str], processes: int | None, config: Path | N
             kind = load_config_from_file(str(config)).distributed_type
         except Exception as error:  # of any kind: it is a stranger's file
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"--accelerate-config is {str(config)!r}, which accelerate cannot read: {reason}"
-            ) from None
+            raise InputError(f"--accelerate-config: accelerate cannot read {str(config)!r}: {reason}") from None
         flags += ["--config_file", str(config)]
         if kind == "NO" and (processes or 1) > 1:
             flags += ["--multi_gpu"]
@@ -87,6 +84,10 @@ def _by_accelerate(words: Sequence[str], processes: int | None, config: Path | N
     return lambda: launch_command(arguments)
 
 
+def _wants_cpu() -> bool:
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+
+
 def _by_torch(words: Sequence[str], processes: int) -> Callable[[], object]:
     """The call of torch's launcher, whose processes share the CPU's cores."""
     from torch.distributed.run import parse_args, run
@@ -94,9 +95,8 @@ def _by_torch(words: Sequence[str], processes: int) -> Callable[[], object]:
     arguments = parse_args(["--standalone", "--nproc-per-node", str(processes), "-m", "videodit", *words])
 
     def work() -> None:
-        threads = (
-            {} if any(os.environ.get(name) for name in VARIABLES) else {VARIABLES[0]: str(max(1, cores() // processes))}
-        )
+        chosen = any(os.environ.get(name) for name in VARIABLES)
+        threads = {} if chosen else {VARIABLES[0]: str(max(1, cores() // processes))}
         with _environment(ACCELERATE_USE_CPU="true", **threads):
             run(arguments)
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
 from videodit.limits import DEFAULT_LIMITS, Limits, use_limits
+from videodit.path_kinds import CLIPS, PICTURES, describe_path, is_file, is_there
 
 PRESETS = resources.files("videodit") / "presets" / "training"
 
@@ -347,14 +348,17 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> TrainingCo
 
 
 def _read_yaml(source: str | Path) -> JsonObject:
-    path = Path(source)
-    if path.is_file():
+    path, name = Path(source), str(source)
+    if name in preset_names() and not is_file(path):
+        text = (PRESETS / f"{name}.yaml").read_bytes()
+    elif is_file(path) and path.suffix.lower() not in CLIPS | PICTURES:
         text = path.read_bytes()
-    elif str(source) in preset_names():
-        text = (PRESETS / f"{source}.yaml").read_bytes()
     else:
+        if is_file(path / "config.yaml"):
+            raise InputError(f"config {name!r} is a folder; its config is {str(path / 'config.yaml')!r}")
+        hint = "" if is_there(path) or "=" not in name else ", which comes before any key=value"
         raise InputError(
-            f"config {str(source)!r} does not exist; pass a YAML file or a preset: {', '.join(preset_names())}"
+            f"config {name!r} {describe_path(path)}; pass a YAML file or a preset{hint}: {', '.join(preset_names())}"
         )
     try:
         values = yaml.safe_load(text)

@@ -88,6 +88,9 @@ class RunLog:
         step: from which it goes on: later lines of an earlier start are dropped, since those steps come again, and so
             does a validation at this one.
         display: where the user sees it.
+
+    Attributes:
+        started: when the first step began.
     """
 
     def __init__(

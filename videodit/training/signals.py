@@ -18,13 +18,13 @@ class StopSignals:
     to wait, and a third one does what it does by default.
 
     Args:
-        noticed: called at the first signal, to say what happens now.
+        noticed: called with the number of the first signal, to say what happens now, or to raise.
 
     Attributes:
         number: of the last signal; ``None`` before the first.
     """
 
-    def __init__(self, noticed: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, noticed: Callable[[int], object] = lambda number: None) -> None:
         self.number: int | None = None
         self._noticed = noticed
         self._came: set[int] = set()
@@ -51,4 +51,4 @@ class StopSignals:
             raise Stopped(number)
         self._came.add(number)
         if first:
-            self._noticed()
+            self._noticed(number)

@@ -39,6 +39,7 @@ from videodit.training.log import LOG, Display, PlainDisplay, RunLog, read_log
 from videodit.training.meter import Meter, peak_memory
 from videodit.training.model import (
     attention_balance,
+    encode_prompts,
     expert_name,
     export_full,
     load_pipeline,
@@ -89,14 +90,14 @@ class Trainer:
         self.store = CheckpointStore(config.output / "checkpoints", keep=config.checkpoints.keep)
         self.store.clear_leftovers()
         self.checkpoint = self._find_checkpoint(resume)
-        self.step = 0
+        self.step = self.first_step = 0
         self.signals = StopSignals(self._promise_to_stop)
         self.strips: Tensor | None = None
         self.written: list[str] = []
         self._prepare(self.inputs.kept)
         if self.checkpoint is not None:
             self.state.load(self.checkpoint)
-            self.step = self.checkpoint.step
+            self.step = self.first_step = self.checkpoint.step
         if self.accelerator.is_main_process:
             claim_output(config.output)
         self.log = RunLog(self.accelerator, config, step=self.step, display=self.display)
@@ -144,7 +145,9 @@ class Trainer:
         self.batches = TrainingBatches(kept, collator, micro, per_step=self.per_step, seed=train.seed)
         self.display.stage("counting the operations of a step")
         self.flops = self._count_flops(transformer)
-        self._encode_prompts()
+        if config.validation.prompts:
+            self.display.stage("encoding the prompts of the validation")
+            encode_prompts(self.pipe, config.validation.prompts, accelerator.device)
         if train.compile:
             transformer.compile_repeated_blocks(dynamic=True)
         if not sharded:
@@ -159,20 +162,6 @@ class Trainer:
                     part.to(accelerator.device)
         self.ema = None if train.ema_decay is None else Ema(self.transformer, decay=train.ema_decay)
         self.state = TrainingState(self.transformer, self.optimizer.optimizer, self.ema)
-
-    def _encode_prompts(self) -> None:
-        """Encode the prompts of validation once, and let the text encoders go before the transformer needs the room."""
-        prompts, device = self.config.validation.prompts, self.accelerator.device
-        if not prompts:
-            return
-        self.display.stage("encoding the prompts of the validation")
-        for part in (self.pipe.text_encoder, self.pipe.text_encoder_2):
-            if part is not None:
-                part.to(device)
-        self.pipe.encode_ahead(prompts)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)  # what is told is of the training
 
     def _make_optimizer(self, transformer: VideoDiT) -> torch.optim.Optimizer:
         train = self.config.train
@@ -231,7 +220,6 @@ class Trainer:
                 write_whole(config.output / CONFIG, config.to_yaml().encode())
             if self.step < config.train.steps and config.train.rehearse:
                 self._rehearse()
-                self._heed_stop()
             if self._is_validated(self.step):  # after a resume again: it may have been cut short
                 self._validate()
             if self.step < config.train.steps:
@@ -243,7 +231,7 @@ class Trainer:
 
     def _rehearse(self) -> None:
         """Do once what the run will do, so that what fails later fails now; the state is put back afterwards."""
-        self.display.stage("rehearsal: a checkpoint, a step of the largest bucket, a validation")
+        self.display.stage("rehearsal: checkpoint, step, validation")
         started, scratch = time.perf_counter(), self.config.output / ".rehearsal"
         try:
             # Not among the run's own: one that fails here has trained nothing that is worth going on from.
@@ -286,9 +274,9 @@ class Trainer:
         )
         self.display.stage("measuring the device")
         meter = Meter(accelerator, peak=matmul_peak(accelerator.device, self.dtype))
-        self._heed_stop()
         self.display.stage("training", config.train.steps, done=self.step)
-        started, first = time.perf_counter(), self.step + 1
+        started = time.perf_counter()
+        self.log.started = time.monotonic()  # from here on, what is left can be foretold
         while self.step < config.train.steps:
             self._set_lr()
             batches = self._taken(loader, meter)
@@ -296,7 +284,7 @@ class Trainer:
             self._count(meter, loss, self._update(), batch)
             self.step += 1
             self.display.step(self.step)
-            if self.step == first and config.tracking.every > 1:
+            if self.step == self.first_step + 1 and config.tracking.every > 1:
                 taken = time.perf_counter() - started
                 self.log.say(f"the first step took {taken:.1f} s; a line comes every {config.tracking.every} steps")
             last, stop = self.step == config.train.steps, self._stop()
@@ -480,17 +468,18 @@ class Trainer:
         }
         return store.save(self.step, self.state.tensors(), about)
 
-    def _promise_to_stop(self) -> None:
-        """Say at the first signal what happens now."""
+    def _promise_to_stop(self, number: int) -> None:
+        """Say at the first signal what happens now.
+
+        Raises:
+            Stopped: nothing was trained that is worth waiting for.
+        """
+        if self.step == self.first_step:
+            kept = f"saved in {self.store.folder}" if self.checkpoint is not None else "nothing was trained yet"
+            self._end(number, f"stopped at step {self.step}, {kept}")
         if self.accelerator.is_main_process:
             when = "after this step" if self.accelerator.num_processes == 1 else "at the next line of the log"
             self.display.say(f"stopping {when}: what was trained is saved first; the same signal again stops at once")
-
-    def _heed_stop(self) -> None:
-        """Between two steps: end here if somebody asked for it."""
-        if stop := self._signal():
-            kept = "nothing was trained yet" if self.checkpoint is None else f"saved in {self.store.folder}"
-            self._end(stop, f"stopped at step {self.step}, {kept}")
 
     def _end(self, stop: int, message: str) -> NoReturn:
         """End with all saved; the first process tells it.
