@@ -63,7 +63,6 @@ def test_what_is_done_is_said_before_the_libraries_are_loaded(run, capsys):
         "loading the libraries",
         "reading the cache",
         "loading the model",
-        "counting the operations of a step",
         "rehearsal: checkpoint, step, validation",
         "measuring the device",
         "validation: loss on held-out samples",

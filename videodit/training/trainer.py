@@ -32,7 +32,7 @@ from videodit.training.checkpoints import Checkpoint, CheckpointStore
 from videodit.training.checks import check_devices
 from videodit.training.config import TrainingConfig, Validation, differences
 from videodit.training.data import Collator, MicroBatch, TrainingBatches, make_loader, micro_batch_sizes
-from videodit.training.flops import matmul_peak, training_flops
+from videodit.training.flops import matmul_peak, training_flops, without_data
 from videodit.training.folder import LORA_FILE, MODEL_FOLDER, claim_output, free_name, note_result
 from videodit.training.inputs import Inputs
 from videodit.training.log import LOG, Display, PlainDisplay, RunLog, read_log
@@ -143,8 +143,8 @@ class Trainer:
         dropout, first = config.data.caption_dropout, config.noise.first_frame
         collator = Collator(self.cache, seed=train.seed, caption_dropout=dropout, first_frame=first)
         self.batches = TrainingBatches(kept, collator, micro, per_step=self.per_step, seed=train.seed)
-        self.display.stage("counting the operations of a step")
-        self.flops = self._count_flops(transformer)
+        self.flops: dict[Bucket, int] = {}
+        self.shapes = without_data(transformer)  # before it is sharded
         if config.validation.prompts:
             self.display.stage("encoding the prompts of the validation")
             encode_prompts(self.pipe, config.validation.prompts, accelerator.device)
@@ -174,17 +174,16 @@ class Trainer:
             weight_decay=train.weight_decay,
         )
 
-    def _count_flops(self, transformer: VideoDiT) -> dict[Bucket, int]:
-        """Model FLOPs of a training step for one sample of each bucket; nobody but the first process tells them."""
-        info = self.cache.info
+    def _flops_of(self, bucket: Bucket) -> int:
+        """Model FLOPs of a training step for one sample of a bucket, counted when the first step takes it: counting is
+        a second's work for each. Nobody but the first process tells them."""
         if not self.accelerator.is_main_process:
-            return dict.fromkeys(self.batches.by_bucket, 0)
-        return {
-            bucket: training_flops(
-                transformer, info.geometry.latent_size(*bucket), text_tokens=max(s.text_tokens for s in same)
-            )
-            for bucket, same in self.batches.by_bucket.items()
-        }
+            return 0
+        if bucket not in self.flops:
+            text_tokens = max(sample.text_tokens for sample in self.batches.by_bucket[bucket])
+            latents = self.cache.info.geometry.latent_size(*bucket)
+            self.flops[bucket] = training_flops(self.shapes, latents, text_tokens=text_tokens)
+        return self.flops[bucket]
 
     def _summary(self) -> Iterator[str]:
         trainable = sum(p.numel() for p in self.transformer.parameters() if p.requires_grad)
@@ -281,12 +280,13 @@ class Trainer:
             self._set_lr()
             batches = self._taken(loader, meter)
             loss, batch = self._forward_backward(batches, count=config.train.accumulation, step=self.step)
-            self._count(meter, loss, self._update(), batch)
-            self.step += 1
-            self.display.step(self.step)
-            if self.step == self.first_step + 1 and config.tracking.every > 1:
+            norm = self._update()
+            if self.step == self.first_step and config.tracking.every > 1:
                 taken = time.perf_counter() - started
                 self.log.say(f"the first step took {taken:.1f} s; a line comes every {config.tracking.every} steps")
+            self._count(meter, loss, norm, batch)
+            self.step += 1
+            self.display.step(self.step)
             last, stop = self.step == config.train.steps, self._stop()
             save = last or stop or self.step % config.checkpoints.every == 0
             if save or self.step % config.tracking.every == 0:  # before a checkpoint, or a resume would leave a gap
@@ -342,7 +342,9 @@ class Trainer:
     def _count(self, meter: Meter, loss: Tensor, norm: Tensor, batch: MicroBatch) -> None:
         samples, bucket = len(batch) * self.per_step, self.batches.sampler.place(self.step)[0]
         tokens = self.batches.by_bucket[bucket][0].tokens
-        meter.count(loss, norm, samples=samples, tokens=samples * tokens, flops=samples * self.flops[bucket])
+        with meter.paused():
+            flops = self._flops_of(bucket)
+        meter.count(loss, norm, samples=samples, tokens=samples * tokens, flops=samples * flops)
 
     def _write_line(self, meter: Meter) -> None:
         """Write a line of the log: means and rates since the last one, over all processes."""
