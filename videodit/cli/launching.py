@@ -55,8 +55,8 @@ def launch(words: Sequence[str], *, processes: int | None, accelerate_config: Pa
 def _by_accelerate(words: Sequence[str], processes: int | None, config: Path | None) -> Callable[[], object] | None:
     """The call of accelerate's launcher; ``None`` where there are no GPUs, for which it starts one process."""
     import torch
-    from accelerate.commands.config.config_args import load_config_from_file
-    from accelerate.commands.launch import launch_command, launch_command_parser
+
+    from videodit._diffusers import launch_command, launch_command_parser, load_config_from_file
 
     flags: list[str] = []
     if config is None:

@@ -75,9 +75,9 @@ def train(
     now = results.current()
     words += ["--json"] * now.as_json + ["--quiet"] * now.quiet
     note(f"starting {processes or 'the'} processes{'' if processes else ' of the config'}")
-    results.use(results.Results(quiet=True))  # from here on the first of them speaks
     code = launch(words, processes=processes, accelerate_config=accelerate_config, go_on=_command_to_go_on())
-    if code:  # what there is to say was said by the first process
+    if code:
+        results.use(results.Results(quiet=True))  # what there is to say was said by the first process
         raise typer.Exit(code)
 
 
@@ -191,9 +191,7 @@ def _how_to_go_on() -> str:
     """What to type in order to go on."""
     if GO_ON in os.environ:
         return f"go on with: {os.environ[GO_ON]}"
-    if (
-        "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
-    ):  # of a launcher, whose flags are unknown
+    if {"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():  # of a launcher, whose flags are unknown
         return "the same command with --resume latest goes on"
     return f"go on with: {_command_to_go_on()}"
 
