@@ -25,6 +25,7 @@ __all__ = [
     "check_output_name",
     "close_names",
     "describe_path",
+    "is_file",
     "is_folder",
     "is_there",
     "kind_of",
@@ -82,6 +83,11 @@ def _address_of(path: str | os.PathLike[str]) -> str | None:
 def is_folder(path: str | os.PathLike[str]) -> bool:
     """Whether there is a folder; a name that no file can have (too long, a null character) is none."""
     return _is(os.path.isdir, path)
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file; a name that no file can have is none."""
+    return _is(os.path.isfile, path)
 
 
 def is_there(path: str | os.PathLike[str]) -> bool:
