@@ -10,10 +10,11 @@ from fastapi import FastAPI, Response
 
 import videodit
 from videodit.files import FolderLock
-from videodit.serving import videos
+from videodit.serving import files, login, videos
 from videodit.serving.config import ServerConfig
-from videodit.serving.errors import APIError, answer_error
+from videodit.serving.errors import answer_errors
 from videodit.serving.folder import DataFolder
+from videodit.serving.gate import Gate
 from videodit.serving.state import ServerState
 from videodit.serving.store import JobStore
 from videodit.serving.supervisor import Supervisor
@@ -46,7 +47,10 @@ def create_app(config: ServerConfig, *, workers: bool = True) -> FastAPI:
                         supervisor.stop()
 
     app = FastAPI(title="videodit", version=videodit.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_exception_handler(APIError, answer_error)
+    answer_errors(app)
+    app.add_middleware(Gate, config=config)
+    app.include_router(login.router)
+    app.include_router(files.router)
     app.include_router(videos.router)
 
     @app.get("/health")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import Request
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 
 class APIError(Exception):
@@ -44,7 +46,39 @@ def not_found(what: str) -> APIError:
     return APIError(404, f"there is no {what}", code="not_found")
 
 
-async def answer_error(_: Request, error: Exception) -> JSONResponse:
-    """For FastAPI's exception handlers."""
+def answer_errors(app: FastAPI) -> None:
+    """Have an application answer all errors in this form."""
+    app.add_exception_handler(APIError, _answer)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(Exception, _answer_crash)
+
+
+async def _answer(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, APIError)
     return error.response
+
+
+async def _answer_http(request: Request, error: Exception) -> JSONResponse:
+    """What FastAPI refuses by itself: paths and methods that there are not."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:200]
+    message = {404: f"there is nothing at {path!r}", 405: f"{request.method} is not for {path!r}"}
+    code = {404: "not_found", 405: "wrong_method"}.get(error.status_code)
+    headers = dict(error.headers or {})
+    return APIError(
+        error.status_code, message.get(error.status_code, str(error.detail)), code=code, headers=headers
+    ).response
+
+
+async def _answer_invalid(_: Request, error: Exception) -> JSONResponse:
+    """Parts of an address, or fields, that do not fit."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"][1:])) or str(first["loc"][0])
+    return APIError(400, f"{place}: {first['msg']}", code="invalid_value", param=place).response
+
+
+async def _answer_crash(_: Request, error: Exception) -> JSONResponse:
+    """A mistake of ours: the log has it."""
+    return APIError(500, "the server ran into an error that its log describes", code="internal_error").response

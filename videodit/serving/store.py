@@ -75,6 +75,7 @@ _MIGRATIONS: tuple[str, ...] = (
     );
     CREATE TABLE models (name TEXT PRIMARY KEY, card TEXT NOT NULL);
     CREATE TABLE keys (name TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, created REAL NOT NULL, options TEXT NOT NULL);
+    CREATE TABLE sessions (hash TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL) WITHOUT ROWID;
     CREATE TABLE answers (
         owner TEXT NOT NULL,
         key TEXT NOT NULL,
@@ -165,6 +166,11 @@ class JobStore:
                         self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
 
+    @property
+    def database(self) -> sqlite3.Connection:
+        """The connection, for what else is kept in the file: keys, sessions and uploads."""
+        return self._db
+
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
@@ -202,14 +208,7 @@ class JobStore:
         """
         now = self._clock()
         with self._transaction():
-            if queue_limit is not None:
-                waiting = self._count("state = 'queued' AND deleted IS NULL")
-                if waiting >= queue_limit:
-                    raise QueueFull(waiting, queue_limit)
-            if owner_limit is not None:
-                own = self._count("owner = ? AND state IN ('queued', 'in_progress') AND deleted IS NULL", job.owner)
-                if own >= owner_limit:
-                    raise QueueFull(own, owner_limit, f"the queue of {job.owner!r}")
+            self.check_room(job.owner, queue_limit=queue_limit, owner_limit=owner_limit)
             (last,) = self._db.execute("SELECT coalesce(max(position), 0) FROM jobs").fetchone()
             job = dataclasses.replace(job, created=now, position=last + 1.0, revision=self._next_revision())
             values = [_packed(name, getattr(job, name)) for name in _FIELDS]
@@ -218,6 +217,21 @@ class JobStore:
             if answer is not None:
                 self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", (job.owner, *answer, job.id, now))
         return job
+
+    def check_room(self, owner: str, *, queue_limit: int | None, owner_limit: int | None) -> None:
+        """See that a job could be added now; see :meth:`add`.
+
+        Raises:
+            QueueFull: a limit is reached.
+        """
+        if queue_limit is not None:
+            waiting = self._count("state = 'queued' AND deleted IS NULL")
+            if waiting >= queue_limit:
+                raise QueueFull(waiting, queue_limit)
+        if owner_limit is not None:
+            own = self._count("owner = ? AND state IN ('queued', 'in_progress') AND deleted IS NULL", owner)
+            if own >= owner_limit:
+                raise QueueFull(own, owner_limit, f"the queue of {owner!r}")
 
     def answered(self, owner: str, key: str) -> tuple[str, str] | None:
         """The fingerprint and the job of an earlier request with the same ``Idempotency-Key``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import secrets
@@ -107,6 +108,7 @@ class Supervisor:
             "device": place.device,
             "dtype": self._config.dtype,
             "keep_seconds": self._config.limits.keep_seconds,
+            "media": dataclasses.asdict(self._config.media),
         }
         assert place.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):

@@ -20,7 +20,7 @@ from videodit.serving.errors import APIError, not_found
 from videodit.serving.making import CLIP
 from videodit.serving.records import Job, is_id, new_id
 from videodit.serving.requests import CreateVideo
-from videodit.serving.state import ServerState, owner_of, state_of
+from videodit.serving.state import ServerState, owner_of, queue_full, state_of
 from videodit.serving.store import QueueFull
 
 router = APIRouter(prefix="/v1")
@@ -103,11 +103,11 @@ def add_job(job: Job, state: ServerState, answer: tuple[str, str] | None = None)
     Raises:
         APIError: the queue is full.
     """
-    limits = state.config.limits
+    most, own = state.config.limits.queue, state.owner_limit(job.owner)
     try:
-        return state.store.add(job, queue_limit=limits.queue, owner_limit=limits.per_key, answer=answer)
+        return state.store.add(job, queue_limit=most, owner_limit=own, answer=answer)
     except QueueFull as full:
-        raise APIError(429, str(full), code="queue_full", headers={"Retry-After": "5"}) from None
+        raise queue_full(full) from None
 
 
 def find_job(id: str, owner: str, state: ServerState) -> Job:

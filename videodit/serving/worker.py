@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from videodit.errors import VideoDiTError
+from videodit.limits import Limits, use_limits
 from videodit.serving.cards import Card
 from videodit.serving.folder import DataFolder
 from videodit.serving.making import Models, Stopped, make
@@ -85,7 +86,8 @@ class Worker:
             self.store.fail(claim, **CANCELLED)
             self.data.remove_job(job.id)
         except VideoDiTError as error:
-            self.store.fail(claim, type(error).__name__, str(error))
+            message = str(error).replace(f"{self.data.path}{os.sep}", "")  # where files are is not for clients
+            self.store.fail(claim, type(error).__name__, message)
         except Exception as error:
             logger.exception("%s failed", job.id)
             code = "out_of_memory" if type(error).__name__ in _MEMORY_ERRORS else "internal_error"
@@ -144,7 +146,8 @@ def main() -> None:
     except VideoDiTError as error:
         logger.error("cannot load %s: %s", first, error)
     logger.info("ready")
-    worker.run()
+    with use_limits(Limits(**settings["media"]), how="the server's --limit {name}=NUMBER"):
+        worker.run()
 
 
 if __name__ == "__main__":
