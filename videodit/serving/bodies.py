@@ -9,7 +9,9 @@ from typing import Any
 
 from fastapi import Request
 
+from videodit.errors import InputError
 from videodit.serving.errors import APIError
+from videodit.serving.forms import nested
 from videodit.serving.spooling import Spool, spool_form
 from videodit.serving.state import ServerState
 
@@ -45,7 +47,10 @@ async def read_body(request: Request, state: ServerState, owner: str) -> dict[st
                     pairs.append((name, {"id": upload.id}))
                 else:
                     pairs.append((name, value))
-        return dict(pairs)
+        try:
+            return nested(pairs)
+        except InputError as error:
+            raise APIError(400, str(error), code="invalid_form") from None
     values = parse_json(await request.body() or b"{}")
     if not isinstance(values, dict):
         raise _bad_json("it must be an object")

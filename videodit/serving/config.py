@@ -57,9 +57,9 @@ class ServerLimits:
     body_bytes: int = 200_000_000
     form_parts: int = 200
     form_files: int = 16
-    body_seconds: int = 300
-    idle_seconds: int = 20
-    header_seconds: int = 10
+    body_seconds: float = 300
+    idle_seconds: float = 20
+    header_seconds: float = 10
     connections: int = 900
     inspections: int = 2
     inspect_seconds: int = 20

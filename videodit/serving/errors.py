@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+
+logger = logging.getLogger("videodit.serving.errors")
 
 
 class APIError(Exception):
@@ -48,13 +53,15 @@ def not_found(what: str) -> APIError:
 
 def answer_errors(app: FastAPI) -> None:
     """Have an application answer all errors in this form."""
-    app.add_exception_handler(APIError, _answer)
+    app.add_exception_handler(APIError, answer_error)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(sqlite3.OperationalError, _answer_busy)
     app.add_exception_handler(Exception, _answer_crash)
 
 
-async def _answer(_: Request, error: Exception) -> JSONResponse:
+async def answer_error(_: Request, error: Exception) -> JSONResponse:
+    """The answer that an :class:`APIError` is."""
     assert isinstance(error, APIError)
     return error.response
 
@@ -77,6 +84,12 @@ async def _answer_invalid(_: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"][1:])) or str(first["loc"][0])
     return APIError(400, f"{place}: {first['msg']}", code="invalid_value", param=place).response
+
+
+async def _answer_busy(_: Request, error: Exception) -> JSONResponse:
+    """Nothing can be written down now: the disk is full, or somebody else writes for very long."""
+    logger.error("the store cannot be used: %s", error)
+    return APIError(503, "nothing can be written down now", code="busy", headers={"Retry-After": "5"}).response
 
 
 async def _answer_crash(_: Request, error: Exception) -> JSONResponse:

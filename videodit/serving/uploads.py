@@ -53,20 +53,20 @@ class Uploads:
         limits = self._config.limits
         if shutil.disk_usage(self._data.path).free < more + _FREE:
             raise no_disk()
-        own = self.kept_bytes(owner)
-        if own + more > limits.owner_bytes:
+        uploads, clips = self.kept_bytes(owner)
+        if uploads + clips + more > limits.owner_bytes:
             raise APIError(
                 429,
-                f"the uploads and clips of {owner!r} have {own:,} bytes, and {more:,} more are above the limit of "
-                f"{limits.owner_bytes:,}: delete some",
+                f"the uploads and clips of {owner!r} have {uploads + clips:,} bytes, and {more:,} more are above the "
+                f"limit of {limits.owner_bytes:,}: delete some",
                 code="quota_exceeded",
                 headers={"x-should-retry": "false"},
             )
-        if self.kept_bytes(None) + more > limits.quota_bytes:
+        if self.kept_bytes(None)[0] + more > limits.quota_bytes:  # old clips give way, uploads do not
             raise no_disk()
 
-    def kept_bytes(self, owner: str | None) -> int:
-        """Bytes of all uploads and clips of an owner; ``None``: of everybody."""
+    def kept_bytes(self, owner: str | None) -> tuple[int, int]:
+        """Bytes of all uploads, and of all clips, of an owner; ``None``: of everybody."""
         now = time.time()
         (uploads,) = self._store.database.execute(
             "SELECT coalesce(sum(bytes), 0) FROM uploads WHERE (? IS NULL OR owner = ?) AND expires > ?",
@@ -77,7 +77,7 @@ class Uploads:
             "AND output IS NOT NULL AND deleted IS NULL AND (expires IS NULL OR expires > ?)",
             (owner, owner, now),
         ).fetchone()
-        return int(uploads) + int(clips)
+        return int(uploads), int(clips)
 
     async def take(self, file: Path, owner: str) -> Upload:
         """Look at a file of the spool and keep it. After an error the file is gone.
