@@ -12,7 +12,7 @@ import videodit
 from videodit.files import FolderLock
 from videodit.serving import catalogue, content, recipes, videos
 from videodit.serving.config import ServerConfig
-from videodit.serving.errors import install
+from videodit.serving.errors import answer_errors
 from videodit.serving.folder import DataFolder
 from videodit.serving.state import ServerState
 from videodit.serving.store import JobStore
@@ -46,7 +46,7 @@ def create_app(config: ServerConfig, *, workers: bool = True) -> FastAPI:
                         supervisor.stop()
 
     app = FastAPI(title="videodit", version=videodit.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    install(app)
+    answer_errors(app)
     for router in (videos.router, content.router, catalogue.router, recipes.router):
         app.include_router(router)
 
