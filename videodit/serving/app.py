@@ -10,7 +10,7 @@ from fastapi import FastAPI, Response
 
 import videodit
 from videodit.files import FolderLock
-from videodit.serving import files, login, videos
+from videodit.serving import catalogue, content, files, login, recipes, videos
 from videodit.serving.config import ServerConfig
 from videodit.serving.errors import answer_errors
 from videodit.serving.folder import DataFolder
@@ -49,9 +49,8 @@ def create_app(config: ServerConfig, *, workers: bool = True) -> FastAPI:
     app = FastAPI(title="videodit", version=videodit.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     answer_errors(app)
     app.add_middleware(Gate, config=config)
-    app.include_router(login.router)
-    app.include_router(files.router)
-    app.include_router(videos.router)
+    for router in (login.router, files.router, videos.router, content.router, catalogue.router, recipes.router):
+        app.include_router(router)
 
     @app.get("/health")
     async def health() -> Any:

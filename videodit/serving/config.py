@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from videodit.errors import InputError
 from videodit.limits import DEFAULT_LIMITS, Limits
@@ -93,6 +94,8 @@ class ServerConfig:
         dtype: to compute in; ``None``: what the device is good at.
         limits: see :class:`ServerLimits`.
         media: what one uploaded file may ask for.
+        defaults: of what clients leave out; see :func:`videodit.serving.requests.read_defaults`.
+        prompt_syntax: prompts are read in the syntax of :mod:`videodit.prompt_syntax`; else every character is text.
     """
 
     data: Path
@@ -105,6 +108,8 @@ class ServerConfig:
     dtype: str | None = None
     limits: ServerLimits = ServerLimits()
     media: Limits = DEFAULT_LIMITS
+    defaults: dict[str, Any] = field(default_factory=dict)
+    prompt_syntax: bool = False
 
     @property
     def default_model(self) -> str:

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 
 from videodit.json_types import JsonObject
+from videodit.serving.documented import ERRORS
 from videodit.serving.errors import APIError
 from videodit.serving.records import Upload
 from videodit.serving.spooling import Spool, spool_body, spool_form
 from videodit.serving.state import ServerState, owner_of, state_of
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", responses=ERRORS)
 State = Annotated[ServerState, Depends(state_of)]
 Owner = Annotated[str, Depends(owner_of)]
 _BINARY = {"schema": {"type": "string", "format": "binary"}}

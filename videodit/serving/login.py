@@ -9,11 +9,12 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from videodit.serving.bodies import parse_json
+from videodit.serving.documented import ERRORS
 from videodit.serving.errors import APIError
 from videodit.serving.gate import COOKIE
 from videodit.serving.state import ServerState, owner_of, state_of
 
-router = APIRouter()
+router = APIRouter(responses=ERRORS)
 State = Annotated[ServerState, Depends(state_of)]
 _MOST_BYTES = 4096
 _PAGE = """<!doctype html>

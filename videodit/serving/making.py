@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from videodit.errors import InputError
 from videodit.pipelines.request import Inputs, LoRARequest, Request
+from videodit.prompt_reader import UNKNOWN
+from videodit.serving.pictures import Pictures
+from videodit.serving.planned import settings_of
 from videodit.serving.records import Cancel, Job
+from videodit.serving.sources import CLIP
+from videodit.serving.wording import without_paths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,13 +25,10 @@ if TYPE_CHECKING:
     from videodit.pipelines import VideoDiTPipeline
     from videodit.pipelines.output import VideoDiTPipelineOutput
     from videodit.pipelines.planning import Plan
-    from videodit.pipelines.spec import ModelFolder
+    from videodit.pipelines.spec import ModelFolder, ModelSpec
 
-CLIP = "video.mp4"
-THUMBNAIL = "thumbnail.webp"
-SPRITESHEET = "spritesheet.webp"
 WINDOWS = "windows"
-"""Names in a job's folder: the clip, its pictures, and the latents of finished windows of a long clip in the making."""
+"""Name in a job's folder: the latents of finished windows of a long clip in the making."""
 
 
 class Stopped(Exception):
@@ -96,7 +98,8 @@ class Models:
         if name not in self.models:
             raise InputError(f"there is no model {name!r}; legal are {', '.join(self.models)}")
         if name not in self._folders:
-            self._folders[name] = ModelFolder.find(self.models[name])
+            found = ModelFolder.find(self.models[name])
+            self._folders[name] = replace(found, name=name)  # recipes have the name that clients know
         return self._folders[name]
 
     def pipeline(self, name: str, *, acceleration: str | None, loras: tuple[LoRARequest, ...]) -> VideoDiTPipeline:
@@ -160,16 +163,42 @@ def make(job: Job, folder: Path, models: Models, upload: Callable[[str], Path], 
     from videodit.pipelines.planning import plan
 
     tell("loading")
-    request = with_files(Request.from_json(job.request), upload)
-    pipe = models.pipeline(job.model, acceleration=_preset(request), loras=request.loras)
+    pipe = models.pipeline(job.model, acceleration=job.request.get("acceleration"), loras=_loras(job))
     tell("planning")
-    planned = plan(request, Inputs(), models.folder(job.model).spec, text_notices=pipe.text_encoder_notices)
+    spec = models.folder(job.model).spec
+    request, notices = _read(job, spec, upload)
+    planned = plan(request, Inputs(), spec, text_notices=pipe.text_encoder_notices)
     if planned.windows is not None:
         planned = replace(planned, request=replace(planned.request, keep_windows=folder / WINDOWS))
-    tell("encoding", notices=list(dict.fromkeys([*job.notices, *planned.notices])))
+    before = [notice for notice in job.notices if not notice.startswith(UNKNOWN)]  # the tokenizer knows better
+    told = [without_paths(one) for one in (*before, *notices, *planned.notices)]
+    tell("encoding", notices=list(dict.fromkeys(told)), settings=job.settings | settings_of(planned, request.seed))
     planned = replace(planned, inputs=replace(planned.inputs, callback_on_step_end=_callback(planned, tell)))
     output = pipe.run(planned, output_type="stream")
     return _save(output, planned, folder, tell)
+
+
+def _loras(job: Job) -> tuple[LoRARequest, ...]:
+    return Request.from_json({"loras": job.request.get("loras", [])}).loras
+
+
+def _read(job: Job, spec: ModelSpec, upload: Callable[[str], Path]) -> tuple[Request, list[str]]:
+    """A job's request with its media in their places, and what should be announced of them.
+
+    Raises:
+        InputError: a clip that cannot be read.
+    """
+    from videodit.pipelines.clip_requests import ClipFile, edit_request, extend_request
+
+    request, from_clip = Request.from_json(job.request), job.extra.get("from_clip")
+    if from_clip is None:
+        return with_files(request, upload), []
+    options = dict(from_clip)
+    clip, kind = ClipFile(upload(options.pop("video")), "video"), options.pop("kind")
+    if kind == "extension":
+        return extend_request(request, clip, spec, **options)
+    mask = options.pop("mask", None)
+    return edit_request(request, clip, spec, mask=None if mask is None else ClipFile(upload(mask), "mask"), **options)
 
 
 def with_files(request: Request, upload: Callable[[str], Path]) -> Request:
@@ -189,12 +218,6 @@ def with_files(request: Request, upload: Callable[[str], Path]) -> Request:
         }
         conditions.append(replace(one, **media))
     return replace(request, **ends, conditions=tuple(conditions))
-
-
-def _preset(request: Request) -> str | None:
-    if request.acceleration is None or isinstance(request.acceleration, str):
-        return request.acceleration
-    raise InputError("acceleration must be the name of a preset")
 
 
 def _callback(planned: Plan, tell: Tell) -> Callable[..., dict[str, Any]]:
@@ -219,13 +242,14 @@ def _save(output: VideoDiTPipelineOutput, planned: Plan, folder: Path, tell: Tel
 
     from videodit.media import write_video
 
-    frames, stopped = 0, list[Stopped]()
+    frames, stopped, pictures = 0, list[Stopped](), Pictures(planned.num_frames)
 
     def counted(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         nonlocal frames
         try:
             for chunk in chunks:
                 frames += len(chunk)
+                pictures.add(chunk)
                 yield chunk
                 tell("decoding", planned.steps_taken * len(planned.spans), planned.steps_taken * len(planned.spans))
         except Stopped as stop:
@@ -236,6 +260,7 @@ def _save(output: VideoDiTPipelineOutput, planned: Plan, folder: Path, tell: Tel
     path, recipe = folder / CLIP, output.recipes[0]
     with contextlib.closing(output.frames[0]) as chunks:
         write_video(path, counted(chunks), fps=planned.fps, recipe=recipe)
+    pictures.save(folder)
     if stopped:
         recipe = recipe | {"stopped_at_frame": frames}
     shutil.rmtree(folder / WINDOWS, ignore_errors=True)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
+from videodit.serving.finding import Found, folded
 from videodit.serving.records import MOST_ATTEMPTS, Cancel, Claim, Job, Upload
 
 _OLDEST = (3, 35)  # UPDATE … RETURNING
@@ -143,6 +144,7 @@ class JobStore:
         self._clock = clock
         self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
         self._db.row_factory = sqlite3.Row
+        self._db.create_function("folded", 1, folded, deterministic=True)
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
@@ -253,14 +255,16 @@ class JobStore:
         after: str | None = None,
         limit: int = 20,
         order: Literal["asc", "desc"] = "desc",
+        found: Found | None = None,
     ) -> tuple[list[Job], bool]:
-        """Jobs by the time of their creation.
+        """Jobs in an order.
 
         Args:
             owner: whose; ``None``: everybody's.
             after: id of the last job of the page before.
             limit: at most so many.
-            order: newest or oldest first.
+            order: newest or oldest first, or highest or lowest of what they are ordered by.
+            found: which jobs, ordered by what; ``None``: all, by the time of their creation.
 
         Returns:
             The jobs, and whether there are more.
@@ -268,22 +272,33 @@ class JobStore:
         Raises:
             KeyError: there is no job ``after``.
         """
-        conditions, values = ["deleted IS NULL"], list[Any]()
+        conditions, values = ([], list[Any]()) if found is None else found.conditions()
+        conditions, key = ["deleted IS NULL", *conditions], "created" if found is None else found.key
         if owner is not None:
             conditions.append("owner = ?")
             values.append(owner)
         if after is not None:
-            found = self._db.execute("SELECT created, id, owner FROM jobs WHERE id = ?", (after,)).fetchone()
-            if found is None or owner not in (None, found["owner"]):
+            last = self._db.execute(f"SELECT {key} AS key, id, owner FROM jobs WHERE id = ?", (after,)).fetchone()
+            if last is None or owner not in (None, last["owner"]):
                 raise KeyError(after)
-            conditions.append(f"(created, id) {'>' if order == 'asc' else '<'} (?, ?)")
-            values += [found["created"], found["id"]]
+            conditions.append(f"({key}, id) {'>' if order == 'asc' else '<'} (?, ?)")
+            values += [last["key"], last["id"]]
         direction = "ASC" if order == "asc" else "DESC"
         rows = self._db.execute(
-            f"SELECT * FROM jobs WHERE {' AND '.join(conditions)} ORDER BY created {direction}, id {direction} LIMIT ?",
+            f"SELECT * FROM jobs WHERE {' AND '.join(conditions)} ORDER BY {key} {direction}, id {direction} LIMIT ?",
             (*values, limit + 1),
         ).fetchall()
         return [_unpacked(row) for row in rows[:limit]], len(rows) > limit
+
+    def mark(self, id: str, *, favourite: bool | None = None, binned: bool | None = None) -> Job | None:
+        """Mark a job as a favourite, or put it into the bin; ``False`` undoes it, ``None`` leaves it as it is."""
+        with self._transaction():
+            if favourite is not None:
+                self._change("favourite = ?", "id = ? AND deleted IS NULL", (int(favourite), id))
+            if binned is not None:
+                now = self._clock() if binned else None
+                self._change("binned = ?", "id = ? AND deleted IS NULL", (now, id))
+        return self.get(id)
 
     def cancel(self, id: str, how: Cancel) -> Job | None:
         """Stop a job: one that waits at once, one that runs at its next step. Finished ones stay as they are."""

@@ -14,20 +14,24 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from videodit.errors import VideoDiTError
 from videodit.limits import Limits, use_limits
-from videodit.serving.cards import Card
+from videodit.serving.cards import Card, lora_facts
 from videodit.serving.folder import DataFolder
 from videodit.serving.making import Models, Stopped, make
 from videodit.serving.records import Claim, Job
+from videodit.serving.sources import source_file
 from videodit.serving.store import CANCELLED, ClaimLost, JobStore
+from videodit.serving.wording import without_paths
 
 LEASE = 30.0
 """Seconds that a job belongs to a worker which gives no sign of life."""
 _POLL = 0.1
+_CODES = {"ModelError": "model_error", "OutOfMemory": "out_of_memory", "InternalError": "internal_error"}
 _MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError", "OutOfMemory")
 
 logger = logging.getLogger("videodit.serving.worker")
@@ -47,12 +51,21 @@ class Worker:
         self.name, self.data, self.models, self._keep = name, data, models, keep_seconds
         self.store = JobStore(data.jobs_file)
 
-    def publish(self) -> None:
-        """Tell the web process what the models are."""
+    def publish(self, *, loras: bool = True) -> None:
+        """Tell the web process what the models are.
+
+        Args:
+            loras: and which LoRAs they take, which needs large libraries.
+        """
         from videodit.pipelines.folders import resolve_model
 
         for name, source in self.models.models.items():
-            self.store.publish(name, Card.from_folder(name, resolve_model(source)).to_json())
+            folder = resolve_model(source)
+            card = Card.from_folder(name, folder)
+            if loras:
+                facts = {one: lora_facts(folder, file, one) for one, file in self.models.loras.items()}
+                card = replace(card, loras=facts)
+            self.store.publish(name, card.to_json())
 
     def run(self) -> None:
         """Work for ever."""
@@ -75,7 +88,11 @@ class Worker:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             made = make(
-                job, folder, self.models, self.data.upload, lambda *args, **more: self._tell(claim, *args, **more)
+                job,
+                folder,
+                self.models,
+                lambda id: source_file(self.data, job.id, id),
+                lambda *args, **more: self._tell(claim, *args, **more),
             )
             expires = None if self._keep is None else time.time() + self._keep
             if not self.store.complete(claim, output=made.output, recipe=made.recipe, expires=expires):
@@ -86,8 +103,8 @@ class Worker:
             self.store.fail(claim, **CANCELLED)
             self.data.remove_job(job.id)
         except VideoDiTError as error:
-            message = str(error).replace(f"{self.data.path}{os.sep}", "")  # where files are is not for clients
-            self.store.fail(claim, type(error).__name__, message)
+            names = {file: name for name, file in (*self.models.models.items(), *self.models.loras.items())}
+            self.store.fail(claim, _CODES.get(type(error).__name__, "invalid_value"), without_paths(str(error), names))
         except Exception as error:
             logger.exception("%s failed", job.id)
             code = "out_of_memory" if type(error).__name__ in _MEMORY_ERRORS else "internal_error"
@@ -139,12 +156,14 @@ def main() -> None:
     _end_with_parent()
     models = Models(settings["models"], settings["loras"], device=settings.get("device"), dtype=settings.get("dtype"))
     worker = Worker(name, DataFolder(Path(settings["data"])), models, keep_seconds=settings.get("keep_seconds"))
-    worker.publish()
+    worker.publish(loras=False)
     first = next(iter(models.models))
     try:
         models.pipeline(first, acceleration=None, loras=())
     except VideoDiTError as error:
         logger.error("cannot load %s: %s", first, error)
+    if models.loras:
+        worker.publish()
     logger.info("ready")
     with use_limits(Limits(**settings["media"]), how="the server's --limit {name}=NUMBER"):
         worker.run()
