@@ -35,6 +35,7 @@ def serve(
 
         from videodit.serving.app import create_app
         from videodit.serving.config import ServerConfig
+        from videodit.serving.lifetime import held_folder
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "videodit":
             raise
@@ -48,12 +49,13 @@ def serve(
         devices=tuple(device or [None]),
         dtype=dtype,
     )
-    listener = _listen(host, port)
-    address = f"[{host}]" if ":" in host else host
-    note(f"jobs and clips are kept in {str(config.data)!r}")
-    note(f"listening on http://{address}:{listener.getsockname()[1]}")
-    settings = uvicorn.Config(create_app(config), log_level="warning", timeout_graceful_shutdown=5)
-    uvicorn.Server(settings).run(sockets=[listener])
+    with held_folder(config, note) as folder:
+        listener = _listen(host, port)
+        address = f"[{host}]" if ":" in host else host
+        note(f"jobs and clips are kept in {str(config.data)!r}")
+        note(f"listening on http://{address}:{listener.getsockname()[1]}")
+        settings = uvicorn.Config(create_app(config, data=folder), log_level="warning", timeout_graceful_shutdown=5)
+        uvicorn.Server(settings).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -20,6 +20,7 @@ class ServerLimits:
         body_bytes: of one request.
         quota_bytes: of all files that are kept.
         keep_seconds: how long files of finished jobs are kept; ``None``: for ever.
+        bin_seconds: how long clips stay in the bin.
         upload_seconds: how long uploads are kept.
     """
 
@@ -32,6 +33,7 @@ class ServerLimits:
     body_bytes: int = 200_000_000
     quota_bytes: int = 50_000_000_000
     keep_seconds: float | None = 30 * 86_400.0
+    bin_seconds: float = 7 * 86_400.0
     upload_seconds: float = 86_400.0
 
 

@@ -48,3 +48,8 @@ async def answer_error(_: Request, error: Exception) -> JSONResponse:
     """For FastAPI's exception handlers."""
     assert isinstance(error, APIError)
     return error.response
+
+
+async def answer_unavailable(_: Request, error: Exception) -> JSONResponse:
+    """Nothing can be written down now; the disk may be full."""
+    return APIError(503, str(error), code="storage_unavailable", headers={"Retry-After": "30"}).response

@@ -101,8 +101,11 @@ def add_job(job: Job, state: ServerState, answer: tuple[str, str] | None = None)
     """Put a job into the queue.
 
     Raises:
-        APIError: the queue is full.
+        APIError: the queue is full, or the room for clips.
     """
+    if state.data.full:
+        why = "no room is left: favourites and uploads have all that the operator allows; delete some"
+        raise APIError(507, why, code="storage_full", headers={"Retry-After": "60"})
     limits = state.config.limits
     try:
         return state.store.add(job, queue_limit=limits.queue, owner_limit=limits.per_key, answer=answer)

@@ -1,15 +1,19 @@
 """A worker: a process that takes jobs from the store, one after the other, with its models loaded.
 
-It ends with the process that started it: that holds the other end of its stdin.
+It ends with the process that started it: that holds the other end of its stdin. Signals that a terminal or a service
+manager sends to all processes at once are left to that one. It logs to stderr, which is the server's.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import importlib
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,15 +23,16 @@ from typing import Any
 
 from videodit.errors import VideoDiTError
 from videodit.serving.cards import Card
+from videodit.serving.database import StoreUnavailable
 from videodit.serving.folder import DataFolder
 from videodit.serving.making import Models, Stopped, make
 from videodit.serving.records import Claim, Job
 from videodit.serving.store import CANCELLED, ClaimLost, JobStore
+from videodit.serving.supervisor import LEASE
 
-LEASE = 30.0
-"""Seconds that a job belongs to a worker which gives no sign of life."""
 _POLL = 0.1
 _MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError", "OutOfMemory")
+_DISK_ERRORS = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EROFS)
 
 logger = logging.getLogger("videodit.serving.worker")
 
@@ -47,11 +52,30 @@ class Worker:
         self.store = JobStore(data.jobs_file)
 
     def publish(self) -> None:
-        """Tell the web process what the models are."""
+        """Tell the web process what the models are, and what is wrong with those that cannot be read."""
         from videodit.pipelines.folders import resolve_model
 
         for name, source in self.models.models.items():
-            self.store.publish(name, Card.from_folder(name, resolve_model(source)).to_json())
+            try:
+                card = Card.from_folder(name, resolve_model(source)).to_json()
+            except (VideoDiTError, OSError) as error:
+                self.tell_problem(name, error)
+            else:
+                self.store.publish(name, card)
+
+    def preload(self) -> None:
+        """Load the first model before a job wants it."""
+        first = next(iter(self.models.models))
+        try:
+            self.models.pipeline(first, acceleration=None, loras=())
+        except Exception as error:  # jobs for it fail with a reason
+            self.tell_problem(first, error)
+
+    def tell_problem(self, model: str, error: Exception) -> None:
+        """Say in the log and to whoever asks the server why a model cannot be used."""
+        logger.error("cannot load the model %s: %s", model, error)
+        known = isinstance(error, VideoDiTError)
+        self.store.publish_problem(model, str(error) if known else "it cannot be loaded; the server's log says why")
 
     def run(self) -> None:
         """Work for ever."""
@@ -61,7 +85,7 @@ class Worker:
 
     def work_once(self) -> bool:
         """Make one job, if one waits. Returns whether one did."""
-        job = self.store.claim(self.name, list(self.models.models), lease=LEASE)
+        job = self.store.claim(self.name, list(self.models.models))
         if job is None:
             return False
         claim = Claim(job.id, self.name, job.attempts)
@@ -77,34 +101,36 @@ class Worker:
                 job, folder, self.models, self.data.upload, lambda *args, **more: self._tell(claim, *args, **more)
             )
             expires = None if self._keep is None else time.time() + self._keep
-            if not self.store.complete(claim, output=made.output, recipe=made.recipe, expires=expires):
-                self.data.remove_job(job.id)
-        except ClaimLost:  # it is another's now, or was deleted; if that, the web process sweeps its folder
+            self.store.complete(claim, output=made.output, recipe=made.recipe, expires=expires)
+        except ClaimLost:  # it is another's now, or was deleted
             logger.info("%s is no longer ours", job.id)
         except Stopped:
             self.store.fail(claim, **CANCELLED)
-            self.data.remove_job(job.id)
         except VideoDiTError as error:
-            self.store.fail(claim, type(error).__name__, str(error))
+            code = "out_of_memory" if type(error).__name__ in _MEMORY_ERRORS else type(error).__name__
+            self.store.fail(claim, code, str(error))
         except Exception as error:
             logger.exception("%s failed", job.id)
-            code = "out_of_memory" if type(error).__name__ in _MEMORY_ERRORS else "internal_error"
-            self.store.fail(claim, code, "the worker ran into an error that its log describes")
+            self.store.fail(claim, *_reason(error))
+        finally:
+            if not self.store.needs_folder(job.id):
+                self.data.remove_job(job.id)
 
     def _tell(self, claim: Claim, stage: str, step: int = 0, steps: int = 0, **more: Any) -> None:
-        wishes = self.store.beat(claim, lease=LEASE, stage=stage, step=step, steps=steps, **more)
-        if wishes.cancel == "drop" or (wishes.cancel == "keep" and stage in ("sampling", "loading", "planning")):
+        wishes = self.store.beat(claim, stage=stage, step=step, steps=steps, **more)
+        if wishes.cancel is not None:
             raise Stopped(wishes.cancel)
 
     @contextlib.contextmanager
     def _alive(self, claim: Claim) -> Iterator[None]:
-        """Renew the lease from a thread of its own: a step, or loading a model, can take longer."""
+        """Give signs of life from a thread of its own: a step, or loading a model, can take longer than a lease."""
         ended = threading.Event()
 
         def beat() -> None:
             with contextlib.closing(JobStore(self.data.jobs_file)) as store, contextlib.suppress(ClaimLost):
                 while not ended.wait(LEASE / 4):
-                    store.beat(claim, lease=LEASE)
+                    with contextlib.suppress(StoreUnavailable):  # perhaps next time
+                        store.beat(claim)
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -115,8 +141,20 @@ class Worker:
             thread.join()
 
 
+def _reason(error: Exception) -> tuple[str, str]:
+    """Code and message of a job that failed by no fault of the request."""
+    if type(error).__name__ in _MEMORY_ERRORS:
+        return "out_of_memory", "the worker's memory does not suffice; ask for a smaller or shorter clip"
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return "storage_full", f"the server cannot write the clip: {error.strerror}"
+    return "internal_error", "the worker ran into an error that its log describes"
+
+
 def _end_with_parent() -> None:
-    """Leave at once when stdin ends, as it does when the process that started this one is gone."""
+    """Leave at once when stdin ends, as it does when the process that started this one is gone.
+
+    On Linux the system itself ends it then, even if it is stopped or hangs.
+    """
 
     def wait() -> None:
         with contextlib.suppress(OSError):
@@ -124,27 +162,47 @@ def _end_with_parent() -> None:
                 pass
         os._exit(0)
 
+    if sys.platform == "linux":
+        import ctypes
+
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it ended before
+            os._exit(0)
     threading.Thread(target=wait, daemon=True).start()
 
 
 def main() -> None:
     """Read the first line of stdin, which holds the settings as JSON, and work."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True)
     name = parser.parse_args().name
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name}: %(message)s", stream=sys.stderr)
+    logging.basicConfig(format=f"%(asctime)s {name}: %(message)s", stream=sys.stderr)
+    logging.getLogger("videodit.serving").setLevel(logging.INFO)
     settings = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
     _end_with_parent()
     models = Models(settings["models"], settings["loras"], device=settings.get("device"), dtype=settings.get("dtype"))
     worker = Worker(name, DataFolder(Path(settings["data"])), models, keep_seconds=settings.get("keep_seconds"))
     worker.publish()
-    first = next(iter(models.models))
-    try:
-        models.pipeline(first, acceleration=None, loras=())
-    except VideoDiTError as error:
-        logger.error("cannot load %s: %s", first, error)
+    _quiet_libraries()
+    if settings.get("preload", True):
+        worker.preload()
+    worker.store.set_worker(name, "ready")
     logger.info("ready")
     worker.run()
+
+
+def _quiet_libraries() -> None:
+    from videodit.importing import quick_imports
+    from videodit.quiet import quiet_libraries, quiet_torchao
+
+    quiet_torchao()
+    with quick_imports():
+        importlib.import_module("videodit.pipelines.pipeline")
+    quiet_libraries()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,89 @@
+"""What the store knows of jobs and uploads whose time is over; :mod:`videodit.serving.upkeep` acts on it."""
+
+from __future__ import annotations
+
+from videodit.serving.database import Database
+from videodit.serving.records import ids_in
+
+_PARENTS = "SELECT parent FROM jobs WHERE state IN ('queued', 'in_progress') AND parent IS NOT NULL"
+
+
+class RetentionStore(Database):
+    """The same file as :class:`~videodit.serving.store.JobStore`'s, for who removes things."""
+
+    def clips(self, *, expired: bool = False) -> list[str]:
+        """Finished jobs whose files may be removed, in the order in which they should: what is in the bin, then by age.
+
+        Favourites are not among them, nor clips that a job which waits or runs goes on from.
+
+        Args:
+            expired: only those whose time is over.
+        """
+        return self._ids(
+            "SELECT id FROM jobs WHERE state = 'completed' AND removed IS NULL AND deleted IS NULL AND favourite = 0 "
+            f"AND id NOT IN ({_PARENTS}) AND (NOT ? OR expires < ?) ORDER BY binned IS NULL, finished, id",
+            expired,
+            self._clock(),
+        )
+
+    def mark_removed(self, id: str) -> None:
+        """Say that a finished job has no files any more."""
+        with self._transaction():
+            self._change("removed = ?", "id = ? AND removed IS NULL", (self._clock(), id))
+
+    def outdated(self, *, record_seconds: float | None, bin_seconds: float) -> list[str]:
+        """Finished jobs to delete: those that were in the bin for so long, and those that were finished so long ago.
+
+        Favourites are not among them, nor clips that a job which waits or runs goes on from.
+        """
+        now = self._clock()
+        return self._ids(
+            f"SELECT id FROM jobs WHERE state IN ('completed', 'failed') AND deleted IS NULL AND favourite = 0 "
+            f"AND id NOT IN ({_PARENTS}) AND (binned < ? OR finished < ?)",
+            now - bin_seconds,
+            None if record_seconds is None else now - record_seconds,
+        )
+
+    def forget(self, seconds: float) -> int:
+        """Remove what was deleted so long ago, with it old answers and watchers. Returns how many jobs."""
+        before = self._clock() - seconds
+        gone = "deleted < ? AND state IN ('completed', 'failed')"
+        with self._transaction():
+            newest = self._one(f"SELECT max(revision) FROM jobs WHERE {gone}", before)
+            if newest is not None:
+                self._db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'forgotten'", (newest,))
+            count = self._db.execute(f"DELETE FROM jobs WHERE {gone}", (before,)).rowcount
+            self._db.execute("DELETE FROM answers WHERE created < ?", (before,))
+            self._db.execute("DELETE FROM watchers WHERE until < ?", (self._clock(),))
+        return int(count)
+
+    def needs_folder(self, id: str) -> bool:
+        """Whether a job's files are to stay."""
+        files = "deleted IS NULL AND (state = 'queued' OR (state = 'completed' AND removed IS NULL))"
+        return self._count(f"id = ? AND (state = 'in_progress' OR ({files}))", id) > 0
+
+    def uploads_used(self) -> set[str]:
+        """Uploads that a job which waits or runs needs."""
+        rows = self._db.execute("SELECT request, extra FROM jobs WHERE state IN ('queued', 'in_progress')")
+        return {id for row in rows for text in row for id in ids_in(text, "upload")}
+
+    def drop_upload(self, id: str, *, keep_unknown: bool) -> bool:
+        """Forget an upload whose time is over.
+
+        Returns:
+            Whether its file is to go.
+        """
+        expires = self._one("SELECT expires FROM uploads WHERE id = ?", id)
+        if expires is None:
+            return not keep_unknown
+        if expires > self._clock():
+            return False
+        with self._transaction():
+            self._db.execute("DELETE FROM uploads WHERE id = ?", (id,))
+        return True
+
+    def delete(self, id: str) -> None:
+        """Delete a finished job; what is left of it is known for a while."""
+        with self._transaction():
+            finished = "state IN ('completed', 'failed')"
+            self._change("deleted = ?", f"id = ? AND deleted IS NULL AND {finished}", (self._clock(), id))
