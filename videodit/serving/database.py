@@ -128,7 +128,10 @@ class Database:
             raise
 
     def _check_version(self, path: Path) -> int:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        both = "SELECT (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
+        version, tables = self._db.execute(both).fetchone()
+        if tables and not version:
+            raise InputError(f"{str(path)!r} is another program's file")
         if version > len(MIGRATIONS):
             raise InputError(
                 f"{str(path)!r} was written by a newer version of videodit: its format is {version}, and this "
@@ -141,8 +144,6 @@ class Database:
             return
         self._db.execute("BEGIN IMMEDIATE")
         try:  # another process may have been faster
-            if self._check_version(path) == 0 and self._one("SELECT count(*) FROM sqlite_master"):
-                raise InputError(f"{str(path)!r} is another program's file")
             for script in MIGRATIONS[self._check_version(path) :]:
                 for statement in script.split(";"):
                     if statement.strip():

@@ -173,10 +173,11 @@ def make(job: Job, folder: Path, models: Models, upload: Callable[[str], Path], 
     planned = plan(request, Inputs(), models.folder(job.model).spec, text_notices=pipe.text_encoder_notices)
     if planned.windows is not None:
         planned = replace(planned, request=replace(planned.request, keep_windows=folder / WINDOWS))
-    teller("encoding", notices=list(dict.fromkeys([*job.notices, *planned.notices])))
+    notices = list(dict.fromkeys([*job.notices, *planned.notices]))
+    teller("encoding", notices=notices)
     planned = replace(planned, inputs=replace(planned.inputs, callback_on_step_end=teller.each_step(planned)))
     output = pipe.run(planned, output_type="stream")
-    return _save(output, planned, folder, teller)
+    return _save(output, planned, folder, teller, notices)
 
 
 def with_files(request: Request, upload: Callable[[str], Path]) -> Request:
@@ -255,7 +256,7 @@ class _Teller:
         return on_step_end
 
 
-def _save(output: VideoDiTPipelineOutput, planned: Plan, folder: Path, tell: _Teller) -> Made:
+def _save(output: VideoDiTPipelineOutput, planned: Plan, folder: Path, tell: _Teller, notices: list[str]) -> Made:
     """Decode the clip into its place; one that was stopped ends with the last window that is finished."""
     import shutil
 
@@ -278,6 +279,8 @@ def _save(output: VideoDiTPipelineOutput, planned: Plan, folder: Path, tell: _Te
     if frames < planned.num_frames:  # it was stopped
         recipe = recipe | {"stopped_at_frame": frames}
         replace_recipe(path, recipe, width=planned.width, height=planned.height)
+        stopped = f"it was stopped: {frames} of {planned.num_frames} frames were finished"
+        tell("decoding", notices=[*notices, stopped])
     shutil.rmtree(folder / WINDOWS, ignore_errors=True)
     made = {
         "bytes": path.stat().st_size,

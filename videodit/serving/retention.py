@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from videodit.serving.database import Database
 from videodit.serving.records import ids_in
+from videodit.serving.store import JobStore
 
 _PARENTS = "SELECT parent FROM jobs WHERE state IN ('queued', 'in_progress') AND parent IS NOT NULL"
 
 
-class RetentionStore(Database):
-    """The same file as :class:`~videodit.serving.store.JobStore`'s, for who removes things."""
+class RetentionStore(JobStore):
+    """The store, for who removes things."""
 
     def clips(self, *, expired: bool = False) -> list[str]:
         """Finished jobs whose files may be removed, in the order in which they should: what is in the bin, then by age.
@@ -57,11 +57,6 @@ class RetentionStore(Database):
             self._db.execute("DELETE FROM watchers WHERE until < ?", (self._clock(),))
         return int(count)
 
-    def needs_folder(self, id: str) -> bool:
-        """Whether a job's files are to stay."""
-        files = "deleted IS NULL AND (state = 'queued' OR (state = 'completed' AND removed IS NULL))"
-        return self._count(f"id = ? AND (state = 'in_progress' OR ({files}))", id) > 0
-
     def uploads_used(self) -> set[str]:
         """Uploads that a job which waits or runs needs."""
         rows = self._db.execute("SELECT request, extra FROM jobs WHERE state IN ('queued', 'in_progress')")
@@ -81,9 +76,3 @@ class RetentionStore(Database):
         with self._transaction():
             self._db.execute("DELETE FROM uploads WHERE id = ?", (id,))
         return True
-
-    def delete(self, id: str) -> None:
-        """Delete a finished job; what is left of it is known for a while."""
-        with self._transaction():
-            finished = "state IN ('completed', 'failed')"
-            self._change("deleted = ?", f"id = ? AND deleted IS NULL AND {finished}", (self._clock(), id))

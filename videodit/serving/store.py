@@ -342,6 +342,11 @@ class JobStore(Database):
             )
         return "queued"
 
+    def needs_folder(self, id: str) -> bool:
+        """Whether a job's files are to stay."""
+        files = "deleted IS NULL AND (state = 'queued' OR (state = 'completed' AND removed IS NULL))"
+        return self._count(f"id = ? AND (state = 'in_progress' OR ({files}))", id) > 0
+
     def refuse_others(self, models: Sequence[str]) -> int:
         """Fail jobs that wait for models which are not registered any more. Returns how many."""
         error = {"code": "model_not_found", "message": "its model is not registered any more"}

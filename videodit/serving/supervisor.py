@@ -117,11 +117,8 @@ class Supervisor:
 
     def _run(self) -> None:
         pause = _LOOK
-        with (
-            contextlib.closing(JobStore(self._data.jobs_file)) as store,
-            contextlib.closing(RetentionStore(self._data.jobs_file)) as retention,
-        ):
-            upkeep = Upkeep(self._data, retention, self._config.limits)
+        with contextlib.closing(RetentionStore(self._data.jobs_file)) as store:
+            upkeep = Upkeep(self._data, store, self._config.limits)
             while not self._ended.is_set():
                 try:
                     self.look(store)
