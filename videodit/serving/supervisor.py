@@ -93,6 +93,8 @@ class Supervisor:
         for place in self._places:
             if place.process is not None:
                 place.process.wait()
+                assert place.process.stdin is not None
+                place.process.stdin.close()
         with contextlib.closing(JobStore(self._data.jobs_file)) as store:
             put_back_all(store, counted=False, workers={place.name for place in self._places})
             for place in self._places:
@@ -159,6 +161,9 @@ class Supervisor:
 
     def _bury(self, place: _Place, store: JobStore, code: int, now: float) -> None:
         logger.warning("worker %s ended with code %s", place.name, code)
+        assert place.process is not None
+        assert place.process.stdin is not None
+        place.process.stdin.close()
         put_back_all(store, workers={place.name})
         store.set_worker(place.name, None)
         if not place.ready or not place.preloads:
@@ -176,7 +181,7 @@ class Supervisor:
         environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self._data.path / "compiled"))
         store.set_worker(place.name, "starting")
         place.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=self._data.path, env=environment
+            command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=self._data.path, env=environment
         )
         settings = {
             "data": str(self._data.path),
@@ -190,7 +195,6 @@ class Supervisor:
         assert place.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             place.process.stdin.write(json.dumps(settings).encode() + b"\n")
-            place.process.stdin.flush()
 
     def _hanging(self, running: dict[Claim, Job]) -> Iterator[Claim]:
         """Claims of workers that give no sign of life, or do not heed a stop.
