@@ -16,7 +16,7 @@ from videodit.pipelines.conditions import check_fit, edit_steps, ends_given, ima
 from videodit.pipelines.levels import Levels
 from videodit.pipelines.prompt_expansion import expand_request
 from videodit.pipelines.request import Inputs, Request, as_list
-from videodit.pipelines.settings import Settings, check_conditions, plan_settings, whole_number
+from videodit.pipelines.settings import Settings, check_conditions, check_frames, plan_settings, whole_number
 from videodit.pipelines.spec import ModelSpec, TextNeeds
 from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.windows import Window, windows_of
@@ -93,6 +93,7 @@ def plan(
     spec: ModelSpec,
     *,
     text_notices: Callable[[str], list[str]] | None = None,
+    read_media: bool = True,
 ) -> Plan:
     """Check a request against a model, and decide everything that can be decided without weights.
 
@@ -101,6 +102,8 @@ def plan(
         inputs: live objects beside it.
         spec: the model.
         text_notices: what a user should know about a prompt, such as words that the model does not know.
+        read_media: off, pictures and clips are not read, only checked as far as that goes, and the plan has no
+            ``conditions``: for who has no files, or no library that decodes them.
 
     Returns:
         The plan; its ``notices`` say what differs from what was asked.
@@ -125,7 +128,7 @@ def plan(
     count = check_prompts(request, inputs, spec.text)
     videos = count * whole_number("num_videos_per_prompt", request.num_videos_per_prompt, 1, None)
     check_threads(request.threads)
-    conditions = _conditions(request, inputs, spec, settings)
+    conditions = _conditions(request, inputs, spec, settings, read_media)
     if inputs.tensors or inputs.generator is not None:
         from videodit.pipelines.live_inputs import check_live
 
@@ -201,7 +204,9 @@ def check_prompts(request: Request, inputs: Inputs, needs: TextNeeds) -> int:
     return count
 
 
-def _conditions(request: Request, inputs: Inputs, spec: ModelSpec, settings: Settings) -> PlacedConditions | None:
+def _conditions(
+    request: Request, inputs: Inputs, spec: ModelSpec, settings: Settings, read_media: bool
+) -> PlacedConditions | None:
     """What is fixed of the clips: checked, read and placed."""
     image = request.image if inputs.image is None else inputs.image
     last_image = request.last_image if inputs.last_image is None else inputs.last_image
@@ -218,6 +223,9 @@ def _conditions(request: Request, inputs: Inputs, spec: ModelSpec, settings: Set
         raise InputError("a loop has no beginning and no end: it takes no image and no other frames")
     check_fit(request.fit)
     if not conditions:
+        return None
+    check_frames(spec, conditions, settings.num_frames)
+    if not read_media:
         return None
     from videodit.pipelines.placing import place_conditions
 

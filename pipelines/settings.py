@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from numbers import Integral, Real
 from typing import TypeVar
 
 from videodit.errors import InputError
+from videodit.pipelines.conditions import AnyCondition, Frames
 from videodit.pipelines.request import Request
 from videodit.pipelines.spec import ModelSpec
 from videodit.pipelines.storyboard import Storyboard
@@ -302,6 +304,26 @@ def check_conditions(
         )
     if guidance_scale_2 is not None:
         _check_scale("guidance_scale_2", guidance_scale_2)
+
+
+def check_frames(spec: ModelSpec, conditions: Sequence[AnyCondition], num_frames: int) -> None:
+    """Check the places and strengths of frames against what the model can take, whatever they show.
+
+    Raises:
+        InputError: a model that takes no frames, or the first one alone; or a strength that it cannot have.
+    """
+    for one in conditions:
+        if not isinstance(one, Frames) or not isinstance(one.at, Integral):
+            continue
+        if spec.image_kind is None:
+            raise InputError("this model makes clips from text alone and takes no image and no other frames")
+        if spec.keeps_any:
+            continue
+        first = one.at + num_frames if one.at < 0 else one.at
+        if spec.image_kind in ("keep_first", "concat") and 0 < first < num_frames:
+            raise InputError(f"this model takes the first frame alone, not frame {first}")
+        if isinstance(one.strength, (int, float)) and 0 < one.strength < 1:
+            raise InputError("strength must be 1: this model keeps frames as they are")
 
 
 def _check_scale(name: str, value: object) -> None:

@@ -288,10 +288,10 @@ def test_changes_are_seen_once_each_in_order_and_deletions_for_a_day(store: Rete
 def test_a_mark_changes_when_anybody_writes(store: JobStore, tmp_path: Path) -> None:
     other = JobStore(tmp_path / "jobs.sqlite3")
     for writer in (store, other):
-        before = store.mark
-        assert store.mark == before
+        before = store.written
+        assert store.written == before
         writer.add(new_job())
-        assert store.mark != before
+        assert store.written != before
     other.close()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
 from videodit.errors import InputError
@@ -13,8 +13,15 @@ from videodit.text_spec import TextSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+UNKNOWN = "the model does not know: "
+"""How the notice about words begins."""
 _MARK = "\x01"
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+
+
+def words_unknown(text: str, known: Container[str]) -> list[str]:
+    """Words of a text that are not among those that a model knows, in order, without repeats."""
+    return [word for word in dict.fromkeys(_WORD.findall(text.lower())) if word not in known]
 
 
 class PromptReader:
@@ -50,8 +57,7 @@ class PromptReader:
         """Words that the model has never seen, in order, without repeats; empty where no vocabulary is recorded."""
         if not self.known_words:
             return []
-        words = _WORD.findall(self.spec.cleaned(prompt).lower())
-        return [word for word in dict.fromkeys(words) if word not in self.known_words]
+        return words_unknown(self.spec.cleaned(prompt), self.known_words)
 
     def unknown_characters(self, prompt: str) -> list[str]:
         """Stretches of a prompt that the tokenizer knows no token for, in order, without repeats."""
@@ -119,7 +125,7 @@ class PromptReader:
         ]
         unknown += [piece if piece.isprintable() else _code(piece) for piece in characters]
         if unknown:
-            found.append(f"the model does not know: {', '.join(unknown)}")
+            found.append(f"{UNKNOWN}{', '.join(unknown)}")
         if lost := self.lost_text(prompt):
             found.append(f"the prompt is longer than {self.max_length} tokens; left out: “{lost}”")
         return found

@@ -9,10 +9,9 @@ from typing import Any
 from fastapi import FastAPI, Response
 
 import videodit
-from videodit.serving import videos
+from videodit.serving import catalogue, content, recipes, videos
 from videodit.serving.config import ServerConfig
-from videodit.serving.database import StoreUnavailable
-from videodit.serving.errors import APIError, answer_error, answer_unavailable
+from videodit.serving.errors import answer_errors
 from videodit.serving.folder import DataFolder
 from videodit.serving.state import ServerState
 from videodit.serving.store import JobStore
@@ -48,9 +47,9 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
                     supervisor.stop()
 
     app = FastAPI(title="videodit", version=videodit.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_exception_handler(APIError, answer_error)
-    app.add_exception_handler(StoreUnavailable, answer_unavailable)
-    app.include_router(videos.router)
+    answer_errors(app)
+    for router in (videos.router, content.router, catalogue.router, recipes.router):
+        app.include_router(router)
 
     @app.get("/health")
     async def health() -> Any:

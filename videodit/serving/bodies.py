@@ -7,7 +7,9 @@ from typing import Any
 
 from fastapi import Request
 
+from videodit.errors import InputError
 from videodit.serving.errors import APIError
+from videodit.serving.forms import nested
 from videodit.serving.state import ServerState
 
 
@@ -20,7 +22,11 @@ async def read_body(request: Request, state: ServerState, owner: str) -> dict[st
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         async with request.form() as form:
-            return {name: value for name, value in form.items() if isinstance(value, str)}
+            pairs = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+        try:
+            return nested(pairs)
+        except InputError as error:
+            raise APIError(400, str(error), code="invalid_form") from None
     try:
         values = json.loads(await request.body() or b"{}")
     except (ValueError, RecursionError):

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from videodit.configs import read_json
+from videodit.errors import VideoDiTError
 from videodit.json_types import JsonObject
+from videodit.pipelines.folders import model_hash
 from videodit.pipelines.spec import Defaults, ModelSpec, TextNeeds
+from videodit.serving.wording import without_paths
 from videodit.shapes import Size3D, VideoGeometry
 
 
@@ -23,6 +26,10 @@ class Card:
         pipeline: class of diffusers' pipelines, or ours.
         words: that it knows; empty where no vocabulary is recorded.
         bytes: of its weights.
+        hash: of its weights, as recipes have it.
+        created: when its files were written, in seconds since 1970.
+        loras: what is known of the registered LoRAs with this model, by name (:func:`lora_facts`); ``None``: nothing
+            yet.
     """
 
     name: str
@@ -30,6 +37,9 @@ class Card:
     pipeline: str = "VideoDiTPipeline"
     words: frozenset[str] = field(default_factory=frozenset)
     bytes: int = 0
+    hash: str | None = None
+    created: int = 0
+    loras: dict[str, JsonObject] | None = None
 
     @classmethod
     def from_folder(cls, name: str, folder: Path) -> Card:
@@ -45,6 +55,8 @@ class Card:
             pipeline=str(index.get("sampled_as") or index.get("_class_name")),
             words=frozenset(_known_words(folder / "tokenizer" / "tokenizer_config.json")),
             bytes=sum(file.stat().st_size for file in folder.rglob("*.safetensors")),
+            hash=model_hash(folder),
+            created=int((folder / "model_index.json").stat().st_mtime),
         )
 
     def to_json(self) -> JsonObject:
@@ -55,6 +67,9 @@ class Card:
             "pipeline": self.pipeline,
             "words": sorted(self.words),
             "bytes": self.bytes,
+            "hash": self.hash,
+            "created": self.created,
+            "loras": self.loras,
         }
 
     @classmethod
@@ -69,8 +84,41 @@ class Card:
         spec["text"] = TextNeeds(**spec["text"])
         if spec["learned_grid"] is not None:
             spec["learned_grid"] = Size3D(*spec["learned_grid"])
-        words = frozenset(values["words"])
-        return cls(values["name"], ModelSpec(**spec), values["pipeline"], words, values["bytes"])
+        rest = {name: values[name] for name in ("name", "pipeline", "bytes", "hash", "created", "loras")}
+        return cls(spec=ModelSpec(**spec), words=frozenset(values["words"]), **rest)
+
+
+def lora_facts(folder: Path, source: str, name: str) -> JsonObject:
+    """What clients may know of a LoRA with a model, from their files' headers.
+
+    Args:
+        folder: the model's.
+        source: of the LoRA, see :meth:`videodit.VideoDiTPipeline.load_lora_weights`.
+        name: that it is registered under.
+
+    Returns:
+        ``bytes``, ``hash``, ``trigger_words``, ``networks`` and ``notices``; or ``error``, why it cannot be used.
+    """
+    from videodit.pipelines.adapters import plan_lora
+
+    try:
+        found = plan_lora(folder, source)
+    except (VideoDiTError, OSError) as error:
+        return {"error": without_paths(str(error), {source: name})}
+    return {
+        "bytes": _size_of(Path(source)),
+        "hash": found.content_hash,
+        "trigger_words": list(found.trigger_words),
+        "networks": list(found.networks),
+        "notices": [without_paths(one, {source: name, repr(found.name): repr(name)}) for one in found.notices],
+    }
+
+
+def _size_of(source: Path) -> int | None:
+    """Bytes of a file, or of the weights in a folder; ``None`` for what is elsewhere."""
+    if source.is_dir():
+        return sum(file.stat().st_size for file in source.glob("*.safetensors"))
+    return source.stat().st_size if source.is_file() else None
 
 
 def _known_words(config: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,8 @@ class ServerConfig:
         devices: a worker for each; ``None`` is the fastest kind that is here.
         dtype: to compute in; ``None``: what the device is good at.
         limits: see :class:`ServerLimits`.
+        defaults: of what clients leave out; see :func:`videodit.serving.requests.read_defaults`.
+        prompt_syntax: prompts are read in the syntax of :mod:`videodit.prompt_syntax`; else every character is text.
     """
 
     data: Path
@@ -60,6 +63,8 @@ class ServerConfig:
     devices: tuple[str | None, ...] = (None,)
     dtype: str | None = None
     limits: ServerLimits = ServerLimits()
+    defaults: dict[str, Any] = field(default_factory=dict)
+    prompt_syntax: bool = False
 
     @property
     def default_model(self) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from videodit.errors import InputError
+from videodit.serving.finding import folded
 from videodit.serving.records import Job
 
 _OLDEST = (3, 35)  # UPDATE … RETURNING
@@ -115,6 +116,7 @@ class Database:
         except sqlite3.Error as error:
             raise InputError(f"cannot open {str(path)!r}: {error}") from error
         self._db.row_factory = sqlite3.Row
+        self._db.create_function("folded", 1, folded, deterministic=True)
         try:
             self._check_version(path)
             self._db.execute("PRAGMA journal_mode = WAL")

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from videodit.errors import InputError
 from videodit.files import FolderLock, try_to_write
 from videodit.serving.records import is_id
+
+SOURCES = "sources"
+"""Name in a job's folder: the folder of what it starts from, each named by its id."""
+ON_ITS_WAY = 3600.0
+"""Seconds in which a job or an upload whose files are there gets its record."""
 
 
 class DataFolder:
@@ -87,6 +94,23 @@ class DataFolder:
     def remove_job(self, id: str) -> None:
         """Remove all files of a job."""
         shutil.rmtree(self.job(id), ignore_errors=True)
+
+    def clear(self, id: str, needed: Literal["all", "sources", "nothing", "unknown"]) -> None:
+        """Remove those of a job's files that are not needed any more.
+
+        Args:
+            id: of the job.
+            needed: see :data:`videodit.serving.store.Needs`; files of an unknown job may be on their way in.
+        """
+        folder = self.job(id)
+        with contextlib.suppress(OSError):
+            if needed == "nothing" or (needed == "unknown" and time.time() - folder.stat().st_mtime > ON_ITS_WAY):
+                self.remove_job(id)
+            elif needed == "sources":
+                for one in list(folder.iterdir()):
+                    if one.name != SOURCES:
+                        shutil.rmtree(one) if one.is_dir() else one.unlink()
+                folder.rmdir()  # if it is empty
 
     def jobs(self) -> list[str]:
         """The ids of the jobs that have files."""

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from videodit.errors import InputError
 from videodit.pipelines.request import Inputs, LoRARequest, Request
+from videodit.prompt_reader import UNKNOWN
+from videodit.serving.pictures import Pictures
+from videodit.serving.planned import settings_of
 from videodit.serving.records import Cancel, Job
+from videodit.serving.sources import CLIP
+from videodit.serving.wording import without_paths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,13 +25,10 @@ if TYPE_CHECKING:
     from videodit.pipelines import VideoDiTPipeline
     from videodit.pipelines.output import VideoDiTPipelineOutput
     from videodit.pipelines.planning import Plan
-    from videodit.pipelines.spec import ModelFolder
+    from videodit.pipelines.spec import ModelFolder, ModelSpec
 
-CLIP = "video.mp4"
-THUMBNAIL = "thumbnail.webp"
-SPRITESHEET = "spritesheet.webp"
 WINDOWS = "windows"
-"""Names in a job's folder: the clip, its pictures, and the latents of finished windows of a long clip in the making."""
+"""Name in a job's folder: the latents of finished windows of a long clip in the making."""
 
 
 class Stopped(Exception):
@@ -100,7 +102,8 @@ class Models:
         if name not in self.models:
             raise InputError(f"there is no model {name!r}; legal are {', '.join(self.models)}")
         if name not in self._folders:
-            self._folders[name] = ModelFolder.find(self.models[name])
+            found = ModelFolder.find(self.models[name])
+            self._folders[name] = replace(found, name=name)  # recipes have the name that clients know
         return self._folders[name]
 
     def pipeline(self, name: str, *, acceleration: str | None, loras: tuple[LoRARequest, ...]) -> VideoDiTPipeline:
@@ -167,17 +170,43 @@ def make(job: Job, folder: Path, models: Models, upload: Callable[[str], Path], 
 
     teller = _Teller(tell, folder)
     teller("loading")
-    request = with_files(Request.from_json(job.request), upload)
-    pipe = models.pipeline(job.model, acceleration=_preset(request), loras=request.loras)
+    pipe = models.pipeline(job.model, acceleration=job.request.get("acceleration"), loras=_loras(job))
     teller("planning")
-    planned = plan(request, Inputs(), models.folder(job.model).spec, text_notices=pipe.text_encoder_notices)
+    spec = models.folder(job.model).spec
+    request, read = _read(job, spec, upload)
+    planned = plan(request, Inputs(), spec, text_notices=pipe.text_encoder_notices)
     if planned.windows is not None:
         planned = replace(planned, request=replace(planned.request, keep_windows=folder / WINDOWS))
-    notices = list(dict.fromkeys([*job.notices, *planned.notices]))
-    teller("encoding", notices=notices)
+    before = [notice for notice in job.notices if not notice.startswith(UNKNOWN)]  # the tokenizer knows better
+    told = [without_paths(one) for one in (*before, *read, *planned.notices)]
+    notices = list(dict.fromkeys(told))
+    teller("encoding", notices=notices, settings=job.settings | settings_of(planned, request.seed))
     planned = replace(planned, inputs=replace(planned.inputs, callback_on_step_end=teller.each_step(planned)))
     output = pipe.run(planned, output_type="stream")
     return _save(output, planned, folder, teller, notices)
+
+
+def _loras(job: Job) -> tuple[LoRARequest, ...]:
+    return Request.from_json({"loras": job.request.get("loras", [])}).loras
+
+
+def _read(job: Job, spec: ModelSpec, upload: Callable[[str], Path]) -> tuple[Request, list[str]]:
+    """A job's request with its media in their places, and what should be announced of them.
+
+    Raises:
+        InputError: a clip that cannot be read.
+    """
+    from videodit.pipelines.clip_requests import ClipFile, edit_request, extend_request
+
+    request, from_clip = Request.from_json(job.request), job.extra.get("from_clip")
+    if from_clip is None:
+        return with_files(request, upload), []
+    options = dict(from_clip)
+    clip, kind = ClipFile(upload(options.pop("video")), "video"), options.pop("kind")
+    if kind == "extension":
+        return extend_request(request, clip, spec, **options)
+    mask = options.pop("mask", None)
+    return edit_request(request, clip, spec, mask=None if mask is None else ClipFile(upload(mask), "mask"), **options)
 
 
 def with_files(request: Request, upload: Callable[[str], Path]) -> Request:
@@ -197,12 +226,6 @@ def with_files(request: Request, upload: Callable[[str], Path]) -> Request:
         }
         conditions.append(replace(one, **media))
     return replace(request, **ends, conditions=tuple(conditions))
-
-
-def _preset(request: Request) -> str | None:
-    if request.acceleration is None or isinstance(request.acceleration, str):
-        return request.acceleration
-    raise InputError("acceleration must be the name of a preset")
 
 
 class _Teller:
@@ -263,19 +286,21 @@ def _save(output: VideoDiTPipelineOutput, planned: Plan, folder: Path, tell: _Te
     from videodit.media import write_video
     from videodit.recipes_in_clips import replace_recipe
 
-    frames = 0
+    frames, pictures = 0, Pictures(planned.num_frames)
     output.frames.latents.ends_on = (_Enough,)
 
     def counted(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         nonlocal frames
         for chunk in chunks:
             frames += len(chunk)
+            pictures.add(chunk)
             yield chunk
             tell("decoding")
 
     path, recipe = folder / CLIP, output.recipes[0]
     with contextlib.closing(output.frames[0]) as chunks:
         write_video(path, counted(chunks), fps=planned.fps, recipe=recipe)
+    pictures.save(folder)
     if frames < planned.num_frames:  # it was stopped
         recipe = recipe | {"stopped_at_frame": frames}
         replace_recipe(path, recipe, width=planned.width, height=planned.height)

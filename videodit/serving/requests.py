@@ -1,12 +1,17 @@
-"""What clients send, as the :class:`videodit.pipelines.request.Request` that the commands make, too."""
+"""What clients send, as the :class:`videodit.pipelines.request.Request` that the commands make, too.
+
+A form holds texts alone, so numbers may be texts, and nested values JSON text; both mean what they mean in JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-import secrets
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from videodit.errors import InputError
 from videodit.pipelines.conditions import AnyCondition, Edit, Frames, Region
@@ -16,42 +21,84 @@ from videodit.pipelines.storyboard import Storyboard
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 MOST_LORAS = 16
 MOST_CONDITIONS = 64
+Asked = TypeVar("Asked", bound="Common")
 
 
-def _blank_is_none(value: Any) -> Any:
-    """A form sends what is left out as an empty text."""
+def _scalar(value: Any) -> Any:
+    """A form sends what is left out as an empty text; true and false are no numbers."""
+    if isinstance(value, bool):
+        raise ValueError(f"it is {str(value).lower()}, which is not a number")
     return None if isinstance(value, str) and not value.strip() else value
 
 
+def _blank_is_none(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _json_text(value: Any) -> Any:
+    """A nested value that a form holds as JSON text."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError("it is neither fields with brackets nor JSON") from None
+
+
+def _as_scene(value: Any) -> Any:
+    value = _json_text(value)
+    return dict(zip(("at", "prompt"), value, strict=True)) if isinstance(value, list) and len(value) == 2 else value
+
+
+Number = Annotated[float | None, BeforeValidator(_scalar)]
+Whole = Annotated[int | None, BeforeValidator(_scalar)]
+Size = Annotated[Annotated[str, Field(pattern=f"^{_SIZE.pattern}$")] | None, BeforeValidator(_blank_is_none)]
+Flag = Annotated[bool | None, BeforeValidator(_blank_is_none)]
+
+
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LoRA(_Model):
-    """A registered LoRA and its weight."""
+    """A registered LoRA and its weight; ``second``: for a second expert (Wan 2.2 A14B)."""
 
     name: str = Field(max_length=200)
-    weight: float = Field(1.0, ge=-100, le=100)
+    weight: Annotated[float, BeforeValidator(_scalar)] = Field(1.0, ge=-100, le=100)
+    second: Flag = None
 
 
-class UploadReference(_Model):
-    """A file that was sent before, to ``/v1/uploads``."""
+class SourceReference(_Model):
+    """A file that was sent before, to ``/v1/uploads``, or a finished clip of the same key."""
 
-    id: str = Field(max_length=64)
+    id: str = Field(max_length=64, validation_alias=AliasChoices("id", "file_id"))
+
+
+Source = Annotated[SourceReference, BeforeValidator(_json_text)]
+OptionalSource = Annotated[SourceReference | None, BeforeValidator(_json_text)]
+
+
+class Scene(_Model):
+    """A prompt, and from how many seconds on it counts; also as a pair."""
+
+    at: Annotated[float, BeforeValidator(_scalar)]
+    prompt: str
 
 
 class Condition(_Model):
     """A part of the clip that is fixed; see docs/conditions.md."""
 
     kind: Literal["frames", "region", "edit"] = "frames"
-    content: UploadReference | None = None
-    clip: UploadReference | None = None
-    mask: UploadReference | None = None
-    at: int = 0
-    strength: float | None = Field(None, ge=0, le=1)
+    content: OptionalSource = None
+    clip: OptionalSource = None
+    mask: OptionalSource = None
+    at: Annotated[int, BeforeValidator(_scalar)] = 0
+    strength: Number = Field(None, gt=0, le=1)
 
     def as_condition(self) -> AnyCondition:
-        """The condition, its media named by upload ids.
+        """The condition, its media named by their ids.
 
         Raises:
             InputError: a medium that the kind needs is missing, or one that it does not take.
@@ -67,69 +114,214 @@ class Condition(_Model):
         return Edit(media["clip"], 0.6 if self.strength is None else self.strength)
 
 
-class Settings(_Model):
-    """What all requests for a clip may say beside the prompt. What is left out is the model's own."""
+class Common(_Model):
+    """What all requests for a clip may say. What is left out is the operator's, and else the model's own."""
 
+    model: Annotated[str | None, BeforeValidator(_blank_is_none)] = Field(None, max_length=200)
+    prompt: str | None = None
     negative_prompt: str | None = None
-    seconds: Annotated[float | None, BeforeValidator(_blank_is_none)] = Field(None, gt=0, le=86_400)
-    num_frames: Annotated[int | None, BeforeValidator(_blank_is_none)] = Field(None, ge=1)
-    fps: Annotated[float | None, BeforeValidator(_blank_is_none)] = Field(None, gt=0, le=1000)
-    size: Annotated[str | None, BeforeValidator(_blank_is_none)] = Field(None, pattern=f"^{_SIZE.pattern}$")
-    seed: Annotated[int | None, BeforeValidator(_blank_is_none)] = Field(None, ge=0, lt=2**63)
-    num_inference_steps: Annotated[int | None, BeforeValidator(_blank_is_none)] = Field(None, ge=1)
-    guidance_scale: Annotated[float | None, BeforeValidator(_blank_is_none)] = None
-    guidance_scale_2: Annotated[float | None, BeforeValidator(_blank_is_none)] = None
-    lora: list[LoRA] = Field(default=[], max_length=MOST_LORAS)
+    fps: Number = Field(None, gt=0, le=1000)
+    size: Size = None
+    seed: Whole = Field(None, ge=0, lt=2**63)
+    num_inference_steps: Whole = Field(None, ge=1)
+    guidance_scale: Number = None
+    guidance_scale_2: Number = None
+    lora: Annotated[list[LoRA] | None, BeforeValidator(_json_text)] = Field(None, max_length=MOST_LORAS)
     accelerate: Annotated[Literal["lossless", "balanced", "fast"] | None, BeforeValidator(_blank_is_none)] = None
-    fit: Literal["crop", "pad", "stretch", "error"] = "crop"
+    fit: Annotated[Literal["crop", "pad", "stretch", "error"] | None, BeforeValidator(_blank_is_none)] = None
 
-    def request_fields(self) -> dict[str, Any]:
-        """Fields of a Request. A seed is drawn where none is sent, so that a job that begins again makes the same."""
+    def as_request(self, model: str) -> Request:
+        """The request, its media named by their ids, and the model by its name.
+
+        Raises:
+            InputError: fields that exclude each other, or one that is missing.
+        """
         fields: dict[str, Any] = {
-            "negative_prompt": self.negative_prompt,
-            "seconds": self.seconds,
-            "num_frames": self.num_frames,
+            "model": model,
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt or None,
             "fps": self.fps,
-            "seed": secrets.randbelow(2**31) if self.seed is None else self.seed,
+            "seed": self.seed,
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": self.guidance_scale,
             "guidance_scale_2": self.guidance_scale_2,
-            "loras": tuple(LoRARequest(one.name, one.weight) for one in self.lora),
+            "loras": tuple(LoRARequest(one.name, one.weight, bool(one.second)) for one in self.lora or ()),
             "acceleration": self.accelerate,
-            "fit": self.fit,
+            "fit": self.fit or "crop",
         }
         if self.size is not None:
-            width, height = self.size.split("x")
-            fields |= {"width": int(width), "height": int(height)}
-        return fields
+            fields |= dict(zip(("width", "height"), parse_size(self.size), strict=True))
+        return Request(**fields)
+
+    def sources(self) -> dict[str, str]:
+        """Ids of the media that it names, by the names of their fields."""
+        return {}
+
+    def said(self) -> dict[str, Any]:
+        """The fields that were sent and are not empty, as JSON."""
+        return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
 
-class CreateVideo(Settings):
+class CreateVideo(Common):
     """A clip from a sentence, or from a storyboard."""
 
-    prompt: str | None = None
-    model: str | None = Field(None, max_length=200)
-    input_reference: UploadReference | None = None
-    last_reference: UploadReference | None = None
-    conditions: list[Condition] = Field(default=[], max_length=MOST_CONDITIONS)
-    storyboard: list[tuple[float, str]] | None = Field(None, min_length=1, max_length=1000)
-    loop: bool = False
+    seconds: Number = Field(None, gt=0, le=86_400)
+    num_frames: Whole = Field(None, ge=1)
+    input_reference: OptionalSource = None
+    last_reference: OptionalSource = None
+    conditions: Annotated[list[Condition] | None, BeforeValidator(_json_text)] = Field(None, max_length=MOST_CONDITIONS)
+    storyboard: Annotated[list[Annotated[Scene, BeforeValidator(_as_scene)]] | None, BeforeValidator(_json_text)] = (
+        Field(None, min_length=1, max_length=1000)
+    )
+    loop: Flag = None
 
     def as_request(self, model: str) -> Request:
-        """The request, its media named by upload ids, and the model by its name.
-
-        Raises:
-            InputError: no prompt, or a prompt and a storyboard; or a condition that lacks a medium.
-        """
+        """See :meth:`Common.as_request`."""
         if (self.prompt is None) == (self.storyboard is None):
             raise InputError("send either prompt or storyboard")
-        prompt = self.prompt if self.storyboard is None else Storyboard(tuple(self.storyboard))
-        return Request(
-            **self.request_fields(),
-            prompt=prompt,
-            model=model,
+        request = super().as_request(model)
+        if self.storyboard is not None:
+            request = replace(request, prompt=Storyboard(tuple((one.at, one.prompt) for one in self.storyboard)))
+        return replace(
+            request,
+            seconds=self.seconds,
+            num_frames=self.num_frames,
             image=None if self.input_reference is None else self.input_reference.id,
             last_image=None if self.last_reference is None else self.last_reference.id,
-            conditions=tuple(one.as_condition() for one in self.conditions),
-            loop=self.loop,
+            conditions=tuple(one.as_condition() for one in self.conditions or ()),
+            loop=bool(self.loop),
         )
+
+    def sources(self) -> dict[str, str]:
+        """See :meth:`Common.sources`."""
+        found = {name: one.id for name in ("input_reference", "last_reference") if (one := getattr(self, name))}
+        for index, condition in enumerate(self.conditions or ()):
+            for name in ("content", "clip", "mask"):
+                if (one := getattr(condition, name)) is not None:
+                    found[f"conditions.{index}.{name}"] = one.id
+        return found
+
+
+class EditVideo(Common):
+    """A clip made into another: all of it by strength, the white of a mask, or what is around it."""
+
+    video: Source
+    strength: Number = Field(None, gt=0, le=1)
+    mask: OptionalSource = None
+    outpaint: Size = None
+
+    def sources(self) -> dict[str, str]:
+        """See :meth:`Common.sources`."""
+        return {"video": self.video.id} | ({} if self.mask is None else {"mask": self.mask.id})
+
+
+class ExtendVideo(Common):
+    """What comes after a clip, or before it; the clip that is made holds both."""
+
+    video: Source
+    seconds: Annotated[float, BeforeValidator(_scalar)] = Field(2.0, gt=0, le=86_400)
+    backward: Flag = None
+
+    def sources(self) -> dict[str, str]:
+        """See :meth:`Common.sources`."""
+        return {"video": self.video.id}
+
+
+class RemixVideo(Common):
+    """A clip again, from another prompt: with the same seed and settings, but for those that are sent."""
+
+    prompt: str  # type: ignore[assignment]
+
+
+class PlanVideo(CreateVideo):
+    """A request of any kind that is planned alone; see :class:`CreateVideo`, :class:`EditVideo`, :class:`ExtendVideo`
+    and :class:`RemixVideo` for which fields go with which task."""
+
+    task: Literal["create", "edit", "extension", "remix"] = "create"
+    video: OptionalSource = None
+    strength: Number = Field(None, gt=0, le=1)
+    mask: OptionalSource = None
+    outpaint: Size = None
+    backward: Flag = None
+
+
+class ReadRecipe(_Model):
+    """A clip whose recipe is wanted."""
+
+    video: Source
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """Width and height of a text such as 128x96."""
+    width, height = size.split("x")
+    return int(width), int(height)
+
+
+def parsed(kind: type[Asked], body: Mapping[str, Any]) -> Asked:
+    """The fields of a body, checked.
+
+    Raises:
+        RequestError: naming the first field that is wrong.
+    """
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"])) or "body"
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+        raise RequestError(place, f"there is no field {place[:100]!r}; legal are {', '.join(kind.model_fields)}")
+    raise RequestError(place, f"{place[:200]}: {first['msg'].removeprefix('Value error, ')}")
+
+
+class RequestError(InputError):
+    """A field that is wrong.
+
+    Args:
+        param: its name.
+        message: what is wrong with it.
+    """
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+# ---- what the operator decides -------------------------------------------------------------------
+
+_SHORT = {"steps": "num_inference_steps", "cfg": "guidance_scale", "negative": "negative_prompt"}
+_NO_DEFAULT = ("model", "prompt", "input_reference", "last_reference", "conditions", "storyboard")
+_EITHER = ({"seconds", "num_frames", "storyboard"},)
+
+
+def read_defaults(written: Iterable[str]) -> dict[str, Any]:
+    """Values for what clients leave out, each written as ``NAME=VALUE``; names are fields of :class:`CreateVideo`.
+
+    Raises:
+        InputError: a field that is none or has no default, or a value that is not legal.
+    """
+    found: dict[str, Any] = {}
+    legal = [name for name in CreateVideo.model_fields if name not in _NO_DEFAULT]
+    for text in written:
+        name, equals, value = text.partition("=")
+        name = _SHORT.get(name.strip(), name.strip())
+        if not equals or name not in legal:
+            raise InputError(f"the default {text!r} is not NAME=VALUE; legal names are {', '.join(legal)}")
+        found[name] = value
+    try:
+        return parsed(CreateVideo, found).said()
+    except InputError as error:
+        raise InputError(f"a default is not legal: {error}") from None
+
+
+def with_defaults(asked: Asked, defaults: Mapping[str, Any]) -> Asked:
+    """A request with the operator's values where the client says nothing.
+
+    Of fields that exclude each other, one that was sent leaves out the defaults of the others.
+    """
+    said = asked.said()
+    taken = set(said).union(*(group for group in _EITHER if group & said.keys()))
+    fields = type(asked).model_fields
+    more = {name: value for name, value in defaults.items() if name in fields and name not in taken}
+    if isinstance(asked, (EditVideo, ExtendVideo)):  # the clip decides these
+        more = {name: value for name, value in more.items() if name not in ("seconds", "size")}
+    return parsed(type(asked), more | said)

@@ -20,8 +20,9 @@ class RetentionStore(JobStore):
             expired: only those whose time is over.
         """
         return self._ids(
-            "SELECT id FROM jobs WHERE state = 'completed' AND removed IS NULL AND deleted IS NULL AND favourite = 0 "
-            f"AND id NOT IN ({_PARENTS}) AND (NOT ? OR expires < ?) ORDER BY binned IS NULL, finished, id",
+            "SELECT id FROM jobs WHERE state IN ('completed', 'failed') AND removed IS NULL AND deleted IS NULL "
+            f"AND favourite = 0 AND id NOT IN ({_PARENTS}) AND (NOT ? OR expires < ?) "
+            "ORDER BY binned IS NULL, finished, id",
             expired,
             self._clock(),
         )
@@ -31,17 +32,21 @@ class RetentionStore(JobStore):
         with self._transaction():
             self._change("removed = ?", "id = ? AND removed IS NULL", (self._clock(), id))
 
-    def outdated(self, *, record_seconds: float | None, bin_seconds: float) -> list[str]:
-        """Finished jobs to delete: those that were in the bin for so long, and those that were finished so long ago.
+    def outdated(self, *, keep_seconds: float | None, bin_seconds: float) -> list[str]:
+        """Finished jobs to delete: those that were in the bin for so long, and those that ended too long ago.
 
-        Favourites are not among them, nor clips that a job which waits or runs goes on from.
+        That is ``keep_seconds`` for failed ones and twice as long for others. Favourites are not among them, nor clips
+        that a job which waits or runs goes on from.
         """
         now = self._clock()
+        failed, completed = (None if keep_seconds is None else now - times * keep_seconds for times in (1, 2))
         return self._ids(
-            f"SELECT id FROM jobs WHERE state IN ('completed', 'failed') AND deleted IS NULL AND favourite = 0 "
-            f"AND id NOT IN ({_PARENTS}) AND (binned < ? OR finished < ?)",
+            f"SELECT id FROM jobs WHERE deleted IS NULL AND favourite = 0 AND id NOT IN ({_PARENTS}) AND ("
+            "(state IN ('completed', 'failed') AND binned < ?) OR (state = 'failed' AND finished < ?) "
+            "OR (state = 'completed' AND finished < ?))",
             now - bin_seconds,
-            None if record_seconds is None else now - record_seconds,
+            failed,
+            completed,
         )
 
     def forget(self, seconds: float) -> int:

@@ -37,7 +37,8 @@ class ServerState:
         if name not in self.config.models:
             legal = ", ".join(self.config.models)
             raise APIError(404, f"there is no model {name[:200]!r}; legal are {legal}", code="model_not_found")
-        if name not in self._cards:
+        known = self._cards.get(name)
+        if known is None or (known.loras is None and self.config.loras):  # more is published once it is known
             found = self.store.cards().get(name)
             if found is None:
                 why = f"the model {name!r} is not known yet: its worker is starting"

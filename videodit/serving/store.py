@@ -14,7 +14,11 @@ from typing import Any, Literal
 
 from videodit.json_types import JsonObject
 from videodit.serving.database import FIELDS, Database, packed, unpacked
+from videodit.serving.finding import Found
 from videodit.serving.records import MOST_ATTEMPTS, Cancel, Claim, Job, State, Upload
+
+Needs = Literal["all", "sources", "nothing", "unknown"]
+"""What of a job's files is to stay. Of a failed one that is what it started from, so that it can be asked for again."""
 
 
 class QueueFull(Exception):
@@ -111,14 +115,16 @@ class JobStore(Database):
         after: str | None = None,
         limit: int = 20,
         order: Literal["asc", "desc"] = "desc",
+        found: Found | None = None,
     ) -> tuple[list[Job], bool]:
-        """Jobs by the time of their creation.
+        """Jobs in an order.
 
         Args:
             owner: whose; ``None``: everybody's.
             after: id of the last job of the page before.
             limit: at most so many.
-            order: newest or oldest first.
+            order: newest or oldest first, or highest or lowest of what they are ordered by.
+            found: which jobs, ordered by what; ``None``: all, by the time of their creation.
 
         Returns:
             The jobs, and whether there are more.
@@ -126,22 +132,33 @@ class JobStore(Database):
         Raises:
             KeyError: there is no job ``after``.
         """
-        conditions, values = ["deleted IS NULL"], list[Any]()
+        conditions, values = ([], list[Any]()) if found is None else found.conditions()
+        conditions, key = ["deleted IS NULL", *conditions], "created" if found is None else found.key
         if owner is not None:
             conditions.append("owner = ?")
             values.append(owner)
         if after is not None:
-            found = self._db.execute("SELECT created, id, owner FROM jobs WHERE id = ?", (after,)).fetchone()
-            if found is None or owner not in (None, found["owner"]):
+            last = self._db.execute(f"SELECT {key} AS key, id, owner FROM jobs WHERE id = ?", (after,)).fetchone()
+            if last is None or owner not in (None, last["owner"]):
                 raise KeyError(after)
-            conditions.append(f"(created, id) {'>' if order == 'asc' else '<'} (?, ?)")
-            values += [found["created"], found["id"]]
+            conditions.append(f"({key}, id) {'>' if order == 'asc' else '<'} (?, ?)")
+            values += [last["key"], last["id"]]
         direction = "ASC" if order == "asc" else "DESC"
         rows = self._db.execute(
-            f"SELECT * FROM jobs WHERE {' AND '.join(conditions)} ORDER BY created {direction}, id {direction} LIMIT ?",
+            f"SELECT * FROM jobs WHERE {' AND '.join(conditions)} ORDER BY {key} {direction}, id {direction} LIMIT ?",
             (*values, limit + 1),
         ).fetchall()
         return [unpacked(row) for row in rows[:limit]], len(rows) > limit
+
+    def mark(self, id: str, *, favourite: bool | None = None, binned: bool | None = None) -> Job | None:
+        """Mark a job as a favourite, or put it into the bin; ``False`` undoes it, ``None`` leaves it as it is."""
+        with self._transaction():
+            if favourite is not None:
+                self._change("favourite = ?", "id = ? AND deleted IS NULL", (int(favourite), id))
+            if binned is not None:
+                now = self._clock() if binned else None
+                self._change("binned = ?", "id = ? AND deleted IS NULL", (now, id))
+        return self.get(id)
 
     def cancel(self, id: str, how: Cancel) -> Job | None:
         """Stop a job: one that waits at once, one that runs at its next step. Finished ones stay as they are.
@@ -212,7 +229,7 @@ class JobStore(Database):
         return int(self._one("SELECT value FROM counters WHERE name = 'forgotten'"))
 
     @property
-    def mark(self) -> tuple[int, int]:
+    def written(self) -> tuple[int, int]:
         """The same as before if nothing was written since, by whatever process: cheap enough to ask all the time."""
         return int(self._one("PRAGMA data_version")), self._db.total_changes
 
@@ -342,10 +359,16 @@ class JobStore(Database):
             )
         return "queued"
 
-    def needs_folder(self, id: str) -> bool:
-        """Whether a job's files are to stay."""
-        files = "deleted IS NULL AND (state = 'queued' OR (state = 'completed' AND removed IS NULL))"
-        return self._count(f"id = ? AND (state = 'in_progress' OR ({files}))", id) > 0
+    def needs(self, id: str) -> Needs:
+        """What of a job's files is to stay."""
+        row = self._db.execute("SELECT state, deleted, removed FROM jobs WHERE id = ?", (id,)).fetchone()
+        if row is None:
+            return "unknown"
+        if row["state"] == "in_progress":
+            return "all"
+        if row["deleted"] is not None or row["removed"] is not None:
+            return "nothing"
+        return "sources" if row["state"] == "failed" else "all"
 
     def refuse_others(self, models: Sequence[str]) -> int:
         """Fail jobs that wait for models which are not registered any more. Returns how many."""

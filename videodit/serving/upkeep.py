@@ -1,9 +1,10 @@
 """Removes what has had its time, and what the operator allows no room for.
 
-A finished clip's files are removed when its time is over; its record stays as long again. What is in the bin is deleted
-sooner. Where all files together are more than the quota, the oldest clips go first, those in the bin before others.
-Favourites are never removed: where they alone are more, new jobs are refused until there is room. Nor is anything that
-a job which waits or runs needs: its uploads, and the clip that it goes on from.
+A finished clip's files are removed when its time is over; its record stays as long again. Failed jobs are deleted
+when that time is over, and what is in the bin is deleted sooner. Where all files together are more than the quota,
+the oldest clips go first, those in the bin before others. Favourites are never removed: where they alone are more,
+new jobs are refused until there is room. Nor is anything that a job which waits or runs needs: its uploads, and the
+clip that it goes on from.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ import logging
 import time
 
 from videodit.serving.config import ServerLimits
-from videodit.serving.folder import DataFolder
+from videodit.serving.folder import ON_ITS_WAY, DataFolder
 from videodit.serving.retention import RetentionStore
 
 TOMBSTONE_SECONDS = 86_400.0
 """How long is known of a deleted job that it was deleted, so that who watches learns of it."""
-_ON_ITS_WAY = 3600.0  # seconds in which an upload's file has its record
 
 logger = logging.getLogger("videodit.serving.upkeep")
 
@@ -40,8 +40,7 @@ class Upkeep:
         keep, store = self._limits.keep_seconds, self._store
         for id in store.clips(expired=True):
             self._remove_files(id, "its time is over")
-        record = None if keep is None else 2 * keep
-        for id in store.outdated(record_seconds=record, bin_seconds=self._limits.bin_seconds):
+        for id in store.outdated(keep_seconds=keep, bin_seconds=self._limits.bin_seconds):
             store.delete(id)
         store.forget(TOMBSTONE_SECONDS)
         self._sweep()
@@ -50,13 +49,12 @@ class Upkeep:
     def _sweep(self) -> None:
         """Remove files that no record wants: of deleted and failed jobs, and of uploads whose time is over."""
         for id in self._data.jobs():
-            if not self._store.needs_folder(id):
-                self._data.remove_job(id)
+            self._data.clear(id, self._store.needs(id))
         used = self._store.uploads_used()
         for id in self._data.uploads():
             path = self._data.upload(id)
             with contextlib.suppress(OSError):
-                young = time.time() - path.stat().st_mtime < _ON_ITS_WAY
+                young = time.time() - path.stat().st_mtime < ON_ITS_WAY
                 if id not in used and self._store.drop_upload(id, keep_unknown=young):
                     path.unlink()
 

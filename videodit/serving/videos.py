@@ -2,173 +2,174 @@
 
 from __future__ import annotations
 
-import dataclasses
+import asyncio
+import hashlib
+import json
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import FileResponse
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from videodit.errors import InputError
 from videodit.json_types import JsonObject
-from videodit.pipelines.planning import plan
-from videodit.pipelines.request import Inputs
-from videodit.pipelines.request import Request as ClipRequest
+from videodit.serving.answers import POLL_HEADER, as_video
 from videodit.serving.bodies import read_body
-from videodit.serving.cards import Card
+from videodit.serving.documented import ERRORS, VideoAnswer, VideoDeleted, VideoList, VideoPlan, body_of
 from videodit.serving.errors import APIError, not_found
-from videodit.serving.making import CLIP
-from videodit.serving.records import Job, is_id, new_id
-from videodit.serving.requests import CreateVideo
+from videodit.serving.finding import Found, Sort
+from videodit.serving.preparing import find_job, new_job, plan_request, remixed
+from videodit.serving.records import Job, Kind, is_id
+from videodit.serving.requests import CreateVideo, EditVideo, ExtendVideo, PlanVideo, RemixVideo
+from videodit.serving.sources import keep_sources, original_file
 from videodit.serving.state import ServerState, owner_of, state_of
 from videodit.serving.store import QueueFull
 
-router = APIRouter(prefix="/v1")
+__all__ = ["Owner", "State", "add_job", "as_video", "find_job", "new_job", "plan_request", "router"]
+
+router = APIRouter(prefix="/v1", responses=ERRORS)
 State = Annotated[ServerState, Depends(state_of)]
 Owner = Annotated[str, Depends(owner_of)]
-POLL_HEADER = {"openai-poll-after-ms": "500"}
-
-
-def as_video(job: Job, state: ServerState) -> JsonObject:
-    """A job as clients see it: the SDK's ``Video``, and beside its fields our own."""
-    settings, output = job.settings, job.output or {}
-    frames, fps = output.get("num_frames", settings.get("num_frames")), output.get("fps", settings.get("fps"))
-    return {
-        "id": job.id,
-        "object": "video",
-        "model": job.model,
-        "status": job.state,
-        "progress": job.progress,
-        "prompt": job.request.get("prompt") if isinstance(job.request.get("prompt"), str) else None,
-        "seconds": f"{frames / fps:.6g}" if frames and fps else None,
-        "size": f"{settings['width']}x{settings['height']}" if "width" in settings else None,
-        "created_at": int(job.created),
-        "completed_at": None if job.finished is None or job.state != "completed" else int(job.finished),
-        "expires_at": None if job.expires is None else int(job.expires),
-        "remixed_from_video_id": job.parent if job.kind == "remix" else None,
-        "error": job.error,
-        # ours
-        "kind": job.kind,
-        "parent": job.parent,
-        "seed": settings.get("seed"),
-        "settings": settings,
-        "notices": job.notices,
-        "stage": job.stage,
-        "step": job.step,
-        "steps": job.steps,
-        "seconds_left": job.seconds_left,
-        "queue_position": state.store.queue_position(job),
-        "paused": job.paused,
-        "cancelling": job.cancel is not None and job.state == "in_progress",
-        "attempts": job.attempts,
-        "favourite": job.favourite,
-        "binned_at": None if job.binned is None else int(job.binned),
-        "bytes": output.get("bytes"),
-        "complete": output.get("complete"),
-        "revision": job.revision,
-    }
-
-
-def plan_request(request: ClipRequest, card: Card, state: ServerState) -> tuple[JsonObject, list[str]]:
-    """Check a request by the model's card, without reading media.
-
-    Returns:
-        Settings of a job, and what differs from what was asked for.
-
-    Raises:
-        APIError: what cannot be made, or is above a limit.
-    """
-    numbers = dataclasses.replace(request, image=None, last_image=None, conditions=())
-    try:
-        planned = plan(numbers, Inputs(), card.spec)
-    except InputError as error:
-        raise APIError(400, str(error), code="invalid_value") from None
-    settings = {
-        "width": planned.width,
-        "height": planned.height,
-        "num_frames": planned.num_frames,
-        "fps": float(planned.fps),
-        "steps": planned.steps_taken,
-        "guidance_scale": planned.guidance_scale,
-        "seed": request.seed,
-        **planned.estimate,
-    }
-    state.check_limits(settings)
-    return settings, planned.notices
 
 
 def add_job(job: Job, state: ServerState, answer: tuple[str, str] | None = None) -> Job:
-    """Put a job into the queue.
+    """Put a job into the queue, with what it starts from in its folder.
+
+    Args:
+        job: of :func:`videodit.serving.preparing.new_job`.
+        state: of the server.
+        answer: see :meth:`videodit.serving.store.JobStore.add`.
 
     Raises:
-        APIError: the queue is full, or the room for clips.
+        APIError: the queue is full, or the room for clips, or what it starts from is gone.
     """
     if state.data.full:
         why = "no room is left: favourites and uploads have all that the operator allows; delete some"
         raise APIError(507, why, code="storage_full", headers={"Retry-After": "60"})
-    limits = state.config.limits
+    limits, ids = state.config.limits, job.extra.get("sources", {})
     try:
+        keep_sources(state.data, job.id, ids, parent=job.parent)
         return state.store.add(job, queue_limit=limits.queue, owner_limit=limits.per_key, answer=answer)
+    except FileNotFoundError:
+        state.data.remove_job(job.id)
+        raise APIError(404, "what the clip starts from is gone", code="not_found") from None
     except QueueFull as full:
+        state.data.remove_job(job.id)
         raise APIError(429, str(full), code="queue_full", headers={"Retry-After": "5"}) from None
 
 
-def find_job(id: str, owner: str, state: ServerState) -> Job:
-    """A job of this owner.
-
-    Raises:
-        APIError: there is none of that id.
-    """
-    job = state.store.get(id, owner) if is_id(id, "video") else None
-    if job is None:
-        raise not_found(f"video {id[:64]!r}")
-    return job
+# ---- asking for clips ----------------------------------------------------------------------------
 
 
-@router.post("/videos")
+async def _take(
+    request: Request, body: JsonObject, state: ServerState, owner: str, kind: Kind, parent: str | None = None
+) -> JsonObject:
+    """A job from a body. The same body under the same ``Idempotency-Key`` is the same job."""
+    answer, key = None, request.headers.get("idempotency-key")
+    if key is not None:
+        if not 0 < len(key) <= 255:
+            raise APIError(400, "Idempotency-Key must have 1 to 255 characters", code="invalid_value")
+        answer = (key, await asyncio.to_thread(_fingerprint, request.url.path, body, state))
+        if (before := state.store.answered(owner, key)) is not None:
+            if before[0] != answer[1]:
+                why = "this Idempotency-Key was sent before with another request; send a new key"
+                raise APIError(409, why, code="idempotency_key_reused")
+            if (job := state.store.get(before[1], owner)) is None:
+                why = "the video of this Idempotency-Key was deleted; send a new key"
+                raise APIError(409, why, code="idempotency_key_reused")
+            return as_video(job, state)
+    return as_video(add_job(new_job(body, state, owner, kind=kind, parent=parent), state, answer), state)
+
+
+def _fingerprint(path: str, body: JsonObject, state: ServerState) -> str:
+    """Of a request; files that come along are told by what is in them, since each has another id."""
+
+    def told(value: Any) -> Any:
+        if isinstance(value, dict):
+            if set(value) == {"id"} and isinstance(value["id"], str) and is_id(value["id"], "upload"):
+                file = original_file(state.data, value["id"])
+                if file.is_file():
+                    with file.open("rb") as opened:
+                        digest = hashlib.sha256()
+                        while block := opened.read(2**20):
+                            digest.update(block)
+                    return {"sha256": digest.hexdigest()}
+            return {key: told(one) for key, one in value.items()}
+        return [told(one) for one in value] if isinstance(value, list) else value
+
+    return hashlib.sha256(f"{path}\n{json.dumps(told(body), sort_keys=True)}".encode()).hexdigest()
+
+
+@router.post("/videos", openapi_extra=body_of(CreateVideo), responses={200: {"model": VideoAnswer}})
 async def create(request: Request, state: State, owner: Owner) -> Any:
     """Ask for a clip."""
+    return await _take(request, await read_body(request, state, owner), state, owner, "create")
+
+
+@router.post("/videos/edits", openapi_extra=body_of(EditVideo), responses={200: {"model": VideoAnswer}})
+async def edit(request: Request, state: State, owner: Owner) -> Any:
+    """Ask for a clip made into another."""
+    return await _take(request, await read_body(request, state, owner), state, owner, "edit")
+
+
+@router.post("/videos/extensions", openapi_extra=body_of(ExtendVideo), responses={200: {"model": VideoAnswer}})
+async def extend(request: Request, state: State, owner: Owner) -> Any:
+    """Ask for what comes after a clip, or before it."""
+    return await _take(request, await read_body(request, state, owner), state, owner, "extension")
+
+
+@router.post("/videos/{id}/remix", openapi_extra=body_of(RemixVideo), responses={200: {"model": VideoAnswer}})
+async def remix(id: str, request: Request, state: State, owner: Owner) -> Any:
+    """Ask for a clip again from another prompt, with the same seed and settings."""
+    before = find_job(id, owner, state)
+    body = remixed(before, await read_body(request, state, owner))
+    return await _take(request, body, state, owner, "remix", before.id)
+
+
+@router.post("/videos/plan", openapi_extra=body_of(PlanVideo), responses={200: {"model": VideoPlan}})
+async def plan(request: Request, state: State, owner: Owner) -> Any:
+    """Say what would be made, and make nothing."""
     body = await read_body(request, state, owner)
-    try:
-        asked = CreateVideo.model_validate(body)
-        card = state.card(asked.model)
-        made = asked.as_request(card.name)
-    except ValidationError as error:
-        raise APIError(400, _first_error(error), code="invalid_value", param=_first_place(error)) from None
-    except InputError as error:
-        raise APIError(400, str(error), code="invalid_value") from None
-    settings, notices = plan_request(made, card, state)
-    job = Job(
-        id=new_id("video"),
-        owner=owner,
-        model=card.name,
-        request=made.to_json(),
-        settings=settings,
-        notices=notices,
-    )
-    return as_video(add_job(job, state), state)
+    task, parent = body.pop("task", "create"), None
+    if task not in ("create", "edit", "extension", "remix"):
+        why = f"task is {str(task)[:100]!r}; legal are create, edit, extension, remix"
+        raise APIError(400, why, code="invalid_value", param="task")
+    if task == "remix":
+        video = body.pop("video", None)
+        named = video.get("id") if isinstance(video, dict) else None
+        if not isinstance(named, str):
+            why = "video must be the id of the clip that is remixed"
+            raise APIError(400, why, code="invalid_value", param="video")
+        before = find_job(named, owner, state)
+        body, parent = remixed(before, body), before.id
+    job = new_job(body, state, owner, kind=task, parent=parent)
+    video = as_video(job, state)
+    return {
+        "object": "video.plan",
+        "task": task,
+        **{name: video[name] for name in ("model", "prompt", "seconds", "size", "seed", "settings", "notices")},
+        "estimate": {name: job.settings[name] for name in ("forwards", "tokens")},
+    }
 
 
-def _first_error(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{_first_place(error)}: {first['msg']}"
+# ---- looking at them -----------------------------------------------------------------------------
 
 
-def _first_place(error: ValidationError) -> str:
-    return ".".join(map(str, error.errors(include_url=False, include_input=False)[0]["loc"])) or "body"
-
-
-@router.get("/videos")
+@router.get("/videos", responses={200: {"model": VideoList}})
 async def list_videos(
     state: State,
     owner: Owner,
-    after: str | None = None,
+    after: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Literal["asc", "desc"] = "desc",
+    query: Annotated[str | None, Query(max_length=500, description="Words that the prompt has.")] = None,
+    status: Literal["queued", "in_progress", "completed", "failed"] | None = None,
+    favourite: bool | None = None,
+    binned: Annotated[bool, Query(description="What is in the bin, in place of what is not.")] = False,
+    sort: Annotated[Sort, Query(description="What they are ordered by.")] = "created",
 ) -> Any:
     """The clips of this key, a page at a time."""
+    found = Found(query=query, status=status, favourite=favourite, binned=binned, sort=sort)
     try:
-        jobs, more = state.store.page(owner, after=after, limit=limit, order=order)
+        jobs, more = state.store.page(owner, after=after, limit=limit, order=order, found=found)
     except KeyError:
         raise not_found(f"video {str(after)[:64]!r} to go on after") from None
     videos = [as_video(job, state) for job in jobs]
@@ -181,7 +182,7 @@ async def list_videos(
     }
 
 
-@router.get("/videos/{id}")
+@router.get("/videos/{id}", responses={200: {"model": VideoAnswer}})
 async def retrieve(id: str, response: Response, state: State, owner: Owner) -> Any:
     """What became of a clip."""
     job = find_job(id, owner, state)
@@ -189,19 +190,10 @@ async def retrieve(id: str, response: Response, state: State, owner: Owner) -> A
     return as_video(job, state)
 
 
-@router.get("/videos/{id}/content")
-async def content(id: str, state: State, owner: Owner, variant: Literal["video"] = "video") -> Any:
-    """The file of a finished clip."""
-    job = find_job(id, owner, state)
-    path = state.data.job(job.id) / CLIP
-    if job.state != "completed" or not path.is_file():
-        raise APIError(404, f"video {job.id} has no file: it is {job.state}", code="not_ready")
-    return FileResponse(
-        path, media_type="video/mp4", filename=f"{job.id}.mp4", headers={"X-Content-Type-Options": "nosniff"}
-    )
+# ---- changing them -------------------------------------------------------------------------------
 
 
-@router.delete("/videos/{id}")
+@router.delete("/videos/{id}", responses={200: {"model": VideoDeleted}})
 async def delete(id: str, state: State, owner: Owner) -> Any:
     """Delete a clip; one that is being made is stopped."""
     job = find_job(id, owner, state)
@@ -211,8 +203,36 @@ async def delete(id: str, state: State, owner: Owner) -> Any:
     return {"id": job.id, "deleted": True, "object": "video.deleted"}
 
 
-@router.post("/videos/{id}/cancel")
+@router.post("/videos/{id}/cancel", responses={200: {"model": VideoAnswer}})
 async def cancel(id: str, state: State, owner: Owner, keep: bool = False) -> Any:
     """Stop a clip; with ``keep``, what is finished of a long one stays."""
     job = find_job(id, owner, state)
     return as_video(state.store.cancel(job.id, "keep" if keep else "drop") or job, state)
+
+
+class Favourite(BaseModel):
+    """Whether a clip is a favourite."""
+
+    model_config = ConfigDict(extra="forbid")
+    favourite: bool = True
+
+
+class Binned(BaseModel):
+    """Whether a clip is in the bin."""
+
+    model_config = ConfigDict(extra="forbid")
+    binned: bool = True
+
+
+@router.post("/videos/{id}/favourite", responses={200: {"model": VideoAnswer}})
+async def mark_favourite(id: str, state: State, owner: Owner, mark: Favourite | None = None) -> Any:
+    """Mark a clip, or take the mark away."""
+    job = find_job(id, owner, state)
+    return as_video(state.store.mark(job.id, favourite=mark is None or mark.favourite) or job, state)
+
+
+@router.post("/videos/{id}/bin", responses={200: {"model": VideoAnswer}})
+async def put_into_bin(id: str, state: State, owner: Owner, mark: Binned | None = None) -> Any:
+    """Put a clip into the bin, or take it out."""
+    job = find_job(id, owner, state)
+    return as_video(state.store.mark(job.id, binned=mark is None or mark.binned) or job, state)

@@ -18,19 +18,23 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from videodit.errors import VideoDiTError
-from videodit.serving.cards import Card
+from videodit.serving.cards import Card, lora_facts
 from videodit.serving.database import StoreUnavailable
 from videodit.serving.folder import DataFolder
 from videodit.serving.making import Models, Stopped, make
 from videodit.serving.records import Claim, Job
+from videodit.serving.sources import source_file
 from videodit.serving.store import CANCELLED, ClaimLost, JobStore
 from videodit.serving.supervisor import LEASE
+from videodit.serving.wording import without_paths
 
 _POLL = 0.1
+_CODES = {"ModelError": "model_error", "OutOfMemory": "out_of_memory", "InternalError": "internal_error"}
 _MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError", "OutOfMemory")
 _DISK_ERRORS = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EROFS)
 
@@ -51,17 +55,25 @@ class Worker:
         self.name, self.data, self.models, self._keep = name, data, models, keep_seconds
         self.store = JobStore(data.jobs_file)
 
-    def publish(self) -> None:
-        """Tell the web process what the models are, and what is wrong with those that cannot be read."""
+    def publish(self, *, loras: bool = True) -> None:
+        """Tell the web process what the models are, and what is wrong with those that cannot be read.
+
+        Args:
+            loras: and which LoRAs they take, which needs large libraries.
+        """
         from videodit.pipelines.folders import resolve_model
 
         for name, source in self.models.models.items():
             try:
-                card = Card.from_folder(name, resolve_model(source)).to_json()
+                folder = resolve_model(source)
+                card = Card.from_folder(name, folder)
+                if loras:
+                    facts = {one: lora_facts(folder, file, one) for one, file in self.models.loras.items()}
+                    card = replace(card, loras=facts)
             except (VideoDiTError, OSError) as error:
                 self.tell_problem(name, error)
             else:
-                self.store.publish(name, card)
+                self.store.publish(name, card.to_json())
 
     def preload(self) -> None:
         """Load the first model before a job wants it."""
@@ -75,7 +87,13 @@ class Worker:
         """Say in the log and to whoever asks the server why a model cannot be used."""
         logger.error("cannot load the model %s: %s", model, error)
         known = isinstance(error, VideoDiTError)
-        self.store.publish_problem(model, str(error) if known else "it cannot be loaded; the server's log says why")
+        said = self._by_names(error) if known else "it cannot be loaded; the server's log says why"
+        self.store.publish_problem(model, said)
+
+    def _by_names(self, error: Exception) -> str:
+        """What an error says, models and LoRAs called by their names and other files without their folders."""
+        names = {file: name for name, file in (*self.models.models.items(), *self.models.loras.items())}
+        return without_paths(str(error), names)
 
     def run(self) -> None:
         """Work for ever."""
@@ -98,7 +116,11 @@ class Worker:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             made = make(
-                job, folder, self.models, self.data.upload, lambda *args, **more: self._tell(claim, *args, **more)
+                job,
+                folder,
+                self.models,
+                lambda id: source_file(self.data, job.id, id),
+                lambda *args, **more: self._tell(claim, *args, **more),
             )
             expires = None if self._keep is None else time.time() + self._keep
             self.store.complete(claim, output=made.output, recipe=made.recipe, expires=expires)
@@ -107,14 +129,12 @@ class Worker:
         except Stopped:
             self.store.fail(claim, **CANCELLED)
         except VideoDiTError as error:
-            code = "out_of_memory" if type(error).__name__ in _MEMORY_ERRORS else type(error).__name__
-            self.store.fail(claim, code, str(error))
+            self.store.fail(claim, _CODES.get(type(error).__name__, "invalid_value"), self._by_names(error))
         except Exception as error:
             logger.exception("%s failed", job.id)
             self.store.fail(claim, *_reason(error))
         finally:
-            if not self.store.needs_folder(job.id):
-                self.data.remove_job(job.id)
+            self.data.clear(job.id, self.store.needs(job.id))
 
     def _tell(self, claim: Claim, stage: str, step: int = 0, steps: int = 0, **more: Any) -> None:
         wishes = self.store.beat(claim, stage=stage, step=step, steps=steps, **more)
@@ -186,10 +206,12 @@ def main() -> None:
     _end_with_parent()
     models = Models(settings["models"], settings["loras"], device=settings.get("device"), dtype=settings.get("dtype"))
     worker = Worker(name, DataFolder(Path(settings["data"])), models, keep_seconds=settings.get("keep_seconds"))
-    worker.publish()
+    worker.publish(loras=False)
     _quiet_libraries()
     if settings.get("preload", True):
         worker.preload()
+    if models.loras:
+        worker.publish()
     worker.store.set_worker(name, "ready")
     logger.info("ready")
     worker.run()

@@ -1,0 +1,60 @@
+"""Which jobs a list shows, and in which order, as parts of an SQL query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Sort = Literal["created", "finished", "seconds", "bytes", "prompt"]
+
+_TEXT = "folded(json_extract(request, '$.prompt'))"
+_SORTED: dict[Sort, str] = {
+    "created": "created",
+    "finished": "coalesce(finished, 0)",
+    "seconds": "coalesce(json_extract(settings, '$.num_frames') / json_extract(settings, '$.fps'), 0)",
+    "bytes": "coalesce(json_extract(output, '$.bytes'), 0)",
+    "prompt": f"coalesce({_TEXT}, '')",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What is looked for.
+
+    Attributes:
+        query: words that the prompt must have, upper or lower case; ``None``: any.
+        status: a job's state.
+        favourite: whether it is marked; ``None``: either.
+        binned: whether it is in the bin.
+        sort: what the jobs are ordered by; those alike by their ids.
+    """
+
+    query: str | None = None
+    status: str | None = None
+    favourite: bool | None = None
+    binned: bool = False
+    sort: Sort = "created"
+
+    @property
+    def key(self) -> str:
+        """The expression that jobs are ordered by."""
+        return _SORTED[self.sort]
+
+    def conditions(self) -> tuple[list[str], list[Any]]:
+        """SQL conditions on a job, and their values."""
+        conditions, values = [f"binned IS {'NOT ' if self.binned else ''}NULL"], list[Any]()
+        for word in (self.query or "").split():
+            conditions.append(f"instr({_TEXT}, folded(?)) > 0")
+            values.append(word)
+        if self.status is not None:
+            conditions.append("state = ?")
+            values.append(self.status)
+        if self.favourite is not None:
+            conditions.append("favourite = ?")
+            values.append(int(self.favourite))
+        return conditions, values
+
+
+def folded(text: object) -> str | None:
+    """A text for comparisons that know no upper and lower case; an SQL function."""
+    return None if text is None else str(text).casefold()

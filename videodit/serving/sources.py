@@ -1,0 +1,78 @@
+"""Pictures and clips that jobs start from: where their files are, and links to them in a job's own folder.
+
+A job has what it starts from in its folder, so that it can begin whatever becomes of an upload or of the clip that it
+goes on from, and so that it can be asked for again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from videodit.serving.folder import SOURCES, DataFolder
+from videodit.serving.records import is_id
+
+CLIP = "video.mp4"
+"""Name in a job's folder: its clip."""
+
+
+def source_file(data: DataFolder, job: str, id: str) -> Path:
+    """The file of an upload, or of a job's clip, that a job starts from.
+
+    Args:
+        data: of the server.
+        job: the job's id.
+        id: of the upload or the other job.
+
+    Raises:
+        ValueError: no id.
+    """
+    own = _own(data, job, id)
+    return own if own.is_file() else original_file(data, id)
+
+
+def original_file(data: DataFolder, id: str) -> Path:
+    """The file of an upload, or of a job's clip.
+
+    Raises:
+        ValueError: no id.
+    """
+    return data.upload(id) if is_id(id, "upload") else data.job(id) / CLIP
+
+
+def keep_sources(data: DataFolder, job: str, ids: Iterable[str], *, parent: str | None = None) -> None:
+    """Link files into a job's folder.
+
+    Args:
+        data: of the server.
+        job: the job's id.
+        ids: of what it starts from.
+        parent: a job that may have kept files which are gone elsewhere.
+
+    Raises:
+        FileNotFoundError: one is gone.
+    """
+    for id in ids:
+        target = _own(data, job, id)
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept = original_file(data, id) if parent is None else source_file(data, parent, id)
+        with contextlib.suppress(FileExistsError):
+            _link(kept, target)
+
+
+def _own(data: DataFolder, job: str, id: str) -> Path:
+    if not (is_id(id, "upload") or is_id(id, "video")):
+        raise ValueError(f"{id!r} is not the id of an upload or a video")
+    return data.job(job) / SOURCES / id
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
