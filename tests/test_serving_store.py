@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import sqlite3
 import time
@@ -390,9 +391,25 @@ def test_folders_that_no_job_wants_are_swept(store: RetentionStore, folder: Data
     store.delete(deleted)
     store.fail(failed, "error", "of the worker")
     with_files(folder, failed.job)
-    running, stray = begun(store), with_files(folder, new_id("video"))
+    (folder.job(failed.job) / "sources").mkdir()
+    running, young, stray = begun(store), with_files(folder, new_id("video")), with_files(folder, new_id("video"))
     with_files(folder, running.job)
     store.delete(running.job)  # its worker still writes
+    os.utime(folder.job(stray), (1e9, 1e9))
     Upkeep(folder, store, limits()).run()
-    assert set(folder.jobs()) == {clip, running.job}
-    assert stray not in folder.jobs()
+    assert set(folder.jobs()) == {clip, running.job, failed.job, young}  # the young one's record may be on its way
+    assert [one.name for one in folder.job(failed.job).iterdir()] == ["sources"]  # it may be asked for again
+    store.delete(failed.job)
+    store.fail(running, "error", "of the worker")
+    Upkeep(folder, store, limits()).run()
+    assert set(folder.jobs()) == {clip, young}
+
+
+def test_failed_jobs_go_with_what_they_started_from(store: RetentionStore, clock: Clock, folder: DataFolder) -> None:
+    claim = begun(store)
+    store.fail(claim, "error", "of the worker")
+    (folder.job(claim.job) / "sources").mkdir(parents=True)
+    clock.now += 11 * DAY
+    Upkeep(folder, store, limits()).run()
+    assert store.get(claim.job) is None
+    assert folder.jobs() == []
