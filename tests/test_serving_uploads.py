@@ -176,7 +176,7 @@ def test_uploads_are_counted_by_key(tmp_path: Path) -> None:
         server.client.delete(f"/v1/uploads/{ids[0]}")
         assert server.client.post("/v1/uploads", content=picture()).status_code == 200
     with LocalServer(tmp_path / "data", limits=ServerLimits(quota_bytes=size)) as server:
-        refused(server.client.post("/v1/uploads", content=picture()), 507, "no_room")
+        refused(server.client.post("/v1/uploads", content=picture()), 507, "storage_full")
         assert len(left_over(server)) == 2
 
 
@@ -184,8 +184,8 @@ def test_a_full_disk_is_told(server: LocalServer, monkeypatch: pytest.MonkeyPatc
     from videodit.serving import uploads
 
     monkeypatch.setattr(uploads, "_FREE", 2**62)
-    refused(server.client.post("/v1/uploads", content=picture()), 507, "no_room")
-    refused(server.client.post("/v1/videos", json=QUICK), 507, "no_room")
+    refused(server.client.post("/v1/uploads", content=picture()), 507, "storage_full")
+    refused(server.client.post("/v1/videos", json=QUICK), 507, "storage_full")
 
 
 @pytest.mark.parametrize("id", ["x", "upload_", "upload_%2e%2e%2f%2e%2e", "upload_" + "0" * 24, "video_" + "0" * 24])

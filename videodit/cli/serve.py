@@ -70,6 +70,7 @@ def serve(
 
         from videodit.serving.app import create_app
         from videodit.serving.config import ServerConfig, ServerLimits, raised_limits
+        from videodit.serving.lifetime import held_folder
         from videodit.serving.protocol import timed_protocol
     limits, media = raised_limits(ServerLimits(), current_limits(), limit or [])
     config = ServerConfig(
@@ -86,20 +87,21 @@ def serve(
     )
     if not config.is_local:
         _check_has_key(config)
-    listener = _listen(host, port)
-    address = f"[{host}]" if ":" in host else host
-    note(f"jobs and clips are kept in {str(config.data)!r}")
-    note(f"listening on http://{address}:{listener.getsockname()[1]}")
-    settings = uvicorn.Config(
-        create_app(config),
-        http=timed_protocol(limits.header_seconds),
-        ws="none",
-        limit_concurrency=limits.connections,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=5,
-    )
-    uvicorn.Server(settings).run(sockets=[listener])
+    with held_folder(config, note) as folder:
+        listener = _listen(host, port)
+        address = f"[{host}]" if ":" in host else host
+        note(f"jobs and clips are kept in {str(config.data)!r}")
+        note(f"listening on http://{address}:{listener.getsockname()[1]}")
+        settings = uvicorn.Config(
+            create_app(config, data=folder),
+            http=timed_protocol(limits.header_seconds),
+            ws="none",
+            limit_concurrency=limits.connections,
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+        uvicorn.Server(settings).run(sockets=[listener])
 
 
 def add(

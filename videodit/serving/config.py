@@ -42,6 +42,7 @@ class ServerLimits:
         owner_bytes: of all uploads and clips of one key.
         quota_bytes: of all uploads and clips.
         keep_seconds: how long files of finished jobs are kept; ``None``, or 0 where it is typed: for ever.
+        bin_seconds: how long clips stay in the bin.
         upload_seconds: how long uploads are kept.
         failed_logins: of one address, in a quarter of an hour.
         session_seconds: that a login lasts.
@@ -68,6 +69,7 @@ class ServerLimits:
     owner_bytes: int = 20_000_000_000
     quota_bytes: int = 50_000_000_000
     keep_seconds: float | None = 30 * 86_400.0
+    bin_seconds: float = 7 * 86_400.0
     upload_seconds: float = 86_400.0
     failed_logins: int = 10
     session_seconds: float = 7 * 86_400.0

@@ -53,7 +53,7 @@ class KeyRing:
     """
 
     def __init__(self, store: JobStore, *, clock: Callable[[], float] = time.time) -> None:
-        self._db, self._clock = store.database, clock
+        self._db, self._clock = store.connection, clock
 
     def add(self, name: str, *, concurrency: int | None = None) -> str:
         """Make a key.

@@ -47,6 +47,8 @@ class ServerState:
             found = self.store.cards().get(name)
             if found is None:
                 why = f"the model {name!r} is not known yet: its worker is starting"
+                if (problem := self.store.problems().get(name)) is not None:
+                    why = f"the model {name!r} cannot be used: {problem}"
                 raise APIError(503, why, code="model_not_ready", headers={"Retry-After": "1"})
             self._cards[name] = Card.from_json(found)
         return self._cards[name]

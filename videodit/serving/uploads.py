@@ -51,6 +51,8 @@ class Uploads:
             APIError: no.
         """
         limits = self._config.limits
+        if self._data.full:
+            raise no_disk("favourites and uploads have all that the operator allows; delete some")
         if shutil.disk_usage(self._data.path).free < more + _FREE:
             raise no_disk()
         uploads, clips = self.kept_bytes(owner)
@@ -63,16 +65,16 @@ class Uploads:
                 headers={"x-should-retry": "false"},
             )
         if self.kept_bytes(None)[0] + more > limits.quota_bytes:  # old clips give way, uploads do not
-            raise no_disk()
+            raise no_disk("uploads have all that the operator allows")
 
     def kept_bytes(self, owner: str | None) -> tuple[int, int]:
         """Bytes of all uploads, and of all clips, of an owner; ``None``: of everybody."""
         now = time.time()
-        (uploads,) = self._store.database.execute(
+        (uploads,) = self._store.connection.execute(
             "SELECT coalesce(sum(bytes), 0) FROM uploads WHERE (? IS NULL OR owner = ?) AND expires > ?",
             (owner, owner, now),
         ).fetchone()
-        (clips,) = self._store.database.execute(
+        (clips,) = self._store.connection.execute(
             "SELECT coalesce(sum(json_extract(output, '$.bytes')), 0) FROM jobs WHERE (? IS NULL OR owner = ?) "
             "AND output IS NOT NULL AND deleted IS NULL AND (expires IS NULL OR expires > ?)",
             (owner, owner, now),
@@ -111,7 +113,7 @@ class Uploads:
 
     def remove(self, id: str) -> None:
         """Remove an upload."""
-        self._store.database.execute("DELETE FROM uploads WHERE id = ?", (id,))
+        self._store.connection.execute("DELETE FROM uploads WHERE id = ?", (id,))
         self._data.upload(id).unlink(missing_ok=True)
 
     def _look_at(self, file: Path) -> JsonObject:
@@ -166,9 +168,10 @@ def _unreadable(message: str) -> APIError:
     return APIError(400, message, code="invalid_file")
 
 
-def no_disk() -> APIError:
-    """The server is full."""
-    return APIError(507, "the server has no room for more files", code="no_room", headers={"x-should-retry": "false"})
+def no_disk(why: str = "the disk is full") -> APIError:
+    """No files are taken now."""
+    headers = {"Retry-After": "60", "x-should-retry": "false"}
+    return APIError(507, f"no room is left: {why}", code="storage_full", headers=headers)
 
 
 def is_no_room(error: OSError) -> bool:

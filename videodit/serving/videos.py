@@ -39,8 +39,9 @@ def add_job(job: Job, state: ServerState, answer: tuple[str, str] | None = None)
         answer: see :meth:`videodit.serving.store.JobStore.add`.
 
     Raises:
-        APIError: the queue is full, or what it starts from is gone.
+        APIError: the queue is full, or the room for clips, or what it starts from is gone.
     """
+    state.uploads.check_room(job.owner, 0)
     most, own = state.config.limits.queue, state.owner_limit(job.owner)
     try:
         keep_sources(state.data, job.id, job.extra.get("sources", {}), parent=job.parent)
