@@ -9,10 +9,11 @@ from typing import Any
 from fastapi import FastAPI, Response
 
 import videodit
-from videodit.serving import catalogue, content, recipes, videos
+from videodit.serving import catalogue, content, files, login, recipes, videos
 from videodit.serving.config import ServerConfig
 from videodit.serving.errors import answer_errors
 from videodit.serving.folder import DataFolder
+from videodit.serving.gate import Gate
 from videodit.serving.state import ServerState
 from videodit.serving.store import JobStore
 from videodit.serving.supervisor import Supervisor, put_back_all
@@ -48,7 +49,8 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
 
     app = FastAPI(title="videodit", version=videodit.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     answer_errors(app)
-    for router in (videos.router, content.router, catalogue.router, recipes.router):
+    app.add_middleware(Gate, config=config)
+    for router in (login.router, files.router, videos.router, content.router, catalogue.router, recipes.router):
         app.include_router(router)
 
     @app.get("/health")

@@ -73,6 +73,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE models (name TEXT PRIMARY KEY, card TEXT, problem TEXT);
     CREATE TABLE workers (name TEXT PRIMARY KEY, state TEXT NOT NULL);
     CREATE TABLE keys (name TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, created REAL NOT NULL, options TEXT NOT NULL);
+    CREATE TABLE sessions (hash TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL) WITHOUT ROWID;
     CREATE TABLE answers (
         owner TEXT NOT NULL,
         key TEXT NOT NULL,
@@ -155,6 +156,11 @@ class Database:
         except BaseException:
             self._roll_back()
             raise
+
+    @property
+    def database(self) -> sqlite3.Connection:
+        """The connection, for what else is kept in the file: keys, sessions and uploads."""
+        return self._db
 
     def close(self) -> None:
         """Let go of the file."""

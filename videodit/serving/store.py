@@ -78,14 +78,7 @@ class JobStore(Database):
         """
         now = self._clock()
         with self._transaction():
-            if queue_limit is not None:
-                waiting = self._count("state = 'queued' AND deleted IS NULL")
-                if waiting >= queue_limit:
-                    raise QueueFull(waiting, queue_limit)
-            if owner_limit is not None:
-                own = self._count("owner = ? AND state IN ('queued', 'in_progress') AND deleted IS NULL", job.owner)
-                if own >= owner_limit:
-                    raise QueueFull(own, owner_limit, f"the queue of {job.owner!r}")
+            self.check_room(job.owner, queue_limit=queue_limit, owner_limit=owner_limit)
             (last,) = self._db.execute("SELECT coalesce(max(position), 0) FROM jobs").fetchone()
             job = dataclasses.replace(job, created=now, position=last + 1.0, revision=self._next_revision())
             values = [packed(name, getattr(job, name)) for name in FIELDS]
@@ -94,6 +87,21 @@ class JobStore(Database):
             if answer is not None:
                 self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", (job.owner, *answer, job.id, now))
         return job
+
+    def check_room(self, owner: str, *, queue_limit: int | None, owner_limit: int | None) -> None:
+        """See that a job could be added now; see :meth:`add`.
+
+        Raises:
+            QueueFull: a limit is reached.
+        """
+        if queue_limit is not None:
+            waiting = self._count("state = 'queued' AND deleted IS NULL")
+            if waiting >= queue_limit:
+                raise QueueFull(waiting, queue_limit)
+        if owner_limit is not None:
+            own = self._count("owner = ? AND state IN ('queued', 'in_progress') AND deleted IS NULL", owner)
+            if own >= owner_limit:
+                raise QueueFull(own, owner_limit, f"the queue of {owner!r}")
 
     def answered(self, owner: str, key: str) -> tuple[str, str] | None:
         """The fingerprint and the job of an earlier request with the same ``Idempotency-Key``."""

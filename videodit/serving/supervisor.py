@@ -6,6 +6,7 @@ All waiting is by the monotonic clock of this process: a wall clock that jumps, 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -191,6 +192,7 @@ class Supervisor:
             "dtype": self._config.dtype,
             "keep_seconds": self._config.limits.keep_seconds,
             "preload": place.preloads,
+            "media": dataclasses.asdict(self._config.media),
         }
         assert place.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from videodit.errors import VideoDiTError
+from videodit.limits import Limits, use_limits
 from videodit.serving.cards import Card, lora_facts
 from videodit.serving.database import StoreUnavailable
 from videodit.serving.folder import DataFolder
@@ -214,7 +215,8 @@ def main() -> None:
         worker.publish()
     worker.store.set_worker(name, "ready")
     logger.info("ready")
-    worker.run()
+    with use_limits(Limits(**settings["media"]), how="the server's --limit {name}=NUMBER"):
+        worker.run()
 
 
 def _quiet_libraries() -> None:
