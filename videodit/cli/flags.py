@@ -131,6 +131,13 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file t
 Fitting = Annotated[
     str, typer.Option("--fit", help="What becomes of another aspect ratio: crop, pad, stretch or error.")
 ]
+Server = Annotated[
+    str | None,
+    typer.Option("--server", metavar="URL", help="Have a `videodit serve` make the clip; files are sent to it."),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="With --server: do not wait; `videodit jobs` shows and fetches the clip.")
+]
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -165,6 +172,8 @@ class ClipFlags:
     wildcards: Wildcards = None
     profile: Profile = False
     dry_run: DryRun = False
+    server: Server = None
+    detach: Detach = False
 
     @property
     def request_fields(self) -> dict[str, Any]:
@@ -185,6 +194,20 @@ class ClipFlags:
             "device": self.device,
             "dtype": self.dtype,
         }
+
+
+def check_place(flags: ClipFlags) -> None:
+    """See that the flags fit where the clip is made: here, or by ``--server``.
+
+    Raises:
+        InputError: naming the flag that does not.
+    """
+    if flags.server is not None:
+        from videodit.cli.remote import check_flags
+
+        check_flags(flags)
+    elif flags.detach:
+        raise InputError("--detach is for --server URL; a clip that is made here is waited for")
 
 
 def parse_cfg(text: str | None) -> dict[str, float]:

@@ -32,6 +32,7 @@ from videodit.cli.flags import Limit
 from videodit.cli.generate import generate
 from videodit.cli.info import info
 from videodit.cli.remake import remake
+from videodit.cli.remote_jobs import app as jobs
 from videodit.cli.result_flags import Json, Quiet, with_result_flags
 from videodit.cli.serve import app as serve
 from videodit.cli.toybox import toybox
@@ -60,6 +61,7 @@ for _command in (info, convert, families, toybox, calibrate, doctor):
     app.command(cls=Command)(with_result_flags(named_as_typed(_command)))
 app.add_typer(data)
 app.add_typer(serve)
+app.add_typer(jobs)
 
 
 @dataclass

@@ -9,11 +9,12 @@ from typing import Any
 from fastapi import FastAPI, Response
 
 import videodit
-from videodit.serving import catalogue, content, files, login, recipes, videos
+from videodit.serving import actions, catalogue, content, events, files, login, recipes, videos
 from videodit.serving.config import ServerConfig
 from videodit.serving.errors import answer_errors
 from videodit.serving.folder import DataFolder
 from videodit.serving.gate import Gate
+from videodit.serving.metrics import CONTENT_TYPE, exposition, make_registry
 from videodit.serving.state import ServerState
 from videodit.serving.store import JobStore
 from videodit.serving.supervisor import Supervisor, put_back_all
@@ -33,6 +34,8 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with data.held(), contextlib.closing(JobStore(data.jobs_file, durable=True)) as store:
             app.state.server = ServerState(config, data, store)
+            hub = app.state.server.hub
+            app.state.registry = make_registry(app.state.server)
             put_back_all(store)  # no worker of an earlier server is left
             store.refuse_others(list(config.models))
             for name in store.workers():
@@ -44,13 +47,15 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
             try:
                 yield
             finally:
+                await hub.close()
                 if workers:
                     supervisor.stop()
 
     app = FastAPI(title="videodit", version=videodit.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     answer_errors(app)
     app.add_middleware(Gate, config=config)
-    for router in (login.router, files.router, videos.router, content.router, catalogue.router, recipes.router):
+    routers = (login, files, videos, content, actions, events, catalogue, recipes)
+    for router in (module.router for module in routers):
         app.include_router(router)
 
     @app.get("/health")
@@ -71,5 +76,10 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
         response.status_code = 200 if is_ready else 503
         problems = {name: said for name, said in store.problems().items() if name in config.models}
         return {"ready": is_ready, "missing": missing, "problems": problems, "workers": places, "full": data.full}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(exposition(app.state.registry), media_type=CONTENT_TYPE)
 
     return app

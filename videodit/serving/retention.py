@@ -50,7 +50,7 @@ class RetentionStore(JobStore):
         )
 
     def forget(self, seconds: float) -> int:
-        """Remove what was deleted so long ago, with it old answers and watchers. Returns how many jobs."""
+        """Remove what was deleted so long ago, with it old answers, watchers and sessions. Returns how many jobs."""
         before = self._clock() - seconds
         gone = "deleted < ? AND state IN ('completed', 'failed')"
         with self._transaction():
@@ -60,6 +60,7 @@ class RetentionStore(JobStore):
             count = self._db.execute(f"DELETE FROM jobs WHERE {gone}", (before,)).rowcount
             self._db.execute("DELETE FROM answers WHERE created < ?", (before,))
             self._db.execute("DELETE FROM watchers WHERE until < ?", (self._clock(),))
+            self._db.execute("DELETE FROM sessions WHERE expires < ?", (self._clock(),))
         return int(count)
 
     def uploads_used(self) -> set[str]:

@@ -11,6 +11,7 @@ from videodit.serving.cards import Card
 from videodit.serving.config import ServerConfig
 from videodit.serving.errors import APIError
 from videodit.serving.folder import DataFolder
+from videodit.serving.hub import Hub
 from videodit.serving.keys import FailedLogins, KeyRing
 from videodit.serving.store import JobStore, QueueFull
 from videodit.serving.uploads import Uploads
@@ -30,6 +31,7 @@ class ServerState:
         self.keys = KeyRing(store)
         self.failed_logins = FailedLogins(config.limits.failed_logins)
         self.uploads = Uploads(config, data, store)
+        self.hub = Hub(store)
         self._cards: dict[str, Card] = {}
 
     def card(self, name: str | None) -> Card:

@@ -191,8 +191,8 @@ class Supervisor:
             "device": place.device,
             "dtype": self._config.dtype,
             "keep_seconds": self._config.limits.keep_seconds,
-            "media": dataclasses.asdict(self._config.media),
             "preload": place.preloads,
+            "media": dataclasses.asdict(self._config.media),
         }
         assert place.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):

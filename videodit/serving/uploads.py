@@ -76,7 +76,7 @@ class Uploads:
         ).fetchone()
         (clips,) = self._store.connection.execute(
             "SELECT coalesce(sum(json_extract(output, '$.bytes')), 0) FROM jobs WHERE (? IS NULL OR owner = ?) "
-            "AND output IS NOT NULL AND deleted IS NULL AND (expires IS NULL OR expires > ?)",
+            "AND output IS NOT NULL AND removed IS NULL AND deleted IS NULL AND (expires IS NULL OR expires > ?)",
             (owner, owner, now),
         ).fetchone()
         return int(uploads), int(clips)
