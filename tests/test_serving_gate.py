@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from servers import QUICK, LocalServer
 
+from videodit.limits import Limits
 from videodit.serving import gate
 from videodit.serving.config import ServerLimits
 
@@ -221,3 +224,11 @@ def test_what_there_is_not_is_told_in_the_same_form(server: LocalServer, path: s
     refused(server.client.get(path), 404, "not_found")
     refused(server.client.put("/v1/videos", content=b""), 405, "wrong_method")
     refused(server.client.get("/v1/videos", params={"limit": "x"}), 400, "invalid_value")
+
+
+def test_the_documents_tell_of_every_limit(root: Path) -> None:
+    text = (root / "docs" / "serving.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([\d,]+)", text, re.MULTILINE))
+    defaults = {one.name: one.default for one in dataclasses.fields(ServerLimits)}
+    assert {name: float(value.replace(",", "")) for name, value in rows.items()} == defaults
+    assert all(f"`{one.name}`" in text for one in dataclasses.fields(Limits))

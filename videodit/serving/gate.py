@@ -135,8 +135,8 @@ class Gate:
         limit = limits.body_bytes if owner is not None and (has_files or is_upload) else limits.json_bytes
         if length is not None and length > limit:
             raise too_large(limit)
-        if owner is not None and scope["method"] == "POST":
-            if CREATES_JOBS.fullmatch(path):
+        if owner is not None and is_unsafe:
+            if scope["method"] == "POST" and CREATES_JOBS.fullmatch(path):
                 state.check_room(owner, headers.get("idempotency-key") or None)
             if has_files or is_upload:
                 state.uploads.check_room(owner, length or 0)
