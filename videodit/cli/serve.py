@@ -28,6 +28,13 @@ def serve(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     data: Annotated[Path | None, typer.Option(help="Where jobs and clips are kept.")] = None,
+    default: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What requests that say nothing get, such as steps=12. Repeatable."),
+    ] = None,
+    prompt_syntax: Annotated[
+        bool, typer.Option("--prompt-syntax", help="Read prompts in the syntax of docs/prompts.md.")
+    ] = False,
 ) -> None:
     """Make clips for others: a queue, workers, and the /v1/videos API."""
     try:
@@ -35,6 +42,7 @@ def serve(
 
         from videodit.serving.app import create_app
         from videodit.serving.config import ServerConfig
+        from videodit.serving.requests import read_defaults
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "videodit":
             raise
@@ -47,6 +55,8 @@ def serve(
         loras=_named(lora or []),
         devices=tuple(device or [None]),
         dtype=dtype,
+        defaults=read_defaults(default or []),
+        prompt_syntax=prompt_syntax,
     )
     listener = _listen(host, port)
     address = f"[{host}]" if ":" in host else host

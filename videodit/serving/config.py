@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from videodit.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerLimits:
@@ -63,6 +65,13 @@ class ServerConfig:
     limits: ServerLimits = ServerLimits()
     defaults: dict[str, Any] = field(default_factory=dict)
     prompt_syntax: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.loras:
+            if not name.strip() or "." in name or not name.isprintable():
+                raise InputError(
+                    f"a LoRA's name is {name!r}; names are of printable characters without dots: NAME=FILE"
+                )
 
     @property
     def default_model(self) -> str:
