@@ -173,7 +173,10 @@ def test_ctrl_c_says_what_is_kept(
     ("words", "message"),
     [
         (["--frames", "16"], "frames must be 4k+1 for this model, got 16; the nearest are 13 and 17"),
-        (["--max-tokens", "2"], "--max-tokens is 2, but 17 frames of the smallest size, 16x16, are 5"),
+        (
+            ["--max-tokens", "2"],
+            "--max-tokens is 2; it must be at least 5, which 17 frames of the smallest size, 16x16, take",
+        ),
         (["--reader", "vlc"], "--reader is 'vlc'; it must be pyav or decord"),
         (["--workers", "0"], "--workers is 0; it must be at least 1"),
         (["--drop", "ugly"], "--drop names 'ugly'"),

@@ -158,9 +158,14 @@ def test_command_is_understood(words: list[str], tmp_path: Path, monkeypatch: py
     if program == "videodit":
         monkeypatch.chdir(tmp_path)
         provide_files(rest)
+        if "--preset" in rest:  # the line above such a line makes it
+            Path("config.toml").write_text(
+                f"[preset.{rest[rest.index('--preset') + 1]}]\nsteps = 6\n", encoding="utf-8"
+            )
+            monkeypatch.setenv("VIDEODIT_CONFIG", "config.toml")
         parse_command_line(rest)
         if "generate" in rest and model_of(rest) == "mini" and "--lora" not in rest:
-            assert main([*rest, "--dry-run"]) == 0
+            assert main([*rest, *([] if "--dry-run" in rest else ["--dry-run"])]) == 0
 
 
 def model_of(words: list[str]) -> str:

@@ -5,7 +5,7 @@ The commands end with the error's :attr:`~VideoDiTError.exit_code`; see :mod:`vi
 
 from __future__ import annotations
 
-__all__ = ["InputError", "InternalError", "ModelError", "OutOfMemory", "Stopped", "VideoDiTError"]
+__all__ = ["InputError", "InternalError", "ModelError", "OutOfMemory", "RemoteError", "Stopped", "VideoDiTError"]
 
 
 class VideoDiTError(Exception):
@@ -30,6 +30,12 @@ class OutOfMemory(VideoDiTError, MemoryError):
     """The device's memory does not suffice: the message says what to reduce."""
 
     exit_code = 4
+
+
+class RemoteError(VideoDiTError, ConnectionError):
+    """A server that cannot be reached, or that failed."""
+
+    exit_code = 5
 
 
 class InternalError(VideoDiTError, RuntimeError):

@@ -7,6 +7,7 @@ code  meaning
 2     bad input, or a file or folder that cannot be read or written
 3     a model, an adapter or a config that is damaged or does not fit
 4     not enough memory
+5     a server (`--server`) that cannot be reached, or that failed
 70    a bug in videodit
 130   stopped by Ctrl-C (SIGINT); 129 by SIGHUP, 143 by SIGTERM
 141   nobody reads the output any more, as after ``| head``
@@ -30,7 +31,8 @@ from videodit.errors import InputError, InternalError, ModelError, OutOfMemory, 
 
 EXIT_CODES = (
     "Exit codes: 0 done; 2 bad input, or a file that cannot be read or written; 3 a damaged model; 4 not enough "
-    "memory; 70 a bug in videodit; 129, 130 and 143 stopped by SIGHUP, Ctrl-C and SIGTERM."
+    "memory; 5 a server that cannot be reached or failed; 70 a bug in videodit; 129, 130 and 143 stopped by SIGHUP, "
+    "Ctrl-C and SIGTERM."
 )
 _INTERRUPTED = 128 + signal.SIGINT
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from videodit.cli import results
 from videodit.cli.common import print_rows
+from videodit.cli.estimates import estimate
 from videodit.cli.loras import weight_of
 from videodit.cli.orders import Job
 from videodit.pipelines.request import Request, as_list
@@ -16,8 +17,8 @@ from videodit.pipelines.storyboard import Storyboard
 def describe_jobs(jobs: Sequence[Job]) -> None:
     """Print what :func:`videodit.cli.jobs.run_jobs` would do."""
     for job in jobs:
-        request, plan = job.request, job.plan
-        results.emit("plan", **_plan_values(job))
+        request, plan, cost = job.request, job.plan, estimate(job)
+        results.emit("plan", **_plan_values(job), estimate=plan.estimate | cost.document)
         print_rows(
             [
                 *_prompt_rows(request),
@@ -39,6 +40,8 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
                 ("tokens", plan.num_tokens),
                 ("device", job.device),
                 ("dtype", job.dtype_name),
+                ("time", cost.time_text),
+                ("memory", cost.memory_text),
                 ("output", _output_name(job)),
             ]
         )

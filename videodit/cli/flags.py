@@ -13,8 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
+from videodit.cli.common import parse_cfg
+from videodit.cli.defaults import apply_defaults, tell_defaults
 from videodit.cli.loras import HELP as LORA_HELP
 from videodit.cli.loras import parse_loras
+from videodit.cli.typed_names import naming
 from videodit.errors import InputError
 from videodit.prompt_syntax import use_folders
 
@@ -97,6 +100,15 @@ Wildcards = Annotated[
         "folder. Repeatable.",
     ),
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        callback=apply_defaults,
+        is_eager=True,
+        help="Values of flags that your file of defaults holds under this name; `videodit config` shows them.",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Left out: the fastest kind that is here.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Left out: what the device is good at.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and load no weights.")]
@@ -131,6 +143,13 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file t
 Fitting = Annotated[
     str, typer.Option("--fit", help="What becomes of another aspect ratio: crop, pad, stretch or error.")
 ]
+Server = Annotated[
+    str | None,
+    typer.Option("--server", metavar="URL", help="Have a `videodit serve` make the clip; files are sent to it."),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="With --server: do not wait; `videodit jobs` shows and fetches the clip.")
+]
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -144,8 +163,12 @@ Output = Annotated[
 
 @dataclass(frozen=True)
 class ClipFlags:
-    """The flags of the commands that make a clip from what a user says."""
+    """The flags of the commands that make a clip from what a user says.
 
+    ``preset`` comes first: it decides what the others are where they were not typed.
+    """
+
+    preset: Preset = None
     model: Model = "mini"
     output: Output = None
     overwrite: Overwrite = False
@@ -165,6 +188,8 @@ class ClipFlags:
     wildcards: Wildcards = None
     profile: Profile = False
     dry_run: DryRun = False
+    server: Server = None
+    detach: Detach = False
 
     @property
     def request_fields(self) -> dict[str, Any]:
@@ -187,25 +212,25 @@ class ClipFlags:
         }
 
 
-def parse_cfg(text: str | None) -> dict[str, float]:
-    """What ``--cfg X,Y`` says: the guidance scale, and the second expert's behind a comma.
+def check_place(flags: ClipFlags) -> None:
+    """See that the flags fit where the clip is made: here, or by ``--server``.
 
     Raises:
-        InputError: something else than one or two numbers.
+        InputError: naming the flag that does not.
     """
-    if text is None:
-        return {}
-    try:
-        scales = [float(part) for part in text.split(",", 1)]
-    except ValueError:
-        raise InputError(
-            f"--cfg is {text!r}; it must be a number such as 6, or two for a model with two experts, such as 4,3"
-        ) from None
-    return dict(zip(("guidance_scale", "guidance_scale_2"), scales, strict=False))
+    if flags.server is not None:
+        from videodit.cli.remote import check_flags
+
+        check_flags(flags)
+    elif flags.detach:
+        raise InputError("--detach is for --server URL; a clip that is made here is waited for")
 
 
 def with_clip_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the flags of :class:`ClipFlags` behind its own; it gets them as one argument, ``flags``."""
+    """Give a command the flags of :class:`ClipFlags` behind its own; it gets them as one argument, ``flags``.
+
+    Where a flag was not typed, the user's default holds; see :mod:`videodit.cli.defaults`.
+    """
     hints = typing.get_type_hints(ClipFlags, include_extras=True)
     shared = [
         inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name])
@@ -213,12 +238,14 @@ def with_clip_flags(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     @functools.wraps(command)
-    def wrapped(**values: Any) -> None:
+    def wrapped(context: typer.Context, **values: Any) -> None:
         flags = ClipFlags(**{one.name: values.pop(one.name) for one in shared})
-        command(**values, flags=flags)
+        with naming(tell_defaults(context)):
+            command(**values, flags=flags)
 
     own = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name != "flags"]
+    parameters.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
     wrapped.__signature__ = inspect.Signature([*parameters, *shared])  # type: ignore[attr-defined]
     wrapped.__annotations__ = {one.name: one.annotation for one in (*parameters, *shared)}
     del wrapped.__wrapped__  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ import typer
 
 from videodit.cli.common import parse_size, slug
 from videodit.cli.describing import describe_jobs
-from videodit.cli.flags import ClipFlags, Seconds, integer, with_clip_flags
+from videodit.cli.flags import ClipFlags, Seconds, check_place, integer, with_clip_flags
 from videodit.cli.jobs import begun_seed, draw_seed, plan_jobs, run_jobs
 from videodit.cli.orders import Order
 from videodit.cli.output_files import choose_output
@@ -78,6 +78,7 @@ def generate(
 ) -> None:
     """Make a clip from a sentence, or one from each line of a file."""
     _check_sources(prompt, prompts, storyboard)
+    check_place(flags)
     conditions = tuple(_keyframe(text) for text in keyframe or ())
     settings: dict[str, Any] = {
         **flags.request_fields,
@@ -102,6 +103,11 @@ def generate(
     else:
         assert prompt is not None
         orders = [_single_order(prompt, settings, flags, inputs)]
+    if flags.server is not None:
+        from videodit.cli.remote import run_remote
+
+        run_remote(orders, flags)
+        return
     jobs = plan_jobs(orders)
     if flags.dry_run:
         describe_jobs(jobs)

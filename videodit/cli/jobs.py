@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from videodit.cli import results
 from videodit.cli.common import count_of, file_size, note, print_rows, printable, quiet_libraries
+from videodit.cli.estimates import confirm, keep_measured
 from videodit.cli.loras import check_loras, load_loras
 from videodit.cli.orders import MAX_SEED, Job, Order
 from videodit.cli.output_files import check_output
@@ -231,7 +232,9 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
 
     Raises:
         InputError: the model's files are damaged or not a model.
+        Stopped: the work takes more than an hour, and the answer to whether it should begin is no.
     """
+    confirm(jobs)
     if jobs[0].output == results.STDOUT:
         with results.clip_to_stdout() as path:
             (job,) = jobs
@@ -247,6 +250,7 @@ def _run_jobs(jobs: Sequence[Job], *, profile: bool, keep: bool = True) -> list[
     recipes: list[dict[str, Any]] = []
     with when_stopped(lambda: _left_behind(jobs, len(recipes)) if keep else "no clip was written"):
         pipe, loaded = _load_all(jobs[0]), jobs[0].request.loras
+        loading = time.monotonic() - started
         for index, job in enumerate(jobs, start=1):
             with _sole_maker(job):
                 _announce(job, keep)
@@ -257,6 +261,7 @@ def _run_jobs(jobs: Sequence[Job], *, profile: bool, keep: bool = True) -> list[
                 with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
                     recipe, timings = _make_clip(pipe, job, progress)
             recipes.append(recipe)
+            keep_measured(job, timings, loading)
             _report(job, str(job.output) if keep else "stdout", time.monotonic() - started, recipe, timings)
             if profile:
                 _print_timings(timings)

@@ -22,6 +22,7 @@ from videodit.cli import results
 from videodit.cli.boundary import EXIT_CODES, exit_code_of, run
 from videodit.cli.calibrate import calibrate
 from videodit.cli.common import note, quiet_torchao
+from videodit.cli.config import app as config
 from videodit.cli.convert import convert
 from videodit.cli.data import app as data
 from videodit.cli.doctor import doctor
@@ -32,6 +33,7 @@ from videodit.cli.flags import Limit
 from videodit.cli.generate import generate
 from videodit.cli.info import info
 from videodit.cli.remake import remake
+from videodit.cli.remote_jobs import app as jobs
 from videodit.cli.result_flags import Json, Quiet, with_result_flags
 from videodit.cli.serve import serve
 from videodit.cli.toybox import toybox
@@ -49,7 +51,6 @@ app = typer.Typer(
     cls=Group,
     help="Video diffusion transformers: make clips from sentences.",
     invoke_without_command=True,
-    add_completion=False,
     epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
 )
@@ -59,6 +60,8 @@ app.command(cls=Command)(with_result_flags(named_as_typed(remake), files=True))
 for _command in (info, convert, families, toybox, calibrate, doctor, serve):
     app.command(cls=Command)(with_result_flags(named_as_typed(_command)))
 app.add_typer(data)
+app.add_typer(config)
+app.add_typer(jobs)
 
 
 @dataclass

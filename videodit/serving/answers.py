@@ -40,6 +40,7 @@ def as_video(job: Job, state: ServerState) -> JsonObject:
         "step": job.step,
         "steps": job.steps,
         "seconds_left": job.seconds_left,
+        "preview": job.preview,
         "queue_position": state.store.queue_position(job),
         "paused": job.paused,
         "cancelling": job.cancel is not None and job.state == "in_progress",

@@ -10,10 +10,11 @@ from fastapi import FastAPI, Response
 
 import videodit
 from videodit.files import FolderLock
-from videodit.serving import catalogue, content, recipes, videos
+from videodit.serving import actions, catalogue, content, events, recipes, videos
 from videodit.serving.config import ServerConfig
 from videodit.serving.errors import answer_errors
 from videodit.serving.folder import DataFolder
+from videodit.serving.metrics import CONTENT_TYPE, exposition, make_registry
 from videodit.serving.state import ServerState
 from videodit.serving.store import JobStore
 from videodit.serving.supervisor import Supervisor
@@ -34,6 +35,8 @@ def create_app(config: ServerConfig, *, workers: bool = True) -> FastAPI:
             data.prepare()
             with contextlib.closing(JobStore(data.jobs_file)) as store:
                 app.state.server = ServerState(config, data, store)
+                hub = app.state.server.hub
+                app.state.registry = make_registry(app.state.server)
                 store.put_back_all()
                 supervisor = Supervisor(config, data)
                 if workers:
@@ -42,12 +45,13 @@ def create_app(config: ServerConfig, *, workers: bool = True) -> FastAPI:
                 try:
                     yield
                 finally:
+                    await hub.close()
                     if workers:
                         supervisor.stop()
 
     app = FastAPI(title="videodit", version=videodit.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     answer_errors(app)
-    for router in (videos.router, content.router, catalogue.router, recipes.router):
+    for router in (videos.router, content.router, actions.router, events.router, catalogue.router, recipes.router):
         app.include_router(router)
 
     @app.get("/health")
@@ -62,5 +66,10 @@ def create_app(config: ServerConfig, *, workers: bool = True) -> FastAPI:
         missing = [name for name in config.models if name not in known]
         response.status_code = 503 if missing else 200
         return {"ready": not missing, "missing": missing}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(exposition(app.state.registry), media_type=CONTENT_TYPE)
 
     return app

@@ -11,6 +11,7 @@ from videodit.serving.cards import Card
 from videodit.serving.config import ServerConfig
 from videodit.serving.errors import APIError
 from videodit.serving.folder import DataFolder
+from videodit.serving.hub import Hub
 from videodit.serving.store import JobStore
 
 
@@ -25,6 +26,7 @@ class ServerState:
 
     def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore) -> None:
         self.config, self.data, self.store = config, data, store
+        self.hub = Hub(store)
         self._cards: dict[str, Card] = {}
 
     def card(self, name: str | None) -> Card:

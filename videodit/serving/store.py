@@ -346,6 +346,76 @@ class JobStore:
             job.position,
         )
 
+    def queue_positions(self, owner: str) -> dict[str, int]:
+        """The same of all jobs of an owner that wait, by id."""
+        rows = self._db.execute(
+            "SELECT id, place FROM (SELECT id, owner, paused, row_number() OVER (ORDER BY paused, position) AS place "
+            "FROM jobs WHERE state = 'queued' AND deleted IS NULL) WHERE owner = ? AND paused = 0 ORDER BY place",
+            (owner,),
+        )
+        return {row["id"]: row["place"] for row in rows}
+
+    def unfinished(self, owner: str) -> list[Job]:
+        """Jobs of an owner that wait or run, in the order of the queue."""
+        rows = self._db.execute(
+            "SELECT * FROM jobs WHERE owner = ? AND state IN ('queued', 'in_progress') AND deleted IS NULL "
+            "ORDER BY state = 'queued', position",
+            (owner,),
+        )
+        return [_unpacked(row) for row in rows]
+
+    def oldest_queued(self) -> float | None:
+        """When the job was asked for that has waited longest."""
+        (created,) = self._db.execute(
+            "SELECT min(created) FROM jobs WHERE state = 'queued' AND paused = 0 AND deleted IS NULL"
+        ).fetchone()
+        return None if created is None else float(created)
+
+    def replan(self, id: str, new: Job) -> bool:
+        """Give a job that waits the request of another one, and what was planned of it.
+
+        Returns:
+            Whether it still waited.
+        """
+        names = ("model", "request", "extra", "settings", "notices")
+        with self._transaction():
+            changed = self._change(
+                ", ".join(f"{name} = ?" for name in names),
+                "id = ? AND state = 'queued' AND deleted IS NULL",
+                (*(_packed(name, getattr(new, name)) for name in names), id),
+            )
+        return changed > 0
+
+    def pause(self, id: str, paused: bool) -> bool:
+        """Have a job that waits be passed over, or not any more. Returns whether it still waited."""
+        with self._transaction():
+            changed = self._change("paused = ?", "id = ? AND state = 'queued' AND deleted IS NULL", (int(paused), id))
+        return changed > 0
+
+    def move(self, id: str, owner: str, before: str | None) -> bool:
+        """Put a job that waits before another one of the same owner, or behind all of theirs.
+
+        The owner's jobs share out the places that they have; those of others stay where they are.
+
+        Returns:
+            Whether both still waited.
+        """
+        with self._transaction():
+            rows = self._db.execute(
+                "SELECT id, position FROM jobs WHERE owner = ? AND state = 'queued' AND deleted IS NULL "
+                "ORDER BY position",
+                (owner,),
+            ).fetchall()
+            ids, places = [row["id"] for row in rows], [row["position"] for row in rows]
+            if id not in ids or before not in (None, *ids):
+                return False
+            if before != id:
+                ids.remove(id)
+                ids.insert(len(ids) if before is None else ids.index(before), id)
+            for one, place in zip(ids, places, strict=True):
+                self._change("position = ?", "id = ? AND position <> ?", (place, one, place))
+        return True
+
     def count(self, state: str) -> int:
         """Jobs in a state."""
         return self._count("state = ? AND deleted IS NULL", state)

@@ -1,0 +1,178 @@
+"""`--server` and `videodit jobs`: clips that a server makes, asked for by the commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import LocalServer
+
+from videodit.cli import remote, server_client
+from videodit.cli.main import main
+from videodit.media import probe
+
+URL = "http://127.0.0.1:8000"
+ASK = ["generate", "a red ball bounces on the grass", "--steps", "2", "--frames", "5", "--size", "32x32"]
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalServer]:
+    """A server that works whenever the command waits."""
+    with LocalServer(tmp_path / "data") as server:
+        monkeypatch.setattr(server_client, "_connect", lambda *_, **__: server.client)
+        monkeypatch.setattr(server_client.time, "sleep", lambda _: server.work())
+        monkeypatch.setattr(server_client.Server, "close", lambda _: None)
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        yield server
+
+
+def test_a_server_makes_the_clip_and_the_command_writes_it(
+    server: LocalServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*ASK, "--seed", "7", "-o", "clip.mp4", "--server", URL]) == 0
+    assert "clip.mp4: 32x32, 5 frames at 16 fps" in capsys.readouterr().out
+    info = probe("clip.mp4")
+    assert (info.width, info.height, info.num_frames) == (32, 32, 5)
+    assert main([*ASK, "--seed", "7", "-o", "local.mp4", "--device", "cpu"]) == 0
+    assert Path("clip.mp4").read_bytes() == Path("local.mp4").read_bytes()
+
+
+def test_all_lines_of_a_file_are_queued_before_the_first_is_waited_for(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[int] = []
+
+    def work(_: float) -> None:
+        waiting.append(server.worker.store.count("queued"))
+        server.work()
+
+    monkeypatch.setattr(server_client.time, "sleep", work)
+    Path("many.jsonl").write_text('{"prompt": "a red ball"}\n{"prompt": "a blue cube"}\n')
+    flags = ["--steps", "2", "--size", "32x32", "--seed", "3", "--server", URL]
+    assert main(["generate", "--prompts", "many.jsonl", *flags]) == 0
+    assert waiting[0] == 2
+    assert sorted(path.name for path in Path().glob("*.mp4")) == ["a-blue-cube-4.mp4", "a-red-ball-3.mp4"]
+
+
+def test_a_detached_job_is_listed_and_fetched_later(server: LocalServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ASK, "--detach", "--json", "--server", URL]) == 0
+    id = json.loads(capsys.readouterr().out)["job"]["id"]
+    assert main(["jobs", "list", "--server", URL]) == 0
+    assert f"{id}  queued" in capsys.readouterr().out
+    assert main(["jobs", "download", id, "-o", "x.mp4", "--server", URL]) == 0
+    assert probe("x.mp4").num_frames == 5
+    assert main(["jobs", "delete", id, "--server", URL]) == 0
+    assert main(["jobs", "show", id, "--server", URL]) == 2
+    assert "there is no video" in capsys.readouterr().err
+
+
+def test_ctrl_c_cancels_the_job(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server_client.time, "sleep", stop)
+    assert main([*ASK, "--server", URL]) == 130
+    (job,) = server.client.get("/v1/videos").json()["data"]
+    assert job["error"]["code"] == "cancelled"
+    assert f"the server was asked to cancel {job['id']}" in capsys.readouterr().err
+
+
+def test_a_job_that_failed_leaves_no_file(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("videodit.serving.worker.make", fail)
+    assert main([*ASK, "-o", "clip.mp4", "--server", URL]) == 5
+    assert "the server could not make video_" in capsys.readouterr().err
+    assert not Path("clip.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--device", "cpu"], "--device is about this machine, and --server makes the clip on another"),
+        (["--dtype", "float32"], "--dtype is about this machine"),
+        (["--lora", "loras/x.safetensors:0.5"], "--lora is 'loras/x.safetensors:0.5', a file of this machine"),
+        (["-m", "./"], "--model is './', a folder of this machine"),
+        (["-o", "-"], "-o - does not go together with --server"),
+        (["-o", "x-%04d.png"], "with --server it must end in .mp4, .gif, .webp"),
+        (["--steps", "0"], "the server refuses it: "),
+        (["-m", "other"], "there is no model 'other'; legal are mini"),
+    ],
+)
+def test_what_a_server_cannot_do_is_refused_by_the_flags_name(
+    server: LocalServer, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert main([*ASK, *flags, "--server", URL]) == 2
+    assert message in capsys.readouterr().err
+    assert not server.client.get("/v1/videos").json()["data"]
+
+
+def test_weights_and_loras_in_prompts_stay_here(server: LocalServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "a (red:1.3) ball", "--server", URL]) == 2
+    assert "weights of words, as in (word:1.2), are not sent to a server" in capsys.readouterr().err
+    assert main(["generate", "a {red|red} ball", "--detach", "--server", URL]) == 0
+    assert server.client.get("/v1/videos").json()["data"][0]["prompt"] == "a red ball"
+
+
+@pytest.mark.parametrize("url", ["foo", "ftp://x", "http://", "http://name:secret@localhost"])
+def test_an_address_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], url: str) -> None:
+    assert main([*ASK, "--server", url]) == 2
+    message = capsys.readouterr().err
+    assert "--server" in message
+    assert "secret" not in message
+
+
+def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ASK, "--server", "http://127.0.0.1:9"]) == 5
+    assert "cannot reach --server http://127.0.0.1:9" in capsys.readouterr().err
+
+
+def test_detach_is_for_a_server(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ASK, "--detach"]) == 2
+    assert "--detach is for --server" in capsys.readouterr().err
+
+
+def test_all_of_a_request_is_sent(tmp_path: Path) -> None:
+    from videodit.pipelines.conditions import Edit, Frames, Region
+    from videodit.pipelines.request import LoRARequest, Request
+    from videodit.pipelines.storyboard import Storyboard
+    from videodit.serving.requests import CreateVideo
+
+    class Uploads:
+        def upload(self, path: Path) -> str:
+            return f"upload_{path.stem}"
+
+    request = Request(
+        prompt=Storyboard(((0.0, "a"), (1.0, "b"))),
+        negative_prompt="c",
+        seed=3,
+        height=64,
+        width=96,
+        num_frames=9,
+        fps=12.0,
+        num_inference_steps=7,
+        guidance_scale=4.0,
+        guidance_scale_2=2.0,
+        image=Path("one.png"),
+        last_image=Path("two.png"),
+        conditions=(Frames(Path("f.png"), 4, 0.5), Region(Path("m.png"), Path("c.mp4")), Edit(Path("e.mp4"), 0.3)),
+        fit="pad",
+        model="m",
+        loras=(LoRARequest("x", 0.5),),
+        acceleration="fast",
+    )
+    sent: Any = remote.body_of(request, Uploads())  # type: ignore[arg-type]
+    read = CreateVideo.model_validate(json.loads(json.dumps(sent))).as_request("m").to_json()
+    expected = request.to_json()
+    media = {"image": "upload_one", "last_image": "upload_two", "conditions": read["conditions"]}
+    assert read == expected | media
+    assert [one.get("content", one.get("clip")) for one in read["conditions"]] == ["upload_f", "upload_c", "upload_e"]

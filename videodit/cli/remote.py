@@ -1,0 +1,215 @@
+"""`--server URL`: the same commands, with the clip made by a server.
+
+Files are sent, the clip is fetched into the same output, and Ctrl-C cancels the job. The key, where the server wants
+one, is in the environment variable ``VIDEODIT_API_KEY``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from videodit.cli import results
+from videodit.cli.common import count_of, file_size, note, print_rows, printable
+from videodit.cli.flags import ClipFlags
+from videodit.cli.orders import Order
+from videodit.cli.output_files import check_output
+from videodit.cli.progress import show_progress
+from videodit.cli.server_client import FORMATS, Server
+from videodit.cli.stopping import when_stopped
+from videodit.cli.typed_names import as_typed, naming
+from videodit.errors import InputError, RemoteError
+from videodit.json_types import JsonObject
+from videodit.pipelines.conditions import Edit, Frames, Region
+from videodit.pipelines.prompt_expansion import expand_request
+from videodit.pipelines.request import Request
+from videodit.pipelines.storyboard import Storyboard
+
+_LOCAL = {
+    "device": "--device",
+    "dtype": "--dtype",
+    "limit": "--limit",
+    "lora_folder": "--lora-folder",
+    "profile": "--profile",
+}
+
+
+def check_flags(flags: ClipFlags, given: Mapping[str, object] | None = None) -> None:
+    """See that nothing is asked for that only this machine could do.
+
+    Args:
+        flags: of the command.
+        given: other flags that a server cannot heed, by name, with their values.
+
+    Raises:
+        InputError: naming the flag.
+    """
+    for name, flag in _LOCAL.items():
+        if getattr(flags, name):
+            raise InputError(f"{flag} is about this machine, and --server makes the clip on another; leave {flag} out")
+    for flag, value in (given or {}).items():
+        if value:
+            raise InputError(f"{flag} does not go together with --server")
+    if os.path.exists(flags.model) and ("/" in flags.model or "\\" in flags.model):
+        raise InputError(
+            f"--model is {flags.model!r}, a folder of this machine; with --server it must be a name that the server "
+            "knows (`videodit jobs models`)"
+        )
+    for text in flags.lora or ():
+        if "/" in text or "\\" in text or os.path.exists(text.rpartition(":")[0] or text):
+            raise InputError(
+                f"--lora is {text!r}, a file of this machine; with --server it must be a name that the server knows "
+                "(`videodit jobs loras`)"
+            )
+
+
+def body_of(request: Request, server: Server | None) -> JsonObject:
+    """A request as a server takes it; its files are sent, or left out where there is no server to take them.
+
+    Raises:
+        InputError: what a server cannot be asked for.
+    """
+    loras = request.loras
+    request, notices = expand_request(request)
+    for notice in notices:
+        note(notice)
+    if request.loras != loras:
+        raise InputError("the prompt calls a LoRA, and with --server LoRAs are called by --lora NAME:WEIGHT alone")
+    if request.has_weights:
+        raise InputError("weights of words, as in (word:1.2), are not sent to a server; leave them out")
+    scenes = [list(scene) for scene in request.prompt.scenes] if isinstance(request.prompt, Storyboard) else None
+    body: JsonObject = {
+        "prompt": request.prompt if scenes is None else None,
+        "storyboard": [list(scene) for scene in request.prompt.scenes]
+        if isinstance(request.prompt, Storyboard)
+        else None,
+        "negative_prompt": request.negative_prompt,
+        "model": request.model,
+        "seconds": request.seconds,
+        "num_frames": request.num_frames,
+        "fps": request.fps,
+        "size": None if request.width is None else f"{request.width}x{request.height}",
+        "seed": request.seed,
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "guidance_scale_2": request.guidance_scale_2,
+        "lora": [{"name": one.source, "weight": 1.0 if one.weight is None else one.weight} for one in loras] or None,
+        "accelerate": request.acceleration,
+        "fit": request.fit if request.fit != "crop" else None,
+        "loop": request.loop or None,
+    }
+    if server is None:
+        return {name: value for name, value in body.items() if value is not None}
+    for field, medium in (("input_reference", request.image), ("last_reference", request.last_image)):
+        if medium is not None:
+            body[field] = {"id": server.upload(Path(medium))}
+    if request.conditions:
+        body["conditions"] = [_condition(one, server) for one in request.conditions]
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _condition(condition: Frames | Region | Edit, server: Server) -> JsonObject:
+    kind = {Frames: "frames", Region: "region", Edit: "edit"}[type(condition)]
+    values: JsonObject = {"kind": kind}
+    for name, value in vars(condition).items():
+        values[name] = {"id": server.upload(Path(value))} if name in ("content", "clip", "mask") else value
+    return values
+
+
+def run_remote(
+    orders: Sequence[Order], flags: ClipFlags, *, path: str = "/v1/videos", extra: JsonObject | None = None
+) -> None:
+    """Have a server make the clips of orders, one after the other, and fetch them.
+
+    Args:
+        orders: what to make.
+        flags: of the command, among them the server.
+        path: of the API.
+        extra: fields beside those of the requests.
+
+    Raises:
+        InputError: an output that cannot be written, or what the server refuses.
+        RemoteError: the server failed or cannot be reached.
+    """
+    assert flags.server is not None
+    for order in orders:
+        _check_place(order)
+    with contextlib.closing(Server(flags.server)) as server:
+        if flags.dry_run:
+            for order in orders:
+                with naming(order.keys):
+                    _describe(
+                        server.call("POST", "/v1/videos/plan", json=body_of(order.request, server) | (extra or {}))
+                    )
+            return
+        jobs = []
+        for order in orders:  # all are taken before the first is waited for
+            with naming(order.keys):
+                body = body_of(order.request, server) | (extra or {})
+                key = secrets.token_hex(16)  # a request that is sent again makes no second clip
+                jobs.append(server.call("POST", path, json=body, headers={"Idempotency-Key": key}))
+            for notice in jobs[-1]["notices"]:
+                note(printable(as_typed(notice)))
+        for order, job in zip(orders, jobs, strict=True):
+            if flags.detach:
+                results.emit("job", job=job)
+                print(f"{job['id']}: seed {job['seed']}")
+                note(f"`videodit jobs download {job['id']} -o {order.output}` fetches the clip")
+            else:
+                _fetch(server, order, job, [one["id"] for one in jobs])
+
+
+def _check_place(order: Order) -> None:
+    if order.output == results.STDOUT:
+        raise InputError("-o - does not go together with --server; name a file")
+    if order.output.suffix.lower() not in FORMATS:
+        raise InputError(f"--output is {str(order.output)!r}; with --server it must end in {', '.join(FORMATS)}")
+    check_output(order.output, inputs=order.inputs, overwrite=order.overwrite)
+
+
+def _fetch(server: Server, order: Order, job: JsonObject, all_ids: Sequence[str]) -> None:
+    started = time.monotonic()
+    note(f"seed {job['seed']}; the server calls the clip {job['id']}")
+    with _cancelled_by_stop(server, all_ids), show_progress() as progress:
+        job = server.wait(job["id"], progress)
+        if job["status"] == "failed":
+            error = job["error"] or {}
+            message = printable(str(error.get("message")))
+            kind = InputError if error.get("code") in ("InputError", "ModelError") else RemoteError
+            raise kind(f"the server could not make {job['id']}: {message}")
+        progress.stage("fetching the clip")
+        server.download(job["id"], order.output)
+    seconds = time.monotonic() - started
+    size = order.output.stat().st_size
+    settings = job["settings"]
+    results.current().made.append((order.output, job["seed"]))
+    results.emit("clip", output=order.output, files=[order.output], bytes=size, seconds_taken=seconds, job=job)
+    print(
+        f"{printable(str(order.output))}: {job['size']}, {count_of(settings['num_frames'], 'frame')} at "
+        f"{settings['fps']:g} fps, {file_size(size)}, seed {job['seed']}, made in {seconds:.1f} s",
+        flush=True,
+    )
+
+
+@contextlib.contextmanager
+def _cancelled_by_stop(server: Server, ids: Sequence[str]) -> Iterator[None]:
+    """Ctrl-C in the block cancels the jobs that are not finished."""
+
+    def cancel() -> str:
+        for id in ids:
+            with contextlib.suppress(InputError, RemoteError):
+                server.call("POST", f"/v1/videos/{id}/cancel")
+        return f"the server was asked to cancel {', '.join(ids)}"
+
+    with when_stopped(cancel):
+        yield
+
+
+def _describe(planned: JsonObject) -> None:
+    results.emit("plan", plan=planned)
+    rows = [(name, value) for name, value in (planned.get("settings") or {}).items() if value is not None]
+    print_rows([*rows, *(("notice", printable(notice)) for notice in planned.get("notices") or [])])

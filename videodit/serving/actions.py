@@ -1,0 +1,86 @@
+"""What a user does with jobs that wait: change, move, pause and repeat them."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict
+
+from videodit.serving.bodies import read_body
+from videodit.serving.errors import APIError, not_found
+from videodit.serving.records import Job
+from videodit.serving.videos import Owner, State, add_job, as_video, find_job, new_job
+
+router = APIRouter(prefix="/v1")
+MOST_COPIES = 64
+
+
+class Move(BaseModel):
+    """Where a job goes: before another one, or behind all others of the same key."""
+
+    model_config = ConfigDict(extra="forbid")
+    before: str | None = None
+
+
+def _no_longer_waits(job: Job) -> APIError:
+    return APIError(409, f"video {job.id} is not queued any more: it is {job.state}", code="not_queued")
+
+
+@router.patch("/videos/{id}")
+async def change(id: str, request: Request, state: State, owner: Owner) -> Any:
+    """Change a clip that waits: the fields that are sent take the place of those of its request."""
+    job = find_job(id, owner, state)
+    body = await read_body(request, state, owner)
+    new = new_job(job.extra.get("body", {}) | body, state, owner, kind=job.kind, parent=job.parent)
+    changed = state.store.replan(job.id, new)
+    job = find_job(id, owner, state)
+    if not changed:
+        raise _no_longer_waits(job)
+    return as_video(job, state)
+
+
+@router.post("/videos/{id}/copy")
+async def copy(id: str, state: State, owner: Owner, count: Annotated[int, Query(ge=1, le=MOST_COPIES)] = 1) -> Any:
+    """Ask for a clip again, with other seeds."""
+    job = find_job(id, owner, state)
+    body = job.extra.get("body", {})
+    made = []
+    for _ in range(count):
+        seeded = body | {"seed": secrets.randbelow(2**31)}
+        made.append(add_job(new_job(seeded, state, owner, kind=job.kind, parent=job.parent), state))
+    return {"object": "list", "data": [as_video(one, state) for one in made]}
+
+
+@router.post("/videos/{id}/move")
+async def move(id: str, to: Move, state: State, owner: Owner) -> Any:
+    """Make a clip that waits come earlier or later, among the own ones."""
+    job = find_job(id, owner, state)
+    if to.before is not None:
+        find_job(to.before, owner, state)
+    if not state.store.move(job.id, owner, to.before):
+        raise _no_longer_waits(find_job(id, owner, state))
+    return as_video(find_job(id, owner, state), state)
+
+
+@router.post("/videos/{id}/pause")
+async def pause(id: str, state: State, owner: Owner) -> Any:
+    """Have a clip that waits be passed over until it is resumed."""
+    return _pause(id, state, owner, paused=True)
+
+
+@router.post("/videos/{id}/resume")
+async def resume(id: str, state: State, owner: Owner) -> Any:
+    """Undo a pause."""
+    return _pause(id, state, owner, paused=False)
+
+
+def _pause(id: str, state: State, owner: str, *, paused: bool) -> Any:
+    job = find_job(id, owner, state)
+    if not state.store.pause(job.id, paused):
+        raise _no_longer_waits(find_job(id, owner, state))
+    job = state.store.get(job.id, owner)
+    if job is None:
+        raise not_found(f"video {id!r}")
+    return as_video(job, state)
