@@ -10,6 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from videodit.serving.database import StoreUnavailable
+
 logger = logging.getLogger("videodit.serving.errors")
 
 
@@ -56,7 +58,8 @@ def answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(APIError, answer_error)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
-    app.add_exception_handler(sqlite3.OperationalError, _answer_busy)
+    for error in (StoreUnavailable, sqlite3.OperationalError):
+        app.add_exception_handler(error, _answer_busy)
     app.add_exception_handler(Exception, _answer_crash)
 
 
