@@ -39,6 +39,8 @@ class LatentChunks:
         self._parts, self.clips, self._made = iter(parts), clips, list[Tensor]()
         self.seconds = 0.0
         """How long it took to make them."""
+        self.ends_on: tuple[type[Exception], ...] = ()
+        """What may be raised while a part is made and ends the clips with the parts before, if there are any."""
 
     def __iter__(self) -> Iterator[Tensor]:
         index = 0
@@ -48,7 +50,12 @@ class LatentChunks:
 
     def _make(self) -> bool:
         started = time.perf_counter()
-        part = next(self._parts, None)
+        try:
+            part = next(self._parts, None)
+        except self.ends_on:
+            if not self._made:
+                raise
+            part = None
         self.seconds += time.perf_counter() - started
         if part is not None:
             self._made.append(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 from fastapi.testclient import TestClient
 
@@ -63,6 +65,49 @@ class LocalServer:
         assert answer.status_code == 200, answer.text
         job: dict[str, Any] = answer.json()
         return job
+
+    def send(self, path: str, *chunks: bytes, stalls: bool = False, **headers: str) -> tuple[int, Any, int]:
+        """A POST whose body comes in pieces, of a length that is not told.
+
+        Args:
+            path: to post to.
+            chunks: of the body.
+            stalls: the end never comes.
+            headers: with ``_`` for ``-``.
+
+        Returns:
+            The status, the answer from JSON, and how many chunks were read.
+        """
+        left, sent = list(chunks), list[Any]()
+
+        async def receive() -> dict[str, Any]:
+            if not left and stalls:
+                await anyio.sleep_forever()
+            body = left.pop(0) if left else b""
+            return {"type": "http.request", "body": body, "more_body": stalls or bool(left)}
+
+        async def note(message: Any) -> None:
+            sent.append(message)
+
+        told = {"host": "127.0.0.1:8000", "transfer-encoding": "chunked"}
+        told |= {name.replace("_", "-"): value for name, value in headers.items()}
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(name.encode(), value.encode()) for name, value in told.items()],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 8000),
+        }
+        assert self.client.portal is not None
+        self.client.portal.call(self.app, scope, receive, note)
+        body = b"".join(one.get("body", b"") for one in sent[1:])
+        return sent[0]["status"], json.loads(body), len(chunks) - len(left)
 
     def work(self) -> bool:
         """Make the job that is first, if there is one."""

@@ -73,12 +73,12 @@ def test_workers_make_previews_only_while_somebody_looks(server: LocalServer) ->
     from videodit.serving.records import Claim
 
     server.create()
-    job = server.worker.store.claim("w", ["mini"], lease=9)
+    job = server.worker.store.claim("w", ["mini"])
     assert job is not None
     claim = Claim(job.id, "w", 1)
-    assert not server.worker.store.beat(claim, lease=9).watched
+    assert not server.worker.store.beat(claim).watched
     read_events(server, 2)
-    assert server.worker.store.beat(claim, lease=9).watched
+    assert server.worker.store.beat(claim).watched
 
 
 def test_jobs_that_wait_are_moved_paused_and_changed(server: LocalServer) -> None:

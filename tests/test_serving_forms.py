@@ -23,12 +23,16 @@ FILE = {"id": "upload_0"}
             [("lora[][name]", "a"), ("lora[][weight]", "2"), ("lora[][name]", "b"), ("lora[][weight]", "3")],
             {"lora": [{"name": "a", "weight": "2"}, {"name": "b", "weight": "3"}]},
         ),
+        (  # as OpenAI's SDK sends it
+            [("lora[][name]", "a"), ("lora[][name]", "b"), ("lora[][weight]", "2"), ("lora[][weight]", "3")],
+            {"lora": [{"name": "a", "weight": "2"}, {"name": "b", "weight": "3"}]},
+        ),
         ([("lora[][name]", "a"), ("lora[][name]", "b")], {"lora": [{"name": "a"}, {"name": "b"}]}),
         ([("lora[1][name]", "b"), ("lora[0][name]", "a")], {"lora": [{"name": "a"}, {"name": "b"}]}),
         ([("video[id]", "x"), ("video[more][at]", "1")], {"video": {"id": "x", "more": {"at": "1"}}}),
         ([("input_reference", FILE)], {"input_reference": FILE}),
         (
-            [("conditions[][content]", FILE), ("conditions[][at]", "4"), ("conditions[][content]", FILE)],
+            [("conditions[0][content]", FILE), ("conditions[0][at]", "4"), ("conditions[1][content]", FILE)],
             {"conditions": [{"content": FILE, "at": "4"}, {"content": FILE}]},
         ),
         (
@@ -48,6 +52,11 @@ def test_brackets_are_nested_values(pairs: list[tuple[str, Any]], values: dict[s
     ("pairs", "message"),
     [
         ([("prompt", "a"), ("prompt", "b")], "'prompt' twice"),
+        ([("a[][n]", "1"), ("a[][n]", "2"), ("a[][w]", "1")], "do not have the same fields"),
+        ([("s[][]", "0"), ("s[][]", "a")], "list of lists"),
+        ([("a[0]", "1"), ("a[]", "2")], "with other brackets"),
+        ([("a[]", "1"), ("a[1]", "2")], "with other brackets"),
+        ([("a[x]", "1"), ("a[1]", "2")], "with other brackets"),
         ([("lora", "[]"), ("lora[][name]", "a")], "with other brackets"),
         ([("lora[][name]", "a"), ("lora", "[]")], "twice"),
         ([("lora[][name]", "a"), ("lora[name]", "a")], "with other brackets"),
@@ -58,7 +67,6 @@ def test_brackets_are_nested_values(pairs: list[tuple[str, Any]], values: dict[s
         ([("[a]", "1")], "names are like"),
         ([("", "1")], "names are like"),
         ([("a" + "[x]" * 7, "1")], "names are like"),
-        ([("a[1234567]", "1")], "with other brackets"),
         ([(f"a{i}", "1") for i in range(MOST_PARTS + 1)], "at most"),
     ],
 )

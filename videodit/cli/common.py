@@ -6,7 +6,6 @@ file name as it is.
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 import unicodedata
@@ -14,6 +13,8 @@ from collections.abc import Iterable
 
 from videodit.cli import results
 from videodit.errors import InputError
+from videodit.quiet import quiet_libraries as quiet_libraries  # commands say here what they print
+from videodit.quiet import quiet_torchao as quiet_torchao
 
 _SLUG_LENGTH = 48
 _SIZE = re.compile(r"([0-9]{1,9})[x×]([0-9]{1,9})")
@@ -96,25 +97,6 @@ def note(message: str) -> None:
     if results.current().quiet:
         return
     print(f"note: {as_message(message)}", file=sys.stderr)
-
-
-def quiet_torchao() -> None:
-    """Keep torchao from telling, when diffusers imports it, of every kernel that was built for another machine.
-
-    Whoever calls this has not imported diffusers yet.
-    """
-    for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def quiet_libraries() -> None:
-    """Keep the bars and hints of diffusers and transformers out of a command's output."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
 
 
 def print_rows(rows: Iterable[tuple[str, object]], *, indent: int = 0) -> None:

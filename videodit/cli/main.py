@@ -35,7 +35,7 @@ from videodit.cli.info import info
 from videodit.cli.remake import remake
 from videodit.cli.remote_jobs import app as jobs
 from videodit.cli.result_flags import Json, Quiet, with_result_flags
-from videodit.cli.serve import serve
+from videodit.cli.serve import app as serve
 from videodit.cli.toybox import toybox
 from videodit.cli.train import train
 from videodit.cli.typed_names import named_as_typed
@@ -58,10 +58,11 @@ app = typer.Typer(
 for _command in (generate, edit, extend, connect):
     app.command(cls=Command)(with_result_flags(named_as_typed(_command), files=True, takes=True))
 app.command(cls=Command)(with_result_flags(named_as_typed(remake), files=True))
-for _command in (info, convert, families, train, toybox, calibrate, doctor, serve):
+for _command in (info, convert, families, train, toybox, calibrate, doctor):
     app.command(cls=Command)(with_result_flags(named_as_typed(_command)))
 app.add_typer(data)
 app.add_typer(config)
+app.add_typer(serve)
 app.add_typer(jobs)
 
 

@@ -1,21 +1,44 @@
-"""`videodit serve`: the server on this machine."""
+"""`videodit serve`: the server on this machine, and the keys that open it."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videodit.cli.common import note
+from videodit.cli import results
+from videodit.cli.common import note, print_rows
+from videodit.cli.flags import integer
+from videodit.cli.result_flags import with_result_flags
+from videodit.cli.typed_names import named_as_typed
+from videodit.cli.typer_commands import Command, Group
 from videodit.errors import InputError
+from videodit.limits import current_limits
 from videodit.user_folders import data_folder
+
+if TYPE_CHECKING:
+    from videodit.serving.config import ServerConfig
+    from videodit.serving.keys import KeyRing
+
+Data = Annotated[Path | None, typer.Option(help="Where jobs, clips and keys are kept.")]
+Name = Annotated[str, typer.Argument(help="Of the key's user; jobs belong to this name.")]
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on. Others than this machine's own need a key.")] = (
+        "127.0.0.1"
+    ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name that clients know the server by, such as a proxy's. Repeatable."),
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option("--model", "-m", metavar="[NAME=]MODEL", help="A model that may be used. Repeatable."),
@@ -27,33 +50,154 @@ def serve(
         list[str] | None, typer.Option(help="A worker for each: cpu, cuda:0, cuda:1 … Repeatable.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Where jobs and clips are kept.")] = None,
+    data: Data = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NUMBER",
+            help="How much requests may ask for, such as queue=20 or clip_seconds=60. Repeatable; docs/serving.md has "
+            "all names.",
+        ),
+    ] = None,
+    default: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What requests that say nothing get, such as steps=12. Repeatable."),
+    ] = None,
+    prompt_syntax: Annotated[
+        bool, typer.Option("--prompt-syntax", help="Read prompts in the syntax of docs/prompts.md.")
+    ] = False,
 ) -> None:
     """Make clips for others: a queue, workers, and the /v1/videos API."""
-    try:
+    if context.invoked_subcommand is not None:
+        if data is not None:
+            raise InputError("--data of `videodit serve keys` stands at the end: `videodit serve keys list --data …`")
+        return
+    with _needs_extra():
         import uvicorn
 
         from videodit.serving.app import create_app
-        from videodit.serving.config import ServerConfig
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "videodit":
-            raise
-        raise InputError(f'the server needs {error.name}: pip install "videodit[serve]"') from None
+        from videodit.serving.config import ServerConfig, ServerLimits, raised_limits
+        from videodit.serving.lifetime import held_folder
+        from videodit.serving.protocol import timed_protocol
+        from videodit.serving.requests import read_defaults
+    limits, media = raised_limits(ServerLimits(), current_limits(), limit or [])
     config = ServerConfig(
-        data=(data or data_folder() / "server").absolute(),
+        data=_folder(data),
         host=host,
         port=port,
+        names=tuple(allow_host or []),
         models=_named(model or ["mini"]),
         loras=_named(lora or []),
         devices=tuple(device or [None]),
         dtype=dtype,
+        defaults=read_defaults(default or []),
+        prompt_syntax=prompt_syntax,
+        limits=limits,
+        media=media,
     )
-    listener = _listen(host, port)
-    address = f"[{host}]" if ":" in host else host
-    note(f"jobs and clips are kept in {str(config.data)!r}")
-    note(f"listening on http://{address}:{listener.getsockname()[1]}")
-    settings = uvicorn.Config(create_app(config), log_level="warning", timeout_graceful_shutdown=5)
-    uvicorn.Server(settings).run(sockets=[listener])
+    if not config.is_local:
+        _check_has_key(config)
+    with held_folder(config, note) as folder:
+        listener = _listen(host, port)
+        address = f"[{host}]" if ":" in host else host
+        note(f"jobs and clips are kept in {str(config.data)!r}")
+        note(f"listening on http://{address}:{listener.getsockname()[1]}")
+        settings = uvicorn.Config(
+            create_app(config, data=folder),
+            http=timed_protocol(limits.header_seconds),
+            ws="none",
+            limit_concurrency=limits.connections,
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+        uvicorn.Server(settings).run(sockets=[listener])
+
+
+def add(
+    name: Name,
+    concurrency: Annotated[
+        int | None, typer.Option(parser=integer, metavar="N", help="Jobs of it that may wait or run.")
+    ] = None,
+    data: Data = None,
+) -> None:
+    """Make a key, and print it: this once, since only its hash is kept."""
+    with _keys(_folder(data)) as keys:
+        key = keys.add(name, concurrency=concurrency)
+    print(key)
+    results.emit("key", name=name, key=key)
+
+
+def list_keys(data: Data = None) -> None:
+    """Show whose keys there are."""
+    with _keys(_folder(data)) as keys:
+        found = keys.list()
+    for key in found:
+        created = time.strftime("%Y-%m-%d", time.localtime(key.created))
+        print_rows([(key.name, created if key.concurrency is None else f"{created}, {key.concurrency} jobs at most")])
+        results.emit("key", name=key.name, created=key.created, concurrency=key.concurrency)
+
+
+def remove(name: Name, data: Data = None) -> None:
+    """Have a key open nothing any more. Its jobs stay."""
+    with _keys(_folder(data)) as keys:
+        if not keys.remove(name):
+            legal = ", ".join(one.name for one in keys.list()) or "none"
+            raise InputError(f"there is no key {name!r}; there are: {legal}")
+        if not keys.list():
+            note("that was the last key: a server that runs lets nobody in until another one is added")
+
+
+_keys_app = typer.Typer(
+    name="keys", cls=Group, help="Keys of users: add, list, remove.", no_args_is_help=True, add_completion=False
+)
+for _name, _command in (("add", add), ("list", list_keys), ("remove", remove)):
+    _keys_app.command(_name, cls=Command)(with_result_flags(named_as_typed(_command)))
+
+app = typer.Typer(name="serve", cls=Group, invoke_without_command=True, add_completion=False)
+app.callback()(with_result_flags(named_as_typed(serve)))
+app.add_typer(_keys_app)
+
+
+@contextlib.contextmanager
+def _needs_extra() -> Iterator[None]:
+    """Says what to install where a module of another package is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "videodit":
+            raise
+        raise InputError(f'the server needs {error.name}: pip install "videodit[serve]"') from None
+
+
+def _folder(data: Path | None) -> Path:
+    return (data or data_folder() / "server").absolute()
+
+
+@contextlib.contextmanager
+def _keys(folder: Path) -> Iterator[KeyRing]:
+    """The keys of a server, which may run meanwhile."""
+    from videodit.serving.folder import DataFolder
+    from videodit.serving.keys import KeyRing
+    from videodit.serving.store import JobStore
+
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.closing(JobStore(DataFolder(folder).jobs_file)) as store:
+        yield KeyRing(store)
+
+
+def _check_has_key(config: ServerConfig) -> None:
+    """See that a server that others can reach has a key.
+
+    Raises:
+        InputError: it has none.
+    """
+    with _keys(config.data) as keys:
+        if keys.is_empty:
+            raise InputError(
+                f"--host {config.host} can be reached from other machines, and there is no key yet; add one with "
+                f"`videodit serve keys add NAME --data '{config.data}'`"
+            )
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -9,50 +9,54 @@ from typing import Any
 from fastapi import FastAPI, Response
 
 import videodit
-from videodit.files import FolderLock
-from videodit.serving import actions, catalogue, content, events, pages, recipes, videos
+from videodit.serving import actions, catalogue, content, events, files, login, pages, recipes, videos
 from videodit.serving.config import ServerConfig
-from videodit.serving.errors import install
+from videodit.serving.errors import answer_errors
 from videodit.serving.folder import DataFolder
+from videodit.serving.gate import Gate
 from videodit.serving.metrics import CONTENT_TYPE, exposition, make_registry
 from videodit.serving.state import ServerState
 from videodit.serving.store import JobStore
-from videodit.serving.supervisor import Supervisor
+from videodit.serving.supervisor import Supervisor, put_back_all
 
 
-def create_app(config: ServerConfig, *, workers: bool = True) -> FastAPI:
+def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers: bool = True) -> FastAPI:
     """The application of a server.
 
     Args:
         config: of the server.
+        data: its folder, if the caller holds it already.
         workers: start workers on this machine.
     """
+    data = DataFolder(config.data) if data is None else data
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        data = DataFolder(config.data)
-        with contextlib.closing(FolderLock(config.data)):
-            data.prepare()
-            with contextlib.closing(JobStore(data.jobs_file)) as store:
-                app.state.server = ServerState(config, data, store)
-                hub = app.state.server.hub
-                app.state.registry = make_registry(app.state.server)
-                store.put_back_all()
-                supervisor = Supervisor(config, data)
+        with data.held(), contextlib.closing(JobStore(data.jobs_file, durable=True)) as store:
+            app.state.server = ServerState(config, data, store)
+            hub = app.state.server.hub
+            app.state.registry = make_registry(app.state.server)
+            put_back_all(store)  # no worker of an earlier server is left
+            store.refuse_others(list(config.models))
+            for name in store.workers():
+                store.set_worker(name, None)
+            supervisor = Supervisor(config, data)
+            if workers:
+                supervisor.start()
+            app.state.supervisor = supervisor
+            try:
+                yield
+            finally:
+                await hub.close()
                 if workers:
-                    supervisor.start()
-                app.state.supervisor = supervisor
-                try:
-                    yield
-                finally:
-                    await hub.close()
-                    if workers:
-                        supervisor.stop()
+                    supervisor.stop()
 
     app = FastAPI(title="videodit", version=videodit.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    install(app)
-    for part in (videos, content, actions, events, catalogue, recipes, pages):
-        app.include_router(part.router)
+    answer_errors(app)
+    app.add_middleware(Gate, config=config)
+    routers = (login, files, videos, content, actions, events, catalogue, recipes, pages)
+    for router in (module.router for module in routers):
+        app.include_router(router)
 
     @app.get("/health")
     async def health() -> Any:
@@ -61,11 +65,17 @@ def create_app(config: ServerConfig, *, workers: bool = True) -> FastAPI:
 
     @app.get("/ready")
     async def ready(response: Response) -> Any:
-        """Jobs are taken: every model is known."""
-        known = app.state.server.store.cards()
+        """Jobs are taken: every model is known, and there is a worker that starts or works.
+
+        Beside that it says what is wrong with models and workers.
+        """
+        store, places = app.state.server.store, app.state.supervisor.report
+        known = store.cards()
         missing = [name for name in config.models if name not in known]
-        response.status_code = 503 if missing else 200
-        return {"ready": not missing, "missing": missing}
+        is_ready = not missing and (not workers or any(place["state"] != "failing" for place in places))
+        response.status_code = 200 if is_ready else 503
+        problems = {name: said for name, said in store.problems().items() if name in config.models}
+        return {"ready": is_ready, "missing": missing, "problems": problems, "workers": places, "full": data.full}
 
     @app.get("/metrics")
     async def metrics() -> Response:

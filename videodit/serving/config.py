@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from videodit.errors import InputError
+from videodit.limits import DEFAULT_LIMITS, Limits
+
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+"""What a browser on the same machine calls it; a page of another name that leads here is an attack."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,24 +25,60 @@ class ServerLimits:
         per_key: jobs of one key that may wait or run.
         pixels: width × height of a clip.
         frames: of a clip.
+        seconds: of a clip.
         steps: of the sampler.
         tokens: that the transformer sees in all forwards of a clip.
-        body_bytes: of one request.
-        quota_bytes: of all files that are kept.
-        keep_seconds: how long files of finished jobs are kept; ``None``: for ever.
+        json_bytes: of a request's body, and of the fields of a form together.
+        body_bytes: of a request with files.
+        form_parts: fields and files of a form.
+        form_files: files among them.
+        body_seconds: in which a request's body must be here.
+        idle_seconds: in which more of it must come.
+        header_seconds: in which a request's headers must be here.
+        connections: open at once.
+        inspections: uploads that are looked at, at once.
+        inspect_seconds: that looking at one may take.
+        inspect_bytes: of memory that looking at one may take.
+        owner_bytes: of all uploads and clips of one key.
+        quota_bytes: of all uploads and clips.
+        keep_seconds: how long files of finished jobs are kept; ``None``, or 0 where it is typed: for ever.
+        bin_seconds: how long clips stay in the bin.
         upload_seconds: how long uploads are kept.
+        failed_logins: of one address, in a quarter of an hour.
+        session_seconds: that a login lasts.
     """
 
     queue: int = 100
     per_key: int = 20
     pixels: int = 2048 * 2048
     frames: int = 2000
+    seconds: int = 300
     steps: int = 200
     tokens: int = 10_000_000_000
+    json_bytes: int = 2_000_000
     body_bytes: int = 200_000_000
+    form_parts: int = 200
+    form_files: int = 16
+    body_seconds: float = 300
+    idle_seconds: float = 20
+    header_seconds: float = 10
+    connections: int = 900
+    inspections: int = 2
+    inspect_seconds: int = 20
+    inspect_bytes: int = 2_000_000_000
+    owner_bytes: int = 20_000_000_000
     quota_bytes: int = 50_000_000_000
     keep_seconds: float | None = 30 * 86_400.0
+    bin_seconds: float = 7 * 86_400.0
     upload_seconds: float = 86_400.0
+    failed_logins: int = 10
+    session_seconds: float = 7 * 86_400.0
+
+    def __post_init__(self) -> None:
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"the limit {one.name} is {value!r}; it must be a whole number of at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +89,13 @@ class ServerConfig:
         data: its folder; see :class:`videodit.serving.folder.DataFolder`.
         host: address to listen on.
         port: to listen on.
+        names: hosts that it is asked for as, beside this machine's own names.
         models: folders or hub ids by name; the first is the default.
         loras: files by name.
         devices: a worker for each; ``None`` is the fastest kind that is here.
         dtype: to compute in; ``None``: what the device is good at.
         limits: see :class:`ServerLimits`.
+        media: what one uploaded file may ask for.
         defaults: of what clients leave out; see :func:`videodit.serving.requests.read_defaults`.
         prompt_syntax: prompts are read in the syntax of :mod:`videodit.prompt_syntax`; else every character is text.
     """
@@ -56,15 +103,56 @@ class ServerConfig:
     data: Path
     host: str = "127.0.0.1"
     port: int = 8000
+    names: tuple[str, ...] = ()
     models: dict[str, str] = field(default_factory=lambda: {"mini": "mini"})
     loras: dict[str, str] = field(default_factory=dict)
     devices: tuple[str | None, ...] = (None,)
     dtype: str | None = None
     limits: ServerLimits = ServerLimits()
+    media: Limits = DEFAULT_LIMITS
     defaults: dict[str, Any] = field(default_factory=dict)
     prompt_syntax: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.loras:
+            if not name.strip() or "." in name or not name.isprintable():
+                raise InputError(
+                    f"a LoRA's name is {name!r}; names are of printable characters without dots: NAME=FILE"
+                )
 
     @property
     def default_model(self) -> str:
         """Of requests that name none."""
         return next(iter(self.models))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach it."""
+        host = self.host.strip("[]").partition("%")[0]
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host.lower() == "localhost"
+
+
+def raised_limits(server: ServerLimits, media: Limits, written: Iterable[str]) -> tuple[ServerLimits, Limits]:
+    """Limits with those changed that ``written`` names, each as ``NAME=NUMBER``.
+
+    Raises:
+        InputError: there is no limit of that name, or its value is not a whole number that is legal.
+    """
+    of_server, of_media = ([one.name for one in dataclasses.fields(kind)] for kind in (ServerLimits, Limits))
+    changes: dict[str, int | None] = {}
+    for text in written:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if equals and name in of_server:
+            try:
+                changes[name] = int(value.replace("_", "")) or (None if name == "keep_seconds" else 0)
+            except ValueError:
+                raise InputError(f"the limit {name} is {value!r}; it must be a whole number") from None
+        elif equals and name in of_media:
+            media = media.replace([text])
+        else:
+            legal = ", ".join([*of_server, *of_media])
+            raise InputError(f"unknown limit {text!r}; write NAME=NUMBER, with a name of {legal}")
+    return dataclasses.replace(server, **changes), media  # type: ignore[arg-type]

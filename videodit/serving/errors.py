@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+
+from videodit.serving.database import StoreUnavailable
+
+logger = logging.getLogger("videodit.serving.errors")
 
 
 class APIError(Exception):
@@ -46,41 +53,48 @@ def not_found(what: str) -> APIError:
     return APIError(404, f"there is no {what}", code="not_found")
 
 
-def install(app: FastAPI) -> None:
-    """Have every error be answered in the one form, whoever raises it."""
+def answer_errors(app: FastAPI) -> None:
+    """Have an application answer all errors in this form."""
     app.add_exception_handler(APIError, answer_error)
-    app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
-    app.add_exception_handler(Exception, _answer_unexpected)
-
-
-_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
-
-
-async def _answer_invalid(_: Request, error: Exception) -> JSONResponse:
-    """A parameter of the address, or a small body, that is wrong."""
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:]) or "body"
-    return APIError(400, f"{place}: {first['msg']}", code="invalid_value", param=place).response
-
-
-async def _answer_http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    message = str(error.detail)
-    if error.status_code == 404:
-        message = f"there is nothing at {request.url.path[:200]!r}"
-    elif error.status_code == 405:
-        message = f"{request.method} cannot be used on {request.url.path[:200]!r}"
-    headers = dict(error.headers) if error.headers else None
-    return APIError(error.status_code, message, code=_CODES.get(error.status_code), headers=headers).response
-
-
-async def _answer_unexpected(_: Request, __: Exception) -> JSONResponse:
-    return APIError(500, "the server ran into an error that its log describes", code="internal_error").response
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    for error in (StoreUnavailable, sqlite3.OperationalError):
+        app.add_exception_handler(error, _answer_busy)
+    app.add_exception_handler(Exception, _answer_crash)
 
 
 async def answer_error(_: Request, error: Exception) -> JSONResponse:
-    """For FastAPI's exception handlers."""
+    """The answer that an :class:`APIError` is."""
     assert isinstance(error, APIError)
     return error.response
+
+
+async def _answer_http(request: Request, error: Exception) -> JSONResponse:
+    """What FastAPI refuses by itself: paths and methods that there are not."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:200]
+    message = {404: f"there is nothing at {path!r}", 405: f"{request.method} is not for {path!r}"}
+    code = {404: "not_found", 405: "wrong_method"}.get(error.status_code)
+    headers = dict(error.headers or {})
+    return APIError(
+        error.status_code, message.get(error.status_code, str(error.detail)), code=code, headers=headers
+    ).response
+
+
+async def _answer_invalid(_: Request, error: Exception) -> JSONResponse:
+    """Parts of an address, or fields, that do not fit."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"][1:])) or str(first["loc"][0])
+    return APIError(400, f"{place}: {first['msg']}", code="invalid_value", param=place).response
+
+
+async def _answer_busy(_: Request, error: Exception) -> JSONResponse:
+    """Nothing can be written down now: the disk is full, or somebody else writes for very long."""
+    logger.error("the store cannot be used: %s", error)
+    return APIError(503, "nothing can be written down now", code="busy", headers={"Retry-After": "5"}).response
+
+
+async def _answer_crash(_: Request, error: Exception) -> JSONResponse:
+    """A mistake of ours: the log has it."""
+    return APIError(500, "the server ran into an error that its log describes", code="internal_error").response

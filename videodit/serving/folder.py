@@ -2,33 +2,74 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
+from videodit.errors import InputError
+from videodit.files import FolderLock, try_to_write
 from videodit.serving.records import is_id
+
+SOURCES = "sources"
+"""Name in a job's folder: the folder of what it starts from, each named by its id."""
+ON_ITS_WAY = 3600.0
+"""Seconds in which a job or an upload whose files are there gets its record."""
 
 
 class DataFolder:
     """Where a server's files are. Names from outside become paths here alone, and only ids do.
 
     Args:
-        path: the folder; made by :meth:`prepare`.
+        path: the folder; made by :meth:`held`.
+
+    Attributes:
+        jobs_file: see :mod:`videodit.serving.database`.
+        spool: what is on its way in.
+        temp: the temp folder of the workers.
+        full: set while what is kept is more than the operator allows, and nothing of it may be removed.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.jobs_file = path / "jobs.sqlite3"
-        self.spool = path / "spool"
+        self.spool, self.temp = path / "spool", path / "temp"
+        self.full = False
+        self._held = False
 
-    def prepare(self) -> None:
-        """Make the folders that are missing, for this user alone, and forget what was on its way in.
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the one server of the folder; make what is missing, for this user alone, and forget what was on its way.
+
+        Blocks may be nested.
 
         Raises:
-            OSError: no right to.
+            InputError: another server has it.
+            OSError: no right to write there.
         """
-        shutil.rmtree(self.spool, ignore_errors=True)
-        for folder in (self.path, self.path / "jobs", self.path / "uploads", self.spool):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._held:
+            yield
+            return
+        try:
+            lock = FolderLock(self.path)
+        except InputError:
+            raise InputError(
+                f"another server keeps its jobs in {str(self.path)!r}; stop it, or choose another folder with --data"
+            ) from None
+        with contextlib.closing(lock):
+            try_to_write(self.path)
+            for passing in (self.spool, self.temp):
+                shutil.rmtree(passing, ignore_errors=True)
+            self.path.chmod(0o700)
+            for folder in (self.path / "jobs", self.path / "uploads", self.spool, self.temp):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
 
     def job(self, id: str) -> Path:
         """The folder of a job's files.
@@ -53,3 +94,38 @@ class DataFolder:
     def remove_job(self, id: str) -> None:
         """Remove all files of a job."""
         shutil.rmtree(self.job(id), ignore_errors=True)
+
+    def clear(self, id: str, needed: Literal["all", "sources", "nothing", "unknown"]) -> None:
+        """Remove those of a job's files that are not needed any more.
+
+        Args:
+            id: of the job.
+            needed: see :data:`videodit.serving.store.Needs`; files of an unknown job may be on their way in.
+        """
+        folder = self.job(id)
+        with contextlib.suppress(OSError):
+            if needed == "nothing" or (needed == "unknown" and time.time() - folder.stat().st_mtime > ON_ITS_WAY):
+                self.remove_job(id)
+            elif needed == "sources":
+                for one in list(folder.iterdir()):
+                    if one.name != SOURCES:
+                        shutil.rmtree(one) if one.is_dir() else one.unlink()
+                folder.rmdir()  # if it is empty
+
+    def jobs(self) -> list[str]:
+        """The ids of the jobs that have files."""
+        return sorted(one.name for one in (self.path / "jobs").iterdir() if is_id(one.name, "video"))
+
+    def uploads(self) -> list[str]:
+        """The ids of the uploads that have files."""
+        return sorted(one.name for one in (self.path / "uploads").iterdir() if is_id(one.name, "upload"))
+
+    @staticmethod
+    def bytes_of(path: Path) -> int:
+        """Of a file, or of all files in a folder."""
+        total = 0
+        with contextlib.suppress(OSError):  # it is on its way out
+            files = path.rglob("*") if path.is_dir() else [path]
+            for file in files:
+                total += file.stat().st_size
+        return total

@@ -1,14 +1,15 @@
 """Fields of a form as the nested values that a JSON body would hold.
 
-OpenAI's SDK writes lists and objects with brackets: ``lora[][name]=a``, ``lora[][weight]=0.5``. In a list without
-numbers a new element begins where a key comes again that the last one has; ``conditions[0][at]`` says the element. JSON
-text in place of brackets stays text here, since only the field's type tells whether it is one; see
-:mod:`videodit.serving.requests`.
+OpenAI's SDK writes lists and objects with brackets: ``lora[][name]=a``, ``lora[][weight]=0.5``. It sends all names of a
+list before all weights, others send element by element; so each field counts for itself, and the elements of a list
+without numbers must have the same fields. ``lora[0][name]`` says the element. JSON text in place of brackets stays text
+here, since only the field's type tells whether it is one; see :mod:`videodit.serving.requests`.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +21,11 @@ Value = str | dict[str, Any]
 
 MOST_PARTS = 1000
 _DEEPEST = 6
+_UNNUMBERED, _WAY = "[", "way"  # before a number that nobody sent (no name has it); where a list keeps which it has
 _NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 
 
-class _Listed(dict[int, Any]):
+class _Listed(dict[Any, Any]):
     """A list by the numbers of its elements, which a client may send in any order."""
 
 
@@ -46,67 +48,75 @@ def nested(pairs: Sequence[tuple[str, Value]]) -> dict[str, Any]:
     if len(pairs) > MOST_PARTS:
         raise InputError(f"the form has {len(pairs)} fields; at most {MOST_PARTS} are read")
     root: dict[str, Any] = {}
+    counted: dict[tuple[str, ...], Counter[tuple[str, ...]]] = {}
     for name, value in pairs:
-        matched = _NAME.fullmatch(name)
-        keys = re.findall(r"\[([^\[\]]*)\]", matched[2]) if matched is not None else []
-        if matched is None or len(keys) > _DEEPEST:
-            raise InputError(f"the form has a field {name[:100]!r}; names are like lora, lora[][name] or lora[0][name]")
-        _put(root, [matched[1], *keys], value, name)
+        keys = _numbered(_keys(name), name, counted)
+        _put(root, keys, value, name)
+    for (field, *_), counts in counted.items():
+        if len(set(counts.values())) > 1:
+            raise InputError(
+                f"the elements of {field[:100]}[] do not have the same fields; number them, as in {field[:100]}[0], or "
+                "send JSON text"
+            )
     return {key: _plain(value) for key, value in root.items()}
 
 
-def _put(place: Any, keys: list[str], value: Value, name: str) -> None:
-    """Put a value where its keys lead to from a dict or a list of numbers."""
+def _keys(name: str) -> list[str]:
+    """The parts of a field's name.
+
+    Raises:
+        InputError: a name of another form.
+    """
+    matched = _NAME.fullmatch(name)
+    keys = re.findall(r"\[([^\[\]]*)\]", matched[2]) if matched is not None else []
+    if matched is None or len(keys) > _DEEPEST:
+        raise InputError(f"the form has a field {name[:100]!r}; names are like lora, lora[][name] or lora[0][name]")
+    return [matched[1], *keys]
+
+
+def _numbered(keys: list[str], name: str, counted: dict[tuple[str, ...], Counter[tuple[str, ...]]]) -> list[str]:
+    """A name whose element has a number: how often the same field of the same list came before."""
+    if "" not in keys:
+        return keys
+    if keys.count("") > 1:
+        raise InputError(f"the form has a field {name[:100]!r}, a list of lists; number them, or send JSON text")
+    at = keys.index("")
+    list_of, field = tuple(keys[:at]), tuple(keys[at + 1 :])
+    counts = counted.setdefault(list_of, Counter())
+    counts[field] += 1
+    return [*list_of, f"{_UNNUMBERED}{counts[field] - 1}", *field]
+
+
+def _put(place: dict[Any, Any], keys: list[str], value: Value, name: str) -> None:
+    """Put a value where its keys lead to."""
     key, rest = keys[0], keys[1:]
+    at: str | int = key
     if isinstance(place, _Listed):
-        at = _index(place, key, rest, name)
-    elif key == "" or not isinstance(place, dict):
-        raise _mixed(name)
-    else:
-        at = key  # type: ignore[assignment]
+        number = key.removeprefix(_UNNUMBERED)
+        if not _is_number(number) or place.setdefault(_WAY, key == number) != (key == number):
+            raise _mixed(name)
+        at = int(number)
     if not rest:
         if at in place:
             raise InputError(f"the form has the field {name[:100]!r} twice; send it once")
         place[at] = _Leaf(value)
         return
-    below = place.setdefault(at, _Listed() if rest[0] == "" or rest[0].isdigit() else {})
-    if isinstance(below, _Leaf) or (not isinstance(below, _Listed) and rest[0] == ""):
-        raise _mixed(name)
-    if isinstance(below, _Listed) and rest[0] and not rest[0].isdigit():
+    is_list = _is_number(rest[0].removeprefix(_UNNUMBERED))
+    below = place.setdefault(at, _Listed() if is_list else {})
+    if isinstance(below, _Leaf) or isinstance(below, _Listed) != is_list:
         raise _mixed(name)
     _put(below, rest, value, name)
 
 
-def _index(place: _Listed, key: str, rest: list[str], name: str) -> int:
-    """The element that a key of a list means."""
-    if key:
-        if not (key.isascii() and key.isdigit() and len(key) <= 6):
-            raise _mixed(name)
-        return int(key)
-    last = max(place, default=-1)
-    if last < 0 or not rest or _has(place[last], rest):
-        return last + 1
-    return last
-
-
-def _has(element: Any, keys: list[str]) -> bool:
-    """Whether an element has a value where keys lead to."""
-    for key in keys:
-        if isinstance(element, _Listed):
-            return False  # a list in an element grows
-        if isinstance(element, _Leaf):
-            return True
-        if key not in element:
-            return False
-        element = element[key]
-    return True
+def _is_number(key: str) -> bool:
+    return key.isascii() and key.isdigit() and len(key) <= 6
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, _Leaf):
         return value.value
     if isinstance(value, _Listed):
-        return [_plain(value[at]) for at in sorted(value)]
+        return [_plain(value[at]) for at in sorted(at for at in value if at != _WAY)]
     return {key: _plain(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 

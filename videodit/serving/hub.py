@@ -71,15 +71,16 @@ class Hub:
                 await self._task
 
     async def _look(self) -> None:
-        turn = 0
+        turn, written = 0, (-1, -1)
         while self._streams:
             if turn % int(_WATCH / 2 / _LOOK) == 0:
                 self._store.watch("events", _WATCH)
             turn += 1
-            revision = self._store.revision
-            if revision != self.revision:
-                async with self._changed:
-                    self.revision = revision
-                    self._changed.notify_all()
+            if (now := self._store.written) != written:
+                written, revision = now, self._store.revision
+                if revision != self.revision:
+                    async with self._changed:
+                        self.revision = revision
+                        self._changed.notify_all()
             await asyncio.sleep(_LOOK)
         self._task = None

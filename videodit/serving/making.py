@@ -43,6 +43,10 @@ class Stopped(Exception):
         self.how = how
 
 
+class _Enough(Stopped):
+    """A stop was asked for that keeps what is finished, and it may be that something is."""
+
+
 class Tell(Protocol):
     """Called at each step, and between the parts of the work.
 
@@ -84,7 +88,7 @@ class Models:
         self._device, self._dtype = device, dtype
         self._folders: dict[str, ModelFolder] = {}
         self._loaded: tuple[str, str | None] | None = None
-        self._with: tuple[LoRARequest, ...] = ()
+        self._with: tuple[LoRARequest, ...] | None = ()  # None: nobody knows, since loading failed on the way
         self._pipe: VideoDiTPipeline | None = None
 
     def folder(self, name: str) -> ModelFolder:
@@ -120,15 +124,20 @@ class Models:
                 pipe.accelerate(acceleration)
             self._pipe, self._loaded = pipe, (name, acceleration)
         if loras != self._with:
+            self._with = None
             self._pipe.unload_lora_weights()
-            self._with = ()
+            if unknown := [lora.source for lora in loras if lora.source not in self.loras]:
+                raise InputError(f"there is no LoRA {unknown[0]!r}; legal are {', '.join(self.loras) or 'none'}")
+            weights: dict[str, dict[str, float]] = {}
             for lora in loras:
                 self._pipe.load_lora_weights(
                     self.loras[lora.source], adapter_name=lora.source, load_into_transformer_2=lora.second
                 )
+                of_each = weights.setdefault(lora.source, {})
+                networks = self._pipe.lora_info(lora.source).networks if not lora.second else ("transformer_2",)
+                of_each |= dict.fromkeys(networks, 1.0 if lora.weight is None else lora.weight)  # type: ignore[arg-type]
             if loras:
-                weights: Any = [1.0 if lora.weight is None else lora.weight for lora in loras]
-                self._pipe.set_adapters([lora.source for lora in loras], weights)
+                self._pipe.set_adapters(list(weights), [*weights.values()])
             self._with = loras
         return self._pipe
 
@@ -162,20 +171,22 @@ def make(job: Job, folder: Path, models: Models, upload: Callable[[str], Path], 
     """
     from videodit.pipelines.planning import plan
 
-    tell("loading")
+    teller = _Teller(tell, folder)
+    teller("loading")
     pipe = models.pipeline(job.model, acceleration=job.request.get("acceleration"), loras=_loras(job))
-    tell("planning")
+    teller("planning")
     spec = models.folder(job.model).spec
-    request, notices = _read(job, spec, upload)
+    request, read = _read(job, spec, upload)
     planned = plan(request, Inputs(), spec, text_notices=pipe.text_encoder_notices)
     if planned.windows is not None:
         planned = replace(planned, request=replace(planned.request, keep_windows=folder / WINDOWS))
     before = [notice for notice in job.notices if not notice.startswith(UNKNOWN)]  # the tokenizer knows better
-    told = [without_paths(one) for one in (*before, *notices, *planned.notices)]
-    tell("encoding", notices=list(dict.fromkeys(told)), settings=job.settings | settings_of(planned, request.seed))
-    planned = replace(planned, inputs=replace(planned.inputs, callback_on_step_end=_callback(planned, tell)))
+    told = [without_paths(one) for one in (*before, *read, *planned.notices)]
+    notices = list(dict.fromkeys(told))
+    teller("encoding", notices=notices, settings=job.settings | settings_of(planned, request.seed))
+    planned = replace(planned, inputs=replace(planned.inputs, callback_on_step_end=teller.each_step(planned)))
     output = pipe.run(planned, output_type="stream")
-    return _save(output, planned, folder, tell)
+    return _save(output, planned, folder, teller, notices)
 
 
 def _loras(job: Job) -> tuple[LoRARequest, ...]:
@@ -220,49 +231,84 @@ def with_files(request: Request, upload: Callable[[str], Path]) -> Request:
     return replace(request, **ends, conditions=tuple(conditions))
 
 
-def _callback(planned: Plan, tell: Tell) -> Callable[..., dict[str, Any]]:
-    """Tells of each step, and how long the rest takes by the steps so far; the first one loads what is not loaded."""
-    steps, done, began = planned.steps_taken * len(planned.spans), 0, 0.0
+class _Teller:
+    """Tells of stages and steps. A stop that keeps finished windows ends the work only once they are at hand.
 
-    def on_step_end(_: Any, __: int, ___: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        nonlocal done, began
-        done += 1
-        now = time.monotonic()
-        began = began or now
-        left = (now - began) / (done - 1) * (steps - done) if done > 1 else None
-        tell("sampling", done, steps, seconds_left=left)
-        return tensors
+    Of a clip of which no window is finished, nothing is there to be kept before it is sampled; afterwards all is.
 
-    return on_step_end
+    Args:
+        tell: whom.
+        folder: of the job's files.
+    """
+
+    def __init__(self, tell: Tell, folder: Path) -> None:
+        self._tell, self._folder = tell, folder
+        self.step = self.steps = 0
+
+    @property
+    def windows(self) -> int:
+        """How many are finished and kept."""
+        return len(list((self._folder / WINDOWS).glob("*.safetensors")))
+
+    def __call__(self, stage: str, **more: Any) -> None:
+        try:
+            self._tell(stage, self.step, self.steps, **more)
+        except Stopped as stop:
+            if stop.how == "drop":
+                raise
+            if stage == "sampling":
+                raise _Enough("keep") from None
+            if stage != "decoding" and not self.windows:
+                raise
+
+    def each_step(self, planned: Plan) -> Callable[..., dict[str, Any]]:
+        """A callback that tells of each step, and how long the rest takes by the steps so far.
+
+        The first step counts for nothing there, since it loads what is not loaded.
+        """
+        self.step = planned.steps_taken * self.windows
+        self.steps = planned.steps_taken * len(planned.spans)
+        first, began = self.step + 1, 0.0
+
+        def on_step_end(_: Any, __: int, ___: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            nonlocal began
+            self.step += 1
+            now = time.monotonic()
+            began = began or now
+            rest = self.steps - self.step
+            self("sampling", seconds_left=(now - began) / (self.step - first) * rest if self.step > first else None)
+            return tensors
+
+        return on_step_end
 
 
-def _save(output: VideoDiTPipelineOutput, planned: Plan, folder: Path, tell: Tell) -> Made:
-    """Decode the clip into its place; a clip that was stopped ends where it was."""
+def _save(output: VideoDiTPipelineOutput, planned: Plan, folder: Path, tell: _Teller, notices: list[str]) -> Made:
+    """Decode the clip into its place; one that was stopped ends with the last window that is finished."""
     import shutil
 
     from videodit.media import write_video
+    from videodit.recipes_in_clips import replace_recipe
 
-    frames, stopped, pictures = 0, list[Stopped](), Pictures(planned.num_frames)
+    frames, pictures = 0, Pictures(planned.num_frames)
+    output.frames.latents.ends_on = (_Enough,)
 
     def counted(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         nonlocal frames
-        try:
-            for chunk in chunks:
-                frames += len(chunk)
-                pictures.add(chunk)
-                yield chunk
-                tell("decoding", planned.steps_taken * len(planned.spans), planned.steps_taken * len(planned.spans))
-        except Stopped as stop:
-            if stop.how == "drop" or not frames:
-                raise
-            stopped.append(stop)
+        for chunk in chunks:
+            frames += len(chunk)
+            pictures.add(chunk)
+            yield chunk
+            tell("decoding")
 
     path, recipe = folder / CLIP, output.recipes[0]
     with contextlib.closing(output.frames[0]) as chunks:
         write_video(path, counted(chunks), fps=planned.fps, recipe=recipe)
     pictures.save(folder)
-    if stopped:
+    if frames < planned.num_frames:  # it was stopped
         recipe = recipe | {"stopped_at_frame": frames}
+        replace_recipe(path, recipe, width=planned.width, height=planned.height)
+        stopped = f"it was stopped: {frames} of {planned.num_frames} frames were finished"
+        tell("decoding", notices=[*notices, stopped])
     shutil.rmtree(folder / WINDOWS, ignore_errors=True)
     made = {
         "bytes": path.stat().st_size,
@@ -270,6 +316,6 @@ def _save(output: VideoDiTPipelineOutput, planned: Plan, folder: Path, tell: Tel
         "height": planned.height,
         "num_frames": frames,
         "fps": float(planned.fps),
-        "complete": not stopped,
+        "complete": frames == planned.num_frames,
     }
     return Made(made, recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import secrets
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from videodit.prompts import is_blank
 from videodit.serving.cards import Card
 from videodit.serving.errors import APIError, not_found
 from videodit.serving.planned import settings_of
-from videodit.serving.records import Job, Kind, is_id, new_id
+from videodit.serving.records import Job, Kind, Upload, is_id, new_id
 from videodit.serving.requests import (
     Common,
     CreateVideo,
@@ -180,8 +181,7 @@ def find_source(id: str, owner: str, state: ServerState, before: Job | None = No
     """
     upload = state.store.upload(id, owner) if is_id(id, "upload") else None
     if upload is not None and original_file(state.data, id).is_file():
-        recipe = upload.info.get("recipe")
-        prompt = recipe.get("prompt") if isinstance(recipe, dict) else None
+        prompt = (upload_recipe(upload) or {}).get("prompt")
         return Source(id, upload.kind, _numbers(upload.info), prompt if isinstance(prompt, str) else None)
     if is_id(id, "video") and (job := state.store.get(id, owner)) is not None:
         if job.state == "completed" and original_file(state.data, id).is_file():
@@ -193,6 +193,17 @@ def find_source(id: str, owner: str, state: ServerState, before: Job | None = No
         return Source(id, kept[id]["kind"], kept[id]["info"])
     what = "video" if id.startswith("video") else "upload"
     raise APIError(404, f"there is no {what} {id[:64]!r} to start from", code="not_found", param=param)
+
+
+def upload_recipe(upload: Upload) -> JsonObject | None:
+    """What an uploaded clip says of how it was made; anyone can write that. ``None`` where it says nothing."""
+    recipe = upload.info.get("recipe")
+    if isinstance(recipe, str):
+        try:
+            recipe = json.loads(recipe)
+        except (ValueError, RecursionError):
+            return None
+    return recipe if isinstance(recipe, dict) else None
 
 
 def _numbers(info: JsonObject) -> JsonObject:
@@ -255,7 +266,7 @@ def _planned(
     if isinstance(asked, ExtendVideo):
         added, told = clip_requests.added_frames(asked.seconds, spec, rate)
         kept = added if count is None else clip_requests.whole_groups(count, spec, leading=not asked.backward)
-        frames: int | None = clip_requests.extended_frames(kept, added, spec, backward=asked.backward)
+        frames: int | None = clip_requests.extended_frames(kept, added, spec, backward=bool(asked.backward))
         conditions.append(Frames(clip.id, -kept if asked.backward else 0))
     else:
         assert isinstance(asked, EditVideo)
@@ -272,7 +283,7 @@ def _planned(
 def _from_clip(asked: Common) -> JsonObject | None:
     """What is to be done with the clip that a job goes on from, as the worker calls the functions that do it."""
     if isinstance(asked, ExtendVideo):
-        options = {"seconds": asked.seconds, "backward": asked.backward}
+        options = {"seconds": asked.seconds, "backward": bool(asked.backward)}
         return {"kind": "extension", "video": asked.video.id, **options}
     if not isinstance(asked, EditVideo):
         return None

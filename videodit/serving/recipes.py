@@ -15,7 +15,7 @@ from videodit.schema import is_plain
 from videodit.serving.bodies import read_body
 from videodit.serving.documented import ERRORS, RecipeAnswer, body_of
 from videodit.serving.errors import APIError
-from videodit.serving.preparing import find_source
+from videodit.serving.preparing import find_source, upload_recipe
 from videodit.serving.records import is_id
 from videodit.serving.requests import CreateVideo, ReadRecipe, RequestError, parsed
 from videodit.serving.state import ServerState, owner_of, state_of
@@ -63,7 +63,7 @@ def _recipe_of(id: str, owner: str, state: ServerState) -> JsonObject:
         recipe = None if job is None else job.recipe
     else:
         upload = state.store.upload(id, owner)
-        recipe = None if upload is None else upload.info.get("recipe")
+        recipe = None if upload is None else upload_recipe(upload)
     if not isinstance(recipe, dict):
         raise InputError(f"{id} carries no recipe; only clips that videodit made do")
     return recipe

@@ -37,6 +37,11 @@ def is_id(text: str, kind: Literal["video", "upload"]) -> bool:
     return _ID.fullmatch(text) is not None and text.startswith(kind)
 
 
+def ids_in(text: str, kind: Literal["video", "upload"]) -> set[str]:
+    """All ids of a kind that a text holds."""
+    return {id for id in _ID.findall(text) if id.startswith(kind)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A clip that was asked for, and what became of it.
@@ -60,7 +65,7 @@ class Job:
         cancelled_at: when.
         worker: who makes it.
         attempts: how often it was begun; also tells one worker's claim from a later one's.
-        lease: until when the worker has it for itself.
+        beats: signs of life of its worker.
         stage: what the worker does, such as ``sampling``.
         step: steps that are done.
         steps: steps in all.
@@ -74,7 +79,8 @@ class Job:
         created: when it was asked for.
         started: when a worker first began it.
         finished: when it was completed or failed.
-        expires: when its files are removed.
+        expires: when its files are removed, unless it is a favourite.
+        removed: when its files were removed, because their time was over or the room short.
         deleted: when it was deleted.
         revision: grows with each change of any job.
     """
@@ -95,7 +101,7 @@ class Job:
     cancelled_at: float | None = None
     worker: str | None = None
     attempts: int = 0
-    lease: float | None = None
+    beats: int = 0
     stage: str | None = None
     step: int = 0
     steps: int = 0
@@ -110,6 +116,7 @@ class Job:
     started: float | None = None
     finished: float | None = None
     expires: float | None = None
+    removed: float | None = None
     deleted: float | None = None
     revision: int = 0
 
@@ -119,6 +126,13 @@ class Job:
         if self.state == "completed":
             return 100
         return min(99, 100 * self.step // self.steps) if self.steps else 0
+
+    @property
+    def claim(self) -> Claim | None:
+        """Of its worker; ``None`` if it has none."""
+        return (
+            None if self.worker is None or self.state != "in_progress" else Claim(self.id, self.worker, self.attempts)
+        )
 
 
 @dataclass(frozen=True)

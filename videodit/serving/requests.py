@@ -35,10 +35,6 @@ def _blank_is_none(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 
-def _flag(value: Any) -> Any:
-    return False if value is None or (isinstance(value, str) and not value.strip()) else value
-
-
 def _json_text(value: Any) -> Any:
     """A nested value that a form holds as JSON text."""
     if not isinstance(value, str):
@@ -51,11 +47,6 @@ def _json_text(value: Any) -> Any:
         raise ValueError("it is neither fields with brackets nor JSON") from None
 
 
-def _json_list(value: Any) -> Any:
-    value = _json_text(value)
-    return [] if value is None else value
-
-
 def _as_scene(value: Any) -> Any:
     value = _json_text(value)
     return dict(zip(("at", "prompt"), value, strict=True)) if isinstance(value, list) and len(value) == 2 else value
@@ -63,8 +54,8 @@ def _as_scene(value: Any) -> Any:
 
 Number = Annotated[float | None, BeforeValidator(_scalar)]
 Whole = Annotated[int | None, BeforeValidator(_scalar)]
-Size = Annotated[str | None, BeforeValidator(_blank_is_none), Field(pattern=f"^{_SIZE.pattern}$")]
-Flag = Annotated[bool, BeforeValidator(_flag)]
+Size = Annotated[Annotated[str, Field(pattern=f"^{_SIZE.pattern}$")] | None, BeforeValidator(_blank_is_none)]
+Flag = Annotated[bool | None, BeforeValidator(_blank_is_none)]
 
 
 class _Model(BaseModel):
@@ -76,7 +67,7 @@ class LoRA(_Model):
 
     name: str = Field(max_length=200)
     weight: Annotated[float, BeforeValidator(_scalar)] = Field(1.0, ge=-100, le=100)
-    second: Flag = False
+    second: Flag = None
 
 
 class SourceReference(_Model):
@@ -135,7 +126,7 @@ class Common(_Model):
     num_inference_steps: Whole = Field(None, ge=1)
     guidance_scale: Number = None
     guidance_scale_2: Number = None
-    lora: Annotated[list[LoRA], BeforeValidator(_json_list)] = Field(default=[], max_length=MOST_LORAS)
+    lora: Annotated[list[LoRA] | None, BeforeValidator(_json_text)] = Field(None, max_length=MOST_LORAS)
     accelerate: Annotated[Literal["lossless", "balanced", "fast"] | None, BeforeValidator(_blank_is_none)] = None
     fit: Annotated[Literal["crop", "pad", "stretch", "error"] | None, BeforeValidator(_blank_is_none)] = None
 
@@ -154,7 +145,7 @@ class Common(_Model):
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": self.guidance_scale,
             "guidance_scale_2": self.guidance_scale_2,
-            "loras": tuple(LoRARequest(one.name, one.weight, one.second) for one in self.lora),
+            "loras": tuple(LoRARequest(one.name, one.weight, bool(one.second)) for one in self.lora or ()),
             "acceleration": self.accelerate,
             "fit": self.fit or "crop",
         }
@@ -178,11 +169,11 @@ class CreateVideo(Common):
     num_frames: Whole = Field(None, ge=1)
     input_reference: OptionalSource = None
     last_reference: OptionalSource = None
-    conditions: Annotated[list[Condition], BeforeValidator(_json_list)] = Field(default=[], max_length=MOST_CONDITIONS)
+    conditions: Annotated[list[Condition] | None, BeforeValidator(_json_text)] = Field(None, max_length=MOST_CONDITIONS)
     storyboard: Annotated[list[Annotated[Scene, BeforeValidator(_as_scene)]] | None, BeforeValidator(_json_text)] = (
         Field(None, min_length=1, max_length=1000)
     )
-    loop: Flag = False
+    loop: Flag = None
 
     def as_request(self, model: str) -> Request:
         """See :meth:`Common.as_request`."""
@@ -197,14 +188,14 @@ class CreateVideo(Common):
             num_frames=self.num_frames,
             image=None if self.input_reference is None else self.input_reference.id,
             last_image=None if self.last_reference is None else self.last_reference.id,
-            conditions=tuple(one.as_condition() for one in self.conditions),
-            loop=self.loop,
+            conditions=tuple(one.as_condition() for one in self.conditions or ()),
+            loop=bool(self.loop),
         )
 
     def sources(self) -> dict[str, str]:
         """See :meth:`Common.sources`."""
         found = {name: one.id for name in ("input_reference", "last_reference") if (one := getattr(self, name))}
-        for index, condition in enumerate(self.conditions):
+        for index, condition in enumerate(self.conditions or ()):
             for name in ("content", "clip", "mask"):
                 if (one := getattr(condition, name)) is not None:
                     found[f"conditions.{index}.{name}"] = one.id
@@ -229,7 +220,7 @@ class ExtendVideo(Common):
 
     video: Source
     seconds: Annotated[float, BeforeValidator(_scalar)] = Field(2.0, gt=0, le=86_400)
-    backward: Flag = False
+    backward: Flag = None
 
     def sources(self) -> dict[str, str]:
         """See :meth:`Common.sources`."""
@@ -251,7 +242,7 @@ class PlanVideo(CreateVideo):
     strength: Number = Field(None, gt=0, le=1)
     mask: OptionalSource = None
     outpaint: Size = None
-    backward: Flag = False
+    backward: Flag = None
 
 
 class ReadRecipe(_Model):

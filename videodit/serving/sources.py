@@ -12,12 +12,11 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from videodit.serving.folder import DataFolder
+from videodit.serving.folder import SOURCES, DataFolder
 from videodit.serving.records import is_id
 
 CLIP = "video.mp4"
-SOURCES = "sources"
-"""Names in a job's folder: its clip, and the folder of what it starts from, each named by its id."""
+"""Name in a job's folder: its clip."""
 
 
 def source_file(data: DataFolder, job: str, id: str) -> Path:

@@ -12,7 +12,9 @@ from videodit.serving.config import ServerConfig
 from videodit.serving.errors import APIError
 from videodit.serving.folder import DataFolder
 from videodit.serving.hub import Hub
-from videodit.serving.store import JobStore
+from videodit.serving.keys import FailedLogins, KeyRing
+from videodit.serving.store import JobStore, QueueFull
+from videodit.serving.uploads import Uploads
 
 
 class ServerState:
@@ -26,6 +28,9 @@ class ServerState:
 
     def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore) -> None:
         self.config, self.data, self.store = config, data, store
+        self.keys = KeyRing(store)
+        self.failed_logins = FailedLogins(config.limits.failed_logins)
+        self.uploads = Uploads(config, data, store)
         self.hub = Hub(store)
         self._cards: dict[str, Card] = {}
 
@@ -44,6 +49,8 @@ class ServerState:
             found = self.store.cards().get(name)
             if found is None:
                 why = f"the model {name!r} is not known yet: its worker is starting"
+                if (problem := self.store.problems().get(name)) is not None:
+                    why = f"the model {name!r} cannot be used: {problem}"
                 raise APIError(503, why, code="model_not_ready", headers={"Retry-After": "1"})
             self._cards[name] = Card.from_json(found)
         return self._cards[name]
@@ -58,6 +65,7 @@ class ServerState:
         asked: dict[str, Any] = {
             "pixels": settings["width"] * settings["height"],
             "frames": settings["num_frames"],
+            "seconds": settings["num_frames"] / settings["fps"],
             "steps": settings["steps"],
             "tokens": settings["forwards"] * settings["tokens"],
         }
@@ -65,8 +73,36 @@ class ServerState:
             most = getattr(limits, name)
             if value > most:
                 raise APIError(
-                    400, f"the clip has {value:,} {name}; this server makes at most {most:,}", code="limit_exceeded"
+                    400, f"the clip has {value:,.6g} {name}; this server makes at most {most:,}", code="limit_exceeded"
                 )
+
+    def owner_limit(self, owner: str) -> int:
+        """Jobs of a key that may wait or run."""
+        key = self.keys.by_name(owner)
+        return self.config.limits.per_key if key is None or key.concurrency is None else key.concurrency
+
+    def check_room(self, owner: str, repeated: str | None = None) -> None:
+        """See that one more job can be taken, before its request is read; :meth:`JobStore.add` has the last word.
+
+        Args:
+            owner: who asks.
+            repeated: the ``Idempotency-Key`` of the request: one that was answered needs no room.
+
+        Raises:
+            APIError: there is no room.
+        """
+        if repeated is not None and self.store.answered(owner, repeated) is not None:
+            return
+        self.uploads.check_room(owner, 0)
+        try:
+            self.store.check_room(owner, queue_limit=self.config.limits.queue, owner_limit=self.owner_limit(owner))
+        except QueueFull as full:
+            raise queue_full(full) from None
+
+
+def queue_full(full: QueueFull) -> APIError:
+    """No job is taken now."""
+    return APIError(429, str(full), code="queue_full", headers={"Retry-After": "5"})
 
 
 def state_of(request: Request) -> ServerState:
@@ -76,5 +112,6 @@ def state_of(request: Request) -> ServerState:
 
 
 def owner_of(request: Request) -> str:
-    """The name of the key that a request comes with."""
-    return getattr(request.state, "owner", "local")
+    """The name of the key that a request comes with: :class:`videodit.serving.gate.Gate` found it."""
+    owner: str = request.state.owner
+    return owner

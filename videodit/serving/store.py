@@ -1,96 +1,24 @@
-"""The one place where jobs are kept: an SQLite file, shared by the web process and its workers.
+"""The one place where jobs are kept, shared by the web process and its workers.
 
 Every change of a job gives it the next *revision*, a number that only grows. Whoever has seen all changes up to some
-revision asks for those after it; so event streams lose nothing, across restarts, too.
+revision asks for those after it; so event streams lose nothing, across restarts, too. Methods take and return plain
+data and each is one transaction, so that another database can stand behind the same names.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import sqlite3
-import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from videodit.errors import InputError
 from videodit.json_types import JsonObject
-from videodit.serving.finding import Found, folded
-from videodit.serving.records import MOST_ATTEMPTS, Cancel, Claim, Job, Upload
+from videodit.serving.database import FIELDS, Database, packed, unpacked
+from videodit.serving.finding import Found
+from videodit.serving.records import MOST_ATTEMPTS, Cancel, Claim, Job, State, Upload
 
-_OLDEST = (3, 35)  # UPDATE … RETURNING
-_BUSY_SECONDS = 10.0
-
-_MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-    INSERT INTO counters VALUES ('revision', 0);
-    CREATE TABLE jobs (
-        id TEXT PRIMARY KEY,
-        owner TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        parent TEXT,
-        model TEXT NOT NULL,
-        request TEXT NOT NULL,
-        extra TEXT NOT NULL,
-        settings TEXT NOT NULL,
-        notices TEXT NOT NULL,
-        state TEXT NOT NULL CHECK (state IN ('queued', 'in_progress', 'completed', 'failed')),
-        position REAL NOT NULL,
-        paused INTEGER NOT NULL,
-        cancel TEXT CHECK (cancel IN ('drop', 'keep')),
-        cancelled_at REAL,
-        worker TEXT,
-        attempts INTEGER NOT NULL,
-        lease REAL,
-        stage TEXT,
-        step INTEGER NOT NULL,
-        steps INTEGER NOT NULL,
-        seconds_left REAL,
-        preview INTEGER NOT NULL,
-        error TEXT,
-        output TEXT,
-        recipe TEXT,
-        favourite INTEGER NOT NULL,
-        binned REAL,
-        created REAL NOT NULL,
-        started REAL,
-        finished REAL,
-        expires REAL,
-        deleted REAL,
-        revision INTEGER NOT NULL
-    );
-    CREATE INDEX jobs_queue ON jobs (state, position);
-    CREATE INDEX jobs_owner ON jobs (owner, created, id);
-    CREATE UNIQUE INDEX jobs_revision ON jobs (revision);
-    CREATE TABLE uploads (
-        id TEXT PRIMARY KEY,
-        owner TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        bytes INTEGER NOT NULL,
-        info TEXT NOT NULL,
-        created REAL NOT NULL,
-        expires REAL NOT NULL
-    );
-    CREATE TABLE models (name TEXT PRIMARY KEY, card TEXT NOT NULL);
-    CREATE TABLE keys (name TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, created REAL NOT NULL, options TEXT NOT NULL);
-    CREATE TABLE answers (
-        owner TEXT NOT NULL,
-        key TEXT NOT NULL,
-        fingerprint TEXT NOT NULL,
-        job TEXT NOT NULL,
-        created REAL NOT NULL,
-        PRIMARY KEY (owner, key)
-    );
-    CREATE TABLE watchers (name TEXT PRIMARY KEY, until REAL NOT NULL);
-    """,
-)
-
-_FIELDS = [one.name for one in dataclasses.fields(Job)]
-_JSON = ("request", "extra", "settings", "notices", "error", "output", "recipe")
-_FLAGS = ("paused", "favourite")
+Needs = Literal["all", "sources", "nothing", "unknown"]
+"""What of a job's files is to stay. Of a failed one that is what it started from, so that it can be asked for again."""
 
 
 class QueueFull(Exception):
@@ -124,62 +52,8 @@ class Wishes:
     watched: bool
 
 
-class JobStore:
-    """Jobs in an SQLite file.
-
-    One object serves one thread. All times come from ``clock``.
-
-    Args:
-        path: the file; made if it is not there.
-        clock: seconds since 1970.
-
-    Raises:
-        InputError: SQLite is too old, or the file is another program's or a newer version's.
-    """
-
-    def __init__(self, path: Path, *, clock: Any = time.time) -> None:
-        if sqlite3.sqlite_version_info < _OLDEST:
-            raise InputError(f"SQLite {sqlite3.sqlite_version} is too old; the server needs 3.35 or newer")
-        self._clock = clock
-        self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-        self._db.row_factory = sqlite3.Row
-        self._db.create_function("folded", 1, folded, deterministic=True)
-        try:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._migrate(path)
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise InputError(f"cannot read jobs from {str(path)!r}: {error}") from error
-
-    def _migrate(self, path: Path) -> None:
-        with self._transaction():
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version > len(_MIGRATIONS):
-                raise InputError(
-                    f"{str(path)!r} was written by a newer version of videodit: its format is {version}, and this "
-                    f"version knows {len(_MIGRATIONS)}"
-                )
-            for script in _MIGRATIONS[version:]:
-                for statement in script.split(";"):
-                    if statement.strip():
-                        self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._db.close()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+class JobStore(Database):
+    """Jobs, models, uploads and who looks at them; see :class:`~videodit.serving.database.Database`."""
 
     # ---- what the web process asks for
 
@@ -204,22 +78,30 @@ class JobStore:
         """
         now = self._clock()
         with self._transaction():
-            if queue_limit is not None:
-                waiting = self._count("state = 'queued' AND deleted IS NULL")
-                if waiting >= queue_limit:
-                    raise QueueFull(waiting, queue_limit)
-            if owner_limit is not None:
-                own = self._count("owner = ? AND state IN ('queued', 'in_progress') AND deleted IS NULL", job.owner)
-                if own >= owner_limit:
-                    raise QueueFull(own, owner_limit, f"the queue of {job.owner!r}")
+            self.check_room(job.owner, queue_limit=queue_limit, owner_limit=owner_limit)
             (last,) = self._db.execute("SELECT coalesce(max(position), 0) FROM jobs").fetchone()
             job = dataclasses.replace(job, created=now, position=last + 1.0, revision=self._next_revision())
-            values = [_packed(name, getattr(job, name)) for name in _FIELDS]
-            marks = ", ".join("?" * len(_FIELDS))
-            self._db.execute(f"INSERT INTO jobs ({', '.join(_FIELDS)}) VALUES ({marks})", values)
+            values = [packed(name, getattr(job, name)) for name in FIELDS]
+            marks = ", ".join("?" * len(FIELDS))
+            self._db.execute(f"INSERT INTO jobs ({', '.join(FIELDS)}) VALUES ({marks})", values)
             if answer is not None:
                 self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", (job.owner, *answer, job.id, now))
         return job
+
+    def check_room(self, owner: str, *, queue_limit: int | None, owner_limit: int | None) -> None:
+        """See that a job could be added now; see :meth:`add`.
+
+        Raises:
+            QueueFull: a limit is reached.
+        """
+        if queue_limit is not None:
+            waiting = self._count("state = 'queued' AND deleted IS NULL")
+            if waiting >= queue_limit:
+                raise QueueFull(waiting, queue_limit)
+        if owner_limit is not None:
+            own = self._count("owner = ? AND state IN ('queued', 'in_progress') AND deleted IS NULL", owner)
+            if own >= owner_limit:
+                raise QueueFull(own, owner_limit, f"the queue of {owner!r}")
 
     def answered(self, owner: str, key: str) -> tuple[str, str] | None:
         """The fingerprint and the job of an earlier request with the same ``Idempotency-Key``."""
@@ -232,7 +114,7 @@ class JobStore:
         row = self._db.execute("SELECT * FROM jobs WHERE id = ? AND deleted IS NULL", (id,)).fetchone()
         if row is None or (owner is not None and row["owner"] != owner):
             return None
-        return _unpacked(row)
+        return unpacked(row)
 
     def page(
         self,
@@ -274,7 +156,7 @@ class JobStore:
             f"SELECT * FROM jobs WHERE {' AND '.join(conditions)} ORDER BY {key} {direction}, id {direction} LIMIT ?",
             (*values, limit + 1),
         ).fetchall()
-        return [_unpacked(row) for row in rows[:limit]], len(rows) > limit
+        return [unpacked(row) for row in rows[:limit]], len(rows) > limit
 
     def mark(self, id: str, *, favourite: bool | None = None, binned: bool | None = None) -> Job | None:
         """Mark a job as a favourite, or put it into the bin; ``False`` undoes it, ``None`` leaves it as it is."""
@@ -287,18 +169,22 @@ class JobStore:
         return self.get(id)
 
     def cancel(self, id: str, how: Cancel) -> Job | None:
-        """Stop a job: one that waits at once, one that runs at its next step. Finished ones stay as they are."""
+        """Stop a job: one that waits at once, one that runs at its next step. Finished ones stay as they are.
+
+        A job that was begun before and waits again may have finished windows: with ``keep`` a worker is to see to them.
+        """
         now = self._clock()
+        goes_on = "state = 'in_progress' OR (state = 'queued' AND started IS NOT NULL AND paused = 0 AND ? = 'keep')"
         with self._transaction():
             self._change(
                 "state = 'failed', error = ?, finished = ?, cancel = ?",
-                "id = ? AND state = 'queued' AND deleted IS NULL",
-                (json.dumps(CANCELLED), now, how, id),
+                f"id = ? AND state = 'queued' AND deleted IS NULL AND NOT ({goes_on})",
+                (json.dumps(CANCELLED), now, how, id, how),
             )
             self._change(
                 "cancel = ?, cancelled_at = coalesce(cancelled_at, ?)",
-                "id = ? AND state = 'in_progress' AND deleted IS NULL",
-                (how, now, id),
+                f"id = ? AND deleted IS NULL AND ({goes_on})",
+                (how, now, id, how),
             )
         return self.get(id)
 
@@ -324,18 +210,36 @@ class JobStore:
         return gone > 0
 
     def changes(self, after: int, owner: str | None, limit: int = 200) -> list[Job]:
-        """Jobs that changed after a revision, deleted ones among them, in the order of their last changes."""
+        """Jobs that changed after a revision, in the order of their last changes, each once and as it is now.
+
+        Those with :attr:`~records.Job.deleted` were deleted; they are among these for a day. Who saw nothing newer than
+        :attr:`forgotten`, or something newer than :attr:`revision`, has to ask for all jobs again.
+
+        Args:
+            after: the newest revision that was seen.
+            owner: whose; ``None``: everybody's.
+            limit: at most so many.
+        """
         rows = self._db.execute(
             "SELECT * FROM jobs WHERE revision > ? AND (? IS NULL OR owner = ?) ORDER BY revision LIMIT ?",
             (after, owner, owner, limit),
         )
-        return [_unpacked(row) for row in rows]
+        return [unpacked(row) for row in rows]
 
     @property
     def revision(self) -> int:
         """The newest."""
-        (value,) = self._db.execute("SELECT value FROM counters WHERE name = 'revision'").fetchone()
-        return int(value)
+        return int(self._one("SELECT value FROM counters WHERE name = 'revision'"))
+
+    @property
+    def forgotten(self) -> int:
+        """The newest revision of a deleted job of which nothing is known any more."""
+        return int(self._one("SELECT value FROM counters WHERE name = 'forgotten'"))
+
+    @property
+    def written(self) -> tuple[int, int]:
+        """The same as before if nothing was written since, by whatever process: cheap enough to ask all the time."""
+        return int(self._one("PRAGMA data_version")), self._db.total_changes
 
     def queue_position(self, job: Job) -> int:
         """How many jobs of any owner are begun before one that waits, and itself; 0 for others."""
@@ -362,7 +266,7 @@ class JobStore:
             "ORDER BY state = 'queued', position",
             (owner,),
         )
-        return [_unpacked(row) for row in rows]
+        return [unpacked(row) for row in rows]
 
     def oldest_queued(self) -> float | None:
         """When the job was asked for that has waited longest."""
@@ -382,7 +286,7 @@ class JobStore:
             changed = self._change(
                 ", ".join(f"{name} = ?" for name in names),
                 "id = ? AND state = 'queued' AND deleted IS NULL",
-                (*(_packed(name, getattr(new, name)) for name in names), id),
+                (*(packed(name, getattr(new, name)) for name in names), id),
             )
         return changed > 0
 
@@ -422,55 +326,50 @@ class JobStore:
 
     # ---- what workers ask for
 
-    def claim(self, worker: str, models: Sequence[str], *, lease: float) -> Job | None:
-        """Take the first job that waits for one of the models.
+    def claim(self, worker: str, models: Sequence[str]) -> Job | None:
+        """Take the first job that waits for one of the models; :meth:`beat` keeps it.
 
         Args:
             worker: the name of who asks.
             models: that it can load.
-            lease: seconds that the job is its own; :meth:`beat` renews them.
         """
-        now, marks = self._clock(), ", ".join("?" * len(models))
+        first = (
+            "SELECT id FROM jobs WHERE state = 'queued' AND paused = 0 AND deleted IS NULL "
+            f"AND model IN ({', '.join('?' * len(models))}) ORDER BY position LIMIT 1"
+        )
+        if self._one(first, *models) is None:  # who only looks keeps nobody from writing
+            return None
         with self._transaction():
-            found = self._db.execute(
-                "SELECT id FROM jobs WHERE state = 'queued' AND paused = 0 AND deleted IS NULL "
-                f"AND model IN ({marks}) ORDER BY position LIMIT 1",
-                tuple(models),
-            ).fetchone()
-            if found is None:
-                return None
             row = self._db.execute(
-                "UPDATE jobs SET state = 'in_progress', worker = ?, lease = ?, attempts = attempts + 1, "
+                "UPDATE jobs SET state = 'in_progress', worker = ?, beats = 0, attempts = attempts + 1, "
                 "started = coalesce(started, ?), stage = 'starting', step = 0, steps = 0, seconds_left = NULL, "
-                "revision = ? WHERE id = ? RETURNING *",
-                (worker, now + lease, now, self._next_revision(), found["id"]),
+                f"revision = ? WHERE id = ({first}) RETURNING *",
+                (worker, self._clock(), self._next_revision(), *models),
             ).fetchone()
-        return _unpacked(row)
+        return None if row is None else unpacked(row)
 
-    def beat(self, claim: Claim, *, lease: float, **reached: Any) -> Wishes:
-        """Keep a claim, and say what the job has reached.
+    def beat(self, claim: Claim, **reached: Any) -> Wishes:
+        """Give a sign of life, and say what the job has reached.
 
         Args:
             claim: of the job.
-            lease: seconds from now.
             reached: ``stage``, ``step``, ``steps``, ``seconds_left``, ``preview``, ``settings`` or ``notices``.
 
         Raises:
             ClaimLost: the job is no longer this worker's; nothing was written.
         """
-        now, sets = self._clock(), [f"{name} = ?" for name in reached]
-        values = [_packed(name, value) for name, value in reached.items()]
+        sets = ["beats = beats + 1", *(f"{name} = ?" for name in reached)]
+        values = [packed(name, value) for name, value in reached.items()]
         with self._transaction():
             if reached:
                 sets.append("revision = ?")
                 values.append(self._next_revision())
             row = self._db.execute(
-                f"UPDATE jobs SET lease = ?{''.join(f', {one}' for one in sets)} WHERE {_CLAIMED} RETURNING cancel",
-                (now + lease, *values, *_claimed(claim)),
+                f"UPDATE jobs SET {', '.join(sets)} WHERE {_CLAIMED} RETURNING cancel", (*values, *_claimed(claim))
             ).fetchone()
             if row is None:
                 raise ClaimLost(claim.job)
-            watched = self._db.execute("SELECT 1 FROM watchers WHERE until > ? LIMIT 1", (now,)).fetchone()
+            watched = self._one("SELECT 1 FROM watchers WHERE until > ? LIMIT 1", self._clock())
         return Wishes(row["cancel"], watched is not None)
 
     def complete(self, claim: Claim, *, output: JsonObject, recipe: JsonObject, expires: float | None) -> bool:
@@ -481,7 +380,7 @@ class JobStore:
         """
         with self._transaction():
             done = self._change(
-                "state = 'completed', output = ?, recipe = ?, finished = ?, expires = ?, stage = NULL, lease = NULL, "
+                "state = 'completed', output = ?, recipe = ?, finished = ?, expires = ?, stage = NULL, "
                 "step = steps, seconds_left = NULL",
                 f"{_CLAIMED} AND deleted IS NULL",
                 (json.dumps(output), json.dumps(recipe), self._clock(), expires, *_claimed(claim)),
@@ -497,80 +396,118 @@ class JobStore:
 
     def _failed(self, claim: Claim, error: JsonObject) -> int:
         return self._change(
-            "state = 'failed', error = ?, finished = ?, stage = NULL, lease = NULL, seconds_left = NULL",
+            "state = 'failed', error = ?, finished = ?, stage = NULL, seconds_left = NULL",
             _CLAIMED,
             (json.dumps(error), self._clock(), *_claimed(claim)),
         )
 
-    def put_back(self, worker: str | None = None) -> list[str]:
-        """Have jobs begin again whose worker is gone: those of one worker, or all whose lease is over.
+    def running(self) -> list[Job]:
+        """Jobs in progress, deleted ones among them."""
+        return [unpacked(row) for row in self._db.execute("SELECT * FROM jobs WHERE state = 'in_progress'")]
 
-        Jobs whose stop was asked for are stopped, those that were begun :data:`~records.MOST_ATTEMPTS` times fail.
+    def put_back(self, claim: Claim, *, counted: bool = True) -> State | None:
+        """Have a job begin again whose worker is gone.
+
+        One whose stop was asked for is stopped; if finished windows of it are to be kept, it is begun once more for
+        that. One that was begun :data:`~records.MOST_ATTEMPTS` times fails.
 
         Args:
-            worker: that is known to be dead.
+            claim: of the worker; whatever that still says of the job counts no more.
+            counted: the attempt counts.
 
         Returns:
-            The ids of those that wait again.
+            What the job is now; ``None`` if it was no longer that worker's.
         """
-        now = self._clock()
-        gone, values = ("lease < ?", (now,)) if worker is None else ("worker = ?", (worker,))
-        gone = f"state = 'in_progress' AND {gone}"
-        ended = "finished = ?, worker = NULL, lease = NULL, stage = NULL, seconds_left = NULL"
         with self._transaction():
+            row = self._db.execute(f"SELECT * FROM jobs WHERE {_CLAIMED}", _claimed(claim)).fetchone()
+            if row is None:
+                return None
+            last = counted and claim.attempt >= MOST_ATTEMPTS
+            if row["deleted"] is not None or row["cancel"] == "drop" or (row["cancel"] is not None and last):
+                self._failed(claim, CANCELLED)
+                return "failed"
+            if last:
+                lost = f"its worker was lost {MOST_ATTEMPTS} times; the server's log may say why"
+                self._failed(claim, {"code": "worker_lost", "message": lost})
+                return "failed"
             self._change(
-                f"state = 'failed', error = ?, {ended}",
-                f"{gone} AND cancel IS NOT NULL",
-                (json.dumps(CANCELLED), now, *values),
+                "state = 'queued', worker = NULL, stage = NULL, step = 0, steps = 0, seconds_left = NULL, attempts = ?",
+                "id = ?",
+                (claim.attempt if counted else claim.attempt - 1, claim.job),
             )
-            lost = {"code": "worker_lost", "message": f"its worker was lost {MOST_ATTEMPTS} times"}
-            self._change(
-                f"state = 'failed', error = ?, {ended}",
-                f"{gone} AND attempts >= {MOST_ATTEMPTS}",
-                (json.dumps(lost), now, *values),
+        return "queued"
+
+    def needs(self, id: str) -> Needs:
+        """What of a job's files is to stay."""
+        row = self._db.execute("SELECT state, deleted, removed FROM jobs WHERE id = ?", (id,)).fetchone()
+        if row is None:
+            return "unknown"
+        if row["state"] == "in_progress":
+            return "all"
+        if row["deleted"] is not None or row["removed"] is not None:
+            return "nothing"
+        return "sources" if row["state"] == "failed" else "all"
+
+    def refuse_others(self, models: Sequence[str]) -> int:
+        """Fail jobs that wait for models which are not registered any more. Returns how many."""
+        error = {"code": "model_not_found", "message": "its model is not registered any more"}
+        with self._transaction():
+            return self._change(
+                "state = 'failed', error = ?, finished = ?",
+                f"state = 'queued' AND model NOT IN ({', '.join('?' * len(models))})",
+                (json.dumps(error), self._clock(), *models),
             )
-            ids = [row["id"] for row in self._db.execute(f"SELECT id FROM jobs WHERE {gone}", values)]
-            for id in ids:
-                self._change(
-                    "state = 'queued', worker = NULL, lease = NULL, stage = NULL, step = 0, steps = 0, "
-                    "seconds_left = NULL",
-                    "id = ?",
-                    (id,),
-                )
-        return ids
-
-    def put_back_all(self) -> list[str]:
-        """The same of all jobs in progress: no worker of an earlier server is left."""
-        workers = self._db.execute("SELECT DISTINCT worker FROM jobs WHERE state = 'in_progress'").fetchall()
-        return [id for (worker,) in workers for id in self.put_back(worker)]
-
-    def overdue(self, seconds: float) -> list[Job]:
-        """Jobs in progress whose stop was asked for longer ago than that."""
-        rows = self._db.execute(
-            "SELECT * FROM jobs WHERE state = 'in_progress' AND cancelled_at < ?", (self._clock() - seconds,)
-        )
-        return [_unpacked(row) for row in rows]
 
     # ---- models, and who looks
 
     def publish(self, name: str, card: JsonObject) -> None:
         """Say what a model is; see :mod:`videodit.serving.cards`."""
-        self._db.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (name, json.dumps(card)))
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO models VALUES (?, ?, NULL)", (name, json.dumps(card)))
+
+    def publish_problem(self, name: str, problem: str) -> None:
+        """Say why a model cannot be used; :meth:`publish` takes it back."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO models VALUES (?, NULL, ?) ON CONFLICT (name) DO UPDATE SET problem = excluded.problem",
+                (name, problem),
+            )
 
     def cards(self) -> dict[str, JsonObject]:
         """What is known of models, by name."""
-        return {row["name"]: json.loads(row["card"]) for row in self._db.execute("SELECT * FROM models")}
+        rows = self._db.execute("SELECT name, card FROM models WHERE card IS NOT NULL")
+        return {row["name"]: json.loads(row["card"]) for row in rows}
+
+    def problems(self) -> dict[str, str]:
+        """Why models cannot be used, by name."""
+        rows = self._db.execute("SELECT name, problem FROM models WHERE problem IS NOT NULL")
+        return {row["name"]: row["problem"] for row in rows}
+
+    def set_worker(self, name: str, state: Literal["starting", "ready"] | None) -> None:
+        """Say how far a worker is; ``None``: it is gone."""
+        with self._transaction():
+            if state is None:
+                self._db.execute("DELETE FROM workers WHERE name = ?", (name,))
+            else:
+                self._db.execute("INSERT OR REPLACE INTO workers VALUES (?, ?)", (name, state))
+
+    def workers(self) -> dict[str, str]:
+        """How far workers are, by name: ``starting`` or ``ready``."""
+        return {row["name"]: row["state"] for row in self._db.execute("SELECT * FROM workers")}
 
     def watch(self, name: str, seconds: float) -> None:
         """Say that somebody looks at running jobs, for so long."""
-        self._db.execute("INSERT OR REPLACE INTO watchers VALUES (?, ?)", (name, self._clock() + seconds))
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO watchers VALUES (?, ?)", (name, self._clock() + seconds))
 
     # ---- uploads
 
     def add_upload(self, upload: Upload) -> None:
         """Write down a file that is in its place."""
         values = (upload.id, upload.owner, upload.kind, upload.bytes, json.dumps(upload.info))
-        self._db.execute("INSERT INTO uploads VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, upload.created, upload.expires))
+        values = (*values, upload.created, upload.expires)
+        with self._transaction():
+            self._db.execute("INSERT INTO uploads VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def upload(self, id: str, owner: str | None = None) -> Upload | None:
         """An upload; with ``owner`` only if it is theirs."""
@@ -579,26 +516,6 @@ class JobStore:
             return None
         return Upload(**dict(row) | {"info": json.loads(row["info"])})
 
-    # ---- helpers
-
-    def _count(self, condition: str, *values: Any) -> int:
-        (count,) = self._db.execute(f"SELECT count(*) FROM jobs WHERE {condition}", values).fetchone()
-        return int(count)
-
-    def _next_revision(self) -> int:
-        row = self._db.execute("UPDATE counters SET value = value + 1 WHERE name = 'revision' RETURNING value")
-        return int(row.fetchone()[0])
-
-    def _change(self, sets: str, condition: str, values: Sequence[Any]) -> int:
-        """Change jobs one by one, since each has a revision of its own. Returns how many."""
-        marks = sets.count("?")
-        ids = self._db.execute(f"SELECT id FROM jobs WHERE {condition}", values[marks:]).fetchall()
-        for (id,) in ids:
-            self._db.execute(
-                f"UPDATE jobs SET {sets}, revision = ? WHERE id = ?", (*values[:marks], self._next_revision(), id)
-            )
-        return len(ids)
-
 
 CANCELLED: JsonObject = {"code": "cancelled", "message": "the job was cancelled"}
 _CLAIMED = "id = ? AND worker = ? AND attempts = ? AND state = 'in_progress'"
@@ -606,18 +523,3 @@ _CLAIMED = "id = ? AND worker = ? AND attempts = ? AND state = 'in_progress'"
 
 def _claimed(claim: Claim) -> tuple[str, str, int]:
     return claim.job, claim.worker, claim.attempt
-
-
-def _packed(name: str, value: Any) -> Any:
-    if name in _JSON:
-        return None if value is None else json.dumps(value)
-    return int(value) if name in _FLAGS else value
-
-
-def _unpacked(row: sqlite3.Row) -> Job:
-    values = dict(row)
-    for name in _JSON:
-        values[name] = None if values[name] is None else json.loads(values[name])
-    for name in _FLAGS:
-        values[name] = bool(values[name])
-    return Job(**values)

@@ -20,7 +20,7 @@ from videodit.serving.preparing import find_job, new_job, plan_request, remixed
 from videodit.serving.records import Job, Kind, is_id
 from videodit.serving.requests import CreateVideo, EditVideo, ExtendVideo, PlanVideo, RemixVideo
 from videodit.serving.sources import keep_sources, original_file
-from videodit.serving.state import ServerState, owner_of, state_of
+from videodit.serving.state import ServerState, owner_of, queue_full, state_of
 from videodit.serving.store import QueueFull
 
 __all__ = ["Owner", "State", "add_job", "as_video", "find_job", "new_job", "plan_request", "router"]
@@ -39,18 +39,19 @@ def add_job(job: Job, state: ServerState, answer: tuple[str, str] | None = None)
         answer: see :meth:`videodit.serving.store.JobStore.add`.
 
     Raises:
-        APIError: the queue is full, or what it starts from is gone.
+        APIError: the queue is full, or the room for clips, or what it starts from is gone.
     """
-    limits, ids = state.config.limits, job.extra.get("sources", {})
+    state.uploads.check_room(job.owner, 0)
+    most, own = state.config.limits.queue, state.owner_limit(job.owner)
     try:
-        keep_sources(state.data, job.id, ids, parent=job.parent)
-        return state.store.add(job, queue_limit=limits.queue, owner_limit=limits.per_key, answer=answer)
+        keep_sources(state.data, job.id, job.extra.get("sources", {}), parent=job.parent)
+        return state.store.add(job, queue_limit=most, owner_limit=own, answer=answer)
     except FileNotFoundError:
         state.data.remove_job(job.id)
         raise APIError(404, "what the clip starts from is gone", code="not_found") from None
     except QueueFull as full:
         state.data.remove_job(job.id)
-        raise APIError(429, str(full), code="queue_full", headers={"Retry-After": "5"}) from None
+        raise queue_full(full) from None
 
 
 # ---- asking for clips ----------------------------------------------------------------------------

@@ -1,15 +1,19 @@
 """A worker: a process that takes jobs from the store, one after the other, with its models loaded.
 
-It ends with the process that started it: that holds the other end of its stdin.
+It ends with the process that started it: that holds the other end of its stdin. Signals that a terminal or a service
+manager sends to all processes at once are left to that one. It logs to stderr, which is the server's.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import importlib
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,19 +23,21 @@ from pathlib import Path
 from typing import Any
 
 from videodit.errors import VideoDiTError
+from videodit.limits import Limits, use_limits
 from videodit.serving.cards import Card, lora_facts
+from videodit.serving.database import StoreUnavailable
 from videodit.serving.folder import DataFolder
 from videodit.serving.making import Models, Stopped, make
 from videodit.serving.records import Claim, Job
 from videodit.serving.sources import source_file
 from videodit.serving.store import CANCELLED, ClaimLost, JobStore
+from videodit.serving.supervisor import LEASE
 from videodit.serving.wording import without_paths
 
-LEASE = 30.0
-"""Seconds that a job belongs to a worker which gives no sign of life."""
 _POLL = 0.1
 _CODES = {"ModelError": "model_error", "OutOfMemory": "out_of_memory", "InternalError": "internal_error"}
 _MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError", "OutOfMemory")
+_DISK_ERRORS = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EROFS)
 
 logger = logging.getLogger("videodit.serving.worker")
 
@@ -51,7 +57,7 @@ class Worker:
         self.store = JobStore(data.jobs_file)
 
     def publish(self, *, loras: bool = True) -> None:
-        """Tell the web process what the models are.
+        """Tell the web process what the models are, and what is wrong with those that cannot be read.
 
         Args:
             loras: and which LoRAs they take, which needs large libraries.
@@ -59,12 +65,36 @@ class Worker:
         from videodit.pipelines.folders import resolve_model
 
         for name, source in self.models.models.items():
-            folder = resolve_model(source)
-            card = Card.from_folder(name, folder)
-            if loras:
-                facts = {one: lora_facts(folder, file, one) for one, file in self.models.loras.items()}
-                card = replace(card, loras=facts)
-            self.store.publish(name, card.to_json())
+            try:
+                folder = resolve_model(source)
+                card = Card.from_folder(name, folder)
+                if loras:
+                    facts = {one: lora_facts(folder, file, one) for one, file in self.models.loras.items()}
+                    card = replace(card, loras=facts)
+            except (VideoDiTError, OSError) as error:
+                self.tell_problem(name, error)
+            else:
+                self.store.publish(name, card.to_json())
+
+    def preload(self) -> None:
+        """Load the first model before a job wants it."""
+        first = next(iter(self.models.models))
+        try:
+            self.models.pipeline(first, acceleration=None, loras=())
+        except Exception as error:  # jobs for it fail with a reason
+            self.tell_problem(first, error)
+
+    def tell_problem(self, model: str, error: Exception) -> None:
+        """Say in the log and to whoever asks the server why a model cannot be used."""
+        logger.error("cannot load the model %s: %s", model, error)
+        known = isinstance(error, VideoDiTError)
+        said = self._by_names(error) if known else "it cannot be loaded; the server's log says why"
+        self.store.publish_problem(model, said)
+
+    def _by_names(self, error: Exception) -> str:
+        """What an error says, models and LoRAs called by their names and other files without their folders."""
+        names = {file: name for name, file in (*self.models.models.items(), *self.models.loras.items())}
+        return without_paths(str(error), names)
 
     def run(self) -> None:
         """Work for ever."""
@@ -74,7 +104,7 @@ class Worker:
 
     def work_once(self) -> bool:
         """Make one job, if one waits. Returns whether one did."""
-        job = self.store.claim(self.name, list(self.models.models), lease=LEASE)
+        job = self.store.claim(self.name, list(self.models.models))
         if job is None:
             return False
         claim = Claim(job.id, self.name, job.attempts)
@@ -94,35 +124,34 @@ class Worker:
                 lambda *args, **more: self._tell(claim, *args, **more),
             )
             expires = None if self._keep is None else time.time() + self._keep
-            if not self.store.complete(claim, output=made.output, recipe=made.recipe, expires=expires):
-                self.data.remove_job(job.id)
-        except ClaimLost:  # it is another's now, or was deleted; if that, the web process sweeps its folder
+            self.store.complete(claim, output=made.output, recipe=made.recipe, expires=expires)
+        except ClaimLost:  # it is another's now, or was deleted
             logger.info("%s is no longer ours", job.id)
         except Stopped:
             self.store.fail(claim, **CANCELLED)
-            self.data.remove_job(job.id)
         except VideoDiTError as error:
-            names = {file: name for name, file in (*self.models.models.items(), *self.models.loras.items())}
-            self.store.fail(claim, _CODES.get(type(error).__name__, "invalid_value"), without_paths(str(error), names))
+            self.store.fail(claim, _CODES.get(type(error).__name__, "invalid_value"), self._by_names(error))
         except Exception as error:
             logger.exception("%s failed", job.id)
-            code = "out_of_memory" if type(error).__name__ in _MEMORY_ERRORS else "internal_error"
-            self.store.fail(claim, code, "the worker ran into an error that its log describes")
+            self.store.fail(claim, *_reason(error))
+        finally:
+            self.data.clear(job.id, self.store.needs(job.id))
 
     def _tell(self, claim: Claim, stage: str, step: int = 0, steps: int = 0, **more: Any) -> None:
-        wishes = self.store.beat(claim, lease=LEASE, stage=stage, step=step, steps=steps, **more)
-        if wishes.cancel == "drop" or (wishes.cancel == "keep" and stage in ("sampling", "loading", "planning")):
+        wishes = self.store.beat(claim, stage=stage, step=step, steps=steps, **more)
+        if wishes.cancel is not None:
             raise Stopped(wishes.cancel)
 
     @contextlib.contextmanager
     def _alive(self, claim: Claim) -> Iterator[None]:
-        """Renew the lease from a thread of its own: a step, or loading a model, can take longer."""
+        """Give signs of life from a thread of its own: a step, or loading a model, can take longer than a lease."""
         ended = threading.Event()
 
         def beat() -> None:
             with contextlib.closing(JobStore(self.data.jobs_file)) as store, contextlib.suppress(ClaimLost):
                 while not ended.wait(LEASE / 4):
-                    store.beat(claim, lease=LEASE)
+                    with contextlib.suppress(StoreUnavailable):  # perhaps next time
+                        store.beat(claim)
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -133,8 +162,20 @@ class Worker:
             thread.join()
 
 
+def _reason(error: Exception) -> tuple[str, str]:
+    """Code and message of a job that failed by no fault of the request."""
+    if type(error).__name__ in _MEMORY_ERRORS:
+        return "out_of_memory", "the worker's memory does not suffice; ask for a smaller or shorter clip"
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return "storage_full", f"the server cannot write the clip: {error.strerror}"
+    return "internal_error", "the worker ran into an error that its log describes"
+
+
 def _end_with_parent() -> None:
-    """Leave at once when stdin ends, as it does when the process that started this one is gone."""
+    """Leave at once when stdin ends, as it does when the process that started this one is gone.
+
+    On Linux the system itself ends it then, even if it is stopped or hangs.
+    """
 
     def wait() -> None:
         with contextlib.suppress(OSError):
@@ -142,29 +183,50 @@ def _end_with_parent() -> None:
                 pass
         os._exit(0)
 
+    if sys.platform == "linux":
+        import ctypes
+
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it ended before
+            os._exit(0)
     threading.Thread(target=wait, daemon=True).start()
 
 
 def main() -> None:
     """Read the first line of stdin, which holds the settings as JSON, and work."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True)
     name = parser.parse_args().name
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name}: %(message)s", stream=sys.stderr)
+    logging.basicConfig(format=f"%(asctime)s {name}: %(message)s", stream=sys.stderr)
+    logging.getLogger("videodit.serving").setLevel(logging.INFO)
     settings = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
     _end_with_parent()
     models = Models(settings["models"], settings["loras"], device=settings.get("device"), dtype=settings.get("dtype"))
     worker = Worker(name, DataFolder(Path(settings["data"])), models, keep_seconds=settings.get("keep_seconds"))
     worker.publish(loras=False)
-    first = next(iter(models.models))
-    try:
-        models.pipeline(first, acceleration=None, loras=())
-    except VideoDiTError as error:
-        logger.error("cannot load %s: %s", first, error)
+    _quiet_libraries()
+    if settings.get("preload", True):
+        worker.preload()
     if models.loras:
         worker.publish()
+    worker.store.set_worker(name, "ready")
     logger.info("ready")
-    worker.run()
+    with use_limits(Limits(**settings["media"]), how="the server's --limit {name}=NUMBER"):
+        worker.run()
+
+
+def _quiet_libraries() -> None:
+    from videodit.importing import quick_imports
+    from videodit.quiet import quiet_libraries, quiet_torchao
+
+    quiet_torchao()
+    with quick_imports():
+        importlib.import_module("videodit.pipelines.pipeline")
+    quiet_libraries()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,229 @@
+"""The SQLite file behind the store: opening and migrating it, transactions, and rows as jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from videodit.errors import InputError
+from videodit.serving.finding import folded
+from videodit.serving.records import Job
+
+_OLDEST = (3, 35)  # UPDATE … RETURNING
+_BUSY_SECONDS = 10.0
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO counters VALUES ('revision', 0), ('forgotten', 0);
+    CREATE TABLE jobs (
+        id TEXT PRIMARY KEY,
+        owner TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        parent TEXT,
+        model TEXT NOT NULL,
+        request TEXT NOT NULL,
+        extra TEXT NOT NULL,
+        settings TEXT NOT NULL,
+        notices TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('queued', 'in_progress', 'completed', 'failed')),
+        position REAL NOT NULL,
+        paused INTEGER NOT NULL,
+        cancel TEXT CHECK (cancel IN ('drop', 'keep')),
+        cancelled_at REAL,
+        worker TEXT,
+        attempts INTEGER NOT NULL,
+        beats INTEGER NOT NULL,
+        stage TEXT,
+        step INTEGER NOT NULL,
+        steps INTEGER NOT NULL,
+        seconds_left REAL,
+        preview INTEGER NOT NULL,
+        error TEXT,
+        output TEXT,
+        recipe TEXT,
+        favourite INTEGER NOT NULL,
+        binned REAL,
+        created REAL NOT NULL,
+        started REAL,
+        finished REAL,
+        expires REAL,
+        removed REAL,
+        deleted REAL,
+        revision INTEGER NOT NULL
+    );
+    CREATE INDEX jobs_queue ON jobs (state, position);
+    CREATE INDEX jobs_owner ON jobs (owner, created, id);
+    CREATE UNIQUE INDEX jobs_revision ON jobs (revision);
+    CREATE TABLE uploads (
+        id TEXT PRIMARY KEY,
+        owner TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        bytes INTEGER NOT NULL,
+        info TEXT NOT NULL,
+        created REAL NOT NULL,
+        expires REAL NOT NULL
+    );
+    CREATE TABLE models (name TEXT PRIMARY KEY, card TEXT, problem TEXT);
+    CREATE TABLE workers (name TEXT PRIMARY KEY, state TEXT NOT NULL);
+    CREATE TABLE keys (name TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, created REAL NOT NULL, options TEXT NOT NULL);
+    CREATE TABLE sessions (hash TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL) WITHOUT ROWID;
+    CREATE TABLE answers (
+        owner TEXT NOT NULL,
+        key TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,
+        job TEXT NOT NULL,
+        created REAL NOT NULL,
+        PRIMARY KEY (owner, key)
+    );
+    CREATE TABLE watchers (name TEXT PRIMARY KEY, until REAL NOT NULL);
+    """,
+)
+"""Scripts that bring a file from one format to the next; ``PRAGMA user_version`` counts those that were run."""
+
+FIELDS = [one.name for one in dataclasses.fields(Job)]
+_JSON = ("request", "extra", "settings", "notices", "error", "output", "recipe")
+_FLAGS = ("paused", "favourite")
+
+
+class StoreUnavailable(Exception):
+    """Nothing can be written down now: the disk is full or read-only, or somebody else writes for very long."""
+
+
+class Database:
+    """An SQLite file that several processes share, each through objects of its own, and each object in one thread.
+
+    Args:
+        path: the file; made if it is not there.
+        clock: seconds since 1970.
+        durable: what is written outlasts a power cut, too; else it outlasts the end of any process.
+
+    Raises:
+        InputError: SQLite is too old, or the file is damaged, another program's or a newer version's.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time, durable: bool = False) -> None:
+        if sqlite3.sqlite_version_info < _OLDEST:
+            raise InputError(f"SQLite {sqlite3.sqlite_version} is too old; the server needs 3.35 or newer")
+        self._clock = clock
+        try:
+            self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        except sqlite3.Error as error:
+            raise InputError(f"cannot open {str(path)!r}: {error}") from error
+        self._db.row_factory = sqlite3.Row
+        self._db.create_function("folded", 1, folded, deterministic=True)
+        try:
+            self._check_version(path)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._migrate(path)
+        except sqlite3.Error as error:
+            self._db.close()
+            raise InputError(f"cannot read jobs from {str(path)!r}: {error}") from error
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _check_version(self, path: Path) -> int:
+        both = "SELECT (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
+        version, tables = self._db.execute(both).fetchone()
+        if tables and not version:
+            raise InputError(f"{str(path)!r} is another program's file")
+        if version > len(MIGRATIONS):
+            raise InputError(
+                f"{str(path)!r} was written by a newer version of videodit: its format is {version}, and this "
+                f"version knows up to {len(MIGRATIONS)}"
+            )
+        return int(version)
+
+    def _migrate(self, path: Path) -> None:
+        if self._check_version(path) == len(MIGRATIONS):
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        try:  # another process may have been faster
+            for script in MIGRATIONS[self._check_version(path) :]:
+                for statement in script.split(";"):
+                    if statement.strip():
+                        self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For what else is read from the file: keys, sessions and uploads."""
+        return self._db
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Write all of a block or nothing.
+
+        Raises:
+            StoreUnavailable: nothing can be written.
+        """
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            self._roll_back()
+            if isinstance(error, sqlite3.OperationalError):
+                raise StoreUnavailable(f"jobs cannot be written down now: {error}") from error
+            raise
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:  # after some errors SQLite has done it by itself
+            self._db.execute("ROLLBACK")
+
+    def _one(self, sql: str, *values: Any) -> Any:
+        """The first column of the first row, or ``None``."""
+        row = self._db.execute(sql, values).fetchone()
+        return None if row is None else row[0]
+
+    def _count(self, condition: str, *values: Any) -> int:
+        return int(self._one(f"SELECT count(*) FROM jobs WHERE {condition}", *values))
+
+    def _ids(self, sql: str, *values: Any) -> list[str]:
+        return [row[0] for row in self._db.execute(sql, values)]
+
+    def _next_revision(self) -> int:
+        return int(self._one("UPDATE counters SET value = value + 1 WHERE name = 'revision' RETURNING value"))
+
+    def _change(self, sets: str, condition: str, values: Sequence[Any]) -> int:
+        """Change jobs one by one, since each has a revision of its own. Returns how many."""
+        marks = sets.count("?")
+        ids = self._ids(f"SELECT id FROM jobs WHERE {condition}", *values[marks:])
+        for id in ids:
+            self._db.execute(
+                f"UPDATE jobs SET {sets}, revision = ? WHERE id = ?", (*values[:marks], self._next_revision(), id)
+            )
+        return len(ids)
+
+
+def packed(name: str, value: Any) -> Any:
+    """A field of a job as its column has it."""
+    if name in _JSON:
+        return None if value is None else json.dumps(value)
+    return int(value) if name in _FLAGS else value
+
+
+def unpacked(row: sqlite3.Row) -> Job:
+    """A row as a job."""
+    values = dict(row)
+    for name in _JSON:
+        values[name] = None if values[name] is None else json.loads(values[name])
+    for name in _FLAGS:
+        values[name] = bool(values[name])
+    return Job(**values)

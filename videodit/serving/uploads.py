@@ -1,0 +1,179 @@
+"""Pictures and clips that were sent: looked at in a process of their own, kept under an id, counted by key."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from videodit.json_types import JsonObject
+from videodit.serving.config import ServerConfig
+from videodit.serving.errors import APIError, not_found
+from videodit.serving.folder import DataFolder
+from videodit.serving.records import Upload, is_id, new_id
+from videodit.serving.store import JobStore
+
+_MOST_TOLD = 1_000_000  # bytes that the process which looks at a file may say of it
+_FREE = 200_000_000  # bytes of the disk that uploads leave free
+_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_FIELDS = ("kind", "width", "height", "num_frames", "fps", "recipe")
+
+
+class Uploads:
+    """Files of all owners.
+
+    Args:
+        config: of the server.
+        data: its folder.
+        store: of the event loop's thread.
+    """
+
+    def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore) -> None:
+        self._config, self._data, self._store = config, data, store
+        self._lookers = anyio.CapacityLimiter(config.limits.inspections)
+
+    def check_room(self, owner: str, more: int) -> None:
+        """See that so many more bytes may be kept.
+
+        Raises:
+            APIError: no.
+        """
+        limits = self._config.limits
+        if self._data.full:
+            raise no_disk("favourites and uploads have all that the operator allows; delete some")
+        if shutil.disk_usage(self._data.path).free < more + _FREE:
+            raise no_disk()
+        uploads, clips = self.kept_bytes(owner)
+        if uploads + clips + more > limits.owner_bytes:
+            raise APIError(
+                429,
+                f"the uploads and clips of {owner!r} have {uploads + clips:,} bytes, and {more:,} more are above the "
+                f"limit of {limits.owner_bytes:,}: delete some",
+                code="quota_exceeded",
+                headers={"x-should-retry": "false"},
+            )
+        if self.kept_bytes(None)[0] + more > limits.quota_bytes:  # old clips give way, uploads do not
+            raise no_disk("uploads have all that the operator allows")
+
+    def kept_bytes(self, owner: str | None) -> tuple[int, int]:
+        """Bytes of all uploads, and of all clips, of an owner; ``None``: of everybody."""
+        now = time.time()
+        (uploads,) = self._store.connection.execute(
+            "SELECT coalesce(sum(bytes), 0) FROM uploads WHERE (? IS NULL OR owner = ?) AND expires > ?",
+            (owner, owner, now),
+        ).fetchone()
+        (clips,) = self._store.connection.execute(
+            "SELECT coalesce(sum(json_extract(output, '$.bytes')), 0) FROM jobs WHERE (? IS NULL OR owner = ?) "
+            "AND output IS NOT NULL AND removed IS NULL AND deleted IS NULL AND (expires IS NULL OR expires > ?)",
+            (owner, owner, now),
+        ).fetchone()
+        return int(uploads), int(clips)
+
+    async def take(self, file: Path, owner: str) -> Upload:
+        """Look at a file of the spool and keep it. After an error the file is gone.
+
+        Raises:
+            APIError: it is no picture and no clip that can be read, or there is no room.
+        """
+        try:
+            size = file.stat().st_size
+            self.check_room(owner, size)
+            info = await anyio.to_thread.run_sync(self._look_at, file, limiter=self._lookers)
+            now, id = time.time(), new_id("upload")
+            os.replace(file, self._data.upload(id))
+        finally:
+            file.unlink(missing_ok=True)
+        kind = str(info.pop("kind"))
+        upload = Upload(id, owner, kind, size, info, now, now + self._config.limits.upload_seconds)
+        self._store.add_upload(upload)
+        return upload
+
+    def find(self, id: str, owner: str) -> Upload:
+        """An upload of this owner.
+
+        Raises:
+            APIError: there is none of that id.
+        """
+        found = self._store.upload(id, owner) if is_id(id, "upload") else None
+        if found is None or found.expires <= time.time():
+            raise not_found(f"upload {id[:64]!r}")
+        return found
+
+    def remove(self, id: str) -> None:
+        """Remove an upload."""
+        self._store.connection.execute("DELETE FROM uploads WHERE id = ?", (id,))
+        self._data.upload(id).unlink(missing_ok=True)
+
+    def _look_at(self, file: Path) -> JsonObject:
+        """What a file is, told by :mod:`videodit.serving.inspect` in a process that may take so much and no more."""
+        limits = self._config.limits
+        job = {
+            "path": str(file),
+            "limits": dataclasses.asdict(self._config.media),
+            "memory": limits.inspect_bytes,
+            "seconds": limits.inspect_seconds,
+        }
+        code, text = _ask([sys.executable, "-m", "videodit.serving.inspect"], job, self._data.path, limits)
+        told: Any = None
+        with contextlib.suppress(ValueError):
+            told = json.loads(text)
+        if isinstance(told, dict) and isinstance(told.get("error"), str):
+            raise _unreadable(told["error"])
+        if code or not isinstance(told, dict) or told.get("kind") not in ("picture", "clip"):
+            raise _unreadable("to read it takes more time or memory than this server allows")
+        return {name: told[name] for name in _FIELDS if told.get(name) is not None}
+
+
+def _ask(command: list[str], job: JsonObject, folder: Path, limits: Any) -> tuple[int, bytes]:
+    """The exit code of a process, and what it says of a job, in a bounded time and of a bounded length."""
+    quiet = {"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=folder,
+        env=os.environ | quiet,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        end = threading.Timer(limits.inspect_seconds, process.kill)
+        end.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(job).encode())
+                process.stdin.close()
+            text = process.stdout.read(_MOST_TOLD + 1)
+            if len(text) > _MOST_TOLD:
+                process.kill()
+            return process.wait(), text
+        finally:
+            end.cancel()
+            process.kill()
+
+
+def _unreadable(message: str) -> APIError:
+    return APIError(400, message, code="invalid_file")
+
+
+def no_disk(why: str = "the disk is full") -> APIError:
+    """No files are taken now."""
+    headers = {"Retry-After": "60", "x-should-retry": "false"}
+    return APIError(507, f"no room is left: {why}", code="storage_full", headers=headers)
+
+
+def is_no_room(error: OSError) -> bool:
+    """Whether the system says that a disk is full."""
+    return error.errno in _NO_ROOM
