@@ -61,8 +61,8 @@ app.command(cls=Command)(with_result_flags(named_as_typed(remake), files=True))
 for _command in (info, convert, families, train, toybox, calibrate, doctor):
     app.command(cls=Command)(with_result_flags(named_as_typed(_command)))
 app.add_typer(data)
-app.add_typer(serve)
 app.add_typer(config)
+app.add_typer(serve)
 app.add_typer(jobs)
 
 

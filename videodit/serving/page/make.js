@@ -1,32 +1,40 @@
 // The form: everything a clip can be asked for, with what the server's plan says while one types.
-import { call, get, upload } from "./api.js";
+import { call, get } from "./api.js";
 import { act } from "./cards.js";
 import { button, fillWith, h, labelled, say } from "./dom.js";
+import { icon } from "./icons.js";
 import { jobs } from "./jobs.js";
+import { read, write } from "./kept.js";
+import { LoRAs } from "./loras.js";
+import { KeyFrames, MediaPicker } from "./media.js";
+import { MaskPainter } from "./painter.js";
+import { PromptBox } from "./prompt.js";
+import { Storyboard } from "./storyboard.js";
 import { T, fill } from "./strings.js";
 
 const KEEP = "videodit-make";
-const HISTORY = "videodit-history";
+const LAST_SEED = "videodit-last-seed";
 const M = T.make;
+const MODES = ["create", "extension", "edit", "connect"];
+const PATHS = { create: "/v1/videos", extension: "/v1/videos/extensions", edit: "/v1/videos/edits", connect: "/v1/videos" };
+const TASKS = { create: "create", extension: "extension", edit: "edit", connect: "create" };
+const TYPING = 250; // milliseconds without a key after which the plan is asked for
 
-function read(key, fallback) {
-  try {
-    return JSON.parse(localStorage.getItem(key)) ?? fallback;
-  } catch {
-    return fallback;
-  }
+function number(attributes) {
+  return h("input", { type: "number", inputmode: "decimal", placeholder: M.ownValue, ...attributes });
 }
 
-function write(key, value) {
-  try {
-    localStorage.setItem(key, JSON.stringify(value));
-  } catch {
-    // a full or forbidden storage only forgets
-  }
+function numeric(input) {
+  return input.value.trim() === "" ? undefined : Number(input.value);
 }
 
-function number(step, min, placeholder = M.ownValue) {
-  return h("input", { type: "number", step, min, placeholder, inputmode: "decimal" });
+function option(value, text) {
+  return h("option", { value }, text);
+}
+
+/** Without what is not said. */
+function said(fields) {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined && value !== null && value !== ""));
 }
 
 /** The model's own size, the same upright and lying, and a square, as the model can make them. */
@@ -40,162 +48,185 @@ function sizesOf(model) {
   return [...new Set(shapes.map(([w, h]) => `${snapped(w, model.sizes.width_step)}x${snapped(h, model.sizes.height_step)}`))];
 }
 
-/** A place for a picture: dropped, chosen or pasted. */
-class DropZone {
-  constructor(title, accept, onChange) {
-    this.title = title;
-    this.onChange = onChange;
-    this.file = null;
-    this.reference = null;
-    this.chooser = h("input", { type: "file", accept, class: "hidden", tabindex: -1, "aria-hidden": "true" });
-    this.shown = h("span", {}, M.drop);
-    this.zone = h("button", { type: "button", class: "drop", "aria-label": `${title}. ${M.drop}` }, this.shown);
-    this.reason = h("small", { class: "reason", hidden: true });
-    this.remove = button(M.remove, () => this.set(null), { class: "quiet", hidden: true });
-    this.element = h("div", { class: "field" }, h("span", { class: "label" }, title), this.zone, this.chooser, this.remove, this.reason);
-    this.zone.addEventListener("click", () => this.chooser.click());
-    this.chooser.addEventListener("change", () => this.set(this.chooser.files[0] ?? null));
-    for (const event of ["dragenter", "dragover"]) {
-      this.zone.addEventListener(event, (drag) => {
-        drag.preventDefault();
-        this.zone.classList.add("over");
-      });
-    }
-    this.zone.addEventListener("dragleave", () => this.zone.classList.remove("over"));
-    this.zone.addEventListener("drop", (drop) => {
-      drop.preventDefault();
-      this.zone.classList.remove("over");
-      if (drop.dataTransfer.files[0] && !this.zone.disabled) this.set(drop.dataTransfer.files[0]);
-    });
-  }
-
-  set(file) {
-    if (this.url) URL.revokeObjectURL(this.url);
-    this.file = file;
-    this.reference = null;
-    this.url = file ? URL.createObjectURL(file) : null;
-    this.chooser.value = "";
-    this.remove.hidden = !file;
-    if (!file) fillWith(this.zone, this.shown);
-    else if (file.type.startsWith("video/")) fillWith(this.zone, h("video", { src: this.url, muted: true, "aria-label": file.name }));
-    else fillWith(this.zone, h("img", { src: this.url, alt: file.name }));
-    this.onChange();
-  }
-
-  /** Says why it cannot be used, or that it can. */
-  allow(reason) {
-    this.zone.disabled = Boolean(reason);
-    this.reason.textContent = reason ?? "";
-    this.reason.hidden = !reason;
-    if (reason && this.file) this.set(null);
-  }
-
-  /** The upload's reference, once the file is sent. */
-  async send() {
-    if (!this.file) return undefined;
-    this.reference ??= { id: (await upload(this.file)).id };
-    return this.reference;
-  }
+/** What a request does, by its fields where nobody says. */
+export function modeOf(fields) {
+  const told = fields.mode ?? fields.task ?? fields.kind;
+  if (MODES.includes(told) && told !== "create") return told;
+  if (fields.video) return fields.backward !== undefined || fields.seconds !== undefined ? "extension" : "edit";
+  const [first, second, ...more] = fields.conditions ?? [];
+  const isBridge = second && !more.length && first.at === 0 && second.at < -1 && !fields.input_reference && !fields.last_reference;
+  return isBridge ? "connect" : "create";
 }
 
 export class Make {
   constructor() {
-    this.lastSeed = read("videodit-last-seed", null);
     this.models = [];
-    this.build();
-    this.restore();
+    this.wordsOf = new Map();
+    this.lastSeed = read(LAST_SEED, null);
+    this.controls();
+    this.layOut();
+    this.listen();
+    this.showMode();
   }
 
-  build() {
-    this.prompt = h("textarea", { rows: 3, placeholder: M.promptPlaceholder, maxlength: 20000, "aria-describedby": "plan" });
-    this.hints = h("div", { class: "hints", "aria-live": "polite" });
-    this.history = h("datalist", { id: "history" });
-    this.negative = h("textarea", { rows: 1, maxlength: 20000 });
+  // ---- building ----
+
+  controls() {
+    const changed = () => this.changed();
+    this.modes = Object.fromEntries(MODES.map((mode) => [mode, h("input", { type: "radio", name: "mode", value: mode, checked: mode === "create" })]));
+    this.modeReason = h("small", { class: "reason", hidden: true });
+    this.prompt = new PromptBox(() => this.wordsOf.get(this.chosen?.id) ?? [], changed);
+    this.negative = h("textarea", { rows: 2, maxlength: 20000 });
     this.model = h("select");
     this.size = h("select");
-    this.width = number(1, 1);
-    this.height = number(1, 1);
+    this.width = number({ step: 1, min: 1 });
+    this.height = number({ step: 1, min: 1 });
     this.custom = h("div", { class: "row", hidden: true }, labelled(M.width, this.width), labelled(M.height, this.height));
-    this.seconds = number("any", 0);
-    this.seed = h("input", { type: "text", inputmode: "numeric", pattern: "[0-9]*", placeholder: M.seedRandom });
-    this.steps = number(1, 1);
-    this.guidance = number("any", 0);
-    this.accelerate = h("select", {}, ...["", "lossless", "balanced", "fast"].map((name) => h("option", { value: name }, name || M.accelerateNone)));
+    this.seconds = number({ step: "any", min: 0 });
+    this.steps = number({ step: 1, min: 1 });
+    this.guidance = number({ step: "any" });
+    this.guidance2 = number({ step: "any" });
+    this.fps = number({ step: "any", min: 0 });
+    this.accelerate = h("select", {}, option("", M.accelerateNone), ["lossless", "balanced", "fast"].map((name) => option(name, M.presets[name])));
+    this.fit = h("select", {}, option("", M.fits.crop), ["pad", "stretch", "error"].map((name) => option(name, M.fits[name])));
     this.loop = h("input", { type: "checkbox" });
     this.loopReason = h("small", { class: "reason", hidden: true });
-    this.count = h("input", { type: "number", min: 1, max: 16, value: 1 });
-    this.loras = h("div", { class: "loras" });
-    const changed = () => this.changed();
-    this.first = new DropZone(M.first, "image/*", changed);
-    this.last = new DropZone(M.last, "image/*", changed);
+    this.count = h("input", { type: "number", min: 1, max: 16, value: 1, inputmode: "numeric" });
+    this.loras = new LoRAs((word) => this.prompt.insert(word), changed);
+    this.first = new MediaPicker(M.first, "picture", changed);
+    this.last = new MediaPicker(M.last, "picture", changed);
+    this.keyFrames = new KeyFrames(changed);
+    this.board = new Storyboard(changed, () => this.duration);
+    this.video = new MediaPicker(M.video, "clip", () => { this.painter.setClip(this.video.source); changed(); });
+    this.second = new MediaPicker(M.secondVideo, "clip", changed);
+    this.backward = h("select", {}, option("", M.forward), option("true", M.backward));
+    this.strength = number({ min: 0.05, max: 1, step: 0.05 });
+    this.painter = new MaskPainter(changed);
+    this.outWidth = number({ step: 1, min: 1 });
+    this.outHeight = number({ step: 1, min: 1 });
     this.plan = h("div", { id: "plan", class: "plan", "aria-live": "polite" });
     this.go = h("button", { type: "submit", class: "main", title: M.goHint }, M.go);
-    const dice = button("⚄", () => { this.seed.value = ""; this.changed(); }, { title: M.dice, "aria-label": M.dice, class: "icon" });
-    const last = button("↺", () => { if (this.lastSeed !== null) { this.seed.value = this.lastSeed; this.changed(); } }, { title: M.lastSeed, "aria-label": M.lastSeed, class: "icon" });
-    this.seed.id = "seed";
-    this.historyList = h("div", { class: "history", hidden: true });
+    this.seedRow();
+  }
+
+  seedRow() {
+    this.seed = h("input", { type: "text", inputmode: "numeric", pattern: "[0-9]*", placeholder: M.seedRandom, id: "seed" });
+    const set = (value) => { this.seed.value = value; this.changed(); };
+    const drawn = () => Math.floor(Math.random() * 2 ** 31);
+    const small = (name, label, act_) => h("button", { type: "button", class: "icon", title: label, "aria-label": label, on: { click: act_ } }, icon(name));
+    this.lock = small("open", M.lock, () => set(this.seed.value ? "" : this.lastSeed ?? drawn()));
+    this.useLast = small("last", M.lastSeed, () => set(this.lastSeed));
+    this.seedField = h("div", { class: "field seed" }, h("label", { for: "seed" }, M.seed), h("div", { class: "joined" }, this.seed, small("dice", M.dice, () => set(drawn())), this.lock, this.useLast));
+  }
+
+  layOut() {
+    const part = (modes, ...children) => h("div", { class: "part", "data-modes": modes }, ...children);
+    this.secondsField = labelled(M.seconds, this.seconds);
     this.element = h(
       "form",
-      { class: "make", novalidate: true },
-      labelled(M.prompt, this.prompt),
-      this.hints,
-      h("div", { class: "row end" }, button(M.history, () => this.showHistory(), { class: "quiet" })),
-      this.historyList,
-      h("div", { class: "row" }, labelled(M.size, this.size), labelled(M.seconds, this.seconds)),
+      { class: "make", novalidate: true, "aria-label": T.tabs.make },
+      h("fieldset", { class: "modes" }, h("legend", { class: "unseen" }, M.mode), MODES.map((mode) => h("label", {}, this.modes[mode], h("span", {}, M.modes[mode])))),
+      this.modeReason,
+      part("extension edit connect", h("div", { class: "row top" }, this.video.element, part("connect", this.second.element))),
+      part("extension", labelled(M.direction, this.backward)),
+      part("edit", h("div", { class: "row" }, labelled(M.strength, this.strength), h("div", { class: "field" }, this.painter.element))),
+      this.prompt.element,
+      part("create", this.board.element),
+      h("div", { class: "row" }, labelled(M.size, this.size), part("create extension connect", this.secondsField)),
       this.custom,
-      h("div", { class: "row" }, this.first.element, this.last.element),
+      part("create", h("div", { class: "row top" }, this.first.element, this.last.element)),
+      part("create", h("details", { class: "more", id: "frames" }, h("summary", {}, M.keyFrames), this.keyFrames.element)),
       h(
         "details",
-        { class: "more" },
+        { class: "more", id: "more" },
         h("summary", {}, M.more),
         labelled(M.negative, this.negative),
-        labelled(M.model, this.model),
-        h(
-          "div",
-          { class: "row" },
-          h("div", { class: "field" }, h("label", { for: "seed" }, M.seed), h("div", { class: "joined" }, this.seed, dice, last)),
-          labelled(M.steps, this.steps),
-          labelled(M.guidance, this.guidance),
-        ),
-        labelled(M.accelerate, this.accelerate),
-        h("label", { class: "check" }, this.loop, M.loop),
-        this.loopReason,
-        h("fieldset", {}, h("legend", {}, M.loras), this.loras),
+        h("div", { class: "row" }, labelled(M.model, this.model), labelled(M.accelerate, this.accelerate)),
+        this.seedField,
+        h("div", { class: "row" }, labelled(M.steps, this.steps), labelled(M.guidance, this.guidance), (this.guidance2Field = labelled(M.guidance2, this.guidance2))),
+        h("div", { class: "row" }, labelled(M.fps, this.fps), labelled(M.fit, this.fit)),
+        part("edit", h("div", { class: "row" }, labelled(M.outWidth, this.outWidth), labelled(M.outHeight, this.outHeight))),
+        part("create", h("label", { class: "check" }, this.loop, M.loop), this.loopReason),
+        this.loras.element,
       ),
       this.plan,
       h("div", { class: "row go" }, this.go, labelled(M.count, this.count), button(M.clear, () => this.clear(), { class: "quiet" })),
     );
+  }
+
+  listen() {
     this.element.addEventListener("submit", (event) => {
       event.preventDefault();
       this.send();
     });
-    this.element.addEventListener("input", changed);
+    this.element.addEventListener("input", (event) => {
+      if (event.target.name === "mode") this.showMode();
+      this.changed();
+    });
     this.element.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
         event.preventDefault();
         this.send();
       }
     });
+    this.element.addEventListener("paste", (event) => {
+      const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
+      if (!file || this.mode !== "create" || this.first.zone.disabled) return;
+      event.preventDefault();
+      this.first.take(file);
+    });
   }
 
   async load() {
     const [models, loras] = await Promise.all([get("/v1/models"), get("/v1/loras").catch(() => ({ data: [] }))]);
     this.models = models.data;
-    fillWith(this.model, this.models.map((model) => h("option", { value: model.id }, model.id)));
-    if (this.kept?.model) this.model.value = this.kept.model;
-    fillWith(this.loras, loras.data.length ? loras.data.map((lora) => this.loraRow(lora)) : h("small", {}, M.noLoras));
+    fillWith(this.model, this.models.map((model) => option(model.id, model.id)));
+    this.loras.show(loras.data);
     this.showModel();
-    this.changed();
+    const kept = read(KEEP, null);
+    if (kept) await this.put(kept);
+    else this.changed();
   }
 
-  loraRow(lora) {
-    const use = h("input", { type: "checkbox", "data-lora": lora.id });
-    const weight = h("input", { type: "number", step: 0.05, value: 1, "aria-label": fill(M.weight, { name: lora.id }) });
-    return h("div", { class: "row lora" }, h("label", { class: "check" }, use, lora.id), weight);
+  // ---- what is shown ----
+
+  get mode() {
+    return MODES.find((mode) => this.modes[mode].checked) ?? "create";
   }
 
   get chosen() {
     return this.models.find((model) => model.id === this.model.value) ?? this.models[0] ?? null;
+  }
+
+  get rate() {
+    return numeric(this.fps) || this.chosen?.defaults.fps || 16;
+  }
+
+  /** Seconds that the clip will have, as far as is known. */
+  get duration() {
+    return numeric(this.seconds) ?? Number(this.chosen?.defaults.seconds ?? 2);
+  }
+
+  showMode() {
+    const mode = this.mode;
+    for (const part of this.element.querySelectorAll("[data-modes]")) part.hidden = !part.dataset.modes.split(" ").includes(mode);
+    this.secondsField.querySelector("label").textContent = { extension: M.secondsAdded, connect: M.secondsBetween }[mode] ?? M.seconds;
+    this.prompt.label.textContent = mode === "create" ? M.prompt : M.promptGoesOn;
+    this.video.label.textContent = M.videos[mode] ?? M.video;
+    this.go.textContent = M.goes[mode];
+    this.showPlaceholders();
+  }
+
+  showPlaceholders() {
+    const own = this.chosen?.defaults;
+    if (!own) return;
+    const mode = this.mode;
+    this.seconds.placeholder = mode === "extension" ? "2" : mode === "connect" ? "1" : Number(own.seconds).toFixed(2);
+    this.steps.placeholder = own.num_inference_steps;
+    this.guidance.placeholder = own.guidance_scale;
+    this.fps.placeholder = own.fps;
+    this.strength.placeholder = this.painter.reference ? M.strengthOfMask : "0.6";
+    this.prompt.area.placeholder = (mode !== "create" && this.video.source?.prompt) || M.promptPlaceholder;
   }
 
   /** Sizes and abilities of the model that is chosen; what it lacks stays visible, with the reason. */
@@ -203,59 +234,131 @@ export class Make {
     const model = this.chosen;
     if (!model || this.shownModel === model) return;
     this.shownModel = model;
-    const own = model.defaults;
-    const sizes = sizesOf(model);
-    const before = this.size.value || this.kept?.size;
-    fillWith(
-      this.size,
-      [...new Set(sizes)].map((size, index) => h("option", { value: index ? size : "" }, size.replace("x", " × "))),
-      h("option", { value: "custom" }, "…"),
-    );
-    if (before && [...this.size.options].some((option) => option.value === before)) this.size.value = before;
-    this.seconds.placeholder = Number(own.seconds).toFixed(2);
-    this.steps.placeholder = own.num_inference_steps;
-    this.guidance.placeholder = own.guidance_scale;
-    const lacks = (name) => (model.takes[name] ? null : fill(T.lacks[name], { model: model.id }));
+    const before = this.size.value;
+    fillWith(this.size, sizesOf(model).map((size, index) => option(index ? size : "", size.replace("x", " × "))), option("custom", M.customSize));
+    if ([...this.size.options].some((one) => one.value === before)) this.size.value = before;
+    const takes = model.takes;
+    const kinds = takes.conditions ?? [];
+    const lacks = (name, has = takes[name]) => (has ? null : fill(T.lacks[name], { model: model.id }));
     this.first.allow(lacks("input_reference"));
     this.last.allow(lacks("last_reference"));
+    this.keyFrames.allow(lacks("key_frames", kinds.includes("region")));
+    this.board.allow(lacks("storyboard"));
+    this.painter.allow(lacks("mask", kinds.includes("region")));
+    this.loras.allow(model.id);
+    const reasons = { extension: lacks("extension", kinds.includes("region")), edit: lacks("edit", kinds.includes("edit")), connect: lacks("connect", kinds.includes("region")) };
+    for (const [mode, reason] of Object.entries(reasons)) {
+      this.modes[mode].disabled = Boolean(reason);
+      this.modes[mode].parentElement.title = reason ?? "";
+      if (reason && this.modes[mode].checked) this.setMode("create");
+    }
+    this.modeReason.textContent = [...new Set(Object.values(reasons).filter(Boolean))].join(" ");
+    this.modeReason.hidden = !this.modeReason.textContent;
     const loop = lacks("loop");
-    this.negative.disabled = Boolean(lacks("negative_prompt"));
-    this.negative.placeholder = lacks("negative_prompt") ?? "";
     this.loop.disabled = Boolean(loop);
     this.loopReason.textContent = loop ?? "";
     this.loopReason.hidden = !loop;
+    this.negative.disabled = !takes.negative_prompt;
+    this.negative.placeholder = lacks("negative_prompt") ?? "";
+    this.guidance2Field.hidden = !takes.guidance_scale_2;
+    this.showPlaceholders();
+    this.loadWords(model);
   }
 
-  /** The request as it is typed, without pictures. */
+  async loadWords(model) {
+    if (this.wordsOf.has(model.id)) return;
+    this.wordsOf.set(model.id, []);
+    const found = await get(`/v1/vocabulary?model=${encodeURIComponent(model.id)}`).catch(() => null);
+    this.wordsOf.set(model.id, found?.words ?? []);
+  }
+
+  setMode(mode) {
+    this.modes[mode].checked = true;
+    this.showMode();
+  }
+
+  // ---- what is asked for ----
+
+  /** The body of a request, as the API takes it. */
   fields() {
-    const numeric = (input) => (input.value.trim() === "" ? undefined : Number(input.value));
+    const mode = this.mode;
     const size = this.size.value === "custom" ? `${this.width.value}x${this.height.value}` : this.size.value;
-    const loras = [...this.loras.querySelectorAll("input[data-lora]")]
-      .filter((use) => use.checked)
-      .map((use) => ({ name: use.dataset.lora, weight: Number(use.closest(".lora").querySelector("[type=number]").value) }));
+    const seconds = numeric(this.seconds);
     const body = {
-      prompt: this.prompt.value.trim(),
-      negative_prompt: this.negative.value.trim() || undefined,
+      prompt: this.prompt.text,
+      negative_prompt: this.negative.disabled ? undefined : this.negative.value.trim(),
       model: this.chosen?.id,
-      size: size && size !== "x" ? size : undefined,
-      seconds: numeric(this.seconds),
+      size: size === "x" ? undefined : size,
+      fps: numeric(this.fps),
+      fit: this.fit.value,
       seed: numeric(this.seed),
       num_inference_steps: numeric(this.steps),
       guidance_scale: numeric(this.guidance),
-      accelerate: this.accelerate.value || undefined,
-      loop: this.loop.checked || undefined,
-      lora: loras.length ? loras : undefined,
+      guidance_scale_2: this.guidance2Field.hidden ? undefined : numeric(this.guidance2),
+      accelerate: this.accelerate.value,
+      lora: this.loras.fields(),
     };
-    return Object.fromEntries(Object.entries(body).filter(([, value]) => value !== undefined));
+    if (mode === "create") Object.assign(body, { seconds, ...this.fixed() });
+    if (mode === "extension") Object.assign(body, { video: this.video.reference, seconds: seconds ?? 2, backward: this.backward.value ? true : undefined });
+    if (mode === "edit") {
+      const outpaint = this.outWidth.value && this.outHeight.value ? `${this.outWidth.value}x${this.outHeight.value}` : undefined;
+      Object.assign(body, { video: this.video.reference, strength: numeric(this.strength), mask: this.painter.reference, outpaint });
+      if (outpaint) delete body.size;
+    }
+    if (mode === "connect") Object.assign(body, this.bridge(seconds ?? 1));
+    return said(body);
+  }
+
+  /** Pictures, scenes and the loop of a clip from scratch. */
+  fixed() {
+    const scenes = this.board.fields(this.prompt.text);
+    const conditions = [...this.keyFrames.fields(this.rate), ...(this.otherConditions ?? [])];
+    return {
+      input_reference: this.first.reference,
+      last_reference: this.last.reference,
+      conditions: conditions.length ? conditions : undefined,
+      loop: this.loop.checked || undefined,
+      ...(scenes ? { storyboard: scenes, prompt: undefined } : {}),
+    };
+  }
+
+  /** Both clips at the ends of a longer one. */
+  bridge(seconds) {
+    const first = this.video.source;
+    const second = this.second.source;
+    if (!first || !second) return {};
+    const frames = (source) => Math.max(1, Math.round((source.num_frames / source.fps) * this.rate));
+    return {
+      num_frames: frames(first) + Math.max(1, Math.round(seconds * this.rate)) + frames(second),
+      conditions: [{ kind: "frames", content: { id: first.id }, at: 0 }, { kind: "frames", content: { id: second.id }, at: -frames(second) }],
+    };
+  }
+
+  /** What is missing before anything can be made, in words. */
+  missing() {
+    if (this.mode !== "create" && !this.video.source) return { text: M.needsClip, at: this.video.zone };
+    if (this.mode === "connect" && !this.second.source) return { text: M.needsSecondClip, at: this.second.zone };
+    if (!this.prompt.text && (this.mode === "create" || this.mode === "connect")) return { text: M.needsPrompt, at: this.prompt.area };
+    return null;
   }
 
   changed() {
+    if (this.putting) return;
     this.showModel();
     this.custom.hidden = this.size.value !== "custom";
-    write(KEEP, { ...this.fields(), size: this.size.value, count: this.count.value });
-    this.suggest();
+    this.lock.setAttribute("aria-pressed", String(Boolean(this.seed.value)));
+    fillWith(this.lock, icon(this.seed.value ? "locked" : "open"));
+    this.useLast.disabled = this.lastSeed === null;
+    this.showPlaceholders();
+    this.board.draw();
+    write(KEEP, { ...this.fields(), mode: this.mode, count: this.count.value, unsaid: this.unsaid() });
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.showPlan(), 250);
+    this.timer = setTimeout(() => this.showPlan(), TYPING);
+  }
+
+  /** What the form holds that the mode does not send. */
+  unsaid() {
+    return said({ video: this.video.reference, second: this.second.reference, seconds: numeric(this.seconds), prompt: this.prompt.text });
   }
 
   /** What would be made. An older answer that comes late is passed over. */
@@ -263,9 +366,12 @@ export class Make {
     if (!this.chosen) return;
     this.asked?.abort();
     this.asked = new AbortController();
-    const body = this.fields();
-    const typed = Boolean(body.prompt);
-    if (!typed) body.prompt = M.promptPlaceholder;
+    const body = { ...this.fields(), task: TASKS[this.mode] };
+    if (this.mode !== "create" && this.missing()) {
+      fillWith(this.plan, h("p", {}, this.missing().text));
+      return;
+    }
+    if (!body.prompt && !body.storyboard && this.mode === "create") body.prompt = M.promptPlaceholder;
     try {
       const planned = await call("POST", "/v1/videos/plan", body, { signal: this.asked.signal });
       const s = planned.settings;
@@ -280,116 +386,117 @@ export class Make {
     }
   }
 
-  /** Words of the model that the last word may become. */
-  async suggest() {
-    const model = this.chosen;
-    if (!model) return;
-    this.words ??= new Map();
-    if (!this.words.has(model.id)) {
-      this.words.set(model.id, []);
-      const found = await get(`/v1/vocabulary?model=${encodeURIComponent(model.id)}`).catch(() => null);
-      this.words.set(model.id, found?.words ?? []);
+  async send() {
+    if (this.go.disabled) return;
+    const pickers = [this.first, this.last, this.video, this.second, ...this.keyFrames.pickers];
+    this.go.disabled = true;
+    this.go.textContent = M.sending;
+    await Promise.all(pickers.map((picker) => picker.sending));
+    const missing = this.missing();
+    if (missing) {
+      say(missing.text);
+      missing.at.focus();
+    } else {
+      const body = this.fields();
+      const path = PATHS[this.mode];
+      await act(async () => {
+        let job = null;
+        for (let index = 0; index < Math.max(1, Number(this.count.value) || 1); index += 1) {
+          job = await call("POST", path, body.seed === undefined || index === 0 ? body : { ...body, seed: body.seed + index });
+          jobs.take(job);
+        }
+        this.lastSeed = job.seed;
+        write(LAST_SEED, job.seed);
+        this.prompt.remember();
+        return job;
+      });
     }
-    const before = this.prompt.value.slice(0, this.prompt.selectionStart);
-    const start = before.match(/[\p{L}]+$/u)?.[0]?.toLowerCase();
-    const fitting = start ? this.words.get(model.id).filter((word) => word.startsWith(start) && word !== start).slice(0, 6) : [];
-    fillWith(this.hints, fitting.map((word) => button(word, () => this.complete(start, word), { class: "hint" })));
+    this.go.disabled = false;
+    this.go.textContent = M.goes[this.mode];
+    this.useLast.disabled = this.lastSeed === null;
   }
 
-  complete(start, word) {
-    const at = this.prompt.selectionStart;
-    const text = this.prompt.value;
-    this.prompt.setRangeText(`${word} `, at - start.length, text[at] === " " ? at + 1 : at, "end");
-    this.prompt.focus();
+  // ---- settings that come from elsewhere ----
+
+  /**
+   * Puts the settings of a job into the form: the fields of its `request`. `mode` (or `kind`) says what they are for:
+   * create, extension, edit or connect; without it the fields decide. To go on from a clip, say
+   * `{ mode: "extension", video: { id } }`.
+   */
+  async use(fields) {
+    await this.put(fields);
+    this.prompt.area.focus();
+  }
+
+  async put(fields) {
+    this.putting = true;
+    try {
+      await this.fillIn(fields);
+    } finally {
+      this.putting = false;
+    }
     this.changed();
   }
 
-  showHistory() {
-    this.historyList.hidden = !this.historyList.hidden;
-    const prompts = read(HISTORY, []);
-    fillWith(
-      this.historyList,
-      prompts.length
-        ? prompts.map((prompt) => button(prompt, () => { this.prompt.value = prompt; this.historyList.hidden = true; this.changed(); this.prompt.focus(); }, { class: "line" }))
-        : h("small", {}, M.historyEmpty),
-    );
-  }
-
-  async send() {
-    const body = this.fields();
-    if (!body.prompt) {
-      say(M.needsPrompt);
-      this.prompt.focus();
-      return;
-    }
-    this.go.disabled = true;
-    this.go.textContent = M.sending;
-    await act(async () => {
-      const pictures = { input_reference: await this.first.send(), last_reference: await this.last.send() };
-      for (const [name, reference] of Object.entries(pictures)) if (reference) body[name] = reference;
-      let job = null;
-      for (let index = 0; index < Math.max(1, Number(this.count.value) || 1); index += 1) {
-        const seeded = body.seed === undefined || index === 0 ? body : { ...body, seed: body.seed + index };
-        job = await call("POST", "/v1/videos", seeded);
-        jobs.take(job);
-      }
-      this.lastSeed = job.seed;
-      write("videodit-last-seed", job.seed);
-      write(HISTORY, [body.prompt, ...read(HISTORY, []).filter((prompt) => prompt !== body.prompt)].slice(0, 50));
-      this.element.dispatchEvent(new CustomEvent("sent"));
-      return job;
-    });
-    this.go.disabled = false;
-    this.go.textContent = M.go;
-  }
-
-  /** Puts the settings of a job into the form. */
-  use(fields) {
-    this.clear();
-    this.prompt.value = fields.prompt ?? "";
-    this.negative.value = fields.negative_prompt ?? "";
-    if (fields.model) this.model.value = fields.model;
+  async fillIn(fields) {
+    const kept = fields.unsaid ?? {};
+    const mode = modeOf(fields);
+    this.element.reset();
+    if (fields.model && this.models.some((model) => model.id === fields.model)) this.model.value = fields.model;
     this.showModel();
-    if (fields.size) {
-      const listed = [...this.size.options].find((option) => option.textContent.replace(" × ", "x") === fields.size);
-      this.size.value = listed ? listed.value : "custom";
-      [this.width.value, this.height.value] = fields.size.split("x");
-    }
-    this.seconds.value = fields.seconds ?? "";
+    this.setMode(this.modes[mode].disabled ? "create" : mode);
+    const scenes = fields.storyboard ?? [];
+    this.prompt.set(fields.prompt ?? scenes[0]?.prompt ?? kept.prompt ?? "");
+    this.board.put(scenes.slice(1));
+    this.negative.value = fields.negative_prompt ?? "";
+    this.putSize(fields.size);
+    this.fps.value = fields.fps ?? "";
+    this.seconds.value = this.secondsOf(fields) ?? kept.seconds ?? "";
     this.seed.value = fields.seed ?? "";
     this.steps.value = fields.num_inference_steps ?? "";
     this.guidance.value = fields.guidance_scale ?? "";
+    this.guidance2.value = fields.guidance_scale_2 ?? "";
     this.accelerate.value = fields.accelerate ?? "";
+    this.fit.value = fields.fit && fields.fit !== "crop" ? fields.fit : "";
     this.loop.checked = Boolean(fields.loop);
-    for (const lora of fields.lora ?? []) {
-      const use = [...this.loras.querySelectorAll("input[data-lora]")].find((one) => one.dataset.lora === lora.name);
-      if (use) {
-        use.checked = true;
-        use.closest(".lora").querySelector("[type=number]").value = lora.weight ?? 1;
-      }
+    this.count.value = fields.count ?? 1;
+    this.backward.value = fields.backward ? "true" : "";
+    this.strength.value = fields.strength ?? "";
+    [this.outWidth.value, this.outHeight.value] = (fields.outpaint ?? "x").split("x");
+    this.loras.put(fields.lora ?? []);
+    const [video, second] = mode === "connect" ? (fields.conditions ?? []).map((one) => one.content) : [fields.video];
+    const conditions = mode === "create" ? fields.conditions ?? [] : [];
+    const frames = conditions.filter((one) => (one.kind ?? "frames") === "frames" && one.content);
+    this.otherConditions = conditions.filter((one) => !frames.includes(one));
+    await Promise.all([
+      this.first.restore(fields.input_reference),
+      this.last.restore(fields.last_reference),
+      this.video.restore(video ?? kept.video),
+      this.second.restore(second ?? kept.second),
+      this.keyFrames.put(frames.map((one) => ({ at: 0, ...one })), this.rate),
+    ]);
+    this.painter.restore(fields.mask);
+    this.element.querySelector("#frames").open = frames.length > 0;
+  }
+
+  secondsOf(fields) {
+    if (fields.seconds !== undefined) return fields.seconds;
+    if (fields.num_frames === undefined || modeOf(fields) === "connect") return undefined;
+    return +(fields.num_frames / this.rate).toFixed(4);
+  }
+
+  putSize(size) {
+    if (!size) {
+      this.size.selectedIndex = 0;
+      return;
     }
-    this.changed();
-    this.prompt.focus();
+    const listed = [...this.size.options].find((one) => one.textContent.replace(" × ", "x") === size);
+    this.size.value = listed ? listed.value : "custom";
+    [this.width.value, this.height.value] = size.split("x");
   }
 
   clear() {
-    this.element.reset();
-    this.first.set(null);
-    this.last.set(null);
-    this.changed();
-  }
-
-  restore() {
-    this.kept = read(KEEP, null);
-    if (!this.kept) return;
-    this.prompt.value = this.kept.prompt ?? "";
-    this.negative.value = this.kept.negative_prompt ?? "";
-    this.seconds.value = this.kept.seconds ?? "";
-    this.seed.value = this.kept.seed ?? "";
-    this.steps.value = this.kept.num_inference_steps ?? "";
-    this.guidance.value = this.kept.guidance_scale ?? "";
-    this.accelerate.value = this.kept.accelerate ?? "";
-    this.loop.checked = Boolean(this.kept.loop);
-    this.count.value = this.kept.count ?? 1;
+    this.put({ mode: this.mode });
+    this.prompt.area.focus();
   }
 }

@@ -1,0 +1,134 @@
+"""A browser for tests of the page: one that tells of every fault that its user would not see."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from videodit.media import read_recipe, read_video
+
+SECONDS = 90_000
+"""Milliseconds that anything may take on a busy machine."""
+_QUIET = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage"
+)
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+# The answer of the server is what a message on the page says; Chromium logs it beside that.
+_LOGGED_ANSWERS = "Failed to load resource: "
+
+
+def find_chromium() -> str:
+    """Where Chromium is: ``VIDEODIT_CHROMIUM``, or on the path. A test is skipped where there is none, out of CI."""
+    found = os.environ.get("VIDEODIT_CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
+    if found is None:
+        text = "there is no Chromium; install it (`apt-get install chromium`), or name it in VIDEODIT_CHROMIUM"
+        if os.environ.get("CI"):
+            pytest.fail(text, pytrace=False)
+        pytest.skip(text)
+    return found
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium, without a window."""
+    path = find_chromium()
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=_QUIET.split())
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass
+class Seen:
+    """What happened in a browser that no user sees.
+
+    Attributes:
+        faults: exceptions, messages of the console, what the policy blocked, and requests to other hosts.
+        streams: requests for events.
+        answers: status and address of answers that say that something failed.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    streams: list[str] = field(default_factory=list)
+    answers: list[tuple[int, str]] = field(default_factory=list)
+
+    def watch(self, context: BrowserContext, host: str) -> None:
+        """Take note of all pages of a context; ``host`` is the server's, with its port."""
+
+        def on_request(request: object) -> None:
+            url = urlsplit(request.url)  # type: ignore[attr-defined]
+            if url.scheme in ("http", "https", "ws", "wss") and url.netloc != host:
+                self.faults.append(f"a request to {url.netloc}")
+            if url.path == "/v1/events":
+                self.streams.append(request.url)  # type: ignore[attr-defined]
+
+        context.on("request", on_request)
+        context.on("response", lambda one: self.answers.append((one.status, one.url)) if one.status >= 400 else None)
+        context.on("console", self._on_console)
+        context.on("weberror", lambda one: self.faults.append(f"an exception: {one.error}"))
+
+    def _on_console(self, message: object) -> None:
+        text: str = message.text  # type: ignore[attr-defined]
+        if message.type in ("error", "warning") and not text.startswith(_LOGGED_ANSWERS):  # type: ignore[attr-defined]
+            self.faults.append(f"console: {text}")
+
+
+@contextlib.contextmanager
+def browsing(browser: Browser, url: str, *, allowed: tuple[int, ...] = (), **options: object) -> Iterator[tuple[BrowserContext, Seen]]:
+    """A context whose pages may have no fault.
+
+    Args:
+        browser: of :func:`chromium`.
+        url: of the server.
+        allowed: status codes of answers that the test brings about.
+        options: of the context.
+    """
+    seen = Seen()
+    options = {"viewport": {"width": 1280, "height": 900}, "accept_downloads": True} | options
+    context = browser.new_context(**options)  # type: ignore[arg-type]
+    context.set_default_timeout(SECONDS)
+    seen.watch(context, urlsplit(url).netloc)
+    try:
+        yield context, seen
+        assert seen.faults == []
+        assert [one for one in seen.answers if one[0] not in allowed] == []
+    finally:
+        context.close()
+
+
+def open_page(context: BrowserContext, url: str) -> Page:
+    """The page, once it can be used."""
+    page = context.new_page()
+    page.goto(url)
+    page.wait_for_selector("body[data-ready]")
+    return page
+
+
+def save_download(page: Page, selector: str, path: Path) -> Path:
+    """Click what downloads a file, and keep that file."""
+    with page.expect_download() as waited:
+        page.click(selector)
+    waited.value.save_as(path)
+    return path
+
+
+def check_clip(path: Path, *, size: tuple[int, int], frames: int, prompt: str | None = None) -> dict[str, object]:
+    """Decode a clip and see that it is what was asked for, and no single colour. Returns its recipe."""
+    read, recipe = read_video(path).frames, read_recipe(path)
+    assert read.shape == (frames, size[1], size[0], 3)
+    assert read.std() > 2, "the clip is one flat colour"
+    assert recipe is not None
+    if prompt is not None:
+        assert recipe["prompt"] == prompt
+    return recipe
