@@ -98,6 +98,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
     _optional_components = ["tokenizer_2", "text_encoder_2", "transformer_2", "image_encoder", "image_processor"]
     _callback_tensor_inputs = [
         "latents",
+        "clean",
         "prompt_embeds",
         "negative_prompt_embeds",
         "pooled_prompt_embeds",
@@ -608,8 +609,9 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             callback_on_step_end: called as ``f(pipe, step, timestep, tensors)`` after each step; what it returns
                 replaces the tensors. It may call :attr:`interrupt` and set :attr:`guidance_scale`, from the next step
                 on. A ``PipelineCallback`` of diffusers' names its tensors itself.
-            callback_on_step_end_tensor_inputs: which of ``latents``, ``prompt_embeds``, ``negative_prompt_embeds`` and
-                the pooled ones it gets.
+            callback_on_step_end_tensor_inputs: which of ``latents``, ``clean``, ``prompt_embeds``,
+                ``negative_prompt_embeds`` and the pooled ones it gets. ``clean`` are the clean latents that the step
+                predicts, ``[B, C, T, H, W]`` as ``latents`` are; what is kept of pictures and clips is as they are.
             output_type: see :class:`VideoDiTPipelineOutput`.
             return_dict: an output object instead of a tuple.
 

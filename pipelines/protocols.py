@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from videodit.acceleration.parallel import Processes
     from videodit.families.sampling import Sampling
     from videodit.json_types import JsonObject
+    from videodit.objectives import Objective
     from videodit.pipelines.spec import ModelSpec
     from videodit.shapes import VideoGeometry
     from videodit.text import EncodedPrompts, TextEncoder
@@ -99,6 +100,10 @@ class Scheduler(Protocol):
         """Latents at the next noise level, first of what it returns with ``return_dict=False``."""
 
     @property
+    def scale_model_input(self) -> Callable[..., Tensor]:
+        """Latents as the transformer sees them, where they differ; some have no such method."""
+
+    @property
     def add_noise(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """Clean latents with noise, at timesteps ``[B]``."""
 
@@ -132,6 +137,10 @@ class RunningPipeline(Protocol):
     @property
     def sampling(self) -> Sampling:
         """How clips are made with the model."""
+
+    @property
+    def objective(self) -> Objective:
+        """What the transformer predicts."""
 
     @property
     def interrupted(self) -> bool:
