@@ -32,6 +32,7 @@ from videodit.pipelines.denoising import make_denoiser
 from videodit.pipelines.exchange import parts_of_diffusers, to_diffusers
 from videodit.pipelines.folders import family_of_index, files_hash, model_hash
 from videodit.pipelines.loading import load_components
+from videodit.pipelines.memory import MemoryPipeline
 from videodit.pipelines.origin import Origin, OriginPipeline
 from videodit.pipelines.output import ClipStreams, LatentChunks, OutputType, VideoDiTPipelineOutput
 from videodit.pipelines.placement import device_map_of
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunState, DiffusionPipeline):
+class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunState, MemoryPipeline, DiffusionPipeline):
     """Text to video with a :class:`~videodit.VideoDiT` and a :class:`~videodit.CausalVideoVAE`.
 
     Args:
@@ -195,11 +196,12 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             ModelError: a pipeline of another class, pickled weights, a broken shard, or a component whose tensors are
                 missing, left over, of another shape or dtype, or not finite.
         """
-        name = os.fspath(pretrained_model_name_or_path)
         if not kwargs.setdefault("use_safetensors", True):
             raise InputError("use_safetensors=False is refused: weights are read from .safetensors files alone")
         hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
-        return cls.from_folder(ModelFolder.find(name, variant=kwargs.get("variant"), **hub), **kwargs)
+        return cls.from_folder(
+            ModelFolder.find(pretrained_model_name_or_path, variant=kwargs.get("variant"), **hub), **kwargs
+        )
 
     @classmethod
     def from_folder(cls, model: ModelFolder, **kwargs: Any) -> Self:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from diffusers import ModelMixin
     from diffusers.configuration_utils import FrozenDict
     from transformers import BaseImageProcessor, PreTrainedModel
@@ -132,6 +134,7 @@ class RunningPipeline(Protocol):
     _guidance_scale_2: float | None
     _attention_kwargs: dict[str, object] | None
     _num_timesteps: int
+    _leads: bool
     _current_timestep: Tensor | None
 
     @property
@@ -227,3 +230,21 @@ class ReadingPipeline(Protocol):
 
     def check_text_components(self, purpose: str, instead: str) -> None:
         """See that prompts can be read."""
+
+
+class PreviewedPipeline(Protocol):
+    """What previews are drawn with."""
+
+    vae: ModelMixin
+
+    @property
+    def model_folder(self) -> Path | None:
+        """Where it was loaded from."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Strides, channels and defaults of the model."""
+
+    @property
+    def _execution_device(self) -> torch.device:
+        """Where it computes."""

@@ -48,6 +48,7 @@ class RunState:
     _num_timesteps: int = 0
     _current_timestep: Tensor | None = None
     _interrupt: bool = False
+    _leads: bool = True
     if TYPE_CHECKING:
         transformer_2: VideoDiT | None
 
@@ -90,6 +91,12 @@ class RunState:
     def current_timestep(self) -> Tensor | None:
         """The timestep of the running step; ``None`` between calls."""
         return self._current_timestep
+
+    @property
+    def begins_clip(self) -> bool:
+        """Whether the latents of the running steps begin with a clip's first frame, which causal autoencoders encode
+        alone; not so in later windows of a long clip, and in loops."""
+        return self._leads
 
     @property
     def attention_kwargs(self) -> dict[str, object] | None:

@@ -131,6 +131,7 @@ def sample(
         made = None if store is None else store.load(number, generators, window.added_shape(noise))
         if made is None:
             _begin_window(pipe, plan, noise.device)
+            pipe._leads = plan.causal and not plan.loop and window.span.start == 0
             part = condition.window(window.span, done, window.keep).snapped(pipe.scheduler)
             denoise = denoiser(condition=part, span=window.span)
             latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin, plan.levels.eta)

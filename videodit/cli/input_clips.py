@@ -147,7 +147,7 @@ def make_one(request: Request, name: str, flags: ClipFlags, inputs: tuple[Path, 
         InputError: see :func:`videodit.cli.jobs.plan_jobs` and :func:`videodit.cli.jobs.run_jobs`.
     """
     output = choose_output(flags.output, f"{name}-{request.seed}.mp4", overwrite=flags.overwrite)
-    jobs = plan_jobs([Order(request, output, inputs=inputs, overwrite=flags.overwrite)])
+    jobs = plan_jobs([Order(request, output, inputs=inputs, overwrite=flags.overwrite, preview=flags.preview)])
     if flags.dry_run:
         describe_jobs(jobs)
     else:
