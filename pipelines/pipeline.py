@@ -17,6 +17,7 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from typing_extensions import Self
 
+from videodit.arguments import check_iterable, check_kind
 from videodit.checkpoints import HUB_OPTIONS
 from videodit.errors import InputError
 from videodit.families import sampling_of
@@ -215,6 +216,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             InputError: see :meth:`from_pretrained`.
             ModelError: likewise.
         """
+        check_kind(model, ModelFolder, "a ModelFolder, which ModelFolder.find gives", "model")
         parameters = inspect.signature(VideoDiTPipeline.__init__).parameters.keys() - {"self"}
         family = family_of_index(model.index, model.path)
         pipe = cls(**load_components(model.path, model.index, family, parameters, **kwargs))
@@ -378,6 +380,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         Raises:
             InputError: the text encoders are gone already.
         """
+        check_iterable(prompts, "a list of texts", "prompts")
         if not isinstance(text := self.text, TextEncoder):
             raise InputError("prompts were encoded ahead before, and the text encoders are gone")
         for notice in dict.fromkeys(notice for prompt in prompts for notice in text.notices(prompt)):
@@ -485,6 +488,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         Raises:
             InputError: naming the bad value and what is legal.
         """
+        check_kind(request, Request, "a Request", "request")
         notices = self.text_encoder_notices if self._reads_text else None
         return plan(request, inputs or Inputs(), self.spec, text_notices=notices)
 
@@ -501,6 +505,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         Raises:
             InputError: a component that is missing, or a scheduler that cannot sample the model.
         """
+        check_kind(plan, Plan, "a Plan, which pipe.plan makes of a Request", "plan")
         if output_type not in get_args(OutputType):
             raise InputError(f"output_type must be one of {get_args(OutputType)}, got {output_type!r}")
         self.check_components(["transformer", "scheduler"], "every call")

@@ -1,7 +1,7 @@
 """Previews of clips while they are being sampled: small animations of the clean latents that each step predicts.
 
-Frames are uint8 RGB ``[B, T, H, W, 3]``: ``B`` clips, one frame for each of ``T`` latent ones, ``H`` and ``W`` in pixels.
-The autoencoder plays no part; see :mod:`videodit.pipelines.preview_maps`.
+Frames are uint8 RGB ``[B, T, H, W, 3]``: ``B`` clips, one frame for each of ``T`` latent ones, ``H`` and ``W`` in
+pixels. The autoencoder plays no part; see :mod:`videodit.pipelines.preview_maps`.
 """
 
 from __future__ import annotations
@@ -66,10 +66,9 @@ def preview_frames(clean: Tensor, colours: PreviewMap, *, size: int | None = Non
     height, width = frames.shape[2:4]
     scale = size / max(height, width)
     to = max(1, round(width * scale)), max(1, round(height * scale))
-    pictures = [
-        Image.fromarray(frame).resize(to, Image.Resampling.BILINEAR) for frame in frames.reshape(-1, height, width, 3)
-    ]
-    return np.stack([np.asarray(picture) for picture in pictures]).reshape(*frames.shape[:2], to[1], to[0], 3)
+    pictures = map(Image.fromarray, frames.reshape(-1, height, width, 3))
+    resized = [np.asarray(one.resize(to, Image.Resampling.BILINEAR)) for one in pictures]
+    return np.stack(resized).reshape(*frames.shape[:2], to[1], to[0], 3)
 
 
 def preview_file(frames: np.ndarray, fps: float, kind: Format = "webp") -> bytes:
@@ -134,8 +133,8 @@ class Preview(PipelineCallback):
     """Shows a clip while it is being sampled; to be passed to a call as ``callback_on_step_end``.
 
     A file is replaced as a whole after each step that is shown, so that a reader never sees half of one; where that
-    fails, a warning says so and the sampling goes on. The first time that an autoencoder is met, its colours are fitted,
-    which takes seconds; the bundled model brings them along.
+    fails, a warning says so and the sampling goes on. The first time that an autoencoder is met, its colours are
+    fitted, which takes seconds; the bundled model brings them along.
 
     Args:
         target: a file, ``.webp``, ``.gif`` or ``.png`` (an animated PNG), or a function that is called with the frames,

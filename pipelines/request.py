@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from videodit.arguments import check_iterable
 from videodit.errors import InputError
 from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region
 from videodit.pipelines.storyboard import Storyboard
@@ -251,6 +252,7 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[Request, Inputs]:
         live[one.name] = asked.pop(one.name)
     for values in (asked, live):
         if "conditions" in values:
+            check_iterable(values["conditions"], "a list of Frames, Region and Edit", "conditions")
             values["conditions"] = tuple(values["conditions"])
     return Request(**asked), Inputs(**live)
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
+from videodit.arguments import check_iterable
 from videodit.errors import InputError
 from videodit.pipelines.request import Inputs
+from videodit.ranges import short
 
 if TYPE_CHECKING:
     from videodit.families.sampling import Sampling
@@ -24,9 +26,12 @@ def callback_inputs(inputs: Inputs, legal: Sequence[str]) -> Sequence[str]:
         legal: the names that there are.
 
     Raises:
-        InputError: other names.
+        InputError: something else than a function and a list of names, or other names.
     """
     callback, names = inputs.callback_on_step_end, inputs.callback_on_step_end_tensor_inputs
+    if callback is not None and not callable(callback):
+        raise InputError(f"callback_on_step_end must be a function, got {short(callback)}")
+    check_iterable(names, f"a list of names among {', '.join(legal)}", "callback_on_step_end_tensor_inputs")
     if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
         names = callback.tensor_inputs
     if unknown := set(names) - set(legal):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from videodit.cli.main import main
 from videodit.errors import InputError
 from videodit.media import read_recipe
 from videodit.pipelines.memory import check_offload
+from videodit.pipelines.preview_maps import vae_hash
 
 PROMPT = "a red ball"
 
@@ -89,14 +91,13 @@ def test_each_kind_of_offloading_is_diffusers_own(pipe: VideoDiTPipeline, monkey
     assert called == [(kind, {"gpu_id": None, "device": "cuda:1"}) for kind in ("model", "sequential")]
 
 
-def test_clips_and_previews_of_offloaded_weights_are_the_same(pipe: VideoDiTPipeline) -> None:
-    from videodit.pipelines.preview_maps import vae_hash
+def test_previews_know_an_autoencoder_whose_weights_are_elsewhere(pipe: VideoDiTPipeline) -> None:
+    from accelerate import cpu_offload
 
-    plain, own = made(pipe).frames, vae_hash(pipe.vae)
-    DiffusionPipeline.enable_sequential_cpu_offload(pipe, device="cpu")  # hooks as on a GPU
+    own = vae_hash(pipe.vae)
+    cpu_offload(pipe.vae, "cpu")  # as enable_sequential_cpu_offload does
     assert next(pipe.vae.parameters()).is_meta
     assert vae_hash(pipe.vae) == own
-    assert torch.equal(made(pipe).frames, plain)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +114,6 @@ def test_offload_flags_that_make_no_sense_are_named(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     assert main(["generate", PROMPT, "-m", str(tiny_model), "--device", "cpu", *flags]) == 2
-    import re
-
     assert re.search(fault, capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
 
@@ -131,5 +130,5 @@ def test_flags_reach_the_pipeline(tiny_model: Path, tmp_path: Path, monkeypatch:
     recipe = read_recipe(Path("a.mp4"))
     assert recipe is not None
     assert recipe["tiling"] == [256, 64]
-    assert main(["edit", "a.mp4", PROMPT, "-o", "b.mp4", *common, "--offload", "none"]) == 0
+    assert main(["edit", "a.mp4", PROMPT, "-o", "b.mp4", *common, "--strength", "1", "--offload", "none"]) == 0
     assert len(offloaded) == 1

@@ -30,6 +30,7 @@ from av.container import InputContainer, OutputContainer
 from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
+from videodit.arguments import check_iterable, check_path
 from videodit.errors import InputError
 from videodit.files import replacing, try_to_write
 from videodit.json_types import JsonObject
@@ -138,7 +139,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         InputError: the suffix is not ``.mp4``, the folder is missing or not writable, or ``path`` is a
             folder or a read-only file.
     """
-    target = Path(path)
+    target = check_path(path)
     if target.suffix.lower() != ".mp4":
         raise InputError(f"cannot write {str(target)!r}: the name must end in .mp4")
     check_place(target)
@@ -338,6 +339,7 @@ def write_video(
         InputError: no frames, frames of another shape or dtype, or ``path`` cannot be written.
     """
     check_writable(path)
+    check_iterable(frames, "an array or a tensor [T, H, W, 3], or several of them", "frames")
     chunks = iter(cast("Iterable[np.ndarray | torch.Tensor]", [frames] if hasattr(frames, "shape") else frames))
     first = next(chunks, None)
     if first is None:
@@ -452,7 +454,7 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
     Raises:
         InputError: the file cannot be read as a clip; see :func:`read_video`.
     """
-    media = Media(Path(path))
+    media = Media(check_path(path))
     with open_clip(media, threads=0) as clip:
         info = clip.info
         if info.is_image:
@@ -492,7 +494,7 @@ def read_recipe(path: str | os.PathLike[str]) -> JsonObject | None:
     Raises:
         InputError: the file is missing, broken, or neither a video nor a picture.
     """
-    media = Media(Path(path))
+    media = Media(check_path(path))
     with naming_clip(str(media)):
         if is_picture(media):
             picture = look_at(media)

@@ -13,6 +13,7 @@ from videodit.acceleration.parallel import attention_backends, bind_parallel, ch
 from videodit.acceleration.places import schedule_files
 from videodit.acceleration.quantize import quantize_blocks, why_not
 from videodit.acceleration.schedule import Calibration, check_actions, read_calibrations
+from videodit.arguments import check_kind
 from videodit.backends import backends_of
 from videodit.errors import InputError
 from videodit.vae import CausalVideoVAE
@@ -26,6 +27,7 @@ DECODING = {"tiled": "enable_tiling", "streamed": "enable_streaming", "compiled"
 
 def accelerate(pipe: Any, wanted: str | AccelConfig) -> AccelPlan:
     """See :meth:`videodit.VideoDiTPipeline.accelerate`."""
+    check_kind(wanted, (str, AccelConfig), "a preset's name or an AccelConfig", "acceleration")
     config = AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted
     actions, told = (None, None)
     if config.cache is not None:

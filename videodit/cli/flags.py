@@ -130,8 +130,8 @@ Offload = Annotated[
     str | None,
     typer.Option(
         metavar="KIND",
-        help="Where weights wait that do not compute: none, model (whole parts in the CPU's memory) or sequential (each "
-        "layer there: the least memory, and slow). Left out: none.",
+        help="What waits in the CPU's memory while it does not compute: none (if left out), model (whole parts) or "
+        "sequential (each layer: the least memory, and slow).",
     ),
 ]
 VaeTiling = Annotated[
