@@ -157,6 +157,32 @@ def _at_most(bench: Bench, rounds: int) -> Bench:
     return Bench(bench.device, bench.seconds, min(rounds, bench.rounds), bench.tiny, bench.seed, bench.peaks)
 
 
+# ---- previews ------------------------------------------------------------------------------------------
+
+
+def previews(bench: Bench, form: Form) -> list[Row]:
+    """Sampling alone, with nobody looking and with a preview of every step in each of its formats."""
+    from _common import load
+
+    from videodit import Preview
+
+    pipe, _ = load("mini", device=str(bench.device), steps=None, cfg=None)
+    prompt, sides = prompts_of(1)[0], []
+    with tempfile.TemporaryDirectory() as folder:
+
+        def sampled(callback: Preview | None, turn: int) -> Tensor:
+            generator = torch.Generator().manual_seed(bench.seed + max(0, turn))
+            call = {"callback_on_step_end": callback, "output_type": "latent", **form.size}
+            latents: Tensor = pipe(prompt, generator=generator, **call).frames
+            return latents
+
+        for name in ("none", "webp", "gif", "png"):
+            callback = None if name == "none" else Preview(Path(folder) / f"preview.{name}")
+            title = name if callback is None else f"preview, {name}"
+            sides.append(Side(title, partial(sampled, callback), weights=weights_of(*_networks(pipe))))
+        return compare(bench, sides, dtype=pipe.dtype, baseline="none", warm_ups=1)
+
+
 # ---- beside diffusers' pipeline ----------------------------------------------------------------------
 
 
@@ -256,6 +282,7 @@ def cases(bench: Bench) -> Iterator[Case]:
     dtypes = (torch.bfloat16,) if bench.on_gpu else (torch.bfloat16, torch.float32)
     for form in forms(bench):
         yield Case(f"mini {form}, presets", partial(presets, bench, form, PRESETS))
+    yield Case(f"mini {forms(bench)[0]}, previews", partial(previews, bench, forms(bench)[0]))
     if not bench.tiny:
         yield Case(f"mini {forms(bench)[0]}, 8 bits", partial(presets, bench, forms(bench)[0], EIGHT_BITS))
     if bench.on_gpu:
