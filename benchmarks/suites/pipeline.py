@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -170,16 +171,39 @@ def previews(bench: Bench, form: Form) -> list[Row]:
     prompt, sides = prompts_of(1)[0], []
     with tempfile.TemporaryDirectory() as folder:
 
-        def sampled(callback: Preview | None, turn: int) -> Tensor:
+        class Timed(Preview):
+            """Knows the processor seconds that it took of those of the sampling, a pair a round."""
+
+            def __init__(self, path: Path) -> None:
+                super().__init__(path)
+                self.rounds: list[tuple[float, float]] = []
+                self.own = 0.0
+
+            def callback_fn(self, *arguments: Any) -> Any:
+                started = time.process_time()
+                returned = super().callback_fn(*arguments)
+                self.own += time.process_time() - started
+                return returned
+
+            def facts(self) -> Row:
+                return {"overhead": statistics.median(own / (whole - own) for own, whole in self.rounds)}
+
+        def sampled(callback: Timed | None, turn: int) -> Tensor:
             generator = torch.Generator().manual_seed(bench.seed + max(0, turn))
             call = {"callback_on_step_end": callback, "output_type": "latent", **form.size}
+            started = time.process_time()
             latents: Tensor = pipe(prompt, generator=generator, **call).frames
+            if callback is not None:
+                if turn >= 0:
+                    callback.rounds.append((callback.own, time.process_time() - started))
+                callback.own = 0.0
             return latents
 
-        for name in ("none", "webp", "gif", "png"):
-            callback = None if name == "none" else Preview(Path(folder) / f"preview.{name}")
-            title = name if callback is None else f"preview, {name}"
-            sides.append(Side(title, partial(sampled, callback), weights=weights_of(*_networks(pipe))))
+        sides.append(Side("none", partial(sampled, None), weights=weights_of(*_networks(pipe))))
+        for name in ("webp", "gif", "png"):
+            callback = Timed(Path(folder) / f"preview.{name}")
+            call = partial(sampled, callback)
+            sides.append(Side(f"preview, {name}", call, weights=weights_of(*_networks(pipe)), facts=callback.facts))
         return compare(bench, sides, dtype=pipe.dtype, baseline="none", warm_ups=1)
 
 
