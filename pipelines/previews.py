@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 Format = Literal["gif", "webp", "png"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-SIZE = 128
-"""Pixels of a preview's longer side, where nobody says another number."""
+SIZE = 64
+"""Pixels of a preview's longer side, where nobody says another number and the latents have no more."""
 _LARGEST = 1024
 _QUALITY = 75  # of a WebP
 
@@ -140,7 +140,7 @@ class Preview(PipelineCallback):
         target: a file, ``.webp``, ``.gif`` or ``.png`` (an animated PNG), or a function that is called with the frames,
             uint8 ``[B, T, H, W, 3]``, the number of the step, from 1, and the number of steps.
         every: steps from one picture to the next; the last step is always shown.
-        size: pixels of the longer side; ``None``: one for each latent.
+        size: pixels of the longer side; ``None``: one for each latent, and at least 64.
         fps: frames per second of a file; ``None``: those at which the model's own clips play at their speed.
         callback: another callback, which is called first, and may return what it changes.
         callback_tensor_inputs: the tensors that it gets; a ``PipelineCallback`` of diffusers' names its own.
@@ -154,7 +154,7 @@ class Preview(PipelineCallback):
         target: str | os.PathLike[str] | Show,
         *,
         every: int = 1,
-        size: int | None = SIZE,
+        size: int | None = None,
         fps: float | None = None,
         callback: Callable[..., dict[str, Tensor] | None] | None = None,
         callback_tensor_inputs: Sequence[str] = ("latents",),
@@ -211,7 +211,9 @@ class Preview(PipelineCallback):
             self.prepare(pipeline)
             assert self._known is not None
             first = pipeline.begins_clip
-            frames = preview_frames(callback_kwargs["clean"], self._known[1], size=self._size, first=first)
+            clean = callback_kwargs["clean"]
+            size = self._size or max(SIZE, *clean.shape[3:])
+            frames = preview_frames(clean, self._known[1], size=size, first=first)
             self._show(pipeline, frames, step, steps)
         return returned
 

@@ -214,8 +214,8 @@ def test_each_step_is_shown_and_the_clip_stays_as_it_is(pipe: VideoDiTPipeline) 
     assert torch.equal(out.frames, plain.frames)
     assert out.recipes == plain.recipes
     assert [(step, steps) for _, step, steps in shown] == [(1, 3), (2, 3), (3, 3)]
-    assert shown[0][0].shape == (1, 3, 128, 128, 3)
-    np.testing.assert_array_equal(shown[-1][0], preview_frames(out.frames, preview_map(pipe), size=128))
+    assert shown[0][0].shape == (1, 3, 64, 64, 3)
+    np.testing.assert_array_equal(shown[-1][0], preview_frames(out.frames, preview_map(pipe), size=64))
 
 
 def test_every_few_steps_and_the_last(pipe: VideoDiTPipeline) -> None:
@@ -314,7 +314,7 @@ def test_commands_show_a_preview(
     assert main(["generate", "a red ball", "-o", "a.mp4", "--preview", "a.webp", *common]) == 0
     assert "fitting the colours of previews" in capsys.readouterr().err
     with Image.open("a.webp") as image:
-        assert (image.n_frames, image.size) == (5, (128, 128))
+        assert (image.n_frames, image.size) == (5, (64, 64))
     assert main(["extend", "a.mp4", "--seconds", "0.5", "-o", "b.mp4", "--preview", "b.gif", *common]) == 0
     assert main(["edit", "a.mp4", "a blue cone", "-o", "c.mp4", "--preview", "c.png", *common]) == 0
     assert main(["connect", "a.mp4", "c.mp4", "-o", "d.mp4", "--preview", "d.gif", *common]) == 0
