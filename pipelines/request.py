@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from videodit.arguments import check_iterable
 from videodit.errors import InputError
 from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region
 from videodit.pipelines.storyboard import Storyboard
@@ -76,6 +77,8 @@ class Request:
         device: a torch device.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         dtypes: by component, where they differ from ``dtype``.
+        offload: ``"model"`` or ``"sequential"``: weights wait in the CPU's memory; ``None`` or ``"none"``: they do not.
+        vae_tiling: the autoencoder works in tiles.
         threads: of torch, on a CPU; ``None``: by the rule of :func:`videodit.threads.threads_for`.
         syntax: prompts are typed in the syntax of :mod:`videodit.prompt_syntax`; off, every character is text.
         prompt_source: what the prompts, or a storyboard's scenes, were typed as, where that differs.
@@ -117,6 +120,8 @@ class Request:
     device: str | None = None
     dtype: str | None = None
     dtypes: Mapping[str, str] | None = None
+    offload: str | None = None
+    vae_tiling: bool = False
     threads: int | None = None
     syntax: bool = False
     prompt_source: tuple[str, ...] | None = None
@@ -247,6 +252,7 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[Request, Inputs]:
         live[one.name] = asked.pop(one.name)
     for values in (asked, live):
         if "conditions" in values:
+            check_iterable(values["conditions"], "a list of Frames, Region and Edit", "conditions")
             values["conditions"] = tuple(values["conditions"])
     return Request(**asked), Inputs(**live)
 

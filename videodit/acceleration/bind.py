@@ -13,6 +13,7 @@ from videodit.acceleration.parallel import attention_backends, bind_parallel, ch
 from videodit.acceleration.places import schedule_files
 from videodit.acceleration.quantize import quantize_blocks, why_not
 from videodit.acceleration.schedule import Calibration, check_actions, read_calibrations
+from videodit.arguments import check_kind
 from videodit.backends import backends_of
 from videodit.errors import InputError
 from videodit.vae import CausalVideoVAE
@@ -26,6 +27,7 @@ DECODING = {"tiled": "enable_tiling", "streamed": "enable_streaming", "compiled"
 
 def accelerate(pipe: Any, wanted: str | AccelConfig) -> AccelPlan:
     """See :meth:`videodit.VideoDiTPipeline.accelerate`."""
+    check_kind(wanted, (str, AccelConfig), "a preset's name or an AccelConfig", "acceleration")
     config = AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted
     actions, told = (None, None)
     if config.cache is not None:
@@ -54,7 +56,7 @@ def accelerate(pipe: Any, wanted: str | AccelConfig) -> AccelPlan:
     if config.vae is not None:
         getattr(pipe.vae, DECODING[config.vae])()
         bound["vae"] = "compiled at its first call" if config.vae == "compiled" else config.vae
-    if pipe.device.type == "cuda" and isinstance(pipe.vae, CausalVideoVAE):
+    if pipe._execution_device.type == "cuda" and isinstance(pipe.vae, CausalVideoVAE):
         channels_last_weights(pipe.vae.decoder)  # there its kernels are faster so; the encoder's are not
         bound["vae"] = ", ".join([*([bound["vae"]] if "vae" in bound else []), "decoder with the channels last"])
     if config.offload is not None:
@@ -172,14 +174,14 @@ def _bind_attention(pipe: Any, wanted: str, kind: Parallel | None) -> str:
     config = pipe.transformer.config
     kind = kind if pipe.processes is None else pipe.processes.kind
     shape = (_own_tokens(pipe), config.num_attention_heads, config.attention_head_dim)
-    best, found = fastest(pipe.device, pipe.transformer.dtype, *shape)
+    best, found = fastest(pipe._execution_device, pipe.transformer.dtype, *shape)
     timed = {name: seconds for name, seconds in found.items() if isinstance(seconds, float)}
     if (legal := attention_backends(kind)) is not None:
         unmasked = kind == "ring"  # which takes none, whatever the backend
         timed = {
             name: seconds
             for name, seconds in timed.items()
-            if name in legal and (unmasked or takes_masks(name, pipe.device, pipe.transformer.dtype))
+            if name in legal and (unmasked or takes_masks(name, pipe._execution_device, pipe.transformer.dtype))
         }
         if not timed:
             raise InputError(f"parallel={kind!r} needs one of {legal}; none works here: {found}")

@@ -151,7 +151,7 @@ def _single_order(
     seed = begun_seed(flags.output) if flags.seed is None else flags.seed
     request = Request(prompt=prompt, seed=seed, **settings)
     output = choose_output(flags.output, _default_name(request), overwrite=flags.overwrite)
-    return Order(request, output, inputs=inputs, overwrite=flags.overwrite)
+    return Order(request, output, inputs=inputs, overwrite=flags.overwrite, preview=flags.preview)
 
 
 def _default_name(request: Request) -> str:
@@ -203,7 +203,7 @@ def _read_prompts(
             output = folder / str(name)
         taken.add(output)
         keys = key_names({field: key for key, (field, *_) in _LINE_KEYS.items() if field in said})
-        orders.append(Order(request, output, origin, keys, inputs=inputs, overwrite=flags.overwrite))
+        orders.append(Order(request, output, origin, keys, inputs, flags.overwrite, flags.preview))
     if not orders:
         raise InputError(f"prompts file {str(file)!r} is empty; each line must be like {_EXAMPLE_LINE}")
     return orders

@@ -34,6 +34,9 @@ _LOCAL = {
     "dtype": "--dtype",
     "limit": "--limit",
     "lora_folder": "--lora-folder",
+    "offload": "--offload",
+    "vae_tiling": "--vae-tiling",
+    "preview": "--preview",
     "profile": "--profile",
 }
 
