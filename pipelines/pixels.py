@@ -16,6 +16,7 @@ from torch import Tensor
 from videodit.errors import InputError
 from videodit.limits import current_limits
 from videodit.pipelines.conditions import Fit, check_fit
+from videodit.reading.animation_frames import is_animation
 from videodit.reading.files import Media, Unreadable
 from videodit.reading.pictures import SUFFIXES, Picture, is_picture, read_picture, to_rgb
 
@@ -124,12 +125,13 @@ def _read_file(
     media = Media(path)
     try:
         picture = is_picture(media)
+        animation = picture and is_animation(media)
     except (Unreadable, InputError, OSError):  # said below, by the kind that its name promises
-        picture = False
-    if picture or path.suffix.lower() in SUFFIXES:
+        picture = animation = False
+    if not animation and (picture or path.suffix.lower() in SUFFIXES):
         found = _picture_of(path)
         return found.pixels[None], [f"{path.name}: {notice}" for notice in found.notices]
-    with open_clip(media, whole=True, threads=0, smooth_chroma=True) as clip:
+    with open_clip(media, whole=True, animations=True, threads=0, smooth_chroma=True) as clip:
         box = None
         if size is not None:
             box = Fitting(clip.info.height, clip.info.width, *size, fit, name=name)

@@ -41,7 +41,7 @@ def clip_size(path: Path) -> tuple[int, int]:
     from videodit.reading.clip import open_clip
     from videodit.reading.files import Media
 
-    with open_clip(Media(path), whole=True) as clip:
+    with open_clip(Media(path), whole=True, animations=True) as clip:
         return clip.info.height, clip.info.width
 
 
