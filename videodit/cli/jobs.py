@@ -210,7 +210,7 @@ def _check_acceleration(request: Request, plan: Plan, model: ModelFolder) -> Non
     config = _acceleration_of(request)
     if config is None or config.cache is None:
         return
-    from videodit.acceleration.bind import find_schedules
+    from videodit.acceleration.finding import find_schedules
     from videodit.acceleration.schedule import pick_schedule
     from videodit.pipelines.folders import model_hash
 
