@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -120,14 +121,16 @@ def _stacked(pictures: Sequence[PIL.Image.Image], name: str) -> tuple[np.ndarray
 def _read_file(
     path: Path, fps: float | None, name: str, size: tuple[int, int] | None, fit: Fit
 ) -> tuple[np.ndarray, list[str]]:
-    from videodit.reading.clip import open_clip, read_whole
+    from videodit.reading.clip import naming_clip, open_clip, read_whole
 
     media = Media(path)
     try:
         picture = is_picture(media)
-        animation = picture and is_animation(media)
     except (Unreadable, InputError, OSError):  # said below, by the kind that its name promises
-        picture = animation = False
+        picture = False
+    animation = False
+    with naming_clip(str(media)), suppress(Unreadable, OSError):  # damage is said below, too
+        animation = picture and is_animation(media)
     if not animation and (picture or path.suffix.lower() in SUFFIXES):
         found = _picture_of(path)
         return found.pixels[None], [f"{path.name}: {notice}" for notice in found.notices]
