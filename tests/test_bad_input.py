@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,10 @@ def test_families_shows_checkpoints_first(capsys: pytest.CaptureFixture[str]) ->
     assert "| member |" not in out
     assert main(["families", "--options"]) == 0
     assert "| member | family | predicts | options |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["./a", "../a", "/a", ".\\a", "..\\a", "C:\\a", "c:/a"])
+def test_paths_of_all_systems_are_told_from_prompts(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "isfile", lambda path: True)
+    assert names_a_file(text)
+    assert not names_a_file(text.lstrip("./\\Cc:"))

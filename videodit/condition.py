@@ -81,7 +81,7 @@ class ConditionModel:
 
         Args:
             pooled: pooled text ``[B, pooled_dim]``, where the model has it.
-            guidance: ``[B]``, likewise.
+            guidance: guidance scales ``[B]``, where the model has them.
             of_text: what the text's embedder adds, ``[B, K]``, or ``None``.
             latents: ``[B, C, T, H, W]``, for their size.
         """
