@@ -214,7 +214,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
 
         Raises:
             InputError: see :meth:`from_pretrained`.
-            ModelError: likewise.
+            ModelError: see :meth:`from_pretrained`.
         """
         check_kind(model, ModelFolder, "a ModelFolder, which ModelFolder.find gives", "model")
         parameters = inspect.signature(VideoDiTPipeline.__init__).parameters.keys() - {"self"}
@@ -410,7 +410,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             do_classifier_free_guidance: encode the negative prompt, too.
             num_videos_per_prompt: how often each is repeated; then leave that argument of the call at 1.
             prompt_embeds: encoded prompts, which are handed through.
-            negative_prompt_embeds: likewise.
+            negative_prompt_embeds: encoded negative prompts, which are handed through.
             max_sequence_length: tokens at which prompts are cut; ``None`` for the model's own.
             device: where they go; ``None`` for the pipeline's.
             dtype: of the embeddings; ``None`` for the encoder's.
@@ -581,8 +581,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             prompt: one sentence, a list of them, or a :class:`~videodit.Storyboard`.
             negative_prompt: what guidance leads away from; ``None`` is the empty prompt.
             height: pixels; snapped to a legal size, with a warning. ``None`` takes the model's own, as below.
-            width: pixels, likewise.
-            num_frames: frames, likewise.
+            width: pixels; snapped to a legal size in the same way.
+            num_frames: frames; snapped to a legal number in the same way.
             num_inference_steps: steps of the sampler.
             guidance_scale: classifier-free guidance (Ho and Salimans, 2022): ``u + s·(c − u)``; off at 1 or less. For
                 models that were distilled from it, an input of the model.

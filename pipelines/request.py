@@ -84,8 +84,8 @@ class Request:
         prompt_source: what the prompts, or a storyboard's scenes, were typed as, where that differs.
         prompt_weights: of each of them the weights of its parts: first character, the one behind the last, and how
             often it counts.
-        negative_prompt_source: likewise of negative prompts.
-        negative_prompt_weights: likewise.
+        negative_prompt_source: what the negative prompts were typed as, where that differs.
+        negative_prompt_weights: the weights of parts of the negative prompts, in the same form.
     """
 
     prompt: str | Sequence[str] | Storyboard | None = None

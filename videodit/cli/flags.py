@@ -235,20 +235,6 @@ class ClipFlags:
         }
 
 
-def check_place(flags: ClipFlags) -> None:
-    """See that the flags fit where the clip is made: here, or by ``--server``.
-
-    Raises:
-        InputError: naming the flag that does not.
-    """
-    if flags.server is not None:
-        from videodit.cli.remote import check_flags
-
-        check_flags(flags)
-    elif flags.detach:
-        raise InputError("--detach is for --server URL; a clip that is made here is waited for")
-
-
 def with_clip_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the flags of :class:`ClipFlags` behind its own; it gets them as one argument, ``flags``.
 

@@ -11,7 +11,7 @@ import typer
 
 from videodit.cli.common import parse_size, slug
 from videodit.cli.describing import describe_jobs
-from videodit.cli.flags import ClipFlags, Seconds, check_place, integer, with_clip_flags
+from videodit.cli.flags import ClipFlags, Seconds, integer, with_clip_flags
 from videodit.cli.jobs import begun_seed, draw_seed, plan_jobs, run_jobs
 from videodit.cli.orders import Order
 from videodit.cli.output_files import choose_output
@@ -78,7 +78,10 @@ def generate(
 ) -> None:
     """Make a clip from a sentence, or one from each line of a file."""
     _check_sources(prompt, prompts, storyboard)
-    check_place(flags)
+    if flags.server is not None or flags.detach:
+        from videodit.cli.remote import check_flags
+
+        check_flags(flags)
     conditions = tuple(_keyframe(text) for text in keyframe or ())
     settings: dict[str, Any] = {
         **flags.request_fields,

@@ -101,13 +101,13 @@ def _named(order: Order) -> Iterator[None]:
 
 
 def _import_libraries(progress: Progress) -> None:
-    """Import what checks need, under its own name: on a busy machine that takes longer than they do."""
+    """Import what checks need, under its own name: on a busy machine that takes longer than they do.
+
+    Diffusers takes as long as the two together, and is not among it: a dry run and a mistake answer without it.
+    """
     with quick_imports():
         progress.stage("importing torch")
         import torch  # noqa: F401
-
-        progress.stage("importing diffusers")
-        from videodit import transformer, vae  # noqa: F401
 
         progress.stage("importing transformers")
         from transformers import PreTrainedTokenizerBase  # noqa: F401
@@ -231,7 +231,7 @@ def _check_acceleration(request: Request, plan: Plan, model: ModelFolder) -> Non
     config = _acceleration_of(request)
     if config is None or config.cache is None:
         return
-    from videodit.acceleration.bind import find_schedules
+    from videodit.acceleration.finding import find_schedules
     from videodit.acceleration.schedule import pick_schedule
     from videodit.pipelines.folders import model_hash
 
@@ -321,7 +321,7 @@ def _left_behind(jobs: Sequence[Job], finished: int) -> str:
 def _load_all(job: Job) -> VideoDiTPipeline:
     """The model with its LoRAs, accelerated as asked."""
     with show_progress() as progress:
-        progress.stage("importing the pipeline")
+        progress.stage("importing diffusers")
         with quick_imports():
             import videodit.pipelines.pipeline  # noqa: F401
         progress.stage(f"loading the weights of {printable(job.model.name)}")
