@@ -19,8 +19,10 @@ State = Annotated[ServerState, Depends(state_of)]
 _MOST_BYTES = 4096
 _PAGE = """<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark"><title>videodit: log in</title>
-<link rel="stylesheet" href="/page/style.css"><link rel="stylesheet" href="/page/library.css"></head>
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark"><title>videodit: log in</title>
+<link rel="stylesheet" href="/page/style.css">
+<link rel="stylesheet" href="/page/library.css"></head>
 <body>
 <header><h1>videodit</h1></header>
 <main class="login"><form method="post" action="login" class="make">

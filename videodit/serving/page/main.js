@@ -80,14 +80,19 @@ class Page {
       const waiting = jobs.waiting().length;
       this.links.queue.textContent = waiting ? `${T.tabs.queue} (${waiting})` : T.tabs.queue;
     });
-    const starts = { use: ({ request, seed }) => ({ ...request, seed }), loop: ({ request, seed }) => ({ ...request, seed, loop: true }) };
+    const from = (job) => ({ prompt: job.prompt ?? "", model: job.model, video: { id: job.id } });
+    const starts = {
+      use: (job) => ({ kind: job.kind, ...job.request, seed: job.seed }),
+      loop: (job) => ({ ...job.request, seed: job.seed, loop: true }),
+      extend: (job) => ({ ...from(job), mode: "extension" }),
+      edit: (job) => ({ ...from(job), mode: "edit" }),
+    };
     for (const [kind, fields] of Object.entries(starts)) {
       document.addEventListener(kind, ({ detail }) => {
         this.make.use(fields(detail));
         this.open("make");
       });
     }
-    for (const kind of ["extend", "edit"]) document.addEventListener(kind, () => this.open("make"));
     askForKeys();
     takeDrops();
   }
