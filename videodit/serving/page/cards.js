@@ -25,6 +25,12 @@ export function stateOf(job) {
   return job.complete === false ? W.shorter : "";
 }
 
+/** Size, length, model and seed of a job, in a line. */
+export function aboutOf(job) {
+  const facts = [job.size?.replace("x", " × "), job.seconds && `${Number(job.seconds).toFixed(2)} s`, job.model, `seed\u00a0${job.seed}`];
+  return facts.filter(Boolean).join(", ");
+}
+
 function inWords(seconds) {
   if (seconds < 90) return fill(T.watch.seconds, { count: Math.ceil(seconds) });
   return fill(T.watch.minutes, { count: Math.round(seconds / 60) });
@@ -58,13 +64,14 @@ export class WatchCard {
   constructor(job) {
     this.picture = h("div", { class: "picture" });
     this.bar = h("progress", { max: 100, value: 0, "aria-label": promptOf(job) || job.id });
+    this.about = h("p", { class: "about" });
     this.state = h("div", { class: "state" });
     this.actions = h("div", { class: "actions" });
     this.element = h(
       "article",
       { class: "card watch", "data-id": job.id },
       this.picture,
-      h("div", { class: "body" }, h("p", { class: "prompt", dir: "auto" }, promptOf(job)), this.bar, this.state, this.actions),
+      h("div", { class: "body" }, h("p", { class: "prompt", dir: "auto" }, promptOf(job)), this.about, this.bar, this.state, this.actions),
     );
     this.shown = null;
     this.wasMade = false;
@@ -74,6 +81,7 @@ export class WatchCard {
   update(job) {
     const running = ["queued", "in_progress"].includes(job.status);
     this.wasMade ||= running;
+    this.about.textContent = aboutOf(job);
     this.bar.value = job.progress;
     this.bar.hidden = !running;
     this.state.textContent = stateOf(job);

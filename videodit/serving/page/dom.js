@@ -69,3 +69,8 @@ function inside(box, { clientX, clientY }) {
   const { left, right, top, bottom } = box.getBoundingClientRect();
   return clientX >= left && clientX <= right && clientY >= top && clientY <= bottom;
 }
+
+/** A wide panel that a button at its end closes, too. */
+export function dialog(title, closeText, ...children) {
+  return panel(title, { class: "wide" }, children, h("form", { method: "dialog", class: "dialog-end" }, h("button", {}, closeText)));
+}

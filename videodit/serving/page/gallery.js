@@ -1,6 +1,6 @@
 // Finished clips: looked for on the server, a page at a time, marked, compared and used again.
 import { get } from "./api.js";
-import { act } from "./cards.js";
+import { aboutOf, act } from "./cards.js";
 import { menuOf } from "./clip_actions.js";
 import { compare } from "./compare.js";
 import { button, fillWith, h } from "./dom.js";
@@ -171,7 +171,6 @@ export class Gallery {
     const { job, element } = card;
     const name = element.contains(document.activeElement) ? document.activeElement.className : null;
     const open = () => view(job, this.items);
-    const about = [job.size?.replace("x", " × "), job.seconds && `${Number(job.seconds).toFixed(2)} s`, job.model, `seed\u00a0${job.seed}`];
     const options = { compare: job.status === "completed" ? () => this.compare(job) : null, details: open };
     element.classList.toggle("failed", job.status === "failed");
     fillWith(
@@ -182,7 +181,7 @@ export class Gallery {
         { class: "body" },
         h("p", { class: "prompt", dir: "auto" }, promptOf(job)),
         job.status === "failed" ? h("p", { class: "bad fault" }, job.error?.message ?? "") : null,
-        h("p", { class: "about" }, about.filter(Boolean).join(", ")),
+        h("p", { class: "about" }, aboutOf(job)),
         h("div", { class: "actions" }, menuOf(job, options)),
       ),
     );

@@ -1,6 +1,6 @@
 // Jobs that wait: their order, and what can be changed of them.
 import { call, post } from "./api.js";
-import { act, buttonsWhileMade, stateOf } from "./cards.js";
+import { aboutOf, act, buttonsWhileMade, stateOf } from "./cards.js";
 import { askCopies } from "./clip_actions.js";
 import { button, fillWith, h, labelled, panel } from "./dom.js";
 import { promptOf } from "./face.js";
@@ -67,8 +67,7 @@ export class Queue {
   }
 
   about(job) {
-    const facts = [job.size?.replace("x", " × "), `${Number(job.seconds).toFixed(2)} s`, `seed\u00a0${job.seed}`, job.model];
-    return h("div", { class: "body" }, h("p", { class: "prompt", dir: "auto" }, promptOf(job)), h("p", { class: "about" }, `${facts.join(", ")}: ${stateOf(job)}`));
+    return h("div", { class: "body" }, h("p", { class: "prompt", dir: "auto" }, promptOf(job)), h("p", { class: "about" }, `${aboutOf(job)}: ${stateOf(job)}`));
   }
 
   runningRow(job) {

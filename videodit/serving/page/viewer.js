@@ -11,7 +11,7 @@ const V = T.viewer;
 
 /** Opens a job. `others`: jobs that the arrow keys lead to. */
 export function view(job, others = []) {
-  const media = h("div", { class: "media" });
+  const media = h("div", { class: "full" });
   const state = h("p", { class: "state", role: "status" });
   const bar = h("progress", { max: 100, "aria-label": V.progress });
   const about = h("div", { class: "facts" });
