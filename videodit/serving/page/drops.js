@@ -65,13 +65,14 @@ export async function readRecipe(file) {
 }
 
 function rowsOf(request) {
-  return Object.entries(request).map(([name, value]) => [
+  return Object.entries(request).filter(([, value]) => value !== "").map(([name, value]) => [
     h("dt", {}, D.fields[name] ?? name.replaceAll("_", " ")),
     h("dd", { dir: "auto" }, inWords(name, value)),
   ]);
 }
 
 function inWords(name, value) {
+  if (name === "size") return value.replace("x", " × ");
   if (name === "lora") return value.map((one) => `${one.name} × ${one.weight ?? 1}`).join(", ");
   if (name === "storyboard") return value.map((scene) => `${scene.at} s: ${scene.prompt}`).join("\n");
   return typeof value === "object" ? JSON.stringify(value) : String(value);
