@@ -7,14 +7,18 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+    from servers import ServerProcess
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 0
@@ -218,3 +222,23 @@ def deviation() -> Callable[[Tensor, Tensor], float]:
         return float((actual - expected).abs().max() / expected.abs().max())
 
     return measure
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium. Its driver has an event loop of its own, which ends with each file of tests."""
+    from browser import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server for all tests of the page: `mini`, whose clips here take a moment."""
+    from browser import SMALL_CLIPS
+    from servers import server_process
+
+    with server_process(tmp_path_factory.mktemp("page") / "data", *SMALL_CLIPS) as server:
+        server.wait_ready()
+        yield server

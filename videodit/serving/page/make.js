@@ -129,7 +129,7 @@ export class Make {
       this.modeReason,
       part("extension edit connect", h("div", { class: "row top" }, this.video.element, part("connect", this.second.element))),
       part("extension", labelled(M.direction, this.backward)),
-      part("edit", h("div", { class: "row" }, labelled(M.strength, this.strength), h("div", { class: "field" }, this.painter.element))),
+      part("edit", h("div", { class: "row top" }, labelled(M.strength, this.strength), h("div", { class: "field" }, this.painter.element))),
       this.prompt.element,
       part("create", this.board.element),
       h("div", { class: "row" }, labelled(M.size, this.size), part("create extension connect", this.secondsField)),
@@ -149,8 +149,7 @@ export class Make {
         part("create", h("label", { class: "check" }, this.loop, M.loop), this.loopReason),
         this.loras.element,
       ),
-      this.plan,
-      h("div", { class: "row go" }, this.go, labelled(M.count, this.count), button(M.clear, () => this.clear(), { class: "quiet" })),
+      h("div", { class: "footer" }, this.plan, h("div", { class: "row go" }, this.go, labelled(M.count, this.count), button(M.clear, () => this.clear(), { class: "quiet" }))),
     );
   }
 

@@ -4,7 +4,7 @@ import { h } from "./dom.js";
 /** Where a mask's middle is and how far it reaches; null without paint. */
 function shapeOf(mask) {
   const { width, height } = mask;
-  const { data } = mask.getContext("2d").getImageData(0, 0, width, height);
+  const { data } = mask.getContext("2d", { willReadFrequently: true }).getImageData(0, 0, width, height);
   let count = 0;
   let sumX = 0;
   let sumY = 0;

@@ -128,9 +128,9 @@ export class MediaPicker {
   }
 
   about({ name, width, height, num_frames: frames, fps }) {
-    const size = width ? `${width} × ${height}` : "";
-    const long = frames && fps ? `, ${(frames / fps).toFixed(2)} s` : "";
-    return `${name ?? ""} ${size}${long}`.trim();
+    const size = width && `${width} × ${height}`;
+    const long = frames && fps && `${(frames / fps).toFixed(2)} s`;
+    return [name, size, long].filter(Boolean).join(", ");
   }
 
   /** Says why it cannot be used, or that it can. */

@@ -11,7 +11,9 @@ const TOOLS = ["brush", "box", "eraser"];
 const QUALITY = 0.95;
 
 function plain(width, height) {
-  return h("canvas", { width, height });
+  const canvas = h("canvas", { width, height });
+  canvas.getContext("2d", { willReadFrequently: true }); // masks are measured often
+  return canvas;
 }
 
 export class MaskPainter {
@@ -85,8 +87,8 @@ export class MaskPainter {
       h("div", { class: "toolbar" }, this.tools, labelled(P.size, this.size, { class: "field short" }), this.undo, this.clearOne),
       stage,
       labelled(P.time, this.time, { class: "field" }), this.marks, this.error,
-      h("div", { class: "row end" }, this.done),
     );
+    this.box.querySelector(".dialog-end").prepend(this.done);
     this.box.classList.add("painter");
     this.box.addEventListener("close", () => { this.video.removeAttribute("src"); this.open.focus(); });
     this.seek();
