@@ -22,7 +22,7 @@ def machine_facts(device: str | None, dtype: str | None) -> JsonObject:
 
     Returns:
         ``device``, ``device_name``, ``device_memory`` and ``memory`` in bytes where they are known, ``dtype``,
-        ``threads``, ``versions`` by package and ``attention``: by backend ``works``, or why it does not.
+        ``threads``, ``versions`` by package and ``attention``: by backend whether it works.
     """
     import torch
 
@@ -77,6 +77,6 @@ def _backends(device: object, dtype: object) -> dict[str, str]:
     assert isinstance(dtype, torch.dtype)
     try:
         _, found = fastest(device, dtype, _TOKENS, _HEADS, _HEAD_DIM)
-    except Exception as error:  # whatever a kernel raises
-        return {"native": f"{type(error).__name__} while it was tried"}
-    return {name: told if isinstance(told, str) else "works" for name, told in found.items()}
+    except Exception:  # whatever a kernel raises
+        return {"native": "does not work here"}
+    return {name: "does not work here" if isinstance(told, str) else "works" for name, told in found.items()}

@@ -63,9 +63,8 @@ export function compare(first, second) {
   }
 
   seek.addEventListener("input", () => {
-    set(false);
     now = Number(seek.value);
-    place();
+    set(false);
   });
   const box = panel(
     C.title,

@@ -79,7 +79,7 @@ export class Queue {
     const control = (name, text, listener, props = {}) => button(text, listener, { "data-name": name, ...props });
     const row = h(
       "li",
-      { class: "card line", "data-id": job.id, draggable: true },
+      { class: "card line", "data-id": job.id, draggable: "true" },
       h("span", { class: "grip", "aria-hidden": "true" }, "⠿"),
       this.about(job),
       h(

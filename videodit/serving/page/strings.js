@@ -321,6 +321,12 @@ export const T = {
     freeOf: "{free} free of {all}",
     units: { days: "{count} days", hours: "{count} h", minutes: "{count} min" },
   },
+  errors: {
+    offline: "The server does not answer. Trying again…",
+    busy: "The queue is full. Try again in a moment.",
+    key: "This server needs a key.",
+    generic: "That did not work: {message}",
+  },
   login: { title: "Log in", key: "Key", go: "Log in", hint: "This server needs a key. Ask whoever runs it for one.", wrong: "This is not a key of this server." },
 };
 
