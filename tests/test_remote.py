@@ -176,3 +176,16 @@ def test_all_of_a_request_is_sent(tmp_path: Path) -> None:
     media = {"image": "upload_one", "last_image": "upload_two", "conditions": read["conditions"]}
     assert read == expected | media
     assert [one.get("content", one.get("clip")) for one in read["conditions"]] == ["upload_f", "upload_c", "upload_e"]
+
+
+def test_defaults_about_this_machine_do_not_hold_on_a_server(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("config.toml").write_text('device = "cpu"\nmodel = "elsewhere"\nsteps = 3\n')
+    monkeypatch.setenv("VIDEODIT_CONFIG", "config.toml")
+    assert main(["generate", "a red ball", "--detach", "--server", URL]) == 0
+    (job,) = server.client.get("/v1/videos").json()["data"]
+    assert (job["model"], job["settings"]["steps"]) == ("mini", 3)
+    said = capsys.readouterr().err
+    assert "steps 3" in said
+    assert "elsewhere" not in said

@@ -81,7 +81,7 @@ def make_one(made: tuple[Request, list[str]], name: str, flags: ClipFlags, input
     for notice in notices:
         note(notice)
     output = choose_output(flags.output, f"{name}-{request.seed}.mp4", overwrite=flags.overwrite)
-    jobs = plan_jobs([Order(request, output, inputs=inputs, overwrite=flags.overwrite)])
+    jobs = plan_jobs([Order(request, output, inputs=inputs, overwrite=flags.overwrite, preview=flags.preview)])
     if flags.dry_run:
         describe_jobs(jobs)
     else:

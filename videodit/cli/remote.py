@@ -10,7 +10,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from videodit.cli import results
@@ -34,26 +34,26 @@ _LOCAL = {
     "dtype": "--dtype",
     "limit": "--limit",
     "lora_folder": "--lora-folder",
+    "offload": "--offload",
+    "vae_tiling": "--vae-tiling",
+    "preview": "--preview",
     "profile": "--profile",
 }
 
 
-def check_flags(flags: ClipFlags, given: Mapping[str, object] | None = None) -> None:
-    """See that nothing is asked for that only this machine could do.
-
-    Args:
-        flags: of the command.
-        given: other flags that a server cannot heed, by name, with their values.
+def check_flags(flags: ClipFlags) -> None:
+    """See that the flags fit where the clip is made: here, or by a server, which cannot do all that this machine can.
 
     Raises:
-        InputError: naming the flag.
+        InputError: naming the flag that does not.
     """
+    if flags.server is None:
+        if flags.detach:
+            raise InputError("--detach is for --server URL; a clip that is made here is waited for")
+        return
     for name, flag in _LOCAL.items():
         if getattr(flags, name):
             raise InputError(f"{flag} is about this machine, and --server makes the clip on another; leave {flag} out")
-    for flag, value in (given or {}).items():
-        if value:
-            raise InputError(f"{flag} does not go together with --server")
     if os.path.exists(flags.model) and ("/" in flags.model or "\\" in flags.model):
         raise InputError(
             f"--model is {flags.model!r}, a folder of this machine; with --server it must be a name that the server "
