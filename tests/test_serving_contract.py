@@ -15,6 +15,7 @@ from clips_made import make_clip
 from servers import QUICK, LocalServer
 
 from videodit.media import probe, read_recipe
+from videodit.serving import catalogue, content, recipes, videos
 from videodit.serving.records import Upload, new_id
 from videodit.serving.requests import CreateVideo, EditVideo, parsed, read_defaults, with_defaults
 
@@ -28,8 +29,7 @@ def server(tmp_path: Path) -> Iterator[LocalServer]:
 def add_upload(server: LocalServer, file: Path, owner: str = "local") -> str:
     """A file as `/v1/uploads` keeps it."""
     id = new_id("upload")
-    content = file.read_bytes()
-    (server.folder.path / "uploads" / id).write_bytes(content)
+    (server.folder.path / "uploads" / id).write_bytes(file.read_bytes())
     if file.suffix == ".mp4":
         info = probe(file)
         kind, told = (
@@ -41,7 +41,7 @@ def add_upload(server: LocalServer, file: Path, owner: str = "local") -> str:
         with PIL.Image.open(file) as picture:
             kind, told = "picture", dict(zip(("width", "height"), picture.size, strict=True))
     now = time.time()
-    server.worker.store.add_upload(Upload(id, owner, kind, len(content), told, now, now + 3600))
+    server.worker.store.add_upload(Upload(id, owner, kind, file.stat().st_size, told, now, now + 3600))
     return id
 
 
@@ -200,15 +200,16 @@ def test_errors_have_one_form_wherever_they_come_from(server: LocalServer) -> No
 def test_openapi_names_every_field_and_answer(server: LocalServer) -> None:
     document = server.client.get("/openapi.json").json()
     for path, kind in (("/v1/videos", CreateVideo), ("/v1/videos/edits", EditVideo)):
-        content = document["paths"][path]["post"]["requestBody"]["content"]
-        assert set(content) == {"application/json", "multipart/form-data"}
-        for one in content.values():
+        body = document["paths"][path]["post"]["requestBody"]["content"]
+        assert set(body) == {"application/json", "multipart/form-data"}
+        for one in body.values():
             assert set(one["schema"]["properties"]) == set(kind.model_fields)
     assert "$defs" not in json.dumps(document)
     assert "binary" in json.dumps(document["paths"]["/v1/videos/edits"])
-    for path, methods in document["paths"].items():
-        for method in methods.values():
-            assert not path.startswith("/v1/") or {"400", "404", "429", "503"} <= set(method["responses"]), path
+    for module in (videos, content, catalogue, recipes):
+        for route in module.router.routes:
+            for method in document["paths"][route.path_format].values():  # type: ignore[attr-defined]
+                assert {"200", "400", "404", "429", "503"} <= set(method["responses"]), route
 
 
 # ---- operators' defaults -------------------------------------------------------------------------
@@ -338,6 +339,23 @@ def test_a_remix_has_the_seed_and_the_settings_of_its_parent(server: LocalServer
     assert post(server, f"videos/{board['id']}/remix", prompt="a ring")["prompt"] == "a ring"
     post(server, f"videos/{first['id']}/remix", 400)
     post(server, f"videos/{first['id']}/remix", 400, prompt="a", num_frames=4)
+
+
+def test_a_copy_has_what_the_job_started_from_and_changes_take_the_place_of_others(
+    server: LocalServer, tmp_path: Path
+) -> None:
+    clip = add_upload(server, clip_of_frames(tmp_path / "a.mp4", 9))
+    job = post(server, "videos/edits", prompt="a cube", video={"id": clip}, num_inference_steps=2)
+    server.folder.upload(clip).unlink()
+    (again,) = post(server, f"videos/{job['id']}/copy")["data"]
+    server.client.delete(f"/v1/videos/{job['id']}")
+    assert server.work()
+    assert server.job(again["id"])["status"] == "completed"
+    job = server.create(num_frames=9)
+    changed = server.client.patch(f"/v1/videos/{job['id']}", json={"seconds": 0.3125, "storyboard": [[0, "a cube"]]})
+    assert changed.json()["settings"]["num_frames"] == 5
+    remix = post(server, f"videos/{job['id']}/remix", prompt="a cube")
+    assert server.client.patch(f"/v1/videos/{remix['id']}", json={"task": "sing"}).json()["error"]["param"] == "task"
 
 
 def test_a_clip_that_is_not_finished_or_not_ones_own_is_refused(server: LocalServer, tmp_path: Path) -> None:
@@ -519,3 +537,129 @@ def test_recipes_of_strangers_are_text_alone(server: LocalServer, tmp_path: Path
     assert post(server, "recipes", 400, video={"id": add_upload(server, file)})["error"]["code"] == "invalid_recipe"
     plain = clip_of_frames(tmp_path / "plain.mp4")
     assert "no recipe" in post(server, "recipes", 400, video={"id": add_upload(server, plain)})["error"]["message"]
+
+
+def lora_file(path: Path) -> Path:
+    """A small LoRA of `mini`."""
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        f"transformer.blocks.0.attn1.to_q.lora_{x}.weight": torch.randn(shape, generator=generator)
+        for x, shape in (("A", (2, 256)), ("B", (256, 2)))
+    }
+    save_file(tensors, path, {"modelspec.trigger_phrase": "zorb"})
+    return path
+
+
+def test_loras_are_named_checked_and_told(tmp_path: Path) -> None:
+    style = lora_file(tmp_path / "a file.safetensors")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"x" * 100)
+    with LocalServer(tmp_path / "data", loras={"style": str(style), "broken": str(broken)}) as server:
+        first, second = server.client.get("/v1/loras").json()["data"]
+        assert (first["id"], first["models"], first["trigger_words"]) == ("style", ["mini"], ["zorb"])
+        assert first["bytes"] == style.stat().st_size
+        assert (second["id"], second["models"]) == ("broken", [])
+        assert str(tmp_path) not in json.dumps([first, second])
+        assert server.client.get("/v1/models").json()["data"][0]["loras"] == ["style"]
+        error = post(server, "videos", 400, **QUICK, lora=[{"name": "broken"}])["error"]
+        assert (error["param"], "cannot be used with model 'mini'" in error["message"]) == ("lora", True)
+        post(server, "videos", 400, **QUICK, lora=[{"name": "style"}, {"name": "style"}])
+        post(server, "videos", 400, **QUICK, lora=[{"name": "style", "second": True}])
+        post(server, "videos", 400, **QUICK, lora=[{"name": str(style)}])
+        job = post(server, "videos", **QUICK, lora=[{"name": "style", "weight": 0.5}])
+        assert "LoRA 'style' responds to 'zorb' in a prompt" in job["notices"]
+        assert server.work()
+        recipe = read_recipe(server.folder.job(job["id"]) / "video.mp4")
+        assert recipe is not None
+        (entry,) = recipe["loras"]
+        assert (entry["name"], entry["weight"], entry["hash"]) == ("style", 0.5, first["hash"])
+        answer = post(server, "recipes", video={"id": job["id"]})
+        assert answer["request"]["lora"] == [{"name": "style", "weight": 0.5}]
+        assert answer["notices"] == []
+
+
+def test_a_clip_of_the_server_is_made_again_by_the_command(
+    server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from videodit.cli.main import main
+    from videodit.media import read_video
+
+    job = server.create(seed=3)
+    assert server.work()
+    clip = server.folder.job(job["id"]) / "video.mp4"
+    monkeypatch.chdir(tmp_path)
+    assert main(["remake", str(clip), "-o", "again.mp4", "--device", "cpu"]) == 0
+    assert (read_video("again.mp4").frames == read_video(clip).frames).all()
+
+
+def test_every_flag_of_the_commands_has_a_field_or_a_reason() -> None:
+    import dataclasses
+    import inspect
+
+    from videodit.cli.edit import edit
+    from videodit.cli.extend import extend
+    from videodit.cli.flags import ClipFlags
+    from videodit.cli.generate import generate
+    from videodit.serving.requests import ExtendVideo
+
+    names = {
+        "image": "input_reference", "last_image": "last_reference", "keyframe": "conditions", "frames": "num_frames",
+        "steps": "num_inference_steps", "cfg": "guidance_scale", "negative": "negative_prompt", "clip": "video",
+    }  # fmt: skip
+    left_out = {
+        "prompts": "several requests",
+        "output": "the server's own folder, and variants of the content", "overwrite": "likewise",
+        "device": "the operator's", "dtype": "the operator's", "limit": "the operator's", "offload": "the operator's",
+        "lora_folder": "the operator registers LoRAs", "wildcards": "the operator's",
+        "profile": "the settings and the stages of a job tell it", "dry_run": "/v1/videos/plan",
+        "context": "no flag", "server": "the client's", "preset": "the client's: it stands for other flags", "detach": "the client's",
+    }  # fmt: skip
+    shared = {one.name for one in dataclasses.fields(ClipFlags)}
+    for command, kind in ((generate, CreateVideo), (edit, EditVideo), (extend, ExtendVideo)):
+        flags = set(inspect.signature(command).parameters) | shared
+        assert {names.get(flag, flag) for flag in flags - set(left_out)} <= set(kind.model_fields)
+
+
+def test_loras_of_a_job_that_failed_are_not_in_the_next_one(tmp_path: Path) -> None:
+    from videodit.errors import VideoDiTError
+    from videodit.pipelines.request import LoRARequest
+    from videodit.serving.making import Models
+
+    (tmp_path / "broken.safetensors").write_bytes(b"x" * 100)
+    style = lora_file(tmp_path / "style.safetensors")
+    models = Models(
+        {"mini": "mini"}, {"style": str(style), "broken": str(tmp_path / "broken.safetensors")}, device="cpu"
+    )
+    with pytest.raises(VideoDiTError):
+        models.pipeline("mini", acceleration=None, loras=(LoRARequest("style", 0.5), LoRARequest("broken")))
+    pipe = models.pipeline("mini", acceleration=None, loras=())
+    assert pipe.get_list_adapters() == {}
+    pipe = models.pipeline("mini", acceleration=None, loras=(LoRARequest("style", 0.5),))
+    assert pipe.get_list_adapters() == {"transformer": ["style"]}
+
+
+def test_names_of_loras_are_those_that_a_pipeline_takes(tmp_path: Path) -> None:
+    from videodit.errors import InputError
+    from videodit.serving.config import ServerConfig
+
+    with pytest.raises(InputError, match=r"'style\.safetensors'; names are"):
+        ServerConfig(data=tmp_path, loras={"style.safetensors": "style.safetensors"})
+
+
+def test_the_syntax_of_prompts_is_the_operators_to_allow(tmp_path: Path) -> None:
+    text = "a (red ball:1.4) on the {grass|grass}"
+    with LocalServer(tmp_path / "plain") as server:
+        assert post(server, "videos", **QUICK | {"prompt": text})["prompt"] == text
+    with LocalServer(tmp_path / "data", prompt_syntax=True) as server:
+        job = post(server, "videos", **QUICK | {"prompt": text})
+        assert (job["prompt"], job["request"]["prompt"]) == ("a red ball on the grass", text)
+        assert job["notices"] == server.client.get(f"/v1/videos/{job['id']}").json()["notices"]
+        post(server, "videos", 400, **QUICK | {"prompt": "a <lora:style:1> ball"})
+        post(server, "videos", 400, **QUICK | {"prompt": "a (red ball:1e9)"})
+        assert server.work()
+        recipe = read_recipe(server.folder.job(job["id"]) / "video.mp4")
+        assert recipe is not None
+        assert recipe["prompt_weights"] == [[2, 10, 1.4]]

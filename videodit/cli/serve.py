@@ -59,6 +59,13 @@ def serve(
             "all names.",
         ),
     ] = None,
+    default: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What requests that say nothing get, such as steps=12. Repeatable."),
+    ] = None,
+    prompt_syntax: Annotated[
+        bool, typer.Option("--prompt-syntax", help="Read prompts in the syntax of docs/prompts.md.")
+    ] = False,
 ) -> None:
     """Make clips for others: a queue, workers, and the /v1/videos API."""
     if context.invoked_subcommand is not None:
@@ -72,6 +79,7 @@ def serve(
         from videodit.serving.config import ServerConfig, ServerLimits, raised_limits
         from videodit.serving.lifetime import held_folder
         from videodit.serving.protocol import timed_protocol
+        from videodit.serving.requests import read_defaults
     limits, media = raised_limits(ServerLimits(), current_limits(), limit or [])
     config = ServerConfig(
         data=_folder(data),
@@ -82,6 +90,8 @@ def serve(
         loras=_named(lora or []),
         devices=tuple(device or [None]),
         dtype=dtype,
+        defaults=read_defaults(default or []),
+        prompt_syntax=prompt_syntax,
         limits=limits,
         media=media,
     )

@@ -113,6 +113,13 @@ class ServerConfig:
     defaults: dict[str, Any] = field(default_factory=dict)
     prompt_syntax: bool = False
 
+    def __post_init__(self) -> None:
+        for name in self.loras:
+            if not name.strip() or "." in name or not name.isprintable():
+                raise InputError(
+                    f"a LoRA's name is {name!r}; names are of printable characters without dots: NAME=FILE"
+                )
+
     @property
     def default_model(self) -> str:
         """Of requests that name none."""

@@ -14,10 +14,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from videodit.serving.documented import ERRORS
 from videodit.serving.state import ServerState
 from videodit.serving.videos import Owner, State, as_video
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", responses=ERRORS)
 _PING = 15  # seconds between comments that keep a quiet stream open
 
 

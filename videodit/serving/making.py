@@ -88,7 +88,7 @@ class Models:
         self._device, self._dtype = device, dtype
         self._folders: dict[str, ModelFolder] = {}
         self._loaded: tuple[str, str | None] | None = None
-        self._with: tuple[LoRARequest, ...] = ()
+        self._with: tuple[LoRARequest, ...] | None = ()  # None: nobody knows, since loading failed on the way
         self._pipe: VideoDiTPipeline | None = None
 
     def folder(self, name: str) -> ModelFolder:
@@ -124,17 +124,20 @@ class Models:
                 pipe.accelerate(acceleration)
             self._pipe, self._loaded = pipe, (name, acceleration)
         if loras != self._with:
+            self._with = None
             self._pipe.unload_lora_weights()
-            self._with = ()
             if unknown := [lora.source for lora in loras if lora.source not in self.loras]:
                 raise InputError(f"there is no LoRA {unknown[0]!r}; legal are {', '.join(self.loras) or 'none'}")
+            weights: dict[str, dict[str, float]] = {}
             for lora in loras:
                 self._pipe.load_lora_weights(
                     self.loras[lora.source], adapter_name=lora.source, load_into_transformer_2=lora.second
                 )
+                of_each = weights.setdefault(lora.source, {})
+                networks = self._pipe.lora_info(lora.source).networks if not lora.second else ("transformer_2",)
+                of_each |= dict.fromkeys(networks, 1.0 if lora.weight is None else lora.weight)  # type: ignore[arg-type]
             if loras:
-                weights: Any = [1.0 if lora.weight is None else lora.weight for lora in loras]
-                self._pipe.set_adapters([lora.source for lora in loras], weights)
+                self._pipe.set_adapters(list(weights), [*weights.values()])
             self._with = loras
         return self._pipe
 
