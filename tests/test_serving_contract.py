@@ -615,7 +615,8 @@ def test_every_flag_of_the_commands_has_a_field_or_a_reason() -> None:
         "device": "the operator's", "dtype": "the operator's", "limit": "the operator's", "offload": "the operator's",
         "lora_folder": "the operator registers LoRAs", "wildcards": "the operator's",
         "profile": "the settings and the stages of a job tell it", "dry_run": "/v1/videos/plan",
-        "context": "no flag", "server": "the client's", "preset": "the client's: it stands for other flags", "detach": "the client's",
+        "server": "the client's", "detach": "the client's", "preset": "the client's: it stands for other flags",
+        "context": "no flag",
     }  # fmt: skip
     shared = {one.name for one in dataclasses.fields(ClipFlags)}
     for command, kind in ((generate, CreateVideo), (edit, EditVideo), (extend, ExtendVideo)):
