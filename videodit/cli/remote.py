@@ -10,8 +10,9 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from videodit.cli import results
 from videodit.cli.common import count_of, file_size, note, print_rows, printable
@@ -39,6 +40,9 @@ _LOCAL = {
     "preview": "--preview",
     "profile": "--profile",
 }
+
+
+_PATHS = {"create": "/v1/videos", "edit": "/v1/videos/edits", "extension": "/v1/videos/extensions"}
 
 
 def check_flags(flags: ClipFlags) -> None:
@@ -121,14 +125,20 @@ def _condition(condition: Frames | Region | Edit, server: Server) -> JsonObject:
 
 
 def run_remote(
-    orders: Sequence[Order], flags: ClipFlags, *, path: str = "/v1/videos", extra: JsonObject | None = None
+    orders: Sequence[Order],
+    flags: ClipFlags,
+    *,
+    task: Literal["create", "edit", "extension"] = "create",
+    files: Mapping[str, Path] | None = None,
+    extra: JsonObject | None = None,
 ) -> None:
     """Have a server make the clips of orders, one after the other, and fetch them.
 
     Args:
         orders: what to make.
         flags: of the command, among them the server.
-        path: of the API.
+        task: what is asked for; see docs/serving.md.
+        files: that the clips start from, by the names of the API's fields.
         extra: fields beside those of the requests.
 
     Raises:
@@ -139,22 +149,19 @@ def run_remote(
     for order in orders:
         _check_place(order)
     with contextlib.closing(Server(flags.server)) as server:
-        if flags.dry_run:
-            for order in orders:
-                with naming(order.keys):
-                    _describe(
-                        server.call("POST", "/v1/videos/plan", json=body_of(order.request, server) | (extra or {}))
-                    )
-            return
         jobs = []
         for order in orders:  # all are taken before the first is waited for
             with naming(order.keys):
-                body = body_of(order.request, server) | (extra or {})
+                body = body_of(order.request, None if flags.dry_run else server) | (extra or {})
+                body |= {field: {"id": server.upload(path)} for field, path in (files or {}).items()}
+                if flags.dry_run:
+                    _describe(server.call("POST", "/v1/videos/plan", json=body | {"task": task}))
+                    continue
                 key = secrets.token_hex(16)  # a request that is sent again makes no second clip
-                jobs.append(server.call("POST", path, json=body, headers={"Idempotency-Key": key}))
+                jobs.append(server.call("POST", _PATHS[task], json=body, headers={"Idempotency-Key": key}))
             for notice in jobs[-1]["notices"]:
                 note(printable(as_typed(notice)))
-        for order, job in zip(orders, jobs, strict=True):
+        for order, job in zip(orders, jobs, strict=False):
             if flags.detach:
                 results.emit("job", job=job)
                 print(f"{job['id']}: seed {job['seed']}")
