@@ -69,6 +69,8 @@ class ModelSpec:
         experts: transformers for different noise levels.
         text: what it takes of prompts.
         width: of a token in the transformer; ``None``: unknown.
+        hidden: width of its MLPs; likewise.
+        layers: its blocks; likewise.
     """
 
     geometry: VideoGeometry
@@ -85,6 +87,8 @@ class ModelSpec:
     experts: int = 1
     text: TextNeeds = TextNeeds()
     width: int | None = None
+    hidden: int | None = None
+    layers: int | None = None
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelSpec:
@@ -136,6 +140,8 @@ class ModelSpec:
                 experts=1 if index.get("boundary_ratio") is None else 2,
                 text=text_needs(transformer, OWN if found is None else found[1], defaults.get("max_text_length")),
                 width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
+                hidden=transformer.get("ffn_dim"),
+                layers=transformer.get("num_layers", 0) + transformer.get("num_single_layers", 0) or None,
             )
         except KeyError as error:
             raise ModelError(f"the model's configs lack the entry {error}") from None
@@ -179,8 +185,8 @@ class ModelFolder:
 
         Args:
             name: see :func:`videodit.pipelines.folders.resolve_model`.
-            variant: see there, too.
-            hub: likewise.
+            variant: of the weight files, such as ``"fp16"``.
+            hub: options for a model of the Hub: ``revision``, ``cache_dir``, ``token``, ``local_files_only``.
 
         Raises:
             InputError: there is no such model.

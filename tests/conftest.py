@@ -107,11 +107,12 @@ def seed_everything() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
     """What commands keep in the user's own folders goes elsewhere, and nothing of it is found from before."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user-cache")))
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("user-data")))
+        patch.setenv("VIDEODIT_CONFIG", str(tmp_path_factory.mktemp("user-config") / "config.toml"))
         yield
 
 

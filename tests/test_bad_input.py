@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 
 from videodit.cli.main import main
 from videodit.errors import InputError, ModelError
+from videodit.families import FAMILIES, Family
 from videodit.path_kinds import check_no_address, describe_path, kind_of, names_a_file
 from videodit.pipelines.folders import _local, resolve_model
 from videodit.pipelines.planning import plan
@@ -220,7 +222,28 @@ def test_an_output_that_is_a_file_is_refused_before_anything_is_loaded(things: P
 def test_families_shows_checkpoints_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["families"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("| checkpoint | hub id")
+    assert out.startswith("| checkpoint | hub id, for `-m` | makes | of | licence |")
+    assert "| Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers | clips | text, a first and a last picture | Apache 2.0 |" in out
+    assert "| black-forest-labs/FLUX.1-dev | pictures | text | FLUX.1 [dev] Non-Commercial |" in out
     assert "| member |" not in out
     assert main(["families", "--options"]) == 0
     assert "| member | family | predicts | options |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("family", list(FAMILIES.values()), ids=list(FAMILIES))
+def test_what_checkpoints_take_and_make_is_what_their_configs_say(family: Family) -> None:
+    for title, one in family.published.items():
+        config = family.native_config(one.config)
+        out = config.get("out_channels") or config["in_channels"]
+        # Channels beyond those that it makes are a picture's; models that predict a variance, too, make twice as many.
+        pictures = config["in_channels"] > out
+        assert ("a first" in one.takes and "maybe a first" not in one.takes) == pictures, title
+        assert ("a first and a last" in one.takes) == (config.get("image_tokens") is not None), title
+        assert (one.makes == "pictures") == all(sampling.images for sampling in family.sampling.values()), title
+
+
+@pytest.mark.parametrize("text", ["./a", "../a", "/a", ".\\a", "..\\a", "C:\\a", "c:/a"])
+def test_paths_of_all_systems_are_told_from_prompts(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "isfile", lambda path: True)
+    assert names_a_file(text)
+    assert not names_a_file(text.lstrip("./\\Cc:"))

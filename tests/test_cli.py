@@ -6,6 +6,7 @@ A fake model stands in for the real one, so that every path of the commands runs
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from videodit import hardware, pipelines
 from videodit.animations import write_clip
-from videodit.cli import common, doctor, jobs, progress
+from videodit.cli import common, doctor, jobs, measured, progress
 from videodit.cli.flags import ClipFlags
 from videodit.cli.main import app, main
 from videodit.cli.result_flags import RESULT_FLAGS
@@ -205,12 +206,12 @@ def test_help_and_version_succeed(capsys: pytest.CaptureFixture[str], arguments:
 
 
 def test_commands_stay_below_30_flags() -> None:
-    """17 are the group that all commands share which make a clip; a command should need few of its own beside it."""
+    """18 are the group that all commands share which make a clip; a command should need few of its own beside it."""
     import inspect
 
     for command in app.registered_commands:
         assert command.callback is not None
-        assert len(set(inspect.signature(command.callback).parameters) - RESULT_FLAGS) < 30
+        assert len(set(inspect.signature(command.callback).parameters) - RESULT_FLAGS - {"context"}) < 30
 
 
 def test_commands_that_make_clips_take_the_same_flags() -> None:
@@ -372,7 +373,10 @@ def test_library_warnings_become_notes(capsys: pytest.CaptureFixture[str], monke
     assert "note: step 0 went wrong" in capsys.readouterr().err
 
 
-def test_a_dry_run_prints_everything_and_makes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_everything_and_makes_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(measured, "file", lambda: tmp_path / "none.json")
     flags = ["--frames", "9", "--size", "64x48", "--steps", "2", "--cfg", "3.5", "--seed", "11"]
     assert main(["generate", "a ball", "--dry-run", *flags]) == 0
     rows = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
@@ -389,6 +393,8 @@ def test_a_dry_run_prints_everything_and_makes_nothing(capsys: pytest.CaptureFix
         "tokens": "144",
         "device": "cpu",
         "dtype": str(hardware.default_dtype("cpu")[0]).removeprefix("torch."),
+        "time": "unknown: no clip has been made with this model on this machine yet",
+        "memory": "unknown",
         "output": "a-ball-11.mp4",
     }
     assert FakePipeline.loaded == 0
@@ -780,11 +786,61 @@ def test_info_names_what_it_cannot_show(capsys: pytest.CaptureFixture[str], mini
     assert "model.safetensors is not a whole safetensors file" in fails(capsys, "info", "mini", code=3)
 
 
+def test_doctor_names_what_is_missing_and_what_there_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    found = {"peft": "1.2.3"}
+
+    def version(package: str) -> str:
+        if package in found:
+            return found[package]
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    extras = dict(doctor._extras())
+    assert extras["peft"] == "1.2.3, for LoRAs"
+    assert extras["torchao"] == "not installed; it is for 8-bit blocks and optimizers"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "none"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert doctor._hub() == [
+        ("network", "models are fetched where asked for"),
+        ("cache", f"{tmp_path / 'none'}, which is not there yet"),
+    ]
+    blobs = tmp_path / "hub" / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    with (blobs / "weights").open("wb") as file:
+        file.truncate(2_000_000_000)  # sparse
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert dict(doctor._hub())["cache"] == f"{tmp_path / 'hub'}, 2.0 GB of models"
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    monkeypatch.setenv("VIDEODIT_CONFIG", str(config))
+    assert dict(doctor._files())["defaults"] == str(config)
+
+
+def test_doctor_advises_nothing_for_gpus_where_there_is_none() -> None:
+    """Nobody is told to install flash-attn on a CPU."""
+    for name, said in doctor._try_backends("cpu", torch.float32):
+        if name.startswith(("flash", "_flash", "sage", "_sage", "xformers", "aiter")) and said != "works":
+            assert said == "for GPUs alone", name
+
+
 def test_doctor_tries_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     output = capsys.readouterr().out
     for pattern in [
         rf"torch +{re.escape(torch.__version__)}",
+        r"\nextras\n( +\S+ +.*, for .*\n| +\S+ +not installed; it is for .*\n)+",
+        r"cores +\d+, of which torch uses \d+",
+        r"memory +[\d.]+ GiB",
+        r"disk +[\d.]+ GB free here",
+        r"network +offline, by HF_HUB_OFFLINE",
+        r"cache +\S+, (which is not there yet|[\d.]+ GB of models)",
+        rf"defaults +{re.escape(os.environ['VIDEODIT_CONFIG'])}, which is not there yet",
+        r"data +\S+",
+        r"threads +\d+",
         r"cpu +\d+ threads",
         r"dtype +(bfloat16|float16|float32): \w+",
         r"forward +works, [\d.]+ ms",

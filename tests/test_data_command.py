@@ -52,7 +52,7 @@ def test_a_folder_becomes_a_cache_that_is_whole(
     printed = capsys.readouterr()
     assert "6 clips: 4 used, 1 left out, 1 unreadable" in printed.out
     assert f"{out}: 5 samples, 5 encoded now; 4 captions encoded now" in printed.out
-    assert f"next: accelerate launch examples/finetune.py --config CONFIG data.cache={out} output=out" in printed.out
+    assert f"next: videodit train CONFIG data.cache={out} output=out" in printed.out
     made = LatentCache(out)
     # tiny makes 32x32 of 17 frames: five times four tokens, and a picture is no larger
     assert {sample.clip.partition(".")[0]: sample.bucket for sample in made.samples} == {
@@ -173,7 +173,10 @@ def test_ctrl_c_says_what_is_kept(
     ("words", "message"),
     [
         (["--frames", "16"], "frames must be 4k+1 for this model, got 16; the nearest are 13 and 17"),
-        (["--max-tokens", "2"], "--max-tokens is 2, but 17 frames of the smallest size, 16x16, are 5"),
+        (
+            ["--max-tokens", "2"],
+            "--max-tokens is 2; it must be at least 5, which 17 frames of the smallest size, 16x16, take",
+        ),
         (["--reader", "vlc"], "--reader is 'vlc'; it must be pyav or decord"),
         (["--workers", "0"], "--workers is 0; it must be at least 1"),
         (["--drop", "ugly"], "--drop names 'ugly'"),

@@ -145,7 +145,7 @@ def make_clips(folder: Path) -> None:
 
 def run_commands(block: Block, *, steps: int) -> None:
     """Run a bash block, up to the first command that fails; trainings end at a step where the reader's go on."""
-    script = re.sub(r"^(accelerate launch .*)$", rf"\1 train.steps={steps}", block.text, flags=re.M)
+    script = re.sub(r"^(videodit train .*)$", rf"\1 train.steps={steps} validation.steps=1", block.text, flags=re.M)
     done = subprocess.run(["bash", "-e", "-c", script], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"{block}: {done.stdout}{done.stderr}"
 
@@ -158,9 +158,14 @@ def test_command_is_understood(words: list[str], tmp_path: Path, monkeypatch: py
     if program == "videodit":
         monkeypatch.chdir(tmp_path)
         provide_files(rest)
+        if "--preset" in rest:  # the line above such a line makes it
+            Path("config.toml").write_text(
+                f"[preset.{rest[rest.index('--preset') + 1]}]\nsteps = 6\n", encoding="utf-8"
+            )
+            monkeypatch.setenv("VIDEODIT_CONFIG", "config.toml")
         parse_command_line(rest)
         if "generate" in rest and model_of(rest) == "mini" and "--lora" not in rest:
-            assert main([*rest, "--dry-run"]) == 0
+            assert main([*rest, *([] if "--dry-run" in rest else ["--dry-run"])]) == 0
 
 
 def model_of(words: list[str]) -> str:

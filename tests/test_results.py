@@ -22,6 +22,7 @@ from PIL import Image
 from test_cli import FakePipeline, _fake_model, _restored_logging, fails, make_model_folder, mini_folder
 
 from videodit.cli import opening, result_flags
+from videodit.cli.config import app as config
 from videodit.cli.data import app as data
 from videodit.cli.main import app, main
 from videodit.media import probe, read_recipe, read_video, write_video
@@ -198,7 +199,7 @@ def test_takes_are_of_one_prompt(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_command_has_json_and_quiet() -> None:
-    for command in (*app.registered_commands, *data.registered_commands):
+    for command in (*app.registered_commands, *data.registered_commands, *config.registered_commands):
         assert command.callback is not None
         names = set(inspect.signature(command.callback).parameters)
         assert {"as_json", "quiet"} <= names, command.callback
@@ -208,7 +209,7 @@ def test_every_command_prints_a_document() -> None:
     """Each module of a command calls emit(), itself or in what it shares with others."""
     folder = Path(result_flags.__file__).parent
     shared = {"generate", "edit", "extend", "remake"}  # jobs.py
-    for command in (*app.registered_commands, *data.registered_commands):
+    for command in (*app.registered_commands, *data.registered_commands, *config.registered_commands):
         module = inspect.unwrap(command.callback).__module__.rpartition(".")[2]  # type: ignore[arg-type, union-attr]
         source = (folder / f"{'jobs' if module in shared else module}.py").read_text()
         assert "emit(" in source or "print_plan(" in source, module

@@ -19,7 +19,7 @@ import inspect
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,24 @@ from videodit.vae_layers import CausalConv3d, Decoder, Encoder, Stream, channels
 _LIVE = 8
 """Tensors of the decoder's widest level that are alive at once, the carried past of a chunk among them: measured 5
 for whole clips (`pytest tests/test_streaming.py -k peak`)."""
+
+
+def bytes_to_decode(config: Mapping[str, Any], stride: Size3D, size: tuple[int, int], itemsize: int) -> int:
+    """Memory in which one latent frame of a clip is decoded.
+
+    It is counted as eight tensors of the decoder's widest level, which is what eager layers hold at once.
+
+    Args:
+        config: of a :class:`CausalVideoVAE`.
+        stride: of its latents.
+        size: height and width of the latents.
+        itemsize: bytes of a number.
+    """
+    patch = config.get("patch_size") or 1
+    # The last level but one widens to full size before its channels shrink.
+    channels = (config.get("decoder_base_dim") or config["base_dim"]) * max(config["dim_mult"][:2])
+    positions = stride.t * math.prod((size[0] * stride.h // patch, size[1] * stride.w // patch))
+    return int(_LIVE * itemsize * channels * positions)
 
 
 class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
@@ -163,7 +181,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         Args:
             tile_sample_min_height: height of a tile in pixels; clips of at most one tile are not divided. ``None``
                 leaves it as it is, at first 256.
-            tile_sample_min_width: its width, likewise.
+            tile_sample_min_width: width of a tile in pixels, by the same rules.
             tile_sample_stride_height: pixels from one tile to the next; neighbours share the rest of a tile. ``None``
                 leaves it as it is, or takes three quarters of a new height.
             tile_sample_stride_width: the same along the width.
@@ -214,7 +232,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     def latent_frames_that_fit(self, shape: Sequence[int], free: int) -> int:
         """How much of a clip may be decoded at once: as many latent frames as half of the free memory holds.
 
-        A frame is counted as eight tensors of the decoder's widest level, which is what eager layers hold at once.
+        A frame is counted as :func:`bytes_to_decode` counts it.
 
         Args:
             shape: of the latents, ``[B, z_dim, T, H, W]``.
@@ -224,14 +242,11 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
             At least 1 and at most ``T``, which stands for the whole clip.
         """
         batch, _, frames, height, width = shape
-        stride, patch = self.geometry.vae_stride, self.config.patch_size or 1
+        stride = self.geometry.vae_stride
         if self.use_tiling:
             height = min(height, self.tile_sample_min_height // stride.h)
             width = min(width, self.tile_sample_min_width // stride.h)
-        # The last level but one widens to full size before its channels shrink.
-        channels = (self.config.decoder_base_dim or self.config.base_dim) * max(self.config.dim_mult[:2])
-        positions = batch * stride.t * math.prod((height * stride.h // patch, width * stride.w // patch))
-        needed = _LIVE * self.dtype.itemsize * channels * positions
+        needed = batch * bytes_to_decode(self.config, stride, (height, width), self.dtype.itemsize)
         return max(1, min(frames, free // 2 // needed))
 
     def compile_decoder(self, *, channels_last: bool = False, **options: Any) -> None:

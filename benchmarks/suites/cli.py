@@ -49,7 +49,12 @@ class Process:
         said = self.folder / "said.txt"
         with said.open("wb") as file:
             process = subprocess.Popen(
-                self.arguments, cwd=self.folder, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                self.arguments,
+                cwd=self.folder,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"VIDEODIT_CONFIG": os.devnull},  # no defaults of whoever measures
             )
             limit = threading.Timer(TIME_LIMIT, process.kill)
             limit.start()

@@ -71,6 +71,27 @@ def parse_size(text: str, name: str = "--size", *, bounded: bool = True) -> tupl
     return width, height
 
 
+def parse_cfg(text: str | None, name: str = "--cfg") -> dict[str, float]:
+    """What ``--cfg X,Y`` says: the guidance scale, and the second expert's behind a comma.
+
+    Args:
+        text: as it was typed.
+        name: of the flag or the key that it was typed for.
+
+    Raises:
+        InputError: something else than one or two numbers.
+    """
+    if text is None:
+        return {}
+    try:
+        scales = [float(part) for part in text.split(",", 1)]
+    except ValueError:
+        raise InputError(
+            f"{name} is {text!r}; it must be a number such as 6, or two for a model with two experts, such as 4,3"
+        ) from None
+    return dict(zip(("guidance_scale", "guidance_scale_2"), scales, strict=False))
+
+
 def note(message: str) -> None:
     """Say something that the user should know, on stderr, where it does not mix with results; not with --quiet."""
     if results.current().quiet:

@@ -7,6 +7,7 @@ from typing import Any
 
 from videodit.cli import results
 from videodit.cli.common import print_rows
+from videodit.cli.estimates import estimate
 from videodit.cli.loras import weight_of
 from videodit.cli.orders import Job
 from videodit.pipelines.request import Request, as_list
@@ -16,8 +17,8 @@ from videodit.pipelines.storyboard import Storyboard
 def describe_jobs(jobs: Sequence[Job]) -> None:
     """Print what :func:`videodit.cli.jobs.run_jobs` would do."""
     for job in jobs:
-        request, plan = job.request, job.plan
-        results.emit("plan", **_plan_values(job))
+        request, plan, cost = job.request, job.plan, estimate(job)
+        results.emit("plan", **_plan_values(job), estimate=plan.estimate | cost.document)
         print_rows(
             [
                 *_prompt_rows(request),
@@ -39,6 +40,11 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
                 ("tokens", plan.num_tokens),
                 ("device", job.device),
                 ("dtype", job.dtype_name),
+                ("time", cost.time_text),
+                ("memory", cost.memory_text),
+                *([("offload", request.offload)] if request.offload not in (None, "none") else []),
+                *([("vae", "in tiles")] if request.vae_tiling else []),
+                *([("preview", job.order.preview)] if job.order.preview is not None else []),
                 ("output", _output_name(job)),
             ]
         )
@@ -73,6 +79,9 @@ def _plan_values(job: Job) -> dict[str, object]:
         "acceleration": request.acceleration,
         "device": job.device,
         "dtype": job.dtype_name,
+        "offload": request.offload,
+        "vae_tiling": request.vae_tiling,
+        "preview": job.order.preview,
         "notices": plan.notices,
     }
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from videodit.cli.common import print_rows, quiet_libraries
 from videodit.cli.progress import show_progress
 from videodit.cli.results import emit
+from videodit.user_folders import config_file, data_folder
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +57,7 @@ def doctor() -> None:
         ("extras", "extras", _extras()),
         ("machine", "machine", _machine()),
         ("hub", "hub", _hub()),
+        ("files", "your files", _files()),
         ("devices", "devices", _devices()),
         (
             "default",
@@ -125,6 +127,12 @@ def _hub() -> list[tuple[str, str]]:
         ("network", "offline, by HF_HUB_OFFLINE" if offline else "models are fetched where asked for"),
         ("cache", told),
     ]
+
+
+def _files() -> list[tuple[str, str]]:
+    """Where the user's own files are."""
+    places = (("defaults", config_file()), ("data", data_folder()))
+    return [(name, f"{path}{'' if path.exists() else ', which is not there yet'}") for name, path in places]
 
 
 def _devices() -> list[tuple[str, str]]:

@@ -20,6 +20,11 @@ _SIZES = frozenset(
     }
 )  # fmt: skip
 
+_ABOUT = """\
+The last column is the weights of all parts, on disk and, loaded at once, in memory. What a clip needs on top depends on
+its size: `videodit generate PROMPT -m MODEL --dry-run` says it. No model takes control signals, such as depth or poses.
+Read a licence before you use a model: its card on the Hub has the text."""
+
 
 def families(
     check: Annotated[
@@ -37,17 +42,18 @@ def families(
         progress.stage("loading the libraries")
         from videodit.families import FAMILIES
     published: list[tuple[str, ...]] = [
-        ("checkpoint", "hub id, for `-m`", "parameters of the transformer", "it in bf16", "the whole pipeline in bf16")
+        ("checkpoint", "hub id, for `-m`", "makes", "of", "licence", "the transformer", "in bf16", "the whole in bf16")
     ]
     for family in FAMILIES.values():
         for title, one in family.published.items():
             sizes = [f"{2e-9 * count:.1f} GB" for count in (one.parameters, one.parameters + one.companions)]
-            published.append((title, one.hub_id, f"{one.parameters:,}", *sizes))
+            count = f"{one.parameters:,} parameters"
+            published.append((title, one.hub_id, one.makes, one.takes, one.licence, count, *sizes))
     rows = _members(check) if options or check else []
     emit("families", members=_records(rows), checkpoints=_published_records(FAMILIES.values()))
     _print_table(published)
     print()
-    print("The last column is the weights alone, on disk and, loaded at once, in memory; activations come on top.")
+    print(_ABOUT)
     if rows:
         print()
         _print_table(rows)
@@ -88,6 +94,9 @@ def _published_records(families: Iterable[Any]) -> list[dict[str, Any]]:
             "hub_id": one.hub_id,
             "parameters": one.parameters,
             "companion_parameters": one.companions,
+            "licence": one.licence,
+            "takes": one.takes,
+            "makes": one.makes,
         }
         for family in families
         for title, one in family.published.items()

@@ -13,8 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
+from videodit.cli.common import parse_cfg
+from videodit.cli.defaults import apply_defaults, leave_out_machine, tell_defaults
 from videodit.cli.loras import HELP as LORA_HELP
 from videodit.cli.loras import parse_loras
+from videodit.cli.typed_names import naming
 from videodit.errors import InputError
 from videodit.prompt_syntax import use_folders
 
@@ -97,6 +100,15 @@ Wildcards = Annotated[
         "folder. Repeatable.",
     ),
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        callback=apply_defaults,
+        is_eager=True,
+        help="Values of flags that your file of defaults holds under this name; `videodit config` shows them.",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Left out: the fastest kind that is here.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Left out: what the device is good at.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and load no weights.")]
@@ -126,6 +138,24 @@ LoRAs = Annotated[list[str] | None, typer.Option("--lora", metavar="FILE[:WEIGHT
 Accelerate = Annotated[
     str | None, typer.Option(help="lossless, balanced or fast; the last two need `videodit calibrate` once.")
 ]
+Offload = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="What waits in the CPU's memory while it does not compute: none (if left out), model (whole parts) or "
+        "sequential (each layer: the least memory, and slow).",
+    ),
+]
+VaeTiling = Annotated[
+    bool, typer.Option("--vae-tiling", help="Encode and decode pictures larger than 256 pixels in tiles: less memory.")
+]
+Preview = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A small moving picture of the clip in work, .webp, .gif or .png, replaced after every step.",
+    ),
+]
 Profile = Annotated[bool, typer.Option("--profile", help="Print how long the parts of each clip took.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file that --output names, if it exists.")]
 Fitting = Annotated[
@@ -151,8 +181,12 @@ Output = Annotated[
 
 @dataclass(frozen=True)
 class ClipFlags:
-    """The flags of the commands that make a clip from what a user says."""
+    """The flags of the commands that make a clip from what a user says.
 
+    ``preset`` comes first: it decides what the others are where they were not typed.
+    """
+
+    preset: Preset = None
     model: Model = "mini"
     output: Output = None
     overwrite: Overwrite = False
@@ -167,6 +201,9 @@ class ClipFlags:
     accelerate: Accelerate = None
     device: Device = None
     dtype: Dtype = None
+    offload: Offload = None
+    vae_tiling: VaeTiling = False
+    preview: Preview = None
     limit: Limit = None
     lora_folder: LoRAFolder = None
     wildcards: Wildcards = None
@@ -193,42 +230,16 @@ class ClipFlags:
             "acceleration": self.accelerate,
             "device": self.device,
             "dtype": self.dtype,
+            "offload": self.offload,
+            "vae_tiling": self.vae_tiling,
         }
 
 
-def check_place(flags: ClipFlags) -> None:
-    """See that the flags fit where the clip is made: here, or by ``--server``.
-
-    Raises:
-        InputError: naming the flag that does not.
-    """
-    if flags.server is not None:
-        from videodit.cli.remote import check_flags
-
-        check_flags(flags)
-    elif flags.detach:
-        raise InputError("--detach is for --server URL; a clip that is made here is waited for")
-
-
-def parse_cfg(text: str | None) -> dict[str, float]:
-    """What ``--cfg X,Y`` says: the guidance scale, and the second expert's behind a comma.
-
-    Raises:
-        InputError: something else than one or two numbers.
-    """
-    if text is None:
-        return {}
-    try:
-        scales = [float(part) for part in text.split(",", 1)]
-    except ValueError:
-        raise InputError(
-            f"--cfg is {text!r}; it must be a number such as 6, or two for a model with two experts, such as 4,3"
-        ) from None
-    return dict(zip(("guidance_scale", "guidance_scale_2"), scales, strict=False))
-
-
 def with_clip_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the flags of :class:`ClipFlags` behind its own; it gets them as one argument, ``flags``."""
+    """Give a command the flags of :class:`ClipFlags` behind its own; it gets them as one argument, ``flags``.
+
+    Where a flag was not typed, the user's default holds; see :mod:`videodit.cli.defaults`.
+    """
     hints = typing.get_type_hints(ClipFlags, include_extras=True)
     shared = [
         inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name])
@@ -236,12 +247,16 @@ def with_clip_flags(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     @functools.wraps(command)
-    def wrapped(**values: Any) -> None:
+    def wrapped(context: typer.Context, **values: Any) -> None:
+        if values["server"] is not None:
+            leave_out_machine(context, values, {one.name: one.default for one in shared})
         flags = ClipFlags(**{one.name: values.pop(one.name) for one in shared})
-        command(**values, flags=flags)
+        with naming(tell_defaults(context)):
+            command(**values, flags=flags)
 
     own = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name != "flags"]
+    parameters.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
     wrapped.__signature__ = inspect.Signature([*parameters, *shared])  # type: ignore[attr-defined]
     wrapped.__annotations__ = {one.name: one.annotation for one in (*parameters, *shared)}
     del wrapped.__wrapped__  # type: ignore[attr-defined]

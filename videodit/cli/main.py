@@ -22,6 +22,7 @@ from videodit.cli import results
 from videodit.cli.boundary import EXIT_CODES, exit_code_of, run
 from videodit.cli.calibrate import calibrate
 from videodit.cli.common import note, quiet_torchao
+from videodit.cli.config import app as config
 from videodit.cli.convert import convert
 from videodit.cli.data import app as data
 from videodit.cli.doctor import doctor
@@ -36,6 +37,7 @@ from videodit.cli.remote_jobs import app as jobs
 from videodit.cli.result_flags import Json, Quiet, with_result_flags
 from videodit.cli.serve import app as serve
 from videodit.cli.toybox import toybox
+from videodit.cli.train import train
 from videodit.cli.typed_names import named_as_typed
 from videodit.cli.typer_commands import Command, Group, PastTyper
 from videodit.errors import InputError, Stopped
@@ -50,16 +52,16 @@ app = typer.Typer(
     cls=Group,
     help="Video diffusion transformers: make clips from sentences.",
     invoke_without_command=True,
-    add_completion=False,
     epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
 )
 for _command in (generate, edit, extend, connect):
     app.command(cls=Command)(with_result_flags(named_as_typed(_command), files=True, takes=True))
 app.command(cls=Command)(with_result_flags(named_as_typed(remake), files=True))
-for _command in (info, convert, families, toybox, calibrate, doctor):
+for _command in (info, convert, families, train, toybox, calibrate, doctor):
     app.command(cls=Command)(with_result_flags(named_as_typed(_command)))
 app.add_typer(data)
+app.add_typer(config)
 app.add_typer(serve)
 app.add_typer(jobs)
 

@@ -29,6 +29,7 @@ _Format = Annotated[
     str | None,
     typer.Option("--format", metavar="KIND", help="What -o - writes to stdout: mp4 (if left out), gif or webp."),
 ]
+_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Begin without asking, however long the clips will take.")]
 _Count = Annotated[
     int,
     typer.Option(
@@ -41,7 +42,7 @@ _Sheet = Annotated[
 ]
 _Options = dict[str, tuple[Any, Any]]
 _ALL: _Options = {"as_json": (Json, False), "quiet": (Quiet, False)}
-_FILES: _Options = {"open_result": (_Open, False), "stdout_format": (_Format, None)}
+_FILES: _Options = {"open_result": (_Open, False), "stdout_format": (_Format, None), "yes": (_Yes, False)}
 _TAKES: _Options = {"count": (_Count, 1), "sheet": (_Sheet, None)}
 RESULT_FLAGS = frozenset(_ALL | _FILES | _TAKES)
 """Names of the parameters that :func:`with_result_flags` adds."""
@@ -52,7 +53,7 @@ def with_result_flags(command: Callable[..., None], *, files: bool = False, take
 
     Args:
         command: as typer takes it.
-        files: it makes clips: ``--open`` and ``--format``, too.
+        files: it makes clips: ``--open``, ``--format`` and ``--yes``, too.
         takes: it can make several takes of one clip: ``--count`` and ``--sheet``, too.
     """
     options = {**(_TAKES if takes else {}), **(_FILES if files else {}), **_ALL}
@@ -84,6 +85,7 @@ def _telling(
     stdout_format: str | None = None,
     count: int = 1,
     sheet: Path | None = None,
+    yes: bool = False,
 ) -> Iterator[None]:
     """Tell of the block's results as the flags say, and end with what follows them: the sheet, the viewer.
 
@@ -91,7 +93,7 @@ def _telling(
         InputError: a flag's value is none that it takes.
     """
     before = current()
-    now = Results(before.as_json or as_json, before.quiet or quiet, open_result, stdout_format, count, sheet)
+    now = Results(before.as_json or as_json, before.quiet or quiet, open_result, stdout_format, count, sheet, yes)
     use(now)
     if count < 1:
         raise InputError(f"--count is {count}; it must be at least 1")

@@ -35,6 +35,7 @@ class Results:
         stdout_format: of a clip that goes to stdout.
         count: takes of the one clip that is asked for.
         sheet: where to write a contact sheet.
+        yes: work of hours begins without a question.
         made: each clip with its seed.
         stdout: where JSON goes, while the commands' own lines go nowhere.
     """
@@ -45,6 +46,7 @@ class Results:
     stdout_format: str | None = None
     count: int = 1
     sheet: Path | None = None
+    yes: bool = False
     made: list[tuple[Path, int | None]] = field(default_factory=list)
     stdout: TextIO | None = None
 

@@ -59,6 +59,10 @@ class Group(NamedTuple):
     transform: Transform | None
 
 
+APACHE, ITS_CARD = "Apache 2.0", "see its card"
+FIRST, FIRST_AND_LAST = "text, a first picture", "text, a first and a last picture"
+
+
 class Published(NamedTuple):
     """A checkpoint that exists.
 
@@ -67,12 +71,18 @@ class Published(NamedTuple):
         config: what its transformer's config says beyond the class defaults.
         parameters: of the transformer (of each, if there are two).
         companions: parameters of everything else in the pipeline.
+        licence: of its weights, as its model card names it; docs/families.md says where that was read.
+        takes: what clips are made from.
+        makes: clips or pictures.
     """
 
     hub_id: str
     config: JsonObject
     parameters: int
     companions: int
+    licence: str = ITS_CARD
+    takes: str = "text"
+    makes: str = "clips"
 
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "module.")

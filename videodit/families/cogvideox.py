@@ -7,8 +7,10 @@ from dataclasses import replace
 from einops import rearrange
 
 from videodit.families.base import (
+    APACHE,
     CHANNEL_FIRST,
     CONV2D,
+    FIRST,
     Family,
     Published,
     Rule,
@@ -85,6 +87,8 @@ _SAMPLING = Sampling(
     frames_first=True,
 )
 
+_LICENCE = "CogVideoX License"
+
 FAMILY = Family(
     name="cogvideox",
     title="CogVideoX",
@@ -128,13 +132,15 @@ FAMILY = Family(
         "freq_shift": 0,
     },
     published={
-        "CogVideoX 2B": Published("zai-org/CogVideoX-2b", {}, 1_693_783_872, T5_XXL + COGVIDEOX_VAE),
-        "CogVideoX 5B": Published("zai-org/CogVideoX-5b", _LARGE, 5_570_283_072, T5_XXL + COGVIDEOX_VAE),
+        "CogVideoX 2B": Published("zai-org/CogVideoX-2b", {}, 1_693_783_872, T5_XXL + COGVIDEOX_VAE, APACHE),
+        "CogVideoX 5B": Published("zai-org/CogVideoX-5b", _LARGE, 5_570_283_072, T5_XXL + COGVIDEOX_VAE, _LICENCE),
         "CogVideoX 5B I2V": Published(
             "zai-org/CogVideoX-5b-I2V",
             _LARGE | {"in_channels": 32, "use_learned_positional_embeddings": True},
             5_570_479_680,
             T5_XXL + COGVIDEOX_VAE,
+            _LICENCE,
+            FIRST,
         ),
     },
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from videodit.errors import InputError
-from videodit.families.base import MMDIT, ORIGINAL_MMDIT, Family, Original, Published, Rule
+from videodit.families.base import APACHE, MMDIT, ORIGINAL_MMDIT, Family, Original, Published, Rule
 from videodit.families.sampling import Sampling
 from videodit.families.sizes import CLIP_L, FLUX_VAE, T5_XXL
 from videodit.json_types import Config, JsonObject
@@ -103,8 +103,15 @@ FAMILY = Family(
     required={"patch_size": 1},
     published={
         "FLUX.1 dev": Published(
-            "black-forest-labs/FLUX.1-dev", {"guidance_embeds": True}, 11_901_408_320, T5_XXL + CLIP_L + FLUX_VAE
+            "black-forest-labs/FLUX.1-dev",
+            {"guidance_embeds": True},
+            11_901_408_320,
+            T5_XXL + CLIP_L + FLUX_VAE,
+            "FLUX.1 [dev] Non-Commercial",
+            makes="pictures",
         ),
-        "FLUX.1 schnell": Published("black-forest-labs/FLUX.1-schnell", {}, 11_891_178_560, T5_XXL + CLIP_L + FLUX_VAE),
+        "FLUX.1 schnell": Published(
+            "black-forest-labs/FLUX.1-schnell", {}, 11_891_178_560, T5_XXL + CLIP_L + FLUX_VAE, APACHE, makes="pictures"
+        ),
     },
 )

@@ -138,7 +138,11 @@ FAMILY = Family(
     required={"image_condition_type": None},
     published={
         "HunyuanVideo": Published(
-            "hunyuanvideo-community/HunyuanVideo", {}, 12_821_012_544, LLAMA_3_8B + CLIP_L + HUNYUAN_VAE
+            "hunyuanvideo-community/HunyuanVideo",
+            {},
+            12_821_012_544,
+            LLAMA_3_8B + CLIP_L + HUNYUAN_VAE,
+            "Tencent Hunyuan Community",
         )
     },
 )

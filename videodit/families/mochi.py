@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from videodit.families.base import CONV2D, SWAP_HALVES, Family, Published, Rule, Transform, block_rules
+from videodit.families.base import APACHE, CONV2D, SWAP_HALVES, Family, Published, Rule, Transform, block_rules
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import MOCHI_VAE, T5_XXL
 from videodit.json_types import Config, JsonObject
@@ -80,5 +80,5 @@ FAMILY = Family(
         )
     },
     required={"activation_fn": "swiglu", "qk_norm": "rms_norm"},
-    published={"Mochi 1": Published("genmo/mochi-1-preview", {}, 10_027_677_744, T5_XXL + MOCHI_VAE)},
+    published={"Mochi 1": Published("genmo/mochi-1-preview", {}, 10_027_677_744, T5_XXL + MOCHI_VAE, APACHE)},
 )

@@ -91,11 +91,17 @@ FAMILY = Family(
     sampling={"PixArtSigmaPipeline": _sampling(300), "PixArtAlphaPipeline": _sampling(120)},
     published={
         "PixArt-Σ XL 1024": Published(
-            "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", _SIGMA, 610_856_096, T5_XXL + IMAGE_VAE
+            "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", _SIGMA, 610_856_096, T5_XXL + IMAGE_VAE, makes="pictures"
         ),
         "PixArt-α XL 512": Published(
-            "PixArt-alpha/PixArt-XL-2-512x512", _T5 | {"sample_size": 64}, 610_856_096, T5_XXL + IMAGE_VAE
+            "PixArt-alpha/PixArt-XL-2-512x512",
+            _T5 | {"sample_size": 64},
+            610_856_096,
+            T5_XXL + IMAGE_VAE,
+            makes="pictures",
         ),
-        "PixArt-α XL 1024": Published("PixArt-alpha/PixArt-XL-2-1024-MS", _T5, 611_349_152, T5_XXL + IMAGE_VAE),
+        "PixArt-α XL 1024": Published(
+            "PixArt-alpha/PixArt-XL-2-1024-MS", _T5, 611_349_152, T5_XXL + IMAGE_VAE, makes="pictures"
+        ),
     },
 )

@@ -27,6 +27,7 @@ FAMILY = replace(
             {"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13824},
             14_288_491_584,
             UMT5_XXL + WAN_VAE_2_1,
+            "Skywork License",
         ),
     },
 )

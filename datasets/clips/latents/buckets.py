@@ -80,8 +80,10 @@ class SampleSpec:
             least = self.geometry.num_tokens(count, height, width)
             if least > self.max_tokens:
                 what = "the smallest size" if self.size is None else "the one size"
+                frames = "1 frame" if count == 1 else f"{count} frames"
                 raise InputError(
-                    f"max_tokens is {self.max_tokens}, but {count} frames of {what}, {width}x{height}, are {least}"
+                    f"max_tokens is {self.max_tokens}; it must be at least {least}, which {frames} of {what}, "
+                    f"{width}x{height}, {'takes' if count == 1 else 'take'}"
                 )
         if not 0 < self.fps < math.inf:  # false for NaN, too
             raise InputError(f"fps must be a positive number, got {self.fps}")
