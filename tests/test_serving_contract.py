@@ -29,6 +29,7 @@ def server(tmp_path: Path) -> Iterator[LocalServer]:
 def add_upload(server: LocalServer, file: Path, owner: str = "local") -> str:
     """A file as `/v1/uploads` keeps it."""
     id = new_id("upload")
+    told: dict[str, Any]
     (server.folder.path / "uploads" / id).write_bytes(file.read_bytes())
     if file.suffix == ".mp4":
         info = probe(file)
