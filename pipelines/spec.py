@@ -185,8 +185,8 @@ class ModelFolder:
 
         Args:
             name: see :func:`videodit.pipelines.folders.resolve_model`.
-            variant: see there, too.
-            hub: likewise.
+            variant: of the weight files, such as ``"fp16"``.
+            hub: options for a model of the Hub: ``revision``, ``cache_dir``, ``token``, ``local_files_only``.
 
         Raises:
             InputError: there is no such model.

@@ -52,7 +52,7 @@ def test_a_folder_becomes_a_cache_that_is_whole(
     printed = capsys.readouterr()
     assert "6 clips: 4 used, 1 left out, 1 unreadable" in printed.out
     assert f"{out}: 5 samples, 5 encoded now; 4 captions encoded now" in printed.out
-    assert f"next: accelerate launch examples/finetune.py --config CONFIG data.cache={out} output=out" in printed.out
+    assert f"next: videodit train CONFIG data.cache={out} output=out" in printed.out
     made = LatentCache(out)
     # tiny makes 32x32 of 17 frames: five times four tokens, and a picture is no larger
     assert {sample.clip.partition(".")[0]: sample.bucket for sample in made.samples} == {

@@ -36,8 +36,10 @@ from videodit.training.checkpoints import Checkpoint, CheckpointStore, tells_of_
 from videodit.training.checks import check_devices
 from videodit.training.config import TrainingConfig, load_config
 from videodit.training.data import Collator, ignore_signals, make_loader
+from videodit.training.folder import LORA_FILE
 from videodit.training.log import RunLog, read_log
 from videodit.training.meter import Meter, peak_memory
+from videodit.training.model import encode_prompts
 from videodit.training.trainer import Trainer
 
 small_cache, configured = training_small.small_cache, training_small.configured
@@ -341,10 +343,8 @@ def test_both_text_encoders_go_where_prompts_are_encoded_and_are_let_go():
             assert set(places) == {"text_encoder", "text_encoder_2"}
             places["prompts"] = prompts
 
-    settings = SimpleNamespace(validation=SimpleNamespace(prompts=("a",)))
     device = torch.device("meta")
-    run = SimpleNamespace(config=settings, accelerator=SimpleNamespace(device=device), pipe=Pipe())
-    Trainer._encode_prompts(run)
+    encode_prompts(Pipe(), ("a",), device)
     assert places == {"text_encoder": device, "text_encoder_2": device, "prompts": ("a",)}
 
 
@@ -485,16 +485,17 @@ def test_a_card_is_safe_to_copy_and_names_the_expert(configured, tmp_path):
     )
     config.output.mkdir()
     sample = Trainer(configured()).cache.samples[0]
-    write_card(config, samples=[sample], held=[], base_hash="0" * 16, rows=[], strips=None)
+    about = {"held": [], "base_hash": "0" * 16, "rows": [], "strips": None}
+    assert write_card(config, samples=[sample], result=LORA_FILE, **about) == ["README.md"]
     card = (config.output / "README.md").read_text()
-    assert """generate '"$(reboot)" it'"'"'s' -m tiny --lora .@2""" in card
+    assert """generate '"$(reboot)" it'"'"'s' -m tiny --lora result@2""" in card
 
 
 def test_nothing_is_uploaded_that_was_not_asked_for(configured):
     config = configured()
     assert config.export.push_to_hub is None
     with pytest.raises(AssertionError):
-        push_to_hub(config)
+        push_to_hub(config, [LORA_FILE])
 
 
 # ---- the command line --------------------------------------------------------------------------------

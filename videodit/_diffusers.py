@@ -89,6 +89,11 @@ IMPORTED = {
     "get_resize_crop_region_for_grid": Part(
         "diffusers.pipelines.cogvideo.pipeline_cogvideox:get_resize_crop_region_for_grid", "parity with CogVideoX"
     ),
+    "launch_command": Part("accelerate.commands.launch:launch_command", "starts the processes of a training"),
+    "launch_command_parser": Part("accelerate.commands.launch:launch_command_parser", "reads the flags of that"),
+    "load_config_from_file": Part(
+        "accelerate.commands.config.config_args:load_config_from_file", "reads what `accelerate config` wrote"
+    ),
 }
 
 READ = {

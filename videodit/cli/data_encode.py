@@ -171,5 +171,5 @@ def _print_result(result: EncodeResult, out: Path, seconds: float, prune: bool, 
         f"{count_of(result.new_texts, 'caption')} encoded now, the empty one counted; {seconds:.1f} s"
     )
     config = "mini-lora" if model == "mini" else "CONFIG"
-    command = f"accelerate launch examples/finetune.py --config {config} data.cache={shlex.quote(str(out))} output=out"
+    command = f"videodit train {config} data.cache={shlex.quote(str(out))} output=out"
     print(f"next: {printable(command)}")

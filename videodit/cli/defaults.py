@@ -68,10 +68,14 @@ KEYS: Mapping[str, Key] = {
     "accelerate": Key(*_TEXT, choices=("lossless", "balanced", "fast")),
     "device": Key(*_TEXT),
     "dtype": Key(*_TEXT, choices=("float32", "bfloat16", "float16")),
+    "offload": Key(*_TEXT, choices=("none", "model", "sequential")),
     "lora-folder": Key((str,), "a list of existing folders", many=True, folder=True),
     "wildcards": Key((str,), "a list of existing folders", many=True, folder=True),
 }
 """Flags that a user can have a default for. Others are about one clip (``--overwrite``), or choose what is printed."""
+
+OF_THIS_MACHINE = ("model", "lora", "device", "dtype", "offload", "lora-folder")
+"""Keys that do not hold where ``--server`` makes the clip."""
 
 _PATHS = {"model", "output", "lora", "lora-folder", "wildcards"}  # where ~ is the home folder
 _FIELDS = {"num_inference_steps": "steps", "guidance_scale": "cfg", "negative_prompt": "negative"} | {
@@ -249,6 +253,22 @@ def _as_typed(key: str, value: Any) -> Any:
     if key in _PATHS and value.startswith("~"):
         return str(Path(value).expanduser())
     return str(value) if key == "cfg" else value
+
+
+def leave_out_machine(context: typer.Context, values: dict[str, Any], own: Mapping[str, Any]) -> None:
+    """Take back the user's defaults that are about this machine, for a clip that a server makes.
+
+    Args:
+        context: of the command.
+        values: of its parameters, by name; changed.
+        own: what holds without any default of a user's.
+    """
+    file, found = context.meta.get(__name__, (None, {}))
+    for key in (key for key in OF_THIS_MACHINE if key in found and _is_default(context, key)):
+        name = key.replace("-", "_")
+        values[name] = own[name]
+        found = {one: value for one, value in found.items() if one != key}
+    context.meta[__name__] = file, found
 
 
 def tell_defaults(context: typer.Context) -> dict[str, str]:

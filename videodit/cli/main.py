@@ -37,6 +37,7 @@ from videodit.cli.remote_jobs import app as jobs
 from videodit.cli.result_flags import Json, Quiet, with_result_flags
 from videodit.cli.serve import app as serve
 from videodit.cli.toybox import toybox
+from videodit.cli.train import train
 from videodit.cli.typed_names import named_as_typed
 from videodit.cli.typer_commands import Command, Group, PastTyper
 from videodit.errors import InputError, Stopped
@@ -57,7 +58,7 @@ app = typer.Typer(
 for _command in (generate, edit, extend, connect):
     app.command(cls=Command)(with_result_flags(named_as_typed(_command), files=True, takes=True))
 app.command(cls=Command)(with_result_flags(named_as_typed(remake), files=True))
-for _command in (info, convert, families, toybox, calibrate, doctor):
+for _command in (info, convert, families, train, toybox, calibrate, doctor):
     app.command(cls=Command)(with_result_flags(named_as_typed(_command)))
 app.add_typer(data)
 app.add_typer(config)

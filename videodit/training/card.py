@@ -19,12 +19,8 @@ from videodit.errors import InputError
 from videodit.files import replacing, write_whole
 from videodit.json_types import JsonObject
 from videodit.training.config import TrainingConfig
+from videodit.training.folder import CARD, FRAMES, LORA_FILE, free_name, note_result
 from videodit.training.log import LOG
-
-LORA_FILE = "pytorch_lora_weights.safetensors"
-MODEL_FOLDER = "model"
-CARD = "README.md"
-FRAMES = "validation.png"
 
 
 def model_spec(config: TrainingConfig, *, family: str | None, base_hash: str, size: tuple[int, int]) -> dict[str, str]:
@@ -58,8 +54,11 @@ def model_spec(config: TrainingConfig, *, family: str | None, base_hash: str, si
 
 
 def title(config: TrainingConfig) -> str:
-    """The result's name."""
-    return config.export.title or config.output.resolve().name
+    """The result's name: what the config says, or the folder's, and what it is."""
+    if config.export.title:
+        return config.export.title
+    what = "LoRA" if config.method.kind == "lora" else "fine-tuned version"
+    return f"{config.output.resolve().name}, a {what} of {base_name(config)}"
 
 
 def base_name(config: TrainingConfig) -> str:
@@ -85,7 +84,8 @@ def write_card(
     base_hash: str,
     rows: Sequence[JsonObject],
     strips: Tensor | None,
-) -> None:
+    result: str,
+) -> list[str]:
     """Write the card, and the frames that it shows.
 
     Args:
@@ -95,6 +95,10 @@ def write_card(
         base_hash: of the base model's weights.
         rows: of the log.
         strips: frames of validation clips, uint8 ``[clips, height, width, 3]``.
+        result: the name in that folder of the LoRA's file or the model's folder.
+
+    Returns:
+        Names of the files that were written.
     """
     import PIL.Image
 
@@ -110,30 +114,45 @@ def write_card(
     if config.export.trigger_words:
         head["instance_prompt"] = ", ".join(config.export.trigger_words)
     prompt = next(iter(config.validation.prompts), samples[0].caption)
-    source = ".@2" if config.method.expert == "low" else "."
-    use = f"videodit generate {shlex.quote(prompt)} " + (
-        f"-m {shlex.quote(base)} --lora {source}" if lora else f"-m {MODEL_FOLDER}"
-    )
+    written = []
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {title(config)}",
         f"{_what(config)} of `{base}` (weights {base_hash}), made with videodit {videodit.__version__}.",
-        f"```bash\n{use}\n```",
+        _use(config, prompt, result),
     ]
     if config.export.trigger_words:
         parts.append(f"Trigger words: {', '.join(config.export.trigger_words)}")
     if strips is not None:
-        pixels = strips.flatten(0, 1).numpy()
-        with replacing(config.output / FRAMES) as partial:
-            PIL.Image.fromarray(pixels).save(partial, format="PNG")
+        frames = free_name(config.output, FRAMES)
+        with replacing(config.output / frames) as partial:
+            PIL.Image.fromarray(strips.flatten(0, 1).numpy()).save(partial, format="PNG")
+        note_result(config.output, frames)
+        written.append(frames)
         told = "\n".join(f"{n + 1}. {text}" for n, text in enumerate(config.validation.prompts))
-        parts.append(f"## Validation\n\nFirst, middle and last frame of each prompt:\n\n![]({FRAMES})\n\n{told}")
+        parts.append(f"## Validation\n\nFirst, middle and last frame of each prompt:\n\n![]({frames})\n\n{told}")
     table = ["| bucket | samples | clips |", "|---|---|---|"]
     table += [f"| {name} | {number} | {clips} |" for name, number, clips in counts(samples)]
-    parts.append("## Data\n\n" + "\n".join(table) + f"\n\n{len(held)} samples were held out.")
+    parts.append("## Data\n\n" + "\n".join(table) + f"\n\n{len(held)} sample{'' if len(held) == 1 else 's'} held out.")
     parts.append(_losses(rows))
     parts.append(f"## Config\n\n```yaml\n{_public(config)}```")
-    write_whole(config.output / CARD, ("\n\n".join(part for part in parts if part) + "\n").encode())
+    card = free_name(config.output, CARD)
+    write_whole(config.output / card, ("\n\n".join(part for part in parts if part) + "\n").encode())
+    note_result(config.output, card)
+    return [card, *written]
+
+
+def _use(config: TrainingConfig, prompt: str, result: str) -> str:
+    """How a clip is made with it: from the Hub where it goes there, else in the folder that holds the run's."""
+    name, hub = config.output.resolve().name, config.export.push_to_hub
+    if config.method.kind == "full":
+        flags, where = f"-m {shlex.quote(f'{name}/{result}')}", True
+    else:
+        source = hub or (name if result == LORA_FILE else f"{name}/{result}")
+        expert = "@2" if config.method.expert == "low" else ""
+        flags, where = f"-m {shlex.quote(base_name(config))} --lora {shlex.quote(source + expert)}", hub is None
+    told = f"In the folder that holds `{name}`:\n\n" if where else ""
+    return f"{told}```bash\nvideodit generate {shlex.quote(prompt)} {flags}\n```"
 
 
 def _what(config: TrainingConfig) -> str:
@@ -161,8 +180,8 @@ def _losses(rows: Sequence[JsonObject]) -> str:
 def _public(config: TrainingConfig) -> str:
     """The config as YAML, without paths of this machine."""
     values = config.model_dump(mode="json", exclude_none=True)
-    values["model"], values["output"] = base_name(config), config.output.name
-    values["data"]["cache"] = config.data.cache.name
+    values["model"], values["output"] = base_name(config), config.output.resolve().name
+    values["data"]["cache"] = config.data.cache.resolve().name
     values["validation"]["images"] = [path.name for path in config.validation.images]
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return text
@@ -184,21 +203,24 @@ def check_hub(name: str) -> None:
         raise InputError(f"export.push_to_hub is {name!r}, and the Hub would take no upload: {reason}") from None
 
 
-def push_to_hub(config: TrainingConfig) -> str:
+def push_to_hub(config: TrainingConfig, files: Sequence[str]) -> str:
     """Upload the result to the Hub; the address of the commit.
 
     That is the LoRA or the model, its card with the frames, and the log. The config stays here, since it holds paths of
     this machine; the card tells it without them.
+
+    Args:
+        config: of the run.
+        files: names in its folder of the result, the card and the frames.
     """
     import huggingface_hub
 
     assert config.export.push_to_hub is not None
     api = huggingface_hub.HfApi()
     api.create_repo(config.export.push_to_hub, exist_ok=True)
-    result = LORA_FILE if config.method.kind == "lora" else f"{MODEL_FOLDER}/**"
     commit = api.upload_folder(
         repo_id=config.export.push_to_hub,
         folder_path=str(config.output),
-        allow_patterns=[CARD, FRAMES, LOG, result],
+        allow_patterns=[f"{name}/**" if (config.output / name).is_dir() else name for name in (*files, LOG)],
     )
     return str(commit)

@@ -46,10 +46,15 @@ def check_model_fits(config: TrainingConfig, cache: LatentCache) -> tuple[str, l
     return found, notices
 
 
+def makes_clips_of_text(spec: ModelSpec) -> bool:
+    """Whether a model needs no image to make a clip."""
+    return spec.image_kind not in ("concat", "concat_mask")
+
+
 def _clip_notices(config: TrainingConfig, spec: ModelSpec) -> list[str]:
     """Check what is asked of the clips that validation makes; what of it was adjusted."""
     asked = config.validation
-    if spec.image_kind in ("concat", "concat_mask") and not asked.images:
+    if not makes_clips_of_text(spec) and not asked.images:
         raise InputError("this model makes clips from images: validation.prompts need validation.images")
     check_conditions(spec, image=bool(asked.images))
     width, height = asked.size or (None, None)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
 from videodit.limits import DEFAULT_LIMITS, Limits, use_limits
+from videodit.path_kinds import CLIPS, PICTURES, describe_path, is_file, is_there
 
 PRESETS = resources.files("videodit") / "presets" / "training"
 
@@ -196,6 +197,8 @@ class Validation(_Part):
     Attributes:
         every: steps; 0 for the end alone.
         prompts: of which clips are made, always from the same noise.
+        captions: where `prompts` is empty, how many of the samples' captions stand in for them, those of held-out
+            samples first.
         images: files of the images that these clips start from, one for each prompt; none for text to video.
         steps: of the sampler; ``None`` for the model's own.
         guidance: classifier-free guidance.
@@ -208,6 +211,7 @@ class Validation(_Part):
 
     every: int = Field(default=100, ge=0)
     prompts: tuple[str, ...] = ()
+    captions: int = Field(default=0, ge=0)
     images: tuple[Path, ...] = ()
     steps: int | None = Field(default=None, ge=1)
     guidance: float | None = Field(default=None, ge=0)
@@ -344,14 +348,17 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> TrainingCo
 
 
 def _read_yaml(source: str | Path) -> JsonObject:
-    path = Path(source)
-    if path.is_file():
+    path, name = Path(source), str(source)
+    if name in preset_names() and not is_file(path):
+        text = (PRESETS / f"{name}.yaml").read_bytes()
+    elif is_file(path) and path.suffix.lower() not in CLIPS | PICTURES:
         text = path.read_bytes()
-    elif str(source) in preset_names():
-        text = (PRESETS / f"{source}.yaml").read_bytes()
     else:
+        if is_file(path / "config.yaml"):
+            raise InputError(f"config {name!r} is a folder; its config is {str(path / 'config.yaml')!r}")
+        hint = "" if is_there(path) or "=" not in name else ", which comes before any key=value"
         raise InputError(
-            f"config {str(source)!r} does not exist; pass a YAML file or a preset: {', '.join(preset_names())}"
+            f"config {name!r} {describe_path(path)}; pass a YAML file or a preset{hint}: {', '.join(preset_names())}"
         )
     try:
         values = yaml.safe_load(text)

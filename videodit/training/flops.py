@@ -63,7 +63,7 @@ def training_flops(
         raise InputError(f"FLOPs are counted on a VideoDiT before it is wrapped or sharded, got {type(model).__name__}")
     if not any(p.requires_grad for p in parameters):
         raise InputError("there is no trainable parameter: every one has requires_grad=False")
-    twin, config = _without_data(model), model.config
+    twin, config = without_data(model), model.config
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(batch, *shape, device="meta")
@@ -83,7 +83,7 @@ def training_flops(
         return count_flops(lambda: twin(**inputs).sample.sum().backward())
 
 
-def _without_data(model: VideoDiT) -> VideoDiT:
+def without_data(model: VideoDiT) -> VideoDiT:
     """The same modules on the meta device, in fp32, without checkpointing, attending by torch's own kernels."""
     memo: dict[int, Tensor] = {}
     for parameter in model.parameters():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +12,12 @@ import videodit
 from videodit.errors import InputError
 from videodit.files import write_whole
 
+LORA_FILE = "pytorch_lora_weights.safetensors"
+MODEL_FOLDER = "model"
+CARD = "README.md"
+FRAMES = "validation.png"
+RESULTS = (LORA_FILE, MODEL_FOLDER, CARD, FRAMES)
+"""What a run leaves for others in the end."""
 _MARK = ".videodit-run"
 _SHOWN = 3
 
@@ -29,11 +38,9 @@ def check_output(folder: Path) -> None:
         )
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"output is {str(folder)!r}, but nothing can be written into {str(there)!r}")
-    if (
-        not folder.is_dir()
-        or (folder / _MARK).is_file()
-        or any((folder / "checkpoints").glob("step-*/checkpoint.json"))
-    ):
+    if not folder.is_dir():
+        return
+    if (folder / _MARK).is_file() or _has_checkpoints(folder):
         return
     others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     others = [name for name in others if name != "checkpoints" or any((folder / name).iterdir())]
@@ -52,4 +59,59 @@ def claim_output(folder: Path) -> None:
         OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / _MARK, f"videodit {videodit.__version__}\n".encode())
+    marked = (folder / _MARK).is_file() or _has_checkpoints(folder)
+    _write_mark(folder, _written(folder) if marked else {})
+
+
+def foreign_results(folder: Path) -> list[str]:
+    """Names of results that somebody else has written there, or changed since a run wrote them."""
+    return [name for name in RESULTS if not _is_own(folder, name)]
+
+
+def free_name(folder: Path, name: str) -> str:
+    """A name for a result: its own, or one with a number where :func:`foreign_results` have it."""
+    stem, suffix = os.path.splitext(name)
+    numbered = (f"{stem}-{number}{suffix}" for number in itertools.count(1))
+    return next(one for one in itertools.chain([name], numbered) if _is_own(folder, one))
+
+
+def note_result(folder: Path, name: str) -> None:
+    """Remember that the run wrote this, so that a later change of it is seen."""
+    wrote = _written(folder)
+    if wrote is not None:
+        _write_mark(folder, wrote | {name: _digest(folder / name)})
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    return any((folder / "checkpoints").glob("step-*/checkpoint.json"))
+
+
+def _is_own(folder: Path, name: str) -> bool:
+    """Whether nothing has the name, or what the run wrote there, unchanged."""
+    path, wrote = folder / name, _written(folder)
+    return wrote is None or not os.path.lexists(path) or wrote.get(name) == _digest(path)
+
+
+def _written(folder: Path) -> dict[str, str] | None:
+    """The results that the run wrote, with their digests; ``None`` where it kept no account of them."""
+    try:
+        wrote = json.loads((folder / _MARK).read_bytes())["wrote"]
+        return {str(name): str(digest) for name, digest in wrote.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _write_mark(folder: Path, wrote: dict[str, str] | None) -> None:
+    about = {"videodit": videodit.__version__} | ({} if wrote is None else {"wrote": wrote})
+    write_whole(folder / _MARK, (json.dumps(about) + "\n").encode())
+
+
+def _digest(path: Path) -> str:
+    """Of a file; nothing of a folder, which goes by its name."""
+    if not path.is_file():
+        return ""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

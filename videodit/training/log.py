@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -51,6 +52,33 @@ def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, bool | int
     return found
 
 
+class Display(Protocol):
+    """Where a run tells how far it is."""
+
+    def say(self, text: str) -> None:
+        """Tell the user something."""
+
+    def stage(self, name: str, total: int | None = None, *, done: int = 0) -> None:
+        """Something begins, of ``total`` steps if it has steps, of which ``done`` are finished."""
+
+    def step(self, done: int) -> None:
+        """``done`` steps of this stage are finished."""
+
+
+class PlainDisplay:
+    """Says things on stderr, and shows no stages."""
+
+    def say(self, text: str) -> None:
+        """Tell the user something."""
+        print(text, file=sys.stderr, flush=True)
+
+    def stage(self, name: str, total: int | None = None, *, done: int = 0) -> None:
+        """Something begins."""
+
+    def step(self, done: int) -> None:
+        """Steps are finished."""
+
+
 class RunLog:
     """Writes what happens in a run; only the first process does.
 
@@ -59,9 +87,16 @@ class RunLog:
         config: of the run.
         step: from which it goes on: later lines of an earlier start are dropped, since those steps come again, and so
             does a validation at this one.
+        display: where the user sees it.
+
+    Attributes:
+        started: when the first step began.
     """
 
-    def __init__(self, accelerator: Accelerator, config: TrainingConfig, *, step: int) -> None:
+    def __init__(
+        self, accelerator: Accelerator, config: TrainingConfig, *, step: int, display: Display | None = None
+    ) -> None:
+        self.display = PlainDisplay() if display is None else display
         self.accelerator, self.path, self.total = accelerator, config.output / LOG, config.train.steps
         self.started, self.first_step = time.monotonic(), step
         if accelerator.is_main_process:
@@ -71,7 +106,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """Tell the user something."""
         if self.accelerator.is_main_process:
-            print(text, file=sys.stderr, flush=True)
+            self.display.say(text)
 
     def write(self, kind: str, step: int, values: Mapping[str, object]) -> None:
         """Keep numbers of a step, and show them.

@@ -6,7 +6,7 @@ import functools
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -57,6 +57,23 @@ def load_pipeline(config: TrainingConfig, *, frozen_dtype: torch.dtype, trained_
     pipe = VideoDiTPipeline.from_pretrained(config.model, dtype=frozen_dtype, **given)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def encode_prompts(pipe: VideoDiTPipeline, prompts: Sequence[str], device: torch.device) -> None:
+    """Encode prompts once, and let the text encoders go before the transformer needs the room.
+
+    Args:
+        pipe: it knows these prompts alone from then on.
+        prompts: of the validation.
+        device: that computes.
+    """
+    for part in (pipe.text_encoder, pipe.text_encoder_2):
+        if part is not None:
+            part.to(device)
+    pipe.encode_ahead(prompts)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)  # what is told is of the training
 
 
 def _overrides(folder: Path, index: JsonObject) -> dict[str, Config]:

@@ -8,13 +8,13 @@ to the last bit, and the same number of micro-batches in a step gives the same l
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import shutil
 import time
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -24,20 +24,22 @@ from torch.distributed.tensor import DTensor
 import videodit
 from videodit.adapters import save_lora
 from videodit.datasets.clips.latents.buckets import Bucket
-from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
+from videodit.datasets.clips.latents.latent_cache import CachedSample
 from videodit.errors import InputError, ModelError, Stopped
 from videodit.files import write_whole
-from videodit.training.card import LORA_FILE, MODEL_FOLDER, model_spec, push_to_hub, write_card
+from videodit.training.card import model_spec, push_to_hub, write_card
 from videodit.training.checkpoints import Checkpoint, CheckpointStore
-from videodit.training.checks import check_devices, check_model_fits
+from videodit.training.checks import check_devices
 from videodit.training.config import TrainingConfig, Validation, differences
-from videodit.training.data import Collator, MicroBatch, TrainingBatches, hold_out, make_loader, micro_batch_sizes
-from videodit.training.flops import matmul_peak, training_flops
-from videodit.training.folder import check_output, claim_output
-from videodit.training.log import LOG, RunLog, read_log, tracker_of
+from videodit.training.data import Collator, MicroBatch, TrainingBatches, make_loader, micro_batch_sizes
+from videodit.training.flops import matmul_peak, training_flops, without_data
+from videodit.training.folder import LORA_FILE, MODEL_FOLDER, claim_output, free_name, note_result
+from videodit.training.inputs import Inputs
+from videodit.training.log import LOG, Display, PlainDisplay, RunLog, read_log
 from videodit.training.meter import Meter, peak_memory
 from videodit.training.model import (
     attention_balance,
+    encode_prompts,
     expert_name,
     export_full,
     load_pipeline,
@@ -49,7 +51,7 @@ from videodit.training.optimizers import clip_grad_norm, lr_factor, make_optimiz
 from videodit.training.sampler import keyed
 from videodit.training.signals import StopSignals
 from videodit.training.state import Ema, TrainingState, trainable_parameters
-from videodit.training.validation import held_out_loss, make_clips, open_images
+from videodit.training.validation import held_out_loss, make_clips
 from videodit.transformer import VideoDiT
 
 CONFIG = "config.yaml"
@@ -63,25 +65,24 @@ class Trainer:
     Args:
         config: of the run.
         resume: ``"latest"``, a checkpoint's folder, or ``None`` for a new run.
+        display: where the user sees what goes on; ``None`` for lines on stderr.
+
+    Attributes:
+        written: names, in the output folder, of what the run leaves for others; none before its end.
 
     Raises:
         InputError: a cache, model, tracker or output folder that does not fit, or a checkpoint that the config may not
             go on from (each difference is named). Nothing was trained or written then.
     """
 
-    def __init__(self, config: TrainingConfig, *, resume: str | None = None) -> None:
-        self.config = config
-        check_output(config.output)
-        tracker, notice = tracker_of(config)
-        self.cache = LatentCache(config.data.cache)
-        self.model_hash, notices = check_model_fits(config, self.cache)
-        with config.limits_held():
-            self.images = open_images(config.validation)
-        self.notices = [*filter(None, [notice]), *notices]
-        kept, self.held, split = hold_out(self.cache.samples, config.data.holdout, seed=config.train.seed)
-        self.notices.append(split)
-        self.data_hash = hashlib.sha256("".join(s.key for s in (*kept, *self.held)).encode()).hexdigest()[:16]
-        precision = "bf16" if config.train.precision == "bf16" else "no"
+    def __init__(self, config: TrainingConfig, *, resume: str | None = None, display: Display | None = None) -> None:
+        self.display = PlainDisplay() if display is None else display
+        self.display.stage("reading the cache")
+        self.inputs = Inputs.checked(config)
+        self.config = config = self.inputs.config
+        self.cache, self.held, self.images = self.inputs.cache, self.inputs.held, self.inputs.images
+        self.model_hash, self.data_hash = self.inputs.model_hash, self.inputs.data_hash
+        precision, tracker = ("bf16" if config.train.precision == "bf16" else "no"), self.inputs.tracker
         self.accelerator = Accelerator(mixed_precision=precision, log_with=tracker, project_dir=str(config.output))
         check_devices(self.accelerator)
         self.dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
@@ -89,17 +90,18 @@ class Trainer:
         self.store = CheckpointStore(config.output / "checkpoints", keep=config.checkpoints.keep)
         self.store.clear_leftovers()
         self.checkpoint = self._find_checkpoint(resume)
-        self.step = 0
-        self.signals = StopSignals()
+        self.step = self.first_step = 0
+        self.signals = StopSignals(self._promise_to_stop)
         self.strips: Tensor | None = None
-        self._prepare(kept)
+        self.written: list[str] = []
+        self._prepare(self.inputs.kept)
         if self.checkpoint is not None:
             self.state.load(self.checkpoint)
-            self.step = self.checkpoint.step
+            self.step = self.first_step = self.checkpoint.step
         if self.accelerator.is_main_process:
             claim_output(config.output)
-        self.log = RunLog(self.accelerator, config, step=self.step)
-        for text in (*self.notices, *self._summary()):
+        self.log = RunLog(self.accelerator, config, step=self.step, display=self.display)
+        for text in (*self.inputs.notices, *self._summary()):
             self.log.say(text)
 
     # ---- before the first step -------------------------------------------------------------------
@@ -128,6 +130,7 @@ class Trainer:
     def _prepare(self, kept: list[CachedSample]) -> None:
         """Load the model, make the batches and hand what is trained to accelerate."""
         config, train, accelerator = self.config, self.config.train, self.accelerator
+        self.display.stage("loading the model")
         sharded = accelerator.is_fsdp2  # which wants one dtype for all
         trained = torch.float32 if config.method.kind == "full" or sharded else self.dtype
         self.pipe = load_pipeline(config, frozen_dtype=self.dtype, trained_dtype=trained)
@@ -140,8 +143,11 @@ class Trainer:
         dropout, first = config.data.caption_dropout, config.noise.first_frame
         collator = Collator(self.cache, seed=train.seed, caption_dropout=dropout, first_frame=first)
         self.batches = TrainingBatches(kept, collator, micro, per_step=self.per_step, seed=train.seed)
-        self.flops = self._count_flops(transformer)
-        self._encode_prompts()
+        self.flops: dict[Bucket, int] = {}
+        self.shapes = without_data(transformer)  # before it is sharded
+        if config.validation.prompts:
+            self.display.stage("encoding the prompts of the validation")
+            encode_prompts(self.pipe, config.validation.prompts, accelerator.device)
         if train.compile:
             transformer.compile_repeated_blocks(dynamic=True)
         if not sharded:
@@ -157,19 +163,6 @@ class Trainer:
         self.ema = None if train.ema_decay is None else Ema(self.transformer, decay=train.ema_decay)
         self.state = TrainingState(self.transformer, self.optimizer.optimizer, self.ema)
 
-    def _encode_prompts(self) -> None:
-        """Encode the prompts of validation once, and let the text encoders go before the transformer needs the room."""
-        prompts, device = self.config.validation.prompts, self.accelerator.device
-        if not prompts:
-            return
-        for part in (self.pipe.text_encoder, self.pipe.text_encoder_2):
-            if part is not None:
-                part.to(device)
-        self.pipe.encode_ahead(prompts)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)  # what is told is of the training
-
     def _make_optimizer(self, transformer: VideoDiT) -> torch.optim.Optimizer:
         train = self.config.train
         return make_optimizer(
@@ -181,17 +174,16 @@ class Trainer:
             weight_decay=train.weight_decay,
         )
 
-    def _count_flops(self, transformer: VideoDiT) -> dict[Bucket, int]:
-        """Model FLOPs of a training step for one sample of each bucket; nobody but the first process tells them."""
-        info = self.cache.info
+    def _flops_of(self, bucket: Bucket) -> int:
+        """Model FLOPs of a training step for one sample of a bucket, counted when the first step takes it: counting is
+        a second's work for each. Nobody but the first process tells them."""
         if not self.accelerator.is_main_process:
-            return dict.fromkeys(self.batches.by_bucket, 0)
-        return {
-            bucket: training_flops(
-                transformer, info.geometry.latent_size(*bucket), text_tokens=max(s.text_tokens for s in same)
-            )
-            for bucket, same in self.batches.by_bucket.items()
-        }
+            return 0
+        if bucket not in self.flops:
+            text_tokens = max(sample.text_tokens for sample in self.batches.by_bucket[bucket])
+            latents = self.cache.info.geometry.latent_size(*bucket)
+            self.flops[bucket] = training_flops(self.shapes, latents, text_tokens=text_tokens)
+        return self.flops[bucket]
 
     def _summary(self) -> Iterator[str]:
         trainable = sum(p.numel() for p in self.transformer.parameters() if p.requires_grad)
@@ -233,12 +225,12 @@ class Trainer:
                 self._train()
             self._export()
         finally:
-            held.close()
             self.accelerator.end_training()
+            held.close()
 
     def _rehearse(self) -> None:
         """Do once what the run will do, so that what fails later fails now; the state is put back afterwards."""
-        self.log.say("rehearsal: a checkpoint, a step of the largest bucket, a validation")
+        self.display.stage("rehearsal: checkpoint, step, validation")
         started, scratch = time.perf_counter(), self.config.output / ".rehearsal"
         try:
             # Not among the run's own: one that fails here has trained nothing that is worth going on from.
@@ -279,13 +271,22 @@ class Trainer:
                 pin=accelerator.device.type == "cuda",
             )
         )
+        self.display.stage("measuring the device")
         meter = Meter(accelerator, peak=matmul_peak(accelerator.device, self.dtype))
+        self.display.stage("training", config.train.steps, done=self.step)
+        started = time.perf_counter()
+        self.log.started = time.monotonic()  # from here on, what is left can be foretold
         while self.step < config.train.steps:
             self._set_lr()
             batches = self._taken(loader, meter)
             loss, batch = self._forward_backward(batches, count=config.train.accumulation, step=self.step)
-            self._count(meter, loss, self._update(), batch)
+            norm = self._update()
+            if self.step == self.first_step and config.tracking.every > 1:
+                taken = time.perf_counter() - started
+                self.log.say(f"the first step took {taken:.1f} s; a line comes every {config.tracking.every} steps")
+            self._count(meter, loss, norm, batch)
             self.step += 1
+            self.display.step(self.step)
             last, stop = self.step == config.train.steps, self._stop()
             save = last or stop or self.step % config.checkpoints.every == 0
             if save or self.step % config.tracking.every == 0:  # before a checkpoint, or a resume would leave a gap
@@ -294,11 +295,7 @@ class Trainer:
                 if save:
                     self._save(self.store)
                 if stop:
-                    raise Stopped(
-                        stop,
-                        f"stopped at step {self.step}, saved in {self.store.folder}; "
-                        "--resume latest goes on from there",
-                    )
+                    self._end(stop, f"stopped at step {self.step}, saved in {self.store.folder}")
                 if self._is_validated(self.step):
                     self._validate()
 
@@ -345,7 +342,9 @@ class Trainer:
     def _count(self, meter: Meter, loss: Tensor, norm: Tensor, batch: MicroBatch) -> None:
         samples, bucket = len(batch) * self.per_step, self.batches.sampler.place(self.step)[0]
         tokens = self.batches.by_bucket[bucket][0].tokens
-        meter.count(loss, norm, samples=samples, tokens=samples * tokens, flops=samples * self.flops[bucket])
+        with meter.paused():
+            flops = self._flops_of(bucket)
+        meter.count(loss, norm, samples=samples, tokens=samples * tokens, flops=samples * flops)
 
     def _write_line(self, meter: Meter) -> None:
         """Write a line of the log: means and rates since the last one, over all processes."""
@@ -385,7 +384,14 @@ class Trainer:
         )
 
     def _make_clips(self, settings: Validation, folder: Path) -> Tensor | None:
-        return make_clips(self.pipe, settings, folder, images=self.images, accelerator=self.accelerator)
+        return make_clips(
+            self.pipe,
+            settings,
+            folder,
+            images=self.images,
+            accelerator=self.accelerator,
+            report=lambda number, count: self.display.stage(f"validation: clip {number} of {count}"),
+        )
 
     def _is_validated(self, step: int) -> bool:
         every = self.config.validation.every
@@ -393,6 +399,7 @@ class Trainer:
 
     def _validate(self) -> None:
         settings, folder = self.config.validation, self.config.output / "validation" / f"step-{self.step:08d}"
+        self.display.stage("validation: loss on held-out samples")
         with self._averaged():
             values = self._held_out(self.held[: settings.samples])
             self.strips = self._make_clips(settings, folder)
@@ -401,9 +408,11 @@ class Trainer:
         if values:
             self.log.write("validation", self.step, values)
         self.accelerator.wait_for_everyone()
+        self.display.stage("training", self.config.train.steps, done=self.step)
 
     def _export(self) -> None:
         """Write the result and its card; with averaged weights where there are some."""
+        self.display.stage("writing the result")
         config, accelerator = self.config, self.accelerator
         with self._averaged():
             trained = self._whole_weights()
@@ -417,17 +426,26 @@ class Trainer:
                 base_hash=self.model_hash,
                 size=(common.width, common.height),
             )
-            target = config.output / LORA_FILE
+            target = config.output / free_name(config.output, LORA_FILE)
             save_lora(self.transformer, target, metadata=metadata, state_dict=trained)
         else:
-            target = config.output / MODEL_FOLDER
+            target = config.output / free_name(config.output, MODEL_FOLDER)
             export_full(config.model, expert_name(config.method), trained, target, self.dtype)
-        kept = [sample for same in self.batches.by_bucket.values() for sample in same]
+        note_result(config.output, target.name)
         rows = read_log(config.output / LOG) if (config.output / LOG).is_file() else []
-        write_card(config, samples=kept, held=self.held, base_hash=self.model_hash, rows=rows, strips=self.strips)
-        self.log.say(f"wrote {target}")
+        card = write_card(
+            config,
+            samples=self.inputs.kept,
+            held=self.held,
+            base_hash=self.model_hash,
+            rows=rows,
+            strips=self.strips,
+            result=target.name,
+        )
+        self.written = [target.name, *card]
+        self.log.say(f"wrote {target}, {', '.join(card)}")
         if config.export.push_to_hub is not None:
-            self.log.say(f"uploaded: {push_to_hub(config)}")
+            self.log.say(f"uploaded: {push_to_hub(config, self.written)}")
 
     def _whole_weights(self) -> dict[str, Tensor]:
         """What was trained, by name, on the CPU of the first process; all have their part in gathering it."""
@@ -452,11 +470,36 @@ class Trainer:
         }
         return store.save(self.step, self.state.tensors(), about)
 
+    def _promise_to_stop(self, number: int) -> None:
+        """Say at the first signal what happens now.
+
+        Raises:
+            Stopped: nothing was trained that is worth waiting for.
+        """
+        if self.step == self.first_step:
+            kept = f"saved in {self.store.folder}" if self.checkpoint is not None else "nothing was trained yet"
+            self._end(number, f"stopped at step {self.step}, {kept}")
+        if self.accelerator.is_main_process:
+            when = "after this step" if self.accelerator.num_processes == 1 else "at the next line of the log"
+            self.display.say(f"stopping {when}: what was trained is saved first; the same signal again stops at once")
+
+    def _end(self, stop: int, message: str) -> NoReturn:
+        """End with all saved; the first process tells it.
+
+        Raises:
+            Stopped: always.
+        """
+        self.signals.ignore()
+        raise Stopped(stop, message if self.accelerator.is_main_process else "")
+
     def _stop(self) -> int:
-        """The signal by which any process was asked to stop, or 0; they find out together, at every line of the log."""
+        """The signal to stop after this step, or 0; several processes find out at every line of the log."""
+        several = self.accelerator.num_processes > 1
+        return 0 if several and self.step % self.config.tracking.every else self._signal()
+
+    def _signal(self) -> int:
+        """The signal by which any process was asked to stop, or 0; all make the call."""
         if self.accelerator.num_processes == 1:
             return self.signals.number or 0
-        if self.step % self.config.tracking.every:
-            return 0
         numbers = self.accelerator.gather(torch.tensor([self.signals.number or 0], device=self.accelerator.device))
         return int(numbers.max().item())

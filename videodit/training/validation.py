@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -92,6 +92,7 @@ def make_clips(
     *,
     images: Sequence[PIL.Image.Image | None],
     accelerator: Accelerator,
+    report: Callable[[int, int], object] = lambda number, count: None,
 ) -> Tensor | None:
     """Make a clip of each prompt and write them as ``00.mp4`` …, each with its prompt, seed and settings inside.
 
@@ -103,6 +104,7 @@ def make_clips(
         folder: of the clips; made if it is not there.
         images: that the clips start from, one for each prompt; see :func:`open_images`.
         accelerator: accelerate's.
+        report: called before each clip of this process with its number and how many prompts there are.
 
     Returns:
         Frames from the beginning, the middle and the end of every clip, in the order of the prompts, uint8
@@ -116,6 +118,7 @@ def make_clips(
     for turn in range(-(-len(prompts) // world)):  # every process makes as many: sharded models need all in each
         index = turn * world + rank
         place = index % len(prompts)
+        report(place + 1, len(prompts))
         with accelerator.autocast(), torch.compiler.set_stance("force_eager"), _silent():
             made = pipe(
                 prompts[place],

@@ -1,0 +1,104 @@
+"""What a run starts from, checked before any weights are read: cache, model, images, and which samples are held out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import PIL.Image
+
+from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
+from videodit.json_types import JsonObject
+from videodit.pipelines.spec import ModelFolder
+from videodit.training.checks import check_model_fits, makes_clips_of_text
+from videodit.training.config import TrainingConfig
+from videodit.training.data import hold_out
+from videodit.training.folder import check_output, foreign_results
+from videodit.training.log import tracker_of
+from videodit.training.validation import open_images
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from.
+
+    Attributes:
+        config: of the run; the prompts of its validation are those that clips are made of.
+        cache: the samples' latents and captions.
+        kept: samples that are trained on.
+        held: samples that are held out.
+        images: that the clips of validation start from.
+        tracker: by accelerate's name.
+        model_hash: of the model's weights.
+        data_hash: of the samples.
+        notices: what a user should know.
+    """
+
+    config: TrainingConfig
+    cache: LatentCache
+    kept: list[CachedSample]
+    held: list[CachedSample]
+    images: list[PIL.Image.Image | None]
+    tracker: str | None
+    model_hash: str
+    data_hash: str
+    notices: list[str]
+
+    @classmethod
+    def checked(cls, config: TrainingConfig) -> Inputs:
+        """Look at all that a config names; nothing is written.
+
+        Raises:
+            InputError: an output folder, tracker, cache, model or image that does not fit.
+        """
+        check_output(config.output)
+        tracker, notice = tracker_of(config)
+        cache = LatentCache(config.data.cache)
+        kept, held, split = hold_out(cache.samples, config.data.holdout, seed=config.train.seed)
+        config, spoken = _with_captions(config, [*held, *kept])
+        model_hash, notices = check_model_fits(config, cache)
+        with config.limits_held():
+            images = open_images(config.validation)
+        notices = [*filter(None, [notice]), *notices, *_of_folder(config), *spoken, split]
+        data_hash = hashlib.sha256("".join(s.key for s in (*kept, *held)).encode()).hexdigest()[:16]
+        return cls(config, cache, kept, held, images, tracker, model_hash, data_hash, notices)
+
+    def counted(self) -> JsonObject:
+        """The same for programs: how many samples and clips."""
+        return {
+            "samples": len(self.kept),
+            "held_out": len(self.held),
+            "prompts": list(self.config.validation.prompts),
+            "notices": self.notices,
+        }
+
+    def described(self) -> Iterator[str]:
+        """What a dry run prints."""
+        config, train = self.config, self.config.train
+        yield from self.notices
+        yield f"{config.method.kind} fine-tuning of {config.model} for {train.steps} steps, seed {train.seed}"
+        for bucket in dict.fromkeys(sample.bucket for sample in self.kept):
+            same = [sample for sample in self.kept if sample.bucket == bucket]
+            yield f"  {bucket}: samples {len(same)} of {same[0].tokens} tokens"
+        if config.validation.prompts:
+            yield f"clips of validation: {'; '.join(config.validation.prompts)}"
+
+
+def _with_captions(config: TrainingConfig, samples: Sequence[CachedSample]) -> tuple[TrainingConfig, list[str]]:
+    """The config with captions as the prompts of its validation, where it names none and asks for some."""
+    asked = config.validation
+    if asked.prompts or not asked.captions:
+        return config, []
+    if not makes_clips_of_text(ModelFolder.find(config.model).spec):
+        return config, ["this model makes clips from images: no clips without validation.prompts and validation.images"]
+    captions = tuple(dict.fromkeys(sample.caption for sample in samples if sample.caption.strip()))[: asked.captions]
+    return config.model_copy(update={"validation": asked.model_copy(update={"prompts": captions})}), []
+
+
+def _of_folder(config: TrainingConfig) -> list[str]:
+    """Results that stay because they are not the run's."""
+    return [
+        f"{name} in {str(config.output)!r} was changed or comes from elsewhere, and stays: the new one gets a number"
+        for name in foreign_results(config.output)
+    ]
