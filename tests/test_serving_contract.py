@@ -29,6 +29,7 @@ def server(tmp_path: Path) -> Iterator[LocalServer]:
 def add_upload(server: LocalServer, file: Path, owner: str = "local") -> str:
     """A file as `/v1/uploads` keeps it."""
     id = new_id("upload")
+    told: dict[str, Any]
     (server.folder.path / "uploads" / id).write_bytes(file.read_bytes())
     if file.suffix == ".mp4":
         info = probe(file)
@@ -616,7 +617,7 @@ def test_every_flag_of_the_commands_has_a_field_or_a_reason() -> None:
         "lora_folder": "the operator registers LoRAs", "wildcards": "the operator's",
         "profile": "the settings and the stages of a job tell it", "dry_run": "/v1/videos/plan",
         "server": "the client's", "detach": "the client's", "preset": "the client's: it stands for other flags",
-        "context": "no flag", "vae_tiling": "the operator's", "preview": "/v1/events",
+        "context": "no flag", "vae_tiling": "the operator's: the machine's memory", "preview": "the events of a job",
     }  # fmt: skip
     shared = {one.name for one in dataclasses.fields(ClipFlags)}
     for command, kind in ((generate, CreateVideo), (edit, EditVideo), (extend, ExtendVideo)):

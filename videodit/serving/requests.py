@@ -22,6 +22,7 @@ _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 MOST_LORAS = 16
 MOST_CONDITIONS = 64
 Asked = TypeVar("Asked", bound="Common")
+Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 def _scalar(value: Any) -> Any:
@@ -257,7 +258,7 @@ def parse_size(size: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def parsed(kind: type[Asked], body: Mapping[str, Any]) -> Asked:
+def parsed(kind: type[Parsed], body: Mapping[str, Any]) -> Parsed:
     """The fields of a body, checked.
 
     Raises:
