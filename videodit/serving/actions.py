@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from videodit.serving.bodies import read_body
 from videodit.serving.documented import ERRORS, VideoAnswer, body_of
-from videodit.serving.errors import APIError, not_found
+from videodit.serving.errors import APIError
 from videodit.serving.records import Job
 from videodit.serving.requests import CreateVideo, merged
 from videodit.serving.videos import Owner, State, add_job, as_video, find_job, new_job
@@ -83,7 +83,4 @@ def _pause(id: str, state: State, owner: str, *, paused: bool) -> Any:
     job = find_job(id, owner, state)
     if not state.store.pause(job.id, paused):
         raise _no_longer_waits(find_job(id, owner, state))
-    job = state.store.get(job.id, owner)
-    if job is None:
-        raise not_found(f"video {id!r}")
-    return as_video(job, state)
+    return as_video(find_job(id, owner, state), state)

@@ -139,10 +139,11 @@ class Worker:
         finally:
             self.data.clear(job.id, self.store.needs(job.id))
 
-    def _tell(self, claim: Claim, stage: str, step: int = 0, steps: int = 0, **more: Any) -> None:
+    def _tell(self, claim: Claim, stage: str, step: int = 0, steps: int = 0, **more: Any) -> bool:
         wishes = self.store.beat(claim, stage=stage, step=step, steps=steps, **more)
         if wishes.cancel is not None:
             raise Stopped(wishes.cancel)
+        return wishes.watched
 
     @contextlib.contextmanager
     def _alive(self, claim: Claim) -> Iterator[None]:
