@@ -37,7 +37,7 @@ _OWN_OPTIONS = {"VideoDiT": TransformerConfig, OURS.class_name: VAEConfig}
 _WEIGHTED = ("text_encoder", "text_encoder_2", "image_encoder", "transformer", "transformer_2", "vae")
 
 
-def resolve_model(name: str, *, variant: str | None = None, **hub: Unpack[HubOptions]) -> Path:
+def resolve_model(name: str | os.PathLike[str], *, variant: str | None = None, **hub: Unpack[HubOptions]) -> Path:
     """The local folder of a model.
 
     Args:

@@ -116,7 +116,7 @@ class MemoryPipeline:
         check_offload("sequential", _accelerator(device))
         super().enable_sequential_cpu_offload(gpu_id=gpu_id, device=device)  # type: ignore[misc]
 
-    def offload(self, kind: Offload, device: torch.device | str | None = None) -> None:
+    def offload(self, kind: str | None, device: torch.device | str | None = None) -> None:
         """Offload by one of the kinds; ``"none"`` changes nothing.
 
         Args:

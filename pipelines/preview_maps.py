@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from videodit.families.autoencoders import Autoencoder, autoencoder_of
 from videodit.files import write_whole
 from videodit.pipelines.autoencoders import encode_posterior, shift_and_scale
 from videodit.pipelines.origin import weights_of
+from videodit.pipelines.protocols import VAE
 from videodit.shapes import Size3D, VideoGeometry
 from videodit.user_folders import data_folder
 
@@ -172,7 +173,7 @@ def vae_hash(vae: nn.Module) -> str:
     """
     about = autoencoder_of(vae)
     digest = hashlib.sha256(about.class_name.encode())
-    for values in shift_and_scale(vae, about, torch.zeros(1)):
+    for values in shift_and_scale(cast(VAE, vae), about, torch.zeros(1)):
         digest.update(_digits(values.flatten()))
     for name, tensor in weights_of(vae):
         digest.update(f"{name}:{list(tensor.shape)};".encode())
@@ -205,7 +206,7 @@ def fit_map(
     pairs: list[tuple[Tensor, Tensor]] = []
     about = autoencoder_of(vae)
     for clip in made_up_clips(vae, about, geometry) if clips is None else clips:
-        latents, _ = encode_posterior(vae, clip[None].to(device))
+        latents, _ = encode_posterior(cast(VAE, vae), clip[None].to(device))
         colours = box_colours(clip, geometry, latents.shape[2])
         pairs.append((latents[0].double().cpu(), colours.double()))  # [C, T, H, W] and [3, T, H, W]
         enough = len(pairs) * latents[0, 0].numel() >= _EACH * (latents.shape[1] + 1)
@@ -282,7 +283,8 @@ def _clouds(size: Size3D, draw: torch.Generator) -> Tensor:
         where = _field(1, size, 2 + int(torch.randint(4, (1,), generator=draw)), draw) > 0.8
         colour = 2 * torch.rand(3, 1, 1, 1, generator=draw) - 1
         clip = torch.where(where, colour, clip)
-    return clip.clamp(-1, 1)
+    clipped: Tensor = clip.clamp(-1, 1)
+    return clipped
 
 
 def _field(channels: int, size: Size3D, rough: int, draw: torch.Generator) -> Tensor:

@@ -108,7 +108,8 @@ def _side_by_side(frames: np.ndarray) -> np.ndarray:
     sheet = np.zeros((rows * columns, *frames.shape[1:]), np.uint8)
     sheet[:batch] = frames
     sheet = sheet.reshape(rows, columns, count, height, width, 3).transpose(2, 0, 3, 1, 4, 5)
-    return sheet.reshape(count, rows * height, columns * width, 3)
+    whole: np.ndarray = sheet.reshape(count, rows * height, columns * width, 3)
+    return whole
 
 
 def check_preview(path: str | os.PathLike[str]) -> Format:

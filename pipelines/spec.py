@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -180,7 +181,9 @@ class ModelFolder:
     spec: ModelSpec
 
     @classmethod
-    def find(cls, name: str, *, variant: str | None = None, **hub: Unpack[HubOptions]) -> ModelFolder:
+    def find(
+        cls, name: str | os.PathLike[str], *, variant: str | None = None, **hub: Unpack[HubOptions]
+    ) -> ModelFolder:
         """Find a model by its name, and check its files' headers and configs.
 
         Args:
@@ -193,4 +196,4 @@ class ModelFolder:
             ModelError: its files are damaged.
         """
         path = resolve_model(name, variant=variant, **hub)
-        return cls(name, path, check_model(path), ModelSpec.from_folder(path))
+        return cls(os.fspath(name), path, check_model(path), ModelSpec.from_folder(path))

@@ -186,7 +186,7 @@ def _fetch(server: Server, order: Order, job: JsonObject, all_ids: Sequence[str]
         if job["status"] == "failed":
             error = job["error"] or {}
             message = printable(str(error.get("message")))
-            kind = InputError if error.get("code") in ("InputError", "ModelError") else RemoteError
+            kind = InputError if error.get("code") in ("invalid_value", "model_error") else RemoteError
             raise kind(f"the server could not make {job['id']}: {message}")
         progress.stage("fetching the clip")
         server.download(job["id"], order.output)
