@@ -49,8 +49,9 @@ class Page {
     this.make = new Make();
     this.watch = new Watch();
     const use = (fields) => {
-      this.make.use(fields);
       this.open("make");
+      this.show(); // the form takes the focus, so it must be there
+      this.make.use(fields);
     };
     this.gallery = new Gallery(use);
     this.queue = new Queue((job) => use({ ...job.request, seed: job.seed }));

@@ -162,11 +162,11 @@ export class Make {
       if (event.target.name === "mode") this.showMode();
       this.changed();
     });
-    this.element.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-        event.preventDefault();
-        this.send();
-      }
+    document.addEventListener("keydown", (event) => {
+      const isSend = event.key === "Enter" && (event.ctrlKey || event.metaKey);
+      if (!isSend || !this.element.isConnected || document.querySelector("dialog[open]")) return;
+      event.preventDefault();
+      this.send();
     });
     this.element.addEventListener("paste", (event) => {
       const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
@@ -210,7 +210,6 @@ export class Make {
     const mode = this.mode;
     for (const part of this.element.querySelectorAll("[data-modes]")) part.hidden = !part.dataset.modes.split(" ").includes(mode);
     this.secondsField.querySelector("label").textContent = { extension: M.secondsAdded, connect: M.secondsBetween }[mode] ?? M.seconds;
-    this.prompt.label.textContent = mode === "create" ? M.prompt : M.promptGoesOn;
     this.video.label.textContent = M.videos[mode] ?? M.video;
     this.go.textContent = M.goes[mode];
     this.showPlaceholders();
@@ -225,6 +224,7 @@ export class Make {
     this.guidance.placeholder = own.guidance_scale;
     this.fps.placeholder = own.fps;
     this.strength.placeholder = this.painter.reference ? M.strengthOfMask : "0.6";
+    this.prompt.label.textContent = this.needsPrompt ? M.prompt : M.promptGoesOn;
     this.prompt.area.placeholder = (mode !== "create" && this.video.source?.prompt) || M.promptPlaceholder;
   }
 
@@ -337,8 +337,12 @@ export class Make {
   missing() {
     if (this.mode !== "create" && !this.video.source) return { text: M.needsClip, at: this.video.zone };
     if (this.mode === "connect" && !this.second.source) return { text: M.needsSecondClip, at: this.second.zone };
-    if (!this.prompt.text && (this.mode === "create" || this.mode === "connect")) return { text: M.needsPrompt, at: this.prompt.area };
-    return null;
+    return this.needsPrompt && !this.prompt.text ? { text: M.needsPrompt, at: this.prompt.area } : null;
+  }
+
+  /** A clip that was made here goes on from its own prompt. */
+  get needsPrompt() {
+    return this.mode === "create" || this.mode === "connect" || !this.video.source?.prompt;
   }
 
   changed() {
@@ -366,11 +370,12 @@ export class Make {
     this.asked?.abort();
     this.asked = new AbortController();
     const body = { ...this.fields(), task: TASKS[this.mode] };
-    if (this.mode !== "create" && this.missing()) {
-      fillWith(this.plan, h("p", {}, this.missing().text));
+    const missing = this.missing();
+    if (missing && missing.at !== this.prompt.area) {
+      fillWith(this.plan, h("p", {}, missing.text));
       return;
     }
-    if (!body.prompt && !body.storyboard && this.mode === "create") body.prompt = M.promptPlaceholder;
+    if (!body.prompt && !body.storyboard && this.needsPrompt) body.prompt = M.promptPlaceholder;
     try {
       const planned = await call("POST", "/v1/videos/plan", body, { signal: this.asked.signal });
       const s = planned.settings;
