@@ -65,6 +65,7 @@ COLUMNS = {
     "ssim": ("SSIM", "{:.3f}"),
     "clips": ("clips", "{}"),
     "overlap": ("overlap", "{:.0%}"),
+    "overhead": ("overhead", "{:.1%}"),
 }
 """Of the table: what a row may have, its heading and its form."""
 

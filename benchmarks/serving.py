@@ -221,10 +221,12 @@ def one_round(
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     before = cpu_seconds(worker)
     id = create(server, **CLIP_SETTINGS)
-    steps, seen = list[float](), 0
+    steps, seen, written = list[float](), 0, (-1, -1)
 
     def look() -> bool:
-        nonlocal seen
+        nonlocal seen, written
+        if written == (written := store.written):  # so that this process takes no time from the worker
+            return False
         job = store.get(id)
         assert job is not None
         if job.step > seen:

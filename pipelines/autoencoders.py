@@ -206,7 +206,7 @@ def encode_posterior(vae: VAE, clip: Tensor) -> tuple[Tensor, Tensor]:
     mean, std = (_joined(about, [getattr(one, name) for one in posteriors]) for name in ("mean", "std"))
     check_finite(mean, "the encoder's latents")
     check_finite(std, "the encoder's deviations")
-    shift, scale = _shift_and_scale(vae, about, mean.float())
+    shift, scale = shift_and_scale(vae, about, mean.float())
     return (mean.float() - shift) / scale, std.float() / scale
 
 
@@ -247,8 +247,18 @@ def _to_latents(vae: VAE, about: Autoencoder, z: Tensor) -> Tensor:
     return z / factor if about.inverts_scale and vae.config.invert_scale_latents else z * factor
 
 
-def _shift_and_scale(vae: VAE, about: Autoencoder, like: Tensor) -> tuple[Tensor, Tensor]:
-    """What the transformer's latents are multiplied by, and what is added then, to become the autoencoder's."""
+def shift_and_scale(vae: VAE, about: Autoencoder, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What is added to the transformer's latents to become the autoencoder's, and before that what they are multiplied
+    by.
+
+    Args:
+        vae: the autoencoder.
+        about: its record.
+        like: a tensor of the wanted dtype and device.
+
+    Returns:
+        Both for each channel or for all of them, ``[1, C or 1, 1, 1, 1]``.
+    """
     if (statistics := _statistics(vae, about, like)) is not None:
         shift, scale = statistics
         return shift, scale / vae.config.scaling_factor if about.scaled else scale

@@ -170,7 +170,7 @@ def clip_size(clip: ClipFile) -> tuple[int, int]:
     from videodit.reading.clip import open_clip
     from videodit.reading.files import Media
 
-    with open_clip(Media(clip.path), whole=True) as reader:
+    with open_clip(Media(clip.path), whole=True, animations=True) as reader:
         return reader.info.height, reader.info.width
 
 

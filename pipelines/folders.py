@@ -18,6 +18,8 @@ from videodit.families.autoencoders import OURS, autoencoder_named
 from videodit.files import add_blocks
 from videodit.path_kinds import close_names, describe_path, is_there, kind_of
 from videodit.schema import check_types
+from videodit.transformer_config import TransformerConfig
+from videodit.vae_config import VAEConfig
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -30,10 +32,12 @@ if TYPE_CHECKING:
 BUNDLED = ("mini",)
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _NEEDED = ("text_encoder", "tokenizer", "transformer", "vae", "scheduler")
+_OWN_OPTIONS = {"VideoDiT": TransformerConfig, OURS.class_name: VAEConfig}
+"""What the configs of this package's classes hold."""
 _WEIGHTED = ("text_encoder", "text_encoder_2", "image_encoder", "transformer", "transformer_2", "vae")
 
 
-def resolve_model(name: str, *, variant: str | None = None, **hub: Unpack[HubOptions]) -> Path:
+def resolve_model(name: str | os.PathLike[str], *, variant: str | None = None, **hub: Unpack[HubOptions]) -> Path:
     """The local folder of a model.
 
     Args:
@@ -151,18 +155,20 @@ def check_model(folder: Path) -> JsonObject:
     decoder = read_json(folder / "vae" / "config.json")
     check_class(decoder, (autoencoder.loaded if own else autoencoder).class_name, folder / "vae")
     for values, part in ((config, "transformer"), (decoder, "vae")):
-        if (ours := own_class(values["_class_name"])) is not None:
-            check_types(values, ours, folder / part)
+        if (options := _OWN_OPTIONS.get(values["_class_name"])) is not None:
+            check_types(values, options, folder / part)
     return index
 
 
 def own_class(name: object) -> type[ModelMixin] | None:
     """This package's model of that class name; ``None`` where it has none."""
-    from diffusers import ModelMixin
-
     import videodit
 
-    found = getattr(videodit, name) if isinstance(name, str) and name in videodit.__all__ else None
+    if not isinstance(name, str) or name not in videodit.__all__:
+        return None
+    from diffusers import ModelMixin
+
+    found = getattr(videodit, name)
     return found if isinstance(found, type) and issubclass(found, ModelMixin) else None
 
 

@@ -70,6 +70,18 @@ class Condition:
             given = torch.where(self.level > 0, given, self.clean)
         return torch.where(self.level <= level_of(scheduler, step), given, latents)
 
+    def with_known(self, predicted: Tensor, scheduler: Scheduler, step: int) -> Tensor:
+        """A prediction of the clean latents, with the given ones where they are still kept when a step begins.
+
+        Args:
+            predicted: ``[B, C, T, H, W]``, by the step before.
+            scheduler: with its timesteps set.
+            step: the number of the step, from 0; behind the last, too.
+        """
+        if self.clean is None or self.level is None:
+            return predicted
+        return torch.where(self.level <= level_of(scheduler, step), self.clean, predicted)
+
     def seen(self, latents: Tensor, noise: Tensor, scheduler: Scheduler, step: int) -> Tensor:
         """Latents as the transformer gets them: given ones that hold a level above 0 are at that one.
 

@@ -17,6 +17,7 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from videodit.arguments import check_path
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
 from videodit.pipelines.acceleration import Timings
@@ -156,7 +157,7 @@ class VideoDiTPipelineOutput(BaseOutput):
         if self.output_type == "latent":
             raise InputError("latents cannot be saved as a clip; call the pipeline with another output_type")
         count = len(self.frames)
-        path = Path(path)
+        path = check_path(path)
         paths = [path] if count == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(1, count + 1)]
         for target in paths:
             check_output(target)

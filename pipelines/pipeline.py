@@ -17,6 +17,7 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from typing_extensions import Self
 
+from videodit.arguments import check_iterable, check_kind
 from videodit.checkpoints import HUB_OPTIONS
 from videodit.errors import InputError
 from videodit.families import sampling_of
@@ -32,6 +33,7 @@ from videodit.pipelines.denoising import make_denoiser
 from videodit.pipelines.exchange import parts_of_diffusers, to_diffusers
 from videodit.pipelines.folders import family_of_index, files_hash, model_hash
 from videodit.pipelines.loading import load_components
+from videodit.pipelines.memory import MemoryPipeline
 from videodit.pipelines.origin import Origin, OriginPipeline
 from videodit.pipelines.output import ClipStreams, LatentChunks, OutputType, VideoDiTPipelineOutput
 from videodit.pipelines.placement import device_map_of
@@ -61,7 +63,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunState, DiffusionPipeline):
+class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunState, MemoryPipeline, DiffusionPipeline):
     """Text to video with a :class:`~videodit.VideoDiT` and a :class:`~videodit.CausalVideoVAE`.
 
     Args:
@@ -98,6 +100,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
     _optional_components = ["tokenizer_2", "text_encoder_2", "transformer_2", "image_encoder", "image_processor"]
     _callback_tensor_inputs = [
         "latents",
+        "clean",
         "prompt_embeds",
         "negative_prompt_embeds",
         "pooled_prompt_embeds",
@@ -194,11 +197,12 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             ModelError: a pipeline of another class, pickled weights, a broken shard, or a component whose tensors are
                 missing, left over, of another shape or dtype, or not finite.
         """
-        name = os.fspath(pretrained_model_name_or_path)
         if not kwargs.setdefault("use_safetensors", True):
             raise InputError("use_safetensors=False is refused: weights are read from .safetensors files alone")
         hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
-        return cls.from_folder(ModelFolder.find(name, variant=kwargs.get("variant"), **hub), **kwargs)
+        return cls.from_folder(
+            ModelFolder.find(pretrained_model_name_or_path, variant=kwargs.get("variant"), **hub), **kwargs
+        )
 
     @classmethod
     def from_folder(cls, model: ModelFolder, **kwargs: Any) -> Self:
@@ -210,8 +214,9 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
 
         Raises:
             InputError: see :meth:`from_pretrained`.
-            ModelError: likewise.
+            ModelError: see :meth:`from_pretrained`.
         """
+        check_kind(model, ModelFolder, "a ModelFolder, which ModelFolder.find gives", "model")
         parameters = inspect.signature(VideoDiTPipeline.__init__).parameters.keys() - {"self"}
         family = family_of_index(model.index, model.path)
         pipe = cls(**load_components(model.path, model.index, family, parameters, **kwargs))
@@ -375,6 +380,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         Raises:
             InputError: the text encoders are gone already.
         """
+        check_iterable(prompts, "a list of texts", "prompts")
         if not isinstance(text := self.text, TextEncoder):
             raise InputError("prompts were encoded ahead before, and the text encoders are gone")
         for notice in dict.fromkeys(notice for prompt in prompts for notice in text.notices(prompt)):
@@ -404,7 +410,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             do_classifier_free_guidance: encode the negative prompt, too.
             num_videos_per_prompt: how often each is repeated; then leave that argument of the call at 1.
             prompt_embeds: encoded prompts, which are handed through.
-            negative_prompt_embeds: likewise.
+            negative_prompt_embeds: encoded negative prompts, which are handed through.
             max_sequence_length: tokens at which prompts are cut; ``None`` for the model's own.
             device: where they go; ``None`` for the pipeline's.
             dtype: of the embeddings; ``None`` for the encoder's.
@@ -482,6 +488,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         Raises:
             InputError: naming the bad value and what is legal.
         """
+        check_kind(request, Request, "a Request", "request")
         notices = self.text_encoder_notices if self._reads_text else None
         return plan(request, inputs or Inputs(), self.spec, text_notices=notices)
 
@@ -498,6 +505,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         Raises:
             InputError: a component that is missing, or a scheduler that cannot sample the model.
         """
+        check_kind(plan, Plan, "a Plan, which pipe.plan makes of a Request", "plan")
         if output_type not in get_args(OutputType):
             raise InputError(f"output_type must be one of {get_args(OutputType)}, got {output_type!r}")
         self.check_components(["transformer", "scheduler"], "every call")
@@ -573,8 +581,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             prompt: one sentence, a list of them, or a :class:`~videodit.Storyboard`.
             negative_prompt: what guidance leads away from; ``None`` is the empty prompt.
             height: pixels; snapped to a legal size, with a warning. ``None`` takes the model's own, as below.
-            width: pixels, likewise.
-            num_frames: frames, likewise.
+            width: pixels; snapped to a legal size in the same way.
+            num_frames: frames; snapped to a legal number in the same way.
             num_inference_steps: steps of the sampler.
             guidance_scale: classifier-free guidance (Ho and Salimans, 2022): ``u + s·(c − u)``; off at 1 or less. For
                 models that were distilled from it, an input of the model.
@@ -608,8 +616,9 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             callback_on_step_end: called as ``f(pipe, step, timestep, tensors)`` after each step; what it returns
                 replaces the tensors. It may call :attr:`interrupt` and set :attr:`guidance_scale`, from the next step
                 on. A ``PipelineCallback`` of diffusers' names its tensors itself.
-            callback_on_step_end_tensor_inputs: which of ``latents``, ``prompt_embeds``, ``negative_prompt_embeds`` and
-                the pooled ones it gets.
+            callback_on_step_end_tensor_inputs: which of ``latents``, ``clean``, ``prompt_embeds``,
+                ``negative_prompt_embeds`` and the pooled ones it gets. ``clean`` are the clean latents that the step
+                predicts, ``[B, C, T, H, W]`` as ``latents`` are; what is kept of pictures and clips is as they are.
             output_type: see :class:`VideoDiTPipelineOutput`.
             return_dict: an output object instead of a tuple.
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from videodit.errors import InputError
 from videodit.limits import current_limits
 from videodit.pipelines.conditions import Fit, check_fit
+from videodit.reading.animation_frames import is_animation
 from videodit.reading.files import Media, Unreadable
 from videodit.reading.pictures import SUFFIXES, Picture, is_picture, read_picture, to_rgb
 
@@ -119,17 +121,20 @@ def _stacked(pictures: Sequence[PIL.Image.Image], name: str) -> tuple[np.ndarray
 def _read_file(
     path: Path, fps: float | None, name: str, size: tuple[int, int] | None, fit: Fit
 ) -> tuple[np.ndarray, list[str]]:
-    from videodit.reading.clip import open_clip, read_whole
+    from videodit.reading.clip import naming_clip, open_clip, read_whole
 
     media = Media(path)
     try:
         picture = is_picture(media)
     except (Unreadable, InputError, OSError):  # said below, by the kind that its name promises
         picture = False
-    if picture or path.suffix.lower() in SUFFIXES:
+    animation = False
+    with naming_clip(str(media)), suppress(Unreadable, OSError):  # damage is said below, too
+        animation = picture and is_animation(media)
+    if not animation and (picture or path.suffix.lower() in SUFFIXES):
         found = _picture_of(path)
         return found.pixels[None], [f"{path.name}: {notice}" for notice in found.notices]
-    with open_clip(media, whole=True, threads=0, smooth_chroma=True) as clip:
+    with open_clip(media, whole=True, animations=True, threads=0, smooth_chroma=True) as clip:
         box = None
         if size is not None:
             box = Fitting(clip.info.height, clip.info.width, *size, fit, name=name)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
+from videodit.arguments import check_kind, check_path
 from videodit.errors import InputError
 from videodit.path_kinds import names_a_file
 from videodit.pipelines.conditions import check_fit, edit_steps, ends_given, images_as_frames
@@ -116,6 +117,10 @@ def plan(
     if request.loras != asked.loras:  # a pipeline makes clips with the LoRAs that it has loaded
         raise InputError("the prompt calls LoRAs; expand_request says which, to load them before the clip is planned")
     request.check_texts()
+    for name in ("loop", "dynamic_guidance"):
+        check_kind(getattr(request, name), bool, "True or False", name)
+    if request.keep_windows is not None:
+        check_path(request.keep_windows, "keep_windows")
     levels = Levels(request.sigmas, request.timesteps, request.eta)
     steps = request.num_inference_steps
     if levels.count is not None and steps not in (None, levels.count):

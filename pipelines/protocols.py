@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from diffusers import ModelMixin
     from diffusers.configuration_utils import FrozenDict
     from transformers import BaseImageProcessor, PreTrainedModel
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from videodit.acceleration.parallel import Processes
     from videodit.families.sampling import Sampling
     from videodit.json_types import JsonObject
+    from videodit.objectives import Objective
     from videodit.pipelines.spec import ModelSpec
     from videodit.shapes import VideoGeometry
     from videodit.text import EncodedPrompts, TextEncoder
@@ -99,6 +102,10 @@ class Scheduler(Protocol):
         """Latents at the next noise level, first of what it returns with ``return_dict=False``."""
 
     @property
+    def scale_model_input(self) -> Callable[..., Tensor]:
+        """Latents as the transformer sees them, where they differ; some have no such method."""
+
+    @property
     def add_noise(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """Clean latents with noise, at timesteps ``[B]``."""
 
@@ -127,11 +134,16 @@ class RunningPipeline(Protocol):
     _guidance_scale_2: float | None
     _attention_kwargs: dict[str, object] | None
     _num_timesteps: int
+    _leads: bool
     _current_timestep: Tensor | None
 
     @property
     def sampling(self) -> Sampling:
         """How clips are made with the model."""
+
+    @property
+    def objective(self) -> Objective:
+        """What the transformer predicts."""
 
     @property
     def interrupted(self) -> bool:
@@ -218,3 +230,21 @@ class ReadingPipeline(Protocol):
 
     def check_text_components(self, purpose: str, instead: str) -> None:
         """See that prompts can be read."""
+
+
+class PreviewedPipeline(Protocol):
+    """What previews are drawn with."""
+
+    vae: ModelMixin
+
+    @property
+    def model_folder(self) -> Path | None:
+        """Where it was loaded from."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Strides, channels and defaults of the model."""
+
+    @property
+    def _execution_device(self) -> torch.device:
+        """Where it computes."""

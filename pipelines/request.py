@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from videodit.arguments import check_iterable
 from videodit.errors import InputError
 from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region
 from videodit.pipelines.storyboard import Storyboard
@@ -76,13 +77,15 @@ class Request:
         device: a torch device.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         dtypes: by component, where they differ from ``dtype``.
+        offload: ``"model"`` or ``"sequential"``: weights wait in the CPU's memory; ``None`` or ``"none"``: they do not.
+        vae_tiling: the autoencoder works in tiles.
         threads: of torch, on a CPU; ``None``: by the rule of :func:`videodit.threads.threads_for`.
         syntax: prompts are typed in the syntax of :mod:`videodit.prompt_syntax`; off, every character is text.
         prompt_source: what the prompts, or a storyboard's scenes, were typed as, where that differs.
         prompt_weights: of each of them the weights of its parts: first character, the one behind the last, and how
             often it counts.
-        negative_prompt_source: likewise of negative prompts.
-        negative_prompt_weights: likewise.
+        negative_prompt_source: what the negative prompts were typed as, where that differs.
+        negative_prompt_weights: the weights of parts of the negative prompts, in the same form.
     """
 
     prompt: str | Sequence[str] | Storyboard | None = None
@@ -117,6 +120,8 @@ class Request:
     device: str | None = None
     dtype: str | None = None
     dtypes: Mapping[str, str] | None = None
+    offload: str | None = None
+    vae_tiling: bool = False
     threads: int | None = None
     syntax: bool = False
     prompt_source: tuple[str, ...] | None = None
@@ -247,6 +252,7 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[Request, Inputs]:
         live[one.name] = asked.pop(one.name)
     for values in (asked, live):
         if "conditions" in values:
+            check_iterable(values["conditions"], "a list of Frames, Region and Edit", "conditions")
             values["conditions"] = tuple(values["conditions"])
     return Request(**asked), Inputs(**live)
 

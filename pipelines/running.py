@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
+from videodit.arguments import check_iterable
 from videodit.errors import InputError
 from videodit.pipelines.request import Inputs
+from videodit.ranges import short
 
 if TYPE_CHECKING:
     from videodit.families.sampling import Sampling
@@ -24,9 +26,12 @@ def callback_inputs(inputs: Inputs, legal: Sequence[str]) -> Sequence[str]:
         legal: the names that there are.
 
     Raises:
-        InputError: other names.
+        InputError: something else than a function and a list of names, or other names.
     """
     callback, names = inputs.callback_on_step_end, inputs.callback_on_step_end_tensor_inputs
+    if callback is not None and not callable(callback):
+        raise InputError(f"callback_on_step_end must be a function, got {short(callback)}")
+    check_iterable(names, f"a list of names among {', '.join(legal)}", "callback_on_step_end_tensor_inputs")
     if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
         names = callback.tensor_inputs
     if unknown := set(names) - set(legal):
@@ -48,6 +53,7 @@ class RunState:
     _num_timesteps: int = 0
     _current_timestep: Tensor | None = None
     _interrupt: bool = False
+    _leads: bool = True
     if TYPE_CHECKING:
         transformer_2: VideoDiT | None
 
@@ -90,6 +96,12 @@ class RunState:
     def current_timestep(self) -> Tensor | None:
         """The timestep of the running step; ``None`` between calls."""
         return self._current_timestep
+
+    @property
+    def begins_clip(self) -> bool:
+        """Whether the latents of the running steps begin with a clip's first frame, which causal autoencoders encode
+        alone; not so in later windows of a long clip, and in loops."""
+        return self._leads
 
     @property
     def attention_kwargs(self) -> dict[str, object] | None:

@@ -13,6 +13,7 @@ from videodit._diffusers import reset_cache
 from videodit.backends import backends_of
 from videodit.errors import InputError
 from videodit.pipelines.acceleration import Stopwatch
+from videodit.pipelines.clean_prediction import predicted_clean
 from videodit.pipelines.denoising import Denoiser
 from videodit.pipelines.planning import Plan
 from videodit.pipelines.preparing import Start
@@ -41,19 +42,30 @@ class Watcher:
     inputs: Sequence[str] = ()
     changed: Callable[[], object] = lambda: None
 
-    def told(self, pipe: RunningPipeline, step: int, t: Tensor, latents: Tensor, denoise: Denoiser) -> Tensor:
+    @property
+    def wants_clean(self) -> bool:
+        """Whether the callback gets the predicted clean latents, which nobody else needs."""
+        return self.callback is not None and "clean" in self.inputs
+
+    def told(
+        self, pipe: RunningPipeline, step: int, t: Tensor, latents: Tensor, denoise: Denoiser, clean: Tensor | None
+    ) -> Tensor:
         """The latents after the callback, which may also change the encoded prompts and the guidance.
 
         Raises:
-            InputError: it returns something else than the tensors, or tensors of another shape.
+            InputError: it returns something else than the tensors, tensors of another shape, or another ``clean``.
         """
         if self.callback is None:
             return latents
         tensors: dict[str, Tensor | None] = {"latents": latents, **denoise.prompts.named}
+        shown = {**tensors, "clean": clean}
         before = _state(pipe, tensors)
-        changed = self.callback(pipe, step, t, {name: tensors[name] for name in self.inputs})
+        changed = self.callback(pipe, step, t, {name: shown[name] for name in self.inputs})
         changed = {} if changed is None else changed
-        _check_returned(changed, tensors)
+        if isinstance(changed, Mapping) and changed.get("clean", clean) is not clean:
+            raise InputError("callback_on_step_end returned another clean, which is only to look at; change latents")
+        _check_returned(changed, shown)
+        changed = {name: new for name, new in changed.items() if name != "clean"}
         if denoise.prompts.scenes and any(
             new is not tensors[name] for name, new in changed.items() if name[:6] == "prompt"
         ):
@@ -119,6 +131,7 @@ def sample(
         made = None if store is None else store.load(number, generators, window.added_shape(noise))
         if made is None:
             _begin_window(pipe, plan, noise.device)
+            pipe._leads = plan.causal and not plan.loop and window.span.start == 0
             part = condition.window(window.span, done, window.keep).snapped(pipe.scheduler)
             denoise = denoiser(condition=part, span=window.span)
             latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin, plan.levels.eta)
@@ -184,10 +197,15 @@ def run(
     with pipe.progress_bar(total=len(timesteps) - begin) as bar:
         for i, t in enumerate(timesteps[begin:], start=begin):
             pipe._current_timestep = t
-            prediction = denoise(i, t, condition.seen(latents, noise, scheduler, i))
+            seen = condition.seen(latents, noise, scheduler, i)
+            prediction = denoise(i, t, seen)
+            clean = None
+            if watcher.wants_clean:  # before the step, which takes the scheduler further
+                clean = predicted_clean(pipe.objective, scheduler, seen, prediction, i)
+                clean = condition.with_known(clean, scheduler, i + 1)
             latents = condition.clamped(step(prediction, t, latents), noise, scheduler, i + 1)
             watcher.watch.mark("steps")
-            latents = watcher.told(pipe, i, t, latents, denoise)
+            latents = watcher.told(pipe, i, t, latents, denoise, clean)
             bar.update()
             if pipe.interrupted:
                 break

@@ -102,7 +102,7 @@ def _set_flow_levels(
         if exact is None and not alone:
             return
     if exact is not None:
-        levels = torch.tensor(exact, dtype=torch.float64) / scheduler.config.num_train_timesteps
+        levels = torch.tensor(exact, dtype=torch.float64, device="cpu") / scheduler.config.num_train_timesteps
     else:  # Heun has no way to take levels, and a single one cannot be stretched to begin at 1 and end lower
         known = inspect.signature(FlowMatchEulerDiscreteScheduler.__init__).parameters
         options = {key: value for key, value in scheduler.config.items() if key in known}
@@ -111,7 +111,7 @@ def _set_flow_levels(
             ruler.set_shift(scheduler.shift)
         ruler.set_timesteps(sigmas=raw, **shift)
         levels = ruler.sigmas[:-1]
-    levels = levels.to(device, torch.float32)
+    levels = levels.float().to(device)
     timesteps = levels * scheduler.config.num_train_timesteps
     levels = torch.cat([levels, levels.new_zeros(1)])
     if heun:

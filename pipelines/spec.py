@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -180,17 +181,19 @@ class ModelFolder:
     spec: ModelSpec
 
     @classmethod
-    def find(cls, name: str, *, variant: str | None = None, **hub: Unpack[HubOptions]) -> ModelFolder:
+    def find(
+        cls, name: str | os.PathLike[str], *, variant: str | None = None, **hub: Unpack[HubOptions]
+    ) -> ModelFolder:
         """Find a model by its name, and check its files' headers and configs.
 
         Args:
             name: see :func:`videodit.pipelines.folders.resolve_model`.
-            variant: see there, too.
-            hub: likewise.
+            variant: of the weight files, such as ``"fp16"``.
+            hub: options for a model of the Hub: ``revision``, ``cache_dir``, ``token``, ``local_files_only``.
 
         Raises:
             InputError: there is no such model.
             ModelError: its files are damaged.
         """
         path = resolve_model(name, variant=variant, **hub)
-        return cls(name, path, check_model(path), ModelSpec.from_folder(path))
+        return cls(os.fspath(name), path, check_model(path), ModelSpec.from_folder(path))

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from videodit.arguments import check_iterable, check_path
 from videodit.errors import InputError
 from videodit.path_kinds import check_no_address
 from videodit.prompts import check_text, is_blank
+from videodit.ranges import short
 from videodit.shapes import VideoGeometry
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _LARGEST_FILE = 10_000_000  # bytes
+
+_SCENES = 'a list of scenes, seconds and a prompt each, such as [(0, "a red ball")]'
+
+
+def _scenes(scenes: object) -> Iterator[tuple[float, str]]:
+    """Seconds and prompt of each scene.
+
+    Raises:
+        InputError: something else than a list of these.
+    """
+    check_iterable(scenes, _SCENES, "scenes")
+    for scene in cast("Iterable[tuple[float, str]]", scenes):
+        try:
+            at, prompt = scene
+            yield float(at), prompt
+        except (TypeError, ValueError):
+            raise InputError(f"scenes must be {_SCENES}, got {short(scene)}") from None
 
 
 @dataclass(frozen=True)
@@ -38,7 +58,7 @@ class Storyboard:
     handover: float = 0.5
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scenes", tuple((float(at), prompt) for at, prompt in self.scenes))
+        object.__setattr__(self, "scenes", tuple(_scenes(self.scenes)))
         times = [at for at, _ in self.scenes]
         if not times or times[0] != 0:
             raise InputError(f"a storyboard must begin with a scene at 0 seconds, got {times[:1] or 'none'}")
@@ -59,7 +79,7 @@ class Storyboard:
         Raises:
             InputError: a file that cannot be read, or a line of another form, by its number.
         """
-        path = Path(path)
+        path = check_path(path, "the storyboard")
         check_no_address(path)
         try:
             if (size := path.stat().st_size) > _LARGEST_FILE:

@@ -24,7 +24,12 @@ from videodit.serving.folder import DataFolder
 from videodit.serving.making import Models
 from videodit.serving.worker import Worker
 
-QUICK = {"prompt": "a red ball bounces on the grass", "num_inference_steps": 2, "num_frames": 5, "size": "32x32"}
+QUICK: dict[str, Any] = {
+    "prompt": "a red ball bounces on the grass",
+    "num_inference_steps": 2,
+    "num_frames": 5,
+    "size": "32x32",
+}
 """A clip of `mini` that takes a moment."""
 
 

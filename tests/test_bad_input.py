@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +240,10 @@ def test_what_checkpoints_take_and_make_is_what_their_configs_say(family: Family
         assert ("a first" in one.takes and "maybe a first" not in one.takes) == pictures, title
         assert ("a first and a last" in one.takes) == (config.get("image_tokens") is not None), title
         assert (one.makes == "pictures") == all(sampling.images for sampling in family.sampling.values()), title
+
+
+@pytest.mark.parametrize("text", ["./a", "../a", "/a", ".\\a", "..\\a", "C:\\a", "c:/a"])
+def test_paths_of_all_systems_are_told_from_prompts(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "isfile", lambda path: True)
+    assert names_a_file(text)
+    assert not names_a_file(text.lstrip("./\\Cc:"))

@@ -277,6 +277,12 @@ def test_presets_are_laid_beside_none(run: ModuleType, tmp_path: Path) -> None:
     assert " of 40 predictions" in fast["plan"]["cache"]
 
 
+def test_previews_leave_the_latents_as_they_are(run: ModuleType, tmp_path: Path) -> None:
+    (case,) = measured(run, tmp_path, "pipeline", "previews")
+    assert [row["side"] for row in case["rows"]] == ["none", "preview, webp", "preview, gif", "preview, png"]
+    assert all(row["difference"] == 0 < row["overhead"] for row in case["rows"][1:])
+
+
 def test_whole_pipelines_are_the_same(run: ModuleType, tmp_path: Path) -> None:
     (case,) = measured(run, tmp_path, "pipeline", "wan in mini's shape 16x16x1, float32")
     theirs, ours, lossless, fast = case["rows"]

@@ -84,6 +84,25 @@ def test_edit_makes_a_clip_of_the_same_length(tiny_model: Path, capsys: pytest.C
     assert recipe["prompt"] == PROMPT
 
 
+@pytest.mark.parametrize("name", ["with a space", "100%d of it", "back\\slash", "ünïcode"])
+def test_paths_with_odd_signs(tiny_model: Path, name: str) -> None:
+    """A backslash is a sign of a name here and divides folders on Windows: both have to work."""
+    folder, model = Path(f"{name} dir"), Path("my model")
+    folder.mkdir(parents=True)
+    shutil.copytree(tiny_model, model)
+    prompts = folder / "some prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": PROMPT, "frames": 5, "output": "l 1.mp4"}))
+    run(model, "generate", "--prompts", str(prompts), "-o", str(folder))
+    source = f"{folder}{os.sep}a {Path(name).name}.mp4"
+    run(model, "generate", PROMPT, "--frames", "9", "-o", source)
+    run(model, "edit", source, "a blue ball", "--strength", "1", "-o", f"{name} dir/b.gif")
+    run(model, "edit", f"{name} dir/b.gif", "a blue ball", "--strength", "1", "-o", str(folder / "c.mp4"))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [Path(source).name, "b.gif", "c.mp4", "l 1.mp4", "some prompts.jsonl"]
+    )
+    assert main(["remake", source, "-m", str(model), "-o", str(folder / "again.mp4")]) == 0
+
+
 def test_edit_inside_a_mask_keeps_the_rest(tiny_model: Path) -> None:
     """The kept half is the autoencoder's own, whatever is made beside it."""
     written("in.mp4", 17)

@@ -139,9 +139,9 @@ def test_files_that_are_no_picture_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot read the image .*text\.png"):
         read_frames(tmp_path / "text.png")
     moving = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "green")]
-    moving[0].save(tmp_path / "moving.gif", save_all=True, append_images=moving[1:])
-    with pytest.raises(ValueError, match=r"moving\.gif': it is an animated image"):
-        read_frames(tmp_path / "moving.gif")
+    moving[0].save(tmp_path / "moving.png", save_all=True, append_images=moving[1:])
+    with pytest.raises(ValueError, match=r"moving\.png': it is an animated image"):
+        read_frames(tmp_path / "moving.png")
 
 
 @pytest.mark.parametrize(("rate", "count"), [(8, 8), (16, 16), (32, 32), (10, 10)])

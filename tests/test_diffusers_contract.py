@@ -127,7 +127,7 @@ def test_what_would_change_nothing_is_refused(
     assert pipe.changed == []
 
 
-@pytest.mark.parametrize("method", ["enable_freeu", "enable_vae_slicing", "enable_vae_tiling", "fuse_qkv_projections"])
+@pytest.mark.parametrize("method", ["enable_freeu", "fuse_qkv_projections"])
 def test_methods_of_other_pipelines_are_not_there(method: str) -> None:
     assert not hasattr(VideoDiTPipeline, method)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 from collections import Counter
 from itertools import islice
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,18 @@ import torch
 from mini.ahead import ahead
 from mini.clips import describe, scene_from, scene_values
 from mini.curves import SIZE, draw_curves
-from mini.dit import DROPPED, TEXT_STEP, keep_mask, make_batch
+from mini.dit import DROPPED, TEXT_STEP, keep_mask, make_batch, step_batch
 from mini.flops import dit_flops, vae_flops
-from mini.latents import Shard, Stored, load_latents, plan_shards
+from mini.latents import Shard, Stored, load_latents, plan_shards, shard_scenes
 from mini.models import check_init, deepen
 from mini.optimizers import KernelMuon, muon_and_adamw
 from mini.processes import gather
 from mini.recipe import PRESETS, Form, Recipe
 from mini.trainer import Step, Trainer
 from mini.tune import choose, set_defaults
-from mini.vae import start_vae
+from mini.vae import start_vae, step_scenes
 from mini.words import build_tokenizer, copy_embeddings
+from spawned import drawn
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from videodit import CausalVideoVAE, VideoDiT
@@ -199,17 +202,32 @@ def test_shards_of_another_autoencoder_seed_or_form_are_refused(
 # ---- what is prepared ahead
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_workers_make_the_same_in_the_same_order() -> None:
-    def make(index: int) -> tuple[int, torch.Tensor]:
-        assert workers == 0 or signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # the trainer decides when to stop
-        return os.getpid(), torch.rand(3, generator=torch.Generator().manual_seed(index))
-
+def test_workers_are_spawned_and_make_the_same_in_the_same_order() -> None:
     for workers in (0, 2):
-        made = list(ahead(make, range(5, 15), workers, torch.device("cpu")))
-        assert len({pid for pid, _ in made} - {os.getpid()}) == workers
-        for (_, found), seed in zip(made, range(5, 15), strict=True):
+        made = list(ahead(functools.partial(drawn, 7), range(5, 15), workers, torch.device("cpu")))
+        assert len({pid for pid, _, _ in made} - {os.getpid()}) == workers
+        assert all(ignores for _, ignores, _ in made) == bool(workers)
+        for (_, _, found), seed in zip(made, range(12, 22), strict=True):
             assert torch.equal(found, torch.rand(3, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_what_the_stages_prepare_ahead_can_be_sent_to_a_spawned_worker(tokenizer: PreTrainedTokenizerFast) -> None:
+    form = CPU_PRESET.form
+    values = [scene_values(sample_scene(n)) for n in range(20)]
+    whole = {form: Stored(torch.zeros(20, 16, 5, 8, 8), values)}
+    shape = {form: Stored(torch.zeros(20, 16, 5, 8, 8, device="meta"), values)}
+    for here, sent in (
+        (
+            functools.partial(step_batch, CPU_PRESET, whole, {form: 4}, tokenizer, 3),
+            functools.partial(step_batch, CPU_PRESET, shape, {form: 4}, tokenizer, 3),
+        ),
+        (functools.partial(step_scenes, CPU_PRESET, 3, dict.fromkeys(CPU_PRESET.forms(), 2), 2),) * 2,
+        (functools.partial(shard_scenes, 3, [Shard(0, 2, form), Shard(2, 2, form)]),) * 2,
+    ):
+        packed = bytes(ForkingPickler.dumps(sent))
+        again = ForkingPickler.loads(packed)
+        for one, other in zip(here(1), again(1), strict=True):
+            assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
 def test_batches_are_functions_of_their_seeds(tokenizer: PreTrainedTokenizerFast) -> None:

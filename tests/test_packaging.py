@@ -234,3 +234,16 @@ def test_constraints_are_exact_and_fit_the_requirements(root: Path) -> None:
     wanted = {canonicalize_name(one.name): one.specifier for one in requirements if one.name != "videodit"}
     assert wanted.keys() - pinned.keys() == set()
     assert {name: str(pinned[name]) for name, specifier in wanted.items() if not specifier.contains(pinned[name])} == {}
+
+
+def test_the_readmes_first_clip_is_made_on_windows_and_macos(root: Path) -> None:
+    (file,) = (root / ".github" / "workflows").glob("*.yml")
+    job = yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"]["smoke"]
+    assert job["strategy"]["matrix"]["os"] == ["windows-latest", "macos-latest"]
+    lines = [step["run"] for step in job["steps"] if "run" in step]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    first = readme.partition("<!-- ci: quickstart -->\n```bash\n")[2].partition("\n```")[0]
+    assert lines[0] == first.partition(" && ")[0]
+    assert first.partition(" && ")[2] in lines
+    assert lines[-1] == "pytest"
+    assert not any("bash" in line or "&&" in line or "$" in line for line in lines)  # PowerShell reads them

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import PIL.Image
@@ -16,7 +17,7 @@ import pytest
 import torch
 from tiny_families import CASES
 
-from videodit import Edit, Frames, Region, Storyboard, VideoDiTPipeline
+from videodit import CausalVideoVAE, Edit, Frames, Region, Storyboard, VideoDiT, VideoDiTPipeline
 from videodit.acceleration import AccelConfig
 from videodit.cli.main import main
 from videodit.errors import InputError
@@ -25,6 +26,8 @@ from videodit.pipelines import spec as specs
 from videodit.pipelines.planning import plan
 from videodit.pipelines.request import Inputs, LoRARequest, Request, split_arguments
 from videodit.pipelines.spec import ModelFolder, ModelSpec
+from videodit.transformer_config import TransformerConfig
+from videodit.vae_config import VAEConfig
 
 PROMPT = "a red ball bounces on the grass"
 
@@ -122,6 +125,35 @@ def test_a_plan_without_pixels_loads_neither_torch_nor_diffusers(name: str, fold
     made, loaded = done.stdout.splitlines()
     assert loaded == "[]"
     assert "forwards" in made or "give image" in made
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--accelerate", "balanced"), ("--loop",), ("--prompts", "prompts.jsonl", "-o", ".")]
+)
+def test_a_dry_run_loads_no_diffusers(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """Importing it takes as long as all the rest."""
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a red ball"}')
+    prompt = () if "--prompts" in arguments else ("a red ball",)
+    code = (
+        "import sys; from videodit.cli.main import main; code = main(sys.argv[1:]);"
+        "print(sorted({'diffusers', 'peft', 'torchao', 'torch._dynamo'} & set(sys.modules))); sys.exit(code)"
+    )
+    words = [sys.executable, "-c", code, "generate", *prompt, "--dry-run", "--device", "cpu", *arguments]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_options_that_are_checked_without_diffusers_are_those_of_the_classes() -> None:
+    for options, made in ((TransformerConfig, VideoDiT), (VAEConfig, CausalVideoVAE)):
+        listed = inspect.signature(options.__init__).parameters
+        real = inspect.signature(inspect.unwrap(made.__init__)).parameters
+        assert list(listed) == list(real)
+        types, real_types = (get_type_hints(inspect.unwrap(one.__init__)) for one in (options, made))
+        for name in list(real)[1:]:
+            default = real[name].default
+            assert listed[name].default == (tuple(default) if isinstance(default, list) else default), name
+            found = str(real_types[name]).replace("dict[str, typing.Any]", "collections.abc.Mapping[str, object]")
+            assert str(types[name]) == found.replace("list[", "collections.abc.Sequence["), name
 
 
 def counted(calls: Counter[str], monkeypatch: pytest.MonkeyPatch, home: Any, name: str) -> None:

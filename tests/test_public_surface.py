@@ -15,6 +15,7 @@ PUBLIC = [
     "CausalVideoVAE",
     "Edit",
     "Frames",
+    "Preview",
     "Region",
     "Storyboard",
     "TextEncoder",
@@ -29,6 +30,7 @@ PUBLIC = [
 PARAMETERS = {
     "Edit.__init__": "self clip strength",
     "Frames.__init__": "self content at strength",
+    "Preview.__init__": "self target * every size fps callback callback_tensor_inputs",
     "Region.__init__": "self mask clip",
     "Storyboard.__init__": "self scenes handover",
     "Storyboard.from_file": "path * handover",

@@ -189,3 +189,18 @@ def test_defaults_about_this_machine_do_not_hold_on_a_server(
     said = capsys.readouterr().err
     assert "steps 3" in said
     assert "elsewhere" not in said
+
+
+def test_clips_are_edited_and_extended_by_a_server(server: LocalServer, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--steps", "2", "--server", URL]
+    assert main([*ASK, "--seed", "1", "-o", "clip.mp4", "--device", "cpu"]) == 0
+    assert main(["edit", "clip.mp4", "a blue ball", "--strength", "1", "-o", "edited.mp4", *few]) == 0
+    assert main(["extend", "clip.mp4", "--seconds", "0.25", "-o", "longer.mp4", *few]) == 0
+    assert probe("edited.mp4").num_frames == 5
+    assert probe("longer.mp4").num_frames == 9
+    kinds = {job["kind"]: job["prompt"] for job in server.client.get("/v1/videos").json()["data"]}
+    assert kinds == {"edit": "a blue ball", "extension": "a red ball bounces on the grass"}
+    assert main(["connect", "clip.mp4", "clip.mp4", "-o", "bridge.mp4", *few]) == 2
+    assert "leave --server out" in capsys.readouterr().err
+    assert main(["extend", "clip.mp4", "--detach", "-o", "later.mp4"]) == 2
+    assert "--detach is for --server" in capsys.readouterr().err

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from servers import LocalServer
 
 from videodit.serving.events import changes
+from videodit.serving.records import Claim
 
 
 @pytest.fixture
@@ -70,8 +73,6 @@ def test_streams_hold_the_jobs_of_their_own_key_alone(server: LocalServer) -> No
 
 
 def test_workers_make_previews_only_while_somebody_looks(server: LocalServer) -> None:
-    from videodit.serving.records import Claim
-
     server.create()
     job = server.worker.store.claim("w", ["mini"])
     assert job is not None
@@ -79,6 +80,41 @@ def test_workers_make_previews_only_while_somebody_looks(server: LocalServer) ->
     assert not server.worker.store.beat(claim).watched
     read_events(server, 2)
     assert server.worker.store.beat(claim).watched
+
+
+def test_a_preview_is_there_while_a_clip_is_made_and_somebody_looks(server: LocalServer) -> None:
+    job = server.create(num_inference_steps=4)
+    tell, seen = server.worker._tell, list[tuple[int, int]]()
+
+    def look(claim: Claim, stage: str, *args: int, **more: object) -> bool:
+        watched = tell(claim, stage, *args, **more)
+        if stage == "sampling":
+            answer = server.client.get(f"/v1/videos/{job['id']}/preview")
+            seen.append((server.job(job["id"])["preview"], answer.status_code))
+            if answer.status_code == 200:
+                picture = Image.open(io.BytesIO(answer.content))
+                assert (answer.headers["content-type"], picture.size, picture.n_frames) == ("image/webp", (128, 128), 2)
+        return watched
+
+    server.worker._tell = look  # type: ignore[method-assign]
+    assert server.work()
+    assert seen[0] == (0, 404)  # nobody had asked before
+    assert seen[-1] == (1, 200)
+    assert not (server.folder.job(job["id"]) / "preview.webp").exists()
+    assert server.client.get(f"/v1/videos/{job['id']}/preview").status_code == 404
+
+
+def test_a_preview_that_fails_is_no_reason_for_a_clip_to_fail(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("videodit.pipelines.previews.preview_frames", fail)
+    job = server.create()
+    server.client.get(f"/v1/videos/{job['id']}/preview")
+    assert server.work()
+    assert (server.job(job["id"])["status"], server.job(job["id"])["preview"]) == ("completed", 0)
 
 
 def test_jobs_that_wait_are_moved_paused_and_changed(server: LocalServer) -> None:

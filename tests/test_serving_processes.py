@@ -92,6 +92,8 @@ def test_a_second_server_of_a_folder_is_refused_before_anything_starts(tmp_path:
 @pytest.mark.parametrize("stopped", ["server", "worker", "none"])
 def test_workers_end_with_their_server(tmp_path: Path, stopped: str) -> None:
     server = ServerProcess(tmp_path / "data")
+    if stopped == "worker":
+        wait_warm(server)  # it has to be so far that it can have itself ended
     pids = wait_for("workers", lambda: workers_of(server))
     for pid in {"server": [server.process.pid], "worker": pids, "none": []}[stopped]:
         os.kill(pid, signal.SIGSTOP)

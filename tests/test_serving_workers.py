@@ -183,6 +183,19 @@ def test_errors_of_the_work_have_codes(server: LocalServer, error: Exception, co
     assert not server.folder.job(job["id"]).exists()
 
 
+def test_an_error_of_the_device_ends_the_worker_and_the_job_begins_again(server: LocalServer) -> None:
+    job, waits = server.create(), server.create()
+
+    def fail(_: Claim) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    at(server, "sampling", 1, fail)
+    with pytest.raises(RuntimeError, match="CUDA"):
+        server.work()
+    put_back_all(server.worker.store)
+    assert [server.job(one["id"])["status"] for one in (job, waits)] == ["queued", "queued"]
+
+
 def test_a_model_that_cannot_be_read_is_told_and_the_others_work(tmp_path: Path) -> None:
     shutil.copytree(MINI, tmp_path / "broken")
     (tmp_path / "broken" / "model_index.json").write_text("{")
@@ -291,6 +304,15 @@ def test_a_wall_clock_that_jumps_ends_no_claim(places: Callable[..., Places]) ->
     here.store.cancel(claim.job, "keep")
     here.store._clock = lambda: 1.0
     here.look(1.0)
+    assert here.state(claim) == "in_progress"
+
+
+def test_a_supervisor_that_was_held_up_ends_no_claim(places: Callable[..., Places]) -> None:
+    here = places()
+    here.look()
+    claim = here.begun(here.names()[0])
+    here.look()
+    here.look(3600)
     assert here.state(claim) == "in_progress"
 
 

@@ -203,3 +203,23 @@ def test_imports_leave_the_garbage_collector_as_it_was(enabled: bool) -> None:
         assert gc.isenabled() is enabled
     finally:
         (gc.enable if before else gc.disable)()
+
+
+def test_what_is_imported_counts_as_old_to_the_garbage_collector() -> None:
+    """Else the next three collections would walk through all of it."""
+    with quick_imports():
+        made = [[] for _ in range(100)]  # type: ignore[var-annotated]
+    young = {id(one) for generation in (0, 1) for one in gc.get_objects(generation=generation)}
+    assert not young & {id(one) for one in made}
+    assert gc.get_freeze_count() == 0
+
+
+def test_imports_let_go_of_nothing_that_was_frozen() -> None:
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        with quick_imports():
+            pass
+        assert 0 < gc.get_freeze_count() <= frozen
+    finally:
+        gc.unfreeze()

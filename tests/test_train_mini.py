@@ -240,7 +240,6 @@ def test_killed_stage_resumes_where_it_saved(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_resumed_transformer_goes_on_with_the_next_batch(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

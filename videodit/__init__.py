@@ -21,6 +21,7 @@ _HOME = {
     "CausalVideoVAE": "videodit.vae",
     "Edit": "videodit.pipelines.conditions",
     "Frames": "videodit.pipelines.conditions",
+    "Preview": "videodit.pipelines.previews",
     "Region": "videodit.pipelines.conditions",
     "Storyboard": "videodit.pipelines.storyboard",
     "TextEncoder": "videodit.text",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from videodit.errors import VideoDiTError
     from videodit.pipelines import VideoDiTPipeline, VideoDiTPipelineOutput
     from videodit.pipelines.conditions import Edit, Frames, Region
+    from videodit.pipelines.previews import Preview
     from videodit.pipelines.storyboard import Storyboard
     from videodit.text import TextEncoder
     from videodit.transformer import VideoDiT
@@ -43,6 +45,7 @@ __all__ = [
     "CausalVideoVAE",
     "Edit",
     "Frames",
+    "Preview",
     "Region",
     "Storyboard",
     "TextEncoder",

@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from videodit.arguments import check_iterable, check_path
 from videodit.errors import InputError
 from videodit.files import replacing, scratch_folder
 from videodit.frame_rates import frame_rate
@@ -56,7 +57,7 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     Raises:
         InputError: none of them.
     """
-    name = Path(path).name
+    name = check_path(path).name
     suffix = Path(path).suffix.lower().removeprefix(".")
     if suffix == "png" and _NUMBERED.fullmatch(name) is None:
         hint = f"{Path(path).stem.replace('%', '') or 'clip'}-%04d.png"
@@ -153,6 +154,7 @@ def write_clip(
     if kind == "mp4":
         return write_video(path, frames, fps=fps, recipe=recipe)
     check_output(path)
+    check_iterable(frames, "an array or a tensor [T, H, W, 3], or several of them", "frames")
     for message in rate_notices(path, fps):
         _rate_logger.warning(message)
     images = _Images(path, frames, _MAX_SIDE[kind])

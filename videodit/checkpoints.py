@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from safetensors import SafetensorError, safe_open
 from typing_extensions import Self
 
+from videodit.arguments import check_path
 from videodit.configs import check_class, check_config, check_regular, is_hub_id, read_json
 from videodit.errors import InputError, ModelError
 from videodit.json_types import JsonObject
@@ -214,12 +215,13 @@ class CheckedLoading(Base):
         """Load a model from a local folder or a hub id; see diffusers' ``ModelMixin.from_pretrained``.
 
         Raises:
+            InputError: no name, and no path.
             ModelError: a folder without safetensors, with a broken or missing shard, or of another class, weights
                 that lack some of the model's tensors, or ``use_safetensors=False``.
         """
         if kwargs.pop("use_safetensors", None) is False:
             raise InputError("use_safetensors=False is refused: weights are read from .safetensors files alone")
-        name = os.fspath(pretrained_model_name_or_path or "")
+        name = str(check_path(pretrained_model_name_or_path, "a model"))
         folder, local = Path(name) / (kwargs.get("subfolder") or ""), Path(name).is_dir()
         if not local and is_hub_id(name):
             hub = cast(HubOptions, {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs})

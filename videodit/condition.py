@@ -21,6 +21,9 @@ from videodit.schema import Part
 from videodit.shapes import Size3D
 from videodit.transformer_config import TransformerConfig
 
+_BITS = 2**32 - 1
+"""Those of an fp32 number."""
+
 
 class Condition(Part):
     """What the model has to know of the layers below.
@@ -78,7 +81,7 @@ class ConditionModel:
 
         Args:
             pooled: pooled text ``[B, pooled_dim]``, where the model has it.
-            guidance: ``[B]``, likewise.
+            guidance: guidance scales ``[B]``, where the model has them.
             of_text: what the text's embedder adds, ``[B, K]``, or ``None``.
             latents: ``[B, C, T, H, W]``, for their size.
         """
@@ -103,13 +106,14 @@ class ConditionModel:
         if timestep.ndim == 1:
             timestep = timestep[:, None]  # [B, 1]
         elif timestep.shape[1] == grid.numel:
-            # Rows of different samples differ where something is added to them.
-            sample = torch.arange(len(timestep), device=timestep.device)[:, None]
-            keys = timestep.double() + (0 if extra is None else 10_000 * sample)  # timesteps end at 1000
+            # A timestep's bits and, where something is added to them, its sample as one whole number: Apple's GPUs have
+            # no fp64, which would hold both.
+            keys = timestep.float().view(torch.int32).long() & _BITS
+            if extra is not None:
+                keys = keys + (torch.arange(len(timestep), device=timestep.device)[:, None] << 32)
             keys, token_row = torch.unique(keys, return_inverse=True)  # [U], [B, S]
-            owner = (keys / 10_000).floor().long()
-            timestep = keys - 10_000 * owner if extra is not None else keys
-            extra = None if extra is None else extra[owner]  # [U, K]
+            timestep = (keys & _BITS).to(torch.int32).view(torch.float32)
+            extra = None if extra is None else extra[keys >> 32]  # [U, K]
         if Condition.setting(self.config, "reversed_time"):
             timestep = NUM_TRAIN_TIMESTEPS - timestep
         values = self.time_embedder(self._sinusoids(timestep)).to(dtype)  # [B, G, K] or [U, K]

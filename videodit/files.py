@@ -25,12 +25,17 @@ _SWEPT: set[str] = set()
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, lasting: bool = True) -> Iterator[Path]:
     """A hidden name beside ``path`` for its new content, which takes the place of ``path`` when the block ends well.
 
     The block makes a file or a folder of that name. A file is brought onto the disk first, so that ``path`` is there
     whole or not at all. After an error, Ctrl-C or a signal that the commands heed, nothing is left; what a killed
     process left is removed by the next one that writes into the same folder.
+
+    Args:
+        path: of the file or the folder.
+        lasting: wait until a file is on the disk. Without that, readers see it whole or not at all, but a machine that
+            loses its power may lose it.
 
     Raises:
         OSError: no room, or no right to write; it names ``path``, and what was there before is untouched.
@@ -41,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
     _IN_WORK.add(partial.name)
     try:
         yield partial
-        if partial.is_file():
+        if lasting and partial.is_file():
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
         os.replace(partial, path)
@@ -94,13 +99,18 @@ def _hidden_name() -> str:
     return f".videodit-{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part"
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, lasting: bool = True) -> None:
     """Write a file beside its place, see that it is on the disk, and rename it: it is there whole or not at all.
+
+    Args:
+        path: of the file.
+        content: of it.
+        lasting: see :func:`replacing`.
 
     Raises:
         OSError: no room, or no right to write, with the file's name; what was there before is untouched.
     """
-    with replacing(path) as partial:
+    with replacing(path, lasting=lasting) as partial:
         partial.write_bytes(content)
 
 

@@ -90,17 +90,17 @@ def sigma_at(
     """
     if density not in get_args(TimestepDensity):
         raise InputError(f"density must be one of {get_args(TimestepDensity)}, got {density!r}")
-    level = quantile.double()
+    level = quantile.cpu().double()  # which Apple's GPUs have not
     if density == "logit_normal":
         level = torch.sigmoid(mean + std * torch.special.ndtri(level))
-    return shift_sigma(level, shift).float()
+    return shift_sigma(level, shift).float().to(quantile.device)
 
 
 def quantile_of(
     sigma: Tensor, *, density: TimestepDensity = "logit_normal", mean: float = 0.0, std: float = 1.0, shift: float = 1.0
 ) -> Tensor:
-    """The inverse of :func:`sigma_at`: the share of noise levels that lie below one, in fp64."""
-    level = shift_sigma(sigma.double(), 1 / shift)
+    """The inverse of :func:`sigma_at`: the share of noise levels that lie below one, in fp64, on the CPU."""
+    level = shift_sigma(sigma.cpu().double(), 1 / shift)
     return torch.special.ndtr((torch.logit(level) - mean) / std) if density == "logit_normal" else level
 
 

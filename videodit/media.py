@@ -29,6 +29,7 @@ from av.container import InputContainer, OutputContainer
 from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
+from videodit.arguments import check_iterable, check_path
 from videodit.errors import InputError
 from videodit.files import replacing, try_to_write
 from videodit.frame_rates import frame_rate
@@ -118,7 +119,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         InputError: the suffix is not ``.mp4``, the folder is missing or not writable, or ``path`` is a
             folder or a read-only file.
     """
-    target = Path(path)
+    target = check_path(path)
     if target.suffix.lower() != ".mp4":
         raise InputError(f"cannot write {str(target)!r}: the name must end in .mp4")
     check_place(target)
@@ -318,6 +319,7 @@ def write_video(
         InputError: no frames, frames of another shape or dtype, or ``path`` cannot be written.
     """
     check_writable(path)
+    check_iterable(frames, "an array or a tensor [T, H, W, 3], or several of them", "frames")
     chunks = iter(cast("Iterable[np.ndarray | torch.Tensor]", [frames] if hasattr(frames, "shape") else frames))
     first = next(chunks, None)
     if first is None:
@@ -432,7 +434,7 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
     Raises:
         InputError: the file cannot be read as a clip; see :func:`read_video`.
     """
-    media = Media(Path(path))
+    media = Media(check_path(path))
     with open_clip(media, threads=0) as clip:
         info = clip.info
         if info.is_image:
@@ -472,7 +474,7 @@ def read_recipe(path: str | os.PathLike[str]) -> JsonObject | None:
     Raises:
         InputError: the file is missing, broken, or neither a video nor a picture.
     """
-    media = Media(Path(path))
+    media = Media(check_path(path))
     with naming_clip(str(media)):
         if is_picture(media):
             picture = look_at(media)

@@ -34,6 +34,8 @@ __all__ = [
 
 # "https://…", and what pathlib makes of it: "https:/…". A drive of Windows has one letter.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")
+# "./x", "../x", "~/x", "/x" and, on Windows, the same with backslashes and "C:\\x".
+_PATH = re.compile(r"(?:~|\.{1,2})?[/\\]|[A-Za-z]:[/\\]")
 _HUB = re.compile(r"https?:/+(?:www\.)?(?:huggingface\.co|hf\.co)/((?!datasets/|spaces/)[\w.-]+/[\w.-]+)")
 CLIPS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv"})
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
@@ -108,7 +110,7 @@ def names_a_file(text: str) -> bool:
     if not text or "\n" in text or len(text) > 1000:
         return False
     if Path(text).suffix.lower() not in TEXTS:
-        return text.startswith(("./", "../", "~/", "/")) and _is(os.path.isfile, os.path.expanduser(text))
+        return _PATH.match(text) is not None and _is(os.path.isfile, os.path.expanduser(text))
     return not re.search(r"\s", text) or _is(os.path.isfile, os.path.expanduser(text))
 
 

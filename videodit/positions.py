@@ -61,7 +61,7 @@ def axis_positions(
             starts[axis + 1] = float(round((base[axis] - fitted[axis]) / 2))
             ends[axis + 1] = starts[axis + 1] + fitted[axis]
     return [
-        factor * torch.linspace(start, end * (n - 1) / n, n, dtype=torch.float64)
+        factor * torch.linspace(start, end * (n - 1) / n, n, dtype=torch.float64, device="cpu")
         for n, factor, start, end in zip(grid, scale, starts, ends, strict=True)
     ]
 
@@ -95,7 +95,7 @@ def rotary_3d(
     """
     angles = []
     for axis, (positions, dim) in enumerate(zip(axis_positions(grid, scale, base), dims, strict=True)):
-        frequencies = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)  # [dim/2]
+        frequencies = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64, device="cpu") / dim)  # [dim/2]
         angle = torch.outer(positions, frequencies)  # [length, dim/2]
         shape = [1, 1, 1, dim // 2]
         shape[axis] = len(positions)
@@ -277,7 +277,7 @@ class LearnedRotary(RotaryTables):
         self.frequencies.zero_()
         first = 0
         for axis, dim in enumerate(split_head_dim(2 * self.frequencies.shape[2])):
-            usual = 10_000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+            usual = 10_000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64, device="cpu") / dim)
             self.frequencies[axis, :, first : first + dim // 2] = usual.to(self.frequencies)
             first += dim // 2
 
@@ -337,7 +337,7 @@ def sincos_1d(positions: Tensor, dim: int) -> Tensor:
     Returns:
         ``[n, dim]`` in fp64.
     """
-    frequencies = 10000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    frequencies = 10000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64, device="cpu") / dim)
     angles = torch.outer(positions, frequencies)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
@@ -356,8 +356,8 @@ def sincos_2d(grid: Size3D, dim: int, device: torch.device, base: tuple[float, f
     Returns:
         fp32 ``[1, S, dim]``.
     """
-    rows = sincos_1d(torch.arange(grid.h, dtype=torch.float64) * (base[0] / grid.h), dim // 2)
-    columns = sincos_1d(torch.arange(grid.w, dtype=torch.float64) * (base[1] / grid.w), dim // 2)
+    rows = sincos_1d(torch.arange(grid.h, dtype=torch.float64, device="cpu") * (base[0] / grid.h), dim // 2)
+    columns = sincos_1d(torch.arange(grid.w, dtype=torch.float64, device="cpu") * (base[1] / grid.w), dim // 2)
     parts = [columns.expand(*grid, -1), rows[:, None].expand(*grid, -1)]
     return torch.cat(parts, dim=-1).flatten(0, 2)[None].float().to(device)
 
@@ -390,7 +390,7 @@ def sincos_frames(grid: Size3D, dim: int, device: torch.device) -> Tensor:
     Returns:
         fp32 ``[1, S, dim]``.
     """
-    frames = sincos_1d(torch.arange(grid.t, dtype=torch.float64), dim)
+    frames = sincos_1d(torch.arange(grid.t, dtype=torch.float64, device="cpu"), dim)
     return frames[:, None, None].expand(*grid, -1).flatten(0, 2)[None].float().to(device)
 
 

@@ -3,7 +3,7 @@ r"""The syntax of prompts: weights, alternatives, wildcards and LoRAs. Reads tex
 ==================== ==================================================================================
 ``(a red ball:1.3)``   these words count 1.3 times; weights inside weights multiply
 ``{red|blue|green}``   one of these, drawn from the clip's seed
-``__color__``          a line of ``color.txt`` in a folder of wildcards, drawn likewise
+``__color__``          a line of ``color.txt`` in a folder of wildcards, drawn by the seed, too
 ``<lora:name:0.8>``    a LoRA out of a folder of LoRAs, and its weight
 ``\(``                 the character itself; so for all of ``( ) { } | < > [ ] : _ \``
 ==================== ==================================================================================

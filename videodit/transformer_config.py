@@ -3,56 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 
+@dataclass(eq=False, repr=False)
 class TransformerConfig(Mapping[str, object]):
     """``model.config``: the arguments of :class:`~videodit.VideoDiT` by their names, which are attributes, too.
 
-    It stands for diffusers' frozen dict, whose entries have no types of their own; nothing is made of it.
+    It stands for diffusers' frozen dict, whose entries have no types of their own; nothing is made of it. Configs are
+    checked against it before diffusers, and with it the class, are imported.
     """
 
-    patch_size: tuple[int, int, int]
-    num_attention_heads: int
-    attention_head_dim: int
-    in_channels: int
-    out_channels: int | None
-    text_dim: int
-    freq_dim: int
-    ffn_dim: int
-    num_layers: int
-    attention: Literal["full", "factorized"]
-    cross_attn_norm: bool
-    qk_norm: Literal["rms_norm_across_heads", "rms_norm", "layer_norm"] | None
-    eps: float
-    rope_theta: float
-    block: Literal["cross", "joint", "tied_joint", "sandwich"]
-    num_single_layers: int
-    block_norm: Literal["layer_norm", "rms_norm"]
-    norm_affine: bool
-    qk_norm_eps: float | None
-    text_embedding: Literal["mlp", "linear", "refiner", "pooling"]
-    num_refiner_layers: int
-    final_layer: Literal["table", "linear"]
-    final_layer_norm: bool
-    time_embed_dim: int | None
-    pooled_dim: int | None
-    guidance_embeds: bool
-    size_condition_stride: int | None
-    image_dim: int | None
-    image_tokens: int | None
-    rope: Literal["grid", "fractional", "learned"] | None
-    rope_axes: tuple[int, int, int] | None
-    position_embedding: Literal["sincos_2d", "sincos_3d", "learned"] | None
-    position_scale: tuple[float, float, float]
-    position_base: tuple[float, float] | None
-    rope_lag: float
-    learned_grid: tuple[int, int, int] | None
-    learned_text: int
-    frame_embedding: bool
-    family: str | None
-    family_config: Mapping[str, object] | None
-    block_options: Mapping[str, object] | None
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    num_attention_heads: int = 12
+    attention_head_dim: int = 128
+    in_channels: int = 16
+    out_channels: int | None = None
+    text_dim: int = 4096
+    freq_dim: int = 256
+    ffn_dim: int = 8960
+    num_layers: int = 30
+    attention: Literal["full", "factorized"] = "full"
+    cross_attn_norm: bool = True
+    qk_norm: Literal["rms_norm_across_heads", "rms_norm", "layer_norm"] | None = "rms_norm_across_heads"
+    eps: float = 1e-06
+    rope_theta: float = 10000.0
+    block: Literal["cross", "joint", "tied_joint", "sandwich"] = "cross"
+    num_single_layers: int = 0
+    block_norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
+    norm_affine: bool = False
+    qk_norm_eps: float | None = None
+    text_embedding: Literal["mlp", "linear", "refiner", "pooling"] = "mlp"
+    num_refiner_layers: int = 2
+    final_layer: Literal["table", "linear"] = "table"
+    final_layer_norm: bool = False
+    time_embed_dim: int | None = None
+    pooled_dim: int | None = None
+    guidance_embeds: bool = False
+    size_condition_stride: int | None = None
+    image_dim: int | None = None
+    image_tokens: int | None = None
+    rope: Literal["grid", "fractional", "learned"] | None = "grid"
+    rope_axes: tuple[int, int, int] | None = None
+    position_embedding: Literal["sincos_2d", "sincos_3d", "learned"] | None = None
+    position_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    position_base: tuple[float, float] | None = None
+    rope_lag: float = 0.0
+    learned_grid: tuple[int, int, int] | None = None
+    learned_text: int = 0
+    frame_embedding: bool = False
+    family: str | None = None
+    family_config: Mapping[str, object] | None = None
+    block_options: Mapping[str, object] | None = None
 
 
 class Configured(Protocol):

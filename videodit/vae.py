@@ -181,7 +181,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         Args:
             tile_sample_min_height: height of a tile in pixels; clips of at most one tile are not divided. ``None``
                 leaves it as it is, at first 256.
-            tile_sample_min_width: its width, likewise.
+            tile_sample_min_width: width of a tile in pixels, by the same rules.
             tile_sample_stride_height: pixels from one tile to the next; neighbours share the rest of a tile. ``None``
                 leaves it as it is, or takes three quarters of a new height.
             tile_sample_stride_width: the same along the width.

@@ -29,7 +29,7 @@ class Stream:
 
 
 def channels_last_weights(module: nn.Module) -> None:
-    """Lay the weights of all convolutions out with the channels last; what they compute is laid out likewise."""
+    """Lay the weights of all convolutions out with the channels last; their outputs then have the same layout."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv3d):
             layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)

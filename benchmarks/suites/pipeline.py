@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -157,6 +158,55 @@ def _at_most(bench: Bench, rounds: int) -> Bench:
     return Bench(bench.device, bench.seconds, min(rounds, bench.rounds), bench.tiny, bench.seed, bench.peaks)
 
 
+# ---- previews ------------------------------------------------------------------------------------------
+
+
+def previews(bench: Bench, form: Form) -> list[Row]:
+    """Sampling alone, with nobody looking and with a preview of every step in each of its formats."""
+    from _common import load
+
+    from videodit import Preview
+
+    pipe, _ = load("mini", device=str(bench.device), steps=None, cfg=None)
+    prompt, sides = prompts_of(1)[0], []
+    with tempfile.TemporaryDirectory() as folder:
+
+        class Timed(Preview):
+            """Knows the processor seconds that it took of those of the sampling, a pair a round."""
+
+            def __init__(self, path: Path) -> None:
+                super().__init__(path)
+                self.rounds: list[tuple[float, float]] = []
+                self.own = 0.0
+
+            def callback_fn(self, *arguments: Any) -> Any:
+                started = time.process_time()
+                returned = super().callback_fn(*arguments)
+                self.own += time.process_time() - started
+                return returned
+
+            def facts(self) -> Row:
+                return {"overhead": statistics.median(own / (whole - own) for own, whole in self.rounds)}
+
+        def sampled(callback: Timed | None, turn: int) -> Tensor:
+            generator = torch.Generator().manual_seed(bench.seed + max(0, turn))
+            call = {"callback_on_step_end": callback, "output_type": "latent", **form.size}
+            started = time.process_time()
+            latents: Tensor = pipe(prompt, generator=generator, **call).frames
+            if callback is not None:
+                if turn >= 0:
+                    callback.rounds.append((callback.own, time.process_time() - started))
+                callback.own = 0.0
+            return latents
+
+        sides.append(Side("none", partial(sampled, None), weights=weights_of(*_networks(pipe))))
+        for name in ("webp", "gif", "png"):
+            callback = Timed(Path(folder) / f"preview.{name}")
+            call = partial(sampled, callback)
+            sides.append(Side(f"preview, {name}", call, weights=weights_of(*_networks(pipe)), facts=callback.facts))
+        return compare(bench, sides, dtype=pipe.dtype, baseline="none", warm_ups=1)
+
+
 # ---- beside diffusers' pipeline ----------------------------------------------------------------------
 
 
@@ -256,6 +306,7 @@ def cases(bench: Bench) -> Iterator[Case]:
     dtypes = (torch.bfloat16,) if bench.on_gpu else (torch.bfloat16, torch.float32)
     for form in forms(bench):
         yield Case(f"mini {form}, presets", partial(presets, bench, form, PRESETS))
+    yield Case(f"mini {forms(bench)[0]}, previews", partial(previews, bench, forms(bench)[0]))
     if not bench.tiny:
         yield Case(f"mini {forms(bench)[0]}, 8 bits", partial(presets, bench, forms(bench)[0], EIGHT_BITS))
     if bench.on_gpu:

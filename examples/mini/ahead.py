@@ -29,7 +29,9 @@ def ahead(make: Callable[[int], T], indices: range, workers: int, device: torch.
     """``make`` of each index, in order.
 
     Args:
-        make: a pure function of the index, so that it does not matter where it runs; it may not touch a GPU.
+        make: a pure function of the index, so that it does not matter where it runs; it may not touch a GPU. Workers
+            are started anew and not forked, which Windows lacks and a process with threads or a GPU must not do: they
+            get it pickled, so it is a function of a module, or a ``functools.partial`` of one.
         indices: what to make.
         workers: processes that make it ahead; 0 makes each when it is asked for.
         device: where it will go: tensors for a GPU are pinned, so that copying them does not wait for anything.
@@ -42,7 +44,7 @@ def ahead(make: Callable[[int], T], indices: range, workers: int, device: torch.
         prefetch_factor=EACH if workers else None,
         pin_memory=device.type == "cuda",
         worker_init_fn=_let_the_trainer_decide,
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context="spawn" if workers else None,
     )
     return iter(loader)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,13 +109,11 @@ def train_dit(
     )
     forms = list(stored)
     batches = {form: recipe.scaled(recipe.dit_batch, form) for form in forms}
-    apart = max(batches.values())  # so that no two captions share a seed
     latents = {form: held.latents.to(device) for form, held in stored.items()}
 
-    def make(step: int) -> Batch:
-        form, index = recipe.draw_form(seed, step, forms), step * WORLD + RANK
-        return make_batch(recipe, stored[form], form, batches[form], tokenizer, index * apart, seed + index)
-
+    # Workers need no more of the latents than their shape.
+    shapes = {form: Stored(held.latents.to("meta"), held.scenes) for form, held in stored.items()}
+    make = partial(step_batch, recipe, shapes, batches, tokenizer, seed)
     made = ahead(make, range(trainer.step, sys.maxsize), workers, device)
     flops = clip_flops(recipe, stored, tokenizer)
     if not RANK:
@@ -143,6 +142,20 @@ def clip_flops(recipe: Recipe, stored: dict[Form, Stored], tokenizer: PreTrained
     sample = [describe(scene_from(numbers), form, i) for i, numbers in enumerate(stored[form].scenes[:256])]
     words = round(sum(map(len, tokenizer(sample)["input_ids"])) / len(sample))
     return {form: TRAINING * dit_flops(recipe, form, tokenizer, words) for form in stored}
+
+
+def step_batch(
+    recipe: Recipe,
+    stored: dict[Form, Stored],
+    batches: dict[Form, int],
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    step: int,
+) -> Batch:
+    """This process's batch of a step; ``batches`` says how many clips of each form make one."""
+    apart = max(batches.values())  # so that no two captions share a seed
+    form, index = recipe.draw_form(seed, step, list(stored)), step * WORLD + RANK
+    return make_batch(recipe, stored[form], form, batches[form], tokenizer, index * apart, seed + index)
 
 
 def make_batch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,12 +75,10 @@ def encode_latents(
     mine = list(plan_shards(recipe))[RANK::WORLD]
     missing = [shard for shard in mine if not (folder / f"{shard.first:07d}.safetensors").is_file()]
 
-    def make(index: int) -> list[Scene]:
-        return scenes(seed + missing[index].first, missing[index].clips)
-
+    made = ahead(partial(shard_scenes, seed, missing), range(len(missing)), workers, device)
     start = printed = time.monotonic()
     done = 0
-    for shard, batch in zip(missing, ahead(make, range(len(missing)), workers, device), strict=True):
+    for shard, batch in zip(missing, made, strict=True):
         path = folder / f"{shard.first:07d}.safetensors"
         seconds = time.monotonic() - start
         if seconds > minutes * 60:
@@ -90,8 +89,8 @@ def encode_latents(
             "form": json.dumps(shard.form),
             "scenes": json.dumps([scene_values(scene) for scene in batch]),
         }
-        with replacing(path) as partial:
-            save_file({"latents": encode(vae, recipe, batch, shard.form)}, partial, metadata=metadata)
+        with replacing(path) as unfinished:
+            save_file({"latents": encode(vae, recipe, batch, shard.form)}, unfinished, metadata=metadata)
         done, now = done + shard.clips, time.monotonic()
         if now - printed > SECONDS_BETWEEN_LINES and not RANK:
             rate, left = done * WORLD / (now - start), max(0.0, minutes - (now - start) / 60)
@@ -105,6 +104,11 @@ def encode_latents(
             shard.clips for shard in plan_shards(recipe) if (folder / f"{shard.first:07d}.safetensors").is_file()
         )
         print(f"{held} of {recipe.clips} clips are there", flush=True)
+
+
+def shard_scenes(seed: int, shards: list[Shard], index: int) -> list[Scene]:
+    """The scenes of one of the shards."""
+    return scenes(seed + shards[index].first, shards[index].clips)
 
 
 def check_shard(path: Path, **wanted: str) -> None:

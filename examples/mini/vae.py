@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -55,11 +56,7 @@ def train_vae(
     apart = max(batches.values())  # so that no two batches share a scene
     flops: dict[Form, int] = {}
 
-    def make(step: int) -> list[Scene]:
-        first = seed + (step * WORLD + RANK) * apart
-        return scenes(first, batches[recipe.draw_form(seed, step)])
-
-    made = ahead(make, range(trainer.step, sys.maxsize), workers, device)
+    made = ahead(partial(step_scenes, recipe, seed, batches, apart), range(trainer.step, sys.maxsize), workers, device)
 
     def step(generator: torch.Generator) -> Step:
         form = recipe.draw_form(seed, trainer.step)
@@ -81,6 +78,11 @@ def train_vae(
         return
     trainer.use_ema()
     finish_vae(vae, recipe, out, device)
+
+
+def step_scenes(recipe: Recipe, seed: int, batches: dict[Form, int], apart: int, step: int) -> list[Scene]:
+    """The scenes that this process draws for a step; those of two steps or processes are ``apart`` seeds apart."""
+    return scenes(seed + (step * WORLD + RANK) * apart, batches[recipe.draw_form(seed, step)])
 
 
 def start_vae(recipe: Recipe, init: Path | None) -> CausalVideoVAE:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from videodit.acceleration.attention import fastest, takes_masks
-from videodit.acceleration.config import AccelConfig, AccelPlan, Parallel, schedule_file
+from videodit.acceleration.config import AccelConfig, AccelPlan, Parallel
+from videodit.acceleration.finding import find_schedules
 from videodit.acceleration.parallel import attention_backends, bind_parallel, check_parallel
-from videodit.acceleration.places import schedule_files
 from videodit.acceleration.quantize import quantize_blocks, why_not
-from videodit.acceleration.schedule import Calibration, check_actions, read_calibrations
+from videodit.arguments import check_kind
 from videodit.backends import backends_of
 from videodit.errors import InputError
 from videodit.vae import CausalVideoVAE
@@ -26,6 +25,7 @@ DECODING = {"tiled": "enable_tiling", "streamed": "enable_streaming", "compiled"
 
 def accelerate(pipe: Any, wanted: str | AccelConfig) -> AccelPlan:
     """See :meth:`videodit.VideoDiTPipeline.accelerate`."""
+    check_kind(wanted, (str, AccelConfig), "a preset's name or an AccelConfig", "acceleration")
     config = AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted
     actions, told = (None, None)
     if config.cache is not None:
@@ -54,7 +54,7 @@ def accelerate(pipe: Any, wanted: str | AccelConfig) -> AccelPlan:
     if config.vae is not None:
         getattr(pipe.vae, DECODING[config.vae])()
         bound["vae"] = "compiled at its first call" if config.vae == "compiled" else config.vae
-    if pipe.device.type == "cuda" and isinstance(pipe.vae, CausalVideoVAE):
+    if pipe._execution_device.type == "cuda" and isinstance(pipe.vae, CausalVideoVAE):
         channels_last_weights(pipe.vae.decoder)  # there its kernels are faster so; the encoder's are not
         bound["vae"] = ", ".join([*([bound["vae"]] if "vae" in bound else []), "decoder with the channels last"])
     if config.offload is not None:
@@ -86,68 +86,6 @@ def _check(pipe: Any, config: AccelConfig) -> None:
         raise InputError("quantize cannot go under loaded LoRAs: fuse them, or accelerate first")
 
 
-def find_schedules(
-    cache: str, *, folder: Path | None, model_hash: str | None
-) -> tuple[str | dict[tuple[str, int], str], str]:
-    """The schedules that a config names, and what they are in words.
-
-    A name (``"fast"``) is looked for in the user's data folder, then in the model's own ``acceleration.json``; of two
-    schedules for the same sampler and number of steps the first counts.
-
-    Args:
-        cache: see :class:`~videodit.acceleration.AccelConfig`.
-        folder: the model's; ``None`` for one that came from no folder.
-        model_hash: of its weights.
-
-    Returns:
-        The schedule, where the config spells it; else those that there are, by the sampler's class and its steps.
-
-    Raises:
-        InputError: no such file or name, or only schedules that were found for other weights.
-    """
-    if set(cache) <= set("FCR"):
-        check_actions(cache)
-        return cache, f"{cache}, as it was given"
-    named = schedule_file(cache)
-    if named is None and folder is None:
-        raise InputError(f"cache={cache!r}: this pipeline came from no folder; name a file as in mine.json:{cache}")
-    paths, name = ([named[0]], named[1]) if named else (schedule_files(folder, model_hash), cache)
-    there = [path for path in paths if path.is_file()]
-    if not there:
-        raise InputError(
-            f"cache={cache!r}: there is no {paths[-1]}: `videodit calibrate` finds out what this checkpoint can do "
-            "without"
-        )
-    read = [one for path in there for one in read_calibrations(path)]
-    fitting = [one for one in read if one.model_hash == model_hash]
-    if named is not None:  # whoever names a file may want the schedules of other weights; those of these come first
-        fitting += [one for one in read if one.model_hash != model_hash]
-    places = " and ".join(map(str, there))
-    if not fitting:
-        others = ", ".join(dict.fromkeys(one.model_hash for one in read))
-        raise InputError(
-            f"cache={cache!r}: {places} was found for other weights ({others}, not {model_hash}): "
-            "videodit calibrate again"
-        )
-    found: dict[tuple[str, int], Calibration] = {}
-    for one in fitting:
-        if name in one.schedules:
-            found.setdefault((one.scheduler, one.steps), one)
-    if not found:
-        legal = dict.fromkeys(key for one in fitting for key in one.schedules)
-        raise InputError(f"cache={cache!r}: {places} has no {name!r}, but {', '.join(legal)}")
-    actions = {key: one.schedules[name].actions for key, one in found.items()}
-    return actions, "; ".join(_in_words(one, name) for one in found.values())
-
-
-def _in_words(found: Calibration, name: str) -> str:
-    one = found.schedules[name]
-    return (
-        f"{one.actions}: {one.evaluations} of {2 * len(one.actions)} predictions, {one.psnr:.1f} dB "
-        f"at {found}, guidance {found.guidance:g}"
-    )
-
-
 def _batches_guidance(pipe: Any, wanted: str) -> bool:
     """Whether both predictions go in one forward; by itself only where that is small and needs no special backend."""
     if wanted != "auto":
@@ -172,14 +110,14 @@ def _bind_attention(pipe: Any, wanted: str, kind: Parallel | None) -> str:
     config = pipe.transformer.config
     kind = kind if pipe.processes is None else pipe.processes.kind
     shape = (_own_tokens(pipe), config.num_attention_heads, config.attention_head_dim)
-    best, found = fastest(pipe.device, pipe.transformer.dtype, *shape)
+    best, found = fastest(pipe._execution_device, pipe.transformer.dtype, *shape)
     timed = {name: seconds for name, seconds in found.items() if isinstance(seconds, float)}
     if (legal := attention_backends(kind)) is not None:
         unmasked = kind == "ring"  # which takes none, whatever the backend
         timed = {
             name: seconds
             for name, seconds in timed.items()
-            if name in legal and (unmasked or takes_masks(name, pipe.device, pipe.transformer.dtype))
+            if name in legal and (unmasked or takes_masks(name, pipe._execution_device, pipe.transformer.dtype))
         }
         if not timed:
             raise InputError(f"parallel={kind!r} needs one of {legal}; none works here: {found}")

@@ -21,7 +21,7 @@ Evaluate = Callable[[str], float]
 
 def psnr(clips: Tensor, reference: Tensor) -> float:
     """Peak signal-to-noise ratio in dB over all pixels of all clips, with values from 0 to 1."""
-    error = (clips.double() - reference.double()).square().mean().item()
+    error = (clips.cpu().double() - reference.cpu().double()).square().mean().item()
     return MAX_PSNR if error == 0 else min(MAX_PSNR, -10 * math.log10(error))
 
 

@@ -149,8 +149,8 @@ def pick_schedule(
         schedules: by the sampler's class and its steps.
         scheduler: the class of a call's sampler.
         steps: of the call.
-        what: has the schedules, for the message.
-        model: that it is for, likewise.
+        what: what holds the schedules, named in the message.
+        model: the model that they are for, named in the message, too.
 
     Raises:
         InputError: there is none, and which there are.

@@ -27,7 +27,7 @@ class FP32LayerNorm(nn.LayerNorm):
 
 
 class FP32RMSNorm(nn.RMSNorm):
-    """Root-mean-square norm in fp32, likewise."""
+    """Root-mean-square norm in fp32 whatever the input; the caller casts the result back."""
 
     def forward(self, x: Tensor) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)

@@ -68,12 +68,13 @@ KEYS: Mapping[str, Key] = {
     "accelerate": Key(*_TEXT, choices=("lossless", "balanced", "fast")),
     "device": Key(*_TEXT),
     "dtype": Key(*_TEXT, choices=("float32", "bfloat16", "float16")),
+    "offload": Key(*_TEXT, choices=("none", "model", "sequential")),
     "lora-folder": Key((str,), "a list of existing folders", many=True, folder=True),
     "wildcards": Key((str,), "a list of existing folders", many=True, folder=True),
 }
 """Flags that a user can have a default for. Others are about one clip (``--overwrite``), or choose what is printed."""
 
-OF_THIS_MACHINE = ("model", "lora", "device", "dtype", "lora-folder")
+OF_THIS_MACHINE = ("model", "lora", "device", "dtype", "offload", "lora-folder")
 """Keys that do not hold where ``--server`` makes the clip."""
 
 _PATHS = {"model", "output", "lora", "lora-folder", "wildcards"}  # where ~ is the home folder

@@ -42,6 +42,9 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
                 ("dtype", job.dtype_name),
                 ("time", cost.time_text),
                 ("memory", cost.memory_text),
+                *([("offload", request.offload)] if request.offload not in (None, "none") else []),
+                *([("vae", "in tiles")] if request.vae_tiling else []),
+                *([("preview", job.order.preview)] if job.order.preview is not None else []),
                 ("output", _output_name(job)),
             ]
         )
@@ -76,6 +79,9 @@ def _plan_values(job: Job) -> dict[str, object]:
         "acceleration": request.acceleration,
         "device": job.device,
         "dtype": job.dtype_name,
+        "offload": request.offload,
+        "vae_tiling": request.vae_tiling,
+        "preview": job.order.preview,
         "notices": plan.notices,
     }
 

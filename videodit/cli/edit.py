@@ -9,7 +9,7 @@ import typer
 
 from videodit.cli.common import parse_size, slug
 from videodit.cli.flags import ClipFlags, number, with_clip_flags
-from videodit.cli.input_clips import make_one, spec_of, started_request
+from videodit.cli.input_clips import make_one, make_remotely, spec_of, started_request
 from videodit.pipelines.clip_requests import ClipFile, edit_request
 
 _NAMES = {"mask": "--mask", "outpaint": "--outpaint", "size": "--size"}
@@ -40,6 +40,11 @@ def edit(
     """Make a clip into another: all of it by strength, the white of a mask, or what is around it."""
     size = None if outpaint is None else parse_size(outpaint, "--outpaint")
     request = started_request(clip, flags, prompt=prompt)
+    if flags.server is not None:
+        files = {"video": clip} | ({} if mask is None else {"mask": mask})
+        name = f"{slug(clip.stem)}-edit"
+        make_remotely(request, name, flags, "edit", files, strength=strength, outpaint=outpaint)
+        return
     made = edit_request(
         request,
         ClipFile(clip),

@@ -181,13 +181,16 @@ def _kind_of(job: Job) -> dict[str, str]:
     """What a measurement has to have in common with a clip."""
     from videodit.pipelines.folders import model_hash
 
+    request = job.request
     machine, device = measured.this_machine(job.device)
+    memory = f", offload {request.offload}" if request.offload not in (None, "none") else ""
+    memory += ", tiles" if request.vae_tiling else ""
     return {
         "model": str(model_hash(job.model.path)),
         "machine": machine,
         "device": device,
         "dtype": job.dtype_name,
-        "way": f"{job.request.acceleration or 'plain'}, {len(job.request.loras)} LoRAs"[:1000],
+        "way": f"{request.acceleration or 'plain'}, {len(request.loras)} LoRAs{memory}"[:1000],
     }
 
 

@@ -9,7 +9,8 @@ import typer
 
 from videodit.cli.common import slug
 from videodit.cli.flags import ClipFlags, number, with_clip_flags
-from videodit.cli.input_clips import make_one, spec_of, started_request
+from videodit.cli.input_clips import make_one, make_remotely, spec_of, started_request
+from videodit.errors import InputError
 from videodit.pipelines.clip_requests import ClipFile, connect_request, extend_request
 
 _Prompt = Annotated[str | None, typer.Argument(help="What it shows. Left out: the clip's own prompt, if it has one.")]
@@ -26,10 +27,14 @@ def extend(
 ) -> None:
     """Make what comes after a clip, or before it. The MP4 holds both, as the model sees them."""
     request = started_request(clip, flags, prompt=prompt)
+    name = f"{slug(clip.stem)}-{'before' if backward else 'after'}"
+    if flags.server is not None:
+        make_remotely(request, name, flags, "extension", {"video": clip}, seconds=seconds, backward=backward or None)
+        return
     made = extend_request(
         request, ClipFile(clip), spec_of(flags.model), seconds=seconds, backward=backward, name="--seconds"
     )
-    make_one(made, f"{slug(clip.stem)}-{'before' if backward else 'after'}", flags, (clip,))
+    make_one(made, name, flags, (clip,))
 
 
 @with_clip_flags
@@ -42,6 +47,8 @@ def connect(
     flags: ClipFlags,
 ) -> None:
     """Make a bridge from one clip to another. The MP4 holds all three, as the model sees them."""
+    if flags.server is not None:
+        raise InputError("connect makes its clip on this machine; leave --server out")
     request = started_request(first, flags, prompt=prompt)
     clips = ClipFile(first), ClipFile(second)
     made = connect_request(request, clips, spec_of(flags.model), seconds=seconds, name="--seconds")

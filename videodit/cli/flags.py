@@ -138,6 +138,24 @@ LoRAs = Annotated[list[str] | None, typer.Option("--lora", metavar="FILE[:WEIGHT
 Accelerate = Annotated[
     str | None, typer.Option(help="lossless, balanced or fast; the last two need `videodit calibrate` once.")
 ]
+Offload = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="What waits in the CPU's memory while it does not compute: none (if left out), model (whole parts) or "
+        "sequential (each layer: the least memory, and slow).",
+    ),
+]
+VaeTiling = Annotated[
+    bool, typer.Option("--vae-tiling", help="Encode and decode pictures larger than 256 pixels in tiles: less memory.")
+]
+Preview = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A small moving picture of the clip in work, .webp, .gif or .png, replaced after every step.",
+    ),
+]
 Profile = Annotated[bool, typer.Option("--profile", help="Print how long the parts of each clip took.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file that --output names, if it exists.")]
 Fitting = Annotated[
@@ -183,6 +201,9 @@ class ClipFlags:
     accelerate: Accelerate = None
     device: Device = None
     dtype: Dtype = None
+    offload: Offload = None
+    vae_tiling: VaeTiling = False
+    preview: Preview = None
     limit: Limit = None
     lora_folder: LoRAFolder = None
     wildcards: Wildcards = None
@@ -209,21 +230,9 @@ class ClipFlags:
             "acceleration": self.accelerate,
             "device": self.device,
             "dtype": self.dtype,
+            "offload": self.offload,
+            "vae_tiling": self.vae_tiling,
         }
-
-
-def check_place(flags: ClipFlags) -> None:
-    """See that the flags fit where the clip is made: here, or by ``--server``.
-
-    Raises:
-        InputError: naming the flag that does not.
-    """
-    if flags.server is not None:
-        from videodit.cli.remote import check_flags
-
-        check_flags(flags)
-    elif flags.detach:
-        raise InputError("--detach is for --server URL; a clip that is made here is waited for")
 
 
 def with_clip_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -11,7 +11,7 @@ import typer
 
 from videodit.cli.common import parse_size, slug
 from videodit.cli.describing import describe_jobs
-from videodit.cli.flags import ClipFlags, Seconds, check_place, integer, with_clip_flags
+from videodit.cli.flags import ClipFlags, Seconds, integer, with_clip_flags
 from videodit.cli.jobs import begun_seed, draw_seed, plan_jobs, run_jobs
 from videodit.cli.orders import Order
 from videodit.cli.output_files import choose_output
@@ -78,7 +78,10 @@ def generate(
 ) -> None:
     """Make a clip from a sentence, or one from each line of a file."""
     _check_sources(prompt, prompts, storyboard)
-    check_place(flags)
+    if flags.server is not None or flags.detach:
+        from videodit.cli.remote import check_flags
+
+        check_flags(flags)
     conditions = tuple(_keyframe(text) for text in keyframe or ())
     settings: dict[str, Any] = {
         **flags.request_fields,
@@ -151,7 +154,7 @@ def _single_order(
     seed = begun_seed(flags.output) if flags.seed is None else flags.seed
     request = Request(prompt=prompt, seed=seed, **settings)
     output = choose_output(flags.output, _default_name(request), overwrite=flags.overwrite)
-    return Order(request, output, inputs=inputs, overwrite=flags.overwrite)
+    return Order(request, output, inputs=inputs, overwrite=flags.overwrite, preview=flags.preview)
 
 
 def _default_name(request: Request) -> str:
@@ -203,7 +206,7 @@ def _read_prompts(
             output = folder / str(name)
         taken.add(output)
         keys = key_names({field: key for key, (field, *_) in _LINE_KEYS.items() if field in said})
-        orders.append(Order(request, output, origin, keys, inputs=inputs, overwrite=flags.overwrite))
+        orders.append(Order(request, output, origin, keys, inputs, flags.overwrite, flags.preview))
     if not orders:
         raise InputError(f"prompts file {str(file)!r} is empty; each line must be like {_EXAMPLE_LINE}")
     return orders

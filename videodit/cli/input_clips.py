@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from videodit.cli.common import note, parse_size
 from videodit.cli.describing import describe_jobs
@@ -65,6 +66,36 @@ def started_request(clip: Path, flags: ClipFlags, *, prompt: str | None) -> Requ
     return Request(**flags.request_fields, **fields, prompt=prompt, syntax=True, seed=seed)
 
 
+def make_remotely(
+    request: Request,
+    name: str,
+    flags: ClipFlags,
+    task: Literal["edit", "extension"],
+    files: Mapping[str, Path],
+    **extra: object,
+) -> None:
+    """Have ``--server`` make a single clip.
+
+    Args:
+        request: of :func:`started_request`.
+        name: of the file, if no flag says it; the seed comes behind it.
+        flags: of the command.
+        task: see :func:`videodit.cli.remote.run_remote`.
+        files: see there, too.
+        extra: fields of the API's request; those that are ``None`` are left out.
+
+    Raises:
+        InputError, RemoteError: see there.
+    """
+    from videodit.cli.remote import check_flags, run_remote
+
+    check_flags(flags)
+    output = choose_output(flags.output, f"{name}-{request.seed}.mp4", overwrite=flags.overwrite)
+    order = Order(request, output, inputs=tuple(files.values()), overwrite=flags.overwrite)
+    said = {field: value for field, value in extra.items() if value is not None}
+    run_remote([order], flags, task=task, files=files, extra=said)
+
+
 def make_one(made: tuple[Request, list[str]], name: str, flags: ClipFlags, inputs: tuple[Path, ...]) -> None:
     """Make a single clip, or print what would be made.
 
@@ -77,11 +108,13 @@ def make_one(made: tuple[Request, list[str]], name: str, flags: ClipFlags, input
     Raises:
         InputError: see :func:`videodit.cli.jobs.plan_jobs` and :func:`videodit.cli.jobs.run_jobs`.
     """
+    if flags.detach:
+        raise InputError("--detach is for --server URL; a clip that is made here is waited for")
     request, notices = made
     for notice in notices:
         note(notice)
     output = choose_output(flags.output, f"{name}-{request.seed}.mp4", overwrite=flags.overwrite)
-    jobs = plan_jobs([Order(request, output, inputs=inputs, overwrite=flags.overwrite)])
+    jobs = plan_jobs([Order(request, output, inputs=inputs, overwrite=flags.overwrite, preview=flags.preview)])
     if flags.dry_run:
         describe_jobs(jobs)
     else:

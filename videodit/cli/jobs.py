@@ -21,6 +21,7 @@ from videodit.cli.estimates import confirm, keep_measured
 from videodit.cli.loras import check_loras, load_loras
 from videodit.cli.orders import MAX_SEED, Job, Order
 from videodit.cli.output_files import check_output
+from videodit.cli.previewing import check_preview_place, preview_callback
 from videodit.cli.progress import Progress, show_progress
 from videodit.cli.stopping import when_stopped
 from videodit.cli.takes import takes_of
@@ -100,13 +101,13 @@ def _named(order: Order) -> Iterator[None]:
 
 
 def _import_libraries(progress: Progress) -> None:
-    """Import what checks need, under its own name: on a busy machine that takes longer than they do."""
+    """Import what checks need, under its own name: on a busy machine that takes longer than they do.
+
+    Diffusers takes as long as the two together, and is not among it: a dry run and a mistake answer without it.
+    """
     with quick_imports():
         progress.stage("importing torch")
         import torch  # noqa: F401
-
-        progress.stage("importing diffusers")
-        from videodit import transformer, vae  # noqa: F401
 
         progress.stage("importing transformers")
         from transformers import PreTrainedTokenizerBase  # noqa: F401
@@ -147,6 +148,7 @@ class _Planner:
         planned = plan(request, Inputs(), model.spec, text_notices=self._readers[request.model].notices)
         planned = replace(planned, notices=[*notices, *planned.notices])
         device = parse_device(request.device)
+        _check_memory(request, device)
         dtype = parse_dtype(request.dtype, device)
         _check_acceleration(request, planned, model)
         if (key := (model.path, request.loras)) not in self._loras:
@@ -162,6 +164,8 @@ def _check_place(order: Order) -> None:
     """
     from videodit import animations
 
+    if order.preview is not None:
+        check_preview_place(order)
     if order.output == results.STDOUT:
         return
     check_output_name(order.output)
@@ -195,6 +199,22 @@ def _check_words(request: Request) -> None:
         raise InputError(f"seed must be 0 to {MAX_SEED}, got {request.seed}")
 
 
+def _check_memory(request: Request, device: str) -> None:
+    """See that weights can wait elsewhere as it is asked for.
+
+    Raises:
+        InputError: they cannot on this device, or not together with an acceleration.
+    """
+    from videodit.pipelines.memory import check_offload
+
+    check_offload(request.offload, device)
+    wanted = _acceleration_of(request)
+    if wanted is None or request.offload in (None, "none"):
+        return
+    if wanted.quantize is not None or wanted.offload is not None or request.offload == "sequential":
+        raise InputError(f"offload {request.offload!r} and acceleration {wanted!r} do not go together; leave one out")
+
+
 def _acceleration_of(request: Request) -> AccelConfig | None:
     from videodit.acceleration import AccelConfig
 
@@ -211,7 +231,7 @@ def _check_acceleration(request: Request, plan: Plan, model: ModelFolder) -> Non
     config = _acceleration_of(request)
     if config is None or config.cache is None:
         return
-    from videodit.acceleration.bind import find_schedules
+    from videodit.acceleration.finding import find_schedules
     from videodit.acceleration.schedule import pick_schedule
     from videodit.pipelines.folders import model_hash
 
@@ -255,8 +275,12 @@ def _run_jobs(jobs: Sequence[Job], *, profile: bool, keep: bool = True) -> list[
             with _sole_maker(job):
                 _announce(job, keep)
                 if job.request.loras != loaded:  # a line's prompt may call others than the one before
+                    if _offloads(job):  # what moves weights knows those that were there
+                        pipe.remove_all_hooks()
                     pipe.unload_lora_weights()
                     load_loras(pipe, job.request.loras, job.loras)
+                    if _offloads(job):
+                        pipe.offload(job.request.offload, job.device)
                     loaded = job.request.loras
                 with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
                     recipe, timings = _make_clip(pipe, job, progress)
@@ -297,16 +321,20 @@ def _left_behind(jobs: Sequence[Job], finished: int) -> str:
 def _load_all(job: Job) -> VideoDiTPipeline:
     """The model with its LoRAs, accelerated as asked."""
     with show_progress() as progress:
-        progress.stage("importing the pipeline")
+        progress.stage("importing diffusers")
         with quick_imports():
             import videodit.pipelines.pipeline  # noqa: F401
         progress.stage(f"loading the weights of {printable(job.model.name)}")
         pipe = _load(job)
+        if job.request.vae_tiling:
+            pipe.enable_vae_tiling()
         wanted = _acceleration_of(job.request)
         quantized = wanted is not None and wanted.quantize is not None
         if wanted is not None and quantized:  # LoRAs go beside quantized weights, which cannot be made under them
             pipe.accelerate(wanted)
         load_loras(pipe, job.request.loras, job.loras)
+        if _offloads(job):
+            pipe.offload(job.request.offload, job.device)
         if wanted is not None and not quantized:
             pipe.accelerate(wanted)
     return pipe
@@ -323,7 +351,11 @@ def _load(job: Job) -> VideoDiTPipeline:
         dtype = {"default": dtype} | {name: getattr(torch, one) for name, one in dtypes.items()}
     pipe = VideoDiTPipeline.from_folder(job.model, dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(job.device)
+    return pipe if _offloads(job) else pipe.to(job.device)
+
+
+def _offloads(job: Job) -> bool:
+    return job.request.offload not in (None, "none")
 
 
 def _announce(job: Job, keep: bool) -> None:
@@ -353,11 +385,12 @@ def _make_clip(pipe: VideoDiTPipeline, job: Job, progress: Progress) -> tuple[di
             progress.stage("decoding and writing")
         return kwargs
 
+    callback = on_step_end if job.order.preview is None else preview_callback(pipe, job, on_step_end)
     progress.stage("encoding the text, first step")
     plan = replace(
         plan,
         request=replace(plan.request, keep_windows=folder),
-        inputs=replace(plan.inputs, callback_on_step_end=on_step_end),
+        inputs=replace(plan.inputs, callback_on_step_end=callback),
     )
     output = pipe.run(plan, output_type="stream")  # decoded while it is written, below
     output.save(job.output)

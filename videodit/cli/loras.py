@@ -70,6 +70,8 @@ def check_loras(requests: Sequence[LoRARequest], folder: Path) -> tuple[LoRAInfo
     Raises:
         InputError: see :meth:`videodit.VideoDiTPipeline.load_lora_weights`.
     """
+    if not requests:  # without an import of diffusers and peft
+        return ()
     from videodit.pipelines.adapters import free_name, plan_lora
 
     found: dict[str, LoRAInfo] = {}

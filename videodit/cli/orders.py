@@ -29,6 +29,7 @@ class Order:
             :func:`videodit.cli.typed_names.key_names`.
         inputs: files that the clip is made from, which it must not replace.
         overwrite: another file may be replaced.
+        preview: where a preview is shown while the clip is made.
     """
 
     request: Request
@@ -37,6 +38,7 @@ class Order:
     keys: Mapping[str, str] = field(default_factory=dict)
     inputs: tuple[Path, ...] = ()
     overwrite: bool = False
+    preview: Path | None = None
 
 
 @dataclass(frozen=True)

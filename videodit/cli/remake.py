@@ -10,7 +10,7 @@ import typer
 
 from videodit.cli.common import note, slug
 from videodit.cli.describing import describe_jobs
-from videodit.cli.flags import Device, DryRun, Dtype, Limit, Overwrite, Profile, integer
+from videodit.cli.flags import Device, DryRun, Dtype, Limit, Offload, Overwrite, Preview, Profile, integer
 from videodit.cli.jobs import plan_jobs, run_jobs
 from videodit.cli.loras import match_recipe, parse_loras
 from videodit.cli.orders import Order
@@ -51,6 +51,8 @@ def remake(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    offload: Offload = None,
+    preview: Preview = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Go on where the clip cannot be made again and another one comes out.")
     ] = False,
@@ -77,7 +79,8 @@ def remake(
     name = f"{slug(clip.stem)}-remake-{fields['seed']}.mp4"
     target = choose_output(output, name, overwrite=overwrite)
     keys = key_names({field: key for key, field, _ in FIELDS if key not in said}, f"{{}} of the recipe in {where}")
-    jobs = plan_jobs([Order(Request(device=device, **fields), target, "", keys, inputs=(clip,), overwrite=overwrite)])
+    request = Request(device=device, offload=offload, **fields)
+    jobs = plan_jobs([Order(request, target, "", keys, (clip,), overwrite, preview)])
     _tell_changed_model(recipe, jobs[0].model)
     if dry_run:
         describe_jobs(jobs)

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from videodit.cli import results
 from videodit.cli.common import count_of, file_size, note, print_rows, printable
@@ -34,26 +35,29 @@ _LOCAL = {
     "dtype": "--dtype",
     "limit": "--limit",
     "lora_folder": "--lora-folder",
+    "offload": "--offload",
+    "vae_tiling": "--vae-tiling",
+    "preview": "--preview",
     "profile": "--profile",
 }
 
 
-def check_flags(flags: ClipFlags, given: Mapping[str, object] | None = None) -> None:
-    """See that nothing is asked for that only this machine could do.
+_PATHS = {"create": "/v1/videos", "edit": "/v1/videos/edits", "extension": "/v1/videos/extensions"}
 
-    Args:
-        flags: of the command.
-        given: other flags that a server cannot heed, by name, with their values.
+
+def check_flags(flags: ClipFlags) -> None:
+    """See that the flags fit where the clip is made: here, or by a server, which cannot do all that this machine can.
 
     Raises:
-        InputError: naming the flag.
+        InputError: naming the flag that does not.
     """
+    if flags.server is None:
+        if flags.detach:
+            raise InputError("--detach is for --server URL; a clip that is made here is waited for")
+        return
     for name, flag in _LOCAL.items():
         if getattr(flags, name):
             raise InputError(f"{flag} is about this machine, and --server makes the clip on another; leave {flag} out")
-    for flag, value in (given or {}).items():
-        if value:
-            raise InputError(f"{flag} does not go together with --server")
     if os.path.exists(flags.model) and ("/" in flags.model or "\\" in flags.model):
         raise InputError(
             f"--model is {flags.model!r}, a folder of this machine; with --server it must be a name that the server "
@@ -121,14 +125,20 @@ def _condition(condition: Frames | Region | Edit, server: Server) -> JsonObject:
 
 
 def run_remote(
-    orders: Sequence[Order], flags: ClipFlags, *, path: str = "/v1/videos", extra: JsonObject | None = None
+    orders: Sequence[Order],
+    flags: ClipFlags,
+    *,
+    task: Literal["create", "edit", "extension"] = "create",
+    files: Mapping[str, Path] | None = None,
+    extra: JsonObject | None = None,
 ) -> None:
     """Have a server make the clips of orders, one after the other, and fetch them.
 
     Args:
         orders: what to make.
         flags: of the command, among them the server.
-        path: of the API.
+        task: what is asked for; see docs/serving.md.
+        files: that the clips start from, by the names of the API's fields.
         extra: fields beside those of the requests.
 
     Raises:
@@ -139,22 +149,19 @@ def run_remote(
     for order in orders:
         _check_place(order)
     with contextlib.closing(Server(flags.server)) as server:
-        if flags.dry_run:
-            for order in orders:
-                with naming(order.keys):
-                    _describe(
-                        server.call("POST", "/v1/videos/plan", json=body_of(order.request, server) | (extra or {}))
-                    )
-            return
         jobs = []
         for order in orders:  # all are taken before the first is waited for
             with naming(order.keys):
-                body = body_of(order.request, server) | (extra or {})
+                body = body_of(order.request, None if flags.dry_run else server) | (extra or {})
+                body |= {field: {"id": server.upload(path)} for field, path in (files or {}).items()}
+                if flags.dry_run:
+                    _describe(server.call("POST", "/v1/videos/plan", json=body | {"task": task}))
+                    continue
                 key = secrets.token_hex(16)  # a request that is sent again makes no second clip
-                jobs.append(server.call("POST", path, json=body, headers={"Idempotency-Key": key}))
+                jobs.append(server.call("POST", _PATHS[task], json=body, headers={"Idempotency-Key": key}))
             for notice in jobs[-1]["notices"]:
                 note(printable(as_typed(notice)))
-        for order, job in zip(orders, jobs, strict=True):
+        for order, job in zip(orders, jobs, strict=False):
             if flags.detach:
                 results.emit("job", job=job)
                 print(f"{job['id']}: seed {job['seed']}")
@@ -179,7 +186,7 @@ def _fetch(server: Server, order: Order, job: JsonObject, all_ids: Sequence[str]
         if job["status"] == "failed":
             error = job["error"] or {}
             message = printable(str(error.get("message")))
-            kind = InputError if error.get("code") in ("InputError", "ModelError") else RemoteError
+            kind = InputError if error.get("code") in ("invalid_value", "model_error") else RemoteError
             raise kind(f"the server could not make {job['id']}: {message}")
         progress.stage("fetching the clip")
         server.download(job["id"], order.output)

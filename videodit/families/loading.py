@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import Self
 
+from videodit.arguments import check_path
 from videodit.checkpoints import (
     HUB_OPTIONS,
     PICKLE_SUFFIXES,
@@ -120,8 +121,8 @@ class FamilyLoading(CheckedLoading):
             InputError: no safetensors, a broken or missing shard, a config of an unknown class, tensors that are
                 missing, left over or of another shape (the first few are named), or ``use_safetensors=False``.
         """
-        name = os.fspath(pretrained_model_name_or_path or "")
-        if pretrained_model_name_or_path and Path(name).is_file():
+        name = str(check_path(pretrained_model_name_or_path, "a model"))
+        if Path(name).is_file():
             raise InputError(f"{name} is a file: load it by from_single_file")
         hub = cast(HubOptions, {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs})
         folder = find_folder(name, kwargs.get("subfolder") or "", hub)

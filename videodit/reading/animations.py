@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import PIL.Image
@@ -34,6 +34,7 @@ class Animation:
         width, height: of the canvas in pixels; 0 where a still picture does not say so in front.
         num_frames: how many there are; 1 for a still picture.
         seconds: how long they are shown.
+        durations: seconds of each, where the format stores them.
         plays: how often; 0 for ever.
         comment: the first one in the file that could be a recipe, or "".
     """
@@ -45,6 +46,7 @@ class Animation:
     seconds: float = 0.0
     plays: int = 1
     comment: str = ""
+    durations: list[float] = field(default_factory=list)
 
     @property
     def fps(self) -> float:
@@ -59,6 +61,7 @@ class Animation:
         """
         self.num_frames += 1
         self.seconds += seconds
+        self.durations.append(seconds)
         current_limits().check("clip_frames", self.num_frames, f"it has {self.num_frames:,} frames or more")
 
     def keep(self, comment: bytes) -> None:

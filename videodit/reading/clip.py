@@ -12,6 +12,7 @@ import PIL.Image
 
 from videodit.errors import InputError
 from videodit.limits import current_limits
+from videodit.reading.animation_frames import AnimationFrames, is_animation
 from videodit.reading.files import Media, Unreadable
 from videodit.reading.pictures import Picture, is_picture, read_picture
 from videodit.reading.timing import check_positive, find_gaps, frame_indices
@@ -105,6 +106,7 @@ def open_clip(
     *,
     fps: float | None = None,
     whole: bool = False,
+    animations: bool = False,
     threads: int = 1,
     smooth_chroma: bool = False,
     instead: Callable[[PyavFrames], Frames] | None = None,
@@ -115,6 +117,7 @@ def open_clip(
         media: the clip's bytes; what they hold is told from them, not from a name.
         fps: play the frames at this rate, in place of the file's time stamps.
         whole: all of it will be read, so that the limits on frames and seconds hold.
+        animations: take animated GIFs and WebPs, too, whose frames come in order alone; else they are refused.
         threads: that decode; 0 for as many as there are cores.
         smooth_chroma: interpolate the colours of 4:2:0, in place of giving each to two by two pixels.
         instead: what decodes in PyAV's place, made from PyAV's view of the file.
@@ -127,11 +130,15 @@ def open_clip(
     name = str(media)
     with contextlib.ExitStack() as stack:
         notices: Sequence[str]
+        source: Frames
         with naming_clip(name):
-            if is_picture(media):
+            if animations and is_picture(media) and is_animation(media):
+                source = animation = AnimationFrames(media)
+                info, times, notices = animation.info, animation.times, animation.notices
+            elif is_picture(media):
                 picture = read_picture(media)
                 info, times, notices = _picture_info(picture), np.zeros(1), picture.notices
-                source: Frames = _PictureFrame(picture.pixels)
+                source = _PictureFrame(picture.pixels)
             else:
                 pyav = PyavFrames(media, whole=whole, threads=threads, smooth_chroma=smooth_chroma)
                 stack.enter_context(contextlib.closing(pyav))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _BLOCK = 2**20
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,mxf,nut,ivf,h264,hevc,mjpeg,m4v,obu"
 """FFmpeg's names of the containers that may be opened. Those that lead to other files (hls, concat, dash) are not."""
+
+_NUMBERED = re.compile(r"%0?[0-9]*d")
 
 
 class Unreadable(Exception):
@@ -83,6 +86,10 @@ def check_file(media: Media) -> None:
     try:
         mode = media.path.stat().st_mode
     except FileNotFoundError as error:
+        if _NUMBERED.search(media.path.name):
+            raise Unreadable(
+                f"{error.strerror}; numbered pictures store no times and are not read as a clip: make a video of them"
+            ) from error
         if close := close_names(media.path):
             raise Unreadable(f"{error.strerror}; close to it is {' or '.join(map(repr, close))}") from error
         raise

@@ -18,7 +18,16 @@ from videodit.errors import InputError
 from videodit.limits import current_limits
 from videodit.reading.files import Media, Unreadable, check_file
 
-__all__ = ["Picture", "check_opaque", "frames_of", "is_picture", "picture_kind", "read_picture", "to_rgb"]
+__all__ = [
+    "Picture",
+    "check_opaque",
+    "frames_of",
+    "is_picture",
+    "open_picture",
+    "picture_kind",
+    "read_picture",
+    "to_rgb",
+]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 # What a file begins with, and the only Pillow plugin that may then open it. Others (EPS runs a program) never do.
@@ -201,6 +210,23 @@ def _kind_of(file: BinaryIO) -> str | None:
     if head[4:8] == b"ftyp" and (b"avif" in head[8:] or b"avis" in head[8:]):
         return "AVIF"
     return None
+
+
+def open_picture(file: BinaryIO, kind: str, name: str = "the image") -> PIL.Image.Image:
+    """A picture or an animation, before its pixels are decoded.
+
+    Args:
+        file: its bytes.
+        kind: Pillow's name of the format, the only one that may open it.
+        name: for messages.
+
+    Raises:
+        Unreadable: it is damaged.
+    """
+    try:
+        return _open(file, kind, [])
+    except Exception as error:  # Pillow's plugins raise nearly anything for damaged files
+        raise Unreadable(f"{name} does not decode: {str(error) or type(error).__name__}") from error
 
 
 def _open(file: BinaryIO, kind: str, told: list[warnings.WarningMessage]) -> PIL.Image.Image:

@@ -9,11 +9,13 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict
 
 from videodit.serving.bodies import read_body
-from videodit.serving.errors import APIError, not_found
+from videodit.serving.documented import ERRORS, VideoAnswer, body_of
+from videodit.serving.errors import APIError
 from videodit.serving.records import Job
+from videodit.serving.requests import CreateVideo, merged
 from videodit.serving.videos import Owner, State, add_job, as_video, find_job, new_job
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", responses=ERRORS)
 MOST_COPIES = 64
 
 
@@ -28,12 +30,13 @@ def _no_longer_waits(job: Job) -> APIError:
     return APIError(409, f"video {job.id} is not queued any more: it is {job.state}", code="not_queued")
 
 
-@router.patch("/videos/{id}")
+@router.patch("/videos/{id}", openapi_extra=body_of(CreateVideo), responses={200: {"model": VideoAnswer}})
 async def change(id: str, request: Request, state: State, owner: Owner) -> Any:
     """Change a clip that waits: the fields that are sent take the place of those of its request."""
     job = find_job(id, owner, state)
     body = await read_body(request, state, owner)
-    new = new_job(job.extra.get("body", {}) | body, state, owner, kind=job.kind, parent=job.parent)
+    fields = merged(job.extra.get("body", {}), body)
+    new = new_job(fields, state, owner, kind=job.kind, parent=job.parent, again=job)
     changed = state.store.replan(job.id, new)
     job = find_job(id, owner, state)
     if not changed:
@@ -49,7 +52,7 @@ async def copy(id: str, state: State, owner: Owner, count: Annotated[int, Query(
     made = []
     for _ in range(count):
         seeded = body | {"seed": secrets.randbelow(2**31)}
-        made.append(add_job(new_job(seeded, state, owner, kind=job.kind, parent=job.parent), state))
+        made.append(add_job(new_job(seeded, state, owner, kind=job.kind, parent=job.parent, again=job), state))
     return {"object": "list", "data": [as_video(one, state) for one in made]}
 
 
@@ -80,7 +83,4 @@ def _pause(id: str, state: State, owner: str, *, paused: bool) -> Any:
     job = find_job(id, owner, state)
     if not state.store.pause(job.id, paused):
         raise _no_longer_waits(find_job(id, owner, state))
-    job = state.store.get(job.id, owner)
-    if job is None:
-        raise not_found(f"video {id!r}")
-    return as_video(job, state)
+    return as_video(find_job(id, owner, state), state)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 
 from videodit.serving.documented import ERRORS
 from videodit.serving.errors import APIError, not_found
 from videodit.serving.pictures import SPRITESHEET, THUMBNAIL
 from videodit.serving.preparing import find_job
+from videodit.serving.previews import PREVIEW
 from videodit.serving.sources import CLIP
 from videodit.serving.state import ServerState, owner_of, state_of
 
@@ -31,7 +32,9 @@ _ANIMATED = ("gif", "webp")
 _LONGEST = 300.0  # seconds that an animated picture may take
 _AT_ONCE = 2
 _making: dict[Path, asyncio.Task[None]] = {}
-_files = {media: {"schema": {"type": "string", "format": "binary"}} for _, media in _FILES.values()}
+_BINARY = {"type": "string", "format": "binary"}
+_files = {media: {"schema": _BINARY} for _, media in _FILES.values()}
+_WATCHED = 10.0  # seconds for which previews are drawn after one was asked for
 
 
 @router.get(
@@ -63,6 +66,25 @@ async def content(
     suffix = Path(name).suffix
     filename = f"{job.id}{suffix}" if variant in ("video", *_ANIMATED) else f"{job.id}-{variant}{suffix}"
     return FileResponse(path, media_type=media, filename=filename, headers={"X-Content-Type-Options": "nosniff"})
+
+
+@router.get(
+    "/videos/{id}/preview",
+    response_class=FileResponse,
+    responses={200: {"content": {"image/webp": {"schema": _BINARY}}, "description": "The file"}},
+)
+async def preview(
+    id: str, state: Annotated[ServerState, Depends(state_of)], owner: Annotated[str, Depends(owner_of)]
+) -> Any:
+    """The newest preview of a clip that is being made; they are drawn while somebody listens to the events or asks."""
+    job = find_job(id, owner, state)
+    state.store.watch("previews", _WATCHED)
+    path = state.data.job(job.id) / PREVIEW
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise APIError(404, f"video {job.id} has no preview: it is {job.state}", code="not_ready") from None
+    return Response(content, media_type="image/webp", headers={"X-Content-Type-Options": "nosniff"})
 
 
 async def _animate(clip: Path, path: Path) -> None:

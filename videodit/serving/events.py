@@ -14,10 +14,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from videodit.serving.documented import ERRORS
 from videodit.serving.state import ServerState
 from videodit.serving.videos import Owner, State, as_video
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", responses=ERRORS)
 _PING = 15  # seconds between comments that keep a quiet stream open
 
 
@@ -66,6 +67,6 @@ async def events(
     """A stream of changes; ``after`` is for clients that cannot send the header ``Last-Event-ID``."""
     state.hub.check_room()
     since = last_event_id if last_event_id is not None else after
-    if since is not None and since > state.store.revision:  # of another server's store
-        since = None
+    if since is not None and not state.store.forgotten <= since <= state.store.revision:
+        since = None  # of another server's store, or so old that deletions since then are not known any more
     return EventSourceResponse(changes(state, owner, since), ping=_PING)

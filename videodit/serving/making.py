@@ -14,6 +14,7 @@ from videodit.pipelines.request import Inputs, LoRARequest, Request
 from videodit.prompt_reader import UNKNOWN
 from videodit.serving.pictures import Pictures
 from videodit.serving.planned import settings_of
+from videodit.serving.previews import PREVIEW, Previews
 from videodit.serving.records import Cancel, Job
 from videodit.serving.sources import CLIP
 from videodit.serving.wording import without_paths
@@ -48,14 +49,14 @@ class _Enough(Stopped):
 
 
 class Tell(Protocol):
-    """Called at each step, and between the parts of the work.
+    """Called at each step, and between the parts of the work. Returns whether somebody looks at previews.
 
     Raises:
         Stopped: a stop was asked for.
         Exception: anything else ends the work, too.
     """
 
-    def __call__(self, stage: str, step: int = 0, steps: int = 0, **more: Any) -> None: ...
+    def __call__(self, stage: str, step: int = 0, steps: int = 0, **more: Any) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,13 @@ def make(job: Job, folder: Path, models: Models, upload: Callable[[str], Path], 
     told = [without_paths(one) for one in (*before, *read, *planned.notices)]
     notices = list(dict.fromkeys(told))
     teller("encoding", notices=notices, settings=job.settings | settings_of(planned, request.seed))
-    planned = replace(planned, inputs=replace(planned.inputs, callback_on_step_end=teller.each_step(planned)))
+    previews = Previews(folder, planned)
+    inputs = replace(
+        planned.inputs,
+        callback_on_step_end=teller.each_step(planned, previews),
+        callback_on_step_end_tensor_inputs=("clean",),
+    )
+    planned = replace(planned, inputs=inputs)
     output = pipe.run(planned, output_type="stream")
     return _save(output, planned, folder, teller, notices)
 
@@ -244,6 +251,7 @@ class _Teller:
     def __init__(self, tell: Tell, folder: Path) -> None:
         self._tell, self._folder = tell, folder
         self.step = self.steps = 0
+        self.watched = False
 
     @property
     def windows(self) -> int:
@@ -252,7 +260,7 @@ class _Teller:
 
     def __call__(self, stage: str, **more: Any) -> None:
         try:
-            self._tell(stage, self.step, self.steps, **more)
+            self.watched = self._tell(stage, self.step, self.steps, **more)
         except Stopped as stop:
             if stop.how == "drop":
                 raise
@@ -261,8 +269,10 @@ class _Teller:
             if stage != "decoding" and not self.windows:
                 raise
 
-    def each_step(self, planned: Plan) -> Callable[..., dict[str, Any]]:
+    def each_step(self, planned: Plan, previews: Previews) -> Callable[..., dict[str, Any]]:
         """A callback that tells of each step, and how long the rest takes by the steps so far.
+
+        Previews are drawn while somebody looks.
 
         The first step counts for nothing there, since it loads what is not loaded.
         """
@@ -270,14 +280,16 @@ class _Teller:
         self.steps = planned.steps_taken * len(planned.spans)
         first, began = self.step + 1, 0.0
 
-        def on_step_end(_: Any, __: int, ___: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        def on_step_end(pipe: Any, _: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             nonlocal began
             self.step += 1
             now = time.monotonic()
             began = began or now
             rest = self.steps - self.step
-            self("sampling", seconds_left=(now - began) / (self.step - first) * rest if self.step > first else None)
-            return tensors
+            left = (now - began) / (self.step - first) * rest if self.step > first else None
+            drawn = {"preview": previews.number} if self.watched and previews.draw(pipe, tensors["clean"]) else {}
+            self("sampling", seconds_left=left, **drawn)
+            return {}
 
         return on_step_end
 
@@ -310,6 +322,7 @@ def _save(output: VideoDiTPipelineOutput, planned: Plan, folder: Path, tell: _Te
         stopped = f"it was stopped: {frames} of {planned.num_frames} frames were finished"
         tell("decoding", notices=[*notices, stopped])
     shutil.rmtree(folder / WINDOWS, ignore_errors=True)
+    (folder / PREVIEW).unlink(missing_ok=True)
     made = {
         "bytes": path.stat().st_size,
         "width": planned.width,

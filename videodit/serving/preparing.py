@@ -28,6 +28,7 @@ from videodit.serving.requests import (
     ExtendVideo,
     RemixVideo,
     RequestError,
+    merged,
     parse_size,
     parsed,
     with_defaults,
@@ -48,12 +49,14 @@ class Source:
         kind: ``picture`` or ``clip``.
         info: ``width``, ``height``, and of a clip ``num_frames`` and ``fps``, as far as they are known.
         prompt: that a clip was made from.
+        kept_by: a job that has kept it, if it is gone elsewhere.
     """
 
     id: str
     kind: str
     info: JsonObject
     prompt: str | None = None
+    kept_by: str | None = None
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -70,7 +73,13 @@ class Source:
 
 
 def new_job(
-    body: JsonObject, state: ServerState, owner: str, *, kind: Kind = "create", parent: str | None = None
+    body: JsonObject,
+    state: ServerState,
+    owner: str,
+    *,
+    kind: Kind = "create",
+    parent: str | None = None,
+    again: Job | None = None,
 ) -> Job:
     """A job from the fields of a request.
 
@@ -81,6 +90,7 @@ def new_job(
         owner: who asks.
         kind: of the job.
         parent: job that it goes on from.
+        again: a job that is asked for again, and has kept what it starts from; left out: the parent.
 
     Raises:
         APIError: what cannot be made, or is above a limit.
@@ -88,11 +98,13 @@ def new_job(
     body = dict(body)
     task = str(body.pop("task", "create")) if kind == "remix" else kind
     try:
+        if task not in TASKS:
+            raise RequestError("task", f"task is {task[:100]!r}; legal are {', '.join(TASKS)}")
         asked = with_defaults(parsed(TASKS[task], body), state.config.defaults)
         if asked.seed is None:  # drawn here, so that a job that begins again makes the same
             asked = asked.model_copy(update={"seed": secrets.randbelow(2**31)})
         card = state.card(asked.model)
-        before = None if parent is None else state.store.get(parent, owner)
+        before = state.store.get(parent, owner) if again is None and parent is not None else again
         sources = _find_sources(asked, state, owner, before)
         asked = _with_prompt(asked, sources)
         request = asked.as_request(card.name)
@@ -116,7 +128,9 @@ def new_job(
             "body": said | ({"task": task} if kind == "remix" else {}),
             "task": task,
             "from_clip": _from_clip(asked),
-            "sources": {one.id: {"kind": one.kind, "info": one.info} for one in sources.values()},
+            "sources": {
+                one.id: {"kind": one.kind, "info": one.info, "kept_by": one.kept_by} for one in sources.values()
+            },
         },
         settings=settings,
         notices=list(dict.fromkeys([*told, *notices, *_lora_notices(request, card)])),
@@ -133,8 +147,7 @@ def remixed(job: Job, body: JsonObject) -> JsonObject:
         sent = parsed(RemixVideo, body).said()
     except RequestError as error:
         raise APIError(400, str(error), code="invalid_value", param=error.param) from None
-    own = {name: value for name, value in job.extra.get("body", {}).items() if name != "storyboard"}
-    return own | sent | {"task": job.extra.get("task", "create")}
+    return merged(job.extra.get("body", {}), sent) | {"task": job.extra.get("task", "create")}
 
 
 def plan_request(request: ClipRequest, card: Card, state: ServerState) -> tuple[JsonObject, list[str]]:
@@ -183,14 +196,16 @@ def find_source(id: str, owner: str, state: ServerState, before: Job | None = No
     if upload is not None and original_file(state.data, id).is_file():
         prompt = (upload_recipe(upload) or {}).get("prompt")
         return Source(id, upload.kind, _numbers(upload.info), prompt if isinstance(prompt, str) else None)
-    if is_id(id, "video") and (job := state.store.get(id, owner)) is not None:
-        if job.state == "completed" and original_file(state.data, id).is_file():
-            prompt = job.request.get("prompt")
-            return Source(id, "clip", _numbers(job.output or {}), prompt if isinstance(prompt, str) else None)
-        raise APIError(409, f"video {id} has no clip to start from: it is {job.state}", code="not_ready", param=param)
+    job = state.store.get(id, owner) if is_id(id, "video") else None
+    if job is not None and job.state == "completed" and original_file(state.data, id).is_file():
+        prompt = job.request.get("prompt")
+        return Source(id, "clip", _numbers(job.output or {}), prompt if isinstance(prompt, str) else None)
     kept = {} if before is None else before.extra.get("sources", {})
     if before is not None and id in kept and source_file(state.data, before.id, id).is_file():
-        return Source(id, kept[id]["kind"], kept[id]["info"])
+        return Source(id, kept[id]["kind"], kept[id]["info"], kept_by=before.id)
+    if job is not None:
+        why = "its file was removed" if job.state == "completed" else f"it is {job.state}"
+        raise APIError(409, f"video {id} has no clip to start from: {why}", code="not_ready", param=param)
     what = "video" if id.startswith("video") else "upload"
     raise APIError(404, f"there is no {what} {id[:64]!r} to start from", code="not_found", param=param)
 

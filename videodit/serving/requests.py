@@ -22,6 +22,7 @@ _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 MOST_LORAS = 16
 MOST_CONDITIONS = 64
 Asked = TypeVar("Asked", bound="Common")
+Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 def _scalar(value: Any) -> Any:
@@ -257,7 +258,7 @@ def parse_size(size: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def parsed(kind: type[Asked], body: Mapping[str, Any]) -> Asked:
+def parsed(kind: type[Parsed], body: Mapping[str, Any]) -> Parsed:
     """The fields of a body, checked.
 
     Raises:
@@ -290,7 +291,7 @@ class RequestError(InputError):
 
 _SHORT = {"steps": "num_inference_steps", "cfg": "guidance_scale", "negative": "negative_prompt"}
 _NO_DEFAULT = ("model", "prompt", "input_reference", "last_reference", "conditions", "storyboard")
-_EITHER = ({"seconds", "num_frames", "storyboard"},)
+_EITHER = ({"seconds", "num_frames"}, {"prompt", "storyboard"})
 
 
 def read_defaults(written: Iterable[str]) -> dict[str, Any]:
@@ -313,6 +314,12 @@ def read_defaults(written: Iterable[str]) -> dict[str, Any]:
         raise InputError(f"a default is not legal: {error}") from None
 
 
+def merged(own: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request, and those that are sent in their place, also of others that they exclude."""
+    gone = set().union(*(group for group in _EITHER if group & sent.keys()))
+    return {name: value for name, value in own.items() if name not in gone} | dict(sent)
+
+
 def with_defaults(asked: Asked, defaults: Mapping[str, Any]) -> Asked:
     """A request with the operator's values where the client says nothing.
 
@@ -320,6 +327,8 @@ def with_defaults(asked: Asked, defaults: Mapping[str, Any]) -> Asked:
     """
     said = asked.said()
     taken = set(said).union(*(group for group in _EITHER if group & said.keys()))
+    if "storyboard" in said:  # it says how long the clip is
+        taken |= {"seconds", "num_frames"}
     fields = type(asked).model_fields
     more = {name: value for name, value in defaults.items() if name in fields and name not in taken}
     if isinstance(asked, (EditVideo, ExtendVideo)):  # the clip decides these

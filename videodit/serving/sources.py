@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from videodit.serving.folder import SOURCES, DataFolder
@@ -43,22 +43,21 @@ def original_file(data: DataFolder, id: str) -> Path:
     return data.upload(id) if is_id(id, "upload") else data.job(id) / CLIP
 
 
-def keep_sources(data: DataFolder, job: str, ids: Iterable[str], *, parent: str | None = None) -> None:
+def keep_sources(data: DataFolder, job: str, sources: Mapping[str, str | None]) -> None:
     """Link files into a job's folder.
 
     Args:
         data: of the server.
         job: the job's id.
-        ids: of what it starts from.
-        parent: a job that may have kept files which are gone elsewhere.
+        sources: ids of what it starts from, and for each a job that has kept it, where it may be gone elsewhere.
 
     Raises:
         FileNotFoundError: one is gone.
     """
-    for id in ids:
+    for id, keeper in sources.items():
         target = _own(data, job, id)
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept = original_file(data, id) if parent is None else source_file(data, parent, id)
+        kept = original_file(data, id) if keeper is None else source_file(data, keeper, id)
         with contextlib.suppress(FileExistsError):
             _link(kept, target)
 

@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -87,7 +87,7 @@ async def spool_form(
         raise _bad_form("its Content-Type tells no boundary")
     form = _Form(spool, limits)
     try:
-        parser = MultipartParser(options[b"boundary"], form.callbacks)
+        parser = MultipartParser(options[b"boundary"], cast(Any, form.callbacks))
         with _full_disk_told():
             async for chunk in chunks:
                 parser.write(chunk)
@@ -111,7 +111,7 @@ class _Form:
         self._text = bytearray()
         self._file: tuple[Path, BinaryIO] | None = None
         self._has_filename = False
-        self.callbacks = {
+        self.callbacks: dict[str, Any] = {
             "on_part_begin": self._begin,
             "on_header_field": self._header_field,
             "on_header_value": self._header_value,

@@ -504,8 +504,8 @@ class JobStore(Database):
 
     def add_upload(self, upload: Upload) -> None:
         """Write down a file that is in its place."""
-        values = (upload.id, upload.owner, upload.kind, upload.bytes, json.dumps(upload.info))
-        values = (*values, upload.created, upload.expires)
+        values = [getattr(upload, one.name) for one in dataclasses.fields(upload)]
+        values[_UPLOAD_INFO] = json.dumps(upload.info)
         with self._transaction():
             self._db.execute("INSERT INTO uploads VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
@@ -518,6 +518,7 @@ class JobStore(Database):
 
 
 CANCELLED: JsonObject = {"code": "cancelled", "message": "the job was cancelled"}
+_UPLOAD_INFO = [one.name for one in dataclasses.fields(Upload)].index("info")
 _CLAIMED = "id = ? AND worker = ? AND attempts = ? AND state = 'in_progress'"
 
 

@@ -1,6 +1,7 @@
 """Keeps one worker a device alive, puts back what a lost one had begun, ends those that hang, and does the upkeep.
 
-All waiting is by the monotonic clock of this process: a wall clock that jumps, or a machine that slept, ends no claim.
+All waiting is by the monotonic clock of this process, and what passes between two of its looks counts for little: a
+wall clock that jumps, a machine that slept, or a supervisor that was held up ends no claim.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Supervisor:
         self._places = [_Place(device) for device in config.devices]
         self._beats: dict[Claim, tuple[int, float]] = {}  # the last beat that was seen, and when
         self._stops: dict[Claim, float] = {}  # when it was seen that a stop was asked for
+        self._looked, self._silence = clock(), 0.0  # the last look, and the time by which beats are judged
         self._next_upkeep = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
@@ -203,7 +205,8 @@ class Supervisor:
 
         A stop that keeps what is finished is heeded after a step, however long that takes.
         """
-        now = self._clock()
+        self._silence += min(self._clock() - self._looked, LEASE / 3)
+        self._looked, now = self._clock(), self._silence
         self._beats = {claim: seen for claim, seen in self._beats.items() if claim in running}
         self._stops = {claim: since for claim, since in self._stops.items() if claim in running}
         for claim, job in running.items():

@@ -44,7 +44,8 @@ def add_job(job: Job, state: ServerState, answer: tuple[str, str] | None = None)
     state.uploads.check_room(job.owner, 0)
     most, own = state.config.limits.queue, state.owner_limit(job.owner)
     try:
-        keep_sources(state.data, job.id, job.extra.get("sources", {}), parent=job.parent)
+        kept = {id: one.get("kept_by") for id, one in job.extra.get("sources", {}).items()}
+        keep_sources(state.data, job.id, kept)
         return state.store.add(job, queue_limit=most, owner_limit=own, answer=answer)
     except FileNotFoundError:
         state.data.remove_job(job.id)

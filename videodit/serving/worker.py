@@ -132,15 +132,18 @@ class Worker:
         except VideoDiTError as error:
             self.store.fail(claim, _CODES.get(type(error).__name__, "invalid_value"), self._by_names(error))
         except Exception as error:
+            if _of_device(error):  # nothing that this process computes can be trusted any more: another one begins anew
+                raise
             logger.exception("%s failed", job.id)
             self.store.fail(claim, *_reason(error))
         finally:
             self.data.clear(job.id, self.store.needs(job.id))
 
-    def _tell(self, claim: Claim, stage: str, step: int = 0, steps: int = 0, **more: Any) -> None:
+    def _tell(self, claim: Claim, stage: str, step: int = 0, steps: int = 0, **more: Any) -> bool:
         wishes = self.store.beat(claim, stage=stage, step=step, steps=steps, **more)
         if wishes.cancel is not None:
             raise Stopped(wishes.cancel)
+        return wishes.watched
 
     @contextlib.contextmanager
     def _alive(self, claim: Claim) -> Iterator[None]:
@@ -160,6 +163,12 @@ class Worker:
         finally:
             ended.set()
             thread.join()
+
+
+def _of_device(error: Exception) -> bool:
+    """Whether an error leaves a device unusable for this process, unlike one of its memory."""
+    name = type(error).__name__
+    return name not in _MEMORY_ERRORS and (name == "AcceleratorError" or "CUDA error" in str(error))
 
 
 def _reason(error: Exception) -> tuple[str, str]:
