@@ -28,6 +28,11 @@ function numeric(input) {
   return input.value.trim() === "" ? undefined : Number(input.value);
 }
 
+/** Width and height as the API writes them, once both are there. */
+function pair(width, height) {
+  return width.value && height.value ? `${width.value}x${height.value}` : undefined;
+}
+
 function option(value, text) {
   return h("option", { value }, text);
 }
@@ -281,13 +286,13 @@ export class Make {
   /** The body of a request, as the API takes it. */
   fields() {
     const mode = this.mode;
-    const size = this.size.value === "custom" ? `${this.width.value}x${this.height.value}` : this.size.value;
+    const size = this.size.value === "custom" ? pair(this.width, this.height) : this.size.value;
     const seconds = numeric(this.seconds);
     const body = {
       prompt: this.prompt.text,
       negative_prompt: this.negative.disabled ? undefined : this.negative.value.trim(),
       model: this.chosen?.id,
-      size: size === "x" ? undefined : size,
+      size,
       fps: numeric(this.fps),
       fit: this.fit.value,
       seed: numeric(this.seed),
@@ -300,7 +305,7 @@ export class Make {
     if (mode === "create") Object.assign(body, { seconds, ...this.fixed() });
     if (mode === "extension") Object.assign(body, { video: this.video.reference, seconds: seconds ?? 2, backward: this.backward.value ? true : undefined });
     if (mode === "edit") {
-      const outpaint = this.outWidth.value && this.outHeight.value ? `${this.outWidth.value}x${this.outHeight.value}` : undefined;
+      const outpaint = pair(this.outWidth, this.outHeight);
       Object.assign(body, { video: this.video.reference, strength: numeric(this.strength), mask: this.painter.reference, outpaint });
       if (outpaint) delete body.size;
     }
@@ -337,6 +342,8 @@ export class Make {
   missing() {
     if (this.mode !== "create" && !this.video.source) return { text: M.needsClip, at: this.video.zone };
     if (this.mode === "connect" && !this.second.source) return { text: M.needsSecondClip, at: this.second.zone };
+    const scene = this.mode === "create" ? this.board.empty : null;
+    if (scene) return { text: M.needsScene, at: scene };
     return this.needsPrompt && !this.prompt.text ? { text: M.needsPrompt, at: this.prompt.area } : null;
   }
 
@@ -375,7 +382,10 @@ export class Make {
       fillWith(this.plan, h("p", {}, missing.text));
       return;
     }
-    if (!body.prompt && !body.storyboard && this.needsPrompt) body.prompt = M.promptPlaceholder;
+    if (missing) {
+      if (body.storyboard) body.storyboard[0].prompt = M.promptPlaceholder;
+      else body.prompt = M.promptPlaceholder;
+    }
     try {
       const planned = await call("POST", "/v1/videos/plan", body, { signal: this.asked.signal });
       const s = planned.settings;
