@@ -463,6 +463,13 @@ def test_clips_are_found_by_words_marks_and_states_and_sorted(server: LocalServe
     assert found(query="red", sort="prompt", order="asc") == [ids[2], ids[1]]
     assert found(query="100%") == []
     assert found(sort="seconds")[0] == ids[1]
+    other = server.create(prompt="a blue ball", negative_prompt="Straße", seed=77, size="64x32", num_frames=5)["id"]
+    for query in ("64x32", "seed=77", "strasse", "mini 64x32 BALL", "steps=2 seed=77"):
+        assert found(query=query) == [other], query
+    assert found(query="seed=7 64x32") == [other]  # the beginning of a number is enough
+    assert found(query="prompt") == []  # names of fields are not searched
+    story = server.create(prompt=None, storyboard=[{"at": 0, "prompt": "a fox"}, {"at": 0.2, "prompt": "a hare"}])["id"]
+    assert found(query="fox hare") == [story]
     page = found(sort="seconds", order="asc", limit=2)
     assert sorted([*page, *found(sort="seconds", order="asc", after=page[-1])]) == sorted(ids)
     assert post(server, f"videos/{ids[0]}/favourite")["favourite"]

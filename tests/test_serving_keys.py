@@ -65,14 +65,14 @@ def test_sessions_end(tmp_path: Path) -> None:
 
 
 def test_nobody_comes_in_without_a_key(owners: Owners) -> None:
-    for path in ("/v1/videos", "/v1/uploads/x", "/metrics", "/openapi.json", "/", "/nowhere"):
+    for path in ("/v1/videos", "/v1/uploads/x", "/metrics", "/openapi.json", "/page/nothing.js", "/nowhere"):
         answer = owners.client.get(path)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), path
         assert answer.json()["error"]["code"] == "invalid_api_key"
     for wrong in ("Bearer x", "Bearer vd_" + "a" * 43, "Basic YTpi", f"Bearer {owners.keys['ann']}x", "Bearer \xe9"):
         headers = {"authorization": wrong.encode("latin-1")}
         assert owners.client.get("/v1/videos", headers=headers).status_code == 401
-    for path in ("/health", "/ready", "/login"):
+    for path in ("/health", "/ready", "/login", "/"):
         assert owners.client.get(path).status_code == 200, path
 
 
@@ -124,7 +124,7 @@ def test_behind_https_the_cookie_is_secure_and_scripts_may_log_in_by_json(owners
 
 
 def test_a_page_without_a_session_leads_to_the_login(owners: Owners) -> None:
-    answer = owners.client.get("/", headers={"accept": "text/html"}, follow_redirects=False)
+    answer = owners.client.get("/v1/videos", headers={"accept": "text/html"}, follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, "/login")
     page = owners.client.get("/login")
     assert "frame-ancestors 'none'" in page.headers["content-security-policy"]

@@ -40,6 +40,7 @@ from videodit.cli.toybox import toybox
 from videodit.cli.train import train
 from videodit.cli.typed_names import named_as_typed
 from videodit.cli.typer_commands import Command, Group, PastTyper
+from videodit.cli.ui import ui
 from videodit.errors import InputError, Stopped
 
 # The base of everything typer says about a command line; older versions keep it in another package.
@@ -58,7 +59,7 @@ app = typer.Typer(
 for _command in (generate, edit, extend, connect):
     app.command(cls=Command)(with_result_flags(named_as_typed(_command), files=True, takes=True))
 app.command(cls=Command)(with_result_flags(named_as_typed(remake), files=True))
-for _command in (info, convert, families, train, toybox, calibrate, doctor):
+for _command in (info, convert, families, train, toybox, calibrate, doctor, ui):
     app.command(cls=Command)(with_result_flags(named_as_typed(_command)))
 app.add_typer(data)
 app.add_typer(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,22 +72,17 @@ def serve(
         if data is not None:
             raise InputError("--data of `videodit serve keys` stands at the end: `videodit serve keys list --data …`")
         return
-    with _needs_extra():
-        import uvicorn
-
-        from videodit.serving.app import create_app
+    with needs_extra():
         from videodit.serving.config import ServerConfig, ServerLimits, raised_limits
-        from videodit.serving.lifetime import held_folder
-        from videodit.serving.protocol import timed_protocol
         from videodit.serving.requests import read_defaults
     limits, media = raised_limits(ServerLimits(), current_limits(), limit or [])
     config = ServerConfig(
-        data=_folder(data),
+        data=server_folder(data),
         host=host,
         port=port,
         names=tuple(allow_host or []),
-        models=_named(model or ["mini"]),
-        loras=_named(lora or []),
+        models=named_sources(model or ["mini"]),
+        loras=named_sources(lora or []),
         devices=tuple(device or [None]),
         dtype=dtype,
         defaults=read_defaults(default or []),
@@ -97,16 +92,37 @@ def serve(
     )
     if not config.is_local:
         _check_has_key(config)
+    run_server(config)
+
+
+def run_server(config: ServerConfig, listening: Callable[[str], object] = lambda url: None) -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    Args:
+        config: of the server.
+        listening: is told the server's address once it takes connections.
+
+    Raises:
+        InputError: a package is missing, the address is in use, or another server has the data folder.
+    """
+    with needs_extra():
+        import uvicorn
+
+        from videodit.serving.app import create_app
+        from videodit.serving.lifetime import held_folder
+        from videodit.serving.protocol import timed_protocol
     with held_folder(config, note) as folder:
-        listener = _listen(host, port)
-        address = f"[{host}]" if ":" in host else host
+        listener = _listen(config.host, config.port)
+        address = f"[{config.host}]" if ":" in config.host else config.host
         note(f"jobs and clips are kept in {str(config.data)!r}")
-        note(f"listening on http://{address}:{listener.getsockname()[1]}")
+        url = f"http://{address}:{listener.getsockname()[1]}"
+        note(f"listening on {url}")
+        listening(url)
         settings = uvicorn.Config(
             create_app(config, data=folder),
-            http=timed_protocol(limits.header_seconds),
+            http=timed_protocol(config.limits.header_seconds),
             ws="none",
-            limit_concurrency=limits.connections,
+            limit_concurrency=config.limits.connections,
             log_level="warning",
             server_header=False,
             timeout_graceful_shutdown=5,
@@ -122,7 +138,7 @@ def add(
     data: Data = None,
 ) -> None:
     """Make a key, and print it: this once, since only its hash is kept."""
-    with _keys(_folder(data)) as keys:
+    with _keys(server_folder(data)) as keys:
         key = keys.add(name, concurrency=concurrency)
     print(key)
     results.emit("key", name=name, key=key)
@@ -130,7 +146,7 @@ def add(
 
 def list_keys(data: Data = None) -> None:
     """Show whose keys there are."""
-    with _keys(_folder(data)) as keys:
+    with _keys(server_folder(data)) as keys:
         found = keys.list()
     for key in found:
         created = time.strftime("%Y-%m-%d", time.localtime(key.created))
@@ -140,7 +156,7 @@ def list_keys(data: Data = None) -> None:
 
 def remove(name: Name, data: Data = None) -> None:
     """Have a key open nothing any more. Its jobs stay."""
-    with _keys(_folder(data)) as keys:
+    with _keys(server_folder(data)) as keys:
         if not keys.remove(name):
             legal = ", ".join(one.name for one in keys.list()) or "none"
             raise InputError(f"there is no key {name!r}; there are: {legal}")
@@ -160,7 +176,7 @@ app.add_typer(_keys_app)
 
 
 @contextlib.contextmanager
-def _needs_extra() -> Iterator[None]:
+def needs_extra() -> Iterator[None]:
     """Says what to install where a module of another package is missing."""
     try:
         yield
@@ -170,7 +186,7 @@ def _needs_extra() -> Iterator[None]:
         raise InputError(f'the server needs {error.name}: pip install "videodit[serve]"') from None
 
 
-def _folder(data: Path | None) -> Path:
+def server_folder(data: Path | None) -> Path:
     return (data or data_folder() / "server").absolute()
 
 
@@ -214,7 +230,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise InputError(f"cannot listen on --host {host} --port {port}: {reason}") from error
 
 
-def _named(texts: list[str]) -> dict[str, str]:
+def named_sources(texts: list[str]) -> dict[str, str]:
     """Sources by name; without a name, what stands last in the source is the name."""
     found = {}
     for text in texts:

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Response
 
 import videodit
-from videodit.serving import actions, catalogue, content, events, files, login, pages, recipes, videos
+from videodit.serving import actions, catalogue, content, events, files, login, pages, recipes, system, videos
 from videodit.serving.config import ServerConfig
 from videodit.serving.errors import answer_errors
 from videodit.serving.folder import DataFolder
@@ -54,7 +54,7 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
     app = FastAPI(title="videodit", version=videodit.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     answer_errors(app)
     app.add_middleware(Gate, config=config)
-    routers = (login, files, videos, content, actions, events, catalogue, recipes, pages)
+    routers = (login, files, videos, content, actions, events, catalogue, recipes, system, pages)
     for router in (module.router for module in routers):
         app.include_router(router)
 

@@ -30,6 +30,7 @@ class Card:
         created: when its files were written, in seconds since 1970.
         loras: what is known of the registered LoRAs with this model, by name (:func:`lora_facts`); ``None``: nothing
             yet.
+        licence: as its model card names it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Card:
     hash: str | None = None
     created: int = 0
     loras: dict[str, JsonObject] | None = None
+    licence: str | None = None
 
     @classmethod
     def from_folder(cls, name: str, folder: Path) -> Card:
@@ -57,6 +59,7 @@ class Card:
             bytes=sum(file.stat().st_size for file in folder.rglob("*.safetensors")),
             hash=model_hash(folder),
             created=int((folder / "model_index.json").stat().st_mtime),
+            licence=_licence(folder / "README.md"),
         )
 
     def to_json(self) -> JsonObject:
@@ -70,6 +73,7 @@ class Card:
             "hash": self.hash,
             "created": self.created,
             "loras": self.loras,
+            "licence": self.licence,
         }
 
     @classmethod
@@ -85,7 +89,7 @@ class Card:
         if spec["learned_grid"] is not None:
             spec["learned_grid"] = Size3D(*spec["learned_grid"])
         rest = {name: values[name] for name in ("name", "pipeline", "bytes", "hash", "created", "loras")}
-        return cls(spec=ModelSpec(**spec), words=frozenset(values["words"]), **rest)
+        return cls(spec=ModelSpec(**spec), words=frozenset(values["words"]), licence=values.get("licence"), **rest)
 
 
 def lora_facts(folder: Path, source: str, name: str) -> JsonObject:
@@ -119,6 +123,19 @@ def _size_of(source: Path) -> int | None:
     if source.is_dir():
         return sum(file.stat().st_size for file in source.glob("*.safetensors"))
     return source.stat().st_size if source.is_file() else None
+
+
+def _licence(card: Path) -> str | None:
+    """What stands as the licence between the two lines of dashes at the top of a model card."""
+    if not card.is_file():
+        return None
+    with card.open(encoding="utf-8", errors="replace") as file:
+        lines = [line.strip() for line, _ in zip(file, range(200), strict=False)]
+    if lines[:1] != ["---"] or "---" not in lines[1:]:
+        return None
+    values = dict(line.partition(":")[::2] for line in lines[1 : lines.index("---", 1)])
+    licence = values.get("license_name") or values.get("license") or ""
+    return licence.strip().strip("'\"")[:100] or None
 
 
 def _known_words(config: Path) -> list[str]:

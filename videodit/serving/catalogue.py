@@ -29,6 +29,7 @@ def as_model(card: Card, state: ServerState) -> JsonObject:
         "default": card.name == state.config.default_model,
         "pipeline": card.pipeline,
         "bytes": card.bytes,
+        "licence": card.licence,
         "makes": "images" if spec.images else "videos",
         "defaults": {
             "size": f"{defaults.width}x{defaults.height}",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from videodit.errors import InputError
-from videodit.serving.finding import folded
+from videodit.serving.finding import folded, searched
 from videodit.serving.records import Job
 
 _OLDEST = (3, 35)  # UPDATE … RETURNING
@@ -71,7 +71,7 @@ MIGRATIONS: tuple[str, ...] = (
         expires REAL NOT NULL
     );
     CREATE TABLE models (name TEXT PRIMARY KEY, card TEXT, problem TEXT);
-    CREATE TABLE workers (name TEXT PRIMARY KEY, state TEXT NOT NULL);
+    CREATE TABLE workers (name TEXT PRIMARY KEY, state TEXT NOT NULL, facts TEXT);
     CREATE TABLE keys (name TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, created REAL NOT NULL, options TEXT NOT NULL);
     CREATE TABLE sessions (hash TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL) WITHOUT ROWID;
     CREATE TABLE answers (
@@ -118,6 +118,7 @@ class Database:
             raise InputError(f"cannot open {str(path)!r}: {error}") from error
         self._db.row_factory = sqlite3.Row
         self._db.create_function("folded", 1, folded, deterministic=True)
+        self._db.create_function("searched", 3, searched, deterministic=True)
         try:
             self._check_version(path)
             self._db.execute("PRAGMA journal_mode = WAL")

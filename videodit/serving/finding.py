@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ class Found:
     """What is looked for.
 
     Attributes:
-        query: words that the prompt must have, upper or lower case; ``None``: any.
+        query: words that must all stand in what :func:`searched` gives, upper or lower case; ``None``: any.
         status: a job's state.
         favourite: whether it is marked; ``None``: either.
         binned: whether it is in the bin.
@@ -44,7 +45,7 @@ class Found:
         """SQL conditions on a job, and their values."""
         conditions, values = [f"binned IS {'NOT ' if self.binned else ''}NULL"], list[Any]()
         for word in (self.query or "").split():
-            conditions.append(f"instr({_TEXT}, folded(?)) > 0")
+            conditions.append("instr(searched(request, settings, model), folded(?)) > 0")
             values.append(word)
         if self.status is not None:
             conditions.append("state = ?")
@@ -53,6 +54,23 @@ class Found:
             conditions.append("favourite = ?")
             values.append(int(self.favourite))
         return conditions, values
+
+
+def searched(request: str, settings: str, model: str) -> str:
+    """What of a job is searched for words, in lower case: prompts, the size, seed, model and LoRAs; an SQL function."""
+    asked, planned = json.loads(request), json.loads(settings)
+    texts = [*_texts(asked.get("prompt")), *_texts(asked.get("negative_prompt")), model]
+    texts += [f"{planned.get('width')}x{planned.get('height')}", f"seed={planned.get('seed')}"]
+    texts += [f"steps={planned.get('steps')}", *_texts(asked.get("loras"))]
+    return " ".join(texts).casefold()
+
+
+def _texts(value: object) -> list[str]:
+    """All texts in a value of JSON."""
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for one in inner for text in _texts(one)]
 
 
 def folded(text: object) -> str | None:

@@ -15,6 +15,7 @@ from starlette.responses import RedirectResponse
 from videodit.serving.config import LOCAL_NAMES, ServerConfig
 from videodit.serving.errors import APIError
 from videodit.serving.keys import LOCAL, KeyRing
+from videodit.serving.pages import is_page
 from videodit.serving.state import ServerState
 
 Scope = MutableMapping[str, Any]
@@ -25,7 +26,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "videodit_session"
 OPEN_PATHS = frozenset({"/health", "/ready", "/login", "/logout"})
-"""What is answered without a key."""
+"""What is answered without a key, beside the page's own files: it asks for the key by itself."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CREATES_JOBS = re.compile(r"/v1/videos(?:/edits|/extensions|/[^/]+/(?:remix|copy))?/?")
 _KEEPS_NO_FILES = re.compile(r"/v1/videos/plan/?")
@@ -119,7 +120,7 @@ class Gate:
         if is_unsafe and not by_key:
             _check_origin(headers, host, needed=headers.cookie(COOKIE) is not None)
         path: str = scope["path"]
-        if owner is None and path not in OPEN_PATHS:
+        if owner is None and path not in OPEN_PATHS and not is_page(path):
             raise APIError(
                 401,
                 "send a key of this server as `Authorization: Bearer KEY`, or log in at /login",

@@ -19,14 +19,17 @@ State = Annotated[ServerState, Depends(state_of)]
 _MOST_BYTES = 4096
 _PAGE = """<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>videodit: log in</title></head>
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark"><title>videodit: log in</title>
+<link rel="stylesheet" href="/page/style.css">
+<link rel="stylesheet" href="/page/library.css"></head>
 <body>
-<h1>videodit</h1>
-<form method="post" action="login">
-<p><label for="key">Key</label> <input id="key" name="key" type="password" autocomplete="current-password" required
- autofocus></p>
-<p><button>Log in</button></p>
-</form>
+<header><h1>videodit</h1></header>
+<main class="login"><form method="post" action="login" class="make">
+<div class="field"><label for="key">Key</label><input id="key" name="key" type="password"
+ autocomplete="current-password" required autofocus></div>
+<div class="row end"><button class="main">Log in</button></div>
+</form></main>
 </body>
 </html>
 """

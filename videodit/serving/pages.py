@@ -56,6 +56,11 @@ async def part(name: str, if_none_match: str | None = Header(None)) -> Any:
     return _answer(name, if_none_match)
 
 
+def is_page(path: str) -> bool:
+    """Whether an address is the page's or one of its files', which are the same for everybody and hold nothing."""
+    return path == "/" or (path.startswith("/page/") and path.removeprefix("/page/") in _FILES)
+
+
 def _answer(name: str, seen: str | None) -> Response:
     if (file := _FILES.get(name)) is None:
         raise not_found(f"file {name[:64]!r}")

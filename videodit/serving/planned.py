@@ -28,4 +28,5 @@ def settings_of(planned: Plan, seed: int | None, steps: int | None = None) -> Js
         "seed": seed,
         "forwards": taken * len(planned.spans) * (2 if planned.guided else 1),
         "tokens": planned.window_tokens,
+        "windows": len(planned.spans),
     }

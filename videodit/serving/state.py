@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from fastapi import Request
@@ -32,6 +33,7 @@ class ServerState:
         self.failed_logins = FailedLogins(config.limits.failed_logins)
         self.uploads = Uploads(config, data, store)
         self.hub = Hub(store)
+        self.started = time.monotonic()
         self._cards: dict[str, Card] = {}
 
     def card(self, name: str | None) -> Card:

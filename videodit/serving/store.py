@@ -489,11 +489,27 @@ class JobStore(Database):
             if state is None:
                 self._db.execute("DELETE FROM workers WHERE name = ?", (name,))
             else:
-                self._db.execute("INSERT OR REPLACE INTO workers VALUES (?, ?)", (name, state))
+                self._db.execute(
+                    "INSERT INTO workers VALUES (?, ?, NULL) ON CONFLICT (name) DO UPDATE SET state = excluded.state",
+                    (name, state),
+                )
 
     def workers(self) -> dict[str, str]:
         """How far workers are, by name: ``starting`` or ``ready``."""
         return {row["name"]: row["state"] for row in self._db.execute("SELECT * FROM workers")}
+
+    def publish_machine(self, worker: str, facts: JsonObject) -> None:
+        """Say what a worker computes with; see :mod:`videodit.serving.machine`."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO workers VALUES (?, 'starting', ?) ON CONFLICT (name) DO UPDATE SET facts = excluded.facts",
+                (worker, json.dumps(facts)),
+            )
+
+    def machines(self) -> dict[str, JsonObject]:
+        """What workers compute with, by their names; without those that have not told of it yet."""
+        rows = self._db.execute("SELECT name, facts FROM workers WHERE facts IS NOT NULL ORDER BY name")
+        return {row["name"]: json.loads(row["facts"]) for row in rows}
 
     def watch(self, name: str, seconds: float) -> None:
         """Say that somebody looks at running jobs, for so long."""

@@ -159,7 +159,9 @@ async def list_videos(
     after: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Literal["asc", "desc"] = "desc",
-    query: Annotated[str | None, Query(max_length=500, description="Words that the prompt has.")] = None,
+    query: Annotated[
+        str | None, Query(max_length=500, description="Words of prompts, a size, a model, a LoRA, or `seed=7`.")
+    ] = None,
     status: Literal["queued", "in_progress", "completed", "failed"] | None = None,
     favourite: bool | None = None,
     binned: Annotated[bool, Query(description="What is in the bin, in place of what is not.")] = False,

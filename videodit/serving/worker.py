@@ -76,6 +76,15 @@ class Worker:
             else:
                 self.store.publish(name, card.to_json())
 
+    def publish_machine(self, device: str | None, dtype: str | None) -> None:
+        """Tell the web process what this worker computes with; see :func:`videodit.serving.machine.machine_facts`."""
+        from videodit.serving.machine import machine_facts
+
+        try:
+            self.store.publish_machine(self.name, machine_facts(device, dtype))
+        except VideoDiTError as error:  # such as of a device that is not here: jobs fail with the reason
+            logger.error("%s", error)
+
     def preload(self) -> None:
         """Load the first model before a job wants it."""
         first = next(iter(self.models.models))
@@ -222,6 +231,7 @@ def main() -> None:
         worker.preload()
     if models.loras:
         worker.publish()
+    worker.publish_machine(settings.get("device"), settings.get("dtype"))
     worker.store.set_worker(name, "ready")
     logger.info("ready")
     with use_limits(Limits(**settings["media"]), how="the server's --limit {name}=NUMBER"):

@@ -1,8 +1,10 @@
 // A job as a card: its preview or clip, what it does, and what can be done with it.
-import { contentUrl, post, previewUrl } from "./api.js";
-import { button, dialog, fillWith, h, say } from "./dom.js";
+import { call, post, previewUrl } from "./api.js";
+import { button, fillWith, h, say } from "./dom.js";
+import { face, promptOf } from "./face.js";
 import { jobs } from "./jobs.js";
 import { T, fill } from "./strings.js";
+import { view } from "./viewer.js";
 
 /** What a job does now, in words. */
 export function stateOf(job) {
@@ -14,104 +16,100 @@ export function stateOf(job) {
   if (job.status === "in_progress") {
     if (job.cancelling) return W.cancelling;
     const stage = fill(W[job.stage] ?? job.stage ?? W.starting, job);
-    return job.seconds_left ? `${stage}, ${fill(W.left, { seconds: Math.ceil(job.seconds_left) })}` : stage;
+    return job.seconds_left ? `${stage}, ${fill(W.left, { time: inWords(job.seconds_left) })}` : stage;
   }
   if (job.status === "failed") {
     if (job.error?.code === "cancelled") return W.cancelled;
     return fill(W.failed, { message: job.error?.message ?? "" });
   }
-  return "";
+  return job.complete === false ? W.shorter : "";
 }
 
+/** Size, length, model and seed of a job, in a line. */
+export function aboutOf(job) {
+  const facts = [job.size?.replace("x", " × "), job.seconds && `${Number(job.seconds).toFixed(2)} s`, job.model, `seed\u00a0${job.seed}`];
+  return facts.filter(Boolean).join(", ");
+}
+
+function inWords(seconds) {
+  if (seconds < 90) return fill(T.watch.seconds, { count: Math.ceil(seconds) });
+  return fill(T.watch.minutes, { count: Math.round(seconds / 60) });
+}
+
+/** Does something by the API, and says so if it fails; gives what it gave, or `null`. */
 export async function act(work) {
   try {
     const job = await work();
     if (job?.object === "video") jobs.take(job);
     return job;
   } catch (error) {
-    say(error.status === 429 ? T.errors.busy : fill(T.errors.generic, { message: error.message }));
+    if (error.status !== 401) say(error.status === 429 && error.code === "queue_full" ? T.errors.busy : fill(T.errors.generic, { message: error.message }));
     return null;
   }
+}
+
+/** What can be done with a job that waits or runs. */
+export function buttonsWhileMade(job) {
+  const path = `/v1/videos/${job.id}`;
+  if (job.cancelling) return [];
+  const keeps = job.status === "in_progress" && job.settings.windows > 1;
+  return [
+    button(T.watch.cancel, () => act(() => post(`${path}/cancel`))),
+    keeps ? button(T.watch.keep, () => act(() => post(`${path}/cancel?keep=true`)), { title: T.watch.keepHint }) : null,
+  ];
 }
 
 /** A card that is kept up to date by `update(job)`. */
 export class WatchCard {
   constructor(job) {
     this.picture = h("div", { class: "picture" });
-    this.bar = h("progress", { max: 100, value: 0, "aria-label": job.prompt ?? "" });
+    this.bar = h("progress", { max: 100, value: 0, "aria-label": promptOf(job) || job.id });
+    this.about = h("p", { class: "about" });
     this.state = h("div", { class: "state" });
     this.actions = h("div", { class: "actions" });
     this.element = h(
       "article",
       { class: "card watch", "data-id": job.id },
       this.picture,
-      h("div", { class: "body" }, h("p", { class: "prompt" }, job.prompt ?? ""), this.bar, this.state, this.actions),
+      h("div", { class: "body" }, h("p", { class: "prompt", dir: "auto" }, promptOf(job)), this.about, this.bar, this.state, this.actions),
     );
     this.shown = null;
+    this.wasMade = false;
     this.update(job);
   }
 
   update(job) {
+    const running = ["queued", "in_progress"].includes(job.status);
+    this.wasMade ||= running;
+    this.about.textContent = aboutOf(job);
     this.bar.value = job.progress;
-    this.bar.hidden = !["queued", "in_progress"].includes(job.status);
+    this.bar.hidden = !running;
     this.state.textContent = stateOf(job);
+    this.state.hidden = !this.state.textContent;
     this.element.classList.toggle("failed", job.status === "failed");
     const shown = `${job.status} ${job.preview > 0} ${job.cancelling}`;
     if (shown !== this.shown) {
       this.shown = shown;
       this.image = null;
-      if (job.status === "completed") fillWith(this.picture, player(job));
+      const open = () => view(job);
+      if (job.status === "completed") fillWith(this.picture, face(job, open, { plays: this.wasMade }));
       else if (job.preview > 0 && job.status === "in_progress") {
         this.image = h("img", { alt: "" });
-        fillWith(this.picture, this.image);
-      } else fillWith(this.picture, h("div", { class: "blank" }));
-      fillWith(this.actions, actionsOf(job));
+        fillWith(this.picture, h("button", { type: "button", class: "face", "aria-label": T.watch.full, on: { click: open } }, this.image));
+      } else fillWith(this.picture, h("div", { class: running ? "blank" : "blank failed" }, running ? "" : "!"));
+      fillWith(this.actions, running ? buttonsWhileMade(job) : buttonsAfter(job));
     }
     if (this.image) this.image.src = previewUrl(job);
   }
 }
 
-function actionsOf(job) {
-  const path = `/v1/videos/${job.id}`;
-  if (["queued", "in_progress"].includes(job.status) && !job.cancelling) {
-    return [
-      button(T.watch.cancel, () => act(() => post(`${path}/cancel`))),
-      job.status === "in_progress" && job.settings.windows > 1
-        ? button(T.watch.keep, () => act(() => post(`${path}/cancel?keep=true`)))
-        : null,
-    ];
-  }
-  return [];
-}
-
-/** A clip that plays when one points at it, and opens large. */
-export function player(job) {
-  const video = h("video", {
-    src: contentUrl(job),
-    poster: contentUrl(job, "thumbnail"),
-    preload: "none",
-    muted: true,
-    loop: true,
-    playsinline: true,
-    tabindex: 0,
-    "aria-label": job.prompt ?? "",
-  });
-  video.muted = true;
-  const play = () => video.play().catch(() => {});
-  const stop = () => video.pause();
-  video.addEventListener("pointerenter", play);
-  video.addEventListener("pointerleave", stop);
-  video.addEventListener("focus", play);
-  video.addEventListener("blur", stop);
-  video.addEventListener("click", () => openLarge(job));
-  video.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") openLarge(job);
-  });
-  return video;
-}
-
-function openLarge(job) {
-  const video = h("video", { src: contentUrl(job), controls: true, loop: true, autoplay: true, playsinline: true });
-  video.muted = true;
-  dialog(job.prompt ?? "", T.watch.close, video, h("p", { class: "prompt" }, job.prompt ?? ""));
+function buttonsAfter(job) {
+  if (job.status !== "failed") return [button(T.watch.details, () => view(job))];
+  return [
+    button(T.gallery.reuse, () => document.dispatchEvent(new CustomEvent("use", { detail: job }))),
+    button(T.watch.dismiss, async () => {
+      const gone = await act(() => call("DELETE", `/v1/videos/${job.id}`));
+      if (gone) jobs.take({ ...gone, object: "video" });
+    }),
+  ];
 }

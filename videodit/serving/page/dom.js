@@ -1,4 +1,5 @@
 // Elements made by hand: texts become text nodes, and never markup.
+import { T } from "./strings.js";
 
 /** An element. `props`: attributes, `on` with listeners, `class`; true and false set and leave out an attribute. */
 export function h(tag, props = {}, ...children) {
@@ -50,15 +51,26 @@ export function say(text, kind = "error") {
   setTimeout(() => message.remove(), 8000);
 }
 
-/** A dialog that Esc closes. */
-export function dialog(title, closeText, ...children) {
-  const box = h("dialog", { "aria-label": title }, ...children);
-  box.append(h("form", { method: "dialog", class: "dialog-end" }, h("button", {}, closeText)));
+/** A dialog with a heading, which Esc, its cross and a click outside close. */
+export function panel(title, props, ...children) {
+  const cross = h("button", { type: "button", class: "quiet icon cross", "aria-label": T.close, title: T.close }, "×");
+  const box = h("dialog", { "aria-label": title, ...props }, h("div", { class: "dialog-head" }, h("h2", {}, title), cross), children);
+  cross.addEventListener("click", () => box.close());
   box.addEventListener("close", () => box.remove());
-  box.addEventListener("click", (event) => {
-    if (event.target === box) box.close();
+  box.addEventListener("pointerdown", (event) => {
+    if (event.target === box && !inside(box, event)) box.close();
   });
   document.body.append(box);
   box.showModal();
   return box;
+}
+
+function inside(box, { clientX, clientY }) {
+  const { left, right, top, bottom } = box.getBoundingClientRect();
+  return clientX >= left && clientX <= right && clientY >= top && clientY <= bottom;
+}
+
+/** A wide panel that a button at its end closes, too. */
+export function dialog(title, closeText, ...children) {
+  return panel(title, { class: "wide" }, children, h("form", { method: "dialog", class: "dialog-end" }, h("button", {}, closeText)));
 }

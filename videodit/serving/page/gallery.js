@@ -1,129 +1,212 @@
-// Finished clips: looked for, marked, used again.
-import { call, contentUrl, post } from "./api.js";
-import { act, player } from "./cards.js";
+// Finished clips: looked for on the server, a page at a time, marked, compared and used again.
+import { get } from "./api.js";
+import { aboutOf, act } from "./cards.js";
+import { menuOf } from "./clip_actions.js";
+import { compare } from "./compare.js";
 import { button, fillWith, h } from "./dom.js";
+import { chooseRecipe } from "./drops.js";
+import { face, promptOf, whenSeen } from "./face.js";
 import { jobs } from "./jobs.js";
 import { T, fill } from "./strings.js";
+import { view } from "./viewer.js";
 
 const G = T.gallery;
+const PAGE = 48;
+const SHOWS = {
+  clips: { status: "completed" },
+  favourites: { status: "completed", favourite: true },
+  bin: { binned: true },
+  failed: { status: "failed" },
+};
+const ORDERS = {
+  newest: ["created", "desc"], oldest: ["created", "asc"], longest: ["seconds", "desc"], shortest: ["seconds", "asc"],
+  largest: ["bytes", "desc"], prompt: ["prompt", "asc"],
+};
 
 export class Gallery {
-  /** `use` gets the fields of a request that is to be made again. */
-  constructor(use) {
-    this.use = use;
+  constructor() {
     this.cards = new Map();
-    this.search = h("input", { type: "search", placeholder: G.search, "aria-label": G.search });
-    this.favourites = h("input", { type: "checkbox" });
-    this.bin = h("input", { type: "checkbox" });
-    this.order = h("select", { "aria-label": "Order" }, h("option", { value: "desc" }, G.newest), h("option", { value: "asc" }, G.oldest));
+    this.items = [];
+    this.asked = 0;
+    this.compared = null;
+    this.search = h("input", { type: "search", placeholder: G.search, "aria-label": G.search, maxlength: 500, dir: "auto" });
+    this.which = h("select", { "aria-label": G.which }, Object.keys(SHOWS).map((name) => h("option", { value: name }, G.shows[name])));
+    this.order = h("select", { "aria-label": G.order }, Object.keys(ORDERS).map((name) => h("option", { value: name }, G.orders[name])));
+    this.comparing = h("div", { class: "comparing", role: "status", hidden: true }, h("span", {}, G.comparing), button(T.cancel, () => this.compare(null)));
     this.grid = h("div", { class: "grid" });
-    this.empty = h("p", { class: "empty" });
-    this.more = button(G.more, () => act(() => jobs.loadMore()), { hidden: true });
+    this.empty = h("p", { class: "empty", hidden: true });
+    this.more = button(G.showMore, () => this.load(), { hidden: true });
     this.element = h(
       "section",
       { "aria-label": G.title },
-      h(
-        "div",
-        { class: "toolbar" },
-        this.search,
-        h("label", { class: "check" }, this.favourites, G.favourites),
-        h("label", { class: "check" }, this.bin, G.bin),
-        this.order,
-      ),
+      h("div", { class: "toolbar" }, this.search, this.which, this.order, button(G.read, () => chooseRecipe(), { title: G.readHint })),
+      this.comparing,
       this.grid,
       this.empty,
-      this.more,
+      h("div", { class: "center" }, this.more),
     );
-    for (const control of [this.search, this.favourites, this.bin, this.order]) control.addEventListener("input", () => this.show());
-    jobs.addEventListener("change", () => this.soon());
+    for (const control of [this.which, this.order]) control.addEventListener("input", () => this.reload());
+    this.search.addEventListener("input", () => {
+      clearTimeout(this.typing);
+      this.typing = setTimeout(() => this.reload(), 200);
+    });
+    whenSeen(this.more, (seen) => {
+      if (seen && !this.more.hidden) this.load();
+    });
+    this.grid.addEventListener("keydown", (event) => this.walk(event));
+    jobs.addEventListener("change", ({ detail }) => this.changed(detail));
   }
 
-  soon() {
-    cancelAnimationFrame(this.frame);
-    this.frame = requestAnimationFrame(() => this.show());
-  }
-
-  fitting() {
-    const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const sign = this.order.value === "asc" ? 1 : -1;
-    return jobs
-      .all()
-      .filter((job) => job.status === "completed" && Boolean(job.binned_at) === this.bin.checked)
-      .filter((job) => !this.favourites.checked || job.favourite)
-      .filter((job) => {
-        const text = `${job.prompt ?? ""} ${job.model} ${job.seed} ${job.size}`.toLowerCase();
-        return words.every((word) => text.includes(word));
-      })
-      .sort((a, b) => sign * (a.created_at - b.created_at || (a.id < b.id ? -1 : 1)));
-  }
-
+  /** Called when the gallery comes to the front. */
   show() {
-    const found = this.fitting();
-    const wanted = found.map((job) => this.card(job));
-    const ids = new Set(found.map((job) => job.id));
+    if (!this.loaded || this.stale) this.reload();
+  }
+
+  address(after) {
+    const [sort, order] = ORDERS[this.order.value];
+    const values = { limit: PAGE, sort, order, ...SHOWS[this.which.value] };
+    if (this.search.value.trim()) values.query = this.search.value.trim();
+    if (after) values.after = after;
+    return `/v1/videos?${new URLSearchParams(values)}`;
+  }
+
+  /** Looks again, from the beginning. */
+  async reload() {
+    this.asked += 1;
+    this.loading = false;
+    this.stale = false;
+    const asked = this.asked;
+    const page = await act(() => get(this.address()));
+    if (!page || asked !== this.asked) return;
+    this.loaded = true;
+    this.items = page.data;
+    this.hasMore = page.has_more;
+    this.lastId = page.last_id;
+    this.place();
+  }
+
+  async load() {
+    if (this.loading || !this.hasMore) return;
+    this.loading = true;
+    const asked = this.asked;
+    const page = await act(() => get(this.address(this.lastId)));
+    if (asked !== this.asked) return;
+    this.loading = false;
+    if (!page) return;
+    const known = new Set(this.items.map((job) => job.id));
+    this.items.push(...page.data.filter((job) => !known.has(job.id)));
+    this.hasMore = page.has_more;
+    this.lastId = page.last_id ?? this.lastId;
+    this.place();
+  }
+
+  /** A job that is shown changes or goes; one that is not shown, but may belong here, has the list looked up again. */
+  changed({ job, before }) {
+    if (!job || !this.loaded) return;
+    const index = this.items.findIndex((one) => one.id === job.id);
+    const fits = this.fits(job);
+    if (index >= 0) {
+      if (fits) this.items[index] = job;
+      else this.items.splice(index, 1);
+      this.place();
+    } else if (fits && (!before || before.status !== job.status || Boolean(before.binned_at) !== Boolean(job.binned_at) || before.favourite !== job.favourite)) {
+      if (!this.element.isConnected) this.stale = true;
+      else {
+        clearTimeout(this.soon);
+        this.soon = setTimeout(() => this.reload(), 300);
+      }
+    }
+  }
+
+  fits(job) {
+    if (job.deleted || ["queued", "in_progress"].includes(job.status)) return false;
+    const wanted = SHOWS[this.which.value];
+    return Boolean(wanted.binned) === Boolean(job.binned_at) && (!wanted.status || wanted.status === job.status) && (!wanted.favourite || job.favourite);
+  }
+
+  place() {
+    const ids = new Set(this.items.map((job) => job.id));
     for (const [id, card] of this.cards) {
       if (!ids.has(id)) {
         card.element.remove();
         this.cards.delete(id);
       }
     }
-    wanted.forEach((card, index) => {
-      if (this.grid.children[index] !== card) this.grid.insertBefore(card, this.grid.children[index] ?? null);
+    this.items.forEach((job, index) => {
+      const element = this.card(job);
+      if (this.grid.children[index] !== element) this.grid.insertBefore(element, this.grid.children[index] ?? null);
     });
-    const filtered = this.search.value || this.favourites.checked || this.bin.checked;
-    this.empty.textContent = found.length ? "" : filtered ? G.nothing : G.empty;
-    this.more.hidden = !jobs.hasMore;
+    const filtered = this.search.value.trim() || this.which.value !== "clips";
+    this.empty.textContent = filtered ? G.nothing[this.search.value.trim() ? "clips" : this.which.value] : G.empty;
+    this.empty.hidden = this.items.length > 0;
+    this.more.hidden = !this.hasMore;
   }
 
+  /** A card has its contents while it is near the screen; else it keeps its place alone. */
   card(job) {
     const known = this.cards.get(job.id);
-    const state = `${job.favourite} ${job.binned_at}`;
     if (known) {
-      if (known.state !== state) {
-        known.state = state;
-        fillWith(known.actions, this.actions(job));
-      }
+      const changed = known.job.revision !== job.revision;
+      known.job = job;
+      if (changed && known.seen) this.fillCard(known);
       return known.element;
     }
-    const actions = h("div", { class: "actions" });
-    fillWith(actions, this.actions(job));
-    const about = `${(job.size ?? "").replace("x", " × ")}, ${Number(job.seconds).toFixed(2)} s, ${job.model}, seed ${job.seed}`;
-    const element = h(
-      "article",
-      { class: "card", "data-id": job.id },
-      h("div", { class: "picture" }, player(job)),
-      h("div", { class: "body" }, h("p", { class: "prompt" }, job.prompt ?? ""), h("p", { class: "about" }, about), actions),
-    );
-    this.cards.set(job.id, { element, actions, state });
-    return element;
+    const card = { job, seen: false, element: h("article", { class: "card clip", "data-id": job.id }) };
+    this.cards.set(job.id, card);
+    whenSeen(card.element, (seen) => {
+      if (seen === card.seen) return;
+      card.seen = seen;
+      if (seen) {
+        card.element.style.height = "";
+        this.fillCard(card);
+      } else {
+        card.element.style.height = `${card.element.offsetHeight}px`;
+        fillWith(card.element);
+      }
+    });
+    return card.element;
   }
 
-  actions(job) {
-    const path = `/v1/videos/${job.id}`;
-    if (job.binned_at) {
-      return [
-        button(G.restore, () => act(() => post(`${path}/bin`, { binned: false }))),
-        button(G.delete, () => act(async () => jobs.take({ ...(await call("DELETE", path)), object: "video" })), { class: "danger" }),
-      ];
-    }
-    const mark = job.favourite ? G.unfavourite : G.favourite;
-    return [
-      button(job.favourite ? "★" : "☆", () => act(() => post(`${path}/favourite`, { favourite: !job.favourite })), { class: "icon", title: mark, "aria-label": mark, "aria-pressed": String(job.favourite) }),
-      button(G.reuse, () => this.use({ ...job.request, seed: job.seed })),
-      button(G.again, () => act(() => post(`${path}/copy`).then((made) => made.data.forEach((one) => jobs.take(one))))),
+  fillCard(card) {
+    const { job, element } = card;
+    const name = element.contains(document.activeElement) ? document.activeElement.className : null;
+    const open = () => view(job, this.items);
+    const options = { compare: job.status === "completed" ? () => this.compare(job) : null, details: open };
+    element.classList.toggle("failed", job.status === "failed");
+    fillWith(
+      element,
+      h("div", { class: "picture" }, job.status === "completed" ? face(job, open) : h("div", { class: "blank failed" }, "!")),
       h(
-        "details",
-        { class: "menu" },
-        h("summary", { "aria-label": G.details }, "⋯"),
-        h(
-          "div",
-          { class: "items" },
-          ["mp4", "gif", "webp"].map((format) =>
-            h("a", { href: contentUrl(job, format === "mp4" ? "video" : format), download: `${job.id}.${format}` }, fill(G.download, { format: format.toUpperCase() })),
-          ),
-          button(G.toBin, () => act(() => post(`${path}/bin`, { binned: true }))),
-        ),
+        "div",
+        { class: "body" },
+        h("p", { class: "prompt", dir: "auto" }, promptOf(job)),
+        job.status === "failed" ? h("p", { class: "bad fault" }, job.error?.message ?? "") : null,
+        h("p", { class: "about" }, aboutOf(job)),
+        h("div", { class: "actions" }, menuOf(job, options)),
       ),
-    ];
+    );
+    if (name) [...element.querySelectorAll("button")].find((one) => one.className === name)?.focus();
+  }
+
+  /** The first of two is kept until the second is chosen; `null` forgets it. */
+  compare(job) {
+    if (job && this.compared && this.compared.id !== job.id) {
+      compare(this.compared, job);
+      job = null;
+    }
+    this.compared = job;
+    this.comparing.hidden = !job;
+    this.comparing.querySelector("span").textContent = job ? fill(G.comparing, { prompt: promptOf(job).slice(0, 80) }) : "";
+  }
+
+  /** Arrow keys lead from clip to clip. */
+  walk(event) {
+    if (!event.target.matches(".face")) return;
+    const columns = getComputedStyle(this.grid).gridTemplateColumns.split(" ").length;
+    const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    const at = [...this.grid.children].indexOf(event.target.closest(".card"));
+    this.grid.children[at + by]?.querySelector(".face")?.focus();
   }
 }

@@ -2,6 +2,7 @@
 import { get } from "./api.js";
 
 const CHANNEL = "videodit-events";
+const RETRY = 3000; // milliseconds
 
 class Jobs extends EventTarget {
   constructor() {
@@ -9,26 +10,20 @@ class Jobs extends EventTarget {
     this.byId = new Map();
     this.positions = {};
     this.online = true;
-    this.hasMore = false;
+    this.revision = 0; // the newest change that was seen
   }
 
-  /** Loads the newest jobs and listens. */
+  /** Loads the newest jobs and all that are not finished, and listens. */
   async start() {
-    const page = await get("/v1/videos?limit=50");
-    for (const job of page.data) this.byId.set(job.id, job);
-    this.hasMore = page.has_more;
-    this.lastId = page.last_id;
+    const lists = ["limit=50", "limit=100&status=queued", "limit=100&status=in_progress"];
+    for (const page of await Promise.all(lists.map((list) => get(`/v1/videos?${list}`)))) {
+      for (const job of page.data) {
+        this.byId.set(job.id, job);
+        this.revision = Math.max(this.revision, job.revision);
+      }
+    }
     this.changed();
     this.listen();
-  }
-
-  /** Loads a page of older jobs. */
-  async loadMore() {
-    const page = await get(`/v1/videos?limit=50&after=${encodeURIComponent(this.lastId)}`);
-    for (const job of page.data) if (!this.byId.has(job.id)) this.byId.set(job.id, job);
-    this.hasMore = page.has_more;
-    this.lastId = page.last_id ?? this.lastId;
-    this.changed();
   }
 
   /** Takes a job as the server tells it; an older state than the one that is known is passed over. */
@@ -69,22 +64,31 @@ class Jobs extends EventTarget {
     channel.onmessage = ({ data }) => this.receive(data);
     const open = () =>
       new Promise(() => {
-        const source = new EventSource(`/v1/events`);
-        const pass = (kind) => (event) => {
-          const message = { kind, data: event.data ? JSON.parse(event.data) : null };
-          this.receive(message);
-          channel.postMessage(message);
+        const connect = () => {
+          const source = new EventSource(`/v1/events?after=${this.revision}`);
+          const pass = (kind) => (event) => {
+            const message = { kind, data: event.data ? JSON.parse(event.data) : null, revision: Number(event.lastEventId) || 0 };
+            this.receive(message);
+            channel.postMessage(message);
+          };
+          source.addEventListener("video", pass("video"));
+          source.addEventListener("queue", pass("queue"));
+          source.addEventListener("open", pass("open"));
+          source.onerror = (event) => {
+            pass("lost")(event);
+            if (source.readyState !== EventSource.CLOSED) return; // it connects again by itself
+            get("/v1/videos?limit=1").catch(() => {}); // asks for a key, if that is why
+            setTimeout(connect, RETRY);
+          };
         };
-        source.addEventListener("video", pass("video"));
-        source.addEventListener("queue", pass("queue"));
-        source.addEventListener("open", pass("open"));
-        source.onerror = pass("lost");
+        connect();
       });
     if (navigator.locks) navigator.locks.request(CHANNEL, open);
     else open();
   }
 
-  receive({ kind, data }) {
+  receive({ kind, data, revision }) {
+    this.revision = Math.max(this.revision, revision);
     if (kind === "lost") this.setOnline(false);
     else this.setOnline(true);
     if (kind === "video") this.take(data);

@@ -61,14 +61,12 @@ export class MediaPicker {
     for (const event of ["dragenter", "dragover"]) {
       this.zone.addEventListener(event, (drag) => {
         drag.preventDefault();
-        drag.stopPropagation();
         this.zone.classList.add("over");
       });
     }
     this.zone.addEventListener("dragleave", () => this.zone.classList.remove("over"));
     this.zone.addEventListener("drop", (drop) => {
       drop.preventDefault();
-      drop.stopPropagation();
       this.zone.classList.remove("over");
       const file = drop.dataTransfer.files[0];
       if (file && !this.zone.disabled) this.take(file);
@@ -176,7 +174,7 @@ export class MediaPicker {
   chooseOwn() {
     const done = jobs.all().filter((job) => job.status === "completed" && !job.binned_at).sort((a, b) => b.created_at - a.created_at).slice(0, 60);
     const box = dialog(
-      S.own, T.watch.close, h("h2", {}, S.own),
+      S.own, T.close, h("h2", {}, S.own),
       done.length
         ? h("div", { class: "choices" }, done.map((job) => h("button", { type: "button", class: "choice", on: { click: () => { this.set(sourceOf(job)); box.close(); } } }, h("img", { src: contentUrl(job, "thumbnail"), alt: "" }), h("span", {}, job.prompt ?? job.id))))
         : h("p", { class: "empty" }, S.ownNone),

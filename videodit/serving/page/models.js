@@ -1,17 +1,9 @@
 // What the server can make clips with.
 import { get } from "./api.js";
 import { fillWith, h } from "./dom.js";
-import { T } from "./strings.js";
+import { T, bytes, fill } from "./strings.js";
 
 const M = T.models;
-
-function size(bytes) {
-  for (const unit of ["B", "kB", "MB", "GB"]) {
-    if (bytes < 1000 || unit === "GB") return `${bytes.toPrecision(3).replace(/\.?0+$/, "")} ${unit}`;
-    bytes /= 1000;
-  }
-  return "";
-}
 
 function row(name, value) {
   return value ? [h("dt", {}, name), h("dd", {}, value)] : [];
@@ -23,45 +15,58 @@ export class Models {
   }
 
   async show() {
-    const [models, loras] = await Promise.all([get("/v1/models"), get("/v1/loras").catch(() => ({ data: [] }))]);
+    const [models, loras] = await Promise.all([get("/v1/models"), get("/v1/loras")]);
     fillWith(
       this.element,
-      h("div", { class: "grid wide" }, models.data.map((model) => this.model(model))),
+      h("h2", {}, M.title),
+      models.data.length ? h("div", { class: "grid wide" }, models.data.map((model) => this.model(model))) : h("p", { class: "empty" }, M.loading),
       h("h2", {}, M.loras),
-      loras.data.length
-        ? h("div", { class: "grid wide" }, loras.data.map((lora) => this.lora(lora)))
-        : h("p", { class: "empty" }, M.none),
+      loras.data.length ? h("div", { class: "grid wide" }, loras.data.map((lora) => this.lora(lora))) : h("p", { class: "empty" }, M.none),
     );
   }
 
   model(model) {
     const own = model.defaults;
-    const takes = Object.entries(model.takes).map(([name, value]) => {
+    const needless = (name, value) => name.startsWith("needs_") && !value;
+    const takes = Object.entries(model.takes).filter((one) => !needless(...one)).map(([name, value]) => {
       const ok = Array.isArray(value) ? value.length > 0 : value;
       const more = Array.isArray(value) && ok ? `: ${value.join(", ")}` : "";
-      return h("li", { class: ok ? "ok" : "lacking" }, `${ok ? "✓" : "–"} ${T.takes[name] ?? name.replaceAll("_", " ")}${more}`);
+      const sign = h("span", { "aria-label": ok ? M.yes : M.no, role: "img" }, ok ? "✓" : "–");
+      return h("li", { class: ok ? "ok" : "lacking" }, sign, `${T.takes[name] ?? name.replaceAll("_", " ")}${more}`);
     });
     return h(
       "article",
       { class: "card" },
       h("div", { class: "body" },
-        h("h3", {}, model.id),
+        h("h3", {}, model.id, model.default ? h("span", { class: "tag" }, M.isDefault) : null),
         h("dl", {},
-          row(M.own, `${own.size.replace("x", " × ")}, ${own.num_frames} frames at ${own.fps} fps, ${own.num_inference_steps} steps`),
-          row(M.bytes, model.bytes && size(model.bytes)),
+          row(M.own, fill(M.ownValues, { size: own.size.replace("x", " × "), frames: own.num_frames, fps: own.fps, steps: own.num_inference_steps })),
+          row(M.bytes, model.bytes && bytes(model.bytes)),
+          row(M.licence, model.licence ?? M.licenceUnknown),
           row(M.pipeline, model.pipeline),
           row(M.loras, model.loras.join(", ")),
-          [h("dt", {}, M.takes), h("dd", {}, h("ul", { class: "takes" }, takes))],
         ),
+        h("ul", { class: "takes", "aria-label": M.takes }, takes),
       ),
     );
   }
 
   lora(lora) {
+    const errors = Object.entries(lora.errors ?? {}).map(([model, why]) => `${model}: ${why}`);
     return h(
       "article",
       { class: "card" },
-      h("div", { class: "body" }, h("h3", {}, lora.id), h("dl", {}, row(M.bytes, lora.bytes && size(lora.bytes)), row("Trigger words", (lora.trigger_words ?? []).join(", ")))),
+      h("div", { class: "body" },
+        h("h3", {}, lora.id),
+        lora.known ? null : h("p", { class: "about" }, M.loading),
+        h("dl", {},
+          row(M.fits, lora.models.join(", ")),
+          row(M.bytes, lora.bytes && bytes(lora.bytes)),
+          row(M.triggers, (lora.trigger_words ?? []).join(", ")),
+          row(M.notices, (lora.notices ?? []).join(" ")),
+          row(M.fitsNot, errors.join("\n")),
+        ),
+      ),
     );
   }
 }

@@ -1,26 +1,93 @@
-// The machine that serves this page.
+// The machine that serves this page, and who one is there.
 import { get } from "./api.js";
-import { fillWith, h } from "./dom.js";
-import { T } from "./strings.js";
+import { button, fillWith, h } from "./dom.js";
+import { logOut } from "./session.js";
+import { T, bytes, fill } from "./strings.js";
+
+const S = T.system;
+const AGAIN = 5000; // milliseconds between two looks while it is in front
 
 export class System {
   constructor() {
-    this.element = h("section", { "aria-label": T.system.title });
+    this.element = h("section", { "aria-label": S.title });
   }
 
   async show() {
-    const found = await get("/v1/system").catch(() => get("/ready"));
-    fillWith(this.element, h("div", { class: "card" }, h("div", { class: "body" }, this.list(found))));
+    clearTimeout(this.timer);
+    const told = await get("/v1/system");
+    const text = JSON.stringify({ ...told, uptime_seconds: Math.floor(told.uptime_seconds / 60) });
+    if (text !== this.told) this.fill(told);
+    this.told = text;
+    this.timer = setTimeout(() => this.element.isConnected && this.show().catch(() => {}), AGAIN);
   }
 
-  list(values) {
-    return h(
-      "dl",
-      {},
-      Object.entries(values).map(([name, value]) => [
-        h("dt", {}, name.replaceAll("_", " ")),
-        h("dd", {}, value !== null && typeof value === "object" ? (Array.isArray(value) ? value.join(", ") || "–" : this.list(value)) : String(value)),
-      ]),
+  fill(told) {
+    const focused = this.element.contains(document.activeElement);
+    const out = told.needs_key ? button(S.logOut, logOut) : null;
+    const q = told.queue;
+    const limits = told.limits;
+    fillWith(
+      this.element,
+      h("div", { class: "grid wide" },
+        card(S.server, [
+          [S.version, told.version],
+          [S.uptime, duration(told.uptime_seconds)],
+          [S.owner, told.needs_key ? told.owner : S.anybody],
+        ], out),
+        told.machines.map((machine) => this.machine(machine)),
+        card(S.workers, told.workers.map((worker) => [worker.device ?? S.best, [S.states[worker.state] ?? worker.state, worker.problem].filter(Boolean).join(": ")])),
+        card(S.queue, [
+          [S.waiting, fill(S.ofMost, { count: q.waiting, most: q.limit })],
+          [S.running, String(q.running)],
+          [S.ownLimit, String(q.own_limit)],
+        ]),
+        card(S.storage, [
+          [S.own, fill(S.ofMost, { count: bytes(told.storage.own_bytes), most: bytes(told.storage.own_limit_bytes) })],
+          [S.disk, fill(S.freeOf, { free: bytes(told.storage.free_bytes), all: bytes(told.storage.disk_bytes) })],
+          [S.kept, limits.keep_seconds ? duration(limits.keep_seconds) : S.forEver],
+          [S.bin, duration(limits.bin_seconds)],
+        ]),
+        card(S.limits, [
+          [S.pixels, limits.pixels.toLocaleString()],
+          [S.frames, String(limits.frames)],
+          [S.seconds, String(limits.seconds)],
+          [S.steps, String(limits.steps)],
+          [S.upload, bytes(limits.body_bytes)],
+        ]),
+      ),
     );
+    if (focused) this.element.querySelector("button")?.focus();
   }
+
+  machine(machine) {
+    const backends = Object.entries(machine.attention);
+    return h("div", { class: "card" }, h("div", { class: "body" },
+      h("h3", {}, fill(S.machine, { device: machine.device })),
+      rows([
+        [S.device, machine.device_name],
+        [S.deviceMemory, machine.device_memory && bytes(machine.device_memory)],
+        [S.memory, machine.memory && bytes(machine.memory)],
+        [S.dtype, machine.dtype],
+        [S.threads, String(machine.threads)],
+        [S.attention, backends.filter(([, how]) => how === "works").map(([name]) => name).join(", ")],
+      ]),
+      h("details", {}, h("summary", {}, S.backends), rows(backends)),
+      h("details", {}, h("summary", {}, S.versions), rows(Object.entries(machine.versions))),
+    ));
+  }
+}
+
+function rows(pairs) {
+  return h("dl", {}, pairs.filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+}
+
+function card(title, pairs, more = null) {
+  return h("div", { class: "card" }, h("div", { class: "body" }, h("h3", {}, title), rows(pairs), more && h("div", { class: "actions" }, more)));
+}
+
+function duration(seconds) {
+  const { days, hours, minutes } = S.units;
+  if (seconds >= 2 * 86400) return fill(days, { count: Math.round(seconds / 86400) });
+  if (seconds >= 2 * 3600) return fill(hours, { count: Math.round(seconds / 3600) });
+  return fill(minutes, { count: Math.round(seconds / 60) });
 }
