@@ -89,8 +89,9 @@ class Page {
     };
     for (const [kind, fields] of Object.entries(starts)) {
       document.addEventListener(kind, ({ detail }) => {
-        this.make.use(fields(detail));
         this.open("make");
+        this.show(); // the form takes the focus, so it must be there
+        this.make.use(fields(detail));
       });
     }
     askForKeys();

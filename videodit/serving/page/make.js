@@ -28,6 +28,11 @@ function numeric(input) {
   return input.value.trim() === "" ? undefined : Number(input.value);
 }
 
+/** Width and height as the API writes them, once both are there. */
+function pair(width, height) {
+  return width.value && height.value ? `${width.value}x${height.value}` : undefined;
+}
+
 function option(value, text) {
   return h("option", { value }, text);
 }
@@ -162,11 +167,11 @@ export class Make {
       if (event.target.name === "mode") this.showMode();
       this.changed();
     });
-    this.element.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-        event.preventDefault();
-        this.send();
-      }
+    document.addEventListener("keydown", (event) => {
+      const isSend = event.key === "Enter" && (event.ctrlKey || event.metaKey);
+      if (!isSend || !this.element.isConnected || document.querySelector("dialog[open]")) return;
+      event.preventDefault();
+      this.send();
     });
     this.element.addEventListener("paste", (event) => {
       const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
@@ -210,7 +215,6 @@ export class Make {
     const mode = this.mode;
     for (const part of this.element.querySelectorAll("[data-modes]")) part.hidden = !part.dataset.modes.split(" ").includes(mode);
     this.secondsField.querySelector("label").textContent = { extension: M.secondsAdded, connect: M.secondsBetween }[mode] ?? M.seconds;
-    this.prompt.label.textContent = mode === "create" ? M.prompt : M.promptGoesOn;
     this.video.label.textContent = M.videos[mode] ?? M.video;
     this.go.textContent = M.goes[mode];
     this.showPlaceholders();
@@ -225,6 +229,7 @@ export class Make {
     this.guidance.placeholder = own.guidance_scale;
     this.fps.placeholder = own.fps;
     this.strength.placeholder = this.painter.reference ? M.strengthOfMask : "0.6";
+    this.prompt.label.textContent = this.needsPrompt ? M.prompt : M.promptGoesOn;
     this.prompt.area.placeholder = (mode !== "create" && this.video.source?.prompt) || M.promptPlaceholder;
   }
 
@@ -281,13 +286,13 @@ export class Make {
   /** The body of a request, as the API takes it. */
   fields() {
     const mode = this.mode;
-    const size = this.size.value === "custom" ? `${this.width.value}x${this.height.value}` : this.size.value;
+    const size = this.size.value === "custom" ? pair(this.width, this.height) : this.size.value;
     const seconds = numeric(this.seconds);
     const body = {
       prompt: this.prompt.text,
       negative_prompt: this.negative.disabled ? undefined : this.negative.value.trim(),
       model: this.chosen?.id,
-      size: size === "x" ? undefined : size,
+      size,
       fps: numeric(this.fps),
       fit: this.fit.value,
       seed: numeric(this.seed),
@@ -300,7 +305,7 @@ export class Make {
     if (mode === "create") Object.assign(body, { seconds, ...this.fixed() });
     if (mode === "extension") Object.assign(body, { video: this.video.reference, seconds: seconds ?? 2, backward: this.backward.value ? true : undefined });
     if (mode === "edit") {
-      const outpaint = this.outWidth.value && this.outHeight.value ? `${this.outWidth.value}x${this.outHeight.value}` : undefined;
+      const outpaint = pair(this.outWidth, this.outHeight);
       Object.assign(body, { video: this.video.reference, strength: numeric(this.strength), mask: this.painter.reference, outpaint });
       if (outpaint) delete body.size;
     }
@@ -337,8 +342,14 @@ export class Make {
   missing() {
     if (this.mode !== "create" && !this.video.source) return { text: M.needsClip, at: this.video.zone };
     if (this.mode === "connect" && !this.second.source) return { text: M.needsSecondClip, at: this.second.zone };
-    if (!this.prompt.text && (this.mode === "create" || this.mode === "connect")) return { text: M.needsPrompt, at: this.prompt.area };
-    return null;
+    const scene = this.mode === "create" ? this.board.empty : null;
+    if (scene) return { text: M.needsScene, at: scene };
+    return this.needsPrompt && !this.prompt.text ? { text: M.needsPrompt, at: this.prompt.area } : null;
+  }
+
+  /** A clip that was made here goes on from its own prompt. */
+  get needsPrompt() {
+    return this.mode === "create" || this.mode === "connect" || !this.video.source?.prompt;
   }
 
   changed() {
@@ -366,11 +377,15 @@ export class Make {
     this.asked?.abort();
     this.asked = new AbortController();
     const body = { ...this.fields(), task: TASKS[this.mode] };
-    if (this.mode !== "create" && this.missing()) {
-      fillWith(this.plan, h("p", {}, this.missing().text));
+    const missing = this.missing();
+    if (missing && missing.at !== this.prompt.area) {
+      fillWith(this.plan, h("p", {}, missing.text));
       return;
     }
-    if (!body.prompt && !body.storyboard && this.mode === "create") body.prompt = M.promptPlaceholder;
+    if (missing) {
+      if (body.storyboard) body.storyboard[0].prompt = M.promptPlaceholder;
+      else body.prompt = M.promptPlaceholder;
+    }
     try {
       const planned = await call("POST", "/v1/videos/plan", body, { signal: this.asked.signal });
       const s = planned.settings;

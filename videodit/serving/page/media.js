@@ -19,6 +19,16 @@ function sourceOf(job) {
   return { id: job.id, kind: "clip", name: job.prompt ?? job.id, width, height, fps, num_frames: Math.round(Number(job.seconds) * fps), url: contentUrl(job), thumb: contentUrl(job, "thumbnail"), prompt: job.prompt };
 }
 
+/** The prompt that a clip was made from, by the recipe in it: a text of anyone. */
+function promptOf(sent) {
+  try {
+    const { prompt } = JSON.parse(sent.recipe);
+    return typeof prompt === "string" && prompt ? prompt : null;
+  } catch {
+    return null;
+  }
+}
+
 /** A small picture of what is shown, kept in this browser: the server gives uploads to nobody. */
 function keepThumb(id, shown, width, height) {
   const scale = Math.min(1, THUMB_SIDE / Math.max(width, height));
@@ -51,14 +61,12 @@ export class MediaPicker {
     for (const event of ["dragenter", "dragover"]) {
       this.zone.addEventListener(event, (drag) => {
         drag.preventDefault();
-        drag.stopPropagation();
         this.zone.classList.add("over");
       });
     }
     this.zone.addEventListener("dragleave", () => this.zone.classList.remove("over"));
     this.zone.addEventListener("drop", (drop) => {
       drop.preventDefault();
-      drop.stopPropagation();
       this.zone.classList.remove("over");
       const file = drop.dataTransfer.files[0];
       if (file && !this.zone.disabled) this.take(file);
@@ -89,7 +97,7 @@ export class MediaPicker {
         if (turn !== this.turn) return;
         if (sent.kind !== this.kind) throw new Error(this.kind === "clip" ? S.notClip : S.notPicture);
         this.say("");
-        this.set({ ...sent, name: file.name || this.title, url, local: true });
+        this.set({ ...sent, name: file.name || this.title, prompt: promptOf(sent), url, local: true });
       } catch (error) {
         if (turn !== this.turn) return;
         URL.revokeObjectURL(url);
@@ -150,7 +158,10 @@ export class MediaPicker {
       const id = encodeURIComponent(reference.id);
       let source = null;
       if (reference.id.startsWith("video")) source = sourceOf(jobs.byId.get(reference.id) ?? (await get(`/v1/videos/${id}`)));
-      else source = await call("GET", `/v1/uploads/${id}`);
+      else {
+        const sent = await call("GET", `/v1/uploads/${id}`);
+        source = { ...sent, prompt: promptOf(sent) };
+      }
       if (turn === this.turn) this.set(source);
     } catch {
       if (turn !== this.turn) return undefined;

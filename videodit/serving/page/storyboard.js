@@ -27,6 +27,11 @@ export class Storyboard {
     return [{ at: 0, prompt }, ...more];
   }
 
+  /** The text of a scene that has none yet. */
+  get empty() {
+    return this.sorted().find((scene) => !scene.text.value.trim())?.text ?? null;
+  }
+
   sorted() {
     return [...this.scenes].sort((a, b) => a.at - b.at);
   }

@@ -64,6 +64,7 @@ export const T = {
     ownValue: "the model's own",
     sending: "Sending…",
     needsPrompt: "Say what the clip should show.",
+    needsScene: "Say what the scene shows.",
     needsClip: "Choose a clip first.",
     needsSecondClip: "Choose the second clip, too.",
   },
