@@ -45,6 +45,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
 }
 _MAKING = 4.0  # seconds that the making of the clip takes in the walk, at most
+_LONGEST = 20.0  # seconds of the walk
 _LAST = 1200  # milliseconds that the last frame of the walk stays
 
 
@@ -141,7 +142,8 @@ def _write(path: Path, frames: list[tuple[float, bytes]], width: int, fps: float
             size = (width, round(picture.height * width / picture.width))
             kept.append((when, picture.convert("RGB").resize(size, PIL.Image.Resampling.LANCZOS)))
     times = [when for when, _ in kept]
-    stay = [round(1000 * (after - before)) for before, after in itertools.pairwise(times)]
+    haste = min(1.0, _LONGEST / (times[-1] - times[0]))  # on a machine that is busy with other work
+    stay = [round(1000 * haste * (after - before)) for before, after in itertools.pairwise(times)]
     first, *rest = (picture for _, picture in kept)
     path.parent.mkdir(parents=True, exist_ok=True)
     first.save(
