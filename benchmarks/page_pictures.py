@@ -135,9 +135,8 @@ def _write(path: Path, frames: list[tuple[float, bytes]], width: int, fps: float
         append_images=rest,
         duration=[*stay, _LAST],
         loop=0,
-        quality=55,
-        method=6,
-        minimize_size=True,
+        quality=50,
+        method=3,
     )
     print(f"{path}: {len(kept)} frames, {times[-1] - times[0]:.1f} s, {path.stat().st_size / 1e6:.2f} MB")
 

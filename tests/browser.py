@@ -87,9 +87,14 @@ class Seen:
                 self.streams.append(request.url)  # type: ignore[attr-defined]
 
         context.on("request", on_request)
-        context.on("response", lambda one: self.answers.append((one.status, one.url)) if one.status >= 400 else None)
+        context.on("response", self._on_response)
         context.on("console", self._on_console)
         context.on("weberror", lambda one: self.faults.append(f"an exception: {one.error}"))
+
+    def _on_response(self, answer: Any) -> None:
+        ended = answer.status == 404 and urlsplit(answer.url).path.endswith("/preview")  # the clip was finished first
+        if answer.status >= 400 and not ended:
+            self.answers.append((answer.status, answer.url))
 
     def _on_console(self, message: object) -> None:
         text: str = message.text  # type: ignore[attr-defined]
