@@ -241,7 +241,7 @@ def test_loras_are_sent_with_weights_and_those_for_other_models_are_not_offered(
     browser: Browser, server: ServerProcess
 ) -> None:
     film = {"id": "film", "trigger_words": ["filmic"], "models": ["mini"], "errors": {}, "notices": [], "bytes": 1000}
-    other = film | {"id": "other", "models": [], "errors": {"mini": "it is for another model"}}
+    other = film | {"id": "other", "models": [], "trigger_words": [], "errors": {"mini": "it is for another model"}}
     asked: list[dict[str, Any]] = []
 
     def answer(route: Route) -> None:
