@@ -447,6 +447,21 @@ def test_a_finished_clip_has_pictures_and_becomes_animated_ones(server: LocalSer
 # ---- finding -------------------------------------------------------------------------------------
 
 
+def test_what_is_searched_is_what_a_recipe_says(server: LocalServer) -> None:
+    def found(query: str) -> list[str]:
+        answer = server.client.get("/v1/videos", params={"query": query}).json()
+        return [video["id"] for video in answer["data"]]
+
+    server.create(prompt="red ball", num_frames=5)
+    other = server.create(prompt="a blue ball", negative_prompt="Straße", seed=77, size="64x32", num_frames=5)["id"]
+    for query in ("64x32", "seed=77", "strasse", "mini 64x32 BALL", "steps=2 seed=77"):
+        assert found(query) == [other], query
+    assert found("seed=7 64x32") == [other]  # the beginning of a number is enough
+    assert found("prompt") == []  # names of fields are not searched
+    story = server.create(prompt=None, storyboard=[{"at": 0, "prompt": "a fox"}, {"at": 0.2, "prompt": "a hare"}])["id"]
+    assert found("fox hare") == [story]
+
+
 def test_clips_are_found_by_words_marks_and_states_and_sorted(server: LocalServer) -> None:
     ids = [
         server.create(prompt=text, num_frames=count)["id"]
@@ -463,13 +478,6 @@ def test_clips_are_found_by_words_marks_and_states_and_sorted(server: LocalServe
     assert found(query="red", sort="prompt", order="asc") == [ids[2], ids[1]]
     assert found(query="100%") == []
     assert found(sort="seconds")[0] == ids[1]
-    other = server.create(prompt="a blue ball", negative_prompt="Straße", seed=77, size="64x32", num_frames=5)["id"]
-    for query in ("64x32", "seed=77", "strasse", "mini 64x32 BALL", "steps=2 seed=77"):
-        assert found(query=query) == [other], query
-    assert found(query="seed=7 64x32") == [other]  # the beginning of a number is enough
-    assert found(query="prompt") == []  # names of fields are not searched
-    story = server.create(prompt=None, storyboard=[{"at": 0, "prompt": "a fox"}, {"at": 0.2, "prompt": "a hare"}])["id"]
-    assert found(query="fox hare") == [story]
     page = found(sort="seconds", order="asc", limit=2)
     assert sorted([*page, *found(sort="seconds", order="asc", after=page[-1])]) == sorted(ids)
     assert post(server, f"videos/{ids[0]}/favourite")["favourite"]
