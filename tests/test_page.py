@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
-from browser import SMALL_CLIPS, browsing, check_clip, open_page, save_clip
-from playwright.sync_api import Browser, Page, expect
+from browser import SMALL_CLIPS, browsing, check_clip, open_page, save_clip, wait_for
+from playwright.sync_api import Browser, Page, Route, expect
 from servers import ServerProcess, server_process
 
 from videodit.media import read_video, write_video
@@ -47,31 +49,33 @@ def clip(tmp_path: Path) -> Path:
     return tmp_path / "square.mp4"
 
 
-def job_of(server: ServerProcess, page: Page) -> dict[str, object]:
-    """The job of the card that came last, as the API tells it."""
-    id = page.locator(".watch").first.get_attribute("data-id")
-    job: dict[str, object] = server.client.get(f"/v1/videos/{id}").json()
-    return job
-
-
 def type_prompt(page: Page, text: str = PROMPT) -> None:
     page.get_by_label("What should", exact=False).first.click()
     page.keyboard.press("Control+A")
     page.keyboard.type(text)
 
 
-def make(page: Page, server: ServerProcess) -> dict[str, object]:
-    """Send the form by keyboard, wait for its clip, and give its job."""
-    known = {job["id"] for job in server.client.get("/v1/videos?limit=100").json()["data"]}
+def send(page: Page, server: ServerProcess) -> str:
+    """Send the form by keyboard, and give the id of the job that is new."""
+    before = {job["id"] for job in newest(server)}
     page.keyboard.press("Control+Enter")
     for _ in range(300):
-        new = [job for job in server.client.get("/v1/videos?limit=100").json()["data"] if job["id"] not in known]
-        if new and new[0]["status"] in ("completed", "failed"):
-            assert new[0]["status"] == "completed", new[0]["error"]
-            page.wait_for_selector(f".watch[data-id={new[0]['id']}] video")
-            return new[0]
+        if new := [job["id"] for job in newest(server) if job["id"] not in before]:
+            return str(new[0])
         time.sleep(0.1)
-    raise AssertionError(page.locator("#messages").text_content())
+    raise AssertionError(f"nothing was sent: {page.locator('#messages').text_content()}")
+
+
+def make(page: Page, server: ServerProcess) -> dict[str, Any]:
+    """Send the form by keyboard, and wait for its clip, on the page, too."""
+    job = wait_for(server, send(page, server))
+    page.wait_for_selector(f".watch[data-id={job['id']}] video")
+    return job
+
+
+def newest(server: ServerProcess) -> list[dict[str, Any]]:
+    jobs: list[dict[str, Any]] = server.client.get("/v1/videos?limit=100").json()["data"]
+    return jobs
 
 
 def wait_for_plan(page: Page, text: str) -> None:
@@ -113,11 +117,9 @@ def test_two_tabs_share_one_stream_and_a_job_outlives_its_tab(browser: Browser, 
         first, second = open_page(context, server.url), open_page(context, server.url)
         type_prompt(first)
         first.get_by_text("More settings").click()
-        first.get_by_label("Steps").fill("12")
-        first.keyboard.press("Control+Enter")
-        id = first.locator(".watch progress").locator("xpath=ancestor::article").first.get_attribute("data-id")
+        first.get_by_label("Steps").fill("30")
+        id = send(first, server)
         expect(second.locator(f".watch[data-id={id}]")).to_be_visible()
-        expect(second.locator(f".watch[data-id={id}] .state")).to_contain_text(re.compile(r"step \d+ of 12"))
         assert len(seen.streams) == 1
         first.close()
         expect(second.locator(f".watch[data-id={id}] video")).to_be_visible()
@@ -196,7 +198,7 @@ def test_settings_are_sent_and_come_back_from_the_gallery(page: Page, server: Se
     page.get_by_role("button", name="Start over").click()
     expect(page.get_by_label("What it should not show")).to_have_value("")
     page.get_by_role("link", name="Gallery").click()
-    page.locator(f".card[data-id={job['id']}]").get_by_role("button", name="Use these settings").click()
+    page.locator(f".card[data-id={job['id']}]").get_by_role("button", name="Use settings").click()
     expect(page.get_by_label("What should", exact=False).first).to_have_value(PROMPT)
     expect(page.get_by_label("What it should not show")).to_have_value("a cat")
     expect(page.get_by_label("Seed", exact=True)).to_have_value(str(seed))
@@ -209,8 +211,58 @@ def test_several_clips_have_seeds_in_a_row(page: Page, server: ServerProcess) ->
     page.get_by_label("Seed", exact=True).fill("100")
     page.get_by_label("Clips", exact=True).fill("3")
     make(page, server)
-    seeds = [job["seed"] for job in server.client.get("/v1/videos?limit=3").json()["data"]]
+    seeds = [job["seed"] for job in newest(server)[:3]]
     assert sorted(seeds) == [100, 101, 102]
+
+
+def test_what_a_model_lacks_is_shown_with_the_reason(browser: Browser, server: ServerProcess) -> None:
+    def without(route: Route) -> None:
+        models = route.fetch().json()
+        for model in models["data"]:
+            model["takes"] = {name: name == "prompt" for name in model["takes"]} | {"conditions": []}
+        route.fulfill(json=models)
+
+    with browsing(browser, server.url) as (context, _):
+        context.route("**/v1/models", without)
+        page = open_page(context, server.url)
+        for name in ("First picture", "Last picture", "Add a scene"):
+            expect(page.get_by_role("button", name=re.compile(name))).to_be_disabled()
+        for name in ("Extend", "Edit", "Connect"):
+            expect(page.get_by_role("radio", name=name)).to_be_disabled()
+        for text in ("mini starts from no picture.", "mini ends at no picture.", "mini goes on from no clip."):
+            expect(page.get_by_text(text)).to_be_visible()
+        page.get_by_text("More settings").click()
+        expect(page.get_by_label("What it should not show")).to_be_disabled()
+        expect(page.get_by_label("Loop", exact=False)).to_be_disabled()
+        expect(page.get_by_text("mini makes no loops.")).to_be_visible()
+
+
+def test_loras_are_sent_with_weights_and_those_for_other_models_are_not_offered(
+    browser: Browser, server: ServerProcess
+) -> None:
+    film = {"id": "film", "trigger_words": ["filmic"], "models": ["mini"], "errors": {}, "notices": [], "bytes": 1000}
+    other = film | {"id": "other", "models": [], "trigger_words": [], "errors": {"mini": "it is for another model"}}
+    asked: list[dict[str, Any]] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.post_data_json)
+        body = {name: value for name, value in asked[-1].items() if name != "lora"}
+        route.continue_(post_data=json.dumps(body))
+
+    with browsing(browser, server.url) as (context, _):
+        context.route("**/v1/loras", lambda route: route.fulfill(json={"object": "list", "data": [film, other]}))
+        context.route("**/v1/videos/plan", answer)
+        page = open_page(context, server.url)
+        type_prompt(page, "a red ball ")
+        page.get_by_text("More settings").click()
+        expect(page.get_by_role("checkbox", name="other")).to_be_disabled()
+        expect(page.get_by_text("it is for another model")).to_be_visible()
+        page.get_by_role("checkbox", name="film").check()
+        page.get_by_label("Weight of film").fill("0.5")
+        page.get_by_role("button", name="filmic").click()
+        expect(page.get_by_label("What should", exact=False).first).to_have_value("a red ball filmic")
+        wait_for_plan(page, "filmic")
+    assert asked[-1]["lora"] == [{"name": "film", "weight": 0.5}]
 
 
 # ---- pictures and scenes -------------------------------------------------------------------------
@@ -384,7 +436,7 @@ def test_one_of_the_own_clips_is_edited_and_its_settings_come_back(page: Page, s
     assert (job["request"]["video"]["id"], job["request"]["strength"]) == (first["id"], 0.8)
     choose_mode(page, "From scratch")
     page.get_by_role("link", name="Gallery").click()
-    page.locator(f".card[data-id={job['id']}]").get_by_role("button", name="Use these settings").click()
+    page.locator(f".card[data-id={job['id']}]").get_by_role("button", name="Use settings").click()
     expect(page.get_by_role("radio", name="Edit")).to_be_checked()
     expect(page.get_by_label("How much may change", exact=False)).to_have_value("0.8")
     expect(page.get_by_role("button", name=re.compile("The clip to edit.*64 × 64"))).to_be_visible()
@@ -393,7 +445,7 @@ def test_one_of_the_own_clips_is_edited_and_its_settings_come_back(page: Page, s
 # ---- helpers -------------------------------------------------------------------------------------
 
 
-def clip_of(server: ServerProcess, job: dict[str, object], folder: Path) -> np.ndarray:
+def clip_of(server: ServerProcess, job: dict[str, Any], folder: Path) -> np.ndarray:
     """Frames of a job's file."""
     path = folder / f"{job['id']}.mp4"
     path.write_bytes(server.client.get(f"/v1/videos/{job['id']}/content").content)

@@ -70,7 +70,3 @@ function inside(box, { clientX, clientY }) {
   return clientX >= left && clientX <= right && clientY >= top && clientY <= bottom;
 }
 
-/** A wide panel that a button at its end closes, too. */
-export function dialog(title, closeText, ...children) {
-  return panel(title, { class: "wide" }, children, h("form", { method: "dialog", class: "dialog-end" }, h("button", {}, closeText)));
-}

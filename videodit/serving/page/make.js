@@ -391,7 +391,7 @@ export class Make {
       const s = planned.settings;
       const line = fill(T.plan.line, {
         size: `${s.width} × ${s.height}`, frames: s.num_frames, fps: +s.fps.toFixed(3),
-        seconds: (s.num_frames / s.fps).toFixed(2), steps: s.steps,
+        seconds: (s.num_frames / s.fps).toFixed(2), steps: s.steps === 1 ? T.plan.oneStep : fill(T.plan.steps, s),
       });
       fillWith(this.plan, h("p", {}, line), planned.notices.map((notice) => h("p", { class: "notice" }, notice)));
     } catch (error) {

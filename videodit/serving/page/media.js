@@ -1,6 +1,6 @@
 // Pictures and clips that a clip starts from: sent as soon as they are chosen, so that the plan knows them.
 import { call, contentUrl, get, upload } from "./api.js";
-import { button, dialog, fillWith, h, labelled } from "./dom.js";
+import { button, fillWith, h, labelled, panel } from "./dom.js";
 import { icon } from "./icons.js";
 import { jobs } from "./jobs.js";
 import { read, write } from "./kept.js";

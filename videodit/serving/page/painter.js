@@ -1,7 +1,7 @@
 // A mask painted over the frames of a clip: what is painted is made anew. Masks at several times follow what moves.
 import { upload } from "./api.js";
 import { aviOf } from "./avi.js";
-import { button, dialog, fillWith, h, labelled } from "./dom.js";
+import { button, fillWith, h, labelled, panel } from "./dom.js";
 import { between, hasPaint, isFull } from "./masks.js";
 import { T, fill } from "./strings.js";
 
@@ -81,15 +81,14 @@ export class MaskPainter {
     this.before = [];
     this.controls();
     const stage = h("div", { class: "stage" }, this.picture, this.canvas);
-    this.box = dialog(
-      P.title, P.cancel,
-      h("h2", {}, P.title), h("p", { class: "about" }, P.about),
+    this.box = panel(
+      P.title, { class: "painter" },
+      h("p", { class: "about" }, P.about),
       h("div", { class: "toolbar" }, this.tools, labelled(P.size, this.size, { class: "field short" }), this.undo, this.clearOne),
       stage,
       labelled(P.time, this.time, { class: "field" }), this.marks, this.error,
+      h("div", { class: "row end" }, this.done),
     );
-    this.box.querySelector(".dialog-end").prepend(this.done);
-    this.box.classList.add("painter");
     this.box.addEventListener("close", () => { this.video.removeAttribute("src"); this.open.focus(); });
     this.seek();
   }

@@ -99,7 +99,6 @@ export const T = {
     about: "Paint over what is to be made anew. Masks at several times follow what moves between them.",
     paint: "Paint a mask",
     use: "Use the mask",
-    cancel: "Close",
     remove: "Remove the mask",
     tool: "Tool",
     tools: { brush: "Brush", box: "Box", eraser: "Eraser" },
@@ -120,7 +119,7 @@ export const T = {
     forAll: "One mask for the whole clip. Move the time and paint for another.",
     follows: "Masks at these times:",
   },
-  plan: { line: "{size}, {frames} frames at {fps} fps, {seconds} s, {steps} steps" },
+  plan: { line: "{size}, {frames} frames at {fps} fps, {seconds} s, {steps}", steps: "{steps} steps", oneStep: "one step" },
   watch: {
     title: "In the making",
     empty: "Nothing is being made. Clips that you ask for appear here.",
