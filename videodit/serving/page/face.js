@@ -18,6 +18,11 @@ export function whenSeen(element, listener) {
   observer.observe(element);
 }
 
+/** Forgets the elements of a part that is taken away. */
+export function unwatch(part) {
+  for (const element of part.querySelectorAll(".face")) observer.unobserve(element);
+}
+
 /** Takes a video away with its decoder and what it has loaded. */
 export function release(video) {
   video.pause();

@@ -5,7 +5,7 @@ import { menuOf } from "./clip_actions.js";
 import { compare } from "./compare.js";
 import { button, fillWith, h } from "./dom.js";
 import { chooseRecipe } from "./drops.js";
-import { face, promptOf, whenSeen } from "./face.js";
+import { face, promptOf, release, unwatch, whenSeen } from "./face.js";
 import { jobs } from "./jobs.js";
 import { T, fill } from "./strings.js";
 import { view } from "./viewer.js";
@@ -161,6 +161,8 @@ export class Gallery {
         this.fillCard(card);
       } else {
         card.element.style.height = `${card.element.offsetHeight}px`;
+        unwatch(card.element);
+        card.element.querySelectorAll("video").forEach(release);
         fillWith(card.element);
       }
     });
