@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from videodit.checkpoints import weight_files
 from videodit.configs import read_json
 from videodit.families.autoencoders import OURS, autoencoder_named
+from videodit.vae_config import bytes_to_decode
 from videodit.weights import read_headers
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def memory_of(
 
     A forward of the transformer holds ``max(11 · D, 3 · D + 2 · F)`` numbers for each token at once, where ``D`` is its
     width and ``F`` that of its MLPs: the latter inside of an MLP, the former in attention and around it. Decoding is
-    counted as :func:`videodit.vae.bytes_to_decode` does, for the whole clip or what fits into half of the free memory.
+    counted as :func:`videodit.vae_config.bytes_to_decode` does, for the whole clip or what fits into half of the free
+    memory.
 
     Args:
         plan: the clip.
@@ -101,8 +103,6 @@ def _decoding(plan: Plan, folder: Path, itemsize: int, free: Callable[[], int]) 
     config = read_json(folder / "config.json")
     if not autoencoder_named(config.get("_class_name", OURS.class_name)).loaded.streams:
         return None
-    from videodit.vae import bytes_to_decode
-
     _, frames, height, width = plan.latent_shape
     each = bytes_to_decode(config, plan.spec.geometry.vae_stride, (height, width), itemsize)
     return each * max(1, min(frames, free() // 2 // each))  # one clip after the other

@@ -8,6 +8,7 @@ import torch
 
 from videodit.errors import InputError
 from videodit.families.autoencoders import autoencoder_of
+from videodit.hardware import default_device
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -134,9 +135,4 @@ class MemoryPipeline:
 
 
 def _accelerator(device: torch.device | str | None) -> torch.device | str:
-    if device is not None:
-        return device
-    from diffusers.utils.torch_utils import get_device
-
-    found: str = get_device()
-    return found
+    return default_device() if device is None else device

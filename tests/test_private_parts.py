@@ -136,7 +136,7 @@ def test_private_attributes_are_listed(root: Path) -> None:
     for name, tree in sources(root):
         for node in ast.walk(tree):
             match node:
-                case ast.FunctionDef(name=own) | ast.ClassDef(name=own):
+                case ast.FunctionDef(name=own) | ast.AsyncFunctionDef(name=own) | ast.ClassDef(name=own):
                     defined.add(own)
                 case ast.AnnAssign(target=ast.Name(own)):
                     defined.add(own)

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -39,29 +38,8 @@ from videodit.checkpoints import CheckedLoading
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
 from videodit.shapes import Size3D, VideoGeometry
+from videodit.vae_config import bytes_to_decode
 from videodit.vae_layers import CausalConv3d, Decoder, Encoder, Stream, channels_last_weights
-
-_LIVE = 8
-"""Tensors of the decoder's widest level that are alive at once, the carried past of a chunk among them: measured 5
-for whole clips (`pytest tests/test_streaming.py -k peak`)."""
-
-
-def bytes_to_decode(config: Mapping[str, Any], stride: Size3D, size: tuple[int, int], itemsize: int) -> int:
-    """Memory in which one latent frame of a clip is decoded.
-
-    It is counted as eight tensors of the decoder's widest level, which is what eager layers hold at once.
-
-    Args:
-        config: of a :class:`CausalVideoVAE`.
-        stride: of its latents.
-        size: height and width of the latents.
-        itemsize: bytes of a number.
-    """
-    patch = config.get("patch_size") or 1
-    # The last level but one widens to full size before its channels shrink.
-    channels = (config.get("decoder_base_dim") or config["base_dim"]) * max(config["dim_mult"][:2])
-    positions = stride.t * math.prod((size[0] * stride.h // patch, size[1] * stride.w // patch))
-    return int(_LIVE * itemsize * channels * positions)
 
 
 class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):

@@ -163,10 +163,20 @@ Fitting = Annotated[
 ]
 Server = Annotated[
     str | None,
-    typer.Option("--server", metavar="URL", help="Have a `videodit serve` make the clip; files are sent to it."),
+    typer.Option(
+        "--server",
+        metavar="URL",
+        rich_help_panel="On a server",
+        help="Have a `videodit serve` make the clip; files are sent to it.",
+    ),
 ]
 Detach = Annotated[
-    bool, typer.Option("--detach", help="With --server: do not wait; `videodit jobs` shows and fetches the clip.")
+    bool,
+    typer.Option(
+        "--detach",
+        rich_help_panel="On a server",
+        help="With --server: do not wait; `videodit jobs` shows and fetches the clip.",
+    ),
 ]
 Output = Annotated[
     Path | None,
