@@ -99,7 +99,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
 
         unknown = sorted(set(hub) - set(HUB_OPTIONS))
         if unknown:
-            raise InputError(f"options {', '.join(unknown)} are unknown; legal are {', '.join(HUB_OPTIONS)}")
+            raise InputError(f"options {', '.join(unknown)} are unknown; valid values are {', '.join(HUB_OPTIONS)}")
         networks = self._networks()
         into = _expert(networks, load_into_transformer_2)
         if hotswap and adapter_name is None:
@@ -300,7 +300,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
         names = list(networks) if components is None else list(components)
         unknown = [name for name in names if name not in self._lora_loadable_modules]
         if unknown or not names:
-            raise InputError(f"components is {names}; legal are {', '.join(self._lora_loadable_modules)}")
+            raise InputError(f"components is {names}; valid values are {', '.join(self._lora_loadable_modules)}")
         return {name: networks[name] for name in names if name in networks}
 
     def _all_names(self) -> list[str]:
@@ -356,7 +356,9 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
             )
         unknown = sorted((set(weight) & set(self._lora_loadable_modules)) - set(legal))
         if unknown:
-            raise InputError(f"LoRA {name!r} has no weights for {', '.join(unknown)}; legal are {', '.join(legal)}")
+            raise InputError(
+                f"LoRA {name!r} has no weights for {', '.join(unknown)}; valid values are {', '.join(legal)}"
+            )
         return {network: check_weight(weight.get(network, 1.0), name) for network in legal}
 
     def _lora_entries(self) -> list[JsonObject]:
@@ -469,7 +471,7 @@ def _check_place(model: nn.Module, network: str, name: str, *, hotswap: bool) ->
 
 def _check_name(name: str) -> None:
     if not isinstance(name, str) or not name or "." in name or not name.isprintable():
-        raise InputError(f"adapter_name is {name!r}; legal are names of printable characters without dots")
+        raise InputError(f"adapter_name is {name!r}; valid values are names of printable characters without dots")
 
 
 def free_name(name: str, taken: Container[str]) -> str:

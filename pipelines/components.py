@@ -71,7 +71,7 @@ def settle_components(components: Mapping[str, object], family: Family | None, s
         part = components.get(name)
         fits = all(hasattr(part, method) for method in methods) or (name.startswith("tokenizer") and _is_stand_in(part))
         if part is not None and (not fits or isinstance(part, nn.Module)):
-            raise InputError(f"{name} is a {type(part).__name__}; legal is {kind}")
+            raise InputError(f"{name} is a {type(part).__name__}; it must be {kind}")
     if components.get("scheduler") is not None and sampling.scheduler:
         own = {name: ours for name, (_, ours) in sampling.scheduler.items()}
         settled["scheduler"] = with_entries(components["scheduler"], own)
@@ -80,7 +80,7 @@ def settle_components(components: Mapping[str, object], family: Family | None, s
         from diffusers import ModelMixin
 
         if part is not None and (not isinstance(part, nn.Module) or isinstance(part, ModelMixin)):
-            raise InputError(f"{name} is a {type(part).__name__}; legal is an encoder of transformers")
+            raise InputError(f"{name} is a {type(part).__name__}; it must be an encoder of transformers")
     return settled
 
 
@@ -134,7 +134,7 @@ def _transformer(model: ModelMixin, name: str, family: Family | None, sampling: 
     theirs = next((one for one in FAMILIES.values() if class_name in (one.class_name, *one.aliases)), None)
     if theirs is None or (family is not None and theirs.name != family.name and class_name != family.class_name):
         needed = "VideoDiT" if family is None else f"VideoDiT or a {family.class_name}"
-        raise InputError(f"{name} is a {class_name}; legal is a {needed}")
+        raise InputError(f"{name} is a {class_name}; it must be a {needed}")
     theirs = family or family_of({"_class_name": class_name})
     check_convertible(model, name)
     state = model.state_dict()
@@ -171,7 +171,7 @@ def foreign_transformer(model: ModelMixin, name: str) -> ModelMixin:
 
     family = FAMILIES.get(model.config.get("family") or "")
     if family is None:
-        raise InputError(f"{name} is of no published family; legal are {', '.join(FAMILIES)}")
+        raise InputError(f"{name} is of no published family; valid values are {', '.join(FAMILIES)}")
     check_convertible(model, name)
     component = getattr(diffusers, family.class_name)
     theirs = _without_data(lambda: component(**model.config["family_config"]))
@@ -317,4 +317,4 @@ def _vae(vae: ModelMixin, sampling: Sampling) -> ModelMixin:
         return _share_vae(vae, build(lambda: ours.from_config(config), "vae"))
     if isinstance(vae, ours) if ours is not None else name == needed.class_name:
         return vae
-    raise InputError(f"vae is a {name}; legal is a {needed.class_name}")
+    raise InputError(f"vae is a {name}; it must be a {needed.class_name}")

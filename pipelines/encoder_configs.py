@@ -28,16 +28,18 @@ def check_encoder_config(config: Config, where: object) -> None:
         value = config.get(name)
         function = value.removeprefix("gated-") if isinstance(value, str) and name == "feed_forward_proj" else value
         if value is not None and (not isinstance(function, str) or function not in ACT2FN):
-            raise ModelError(f"{where}: {name} is {short(value)}, legal is the name of an activation such as gelu_new")
+            raise ModelError(
+                f"{where}: {name} is {short(value)}; it must be the name of an activation such as gelu_new"
+            )
     size = config.get("vocab_size")
     if isinstance(size, int):
         for name in _TOKENS:
             value = config.get(name)
             for one in value if isinstance(value, list) else [value]:
                 if one is not None and (type(one) is not int or not 0 <= one < size):
-                    raise ModelError(f"{where}: {name} is {short(value)}, legal is a token's number below {size}")
+                    raise ModelError(f"{where}: {name} is {short(value)}; it must be a token's number below {size}")
     if config.get("model_type") == "clip_text_model" and type(config.get("eos_token_id", 0)) is not int:
-        raise ModelError(f"{where}: eos_token_id is {short(config['eos_token_id'])}, legal is a token's number")
+        raise ModelError(f"{where}: eos_token_id is {short(config['eos_token_id'])}; it must be a token's number")
     buckets = config.get("relative_attention_num_buckets")
     if isinstance(buckets, int):  # T5 counts the first quarter of them one by one
         quarter = {**config, "a quarter of relative_attention_num_buckets": buckets // 4}

@@ -61,7 +61,7 @@ def resolve_model(name: str | os.PathLike[str], *, variant: str | None = None, *
         return found
     if is_hub_id(name):
         return _download(name, variant, **hub)
-    legal = f"legal are {', '.join(BUNDLED)}, a folder, or a hub id owner/name"
+    legal = f"valid values are {', '.join(BUNDLED)}, a folder, or a hub id owner/name"
     close = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.4)
     if close and not _is_path(name):
         raise InputError(f"unknown model {name!r}; did you mean {close[0]!r}? L{legal[1:]}")
@@ -183,17 +183,17 @@ def check_settings(index: JsonObject, where: object) -> None:
         if value is None and (name not in index or name in ("max_text_length", "window")):
             continue
         if type(value) is not int or not 1 <= value <= 2**24:
-            raise ModelError(f"{where}: {name} is {value!r}, legal is a whole number from 1 to {2**24}")
+            raise ModelError(f"{where}: {name} is {value!r}; it must be a whole number from 1 to {2**24}")
     for name, high in (("fps", 1000), ("guidance_scale", 100), ("boundary_ratio", 1)):
         value = index.get(name)
         if value is None and (name not in index or name == "boundary_ratio"):
             continue
         wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high
         if wrong or (name == "fps" and value == 0):
-            raise ModelError(f"{where}: {name} is {value!r}, legal is a number up to {high}")
+            raise ModelError(f"{where}: {name} is {value!r}; it must be a number up to {high}")
     for name in ("expand_timesteps", "force_zeros_for_empty_prompt"):
         if type(index.get(name, False)) not in (bool, type(None)):
-            raise ModelError(f"{where}: {name} is {index[name]!r}, legal are true and false")
+            raise ModelError(f"{where}: {name} is {index[name]!r}, valid values are true and false")
 
 
 def family_of_index(index: Config, where: object) -> tuple[Family, Sampling] | None:

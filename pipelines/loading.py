@@ -204,7 +204,7 @@ def _dtypes(dtype: torch.dtype | Mapping[str, torch.dtype] | None, networks: lis
     if dtype is not None and not isinstance(dtype, Mapping):
         by_name["default"] = dtype
     if unknown := sorted(set(by_name) - {"default", *_NETWORKS}):
-        raise InputError(f"dtype names {', '.join(unknown)}; legal are default, {', '.join(networks)}")
+        raise InputError(f"dtype names {', '.join(unknown)}; valid values are default, {', '.join(networks)}")
     for name, value in by_name.items():
         if not isinstance(value, torch.dtype) or not value.is_floating_point:
             raise InputError(f"dtype of {name} must be a floating torch.dtype such as torch.bfloat16, got {value!r}")
@@ -346,18 +346,18 @@ def class_of(entry: object, name: str, folder: Path) -> type:
         ModelError: an entry that is no pair of names, another library, or a class of another kind.
     """
     if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
-        raise ModelError(f"{folder}: {name} is {entry!r}; legal is a library and a class in it")
+        raise ModelError(f"{folder}: {name} is {entry!r}; it must be a library and a class in it")
     library, class_name = entry
     kind = _kind(name)
     ours = own_class(class_name)
     if ours is not None and library == ours.__module__:
         library = "videodit"
     elif library not in ("diffusers", "transformers"):
-        raise ModelError(f"{folder}: {name} is of {library!r}, legal are diffusers and transformers")
+        raise ModelError(f"{folder}: {name} is of {library!r}, valid values are diffusers and transformers")
     with quick_imports():
         component = getattr(importlib.import_module(library), class_name, None)
     if not isinstance(component, type) or not issubclass(component, kind):
-        raise ModelError(f"{folder}: {name} is a {class_name} of {library}, legal is a {kind.__name__}")
+        raise ModelError(f"{folder}: {name} is a {class_name} of {library}; it must be a {kind.__name__}")
     return component
 
 

@@ -120,7 +120,7 @@ class LoRAFiles:
         from videodit.checkpoints import HUB_OPTIONS
 
         if unknown := sorted(set(hub) - set(HUB_OPTIONS)):
-            raise InputError(f"options {', '.join(unknown)} are unknown; legal are {', '.join(HUB_OPTIONS)}")
+            raise InputError(f"options {', '.join(unknown)} are unknown; valid values are {', '.join(HUB_OPTIONS)}")
         source = find_lora(pretrained_model_name_or_path_or_dict, weight_name=weight_name, **hub)
         tensors = {name: source.get(name) for name in source.names}
         return (tensors, json_metadata(source, DIFFUSERS_METADATA) or None) if return_lora_metadata else tensors

@@ -247,7 +247,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         """
         names = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
         if unknown := sorted(set(kwargs) - set(names)):
-            raise InputError(f"options {', '.join(unknown)} are unknown; legal are {', '.join(names)}")
+            raise InputError(f"options {', '.join(unknown)} are unknown; valid values are {', '.join(names)}")
         if not isinstance(pipeline, VideoDiTPipeline):
             return cls(**parts_of_diffusers(pipeline) | kwargs)
         own = {**pipeline.config, **pipeline.components}
@@ -472,7 +472,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         output_type = arguments.pop("output_type", "pil")
         known = inspect.signature(self.__call__).parameters
         if unknown := sorted(arguments.keys() - known.keys()):
-            raise InputError(f"arguments {', '.join(unknown)} are unknown; legal are {', '.join(known)}")
+            raise InputError(f"arguments {', '.join(unknown)} are unknown; valid values are {', '.join(known)}")
         arguments.pop("return_dict", None)
         plan = self.plan(*split_arguments(arguments | {"prompt": prompt}))
         self.check_plan(plan, output_type)
@@ -722,5 +722,5 @@ def _sampled_as(transformer: object) -> str | None:
         return None
     legal = sorted(FAMILIES[name].sampling)
     if len(legal) > 1:
-        raise InputError(f"a transformer of family {name!r} needs sampled_as; legal are {', '.join(legal)}")
+        raise InputError(f"a transformer of family {name!r} needs sampled_as; valid values are {', '.join(legal)}")
     return legal[0] if legal else None

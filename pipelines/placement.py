@@ -39,7 +39,7 @@ def place_components(
         return {}
     if isinstance(device_map, Mapping):
         if unknown := sorted(set(map(str, device_map)) - set(sizes)):
-            raise InputError(f"device_map names {', '.join(unknown)}; legal are {', '.join(sizes)}")
+            raise InputError(f"device_map names {', '.join(unknown)}; valid values are {', '.join(sizes)}")
         if missing := sorted(set(sizes) - set(device_map)):
             raise InputError(f"device_map says nothing of {', '.join(missing)}")
         return {name: _device(place) for name, place in device_map.items()}
@@ -72,7 +72,7 @@ def _balance(sizes: Mapping[str, int], max_memory: Memory | None) -> dict[str, s
     if max_memory is not None and not isinstance(max_memory, Mapping):
         raise InputError(f"max_memory must be a dict of bytes by device, got {max_memory!r}")
     if unknown := [key for key in max_memory or {} if key not in here]:
-        raise InputError(f"max_memory names device {unknown[0]!r}, which is not here; legal are {list(here)}")
+        raise InputError(f"max_memory names device {unknown[0]!r}, which is not here; valid values are {list(here)}")
     free: dict[int | str, int] = {}
     for key, value in (here if max_memory is None else max_memory).items():
         try:

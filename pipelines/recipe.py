@@ -245,7 +245,7 @@ def read_dtypes(recipe: JsonObject, where: str) -> dict[str, str] | None:
         if isinstance(dtypes, dict) and recipe.get("changed"):
             return None  # converted to something that no model is loaded in
         raise InputError(
-            f"the recipe in {where} has dtypes = {reprlib.repr(dtypes)}; legal are {', '.join(_DTYPES)} by part"
+            f"the recipe in {where} has dtypes = {reprlib.repr(dtypes)}; valid values are {', '.join(_DTYPES)} by part"
         )
     return None if set(dtypes.values()) <= {recipe.get("dtype")} else dtypes
 
@@ -275,7 +275,7 @@ def _acceleration(recipe: JsonObject, where: str) -> AccelConfig | None:
         )
     if quantize not in (None, *QUANTIZED):
         raise InputError(
-            f"the recipe in {where} has quantize = {reprlib.repr(quantize)}; legal are {', '.join(QUANTIZED)}"
+            f"the recipe in {where} has quantize = {reprlib.repr(quantize)}; valid values are {', '.join(QUANTIZED)}"
         )
     if tiling not in (None, [], TILING):
         raise InputError(f"{where} was decoded in tiles of {reprlib.repr(tiling)}; remake knows {TILING} alone")

@@ -187,7 +187,7 @@ class Request:
         names = [one.name for one in dataclasses.fields(cls)]
         if not isinstance(values, Mapping) or (unknown := sorted(map(str, values.keys() - set(names)))):
             what = repr(values) if not isinstance(values, Mapping) else f"the fields {', '.join(unknown)}"
-            raise InputError(f"a request cannot hold {what}; legal are {', '.join(names)}")
+            raise InputError(f"a request cannot hold {what}; valid values are {', '.join(names)}")
         return cls(**{name: _decoded(name, value) for name, value in values.items()})
 
 

@@ -106,7 +106,7 @@ def test_a_prompt_that_names_a_file(things: Path, text: str, is_one: bool) -> No
         ("clips", InputError, "is a folder of a clip"),
         ("parts", ModelError, "lacks model_index.json"),
         ("./nameles", InputError, "does not exist; close to it is 'nameless'"),
-        ("/no/such/model", InputError, "does not exist; legal are mini, a folder, or a hub id"),
+        ("/no/such/model", InputError, "does not exist; valid values are mini, a folder, or a hub id"),
         ("", InputError, "got ''"),
         (5, InputError, "got 5"),
     ],
@@ -117,7 +117,7 @@ def test_what_is_no_model_is_told_by_its_kind(things: Path, name: Any, error: ty
 
 
 def test_an_index_without_a_class_is_a_damaged_model(things: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "nameless/model_index.json names no class (_class_name); legal are VideoDiTPipeline" in told(
+    assert "nameless/model_index.json names no class (_class_name); valid values are VideoDiTPipeline" in told(
         capsys, "generate", BALL, "-m", "nameless", code=3
     )
 
@@ -141,7 +141,7 @@ def test_an_index_without_a_class_is_a_damaged_model(things: Path, capsys: pytes
         (("generate", "--prompts", "https://a.b/c.jsonl", "-o", "."), "it is an address"),
         (("generate", "--storyboard", "https://a.b/c.txt"), "it is an address"),
         (("info", "a.png", "b.png"), "'b.png' is more than `videodit info` takes"),
-        (("a red ball",), 'a clip is made by `videodit generate "a red ball"`; legal are generate, edit'),
+        (("a red ball",), 'a clip is made by `videodit generate "a red ball"`; valid values are generate, edit'),
         (("info", "nosuch"), "'nosuch' does not exist; info takes a clip, a picture, a LoRA"),
         (("info", "clips"), "is a folder of a clip or picture"),
         (("info", "empty"), "is an empty folder; info takes"),

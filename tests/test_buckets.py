@@ -193,7 +193,7 @@ def test_flags_drop_what_is_asked_for_and_nothing_else() -> None:
     assert some.dropped == [("a", "static, no caption"), ("c", "nearly the same as a"), ("d", "the file is empty")]
     with pytest.raises(
         ValueError,
-        match="dropped for ugly; legal are static, black, letterboxed, interlaced, time gaps, no caption, dup",
+        match="dropped for ugly; valid values are static, black, letterboxed, interlaced, time gaps, no caption, dup",
     ):
         plan_samples(clips, spec_for(), drop_flags=frozenset({"ugly"}))
 

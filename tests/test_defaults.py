@@ -125,8 +125,8 @@ def test_a_line_of_a_prompts_file_goes_before_a_default(file: Path, capsys: pyte
     [
         ("steps = ", ", line 1: not TOML: "),
         ('steps = 3\nmodel = "mini', ", line 2: not TOML: "),
-        ("\nstpes = 3", ", line 2: unknown key 'stpes' (did you mean 'steps'?); legal are model, output, size"),
-        ("overwrite = true", ", line 1: unknown key 'overwrite'; legal are model"),
+        ("\nstpes = 3", ", line 2: unknown key 'stpes' (did you mean 'steps'?); valid values are model, output, size"),
+        ("overwrite = true", ", line 1: unknown key 'overwrite'; valid values are model"),
         ('steps = "3"', ", line 1: steps is '3'; it must be a whole number"),
         ("steps = true", ", line 1: steps is True; it must be a whole number"),
         ("steps = 3.5", ", line 1: steps is 3.5; it must be a whole number"),
@@ -141,11 +141,11 @@ def test_a_line_of_a_prompts_file_goes_before_a_default(file: Path, capsys: pyte
         ('accelerate = "x"', ", line 1: accelerate is 'x'; it must be one of lossless, balanced, fast"),
         ('output = "/none"', ", line 1: output is '/none'; it must be an existing folder"),
         ('wildcards = ["/none"]', ", line 1: wildcards is '/none'; it must be a list of existing folders"),
-        ("[draft]\nsteps = 3", ", line 1: unknown key 'draft'; legal are "),
+        ("[draft]\nsteps = 3", ", line 1: unknown key 'draft'; valid values are "),
         ("preset = 3", ", line 1: preset must be tables, such as [preset.draft]"),
         ("[preset]\ndraft = 3", ": preset.draft must be a table, such as [preset.draft]"),
         ('[preset."a b"]\nsteps = 3', ", line 1: the preset 'a b' must be named by letters, digits"),
-        ("[preset.v1.2]\nsteps = 3", ": unknown key '2'; legal are "),
+        ("[preset.v1.2]\nsteps = 3", ": unknown key '2'; valid values are "),
         ("steps = 3\n[preset.draft]\ncfg = 3\nstep = 3", ", line 4: unknown key 'step' (did you mean 'steps'?)"),
         # What only the plan can tell is named by its key and the file, too.
         ("steps = 0", "steps in {file} must be 1 to 1000, got 0"),
@@ -172,7 +172,9 @@ def test_a_name_with_dots_stands_in_quotes(file: Path, capsys: pytest.CaptureFix
     assert '; a name with dots stands in quotes: [preset."v1.2"]' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "words"), [("", "there are no presets in"), ("[preset.fine]", "legal are fine in")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "there are no presets in"), ("[preset.fine]", "valid values are fine in")]
+)
 def test_an_unknown_preset_is_told(file: Path, capsys: pytest.CaptureFixture[str], text: str, words: str) -> None:
     write(file, text)
     assert main([*DRY, "--preset", "draft"]) == 2
@@ -274,7 +276,7 @@ def test_values_are_read_back(file: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["set", "stpes", "3"], "unknown key 'stpes' (did you mean 'steps'?); legal are model"),
+        (["set", "stpes", "3"], "unknown key 'stpes' (did you mean 'steps'?); valid values are model"),
         (["set", "steps", "a"], "steps is 'a'; it must be a whole number"),
         (["set", "steps", "3", "4"], "steps takes one value, not 2"),
         (["set", "fps", "fast"], "fps is 'fast'; it must be a number"),

@@ -196,7 +196,7 @@ def test_parts_of_a_model_made_here_do_not_tell_its_sizes(tiny_model: Path, capl
 
 def test_parts_of_a_family_with_several_pipelines_need_sampled_as() -> None:
     transformer = _small(family="wan")
-    with pytest.raises(InputError, match=r"needs sampled_as; legal are .*WanPipeline"):
+    with pytest.raises(InputError, match=r"needs sampled_as; valid values are .*WanPipeline"):
         VideoDiTPipeline(None, None, transformer, None, None)
 
 

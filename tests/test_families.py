@@ -390,7 +390,7 @@ def test_loads_the_authors_own_file(name: str, prefix: str, tmp_path: Path) -> N
 
 def test_a_config_of_an_unknown_family_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "OtterTransformer3DModel"}')
-    message = r"is of class 'OtterTransformer3DModel'; legal are VideoDiT, WanTransformer3DModel, .*FluxTr"
+    message = r"is of class 'OtterTransformer3DModel'; valid values are VideoDiT, WanTransformer3DModel, .*FluxTr"
     for load in (VideoDiT.from_pretrained, VideoDiT.load_config):
         with pytest.raises(ValueError, match=message):
             load(tmp_path)
@@ -401,12 +401,16 @@ def test_a_config_of_an_unknown_family_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "entry", "message"),
     [
-        ("cogvideox", {"patch_size_t": 2}, "CogVideoX: patch_size_t is 2, legal is None"),
-        ("skyreels_v2", {"inject_sample_info": True}, "SkyReels-V2: inject_sample_info is True, legal is False"),
+        ("cogvideox", {"patch_size_t": 2}, "CogVideoX: patch_size_t is 2; it must be None"),
+        (
+            "skyreels_v2",
+            {"inject_sample_info": True},
+            "SkyReels-V2: inject_sample_info is True; it must be False",
+        ),
         ("hunyuan_video", {"image_condition_type": "token_replace"}, "image_condition_type is 'token_replace'"),
-        ("wan", {"added_kv_proj_dim": 7}, "added_kv_proj_dim is 7, legal is 5120 where image_dim is set"),
-        ("ltx", {"cross_attention_dim": 7}, "cross_attention_dim is 7, legal is 2048"),
-        ("flux", {"in_channels": 6}, "in_channels is 6; legal are multiples of 4"),
+        ("wan", {"added_kv_proj_dim": 7}, "added_kv_proj_dim is 7; it must be 5120 where image_dim is set"),
+        ("ltx", {"cross_attention_dim": 7}, "cross_attention_dim is 7; it must be 2048"),
+        ("flux", {"in_channels": 6}, "in_channels is 6; valid values are multiples of 4"),
     ],
 )
 def test_an_entry_that_no_published_model_has_is_named(family: str, entry: dict[str, Any], message: str) -> None:

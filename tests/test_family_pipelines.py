@@ -210,12 +210,18 @@ def changed_index(source: Path, target: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"_class_name": "OtterPipeline"}, "is of class 'OtterPipeline'; legal are VideoDiTPipeline, WanPipeline"),
-        ({"_class_name": ["pipeline", "My"]}, "is of class ..pipeline., .My..; legal are VideoDiTPipeline"),
-        ({"text_encoder": ["os", "system"]}, "text_encoder is of 'os', legal are diffusers and transformers"),
-        ({"scheduler": ["diffusers", "utils"]}, "scheduler is a utils of diffusers, legal is a SchedulerMixin"),
-        ({"tokenizer": ["transformers", "UMT5EncoderModel"]}, "legal is a PreTrainedTokenizerBase"),
-        ({"scheduler": ["diffusers"]}, "scheduler is .'diffusers'.; legal is a library and a class in it"),
+        (
+            {"_class_name": "OtterPipeline"},
+            "is of class 'OtterPipeline'; valid values are VideoDiTPipeline, WanPipeline",
+        ),
+        ({"_class_name": ["pipeline", "My"]}, "is of class ..pipeline., .My..; valid values are VideoDiTPipeline"),
+        ({"text_encoder": ["os", "system"]}, "text_encoder is of 'os', valid values are diffusers and transformers"),
+        (
+            {"scheduler": ["diffusers", "utils"]},
+            "scheduler is a utils of diffusers; it must be a SchedulerMixin",
+        ),
+        ({"tokenizer": ["transformers", "UMT5EncoderModel"]}, "it must be a PreTrainedTokenizerBase"),
+        ({"scheduler": ["diffusers"]}, "scheduler is .'diffusers'.; it must be a library and a class in it"),
         (
             {"_class_name": "LTXPipeline"},
             "is of class 'WanTransformer3DModel'; it must be of class 'LTX",

@@ -346,7 +346,7 @@ def test_what_is_no_cache_is_an_error_that_says_so(tmp_path: Path, copied: Path)
         ("cache.json", {"patch": [1, 0, 2]}, r"cache.json is damaged: .*patch \(1, 0, 2\).* numbers above 0"),
         ("cache.json", {"fps": "x"}, "cache.json is damaged: fps is 'x'"),
         ("cache.json", {"fps": float("nan")}, "cache.json is damaged: fps is nan"),
-        ("cache.json", {"dtype": "int4"}, "dtype 'int4'.*legal are float32, bfloat16, float16"),
+        ("cache.json", {"dtype": "int4"}, "dtype 'int4'.*valid values are float32, bfloat16, float16"),
         ("samples.jsonl", {"entry": 5}, "no line of a sample: entry is 5"),
         ("samples.jsonl", {"tokens": True}, "no line of a sample: tokens is True"),
         ("samples.jsonl", {"start": None}, "no line of a sample: start is None"),

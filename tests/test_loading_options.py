@@ -100,9 +100,9 @@ def test_networks_bring_their_inputs_along(wan_folder: Path) -> None:
     [
         ({"device_map": "auto"}, "must be 'balanced', a device such as 'cuda', or a dict"),
         ({"device_map": "sequential"}, "must be 'balanced', a device such as 'cuda', or a dict"),
-        ({"device_map": "gpu"}, "device 'gpu' is not here; legal are cpu"),
+        ({"device_map": "gpu"}, "device 'gpu' is not here; valid values are cpu"),
         ({"device_map": {"transformer": "cpu"}}, "device_map says nothing of text_encoder, vae"),
-        ({"device_map": {"unet": "cpu"}}, "device_map names unet; legal are text_encoder, transformer, vae"),
+        ({"device_map": {"unet": "cpu"}}, "device_map names unet; valid values are text_encoder, transformer, vae"),
         ({"device_map": "balanced", "max_memory": {"cpu": "1KB"}}, "max_memory allows .* bytes on the CPU, but"),
         ({"device_map": "balanced", "max_memory": {99: "1GB"}}, "max_memory names device 99, which is not here"),
         ({"device_map": "balanced", "max_memory": {"cpu": "much"}}, "max_memory of 'cpu' must be bytes"),

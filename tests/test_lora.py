@@ -518,7 +518,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "kohya"}, "layout is 'kohya', legal are diffusers, native"),
+        ({"layout": "kohya"}, "layout is 'kohya', valid values are diffusers, native"),
         ({"adapter_name": "other"}, "adapter_name is 'other'; there are default"),
         ({"metadata": {"modelspec.date": 3}}, "metadata must be texts by name, got 'modelspec.date': 3"),
         ({"metadata": {"videodit.layout": "x"}}, "metadata holds 'videodit.layout', which is written by save_lora"),
@@ -566,9 +566,7 @@ def some(dit: VideoDiT) -> Tensors:
 
 def test_one_that_fits_nothing_is_an_error() -> None:
     tensors = {"transformer.double_blocks.7.img_attn.qkv.lora_A.weight": torch.zeros(2, 32)}
-    message = (
-        r"fits no module of this VideoDiT: it holds .*double_blocks.7.*legal are names such as patch_embed, blocks"
-    )
+    message = r"fits no module of this VideoDiT: it holds .*double_blocks.7.*expected names such as patch_embed, blocks"
     with pytest.raises(ValueError, match=message):
         read(tiny(), tensors)
 
@@ -610,10 +608,13 @@ QKV = "transformer.blocks.0.attn1.to_q"
         ({f"{QKV}.lora_B.weight": None}, "blocks.0.attn1.to_q has one of lora_A and lora_B, both are needed"),
         ({f"{QKV}.dora_scale": (1, 32)}, r"magnitude of blocks.0.attn1.to_q has shape \[1, 32\]"),
         ({f"{QKV}.dora_scale": (32,)}, "is a DoRA for blocks.0.attn1.to_q and none for blocks.1.attn1.to_q"),
-        ({f"{QKV}.alpha": ()}, "alpha of blocks.0.attn1.to_q is 0.0, legal is a number above 0"),
+        ({f"{QKV}.alpha": ()}, "alpha of blocks.0.attn1.to_q is 0.0; it must be a number above 0"),
         ({f"{QKV}.diff": (32, 32)}, "blocks.0.attn1.to_q has a difference beside LoRA or DoRA"),
         ({f"{QKV}.lora_down.weight": (2, 32)}, "holds blocks.0.attn1.to_q twice"),
-        ({"blocks.0.attn1.to_k.lokr_w1": (2, 2)}, "holds LoKr .blocks.0.attn1.to_k.lokr_w1.; legal are LoRA and DoRA"),
+        (
+            {"blocks.0.attn1.to_k.lokr_w1": (2, 2)},
+            "holds LoKr .blocks.0.attn1.to_k.lokr_w1.; valid values are LoRA and DoRA",
+        ),
         ({"blocks.0.attn1.to_k.hada_w1_a": (2, 2)}, "holds LoHa"),
         ({"diffusion_model.patch_embed.diff_b": (9,)}, r"bias of patch_embed has shape \[9\], .* needs \[32\]"),
     ],
@@ -632,7 +633,10 @@ def test_a_broken_lora_is_named(change: dict[str, Any], message: str, header_onl
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({f"{QKV}.alpha": torch.zeros(0)}, r"alpha of blocks.0.attn1.to_q has shape \[0\], legal is one number"),
+        (
+            {f"{QKV}.alpha": torch.zeros(0)},
+            r"alpha of blocks.0.attn1.to_q has shape \[0\]; it must be one number",
+        ),
         ({f"{QKV}.alpha": torch.ones(2)}, r"alpha of blocks.0.attn1.to_q has shape \[2\]"),
         ({f"{QKV}.lora_A.weight": torch.ones(2, 32, dtype=torch.int8)}, "lora_A.weight holds whole numbers"),
         ({f"{QKV}.lora_A.weight": torch.ones(0, 32)}, r"lora_A.weight is empty, of shape \[0, 32\]"),
@@ -663,7 +667,7 @@ def test_alpha_in_a_config_is_named_with_its_lora() -> None:
     for alpha in ("x", 10**400):
         source = find_lora(some(tiny()))
         source.metadata["lora_adapter_metadata"] = json.dumps({"transformer.lora_alpha": alpha})
-        with pytest.raises(ValueError, match=r"LoRA 'lora': lora_alpha of .* legal is a number"):
+        with pytest.raises(ValueError, match=r"LoRA 'lora': lora_alpha of .* it must be a number"):
             read_lora(source, {"transformer": ModuleMap(tiny().config)})
 
 
@@ -674,7 +678,10 @@ def test_sources_that_are_none_are_named(tmp_path: Path) -> None:
     cases: list[tuple[Any, str]] = [
         (tmp_path / "x.bin", "is a pickle, which can run code"),
         (tmp_path / "cut.safetensors", "not a whole safetensors file"),
-        (tmp_path / "missing.safetensors", "does not exist; .*legal are a .safetensors file, a folder, or a hub id"),
+        (
+            tmp_path / "missing.safetensors",
+            "does not exist; .*expected a .safetensors file, a folder, or a hub id",
+        ),
         ("missing.safetensors", "does not exist; "),
         ("missing/x.safetensors", "does not exist; "),
         (tmp_path, "holds 2 .safetensors files; name one of them: b.safetensors, cut.safetensors"),
@@ -900,7 +907,7 @@ def test_pipelines_refuse_by_name(pipe: VideoDiTPipeline) -> None:
         (lambda: pipe.set_adapters("one", "strong"), "the weight of LoRA 'one' is 'strong'"),
         (
             lambda: pipe.set_adapters("one", {"transformer_2": 1}),
-            "has no weights for transformer_2; legal are transformer",
+            "has no weights for transformer_2; valid values are transformer",
         ),
         (lambda: pipe.lora_info("two"), "LoRA 'two' is not in the list"),
         (lambda: pipe.delete_adapters("two"), "LoRA 'two' is not in the list"),
@@ -1198,7 +1205,7 @@ def test_more_prefixes(prefix: str, name: str, pairs: Pairs) -> None:
     [
         ({f"x{i}": torch.ones(1) for i in range(60_000)}, "no more than 50000"),
         ({"a\x1b[31m": torch.ones(1)}, r"a tensor named 'a\\x1b"),
-        ({"blocks.0.attn1.to_q.alpha": torch.tensor(-1.0)}, "legal is a number above 0"),
+        ({"blocks.0.attn1.to_q.alpha": torch.tensor(-1.0)}, "it must be a number above 0"),
         ({"blocks.0.attn1.to_q.alpha": torch.tensor(float("nan"))}, "alpha of .* is nan"),
         ({"blocks.0.attn1.to_q.lora_A.weight": torch.zeros(100_000, 1).expand(-1, 32)}, "rank 100000|needs"),
     ],

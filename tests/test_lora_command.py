@@ -324,10 +324,14 @@ def many(path: Path, count: int) -> None:
     [
         ("many", 3, "holds 200000 tensors, and a LoRA holds no more than 50000"),
         ("fewer", 3, "fits no module of this VideoDiT: it holds x0.lora_A.weight, "),
-        ("rank", 3, "blocks.0.attn1.to_q has rank 100000, legal are ranks up to 16384"),
+        ("rank", 3, "blocks.0.attn1.to_q has rank 100000, valid values are ranks up to 16384"),
         ("alpha", 3, "lora_alpha of blocks.0.attn1.to_q is 1000"),
         ("digits", 3, 'lora_adapter_metadata in its header is \'{"transformer.lora_alpha": 1000'),
-        ("vast", 3, "alpha of blocks.0.attn1.to_q is 999999995904.0, legal is a number above 0 and up to 1e+09"),
+        (
+            "vast",
+            3,
+            "alpha of blocks.0.attn1.to_q is 999999995904.0; it must be a number above 0 and up to 1e+09",
+        ),
         ("nan", 3, "LoRA 'nan': transformer.blocks.0.attn1.to_q.lora_A.weight holds numbers that are not finite"),
         ("huge", 3, "the transformer's latents after the last step, with LoRA huge, hold values that are not finite"),
     ],

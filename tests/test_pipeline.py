@@ -498,7 +498,9 @@ def test_another_pipeline_on_the_hub_is_refused_before_its_weights_are_fetched(
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, name: str(tmp_path / name))
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("fetched the weights"))
-    with pytest.raises(ValueError, match="owner/wan is of class 'StableDiffusionPipeline'; legal are VideoDiTPipeline"):
+    with pytest.raises(
+        ValueError, match="owner/wan is of class 'StableDiffusionPipeline'; valid values are VideoDiTPipeline"
+    ):
         resolve_model("owner/wan")
 
 

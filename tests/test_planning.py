@@ -80,7 +80,7 @@ def test_a_request_that_holds_pixels_is_not_stored() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"stepz": 3}, "cannot hold the fields stepz; legal are prompt, negative_prompt"),
+        ({"stepz": 3}, "cannot hold the fields stepz; valid values are prompt, negative_prompt"),
         ([1], r"cannot hold \[1\]"),
         ({"conditions": [{"kind": "picture"}]}, "conditions of a request cannot be"),
         ({"conditions": [{"kind": "frames", "where": 1}]}, "conditions of a request cannot be"),
@@ -231,7 +231,7 @@ def test_a_plan_says_what_it_costs(pipe: VideoDiTPipeline) -> None:
 
 
 def test_arguments_that_there_are_not_are_named(pipe: VideoDiTPipeline) -> None:
-    with pytest.raises(InputError, match="arguments stepz are unknown; legal are prompt, negative_prompt"):
+    with pytest.raises(InputError, match="arguments stepz are unknown; valid values are prompt, negative_prompt"):
         pipe.check_inputs(PROMPT, stepz=3)
 
 

@@ -101,7 +101,7 @@ def test_a_prompt_is_read(typed: str, text: str, weights: tuple[Any, ...]) -> No
         ("a (:1.2)", "has a weight and no words"),
         ("<lora:style:0.8", "< is not closed"),
         ("<lora:style:much>", "the weight of a LoRA is 'much'; it must be a number from -100 to 100"),
-        ("<lora:style:1:2>", "is unknown; legal is <lora:NAME:WEIGHT>"),
+        ("<lora:style:1:2>", "is unknown; it must be <lora:NAME:WEIGHT>"),
         ("<hypernet:style:1>", "<hypernet:style:1> is unknown"),
         ("<lora:nope:1>", "LoRA 'nope' is unknown; in .*loras' there are: other, style"),
         ("{a|<lora:nope:1>}", "LoRA 'nope' is unknown"),

@@ -105,7 +105,7 @@ def test_a_job_that_failed_leaves_no_file(
         (["-o", "-"], "-o - does not go together with --server"),
         (["-o", "x-%04d.png"], "with --server it must end in .mp4, .gif, .webp"),
         (["--steps", "0"], "the server refuses it: "),
-        (["-m", "other"], "there is no model 'other'; legal are mini"),
+        (["-m", "other"], "there is no model 'other'; valid values are mini"),
     ],
 )
 def test_what_a_server_cannot_do_is_refused_by_the_flags_name(

@@ -144,7 +144,9 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
         if single.is_file():
             return [single]
     if variant is not None:
-        raise ModelError(f"{folder} lacks files of the variant {variant!r}; legal are {_variants(folder) or 'none'}")
+        raise ModelError(
+            f"{folder} lacks files of the variant {variant!r}; valid values are {_variants(folder) or 'none'}"
+        )
     plain = [path for path in sorted(folder.glob("*.safetensors")) if not _VARIANT.fullmatch(path.name)]
     if not plain:
         raise MissingFile(

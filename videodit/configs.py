@@ -112,7 +112,7 @@ def check_config(config: object, where: object) -> None:
             raise ModelError(f"{where} asks for {key}, which is refused: {_REFUSED[key]}")
         if key in _ATTENTION and value not in _PLAIN_ATTENTION:
             raise ModelError(
-                f"{where} asks for {key} {short(value)}; legal are {', '.join(map(str, _PLAIN_ATTENTION[1:]))}"
+                f"{where} asks for {key} {short(value)}; valid values are {', '.join(map(str, _PLAIN_ATTENTION[1:]))}"
             )
         check_number(key, value, where)
         if isinstance(value, float) and math.isinf(value) and key != "lambda_min_clipped":

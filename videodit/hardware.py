@@ -52,9 +52,9 @@ def parse_device(name: str | None) -> str:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError):
         here = [d for d in ("cpu", "cuda", "mps") if d in ("cpu", default_device())]
-        raise InputError(f"device {name!r} is not here; legal are {', '.join(here)}") from None
+        raise InputError(f"device {name!r} is not here; valid values are {', '.join(here)}") from None
     if kind == "meta":
-        raise InputError("device 'meta' holds no data; legal are cpu, cuda, mps")
+        raise InputError("device 'meta' holds no data; valid values are cpu, cuda, mps")
     return name
 
 
@@ -77,7 +77,7 @@ def parse_dtype(name: str | None, device: str) -> torch.dtype:
     if name is None:
         return default_dtype(device)[0]
     if name not in _DTYPES:
-        raise InputError(f"dtype {name!r} is unknown; legal are {', '.join(_DTYPES)}")
+        raise InputError(f"dtype {name!r} is unknown; valid values are {', '.join(_DTYPES)}")
     if _DTYPES[name] is torch.float16 and torch.device(device).type == "cpu":
         raise InputError("dtype 'float16' is emulated on a CPU and very slow; use bfloat16 or float32")
     return _DTYPES[name]

@@ -273,7 +273,7 @@ class _Parser:
         content = self.text[self.at + 1 : end]
         kind, name, *rest = content.split(":")
         if kind.lower() != "lora" or len(rest) > 1:
-            raise self._fail(f"<{content}> is unknown; legal is <lora:NAME:WEIGHT>, and \\< for the character itself")
+            raise self._fail(f"<{content}> is unknown; it must be <lora:NAME:WEIGHT>, and \\< for the character itself")
         self._check_name(name, "a LoRA")
         self.at = end + 1
         weight = self._number(rest[0].strip(), MAX_LORA_WEIGHT, start, "the weight of a LoRA") if rest else 1.0

@@ -104,7 +104,7 @@ def check_number(name: str, value: object, where: object) -> None:
         return
     for one in value if legal.many and isinstance(value, list) else [value]:
         if isinstance(one, bool) or not isinstance(one, (int, float)) or not legal.holds(one):
-            raise ModelError(f"{where}: {name} is {short(value)}, legal is {legal}")
+            raise ModelError(f"{where}: {name} is {short(value)}; it must be {legal}")
 
 
 def check_order(config: Mapping[str, object], low: str, high: str, where: object) -> None:

@@ -45,7 +45,7 @@ def check_types(config: Mapping[str, object], make: Callable[..., object], where
             )
         if not _fits(value, hints[name]) and not (value is None and default is None):
             kind = getattr(hints[name], "__name__", None) if isinstance(hints[name], type) else hints[name]
-            raise ModelError(f"{where}: {name} is {short(value)}, legal is {str(kind).replace('typing.', '')}")
+            raise ModelError(f"{where}: {name} is {short(value)}; it must be {str(kind).replace('typing.', '')}")
 
 
 def _may_have_length(length: int, default: object, hint: object) -> bool:

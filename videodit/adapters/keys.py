@@ -81,7 +81,7 @@ def parse_key(name: str) -> Key | None:
             return Key(network, module, part, kohya)
     for mark, method in _OTHER_METHODS.items():
         if mark in name:
-            raise InputError(f"holds {method} ({name}); legal are LoRA and DoRA")
+            raise InputError(f"holds {method} ({name}); valid values are LoRA and DoRA")
     return None
 
 

@@ -217,7 +217,7 @@ def _nothing_fits(source: LoRASource, unknown: list[str], models: Mapping[str, M
     found = listed(unknown or source.names[:1], _NAMED)
     return (
         f"LoRA {source.name!r} fits no module of this {model.title}: it holds {found}; "
-        f"legal are names such as {', '.join(shown)}"
+        f"expected names such as {', '.join(shown)}"
     )
 
 
@@ -391,12 +391,16 @@ class _Reader:
         given = set(parts)
         rank = (self.source.shape(parts["down"][1]) or [0])[0] if "down" in given else 0
         if rank > _MAX_RANK:
-            raise ModelError(f"LoRA {self.source.name!r}: {module} has rank {rank}, legal are ranks up to {_MAX_RANK}")
+            raise ModelError(
+                f"LoRA {self.source.name!r}: {module} has rank {rank}, valid values are ranks up to {_MAX_RANK}"
+            )
         tensors = {part: self._tensor(part, name) for part, (_, name) in parts.items()}
         if len(given & {"down", "up"}) == 1:
             raise ModelError(f"LoRA {self.source.name!r}: {module} has one of lora_A and lora_B, both are needed")
         if "diff" in given and given & {"down", "magnitude"}:
-            raise ModelError(f"LoRA {self.source.name!r}: {module} has a difference beside LoRA or DoRA; legal is one")
+            raise ModelError(
+                f"LoRA {self.source.name!r}: {module} has a difference beside LoRA or DoRA; it must be one"
+            )
         if "diff" in given:  # of full rank: the difference times an identity
             diff = self._widened(place, tensors["diff"], native)
             self._check(module, "difference", diff, [rows, columns])
@@ -425,7 +429,9 @@ class _Reader:
         if part == "alpha":
             return self.source.get(name)
         if not self.source.is_float(name):
-            raise ModelError(f"LoRA {self.source.name!r}: {name} holds whole numbers; legal are floating-point ones")
+            raise ModelError(
+                f"LoRA {self.source.name!r}: {name} holds whole numbers; valid values are floating-point ones"
+            )
         tensor = self.source.get(name, header_only=self.header_only)
         if not tensor.numel():
             raise ModelError(f"LoRA {self.source.name!r}: {name} is empty, of shape {list(tensor.shape)}")
@@ -457,7 +463,7 @@ class _Reader:
         """What ``up · down`` is scaled with, times the rank."""
         if stored is not None and (stored.numel() != 1 or stored.is_complex()):
             raise ModelError(
-                f"LoRA {self.source.name!r}: alpha of {module} has shape {list(stored.shape)}, legal is one number"
+                f"LoRA {self.source.name!r}: alpha of {module} has shape {list(stored.shape)}; it must be one number"
             )
         try:
             alpha = self.settings.alpha(module, rank) if stored is None else float(stored)
@@ -465,7 +471,7 @@ class _Reader:
             raise ModelError(f"LoRA {self.source.name!r}: {error}") from None
         if not 0 < alpha <= _MAX_ALPHA:  # NaN, too
             raise ModelError(
-                f"LoRA {self.source.name!r}: alpha of {module} is {alpha}, legal is a number above 0 and up to "
+                f"LoRA {self.source.name!r}: alpha of {module} is {alpha}; it must be a number above 0 and up to "
                 f"{_MAX_ALPHA:g}"
             )
         return alpha
@@ -487,7 +493,7 @@ class _Settings:
                     alpha = value
                     break
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or abs(alpha) > _MAX_ALPHA:
-            raise ModelError(f"lora_alpha of {module} is {shown(alpha)}, legal is a number")
+            raise ModelError(f"lora_alpha of {module} is {shown(alpha)}; it must be a number")
         return alpha * math.sqrt(rank) if self.config.get("use_rslora") else float(alpha)
 
 

@@ -78,7 +78,7 @@ class LoRASource:
         for key in self.names:
             if len(key) > _MAX_NAME or not key.isprintable():
                 raise ModelError(
-                    f"{self.where} holds a tensor named {shown(key)}; legal are up to {_MAX_NAME} printable characters"
+                    f"{self.where} holds a tensor named {shown(key)}; expected up to {_MAX_NAME} printable characters"
                 )
 
     def _check_count(self, count: int) -> None:
@@ -173,11 +173,11 @@ def find_lora(
     if is_hub_id(f"{owner}/{repository}") and (not file or file.endswith(".safetensors")) and not path.is_absolute():
         if not file and name.endswith(".safetensors"):
             raise InputError(
-                f"LoRA {name!r} {describe_path(name)}; legal are a .safetensors file, a folder, or a hub id owner/name"
+                f"LoRA {name!r} {describe_path(name)}; expected a .safetensors file, a folder, or a hub id owner/name"
             )
         return _from_hub(f"{owner}/{repository}", file or weight_name, hub)
     raise InputError(
-        f"LoRA {name!r} {describe_path(name)}; legal are a .safetensors file, a folder, or a hub id owner/name"
+        f"LoRA {name!r} {describe_path(name)}; expected a .safetensors file, a folder, or a hub id owner/name"
     )
 
 

@@ -110,7 +110,7 @@ def parse_drop(text: str) -> frozenset[str]:
         return frozenset()
     for name in names:
         if name not in DROPPABLE:
-            raise InputError(f"--drop names {name!r}; legal are {', '.join(DROPPABLE)}, or none alone")
+            raise InputError(f"--drop names {name!r}; valid values are {', '.join(DROPPABLE)}, or none alone")
     return frozenset(DROPPABLE[name] for name in names)
 
 

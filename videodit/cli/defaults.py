@@ -106,7 +106,7 @@ class Defaults:
             InputError: there is no such preset.
         """
         if preset is not None and preset not in self.presets:
-            there = f"legal are {', '.join(self.presets)}" if self.presets else "there are no presets"
+            there = f"valid values are {', '.join(self.presets)}" if self.presets else "there are no presets"
             raise InputError(f"--preset is {preset!r}; {there} in {str(self.file)!r}")
         found = {key: (value, "") for key, value in self.values.items()}
         if preset is not None:
@@ -186,7 +186,7 @@ def check_value(key: str, value: Any) -> None:
     if (wanted := KEYS.get(key)) is None:
         close = difflib.get_close_matches(key, KEYS, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise InputError(f"unknown key {key!r}{hint}; legal are {', '.join(KEYS)}")
+        raise InputError(f"unknown key {key!r}{hint}; valid values are {', '.join(KEYS)}")
     items = value if wanted.many and isinstance(value, list) else [value]
     if isinstance(value, list) != wanted.many or not all(is_plain(item, wanted.types) for item in items):
         raise InputError(f"{key} is {short(value)}; it must be {wanted.kind}")

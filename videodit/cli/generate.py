@@ -233,7 +233,7 @@ def _parse_line(line: bytes) -> dict[str, Any]:
     fields = {}
     for key, value in values.items():
         if key not in _LINE_KEYS:
-            raise InputError(f"unknown key {key!r}; legal are {', '.join(_LINE_KEYS)}")
+            raise InputError(f"unknown key {key!r}; valid values are {', '.join(_LINE_KEYS)}")
         field, types, description = _LINE_KEYS[key]
         if not is_plain(value, types):
             raise InputError(f"{key} is {value!r}; it must be {description}")

@@ -156,7 +156,7 @@ def _usage_message(error: Any) -> str:
     if message.startswith("No such command") and "Did you mean" not in message:
         legal = ", ".join(context.command.list_commands(context))
         hint = ' a clip is made by `videodit generate "a red ball"`;' if command == "videodit" else ""
-        return f"{message};{hint} legal are {legal} ({see})"
+        return f"{message};{hint} valid values are {legal} ({see})"
     return f"{message} ({see})"
 
 

@@ -44,4 +44,4 @@ def sampling_of(pipeline: object, where: object = "the folder") -> tuple[Family,
 
 def _unknown(name: object, legal: list[str], where: object) -> ModelError:
     named = "names no class (_class_name)" if name is None else f"is of class {short(name)}"
-    return ModelError(f"{where} {named}; legal are {', '.join(legal)}")
+    return ModelError(f"{where} {named}; valid values are {', '.join(legal)}")

@@ -187,7 +187,7 @@ class Family:
             full |= {key: value for key, value in settled.items() if full.get(key) is None}
         for key, value in self.required.items():
             if full.get(key) != value:
-                raise ModelError(f"{self.title}: {key} is {short(full.get(key))}, legal is {value!r}")
+                raise ModelError(f"{self.title}: {key} is {short(full.get(key))}; it must be {value!r}")
         try:
             return self.options(full) | {"family": self.name, "family_config": given}
         except KeyError as error:

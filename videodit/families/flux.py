@@ -15,7 +15,7 @@ def options(config: Config) -> JsonObject:
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     out_channels = config["out_channels"] or config["in_channels"]
     if config["in_channels"] % 4 or out_channels % 4:
-        raise InputError(f"FLUX.1: in_channels is {config['in_channels']}; legal are multiples of 4")
+        raise InputError(f"FLUX.1: in_channels is {config['in_channels']}; valid values are multiples of 4")
     return {
         "patch_size": (1, 2, 2),
         "num_attention_heads": heads,

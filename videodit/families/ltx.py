@@ -21,7 +21,7 @@ def options(config: Config) -> JsonObject:
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     if config["cross_attention_dim"] != heads * head_dim:
         raise InputError(
-            f"LTX-Video: cross_attention_dim is {config['cross_attention_dim']}, legal is {heads * head_dim}"
+            f"LTX-Video: cross_attention_dim is {config['cross_attention_dim']}; it must be {heads * head_dim}"
         )
     return {
         "patch_size": (1, 1, 1),

@@ -23,7 +23,7 @@ def shared_options(config: Config) -> JsonObject:
     """What Latte and Allegro have in common with PixArt."""
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
     if config["cross_attention_dim"] != heads * head_dim:
-        raise InputError(f"cross_attention_dim is {config['cross_attention_dim']}, legal is {heads * head_dim}")
+        raise InputError(f"cross_attention_dim is {config['cross_attention_dim']}; it must be {heads * head_dim}")
     return {
         "patch_size": (1, config["patch_size"], config["patch_size"]),
         "num_attention_heads": heads,

@@ -46,7 +46,7 @@ def options(config: Config) -> JsonObject:
     dim = config["num_attention_heads"] * config["attention_head_dim"]
     added = config["added_kv_proj_dim"]
     if (config["image_dim"] is None) != (added is None) or added not in (None, dim):
-        raise InputError(f"Wan: added_kv_proj_dim is {added!r}, legal is {dim} where image_dim is set, else None")
+        raise InputError(f"Wan: added_kv_proj_dim is {added!r}; it must be {dim} where image_dim is set, else None")
     return {name: config[name] for name in _SAME} | {"image_tokens": config["pos_embed_seq_len"]}
 
 

@@ -101,7 +101,7 @@ class Models:
         from videodit.pipelines.spec import ModelFolder
 
         if name not in self.models:
-            raise InputError(f"there is no model {name!r}; legal are {', '.join(self.models)}")
+            raise InputError(f"there is no model {name!r}; valid values are {', '.join(self.models)}")
         if name not in self._folders:
             found = ModelFolder.find(self.models[name])
             self._folders[name] = replace(found, name=name)  # recipes have the name that clients know
@@ -128,7 +128,7 @@ class Models:
             self._with = None
             self._pipe.unload_lora_weights()
             if unknown := [lora.source for lora in loras if lora.source not in self.loras]:
-                raise InputError(f"there is no LoRA {unknown[0]!r}; legal are {', '.join(self.loras) or 'none'}")
+                raise InputError(f"there is no LoRA {unknown[0]!r}; valid values are {', '.join(self.loras) or 'none'}")
             weights: dict[str, dict[str, float]] = {}
             for lora in loras:
                 self._pipe.load_lora_weights(

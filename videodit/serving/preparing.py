@@ -99,7 +99,7 @@ def new_job(
     task = str(body.pop("task", "create")) if kind == "remix" else kind
     try:
         if task not in TASKS:
-            raise RequestError("task", f"task is {task[:100]!r}; legal are {', '.join(TASKS)}")
+            raise RequestError("task", f"task is {task[:100]!r}; valid values are {', '.join(TASKS)}")
         asked = with_defaults(parsed(TASKS[task], body), state.config.defaults)
         if asked.seed is None:  # drawn here, so that a job that begins again makes the same
             asked = asked.model_copy(update={"seed": secrets.randbelow(2**31)})
@@ -335,7 +335,7 @@ def _check_loras(request: ClipRequest, card: Card, state: ServerState) -> None:
     for lora in request.loras:
         if lora.source not in state.config.loras:
             legal = ", ".join(state.config.loras) or "none"
-            raise RequestError("lora", f"there is no LoRA {lora.source!r}; legal are {legal}")
+            raise RequestError("lora", f"there is no LoRA {lora.source!r}; valid values are {legal}")
         if (lora.source, lora.second) in seen:
             raise RequestError("lora", f"LoRA {lora.source!r} is named twice; name it once")
         if lora.second and card.spec.experts < 2:

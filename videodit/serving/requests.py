@@ -270,7 +270,7 @@ def parsed(kind: type[Parsed], body: Mapping[str, Any]) -> Parsed:
         first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"])) or "body"
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-        raise RequestError(place, f"there is no field {place[:100]!r}; legal are {', '.join(kind.model_fields)}")
+        raise RequestError(place, f"there is no field {place[:100]!r}; valid values are {', '.join(kind.model_fields)}")
     raise RequestError(place, f"{place[:200]}: {first['msg'].removeprefix('Value error, ')}")
 
 

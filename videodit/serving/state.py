@@ -45,7 +45,7 @@ class ServerState:
         name = self.config.default_model if name is None else name
         if name not in self.config.models:
             legal = ", ".join(self.config.models)
-            raise APIError(404, f"there is no model {name[:200]!r}; legal are {legal}", code="model_not_found")
+            raise APIError(404, f"there is no model {name[:200]!r}; valid values are {legal}", code="model_not_found")
         known = self._cards.get(name)
         if known is None or (known.loras is None and self.config.loras):  # more is published once it is known
             found = self.store.cards().get(name)

@@ -129,7 +129,7 @@ async def plan(request: Request, state: State, owner: Owner) -> Any:
     body = await read_body(request, state, owner)
     task, parent = body.pop("task", "create"), None
     if task not in ("create", "edit", "extension", "remix"):
-        why = f"task is {str(task)[:100]!r}; legal are create, edit, extension, remix"
+        why = f"task is {str(task)[:100]!r}; valid values are create, edit, extension, remix"
         raise APIError(400, why, code="invalid_value", param="task")
     if task == "remix":
         video = body.pop("video", None)

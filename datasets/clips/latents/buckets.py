@@ -155,7 +155,7 @@ def plan_samples(
         InputError: a flag that no scan gives.
     """
     if unknown := sorted(drop_flags - set(DROPPABLE)):
-        raise InputError(f"clips cannot be dropped for {', '.join(unknown)}; legal are {', '.join(DROPPABLE)}")
+        raise InputError(f"clips cannot be dropped for {', '.join(unknown)}; valid values are {', '.join(DROPPABLE)}")
     samples: list[Sample] = []
     dropped: list[tuple[str, str]] = []
     uncovered = 0.0

@@ -121,7 +121,7 @@ class CacheInfo:
         if info.dtype not in _DTYPES or min(*info.stride, *info.patch, info.latent_channels, info.fps) <= 0:
             raise InputError(
                 f"{where} is damaged: dtype {info.dtype!r}, stride {info.stride}, patch {info.patch}, latent_channels "
-                f"{info.latent_channels}, fps {info.fps:g}; legal are {', '.join(_DTYPES)} and numbers above 0"
+                f"{info.latent_channels}, fps {info.fps:g}; valid values are {', '.join(_DTYPES)} and numbers above 0"
             )
         return info
 
