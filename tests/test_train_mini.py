@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import mini.ahead
+import mini.batches
 import mini.clips
 import mini.dit
 import mini.latents
@@ -153,7 +154,7 @@ def test_stages_lead_to_a_model_that_loads_and_generates(run: Path) -> None:
 def test_every_form_is_encoded_and_trained_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = mini.latents.load_latents(run)
     assert set(stored) == set(TINY.forms())
-    for form, (latents, scenes) in stored.items():
+    for form, (latents, scenes, _) in stored.items():
         size = (4, 1 + (form.frames - 1) // 4, form.height // 8, form.width // 8)
         assert latents.shape == (len(scenes), *size)
         scene = mini.clips.scene_from(scenes[-1])
@@ -167,7 +168,7 @@ def test_every_form_is_encoded_and_trained_on(run: Path, monkeypatch: pytest.Mon
                 signal.raise_signal(signal.SIGTERM)
         return mini.clips.describe(scene, form, seed)
 
-    monkeypatch.setattr(mini.dit, "describe", describe)
+    monkeypatch.setattr(mini.batches, "describe", describe)
     out = run.parent / "forms"
     for part in ("latents", "vae/export"):
         shutil.copytree(run / part, out / part)
@@ -251,7 +252,7 @@ def test_resumed_transformer_goes_on_with_the_next_batch(
         starts.append((indices.start, workers))
         return mini.ahead.ahead(make, indices, workers, device)
 
-    monkeypatch.setattr(mini.dit, "ahead", ahead)
+    monkeypatch.setattr(mini.batches, "ahead", ahead)
     stage("dit", run, before["seconds"] / 60 + 0.01, "--workers", "1")
     assert starts == [(before["step"], 1)]
     assert state_of(run / "dit")["step"] > before["step"]
@@ -281,7 +282,7 @@ def test_killed_latents_are_whole_shards_and_the_rest_follows(
     monkeypatch.setattr(mini.latents, "plan_shards", lambda recipe: iter(shards))
     encode = functools.partial(mini.latents.encode_latents, TINY, tmp_path, 10.0, CPU, 7)
     with monkeypatch.context() as patch:
-        patch.setattr(mini.latents, "pixels", at_call(3, mini.latents.pixels, lose_power))
+        patch.setattr(mini.latents, "rendered", at_call(3, mini.latents.rendered, lose_power))
         with pytest.raises(RuntimeError, match="power"):
             encode()
     folder = tmp_path / "latents"
