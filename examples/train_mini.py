@@ -108,6 +108,8 @@ def train(args: argparse.Namespace) -> None:
         from mini.models import adopt_vae
 
         adopt_vae(args.out, args.init)
+        if WORLD > 1:
+            torch.distributed.barrier()
     if not RANK:
         print(f"stage {args.stage}, preset {args.preset}, seed {args.seed}, {device}, {args.minutes} min", flush=True)
     if args.stage == "vae":
