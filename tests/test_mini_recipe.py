@@ -18,12 +18,13 @@ import pytest
 import torch
 from mini.ahead import ahead
 from mini.attention import attend_plainly
-from mini.batches import DROPPED, TEXT_STEP, Feed, keep_mask, make_batch, object_weights
+from mini.batches import DROPPED, TEXT_STEP, Feed, keep_mask, make_batch, object_weights, partners
 from mini.clips import coverage, describe, rendered, scene_from, scene_values
 from mini.curves import SIZE, draw_curves
+from mini.fixed_loss import fixed_clips, fixed_loss
 from mini.flops import dit_flops, vae_flops
 from mini.latents import Encoder, Shard, Stock, Stored, load_latents, plan_shards
-from mini.models import adopt_vae, check_init, deepen, start_tokenizer
+from mini.models import adopt_vae, assemble, check_init, deepen, start_tokenizer
 from mini.optimizers import KernelMuon, muon_and_adamw
 from mini.processes import gather
 from mini.recipe import PRESETS, Form, Recipe
@@ -410,6 +411,49 @@ def test_error_on_an_object_weighs_in_the_loss(tokenizer: PreTrainedTokenizerFas
     assert loss(more) > 1.3 * loss(plain)
 
 
+def test_partner_is_the_next_clip_of_the_same_ground_and_light() -> None:
+    places = [("sand", "night"), ("snow", "night"), ("sand", "night"), ("sand", "sunset"), ("sand", "night")]
+    assert partners([{"ground": ground, "light": light} for ground, light in places]).tolist() == [2, 1, 4, 3, 0]
+
+
+def test_contrast_drives_from_the_partners_velocity(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    recipe = PRESETS["tiny"]
+    dit, text = VideoDiT(**recipe.dit_config()), T5EncoderModel(recipe.text_config(tokenizer))
+    covered = torch.zeros(1, 2, 4, 4, dtype=torch.uint8)
+    stored = Stored(torch.zeros(1, 4, 2, 4, 4), [scene_values(sample_scene(0))], covered)
+    batch = make_batch(recipe, stored, Form(5, 32, 32), 3, tokenizer, 0, 3)
+    batch = batch._replace(partner=torch.tensor([1, 0, 2]), keep=torch.zeros_like(batch.keep))
+    clean = torch.randn(3, 4, 2, 4, 4)
+
+    def loss(contrast: float) -> float:
+        torch.manual_seed(1)
+        with torch.no_grad():
+            return float(mini.dit.dit_loss(dit, text, clean, batch, contrast=contrast))
+
+    torch.manual_seed(1)
+    velocity = torch.randn_like(clean) - clean  # the network says 0, so what it errs by is this
+    error = velocity.square().mean(dim=(1, 2, 3, 4))
+    assert loss(0.0) == pytest.approx(float(error.mean()), rel=1e-4)
+    assert loss(0.5) == pytest.approx(float((error[:2].sum() * 0.5 + error[2]) / 3), rel=1e-4)
+
+
+def test_loss_on_objects_is_that_of_the_latents_that_they_cover(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    recipe = PRESETS["tiny"]
+    dit, text = VideoDiT(**recipe.dit_config()), T5EncoderModel(recipe.text_config(tokenizer))
+    pipe = assemble(dit, text, tokenizer, start_vae(recipe, None).eval(), recipe)
+    fixed = fixed_clips(pipe, recipe, 3)
+    assert fixed.scenes == [sample_scene(n, split="validation") for n in range(3)]
+    assert fixed.latents.shape[2:] == fixed.coverage.shape[1:] == (5, 4, 4)
+    found = fixed_loss(pipe, fixed)
+    assert found == fixed_loss(pipe, fixed)
+    assert 0.9 < found["all"] < 4  # a velocity that nobody has learned
+    far = fixed._replace(latents=torch.where(fixed.coverage[:, None] > 0, 9.0, 0.0).expand_as(fixed.latents))
+    found = fixed_loss(pipe, far)
+    assert found["objects"] > 60 > found["all"]
+
+
 def test_plain_attention_is_that_of_the_model(tokenizer: PreTrainedTokenizerFast) -> None:
     torch.manual_seed(0)
     dit = VideoDiT(**PRESETS["tiny"].dit_config())
@@ -487,6 +531,25 @@ def test_learning_rates_reach_muon_after_a_resume(tmp_path: Path) -> None:
     assert resumed.step == 1
     for optimizer in resumed.optimizers:
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 2 / 50)
+
+
+def test_trainer_counts_steps_in_place_of_minutes(tmp_path: Path) -> None:
+    of = trainer(tmp_path, minutes=float("inf"), steps=4, warmup_steps=1)
+    rates = []
+    set_lr = of._set_lr
+
+    def noted() -> None:
+        set_lr()
+        rates.append(of.optimizers[0].param_groups[0]["lr"])
+
+    of._set_lr = noted  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="power"):
+        train(of, steps=1)
+    of.save()
+    train(of)
+    assert of.step == 4
+    assert of.done == 1
+    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.05])  # step 1 again after the power was out
 
 
 def test_state_is_saved_before_a_validation_and_with_the_best_weights(tmp_path: Path) -> None:

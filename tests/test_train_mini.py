@@ -25,6 +25,7 @@ import mini.processes
 import mini.trainer
 import mini.vae
 import mini.validate
+import mini_levers
 import numpy as np
 import pytest
 import torch
@@ -503,6 +504,26 @@ def test_session_leaves_a_model_that_goes_on(run: Path, tmp_path: Path) -> None:
     assert json.loads((model / "model_index.json").read_text())["num_inference_steps"] == tuned["steps"]
     with tarfile.open(results / "logs.tar") as logs:
         assert {"latents.txt", "dit.txt", "tune.txt", "dit/log.jsonl", "tune/report.json"} <= set(logs.getnames())
+
+
+# ---- levers
+
+
+@pytest.mark.slow
+def test_levers_are_measured_side_by_side(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--init", str(run / "mini"), "--out", str(tmp_path), "--preset", "tiny", "--debug"]
+    words += ["--samples", "8", "--prompts", "2", "--clips", "2"]
+    assert mini_levers.main([*words, "--lever", "plain", "--lever", "contrast"]) == 0
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["before", "contrast-1", "plain-1"]
+    first, second = (state_of(tmp_path / name / "dit")["step"] for name in ("plain-1", "contrast-1"))
+    assert first == second == 2  # four samples each
+    results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
+    assert mini_levers.main([*words, "--lever", "plain", "--seed", "2"]) == 0
+    assert len(list(tmp_path.glob("*/result.json"))) == 3
+    assert all(path.stat().st_mtime_ns == time for path, time in results.items())
+    with safe_open(next((tmp_path / "latents").iterdir()), "pt") as file:
+        assert file.metadata()["seed"] == str(mini_levers.CLIPS_SEED)
 
 
 # ---- processes

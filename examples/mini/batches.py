@@ -41,6 +41,7 @@ class Batch(NamedTuple):
         sigma: noise levels, ``[B]``.
         keep: what is given clean, see :func:`keep_mask`.
         weight: what an error counts, ``[B, 1, T, H, W]``, see :func:`object_weights`.
+        partner: of each sample one that could be taken for it, ``[B]``, see :func:`partners`.
     """
 
     picked: Tensor
@@ -50,6 +51,7 @@ class Batch(NamedTuple):
     sigma: Tensor
     keep: Tensor
     weight: Tensor
+    partner: Tensor
 
 
 class Feed:
@@ -144,7 +146,19 @@ def make_batch(
     sigma = sample_sigma(batch, mean=recipe.sigma_mean, shift=recipe.shift, generator=generator)
     keep = keep_mask(batch, Size3D(len(frames), height, width), PATCH, generator, middle=middle)
     weight = object_weights(recipe, stored.coverage[picked][:, frames], sigma)
-    return Batch(picked, frames, tokens["input_ids"], tokens["attention_mask"], sigma, keep, weight)
+    partner = partners([stored.scenes[n] for n in picked.tolist()])
+    return Batch(picked, frames, tokens["input_ids"], tokens["attention_mask"], sigma, keep, weight, partner)
+
+
+def partners(scenes: list[dict]) -> Tensor:
+    """Of each scene the next one of the same ground and light, around and around: itself where there is no other."""
+    alike: dict[tuple[str, str], list[int]] = {}
+    for place, scene in enumerate(scenes):
+        alike.setdefault((scene["ground"], scene["light"]), []).append(place)
+    partner = torch.arange(len(scenes))
+    for places in alike.values():
+        partner[places] = torch.tensor(places[1:] + places[:1])
+    return partner
 
 
 def object_weights(recipe: Recipe, coverage: Tensor, sigma: Tensor) -> Tensor:

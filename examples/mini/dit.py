@@ -34,13 +34,17 @@ def train_dit(
     compile_blocks: bool = False,
     validate_minutes: float | None = None,
     workers: int = 0,
+    steps: int | None = None,
+    clips_seed: int | None = None,
 ) -> None:
     """Flow matching with clean parts; Muon for the blocks, AdamW for the rest.
 
     ``workers`` processes prepare batches ahead. Latents lie where the networks do: those that the stage before made,
-    or, where the recipe has ``repeats``, those that this one makes beside its training.
+    or, where the recipe has ``repeats``, those that this one makes beside its training, of the scenes from
+    ``clips_seed`` on (``seed`` if left out). ``steps`` are how many it makes in place of the minutes.
     """
-    stock = None if recipe.repeats is None else Stock(Encoder(recipe, out, device, seed))
+    drawn = seed if clips_seed is None else clips_seed
+    stock = None if recipe.repeats is None else Stock(Encoder(recipe, out, device, drawn))
     stored = load_latents(out) if stock is None else {recipe.form: stock.upto(recipe.stock)}
     vae = CausalVideoVAE.from_pretrained(vae_folder(out)).to(device).eval()
     torch.manual_seed(seed)
@@ -72,6 +76,7 @@ def train_dit(
         {"transformer": dit, "text_encoder": text_model},
         optimizers,
         minutes=minutes,
+        steps=steps,
         seed=seed,
         ema_decay=recipe.ema_decay,
         validate=validate,
@@ -86,9 +91,8 @@ def train_dit(
         print("  ".join(f"{len(s.scenes)} of {form}" for form, s in stored.items()), flush=True)
 
     def step(generator: torch.Generator) -> Step:
-        alone = trainer.seconds >= (1 - recipe.last_phase) * trainer.minutes * 60
-        form, clean, batch = feed.at(trainer.step, last_phase=alone)
-        loss = dit_loss(dit, text_model, clean, batch)
+        form, clean, batch = feed.at(trainer.step, last_phase=trainer.done >= 1 - recipe.last_phase)
+        loss = dit_loss(dit, text_model, clean, batch, contrast=recipe.contrast)
         loss.backward()
         return Step({"loss": loss}, len(batch.picked), len(batch.picked) * flops[form])
 
@@ -107,10 +111,15 @@ def clip_flops(recipe: Recipe, stored: dict[Form, Stored], tokenizer: PreTrained
     return {form: TRAINING * dit_flops(recipe, form, tokenizer, words) for form in stored}
 
 
-def dit_loss(dit: VideoDiT, text_model: T5EncoderModel, clean: Tensor, batch: Batch) -> Tensor:
+def dit_loss(
+    dit: VideoDiT, text_model: T5EncoderModel, clean: Tensor, batch: Batch, *, contrast: float = 0.0
+) -> Tensor:
     """The mean squared error of the velocity over all latents of ``clean [B, C, T, H, W]`` that are not given.
 
-    Within a sample latents count by the batch's weights; all samples count the same.
+    Within a sample latents count by the batch's weights; all samples count the same. With ``contrast`` c a prediction
+    is also driven from what it should be for another clip: the loss is less c times the error to that one's velocity,
+    as in contrastive flow matching (Stoica et al., 2025). The other one has the same ground and light, so that what
+    tells them apart is their objects.
     """
     noise = torch.randn_like(clean)  # drawn where it is used, from the step's seed
     noisy = add_noise(clean, noise, batch.sigma, batch.keep)
@@ -118,4 +127,9 @@ def dit_loss(dit: VideoDiT, text_model: T5EncoderModel, clean: Tensor, batch: Ba
     with autocast(clean.device):
         text = text_model(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
         prediction = dit(noisy, timestep, text, batch.mask).sample
-    return denoising_loss(prediction, training_target("flow", clean, noise), batch.keep, batch.weight).mean()
+    target = training_target("flow", clean, noise)
+    loss = denoising_loss(prediction, target, batch.keep, batch.weight)
+    if contrast:
+        other = batch.partner != torch.arange(len(clean), device=clean.device)
+        loss = loss - contrast * other * denoising_loss(prediction, target[batch.partner], batch.keep, batch.weight)
+    return loss.mean()

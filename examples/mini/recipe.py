@@ -86,6 +86,7 @@ class Recipe:
     last_phase: float = 0.0  # the last share of the time, which trains on the first form alone
     flow_object_weight: float = 0.0  # what a latent that an object covers counts above one of the background
     flow_object_below: float = 0.7  # at noise levels below this: above, where the object will be is open
+    contrast: float = 0.0  # how much a prediction is kept from another clip's target; see :func:`mini.dit.dit_loss`
     ema_decay: float = 0.998
 
     # What is measured on the validation split, and the grid that `tune` chooses from
