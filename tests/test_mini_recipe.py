@@ -719,6 +719,8 @@ def test_tokenizer_of_the_model_that_a_run_starts_from_stays(
     assert start_tokenizer(recipe, 1, tmp_path).get_vocab() == tokenizer.get_vocab()
     config = tmp_path / "tokenizer" / "tokenizer_config.json"
     values = json.loads(config.read_text())
+    config.write_text(json.dumps(values | {"nearest_words": {}}))
+    assert start_tokenizer(recipe, 1, tmp_path).init_kwargs["nearest_words"] == values["nearest_words"] != {}
     config.write_text(json.dumps(values | {"known_words": ["ball"]}))
     assert start_tokenizer(recipe, 1, tmp_path).get_vocab() == other.get_vocab()
 

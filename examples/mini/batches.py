@@ -100,8 +100,9 @@ class Feed:
         form = self.recipe.draw_form(self.seed, step, forms)
         if self.stock is not None and self.recipe.repeats is not None:
             drawn = step * self.sizes[form]
-            self.stored[form] = self.stock.upto(self.recipe.stock + int(drawn / self.recipe.repeats))
-            self.latents[form] = self.stored[form].latents.to(self.device)
+            held = self.stock.upto(self.recipe.stock + int(drawn / self.recipe.repeats))
+            if held is not self.stored[form]:
+                self.stored[form], self.latents[form] = held, held.latents.to(self.device)
         batch = Batch(*(part.to(self.device, non_blocking=True) for part in next(self.made)))
         return form, self.latents[form][batch.picked][:, :, batch.frames].float(), batch
 

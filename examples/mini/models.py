@@ -15,7 +15,7 @@ from mini.processes import RANK
 from mini.recipe import Recipe
 from mini.words import build_tokenizer, copy_embeddings
 from videodit import CausalVideoVAE, VideoDiT, VideoDiTPipeline
-from videodit.datasets.toybox import known_words
+from videodit.datasets.toybox import known_words, nearest_words
 from videodit.errors import InputError
 
 
@@ -73,6 +73,7 @@ def start_tokenizer(recipe: Recipe, seed: int, init: Path | None) -> PreTrainedT
     if init is not None:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(init, subfolder="tokenizer")
         if tokenizer.init_kwargs.get("known_words") == sorted(known_words()):
+            tokenizer.init_kwargs["nearest_words"] = nearest_words()
             return tokenizer
     return build_tokenizer(seed, recipe.captions)
 
