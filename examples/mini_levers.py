@@ -37,6 +37,7 @@ LEVERS: dict[str, dict[str, float]] = {
     "objects": {"flow_object_weight": 4.0},
     "shape": {"sigma_mean": 0.4},
     "contrast": {"contrast": 0.05},
+    "slow": {"muon_lr": 1e-4, "adam_lr": 5e-5},
 }
 """What each lever changes of the plain recipe."""
 COLUMNS = ("all", "objects", "adherence", "color", "shape", "motion", "count", "bound")
