@@ -106,6 +106,10 @@ class Feed:
         batch = Batch(*(part.to(self.device, non_blocking=True) for part in next(self.made)))
         return form, self.latents[form][batch.picked][:, :, batch.frames].float(), batch
 
+    def close(self) -> None:
+        """End the workers."""
+        self.forms, self.made = [], iter(())
+
     def _make(self, step: int, among: list[Form]) -> Batch:
         form, index = self.recipe.draw_form(self.seed, step, among), step * WORLD + RANK
         stored, first = self.stored[form], index * self.apart

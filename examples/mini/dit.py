@@ -96,7 +96,10 @@ def train_dit(
         loss.backward()
         return Step({"loss": loss}, len(batch.picked), len(batch.picked) * flops[form])
 
-    trainer.run(step)
+    try:
+        trainer.run(step)
+    finally:
+        feed.close()
     if RANK:
         return
     print(f"exporting {trainer.use_best()}", flush=True)
