@@ -14,6 +14,10 @@ nothing. ``--minutes`` counts the training time of all starts of a stage togethe
 
 `--preset` says what is trained: `gpu` is meant for one H100, `cpu` trains a transformer of fewer layers on pictures of
 half the width and height, which `gpu` can start from with `--init`, `tiny` tries the stages out. The code is the same.
+`cpu-more` goes on from the bundled model on one core, with the stage `dit` alone, which encodes its clips beside:
+
+    python examples/train_mini.py --preset cpu-more --stage dit --init videodit/presets/mini --compile --out runs/more
+
 On a GPU, `--workers` processes prepare what steps need. Drawing clips keeps a core busier than the GPU, so `latents`
 takes several processes there, too (`torchrun --nproc-per-node 6`: 500 clips a second of one H200). On a CPU, one
 process of one thread a core is faster than threads, and memory that is kept is faster than memory that is given back
@@ -100,6 +104,12 @@ def train(args: argparse.Namespace) -> None:
         torch.set_float32_matmul_precision("high")
     if args.compile:  # one for each kind of block and of shape: images and clips differ
         torch._dynamo.config.recompile_limit = 64
+    if args.stage in ("latents", "dit"):
+        from mini.models import adopt_vae
+
+        adopt_vae(args.out, args.init)
+        if WORLD > 1:
+            torch.distributed.barrier()
     if not RANK:
         print(f"stage {args.stage}, preset {args.preset}, seed {args.seed}, {device}, {args.minutes} min", flush=True)
     if args.stage == "vae":

@@ -25,9 +25,12 @@ from videodit.datasets.toybox import (
     caption,
     captions,
     known_words,
+    nearest_words,
     sample_scene,
 )
 from videodit.datasets.toybox.scene import FOLLOWED, MAX_OBJECTS
+from videodit.datasets.toybox.synonyms import SYNONYMS
+from videodit.nearest_words import nearest_sentence
 
 MAX_WORDS, MAX_TOKENS = 50, 64
 
@@ -269,6 +272,30 @@ def test_captions_are_true_and_inside_the_vocabulary() -> None:
     assert words == set(known_words())
     assert list(known_words()) == sorted(words)
     assert len(texts) > 11_700
+
+
+def test_words_outside_the_world_have_a_near_one_inside() -> None:
+    outside = [word for words in SYNONYMS.values() for word in words.split()]
+    assert len(set(outside)) == len(outside)
+    assert not set(outside) & set(known_words())
+    assert set(SYNONYMS) <= {*known_words(), ""}
+    assert set(nearest_words()) >= set(outside)
+    assert set(nearest_words().values()) <= {*known_words(), ""}
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("a crimson marble rolls", "a red ball moves"),
+        ("An azure globe drifts to the left", "a blue ball moves to the left"),
+        ("a giant wooden crate tumbles from the sky", "a large matte cube falls from the sky"),
+        ("on the dunes, two tiny tubes", None),
+        ("a maroon tangerine", "a red orange"),
+        ("a black cat", None),
+    ],
+)
+def test_sentences_are_offered_in_the_worlds_plain_words(text: str, near: str | None) -> None:
+    assert nearest_sentence(text, nearest_words(), known_words()) == near
 
 
 def test_captions_of_drawn_scenes_are_true() -> None:

@@ -219,6 +219,17 @@ def test_loss_averages_over_free_latents_alone(pair: tuple[Tensor, Tensor]) -> N
     torch.testing.assert_close(denoising_loss(prediction, target, keep), expected)
 
 
+def test_weights_shift_the_loss_within_each_sample(pair: tuple[Tensor, Tensor]) -> None:
+    prediction, target = pair
+    keep, weight = first_frames(1), torch.ones_like(prediction[:, :1])
+    torch.testing.assert_close(denoising_loss(prediction, target, keep, 3 * weight), denoising_loss(*pair, keep))
+    weight[:, :, :-1] = 0  # the last frame alone counts
+    expected = denoising_loss(prediction[:, :, -1:], target[:, :, -1:])
+    torch.testing.assert_close(denoising_loss(prediction, target, keep, weight), expected)
+    torch.testing.assert_close(denoising_loss(prediction, target, None, weight), expected)
+    assert (denoising_loss(prediction, target, keep, 0 * weight) == 0).all()
+
+
 def test_loss_of_a_clip_that_is_kept_whole_is_zero(pair: tuple[Tensor, Tensor]) -> None:
     keep = first_frames(0)
     keep[1] = True

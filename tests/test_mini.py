@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from videodit import VideoDiTPipeline
-from videodit.datasets.toybox import known_words
+from videodit.cli.main import main
+from videodit.datasets.toybox import known_words, nearest_words
 from videodit.pipelines.folders import check_model, resolve_model
 
 MAX_BYTES = 42_000_000
@@ -36,6 +37,18 @@ def test_knows_the_words_of_its_world(mini: VideoDiTPipeline) -> None:
     assert mini.text.known_words == frozenset(known_words())
     assert mini.text_encoder_notices("A red BALL bounces, on the grass") == []
     assert mini.text_encoder_notices("a dragon on the grass") == ["the model does not know: dragon"]
+
+
+def test_offers_the_nearest_sentence_of_its_world(mini: VideoDiTPipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    """The prompt itself stays as it was typed."""
+    assert mini.text.nearest_words == nearest_words()
+    told = "does not know: marble; the nearest sentence that it knows: “a red ball moves”"
+    assert mini.text_encoder_notices("a crimson marble rolls") == [f"the model {told}"]
+    assert main(["generate", "a crimson marble rolls", "--dry-run"]) == 0
+    printed = capsys.readouterr()
+    assert f"note: the model {told}" in printed.err
+    assert "a crimson marble rolls" in printed.out
+    assert "a red ball moves" not in printed.out
 
 
 def test_card_travels_with_the_model() -> None:

@@ -7,21 +7,26 @@ import json
 import os
 import signal
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
+import mini.dit
 import mini.latents
+import mini.models
 import pytest
 import torch
 from mini.ahead import ahead
-from mini.clips import describe, scene_from, scene_values
+from mini.attention import attend_plainly
+from mini.batches import DROPPED, TEXT_STEP, Feed, keep_mask, make_batch, object_weights, partners, step_batch
+from mini.clips import coverage, describe, rendered, scene_from, scene_values
 from mini.curves import SIZE, draw_curves
-from mini.dit import DROPPED, TEXT_STEP, keep_mask, make_batch, step_batch
+from mini.fixed_loss import fixed_clips, fixed_loss
 from mini.flops import dit_flops, vae_flops
-from mini.latents import Shard, Stored, load_latents, plan_shards, shard_scenes
-from mini.models import check_init, deepen
+from mini.latents import Encoder, Shard, Stock, Stored, load_latents, plan_shards, shard_scenes
+from mini.models import adopt_vae, assemble, check_init, deepen, start_tokenizer
 from mini.optimizers import KernelMuon, muon_and_adamw
 from mini.processes import gather
 from mini.recipe import PRESETS, Form, Recipe
@@ -29,12 +34,14 @@ from mini.trainer import Step, Trainer
 from mini.tune import choose, set_defaults
 from mini.vae import start_vae, step_scenes
 from mini.words import build_tokenizer, copy_embeddings
+from safetensors.torch import save_file
 from spawned import drawn
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from videodit import CausalVideoVAE, VideoDiT
 from videodit.datasets.toybox import caption, known_words, sample_scene
 from videodit.errors import Stopped
+from videodit.pipelines.folders import resolve_model
 from videodit.shapes import Size3D
 from videodit.training.checkpoints import CheckpointStore
 from videodit.training.log import read_log
@@ -50,8 +57,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 # ---- forms
 
 
-@pytest.mark.parametrize("recipe", PRESETS.values(), ids=list(PRESETS))
-def test_presets_have_images_and_clips_in_three_aspect_ratios(recipe: Recipe) -> None:
+@pytest.mark.parametrize("name", ["cpu", "gpu", "tiny"])
+def test_presets_have_images_and_clips_in_three_aspect_ratios(name: str) -> None:
+    recipe = PRESETS[name]
     forms = recipe.forms()
     assert sum(forms.values()) == pytest.approx(1)
     assert {form.frames for form in forms} == {1, 17, 33}
@@ -72,6 +80,15 @@ def test_steps_draw_forms_by_their_shares_and_always_the_same() -> None:
         assert Counter(drawn)[form] / 4000 == pytest.approx(share, abs=0.025)
     two = [Form(1, 64, 64), Form(33, 64, 64)]
     assert {CPU_PRESET.draw_form(3, step, two) for step in range(100)} == set(two)
+
+
+def test_more_on_a_cpu_goes_on_from_the_model_that_a_gpu_made() -> None:
+    more, gpu = PRESETS["cpu-more"], PRESETS["gpu"]
+    assert list(more.forms()) == [more.form] == [gpu.form]
+    for name in ("vae_config", "dit_config"):
+        assert getattr(more, name)() == getattr(gpu, name)()
+    assert (more.shift, more.window, more.text_layers) == (gpu.shift, gpu.window, gpu.text_layers)
+    check_init(more, resolve_model("mini"))
 
 
 @pytest.mark.parametrize(("name", "millions"), [("cpu", (2.68, 7.0, 1.55)), ("gpu", (2.68, 10.2, 1.55))])
@@ -171,9 +188,9 @@ def test_shards_of_another_autoencoder_seed_or_form_are_refused(
     shards = list(plan_shards(recipe))[:2]
     encoded = []
 
-    def encode(vae: Any, recipe: Recipe, batch: list[Any], form: Form) -> torch.Tensor:
+    def encode(vae: Any, recipe: Recipe, batch: list[Any], form: Form) -> tuple[torch.Tensor, torch.Tensor]:
         encoded.append(form)
-        return torch.zeros(len(batch), 1, 1, 1, 1)
+        return torch.zeros(len(batch), 1, 1, 1, 1), torch.zeros(len(batch), 1, 1, 1, dtype=torch.uint8)
 
     def make(seed: int, forms: list[Form]) -> None:
         plan = [shard._replace(form=form) for shard, form in zip(shards, forms, strict=True)]
@@ -199,6 +216,113 @@ def test_shards_of_another_autoencoder_seed_or_form_are_refused(
     assert encoded == forms
 
 
+def test_shards_that_do_not_say_where_objects_are_are_refused(tmp_path: Path) -> None:
+    start_vae(PRESETS["tiny"], None).save_pretrained(tmp_path / "vae" / "export")
+    (tmp_path / "latents").mkdir()
+    about = {"vae": mini.models.weights_hash(tmp_path / "vae" / "export"), "form": "[1, 8, 8]", "scenes": "[]"}
+    save_file({"latents": torch.zeros(1)}, tmp_path / "latents" / "0000000.safetensors", metadata=about)
+    with pytest.raises(SystemExit, match=r"holds no coverage: remove .* and run --stage latents again"):
+        load_latents(tmp_path)
+
+
+@pytest.mark.parametrize("form", [Form(17, 32, 48), Form(1, 32, 32)], ids=str)
+def test_coverage_is_the_share_of_a_latents_pixels_that_are_an_objects(form: Form) -> None:
+    _, mask = rendered(CPU_PRESET, [sample_scene(1), sample_scene(2)], form, torch.device("cpu"), masks=True)
+    assert mask is not None
+    found = coverage(mask)
+    assert found.dtype == torch.uint8
+    assert found.shape == (2, 1 + (form.frames - 1) // 4, form.height // 8, form.width // 8)
+    assert found.any()
+    for n, t, h, w in ((0, 0, 1, 2), (1, found.shape[1] - 1, 2, 1)):
+        frames = slice(0, 1) if t == 0 else slice(4 * t - 3, 4 * t + 1)  # the first frame's latents are its own
+        pixels = mask[n, 0, frames, 8 * h : 8 * h + 8, 8 * w : 8 * w + 8]
+        assert int(found[n, t, h, w]) == round(float(pixels.mean()) * 255)
+
+
+# ---- latents that are made beside the training
+
+
+SMALL = replace(
+    PRESETS["tiny"], frame_shares=((17, 1.0),), size_shares=((32, 32, 1.0),), shard=4, clips=14, repeats=2.0, stock=6
+)
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Encoder:
+    torch.manual_seed(0)
+    start_vae(SMALL, None).save_pretrained(tmp_path / "vae" / "export")
+    return Encoder(SMALL, tmp_path, torch.device("cpu"), 7)
+
+
+def test_stock_grows_by_what_was_asked_for(encoder: Encoder, tmp_path: Path) -> None:
+    stock = Stock(encoder)
+    counts = [len(stock.upto(clips).scenes) for clips in (1, 4, 5, 3, 11, 1000)]
+    assert counts == [4, 4, 8, 8, 12, 16]
+    held = stock.upto(16)
+    assert [scene["seed"] for scene in held.scenes] == list(range(7, 23))
+    assert len(held.latents) == len(held.coverage) == 16
+    assert held.latents.shape[2:] == held.coverage.shape[1:]
+    files = sorted((tmp_path / "latents").iterdir())
+    times = [file.stat().st_mtime_ns for file in files]
+    again = Stock(encoder).upto(10)  # what is there is not made again, and what comes later does not show
+    assert [file.stat().st_mtime_ns for file in files] == times
+    assert again.scenes == held.scenes[:12]
+    assert torch.equal(again.latents, held.latents[:12])
+    assert load_latents(tmp_path)[SMALL.form].scenes == held.scenes
+
+
+def test_resumed_feed_gives_the_same_batches(encoder: Encoder, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Whatever the run before had encoded by then."""
+
+    def feed(first: int) -> Feed:
+        stock = Stock(encoder)
+        return Feed(SMALL, {SMALL.form: stock.upto(SMALL.stock)}, stock, tokenizer, torch.device("cpu"), 3, 0)
+
+    whole, late = feed(0), feed(3)
+    steps = [whole.at(step) for step in range(6)]
+    sizes = [4 * -(-min(14, 6 + 4 * step // 2) // 4) for step in range(6)]  # 4 samples a step, each clip for two
+    assert len(whole.stored[SMALL.form].scenes) == sizes[-1] == 16
+    for step in (3, 4):
+        form, clean, batch = late.at(step)
+        assert form == SMALL.form
+        assert torch.equal(clean, steps[step][1])
+        assert all(torch.equal(a, b) for a, b in zip(batch, steps[step][2], strict=True))
+        assert len(late.stored[form].scenes) == sizes[step]
+
+
+def test_workers_cannot_see_latents_that_come_later(encoder: Encoder, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(SystemExit, match="--workers must be 0; got 2"):
+        Feed(SMALL, {}, Stock(encoder), tokenizer, torch.device("cpu"), 3, 2)
+
+
+def test_run_without_an_autoencoder_takes_that_of_the_model_it_starts_from(tmp_path: Path) -> None:
+    init, out = resolve_model("mini"), tmp_path / "run"
+    adopt_vae(out, None)
+    assert not out.exists()
+    adopt_vae(out, init)
+    assert mini.models.weights_hash(out / "vae" / "export") == mini.models.weights_hash(init / "vae")
+    (out / "vae" / "export" / "config.json").write_text("{}")
+    adopt_vae(out, init)  # its own by now
+    assert (out / "vae" / "export" / "config.json").read_text() == "{}"
+
+
+def test_last_phase_has_the_first_form_alone(tokenizer: PreTrainedTokenizerFast) -> None:
+    recipe = PRESETS["tiny"]
+    stored = {
+        form: Stored(
+            torch.zeros(2, 4, 1 + (form.frames - 1) // 4, form.height // 8, form.width // 8),
+            [scene_values(sample_scene(n)) for n in range(2)],
+            torch.zeros(2, 1 + (form.frames - 1) // 4, form.height // 8, form.width // 8, dtype=torch.uint8),
+        )
+        for form in recipe.forms()
+    }
+    feed = Feed(recipe, stored, None, tokenizer, torch.device("cpu"), 3, 0)
+    forms = [feed.at(step)[0] for step in range(12)]
+    assert forms == [recipe.draw_form(3, step) for step in range(12)]
+    assert len(set(forms)) > 2
+    assert {feed.at(step, last_phase=True)[0] for step in range(12, 20)} == {recipe.form}
+
+
 # ---- what is prepared ahead
 
 
@@ -214,12 +338,13 @@ def test_workers_are_spawned_and_make_the_same_in_the_same_order() -> None:
 def test_what_the_stages_prepare_ahead_can_be_sent_to_a_spawned_worker(tokenizer: PreTrainedTokenizerFast) -> None:
     form = CPU_PRESET.form
     values = [scene_values(sample_scene(n)) for n in range(20)]
-    whole = {form: Stored(torch.zeros(20, 16, 5, 8, 8), values)}
-    shape = {form: Stored(torch.zeros(20, 16, 5, 8, 8, device="meta"), values)}
+    covered = torch.zeros(20, 5, 8, 8, dtype=torch.uint8)
+    whole = {form: Stored(torch.zeros(20, 16, 5, 8, 8), values, covered)}
+    shape = {form: Stored(torch.zeros(20, 16, 5, 8, 8, device="meta"), values, covered)}
     for here, sent in (
         (
-            functools.partial(step_batch, CPU_PRESET, whole, {form: 4}, tokenizer, 3),
-            functools.partial(step_batch, CPU_PRESET, shape, {form: 4}, tokenizer, 3),
+            functools.partial(step_batch, CPU_PRESET, whole, {form: 4}, tokenizer, 3, [form]),
+            functools.partial(step_batch, CPU_PRESET, shape, {form: 4}, tokenizer, 3, [form]),
         ),
         (functools.partial(step_scenes, CPU_PRESET, 3, dict.fromkeys(CPU_PRESET.forms(), 2), 2),) * 2,
         (functools.partial(shard_scenes, 3, [Shard(0, 2, form), Shard(2, 2, form)]),) * 2,
@@ -232,13 +357,16 @@ def test_what_the_stages_prepare_ahead_can_be_sent_to_a_spawned_worker(tokenizer
 
 def test_batches_are_functions_of_their_seeds(tokenizer: PreTrainedTokenizerFast) -> None:
     form = CPU_PRESET.form
-    stored = Stored(torch.empty(300, 16, 5, 8, 8), [scene_values(sample_scene(n)) for n in range(300)])
+    covered = torch.zeros(300, 5, 8, 8, dtype=torch.uint8)
+    stored = Stored(torch.empty(300, 16, 5, 8, 8), [scene_values(sample_scene(n)) for n in range(300)], covered)
     batch = make_batch(CPU_PRESET, stored, form, 400, tokenizer, 1000, 3)
     for part, again in zip(batch, make_batch(CPU_PRESET, stored, form, 400, tokenizer, 1000, 3), strict=True):
         assert torch.equal(part, again)
     other = make_batch(CPU_PRESET, stored, form, 400, tokenizer, 1000, 4)
     assert all(
-        not torch.equal(getattr(batch, name), getattr(other, name)) for name in batch._fields if name != "frames"
+        not torch.equal(getattr(batch, name), getattr(other, name))
+        for name in batch._fields
+        if name not in ("frames", "weight")
     )
     dropped = batch.mask.sum(1) == 1  # the end alone
     assert dropped.float().mean() == pytest.approx(DROPPED, abs=0.04)
@@ -248,6 +376,121 @@ def test_batches_are_functions_of_their_seeds(tokenizer: PreTrainedTokenizerFast
         assert tokenizer.decode(batch.ids[i], skip_special_tokens=True) == describe(scene, form, 1000 + i)
     assert batch.sigma.shape == (400,)
     assert batch.keep.shape == (400, 1, 5, 8, 8)
+    assert batch.weight.shape == (400, 1, 5, 8, 8)
+    assert (batch.weight == 1).all()  # `cpu` weighs no objects
+
+
+def test_noise_levels_can_lean_to_where_shapes_are_decided(tokenizer: PreTrainedTokenizerFast) -> None:
+    form = CPU_PRESET.form
+    covered = torch.zeros(4, 5, 8, 8, dtype=torch.uint8)
+    stored = Stored(torch.empty(4, 16, 5, 8, 8), [scene_values(sample_scene(n)) for n in range(4)], covered)
+    low, middle, high = (
+        make_batch(replace(CPU_PRESET, sigma_mean=mean), stored, form, 50, tokenizer, 0, 3).sigma
+        for mean in (-1.0, 0.0, 1.0)
+    )
+    assert (low < middle).all()
+    assert (middle < high).all()
+    assert (high < 1).all()
+
+
+def test_objects_count_more_below_a_noise_level() -> None:
+    recipe = replace(CPU_PRESET, flow_object_weight=3.0, flow_object_below=0.7)
+    covered = torch.zeros(3, 2, 6, 6, dtype=torch.uint8)
+    covered[:, 1, 2, 3] = 255
+    covered[:, 0, 5, 5] = 51
+    weight = object_weights(recipe, covered, torch.tensor([0.1, 0.69, 0.7]))
+    assert weight.shape == (3, 1, 2, 6, 6)
+    assert (weight[2] == 1).all()
+    assert torch.equal(weight[0], weight[1])
+    expected = torch.ones(2, 6, 6)
+    expected[1, 1:4, 2:5] = 4  # with a rim
+    expected[0, 4:, 4:] = 1.6
+    torch.testing.assert_close(weight[0, 0], expected)
+
+
+def test_error_on_an_object_weighs_in_the_loss(tokenizer: PreTrainedTokenizerFast) -> None:
+    """The same networks and noise: more weight where nothing is given, none where all is."""
+    torch.manual_seed(0)
+    recipe = PRESETS["tiny"]
+    dit, text = VideoDiT(**recipe.dit_config()), T5EncoderModel(recipe.text_config(tokenizer))
+    covered = torch.zeros(2, 2, 4, 4, dtype=torch.uint8)
+    stored = Stored(torch.zeros(2, 4, 2, 4, 4), [scene_values(sample_scene(n)) for n in range(2)], covered)
+    batch = make_batch(recipe, stored, Form(5, 32, 32), 8, tokenizer, 0, 3)
+    clean = torch.zeros(8, 4, 2, 4, 4)
+    clean[:, :, :, :2] = 5.0  # a zero network errs by the noise less this
+
+    def loss(weight: torch.Tensor) -> float:
+        torch.manual_seed(1)
+        with torch.no_grad():
+            return float(mini.dit.dit_loss(dit, text, clean, batch._replace(weight=weight)))
+
+    plain, more = torch.ones(8, 1, 2, 4, 4), torch.ones(8, 1, 2, 4, 4)
+    more[..., :2, :] = 10.0
+    assert loss(2 * plain) == pytest.approx(loss(plain))
+    assert loss(more) > 1.3 * loss(plain)
+
+
+def test_partner_is_the_next_clip_of_the_same_ground_and_light() -> None:
+    places = [("sand", "night"), ("snow", "night"), ("sand", "night"), ("sand", "sunset"), ("sand", "night")]
+    assert partners([{"ground": ground, "light": light} for ground, light in places]).tolist() == [2, 1, 4, 3, 0]
+
+
+def test_contrast_drives_from_the_partners_velocity(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    recipe = PRESETS["tiny"]
+    dit, text = VideoDiT(**recipe.dit_config()), T5EncoderModel(recipe.text_config(tokenizer))
+    covered = torch.zeros(1, 2, 4, 4, dtype=torch.uint8)
+    stored = Stored(torch.zeros(1, 4, 2, 4, 4), [scene_values(sample_scene(0))], covered)
+    batch = make_batch(recipe, stored, Form(5, 32, 32), 3, tokenizer, 0, 3)
+    batch = batch._replace(partner=torch.tensor([1, 0, 2]), keep=torch.zeros_like(batch.keep))
+    clean = torch.randn(3, 4, 2, 4, 4)
+
+    def loss(contrast: float) -> float:
+        torch.manual_seed(1)
+        with torch.no_grad():
+            return float(mini.dit.dit_loss(dit, text, clean, batch, contrast=contrast))
+
+    torch.manual_seed(1)
+    velocity = torch.randn_like(clean) - clean  # the network says 0, so what it errs by is this
+    error = velocity.square().mean(dim=(1, 2, 3, 4))
+    assert loss(0.0) == pytest.approx(float(error.mean()), rel=1e-4)
+    assert loss(0.5) == pytest.approx(float((error[:2].sum() * 0.5 + error[2]) / 3), rel=1e-4)
+
+
+def test_loss_on_objects_is_that_of_the_latents_that_they_cover(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    recipe = PRESETS["tiny"]
+    dit, text = VideoDiT(**recipe.dit_config()), T5EncoderModel(recipe.text_config(tokenizer))
+    pipe = assemble(dit, text, tokenizer, start_vae(recipe, None).eval(), recipe)
+    fixed = fixed_clips(pipe, recipe, 3)
+    assert fixed.scenes == [sample_scene(n, split="validation") for n in range(3)]
+    assert fixed.latents.shape[2:] == fixed.coverage.shape[1:] == (5, 4, 4)
+    found = fixed_loss(pipe, fixed)
+    assert found == fixed_loss(pipe, fixed)
+    assert 0.9 < found["all"] < 4  # a velocity that nobody has learned
+    far = fixed._replace(latents=torch.where(fixed.coverage[:, None] > 0, 9.0, 0.0).expand_as(fixed.latents))
+    found = fixed_loss(pipe, far)
+    assert found["objects"] > 60 > found["all"]
+
+
+def test_plain_attention_is_that_of_the_model(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    dit = VideoDiT(**PRESETS["tiny"].dit_config())
+    for parameter in dit.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    mask[1, 4:] = False
+    given = torch.randn(2, 4, 3, 4, 4), torch.tensor([100.0, 900.0]), torch.randn(2, 7, 32), mask
+    expected = dit(*given).sample
+    expected.square().mean().backward()
+    gradients = [p.grad.clone() for p in dit.parameters()]
+    dit.zero_grad()
+    attend_plainly(dit)
+    found = dit(*given).sample
+    torch.testing.assert_close(found, expected)
+    found.square().mean().backward()
+    for parameter, gradient in zip(dit.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
 
 
 # ---- the loop
@@ -307,6 +550,25 @@ def test_learning_rates_reach_muon_after_a_resume(tmp_path: Path) -> None:
     assert resumed.step == 1
     for optimizer in resumed.optimizers:
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 2 / 50)
+
+
+def test_trainer_counts_steps_in_place_of_minutes(tmp_path: Path) -> None:
+    of = trainer(tmp_path, minutes=float("inf"), steps=4, warmup_steps=1)
+    rates = []
+    set_lr = of._set_lr
+
+    def noted() -> None:
+        set_lr()
+        rates.append(of.optimizers[0].param_groups[0]["lr"])
+
+    of._set_lr = noted  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="power"):
+        train(of, steps=1)
+    of.save()
+    train(of)
+    assert of.step == 4
+    assert of.done == 1
+    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.05])  # step 1 again after the power was out
 
 
 def test_state_is_saved_before_a_validation_and_with_the_best_weights(tmp_path: Path) -> None:
@@ -432,7 +694,7 @@ def test_windows_from_the_middle_begin_with_given_frames() -> None:
 def test_longer_clips_are_cut_in_the_middle_too(tokenizer: PreTrainedTokenizerFast) -> None:
     form = Form(33, 64, 64)
     scenes = [scene_values(sample_scene(n)) for n in range(4)]
-    stored = Stored(torch.zeros(4, 1, 9, 8, 8), scenes)
+    stored = Stored(torch.zeros(4, 1, 9, 8, 8), scenes, torch.zeros(4, 9, 8, 8, dtype=torch.uint8))
     spans = set()
     for seed in range(60):
         batch = make_batch(CPU_PRESET, stored, form, 2, tokenizer, 0, seed)
@@ -462,6 +724,24 @@ def test_tokenizer_has_a_token_for_each_known_word(tokenizer: PreTrainedTokenize
     assert tokenizer.init_kwargs["known_words"] == sorted(known_words())
     for word in known_words():
         assert len(tokenizer(word)["input_ids"]) == 2, word  # itself and the end
+
+
+def test_tokenizer_of_the_model_that_a_run_starts_from_stays(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """As long as it knows the words of the world."""
+    recipe = replace(PRESETS["tiny"], captions=3)
+    other = build_tokenizer(1, 3)
+    assert other.get_vocab() != tokenizer.get_vocab()
+    assert start_tokenizer(recipe, 1, None).get_vocab() == other.get_vocab()
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    assert start_tokenizer(recipe, 1, tmp_path).get_vocab() == tokenizer.get_vocab()
+    config = tmp_path / "tokenizer" / "tokenizer_config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps(values | {"nearest_words": {}}))
+    assert start_tokenizer(recipe, 1, tmp_path).init_kwargs["nearest_words"] == values["nearest_words"] != {}
+    config.write_text(json.dumps(values | {"known_words": ["ball"]}))
+    assert start_tokenizer(recipe, 1, tmp_path).get_vocab() == other.get_vocab()
 
 
 def test_embeddings_move_to_a_new_vocabulary(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
+from videodit.errors import ModelError
 from videodit.text import TextEncoder, TextSpec
 
 CAPTIONS = [
@@ -186,6 +187,40 @@ def test_text_that_the_tokenizer_ignores_is_not_lost_for_length(model: T5Encoder
 )
 def test_unknown_words_are_named_once_and_in_order(text: TextEncoder, prompt: str, unknown: list[str]) -> None:
     assert text.unknown_words(prompt) == unknown
+
+
+@pytest.mark.parametrize(
+    ("prompt", "near"),
+    [
+        (PROMPT, None),  # nothing is unknown
+        ("a red globe bounces", "a red ball bounces"),
+        ("A Red GLOBE, bounces!", "a red ball, bounces"),
+        ("an scarlet globe", "a red ball"),
+        ("a very red globe ball", "a red ball"),
+        ("a red dragon globe bounces", None),  # no word is near a dragon
+        ("3 red globes", None),
+        ("globe 7", None),
+        ("very", None),
+        (", very,", None),
+    ],
+)
+def test_a_sentence_near_unknown_words_has_known_ones_alone(
+    model: T5EncoderModel, prompt: str, near: str | None
+) -> None:
+    table = {"globe": "ball", "scarlet": "red", "very": "", "dune": "sand"}
+    text = TextEncoder(build_tokenizer(model_max_length=64, known_words=WORDS, nearest_words=table), model)
+    assert text.nearest_prompt(prompt) == near
+    assert text.nearest_prompt("a red dune") is None  # a table's own words have to be known, too
+    (told,) = text.notices(prompt) or [""]
+    assert ("the nearest sentence that it knows" in told) == (near is not None)
+    assert near is None or told.endswith(f"; the nearest sentence that it knows: “{near}”")
+
+
+@pytest.mark.parametrize("table", [7, ["ball"], {"globe": None}, {"globe": ["ball"]}])
+def test_a_table_of_other_things_than_words_is_refused(model: T5EncoderModel, table: Any) -> None:
+    tokenizer = build_tokenizer(model_max_length=64, known_words=WORDS, nearest_words=table)
+    with pytest.raises(ModelError, match="nearest_words of the tokenizer's configuration"):
+        TextEncoder(tokenizer, model)
 
 
 def test_without_a_recorded_vocabulary_every_word_passes(model: T5EncoderModel) -> None:

@@ -10,12 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import mini.ahead
+import mini.batches
 import mini.clips
 import mini.dit
 import mini.latents
@@ -23,10 +25,12 @@ import mini.processes
 import mini.trainer
 import mini.vae
 import mini.validate
+import mini_levers
 import numpy as np
 import pytest
 import torch
 import train_mini
+import train_mini_session
 from mini.models import assemble, start_dit, weights_hash
 from mini.recipe import PRESETS
 from mini.words import build_tokenizer
@@ -153,7 +157,7 @@ def test_stages_lead_to_a_model_that_loads_and_generates(run: Path) -> None:
 def test_every_form_is_encoded_and_trained_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = mini.latents.load_latents(run)
     assert set(stored) == set(TINY.forms())
-    for form, (latents, scenes) in stored.items():
+    for form, (latents, scenes, _) in stored.items():
         size = (4, 1 + (form.frames - 1) // 4, form.height // 8, form.width // 8)
         assert latents.shape == (len(scenes), *size)
         scene = mini.clips.scene_from(scenes[-1])
@@ -167,7 +171,7 @@ def test_every_form_is_encoded_and_trained_on(run: Path, monkeypatch: pytest.Mon
                 signal.raise_signal(signal.SIGTERM)
         return mini.clips.describe(scene, form, seed)
 
-    monkeypatch.setattr(mini.dit, "describe", describe)
+    monkeypatch.setattr(mini.batches, "describe", describe)
     out = run.parent / "forms"
     for part in ("latents", "vae/export"):
         shutil.copytree(run / part, out / part)
@@ -250,7 +254,7 @@ def test_resumed_transformer_goes_on_with_the_next_batch(
         starts.append((indices.start, workers))
         return mini.ahead.ahead(make, indices, workers, device)
 
-    monkeypatch.setattr(mini.dit, "ahead", ahead)
+    monkeypatch.setattr(mini.batches, "ahead", ahead)
     stage("dit", run, before["seconds"] / 60 + 0.01, "--workers", "1")
     assert starts == [(before["step"], 1)]
     assert state_of(run / "dit")["step"] > before["step"]
@@ -280,7 +284,7 @@ def test_killed_latents_are_whole_shards_and_the_rest_follows(
     monkeypatch.setattr(mini.latents, "plan_shards", lambda recipe: iter(shards))
     encode = functools.partial(mini.latents.encode_latents, TINY, tmp_path, 10.0, CPU, 7)
     with monkeypatch.context() as patch:
-        patch.setattr(mini.latents, "pixels", at_call(3, mini.latents.pixels, lose_power))
+        patch.setattr(mini.latents, "rendered", at_call(3, mini.latents.rendered, lose_power))
         with pytest.raises(RuntimeError, match="power"):
             encode()
     folder = tmp_path / "latents"
@@ -430,6 +434,95 @@ def test_init_of_another_size_is_refused(tiny_model: Path, tmp_path: Path, capsy
     with pytest.raises(SystemExit):
         stage("vae", tmp_path, 1, "--init", str(tiny_model))
     assert "does not fit this preset: vae has base_dim=8, not 16" in capsys.readouterr().err
+
+
+# ---- a session on a machine that is lent
+
+
+def opened(results: Path, folder: Path) -> Path:
+    """What the pieces of a session's results hold."""
+    folder.mkdir()
+    whole = folder / "whole.tar"
+    whole.write_bytes(b"".join(path.read_bytes() for path in sorted(results.glob("model.tar.*"))))
+    with tarfile.open(whole) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def test_results_of_a_session_are_small_files_that_hold_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_mini_session, "PIECE", 4000)
+    out, results = tmp_path / "run", tmp_path / "results"
+    (out / "dit").mkdir(parents=True)
+    assert [file.name for file in train_mini_session.keep(out, results)] == ["logs.tar"]  # no model yet
+    best = os.urandom(9000)
+    (out / "dit" / "best.safetensors").write_bytes(best)
+    (out / "dit" / "log.jsonl").write_text("{}")
+    kept = train_mini_session.keep(out, results)
+    assert sorted(results.iterdir()) == kept
+    assert [file.name for file in kept[1:]] == [f"model.tar.{n:02}" for n in range(len(kept) - 1)]
+    assert max(file.stat().st_size for file in kept[1:]) == 4000
+    assert (opened(results, tmp_path / "a") / "dit" / "best.safetensors").read_bytes() == best
+    with tarfile.open(results / "logs.tar") as logs:
+        assert logs.getnames() == ["dit/log.jsonl"]
+    (out / "mini" / "vae").mkdir(parents=True)
+    (out / "mini" / "vae" / "config.json").write_text("{}")
+    assert train_mini_session.keep(out, results) == sorted(results.iterdir())  # the whole model, and no piece of before
+    whole = opened(results, tmp_path / "b")
+    assert [path.relative_to(whole).as_posix() for path in whole.rglob("*.json")] == ["mini/vae/config.json"]
+
+
+def test_stage_of_a_session_that_takes_too_long_is_asked_to_stop(tmp_path: Path) -> None:
+    words = [sys.executable, "-u", "-c", "import time; print('here'); time.sleep(60)"]
+    assert train_mini_session.run_stage(words, 2.0, tmp_path / "told.txt") != 0
+    assert (tmp_path / "told.txt").read_text().split() in (["here"], [])
+    assert train_mini_session.run_stage([sys.executable, "-c", "print('again')"], 60, tmp_path / "told.txt") == 0
+    assert (tmp_path / "told.txt").read_text().endswith("again\n")
+
+
+def test_session_refuses_what_cannot_work(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for words, told in (
+        (["--minutes", "1", "-1", "1"], "--minutes must be at least 0; got 1.0 -1.0 1.0"),
+        (["--minutes", "1", "nan", "1"], "--minutes must be at least 0; got 1.0 nan 1.0"),
+        (["--minutes", "1", "1", "1", "--processes", "0"], "--processes must be at least 1; got 0"),
+    ):
+        with pytest.raises(SystemExit):
+            train_mini_session.main([*words, "--out", str(tmp_path / "a"), "--results", str(tmp_path / "b")])
+        assert told in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_session_leaves_a_model_that_goes_on(run: Path, tmp_path: Path) -> None:
+    out, results = tmp_path / "run", tmp_path / "results"
+    words = ["--minutes", "0.05", "0.05", "0.001", "--preset", "tiny", "--device", "cpu", "--init", str(run / "mini")]
+    assert train_mini_session.main([*words, "--out", str(out), "--results", str(results)]) == 0
+    model = opened(results, tmp_path / "whole") / "mini"
+    assert weights_hash(model / "transformer") == weights_hash(out / "mini" / "transformer")
+    assert weights_hash(model / "vae") == weights_hash(run / "mini" / "vae")
+    tuned = json.loads((out / "tune" / "report.json").read_text())["best"]
+    assert json.loads((model / "model_index.json").read_text())["num_inference_steps"] == tuned["steps"]
+    with tarfile.open(results / "logs.tar") as logs:
+        assert {"latents.txt", "dit.txt", "tune.txt", "dit/log.jsonl", "tune/report.json"} <= set(logs.getnames())
+
+
+# ---- levers
+
+
+@pytest.mark.slow
+def test_levers_are_measured_side_by_side(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--init", str(run / "mini"), "--out", str(tmp_path), "--preset", "tiny", "--debug"]
+    words += ["--samples", "8", "--prompts", "2", "--clips", "2"]
+    assert mini_levers.main([*words, "--lever", "plain", "--lever", "contrast"]) == 0
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["before", "contrast-1", "plain-1"]
+    first, second = (state_of(tmp_path / name / "dit")["step"] for name in ("plain-1", "contrast-1"))
+    assert first == second == 2  # four samples each
+    results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
+    assert mini_levers.main([*words, "--lever", "plain", "--seed", "2"]) == 0
+    assert len(list(tmp_path.glob("*/result.json"))) == 3
+    assert all(path.stat().st_mtime_ns == time for path, time in results.items())
+    with safe_open(next((tmp_path / "latents").iterdir()), "pt") as file:
+        assert file.metadata()["seed"] == str(mini_levers.CLIPS_SEED)
 
 
 # ---- processes

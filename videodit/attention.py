@@ -94,21 +94,19 @@ class AttentionProcessor:
             assert grid is not None
             fold, unfold = _FOLDS[attn.layout]
             q, k, v = (rearrange(x, fold, t=grid.t) for x in (q, k, v))
-        out = dispatch_attention_fn(
-            q,
-            k,
-            v,
-            attn_mask=attention_mask,
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config if encoder_hidden_states is None else None,
-        )  # [B', S', N, D/N]
+        parallel = self._parallel_config if encoder_hidden_states is None else None
+        out = self.attend(q, k, v, attention_mask, parallel)  # [B', S', N, D/N]
         if attn.layout != "full":
             assert grid is not None
             out = rearrange(out, unfold, b=hidden_states.shape[0], t=grid.t, s=grid.h * grid.w)
         for k, v in images:  # the same queries look at the image by themselves
-            out = out + dispatch_attention_fn(q, k, v, backend=self._attention_backend)
+            out = out + self.attend(q, k, v)
         out = out.flatten(2).type_as(hidden_states)  # [B, S, D]
         return out if attn.to_out is None else attn.to_out[0](out)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, parallel: object = None) -> Tensor:
+        """Softmax attention of ``[B, S, N, D/N]`` to ``[B, L, N, D/N]``."""
+        return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=self._attention_backend, parallel_config=parallel)
 
 
 class Attention(nn.Module, AttentionModuleMixin):

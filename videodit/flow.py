@@ -169,19 +169,25 @@ def token_timesteps(timestep: Tensor, keep: Tensor, patch: Size3D) -> Tensor:
     return timestep[:, None] * rearrange(free, "b t h w -> b (t h w)")
 
 
-def denoising_loss(prediction: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
+def denoising_loss(
+    prediction: Tensor, target: Tensor, keep: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
     """Mean squared error of each sample over the latents that are not kept clean.
 
     Args:
         prediction: the model's output ``[B, C, T, H, W]``.
         target: see :func:`training_target`.
         keep: ``[B, 1, T, H, W]``, True where no error counts.
+        weight: ``[B, 1, T, H, W]``, what an error counts among those of its sample; ``None`` for all the same.
 
     Returns:
         ``[B]`` in fp32; a sample that is kept whole gives 0.
     """
     error = (prediction.float() - target.float()).square().mean(dim=1, keepdim=True)  # [B, 1, T, H, W]
-    if keep is None:
+    if keep is None and weight is None:
         return error.mean(dim=(1, 2, 3, 4))
-    free = (~keep).float().expand_as(error)
-    return (error * free).sum(dim=(1, 2, 3, 4)) / free.sum(dim=(1, 2, 3, 4)).clamp_min(1)
+    counts = torch.ones_like(error) if weight is None else weight.float()
+    if keep is not None:
+        counts = counts * ~keep
+    total = counts.expand_as(error).sum(dim=(1, 2, 3, 4))
+    return (error * counts).sum(dim=(1, 2, 3, 4)) / torch.where(total > 0, total, 1)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
 from videodit.errors import InputError
+from videodit.nearest_words import WORD, check_table, nearest_sentence
 from videodit.prompt_syntax import Span
 from videodit.text_spec import TextSpec
 
@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 UNKNOWN = "the model does not know: "
 """How the notice about words begins."""
 _MARK = "\x01"
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
 def words_unknown(text: str, known: Container[str]) -> list[str]:
     """Words of a text that are not among those that a model knows, in order, without repeats."""
-    return [word for word in dict.fromkeys(_WORD.findall(text.lower())) if word not in known]
+    return [word for word in dict.fromkeys(WORD.findall(text.lower())) if word not in known]
 
 
 class PromptReader:
@@ -29,11 +28,12 @@ class PromptReader:
 
     Args:
         tokenizer: any transformers tokenizer. Where its saved configuration has ``known_words``, other words are
-            reported by :meth:`unknown_words`.
+            reported by :meth:`unknown_words`; where it has ``nearest_words``, too, :meth:`nearest_prompt` looks there.
         spec: how the model wants its prompts.
 
     Raises:
         InputError: a ``max_length`` below 1.
+        ModelError: ``nearest_words`` is no table of words.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: TextSpec) -> None:
@@ -42,6 +42,7 @@ class PromptReader:
         if self.max_length < 1:
             raise InputError(f"max_length must be at least 1, got {self.max_length}")
         self.known_words = frozenset(tokenizer.init_kwargs.get("known_words", ()))
+        self.nearest_words = check_table(tokenizer.init_kwargs.get("nearest_words", {}))
 
     def lost_text(self, prompt: str) -> str:
         """The end of a prompt that does not fit into ``max_length`` tokens; ``""`` when all fits."""
@@ -58,6 +59,12 @@ class PromptReader:
         if not self.known_words:
             return []
         return words_unknown(self.spec.cleaned(prompt), self.known_words)
+
+    def nearest_prompt(self, prompt: str) -> str | None:
+        """A sentence of known words that comes near to a prompt of unknown ones; ``None`` where there is none."""
+        if not self.unknown_words(prompt):
+            return None
+        return nearest_sentence(self.spec.cleaned(prompt), self.nearest_words, self.known_words)
 
     def unknown_characters(self, prompt: str) -> list[str]:
         """Stretches of a prompt that the tokenizer knows no token for, in order, without repeats."""
@@ -125,7 +132,9 @@ class PromptReader:
         ]
         unknown += [piece if piece.isprintable() else _code(piece) for piece in characters]
         if unknown:
-            found.append(f"{UNKNOWN}{', '.join(unknown)}")
+            near = self.nearest_prompt(prompt)
+            offer = "" if near is None else f"; the nearest sentence that it knows: “{near}”"
+            found.append(f"{UNKNOWN}{', '.join(unknown)}{offer}")
         if lost := self.lost_text(prompt):
             found.append(f"the prompt is longer than {self.max_length} tokens; left out: “{lost}”")
         return found

@@ -22,6 +22,7 @@ from videodit.datasets.toybox.scene import (
     sample_scene,
     split_of,
 )
+from videodit.datasets.toybox.synonyms import nearest_words
 
 __all__ = [
     "CAMERAS",
@@ -41,6 +42,7 @@ __all__ = [
     "caption",
     "is_held_out",
     "known_words",
+    "nearest_words",
     "render",
     "sample_scene",
     "split_of",

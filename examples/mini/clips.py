@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mini.recipe import Form, Recipe
@@ -57,6 +58,18 @@ def _drawing_stream(device: torch.device) -> torch.cuda.Stream:
 def pixels(recipe: Recipe, batch: Sequence[Scene], form: Form, device: torch.device) -> Tensor:
     """The clips of :func:`rendered` alone."""
     return rendered(recipe, batch, form, device)[0]
+
+
+def coverage(mask: Tensor) -> Tensor:
+    """The share of each latent's pixels that objects cover, ``[B, T, H, W]`` in 255ths, of masks ``[B, 1, frames, …]``.
+
+    The first frame has latents of its own, all others share theirs with three more.
+    """
+    first, others = mask[:, :, :1], mask[:, :, 1:]
+    parts = [F.avg_pool3d(first, (1, 8, 8))]
+    if others.shape[2]:
+        parts.append(F.avg_pool3d(others, (4, 8, 8)))
+    return (torch.cat(parts, dim=2)[:, 0] * 255).round().to(torch.uint8)
 
 
 def describe(scene: Scene, form: Form, seed: int) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mini.ahead import ahead
-from mini.clips import pixels, scene_values, scenes
+from mini.clips import coverage, rendered, scene_values, scenes
 from mini.models import vae_folder, weights_hash
 from mini.processes import RANK, WORLD
 from mini.recipe import Form, Recipe
@@ -64,33 +64,18 @@ def encode_latents(
     Raises:
         SystemExit: there is no autoencoder, or a shard is there that was made with another one, seed or form.
     """
-    made_by = weights_hash(vae_folder(out))
-    folder = out / "latents"
-    folder.mkdir(parents=True, exist_ok=True)
-    for shard in plan_shards(recipe):
-        check_shard(folder / f"{shard.first:07d}.safetensors", vae=made_by, seed=str(seed), form=json.dumps(shard.form))
-    vae = CausalVideoVAE.from_pretrained(vae_folder(out)).to(device).eval()
-    if device.type == "cuda":
-        channels_last_weights(vae)
-    mine = list(plan_shards(recipe))[RANK::WORLD]
-    missing = [shard for shard in mine if not (folder / f"{shard.first:07d}.safetensors").is_file()]
+    encoder = Encoder(recipe, out, device, seed)
+    mine = encoder.plan[RANK::WORLD]
+    missing = [shard for shard in mine if not encoder.file(shard).is_file()]
 
     made = ahead(partial(shard_scenes, seed, missing), range(len(missing)), workers, device)
     start = printed = time.monotonic()
     done = 0
     for shard, batch in zip(missing, made, strict=True):
-        path = folder / f"{shard.first:07d}.safetensors"
         seconds = time.monotonic() - start
         if seconds > minutes * 60:
             break
-        metadata = {
-            "vae": made_by,
-            "seed": str(seed),
-            "form": json.dumps(shard.form),
-            "scenes": json.dumps([scene_values(scene) for scene in batch]),
-        }
-        with replacing(path) as unfinished:
-            save_file({"latents": encode(vae, recipe, batch, shard.form)}, unfinished, metadata=metadata)
+        encoder.write(shard, batch)
         done, now = done + shard.clips, time.monotonic()
         if now - printed > SECONDS_BETWEEN_LINES and not RANK:
             rate, left = done * WORLD / (now - start), max(0.0, minutes - (now - start) / 60)
@@ -100,15 +85,78 @@ def encode_latents(
             )
             printed = now
     if not RANK:
-        held = sum(
-            shard.clips for shard in plan_shards(recipe) if (folder / f"{shard.first:07d}.safetensors").is_file()
-        )
+        held = sum(shard.clips for shard in encoder.plan if encoder.file(shard).is_file())
         print(f"{held} of {recipe.clips} clips are there", flush=True)
 
 
 def shard_scenes(seed: int, shards: list[Shard], index: int) -> list[Scene]:
     """The scenes of one of the shards."""
     return scenes(seed + shards[index].first, shards[index].clips)
+
+
+class Encoder:
+    """Writes shards of a run's plan.
+
+    Raises:
+        SystemExit: there is no autoencoder, or a shard is there that was made with another one, seed or form.
+    """
+
+    def __init__(self, recipe: Recipe, out: Path, device: torch.device, seed: int) -> None:
+        self.recipe, self.seed, self.plan = recipe, seed, list(plan_shards(recipe))
+        self.made_by = weights_hash(vae_folder(out))
+        self.folder = out / "latents"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for shard in self.plan:
+            check_shard(self.file(shard), vae=self.made_by, seed=str(seed), form=json.dumps(shard.form))
+        self.vae = CausalVideoVAE.from_pretrained(vae_folder(out), dtype=torch.bfloat16).to(device).eval()
+        channels_last_weights(self.vae)
+
+    def file(self, shard: Shard) -> Path:
+        """Where a shard is, or will be."""
+        return self.folder / f"{shard.first:07d}.safetensors"
+
+    @torch.no_grad()
+    def write(self, shard: Shard, batch: list[Scene]) -> None:
+        """Render and encode the scenes of a shard."""
+        metadata = {
+            "vae": self.made_by,
+            "seed": str(self.seed),
+            "form": json.dumps(shard.form),
+            "scenes": json.dumps([scene_values(scene) for scene in batch]),
+        }
+        latents, covered = encode(self.vae, self.recipe, batch, shard.form)
+        with replacing(self.file(shard)) as partial:
+            save_file({"latents": latents, "coverage": covered}, partial, metadata=metadata)
+
+
+class Stock:
+    """Latents that grow while they are trained on, so that each is drawn about as often as the next.
+
+    What it holds is a function of how many clips were asked for, whoever asked before: a stage that resumes finds the
+    same ones. Each process has its own.
+
+    Args:
+        encoder: of the run; its plan's clips all have the same form.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder, self.mine = encoder, encoder.plan[RANK::WORLD]
+        self.held: Stored | None = None
+        self.shards = 0
+
+    def upto(self, clips: int) -> Stored:
+        """The first shards that hold so many clips; those that are missing are made, and if the plan ends, all."""
+        have = 0 if self.held is None else len(self.held.scenes)
+        parts = [] if self.held is None else [self.held]
+        while have < clips and self.shards < len(self.mine):
+            shard = self.mine[self.shards]
+            if not self.encoder.file(shard).is_file():
+                self.encoder.write(shard, scenes(self.encoder.seed + shard.first, shard.clips))
+            parts.append(read_shard(self.encoder.file(shard))[1])
+            self.shards, have = self.shards + 1, have + shard.clips
+        if self.held is None or len(parts) > 1:
+            self.held = joined(parts)
+        return self.held
 
 
 def check_shard(path: Path, **wanted: str) -> None:
@@ -129,22 +177,54 @@ def check_shard(path: Path, **wanted: str) -> None:
             )
 
 
-def encode(vae: CausalVideoVAE, recipe: Recipe, batch: list[Scene], form: Form) -> Tensor:
-    """Normalised latents ``[B, C, T, H, W]`` of scenes in bf16, on the CPU."""
-    parts, size = [], recipe.scaled(recipe.encode_batch, form)
+def encode(vae: CausalVideoVAE, recipe: Recipe, batch: list[Scene], form: Form) -> tuple[Tensor, Tensor]:
+    """Normalised latents ``[B, C, T, H, W]`` of scenes in bf16, and :func:`mini.clips.coverage`, on the CPU."""
+    parts, covered, size = [], [], recipe.scaled(recipe.encode_batch, form)
     for first in range(0, len(batch), size):
-        x = pixels(recipe, batch[first : first + size], form, vae.device)
+        x, mask = rendered(recipe, batch[first : first + size], form, vae.device, masks=True)
+        assert mask is not None
         with autocast(vae.device):
             mode = vae.encode(x).latent_dist.mode()
         parts.append(vae.normalize(mode.float()).bfloat16().cpu().contiguous())
-    return torch.cat(parts)
+        covered.append(coverage(mask).cpu())
+    return torch.cat(parts), torch.cat(covered)
 
 
 class Stored(NamedTuple):
-    """What the shards of one form hold: latents ``[N, C, T, H, W]`` and, of each, the numbers of its scene."""
+    """What shards of one form hold.
+
+    Attributes:
+        latents: ``[N, C, T, H, W]``.
+        scenes: the numbers of each one's scene.
+        coverage: ``[N, T, H, W]``, see :func:`mini.clips.coverage`.
+    """
 
     latents: Tensor
     scenes: list[dict]
+    coverage: Tensor
+
+
+def read_shard(file: Path) -> tuple[Form, Stored]:
+    """A shard's form and what it holds.
+
+    Raises:
+        SystemExit: an earlier version wrote it, which did not say where objects are.
+    """
+    with safe_open(file, framework="pt") as shard:
+        if "coverage" not in set(shard.keys()):
+            raise SystemExit(f"{file} holds no coverage: remove {file.parent} and run --stage latents again")
+        about = shard.metadata()
+        stored = Stored(shard.get_tensor("latents"), json.loads(about["scenes"]), shard.get_tensor("coverage"))
+    return Form(*json.loads(about["form"])), stored
+
+
+def joined(parts: list[Stored]) -> Stored:
+    """One after the other."""
+    return Stored(
+        torch.cat([s.latents for s in parts]),
+        [scene for s in parts for scene in s.scenes],
+        torch.cat([s.coverage for s in parts]),
+    )
 
 
 def load_latents(out: Path) -> dict[Form, Stored]:
@@ -158,13 +238,8 @@ def load_latents(out: Path) -> dict[Form, Stored]:
     made_by = weights_hash(vae_folder(out)) if files else ""
     for file in files:
         check_shard(file, vae=made_by)
-        with safe_open(file, framework="pt") as shard:
-            form = Form(*json.loads(shard.metadata()["form"]))
-            stored = Stored(shard.get_tensor("latents"), json.loads(shard.metadata()["scenes"]))
+        form, stored = read_shard(file)
         parts.setdefault(form, []).append(stored)
     if not parts:
         raise SystemExit(f"no latents in {out / 'latents'}: run --stage latents first")
-    return {
-        form: Stored(torch.cat([s.latents for s in same]), [scene for s in same for scene in s.scenes])
-        for form, same in parts.items()
-    }
+    return {form: joined(same) for form, same in parts.items()}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
+from mini.processes import RANK
 from mini.recipe import Recipe
-from mini.words import copy_embeddings
+from mini.words import build_tokenizer, copy_embeddings
 from videodit import CausalVideoVAE, VideoDiT, VideoDiTPipeline
+from videodit.datasets.toybox import known_words, nearest_words
 from videodit.errors import InputError
 
 
@@ -36,6 +39,15 @@ def vae_folder(out: Path) -> Path:
     return folder
 
 
+def adopt_vae(out: Path, init: Path | None) -> None:
+    """Give a run that has no autoencoder of its own that of the model it starts from."""
+    folder = out / "vae" / "export"
+    if init is not None and not folder.exists() and not RANK:
+        partial = folder.with_name("export.tmp")
+        shutil.copytree(init / "vae", partial, dirs_exist_ok=True)
+        partial.rename(folder)
+
+
 def check_init(recipe: Recipe, init: Path) -> None:
     """Check that a recipe can go on from an exported model, whose transformer may have fewer layers.
 
@@ -54,6 +66,16 @@ def check_init(recipe: Recipe, init: Path) -> None:
                 raise InputError(
                     f"--init {init} does not fit this preset: {part} has {name}={found.get(name)!r}, not {value!r}"
                 )
+
+
+def start_tokenizer(recipe: Recipe, seed: int, init: Path | None) -> PreTrainedTokenizerFast:
+    """The tokenizer of the model that a run starts from, if it knows all words of the world, or one made anew."""
+    if init is not None:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(init, subfolder="tokenizer")
+        if tokenizer.init_kwargs.get("known_words") == sorted(known_words()):
+            tokenizer.init_kwargs["nearest_words"] = nearest_words()
+            return tokenizer
+    return build_tokenizer(seed, recipe.captions)
 
 
 def start_dit(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, init: Path | None) -> tuple[VideoDiT, T5EncoderModel]:
@@ -106,7 +128,7 @@ def assemble(
         fps=float(recipe.fps),
         num_inference_steps=recipe.num_inference_steps,
         guidance_scale=recipe.guidance_scale,
-        window=max(frames for frames, _ in recipe.frame_shares),
+        window=recipe.window,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe

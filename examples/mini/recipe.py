@@ -53,6 +53,7 @@ class Recipe:
     frame_shares: tuple[tuple[int, float], ...] = ((17, 0.7), (33, 0.2), (1, 0.1))
     size_shares: tuple[tuple[int, int, float], ...] = ((64, 64, 0.6), (48, 80, 0.2), (80, 48, 0.2))
     fps: int = 16
+    window: int = 33  # frames of a window of longer clips
 
     # VAE
     vae_batch: int = 4  # clips of the first form a step
@@ -67,6 +68,8 @@ class Recipe:
     clips: int = 60_000
     shard: int = 256  # clips of the first form in a file
     encode_batch: int = 32
+    repeats: float | None = None  # how often a latent is drawn, where the stage dit encodes them beside its training
+    stock: int = 1024  # clips that it encodes before its first step then
 
     # Transformer and text encoder
     heads: int = 4
@@ -79,6 +82,11 @@ class Recipe:
     muon_lr: float = 2e-3
     adam_lr: float = 1e-3
     shift: float = 2.0
+    sigma_mean: float = 0.0  # of the logits of noise levels: above 0, more steps are about where and what things are
+    last_phase: float = 0.0  # the last share of the time, which trains on the first form alone
+    flow_object_weight: float = 0.0  # what a latent that an object covers counts above one of the background
+    flow_object_below: float = 0.7  # at noise levels below this: above, where the object will be is open
+    contrast: float = 0.0  # how much a prediction is kept from another clip's target; see :func:`mini.dit.dit_loss`
     ema_decay: float = 0.998
 
     # What is measured on the validation split, and the grid that `tune` chooses from
@@ -169,6 +177,14 @@ PRESETS = {
         vae_batch=32, vae_validation_clips=64, clips=120_000, encode_batch=64,
         layers=9, dit_batch=256, shift=3.0,
         ema_decay=0.999, validation_prompts=256, generate_batch=64, tune_prompts=256, probe={"batch": 64},
+    ),
+    # Goes on from the model of `gpu`, on a CPU: small batches of the first form alone, encoded as they are needed.
+    "cpu-more": Recipe(
+        frame_shares=((17, 1.0),),
+        size_shares=((128, 128, 1.0),),
+        clips=60_000, shard=64, encode_batch=16, repeats=4.0, stock=512,
+        layers=9, dit_batch=32, muon_lr=5e-4, adam_lr=2.5e-4, shift=3.0, flow_object_weight=3.0,
+        ema_decay=0.995, validation_prompts=64,
     ),
     # Minute networks, to try the stages out.
     "tiny": Recipe(

@@ -79,15 +79,16 @@ class Averages(Ema):
 
 
 class Trainer:
-    """Runs ``step`` until the minutes are used up; logs, validates, saves, stops on a signal and resumes.
+    """Runs ``step`` until the time or the steps are used up; logs, validates, saves, stops on a signal and resumes.
 
     Args:
         folder: where the stage keeps its state, its best weights and its log.
         modules: what is trained, by name.
         optimizers: their optimizers.
         minutes: training time of all starts together, validation included.
+        steps: how many steps to train in place of the minutes.
         warmup_steps: steps over which learning rates rise.
-        cooldown: last share of the time over which they fall to zero, linearly.
+        cooldown: last share of time or steps over which they fall to zero, linearly.
         ema_decay: decay of the averaged weights, which later stages use.
         seed: seed of everything random; step ``n`` of process ``r`` draws from ``seed + n·processes + r``.
         validate: is called in every process, with the averaged weights in the modules; returns rates from 0 to 1 by
@@ -111,6 +112,7 @@ class Trainer:
         optimizers: list[Any],
         *,
         minutes: float,
+        steps: int | None = None,
         warmup_steps: int = 50,
         cooldown: float = 0.5,
         ema_decay: float = 0.998,
@@ -120,7 +122,8 @@ class Trainer:
         measured_by: dict[str, str] | None = None,
     ) -> None:
         self.folder, self.modules, self.optimizers = folder, modules, optimizers
-        self.minutes, self.warmup_steps, self.cooldown, self.seed = minutes, warmup_steps, cooldown, seed
+        self.minutes, self.steps, self.seed = minutes, steps, seed
+        self.warmup_steps, self.cooldown = warmup_steps, cooldown
         self.validate, self.validate_seconds = validate, validate_minutes * 60
         self.measured_by = measured_by or {}
         together = nn.ModuleDict(modules)
@@ -146,7 +149,7 @@ class Trainer:
     # ---- the loop
 
     def run(self, train_step: Callable[[torch.Generator], Step]) -> None:
-        """Train until the minutes are used up.
+        """Train until the time or the steps are used up.
 
         Raises:
             Stopped: SIGTERM, SIGINT or SIGHUP came, and the state was saved.
@@ -162,13 +165,13 @@ class Trainer:
             raise Stopped(self.signals.number or signal.SIGTERM, message)
 
     def _loop(self, train_step: Callable[[torch.Generator], Step]) -> bool:
-        """Train until the minutes are used up, False, or somebody wants it to stop, True."""
+        """Train until the time or the steps are used up, False, or somebody wants it to stop, True."""
         for module in self.modules.values():
             module.train()
         logged = start = time.monotonic()
         before, stop, progress = self.seconds, False, Progress()
         saved = before
-        while self.seconds < self.minutes * 60 and not stop:
+        while self.done < 1 and not stop:
             begun = time.monotonic()
             generator = torch.Generator().manual_seed(self.seed + self.batch_index)
             torch.manual_seed(self.seed + self.batch_index)
@@ -209,9 +212,15 @@ class Trainer:
         """Counts batches over all steps and processes."""
         return self.step * WORLD + RANK
 
+    @property
+    def done(self) -> float:
+        """The share of time or steps that is behind it; a run of no time is done at once."""
+        if self.steps is not None:
+            return self.step / self.steps
+        return self.seconds / (self.minutes * 60) if self.minutes else 1.0
+
     def _set_lr(self) -> None:
-        left = 1 - self.seconds / (self.minutes * 60)
-        factor = min(1.0, (self.step + 1) / self.warmup_steps, max(left, 0.0) / self.cooldown)
+        factor = min(1.0, (self.step + 1) / self.warmup_steps, max(1 - self.done, 0.0) / self.cooldown)
         for optimizer, base in zip(self.optimizers, self.base_lr, strict=True):
             for group, lr in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = lr * factor
@@ -290,7 +299,8 @@ class Trainer:
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         left = max(0.0, self.minutes - self.seconds / 60)
-        print("  ".join(f"{k} {v}" for k, v in row.items()), f" {left:.1f} min left", flush=True)
+        told = f"{left:.1f} min left" if self.steps is None else f"of {self.steps} steps"
+        print("  ".join(f"{k} {v}" for k, v in row.items()), f" {told}", flush=True)
 
     def _cut_log(self) -> None:
         """Drop what was logged after the state was saved: those steps come again."""

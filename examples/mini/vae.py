@@ -63,7 +63,7 @@ def train_vae(
         batch = next(made)
         clips, masks = rendered(recipe, batch, form, device, masks=True)
         assert masks is not None
-        whole = trainer.seconds >= WHOLE * trainer.minutes * 60
+        whole = trainer.done >= WHOLE
         piece = form if whole else form.half
         first = int(torch.randint(form.frames - piece.frames + 1, (), generator=generator))
         x, mask = (of[:, :, first : first + piece.frames] for of in (clips, masks))

@@ -7,11 +7,14 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from videodit.datasets.toybox import caption, known_words, sample_scene
+from videodit.datasets.toybox import caption, known_words, nearest_words, sample_scene
 
 
 def build_tokenizer(seed: int, captions: int) -> PreTrainedTokenizerFast:
-    """A byte-pair tokenizer trained on the world's captions; it carries the list of words that they can hold."""
+    """A byte-pair tokenizer trained on the world's captions.
+
+    It carries the list of words that they can hold, and which of these come near to some that they cannot.
+    """
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     # White space of any kind and length is one blank: captions come with line breaks and tabs, too.
     blanks = normalizers.Replace(Regex("[\\s\u200b]+"), " ")
@@ -29,6 +32,7 @@ def build_tokenizer(seed: int, captions: int) -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         model_max_length=64,
         known_words=sorted(known_words()),
+        nearest_words=nearest_words(),
     )
 
 
