@@ -122,7 +122,7 @@ def step_batch(
     among: list[Form],
     step: int,
 ) -> Batch:
-    """This process's batch of a step; ``sizes`` says how many clips of each form make one, ``among`` which are drawn."""
+    """This process's batch of a step, of one of the forms ``among``; ``sizes`` says how many clips of each make one."""
     apart = max(sizes.values())  # so that no two captions share a seed
     form, index = recipe.draw_form(seed, step, among), step * WORLD + RANK
     return make_batch(recipe, stored[form], form, sizes[form], tokenizer, index * apart, seed + index)
