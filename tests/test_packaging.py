@@ -44,13 +44,17 @@ def run(*command: str | Path, cwd: Path, path: tuple[Path, ...] = ()) -> str:
     return done.stdout
 
 
+DATA = ("videodit/presets", "videodit/serving/page")
+
+
 @pytest.fixture(scope="module")
 def expected(source_files: list[PurePosixPath]) -> set[str]:
     """Where each module and each data file of the sources belongs in site-packages."""
     found = {"videodit/py.typed"}
     for file in source_files:
         top, *rest = file.parts
-        if top in MAPPED and rest and (file.suffix == ".py" or file.is_relative_to("videodit/presets")):
+        data = any(map(file.is_relative_to, DATA))
+        if top in MAPPED and rest and (file.suffix == ".py" or data):
             found.add("/".join([MAPPED[top], *rest]))
     return found
 

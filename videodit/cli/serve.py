@@ -117,6 +117,7 @@ def run_server(config: ServerConfig, listening: Callable[[str], object] = lambda
         note(f"jobs and clips are kept in {str(config.data)!r}")
         url = f"http://{address}:{listener.getsockname()[1]}"
         note(f"listening on {url}")
+        results.emit("server", url=url)
         listening(url)
         settings = uvicorn.Config(
             create_app(config, data=folder),

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from videodit.cli import results
 from videodit.cli.common import note
 from videodit.cli.serve import named_sources, needs_extra, run_server, server_folder
 from videodit.errors import InputError
@@ -48,6 +49,7 @@ def ui(
                 f"a server already runs on port {port}, so {', '.join(said)} would change nothing; stop it first, or "
                 "choose another --port"
             )
+        results.emit("server", url=url)
         note(f"a server already runs at {url}")
         if browser:
             open_browser(url)
