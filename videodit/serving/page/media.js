@@ -173,8 +173,8 @@ export class MediaPicker {
 
   chooseOwn() {
     const done = jobs.all().filter((job) => job.status === "completed" && !job.binned_at).sort((a, b) => b.created_at - a.created_at).slice(0, 60);
-    const box = dialog(
-      S.own, T.close, h("h2", {}, S.own),
+    const box = panel(
+      S.own, {},
       done.length
         ? h("div", { class: "choices" }, done.map((job) => h("button", { type: "button", class: "choice", on: { click: () => { this.set(sourceOf(job)); box.close(); } } }, h("img", { src: contentUrl(job, "thumbnail"), alt: "" }), h("span", {}, job.prompt ?? job.id))))
         : h("p", { class: "empty" }, S.ownNone),
