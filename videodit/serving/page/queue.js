@@ -2,7 +2,7 @@
 import { call, post } from "./api.js";
 import { aboutOf, act, buttonsWhileMade, stateOf } from "./cards.js";
 import { askCopies } from "./clip_actions.js";
-import { button, fillWith, h, labelled, panel } from "./dom.js";
+import { button, h, labelled, panel } from "./dom.js";
 import { promptOf } from "./face.js";
 import { jobs } from "./jobs.js";
 import { T, fill } from "./strings.js";
