@@ -329,7 +329,7 @@ def test_diffusers_transformer_serves() -> None:
 @pytest.mark.parametrize("name", ["tokenizer", "text_encoder", "transformer", "vae", "scheduler"])
 def test_a_component_of_another_class_is_refused_at_once(model: Path, name: str) -> None:
     other: Any = torch.nn.Linear(1, 1) if name != "text_encoder" else diffusers.DDIMScheduler()
-    with pytest.raises(InputError, match=f"{name} is a {type(other).__name__}; legal is"):
+    with pytest.raises(InputError, match=f"{name} is a {type(other).__name__}; it must be"):
         VideoDiTPipeline(**parts(model) | {name: other})
 
 
