@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,17 @@ from videodit.positions import rotary_3d, rotary_fractional, sincos_2d, sincos_3
 from videodit.shapes import Size3D
 
 GRID = Size3D(2, 3, 4)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_tables() -> Iterator[None]:
+    """Tables of positions are kept by their device; those that other tests made on the real one hold no numbers."""
+    kept = (rotary_3d, rotary_fractional, sincos_2d, sincos_3d, sincos_frames)
+    for one in kept:
+        one.cache_clear()
+    yield
+    for one in kept:
+        one.cache_clear()
 
 
 def generator() -> torch.Generator:
