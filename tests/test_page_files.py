@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from scripts_of_page import BROWSER, read_module, read_texts
 from servers import LocalServer
 
 FOLDER = Path(__file__).parent.parent / "videodit" / "serving" / "page"
@@ -35,10 +36,45 @@ def test_sentences_are_in_strings_js_alone(script: Path) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_modules_import_what_is_there(script: Path) -> None:
-    for names, file in re.findall(r'import \{([^}]*)\} from "\./([^"]+)"', code_of(script)):
-        exported = set(re.findall(r"export (?:async )?(?:function|class|const) (\w+)", code_of(FOLDER / file)))
-        assert {name.strip() for name in names.split(",") if name.strip()} <= exported, file
+def test_modules_import_what_is_there_and_use_it(script: Path) -> None:
+    module = read_module(script)
+    for file, names in module.imports:
+        assert names <= read_module(FOLDER / file).exported, file
+        assert names <= module.used, file
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_modules_use_no_name_that_nothing_defines(script: Path) -> None:
+    module = read_module(script)
+    assert module.used - module.defined - BROWSER == set()
+
+
+def test_what_is_exported_is_imported_somewhere() -> None:
+    modules = {script.name: read_module(script) for script in SCRIPTS}
+    imported = {(file, name) for module in modules.values() for file, names in module.imports for name in names}
+    assert {(file, name) for file, module in modules.items() for name in module.exported} == imported
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_texts_that_are_named_are_in_strings_js(script: Path) -> None:
+    code = code_of(script)
+    short = dict(re.findall(r"const (\w+) = (T(?:\.\w+)+);", code)) | {"T": "T"}
+    long = dict(re.findall(r"const (\w+) = ([A-Z](?:\.\w+)+);", code))
+    short |= {name: path.replace(path[0], short[path[0]], 1) for name, path in long.items() if path[0] in short}
+    texts = read_texts()
+    for name, path in re.findall(r"(?<![\w.$])(\w+)((?:\.\w+)+)", code):
+        if name in short:
+            *_, word = parts = f"{short[name]}{path}".split(".")[1:]
+            depth = next((n for n in range(1, len(parts) + 1) if texts.get(".".join(parts[:n]), "text") == "text"), 0)
+            assert ".".join(parts[: depth or None]) in texts, f"{name}{path}"
+            assert not depth or len(parts) == depth or parts[depth] in ("replace", "length", "slice"), word
+
+
+def test_classes_with_a_rule_are_on_the_page() -> None:
+    rules = "".join(re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.css"))
+    classes = set(re.findall(r"\.([a-z][\w-]*)", re.sub(r"\{[^{}]*\}", "{}", rules)))
+    texts = "".join(path.read_text(encoding="utf-8") for path in (*SCRIPTS, FOLDER / "index.html"))
+    assert {name for name in classes if not re.search(rf"[\"'` .]{name}[\"'` .]", texts)} == set()
 
 
 def test_every_file_is_served_under_a_policy(tmp_path: Path) -> None:

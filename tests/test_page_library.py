@@ -200,6 +200,16 @@ def test_arrows_lead_from_clip_to_clip_on_cards_and_in_the_full_view(page: Page)
     expect(page.locator("dialog")).to_have_count(0)
 
 
+def nodes_held(page: Page) -> int:
+    """Nodes that Chromium holds, on the page and off it, after a garbage collection."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable")
+    session.send("HeapProfiler.collectGarbage")
+    found = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+    session.detach()
+    return int(found["Nodes"])
+
+
 def test_five_hundred_clips_keep_few_pictures_and_no_video(browser: Browser, tmp_path: Path) -> None:
     with LiveServer(tmp_path / "data") as server:
         server.multiply(server.make()["id"], 499)
@@ -215,6 +225,12 @@ def test_five_hundred_clips_keep_few_pictures_and_no_video(browser: Browser, tmp
             page.wait_for_timeout(300)
             assert page.locator(".clip img[src]").count() < 80
             assert page.locator("#main *").count() < 500 + 80 * 25
+            before = nodes_held(page)
+            for way in (-1, 1) * 2:
+                for _ in range(40):
+                    page.mouse.wheel(0, way * 1500)
+                    page.wait_for_timeout(25)
+            assert nodes_held(page) < before + 2500  # each of some 1,400 cards that came and went had 25
 
 
 # ---- clips that are dropped ----------------------------------------------------------------------

@@ -1,7 +1,7 @@
 // The server's API. Nothing here that a script could not do.
 import { T } from "./strings.js";
 
-export class ApiError extends Error {
+class ApiError extends Error {
   constructor(status, error) {
     super(error?.message ?? `${status}`);
     this.status = status;

@@ -1,6 +1,6 @@
 // What can be done with a finished job, the same on its card and in the full view.
-import { call, contentUrl, post } from "./api.js";
-import { act } from "./cards.js";
+import { contentUrl, post } from "./api.js";
+import { act, erase, start } from "./cards.js";
 import { button, fillWith, h, labelled, panel } from "./dom.js";
 import { promptOf } from "./face.js";
 import { jobs } from "./jobs.js";
@@ -8,11 +8,6 @@ import { T, fill } from "./strings.js";
 
 const G = T.gallery;
 const MOST_COPIES = 64;
-
-/** Asks the form, which listens on the document, to start from a job: `use`, `extend`, `edit` or `loop`. */
-export function start(kind, job) {
-  document.dispatchEvent(new CustomEvent(kind, { detail: job }));
-}
 
 /** Marks a job, and tells everybody. */
 const mark = (job, name, value) => act(() => post(`/v1/videos/${job.id}/${name === "binned" ? "bin" : name}`, { [name]: value }));
@@ -33,15 +28,10 @@ export function askCopies(job) {
 }
 
 /** Deletes a job after one question. */
-export function askDelete(job, done = () => {}) {
+function askDelete(job) {
   const box = panel(G.deleteTitle, {}, h("p", {}, G.deleteText), h("p", { class: "prompt", dir: "auto" }, promptOf(job)));
-  const sure = button(G.delete, async () => {
-    box.close();
-    const gone = await act(() => call("DELETE", `/v1/videos/${job.id}`));
-    if (gone) jobs.take({ ...gone, object: "video" });
-    if (gone) done();
-  }, { class: "danger" });
-  box.append(h("div", { class: "row end" }, sure));
+  const sure = () => { box.close(); erase(job); };
+  box.append(h("div", { class: "row end" }, button(G.delete, sure, { class: "danger" })));
 }
 
 /** Controls of a finished job. `flat`: all side by side, else the rarer ones in a menu; `close` is called before others open. */

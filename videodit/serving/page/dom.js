@@ -30,6 +30,12 @@ export function fillWith(element, ...children) {
   append(element, children);
 }
 
+/** Puts a text into an element, which is hidden without one. */
+export function tell(element, text) {
+  element.textContent = text ?? "";
+  element.hidden = !text;
+}
+
 let counter = 0;
 
 /** A label above a control. */

@@ -4,6 +4,11 @@ import { get } from "./api.js";
 const CHANNEL = "videodit-events";
 const RETRY = 3000; // milliseconds
 
+/** Whether a job waits or runs. */
+export function isUnfinished(job) {
+  return ["queued", "in_progress"].includes(job.status);
+}
+
 class Jobs extends EventTarget {
   constructor() {
     super();
@@ -56,6 +61,12 @@ class Jobs extends EventTarget {
   waiting() {
     const place = (job) => this.positions[job.id] ?? (job.paused ? Infinity : job.queue_position || Infinity);
     return this.all().filter((job) => job.status === "queued").sort((a, b) => place(a) - place(b));
+  }
+
+  /** The newest first, without those in the bin. */
+  finished() {
+    const done = this.all().filter((job) => !isUnfinished(job) && !job.binned_at);
+    return done.sort((a, b) => b.created_at - a.created_at || (a.id < b.id ? 1 : -1));
   }
 
   /** One tab holds the lock and the stream, the others get what it gets. */

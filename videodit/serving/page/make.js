@@ -1,7 +1,7 @@
 // The form: everything a clip can be asked for, with what the server's plan says while one types.
 import { call, get } from "./api.js";
 import { act } from "./cards.js";
-import { button, fillWith, h, labelled, say } from "./dom.js";
+import { button, fillWith, h, labelled, say, tell } from "./dom.js";
 import { icon } from "./icons.js";
 import { jobs } from "./jobs.js";
 import { read, write } from "./kept.js";
@@ -11,6 +11,7 @@ import { MaskPainter } from "./painter.js";
 import { PromptBox } from "./prompt.js";
 import { Storyboard } from "./storyboard.js";
 import { T, fill } from "./strings.js";
+import { sizeInWords } from "./words.js";
 
 const KEEP = "videodit-make";
 const LAST_SEED = "videodit-last-seed";
@@ -54,7 +55,7 @@ function sizesOf(model) {
 }
 
 /** What a request does, by its fields where nobody says. */
-export function modeOf(fields) {
+function modeOf(fields) {
   const told = fields.mode ?? fields.task ?? fields.kind;
   if (MODES.includes(told) && told !== "create") return told;
   if (fields.video) return fields.backward !== undefined || fields.seconds !== undefined ? "extension" : "edit";
@@ -110,7 +111,7 @@ export class Make {
     this.outWidth = number({ step: 1, min: 1 });
     this.outHeight = number({ step: 1, min: 1 });
     this.plan = h("div", { id: "plan", class: "plan", "aria-live": "polite" });
-    this.go = h("button", { type: "submit", class: "main", title: M.goHint }, M.go);
+    this.go = h("button", { type: "submit", class: "main", title: M.goHint });
     this.seedRow();
   }
 
@@ -239,7 +240,7 @@ export class Make {
     if (!model || this.shownModel === model) return;
     this.shownModel = model;
     const before = this.size.value;
-    fillWith(this.size, sizesOf(model).map((size, index) => option(index ? size : "", size.replace("x", " × "))), option("custom", M.customSize));
+    fillWith(this.size, sizesOf(model).map((size, index) => option(index ? size : "", sizeInWords(size))), option("custom", M.customSize));
     if ([...this.size.options].some((one) => one.value === before)) this.size.value = before;
     const takes = model.takes;
     const kinds = takes.conditions ?? [];
@@ -256,12 +257,10 @@ export class Make {
       this.modes[mode].parentElement.title = reason ?? "";
       if (reason && this.modes[mode].checked) this.setMode("create");
     }
-    this.modeReason.textContent = [...new Set(Object.values(reasons).filter(Boolean))].join(" ");
-    this.modeReason.hidden = !this.modeReason.textContent;
+    tell(this.modeReason, [...new Set(Object.values(reasons).filter(Boolean))].join(" "));
     const loop = lacks("loop");
     this.loop.disabled = Boolean(loop);
-    this.loopReason.textContent = loop ?? "";
-    this.loopReason.hidden = !loop;
+    tell(this.loopReason, loop);
     this.negative.disabled = !takes.negative_prompt;
     this.negative.placeholder = lacks("negative_prompt") ?? "";
     this.guidance2Field.hidden = !takes.guidance_scale_2;
@@ -390,7 +389,7 @@ export class Make {
       const planned = await call("POST", "/v1/videos/plan", body, { signal: this.asked.signal });
       const s = planned.settings;
       const line = fill(T.plan.line, {
-        size: `${s.width} × ${s.height}`, frames: s.num_frames, fps: +s.fps.toFixed(3),
+        size: sizeInWords(`${s.width}x${s.height}`), frames: s.num_frames, fps: +s.fps.toFixed(3),
         seconds: (s.num_frames / s.fps).toFixed(2), steps: s.steps === 1 ? T.plan.oneStep : fill(T.plan.steps, s),
       });
       fillWith(this.plan, h("p", {}, line), planned.notices.map((notice) => h("p", { class: "notice" }, notice)));
@@ -504,7 +503,7 @@ export class Make {
       this.size.selectedIndex = 0;
       return;
     }
-    const listed = [...this.size.options].find((one) => one.textContent.replace(" × ", "x") === size);
+    const listed = [...this.size.options].find((one) => one.textContent === sizeInWords(size));
     this.size.value = listed ? listed.value : "custom";
     [this.width.value, this.height.value] = size.split("x");
   }

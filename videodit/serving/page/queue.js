@@ -162,7 +162,7 @@ function change(job) {
     fault,
     h("div", { class: "row end" }, h("button", { class: "main" }, Q.save)),
   );
-  const box = panel(E.title, { class: "form" }, form);
+  const box = panel(E.title, {}, form);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const body = {};

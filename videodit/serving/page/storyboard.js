@@ -1,5 +1,5 @@
 // Scenes of a clip: what it shows from which second on. The prompt is the first scene.
-import { button, fillWith, h, labelled } from "./dom.js";
+import { button, fillWith, h, labelled, tell } from "./dom.js";
 import { icon } from "./icons.js";
 import { T, fill } from "./strings.js";
 
@@ -46,8 +46,7 @@ export class Storyboard {
 
   allow(reason) {
     this.add.disabled = Boolean(reason);
-    this.reason.textContent = reason ?? "";
-    this.reason.hidden = !reason;
+    tell(this.reason, reason);
     if (reason && this.scenes.length) this.put([]);
   }
 

@@ -57,7 +57,6 @@ export const T = {
     last: "Last picture",
     keyFrames: "Pictures at times",
     more: "More settings",
-    go: "Make the clip",
     goHint: "Ctrl-Enter",
     count: "Clips",
     clear: "Start over",
@@ -132,8 +131,6 @@ export const T = {
     sampling: "step {step} of {steps}",
     decoding: "decoding",
     left: "{time} left",
-    seconds: "{count} s",
-    minutes: "{count} min",
     cancelling: "stopping…",
     cancel: "Cancel",
     keep: "Stop, and keep what is finished",
@@ -214,6 +211,7 @@ export const T = {
     model: "Model",
     size: "Size",
     length: "Length",
+    lengthOf: "{length}, {frames} frames at {fps} fps",
     seed: "Seed",
     steps: "Steps",
     guidance: "Guidance",
@@ -293,7 +291,7 @@ export const T = {
     device: "Device",
     deviceMemory: "Its memory",
     memory: "Memory",
-    dtype: "Numbers",
+    dtype: "Precision",
     threads: "Threads",
     attention: "Attention",
     backends: "Attention backends",
@@ -319,8 +317,8 @@ export const T = {
     upload: "Upload",
     ofMost: "{count} of {most}",
     freeOf: "{free} free of {all}",
-    units: { days: "{count} days", hours: "{count} h", minutes: "{count} min" },
   },
+  units: { seconds: "{count} s", minutes: "{count} min", hours: "{count} h", days: "{count} days" },
   errors: {
     offline: "The server does not answer. Trying again…",
     busy: "The queue is full. Try again in a moment.",
@@ -333,14 +331,4 @@ export const T = {
 /** Fills `{name}` in a text. */
 export function fill(text, values) {
   return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
-}
-
-/** A number of bytes in words. */
-export function bytes(count) {
-  let rest = count;
-  for (const unit of ["B", "kB", "MB", "GB"]) {
-    if (rest < 1000) return `${Number(rest.toPrecision(3))} ${unit}`;
-    rest /= 1000;
-  }
-  return `${Number(rest.toPrecision(3))} TB`;
 }
