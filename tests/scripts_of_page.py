@@ -16,13 +16,14 @@ _WORDS = (
     "true try typeof undefined var void while yield"
 )
 KEYWORDS = frozenset(_WORDS.split())
-BROWSER = frozenset(
+_BROWSER = (
     "AbortController Array Blob Boolean BroadcastChannel CustomEvent DataView Date Error EventSource EventTarget File "
     "FormData Infinity IntersectionObserver JSON Map Math Notification Number Object Promise Set String URL "
-    "URLSearchParams Uint8Array WeakMap addEventListener cancelAnimationFrame clearTimeout document encodeURIComponent "
-    "fetch getComputedStyle localStorage location navigator removeEventListener requestAnimationFrame setTimeout "
-    "window".split()
+    "URLSearchParams Uint8Array WeakMap addEventListener cancelAnimationFrame clearTimeout document "
+    "encodeURIComponent fetch getComputedStyle localStorage location navigator removeEventListener "
+    "requestAnimationFrame setTimeout window"
 )
+BROWSER = frozenset(_BROWSER.split())
 """What the browser has, as far as the page uses it."""
 _STRING = r'"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\''
 _COMMENT = r"/\*[\s\S]*?\*/|//[^\n]*"
@@ -50,7 +51,7 @@ def tokens_of(text: str) -> list[str]:
 
 
 def _expressions(template: str) -> str:
-    return f'[{",".join(re.findall(r"[$]{((?:[^{}]|{[^{}]*})*)}", template))}]'
+    return f"[{','.join(re.findall(r'[$]{((?:[^{}]|{[^{}]*})*)}', template))}]"
 
 
 @functools.cache
@@ -69,9 +70,8 @@ def read_module(script: Path) -> Module:
         if token in ("const", "let", "var"):
             end = ends.get(at + 1, at + 1)
             module.defined |= _names(tokens[at + 1 : end + 1])
-        elif token == "(" and (before not in KEYWORDS or before in ("catch", "constructor", "async", "return")):
-            if tokens[ends[at] + 1] == "=>" or (tokens[ends[at] + 1] == "{" and re.match(r"[\w$]", before)):
-                module.defined |= _names(tokens[at + 1 : ends[at]])
+        elif token == "(" and _are_parameters(before, tokens[ends[at] + 1]):
+            module.defined |= _names(tokens[at + 1 : ends[at]])
         if not re.match(r"[A-Za-z_$]", token) or token in KEYWORDS or before in (".", "?."):
             continue
         is_key = (after == ":" and before in ("{", ",")) or (token == "get" and re.match(r"\w", after))
@@ -81,6 +81,13 @@ def read_module(script: Path) -> Module:
         elif not is_key and not is_method:
             module.used.add(token)
     return module
+
+
+def _are_parameters(before: str, after: str) -> bool:
+    """Whether what is in round brackets binds names, by what is before and after it."""
+    if before in KEYWORDS and before not in ("catch", "constructor", "async", "return"):
+        return False
+    return after == "=>" or (after == "{" and re.match(r"[\w$]", before) is not None)
 
 
 def _brackets(tokens: list[str]) -> dict[int, int]:

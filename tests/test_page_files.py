@@ -73,8 +73,16 @@ def test_texts_that_are_named_are_in_strings_js(script: Path) -> None:
 def test_classes_with_a_rule_are_on_the_page() -> None:
     rules = "".join(re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.css"))
     classes = set(re.findall(r"\.([a-z][\w-]*)", re.sub(r"\{[^{}]*\}", "{}", rules)))
-    texts = "".join(path.read_text(encoding="utf-8") for path in (*SCRIPTS, FOLDER / "index.html"))
+    pages = (FOLDER / "index.html", FOLDER.parent / "login.py")
+    texts = "".join(path.read_text(encoding="utf-8") for path in (*SCRIPTS, *pages))
     assert {name for name in classes if not re.search(rf"[\"'` .]{name}[\"'` .]", texts)} == set()
+
+
+def test_all_modules_are_asked_for_at_once() -> None:
+    page = (FOLDER / "index.html").read_text(encoding="utf-8")
+    early = re.findall(r'<link rel="modulepreload" href="/page/([^"]+)">', page)
+    assert sorted([*early, "main.js"]) == [script.name for script in SCRIPTS]
+    assert page.index("stylesheet") < page.index('type="module"') < page.index("modulepreload")  # in this order
 
 
 def test_every_file_is_served_under_a_policy(tmp_path: Path) -> None:
@@ -85,8 +93,20 @@ def test_every_file_is_served_under_a_policy(tmp_path: Path) -> None:
             policy = answer.headers["content-security-policy"]
             assert "default-src 'none'" in policy
             assert "unsafe" not in policy
+            assert not re.search(r"<script(?![^>]*src=)|<style| on\w+=| style=", answer.text) or ".js" in name
             again = server.client.get(f"/{name}", headers={"If-None-Match": answer.headers["etag"]})
             assert again.status_code == 304
         assert server.client.get("/page/../app.py").status_code == 404
-        page = server.client.get("/").text
-        assert not re.search(r"<script(?![^>]*src=)|<style| on\w+=| style=", page)
+
+
+def test_files_are_kept_by_browsers_until_they_change(tmp_path: Path) -> None:
+    with LocalServer(tmp_path / "data") as server:
+        page = server.client.get("/")
+        assert page.headers["cache-control"] == "no-cache"
+        addresses = re.findall(r'(?:href|src)="(/page/[^"]+)"', page.text)
+        assert len(addresses) > len(SCRIPTS)
+        for address in addresses:
+            answer = server.client.get(address)
+            assert (answer.status_code, answer.headers["cache-control"]) == (200, "public, max-age=31536000, immutable")
+        folder = addresses[0].rpartition("/")[0]
+        assert server.client.get(addresses[0].replace(folder, "/page/0123456789abcdef")).status_code == 404

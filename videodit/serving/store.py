@@ -401,6 +401,13 @@ class JobStore(Database):
             (json.dumps(error), self._clock(), *_claimed(claim)),
         )
 
+    def recent(self, model: str, limit: int) -> list[Job]:
+        """The newest finished jobs of a model and of any owner, the newest first."""
+        rows = self._db.execute(
+            "SELECT * FROM jobs WHERE model = ? AND state = 'completed' ORDER BY revision DESC LIMIT ?", (model, limit)
+        )
+        return [unpacked(row) for row in rows]
+
     def running(self) -> list[Job]:
         """Jobs in progress, deleted ones among them."""
         return [unpacked(row) for row in self._db.execute("SELECT * FROM jobs WHERE state = 'in_progress'")]

@@ -63,6 +63,14 @@ class Jobs extends EventTarget {
     return this.all().filter((job) => job.status === "queued").sort((a, b) => place(a) - place(b));
   }
 
+  /** Has those that wait stand in another order until the server says how they stand: they share out their places. */
+  arrange(ids) {
+    const moved = ids.filter((id) => id in this.positions);
+    const places = moved.map((id) => this.positions[id]).sort((a, b) => a - b);
+    this.positions = { ...this.positions, ...Object.fromEntries(moved.map((id, index) => [id, places[index]])) };
+    this.changed();
+  }
+
   /** The newest first, without those in the bin. */
   finished() {
     const done = this.all().filter((job) => !isUnfinished(job) && !job.binned_at);

@@ -11,7 +11,7 @@ import { MaskPainter } from "./painter.js";
 import { PromptBox } from "./prompt.js";
 import { Storyboard } from "./storyboard.js";
 import { T, fill } from "./strings.js";
-import { sizeInWords } from "./words.js";
+import { bytesInWords, sizeInWords, timeInWords } from "./words.js";
 
 const KEEP = "videodit-make";
 const LAST_SEED = "videodit-last-seed";
@@ -392,7 +392,9 @@ export class Make {
         size: sizeInWords(`${s.width}x${s.height}`), frames: s.num_frames, fps: +s.fps.toFixed(3),
         seconds: (s.num_frames / s.fps).toFixed(2), steps: s.steps === 1 ? T.plan.oneStep : fill(T.plan.steps, s),
       });
-      fillWith(this.plan, h("p", {}, line), planned.notices.map((notice) => h("p", { class: "notice" }, notice)));
+      const { seconds, memory_bytes: memory } = planned.estimate;
+      const costs = [seconds && fill(T.plan.time, { time: timeInWords(seconds) }), memory && fill(T.plan.memory, { memory: bytesInWords(memory) })].filter(Boolean);
+      fillWith(this.plan, h("p", {}, line), costs.length ? h("p", { class: "costs" }, costs.join(", ")) : null, planned.notices.map((notice) => h("p", { class: "notice" }, notice)));
     } catch (error) {
       if (error.name === "AbortError") return;
       fillWith(this.plan, h("p", { class: "bad" }, error.message));

@@ -118,7 +118,13 @@ export const T = {
     forAll: "One mask for the whole clip. Move the time and paint for another.",
     follows: "Masks at these times:",
   },
-  plan: { line: "{size}, {frames} frames at {fps} fps, {seconds} s, {steps}", steps: "{steps} steps", oneStep: "one step" },
+  plan: {
+    line: "{size}, {frames} frames at {fps} fps, {seconds} s, {steps}",
+    steps: "{steps} steps",
+    oneStep: "one step",
+    time: "takes about {time}",
+    memory: "{memory} of memory",
+  },
   watch: {
     title: "In the making",
     empty: "Nothing is being made. Clips that you ask for appear here.",

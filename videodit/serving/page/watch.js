@@ -6,7 +6,8 @@ import { jobs } from "./jobs.js";
 import { T } from "./strings.js";
 
 const NEWEST = 6;
-const ICONS = { usual: "/page/icon.svg", done: "/page/icon-done.svg" };
+const address = (name) => new URL(name, import.meta.url).href;
+const ICONS = { usual: address("icon.svg"), done: address("icon-done.svg") };
 
 export class Watch {
   constructor() {
