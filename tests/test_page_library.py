@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -346,6 +345,30 @@ def test_the_queue_is_ordered_by_buttons_keys_and_dragging_and_changed_in_place(
         order_and_change(open_page(context, server.url), server)
 
 
+def test_a_job_that_is_moved_stands_there_before_the_server_tells_of_it(browser: Browser, server: LiveServer) -> None:
+    ids = [server.create(prompt=f"job {number}")["id"] for number in range(3)]
+    with browsing(browser, server.url, allowed=(409,)) as (context, _):
+        silent = {"body": "retry: 600000\n\n", "content_type": "text/event-stream"}
+        context.route("**/v1/events*", lambda route: route.fulfill(**silent))  # type: ignore[arg-type]
+        page = open_page(context, server.url)
+        show(page, "queue")
+        rows = page.locator("ol.queue .prompt")
+        expect(rows).to_have_text(["job 0", "job 1", "job 2"])
+        page.locator("ol.queue li >> nth=2").locator("[data-name=up]").click()
+        expect(rows).to_have_text(["job 0", "job 2", "job 1"])
+        page.locator("ol.queue li >> nth=2").drag_to(
+            page.locator("ol.queue li >> nth=0"), source_position={"x": 20, "y": 20}, target_position={"x": 20, "y": 3}
+        )
+        page.wait_for_timeout(300)
+        expect(rows).to_have_text(["job 1", "job 0", "job 2"])
+        server.client.post(f"/v1/videos/{ids[2]}/cancel")  # so that the server refuses
+        page.locator("ol.queue li >> nth=2").locator("[data-name=up]").click()
+        expect(page.locator(".message")).to_be_visible()
+        expect(rows).to_have_text(["job 1", "job 0", "job 2"])
+    for id in ids:
+        server.client.delete(f"/v1/videos/{id}")
+
+
 def order_and_change(page: Page, server: LiveServer) -> None:
     ids = [server.create(prompt=f"job {number}", seed=number)["id"] for number in range(4)]
     show(page, "queue")
@@ -436,16 +459,3 @@ def test_a_server_that_is_gone_is_said_to_be_gone(browser: Browser, tmp_path: Pa
         expect(page.locator("#status")).to_contain_text("does not answer", timeout=20_000)
         expect(page.locator("form.make textarea:visible >> nth=0")).to_have_value("kept while nobody answers")
         context.close()
-
-
-@pytest.mark.parametrize("tab", ["make", "queue", "gallery", "models", "system"])
-def test_nothing_is_wider_than_a_phone(browser: Browser, server: LiveServer, clips: list[Any], tab: str) -> None:
-    word = "ganzlangeswort" * 30
-    job = server.create(prompt=f"{word} שלום עולם")
-    with browsing(browser, server.url, viewport={"width": 360, "height": 740}) as (context, _):
-        page = open_page(context, server.url)
-        show(page, tab)
-        page.wait_for_timeout(400)
-        assert page.evaluate("document.documentElement.scrollWidth") == 360
-    server.client.delete(f"/v1/videos/{job['id']}")
-    assert json.dumps(job)

@@ -93,6 +93,7 @@ export class WatchCard {
     this.bar.hidden = !running;
     tell(this.state, stateOf(job));
     this.element.classList.toggle("failed", job.status === "failed");
+    this.element.classList.toggle("waits", job.status === "queued");
     const shown = `${job.status} ${job.preview > 0} ${job.cancelling}`;
     if (shown !== this.shown) {
       this.shown = shown;

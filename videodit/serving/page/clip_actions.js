@@ -29,9 +29,11 @@ export function askCopies(job) {
 
 /** Deletes a job after one question. */
 function askDelete(job) {
-  const box = panel(G.deleteTitle, {}, h("p", {}, G.deleteText), h("p", { class: "prompt", dir: "auto" }, promptOf(job)));
+  const box = panel(G.deleteTitle, {}, h("p", { class: "prompt", dir: "auto" }, promptOf(job)), h("p", {}, G.deleteText));
   const sure = () => { box.close(); erase(job); };
-  box.append(h("div", { class: "row end" }, button(G.delete, sure, { class: "danger" })));
+  const back = button(T.cancel, () => box.close());
+  box.append(h("div", { class: "row end" }, back, button(G.delete, sure, { class: "main danger" })));
+  back.focus();
 }
 
 /** Controls of a finished job. `flat`: all side by side, else the rarer ones in a menu; `close` is called before others open. */
@@ -48,9 +50,10 @@ export function menuOf(job, { flat = false, compare = null, details = null, clos
     button(G.againMany, () => { close(); askCopies(job); }),
     compare && button(G.compare, () => { close(); compare(); }),
     details && button(G.details, details),
-    ["mp4", "gif", "webp"].map((format) =>
-      h("a", { class: "button", href: contentUrl(job, format === "mp4" ? "video" : format), download: `${job.id}.${format}` }, fill(G.download, { format: format.toUpperCase() })),
-    ),
+    ["MP4", "GIF", "WebP"].map((name) => {
+      const format = name.toLowerCase();
+      return h("a", { class: "button", href: contentUrl(job, format === "mp4" ? "video" : format), download: `${job.id}.${format}` }, fill(G.download, { format: name }));
+    }),
     button(G.toBin, () => { close(); mark(job, "binned", true); }),
   ];
   return [star, leading("use", G.reuse), leading("extend", G.extend), flat ? more : menu(more)];

@@ -63,6 +63,7 @@ async function readRecipe(file) {
     h("details", {}, h("summary", {}, D.whole), h("pre", {}, JSON.stringify(told.recipe, null, 2))),
     h("div", { class: "row end" }, use),
   );
+  use.focus();
 }
 
 function rowsOf(request) {

@@ -59,15 +59,19 @@ class Jobs extends EventTarget {
   }
 
   waiting() {
-    const place = (job) => this.positions[job.id] ?? (job.paused ? Infinity : job.queue_position || Infinity);
-    return this.all().filter((job) => job.status === "queued").sort((a, b) => place(a) - place(b));
+    const queued = this.all().filter((job) => job.status === "queued");
+    return queued.sort((a, b) => this.placeOf(a) - this.placeOf(b) || 0); // of two that are paused: NaN
+  }
+
+  placeOf(job) {
+    return this.positions[job.id] ?? (job.paused ? Infinity : job.queue_position || Infinity);
   }
 
   /** Has those that wait stand in another order until the server says how they stand: they share out their places. */
   arrange(ids) {
-    const moved = ids.filter((id) => id in this.positions);
-    const places = moved.map((id) => this.positions[id]).sort((a, b) => a - b);
-    this.positions = { ...this.positions, ...Object.fromEntries(moved.map((id, index) => [id, places[index]])) };
+    const moved = ids.map((id) => this.byId.get(id)).filter((job) => job && !job.paused);
+    const places = moved.map((job) => this.placeOf(job)).sort((a, b) => a - b);
+    this.positions = { ...this.positions, ...Object.fromEntries(moved.map((job, index) => [job.id, places[index]])) };
     this.changed();
   }
 

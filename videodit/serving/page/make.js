@@ -54,6 +54,17 @@ function sizesOf(model) {
   return [...new Set(shapes.map(([w, h]) => `${snapped(w, model.sizes.width_step)}x${snapped(h, model.sizes.height_step)}`))];
 }
 
+/** How many frames the model stores together, and whether the first one stands alone; `"4k+1"` is how it says both. */
+function groupsOf(model) {
+  const [, group, lead] = /^(\d+)k(\+1)?$/.exec(model?.sizes.frame_rule) ?? [0, 1, undefined];
+  return { group: Number(group), lead: lead ? 1 : 0 };
+}
+
+/** The frames of so many that fill groups. */
+function whole(count, group, lead) {
+  return Math.floor((count - lead) / group) * group + lead;
+}
+
 /** What a request does, by its fields where nobody says. */
 function modeOf(fields) {
   const told = fields.mode ?? fields.task ?? fields.kind;
@@ -325,16 +336,28 @@ export class Make {
     };
   }
 
-  /** Both clips at the ends of a longer one. */
+  /** Both clips at the ends of a longer one, as far as they fill the model's groups of frames. */
   bridge(seconds) {
-    const first = this.video.source;
-    const second = this.second.source;
-    if (!first || !second) return {};
-    const frames = (source) => Math.max(1, Math.round((source.num_frames / source.fps) * this.rate));
+    if (!this.video.source || !this.second.source) return {};
+    const { group, lead } = groupsOf(this.chosen);
+    const [first, second] = [this.video.source, this.second.source].map((source) => this.framesOf(source));
+    const between = Math.max(group, Math.round((seconds * this.rate) / group) * group);
     return {
-      num_frames: frames(first) + Math.max(1, Math.round(seconds * this.rate)) + frames(second),
-      conditions: [{ kind: "frames", content: { id: first.id }, at: 0 }, { kind: "frames", content: { id: second.id }, at: -frames(second) }],
+      num_frames: Math.max(1, whole(first, group, lead)) + between + whole(second, group, 0),
+      conditions: [{ kind: "frames", content: { id: this.video.source.id }, at: 0 }, { kind: "frames", content: { id: this.second.source.id }, at: -second }],
     };
+  }
+
+  framesOf(source) {
+    return Math.max(1, Math.round((source.num_frames / source.fps) * this.rate));
+  }
+
+  /** What of the two clips that are connected is made anew, in words. */
+  bridgeNotices() {
+    const { group, lead } = groupsOf(this.chosen);
+    const [first, second] = [this.video.source, this.second.source].map((source) => this.framesOf(source));
+    const rests = { ofFirst: first - whole(first, group, lead), ofSecond: second - whole(second, group, 0) };
+    return Object.entries(rests).filter(([, count]) => count > 0).map(([which, count]) => fill(count === 1 ? T.plan.anew[which].one : T.plan.anew[which].more, { count }));
   }
 
   /** What is missing before anything can be made, in words. */
@@ -394,7 +417,7 @@ export class Make {
       });
       const { seconds, memory_bytes: memory } = planned.estimate;
       const costs = [seconds && fill(T.plan.time, { time: timeInWords(seconds) }), memory && fill(T.plan.memory, { memory: bytesInWords(memory) })].filter(Boolean);
-      fillWith(this.plan, h("p", {}, line), costs.length ? h("p", { class: "costs" }, costs.join(", ")) : null, planned.notices.map((notice) => h("p", { class: "notice" }, notice)));
+      fillWith(this.plan, h("p", {}, line), costs.length ? h("p", { class: "costs" }, costs.join(", ")) : null, [...(this.mode === "connect" ? this.bridgeNotices() : []), ...planned.notices].map((notice) => h("p", { class: "notice" }, notice)));
     } catch (error) {
       if (error.name === "AbortError") return;
       fillWith(this.plan, h("p", { class: "bad" }, error.message));
