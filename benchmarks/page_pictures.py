@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import itertools
 
-from browser import chromium, open_page
+from browser import PATIENCE, chromium, open_page
 from live_server import LiveServer
 from page_scenes import SCENES, prepare
 from servers import server_process
@@ -56,6 +56,7 @@ def photograph(browser: Browser, url: str, folder: Path, look: str, names: list[
     """Write pictures of scenes of ``tests/page_scenes.py``, each on a page of its own."""
     for name in names:
         context = browser.new_context(**LOOKS[look])
+        context.set_default_timeout(PATIENCE)
         page = open_page(context, url)
         SCENES[name](page)
         page.wait_for_timeout(800)

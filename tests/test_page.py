@@ -281,6 +281,18 @@ def test_loras_are_sent_with_weights_and_those_for_other_models_are_not_offered(
     assert asked[-1]["lora"] == [{"name": "film", "weight": 0.5}]
 
 
+def test_words_are_offered_for_what_was_typed_before_they_came(browser: Browser, server: ServerProcess) -> None:
+    waiting: list[Route] = []
+    with browsing(browser, server.url) as (context, _):
+        context.route("**/v1/vocabulary?*", waiting.append)
+        page = open_page(context, server.url)
+        type_prompt(page, "a red ball on the gra")
+        page.get_by_label("What should", exact=False).first.focus()
+        expect(page.get_by_role("option")).to_have_count(0)
+        waiting[0].continue_()
+        expect(page.get_by_role("option", name="grass")).to_be_visible()
+
+
 # ---- pictures and scenes -------------------------------------------------------------------------
 
 

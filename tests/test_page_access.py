@@ -43,7 +43,7 @@ def serious(page: Page) -> list[str]:
 def test_whatever_is_shown_can_be_read_by_everybody_and_fits_any_screen(
     browser: Browser, filled: LiveServer, name: str
 ) -> None:
-    with browsing(browser, filled.url, color_scheme="light", allowed=(400,)) as (context, _):
+    with browsing(browser, filled.url, reduced_motion="reduce", allowed=(400,)) as (context, _):
         page = open_page(context, filled.url)
         SCENES[name](page)
         page.wait_for_timeout(200)
@@ -67,8 +67,19 @@ def test_every_dialog_takes_the_focus_and_gives_it_back(browser: Browser, filled
             assert page.evaluate("document.querySelector('dialog').contains(document.activeElement)"), name
             page.keyboard.press("Escape")
             expect(page.locator("dialog")).to_have_count(0)
-            assert page.evaluate("document.activeElement !== document.body"), f"{name}: the focus is lost"
+            assert page.evaluate("document.activeElement.matches('button, summary')"), f"{name}: the focus is lost"
             page.close()
+
+
+def test_the_focus_goes_on_to_the_next_clip_when_one_goes(browser: Browser, filled: LiveServer) -> None:
+    ids = [filled.make(prompt=f"focus {number}")["id"] for number in range(2)]
+    with browsing(browser, filled.url) as (context, _):
+        page = open_page(context, filled.url)
+        SCENES["gallery"](page)
+        page.locator(f".clip[data-id={ids[1]}] summary").focus()
+        page.keyboard.press("Enter")
+        page.locator(".menu[open] .items >> text=Move to the bin").click()
+        expect(page.locator(f".clip[data-id={ids[0]}] .face")).to_be_focused()
 
 
 def test_the_form_is_walked_through_by_keyboard(browser: Browser, filled: LiveServer) -> None:

@@ -49,6 +49,12 @@ def test_modules_use_no_name_that_nothing_defines(script: Path) -> None:
     assert module.used - module.defined - BROWSER == set()
 
 
+def test_texts_of_any_script_are_typed_in_their_direction() -> None:
+    fields = [one for script in SCRIPTS for one in re.findall(r'h\("textarea", \{[^}]*\}', code_of(script))]
+    assert len(fields) >= 4
+    assert [field for field in fields if 'dir: "auto"' not in field] == []
+
+
 def test_what_is_exported_is_imported_somewhere() -> None:
     modules = {script.name: read_module(script) for script in SCRIPTS}
     imported = {(file, name) for module in modules.values() for file, names in module.imports for name in names}

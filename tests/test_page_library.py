@@ -17,6 +17,7 @@ from live_server import LiveServer
 from playwright.sync_api import Browser, Page, expect
 
 from videodit.media import read_video, write_video
+from videodit.serving.config import ServerLimits
 from videodit.serving.keys import KeyRing
 
 pytestmark = pytest.mark.browser
@@ -417,6 +418,18 @@ def order_and_change(page: Page, server: LiveServer) -> None:
     expect(page.locator(".queue-panel .empty")).to_be_visible()
 
 
+def test_a_long_queue_is_there_as_a_whole(browser: Browser, tmp_path: Path) -> None:
+    limits = ServerLimits(queue=200, per_key=200)
+    with LiveServer(tmp_path / "data", limits=limits) as server, browsing(browser, server.url) as (context, _):
+        for _ in range(120):
+            server.create()
+        page = open_page(context, server.url)
+        expect(page.locator("nav >> text=Queue (120)")).to_be_visible()
+        show(page, "queue")
+        expect(page.locator("ol.queue li")).to_have_count(120)
+        expect(page.locator("ol.queue li >> nth=119")).to_contain_text("place 120 in the queue")
+
+
 # ---- models, system, keys, and what goes wrong ---------------------------------------------------
 
 
@@ -447,6 +460,13 @@ def test_a_server_with_keys_asks_for_one(browser: Browser, tmp_path: Path) -> No
             expect(page.locator("#main")).to_contain_text("ann")
             page.click("text=Log out")
             expect(page.locator("dialog [type=password]")).to_be_visible()
+
+
+def test_an_answer_that_is_not_the_servers_is_told_as_a_sentence(browser: Browser, server: LiveServer) -> None:
+    with browsing(browser, server.url, allowed=(502,)) as (context, _):
+        context.route("**/v1/videos/plan", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+        page = open_page(context, server.url)
+        expect(page.locator("#plan .bad")).to_have_text("the server answered with status 502")
 
 
 def test_a_server_that_is_gone_is_said_to_be_gone(browser: Browser, tmp_path: Path) -> None:

@@ -63,6 +63,10 @@ export function menuOf(job, { flat = false, compare = null, details = null, clos
 function menu(items) {
   const list = h("div", { class: "items" });
   const box = h("details", { class: "menu" }, h("summary", { "aria-label": G.more, title: G.more }, "⋯"), list);
+  const close = () => {
+    box.open = false;
+    box.querySelector("summary").focus(); // which gets the focus back from a dialog that an item opens
+  };
   const outside = (event) => {
     if (!box.contains(event.target)) box.open = false;
   };
@@ -75,10 +79,8 @@ function menu(items) {
     addEventListener("pointerdown", outside);
   });
   box.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || !box.open) return;
-    box.open = false;
-    box.querySelector("summary").focus();
+    if (event.key === "Escape" && box.open) close();
   });
-  list.addEventListener("click", () => (box.open = false));
+  list.addEventListener("click", close, { capture: true });
   return box;
 }

@@ -126,8 +126,11 @@ export class Gallery {
 
   place() {
     const ids = new Set(this.items.map((job) => job.id));
+    let left = -1; // the place of a card that goes with the focus
     for (const [id, card] of this.cards) {
       if (!ids.has(id)) {
+        if (card.element.contains(document.activeElement)) left = [...this.grid.children].indexOf(card.element);
+        letGo(card.element);
         card.element.remove();
         this.cards.delete(id);
       }
@@ -140,6 +143,7 @@ export class Gallery {
     this.empty.textContent = filtered ? G.nothing[this.search.value.trim() ? "clips" : this.which.value] : G.empty;
     this.empty.hidden = this.items.length > 0;
     this.more.hidden = !this.hasMore;
+    if (left >= 0) (this.grid.children[Math.min(left, this.items.length - 1)]?.querySelector("button") ?? this.search).focus();
   }
 
   /** A card has its contents while it is near the screen; else it keeps its place alone. */

@@ -3,10 +3,23 @@ import { get } from "./api.js";
 
 const CHANNEL = "videodit-events";
 const RETRY = 3000; // milliseconds
+const KEPT = 200; // finished jobs, of which the newest are shown somewhere
 
 /** Whether a job waits or runs. */
 export function isUnfinished(job) {
   return ["queued", "in_progress"].includes(job.status);
+}
+
+/** All jobs of a status, however many pages they are. */
+async function allOf(status) {
+  const found = [];
+  const asked = new URLSearchParams({ limit: 100, status });
+  for (;;) {
+    const page = await get(`/v1/videos?${asked}`);
+    found.push(...page.data);
+    if (!page.has_more) return found;
+    asked.set("after", page.last_id);
+  }
 }
 
 class Jobs extends EventTarget {
@@ -20,9 +33,9 @@ class Jobs extends EventTarget {
 
   /** Loads the newest jobs and all that are not finished, and listens. */
   async start() {
-    const lists = ["limit=50", "limit=100&status=queued", "limit=100&status=in_progress"];
-    for (const page of await Promise.all(lists.map((list) => get(`/v1/videos?${list}`)))) {
-      for (const job of page.data) {
+    const newest = get("/v1/videos?limit=50").then((page) => page.data);
+    for (const list of await Promise.all([newest, allOf("queued"), allOf("in_progress")])) {
+      for (const job of list) {
         this.byId.set(job.id, job);
         this.revision = Math.max(this.revision, job.revision);
       }
@@ -37,6 +50,7 @@ class Jobs extends EventTarget {
     if (job.deleted) this.byId.delete(job.id);
     else if (!known || (job.revision ?? 0) >= (known.revision ?? 0)) this.byId.set(job.id, job);
     else return;
+    if (this.byId.size > 2 * KEPT) for (const old of this.finished().slice(KEPT)) this.byId.delete(old.id);
     this.changed(job, known);
   }
 

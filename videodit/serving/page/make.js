@@ -93,7 +93,7 @@ export class Make {
     this.modes = Object.fromEntries(MODES.map((mode) => [mode, h("input", { type: "radio", name: "mode", value: mode, checked: mode === "create" })]));
     this.modeReason = h("small", { class: "reason", hidden: true });
     this.prompt = new PromptBox(() => this.wordsOf.get(this.chosen?.id) ?? [], changed);
-    this.negative = h("textarea", { rows: 2, maxlength: 20000 });
+    this.negative = h("textarea", { rows: 2, maxlength: 20000, dir: "auto" });
     this.model = h("select");
     this.size = h("select");
     this.width = number({ step: 1, min: 1 });
@@ -284,6 +284,7 @@ export class Make {
     this.wordsOf.set(model.id, []);
     const found = await get(`/v1/vocabulary?model=${encodeURIComponent(model.id)}`).catch(() => null);
     this.wordsOf.set(model.id, found?.words ?? []);
+    if (document.activeElement === this.prompt.area) this.prompt.suggest(); // of what was typed meanwhile
   }
 
   setMode(mode) {

@@ -177,7 +177,7 @@ export class MediaPicker {
     const box = panel(
       S.own, {},
       done.length
-        ? h("div", { class: "choices" }, done.map((job) => h("button", { type: "button", class: "choice", on: { click: () => { this.set(sourceOf(job)); box.close(); } } }, h("img", { src: contentUrl(job, "thumbnail"), alt: "" }), h("span", {}, promptOf(job) || job.id))))
+        ? h("div", { class: "choices" }, done.map((job) => h("button", { type: "button", class: "choice", on: { click: () => { this.set(sourceOf(job)); box.close(); } } }, h("img", { src: contentUrl(job, "thumbnail"), alt: "" }), h("span", { dir: "auto" }, promptOf(job) || job.id))))
         : h("p", { class: "empty" }, S.ownNone),
     );
   }

@@ -63,7 +63,7 @@ export class Storyboard {
   insert(at, prompt) {
     const scene = { at };
     scene.time = h("input", { type: "number", min: 0, step: "any", inputmode: "decimal", value: at });
-    scene.text = h("textarea", { rows: 1, maxlength: 20000 });
+    scene.text = h("textarea", { rows: 1, maxlength: 20000, dir: "auto" });
     scene.text.value = prompt;
     scene.time.addEventListener("input", () => {
       if (scene.time.value !== "") scene.at = Number(scene.time.value);

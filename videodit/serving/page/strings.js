@@ -334,6 +334,7 @@ export const T = {
     busy: "The queue is full. Try again in a moment.",
     key: "This server needs a key.",
     generic: "That did not work: {message}",
+    status: "the server answered with status {status}",
   },
   login: { title: "Log in", key: "Key", go: "Log in", hint: "This server needs a key. Ask whoever runs it for one.", wrong: "This is not a key of this server." },
 };
