@@ -353,12 +353,12 @@ export class Make {
     return Math.max(1, Math.round((source.num_frames / source.fps) * this.rate));
   }
 
-  /** What of the two clips that are connected is made anew, in words. */
+  /** Which frames of the two clips that are connected may change, in words. */
   bridgeNotices() {
     const { group, lead } = groupsOf(this.chosen);
     const [first, second] = [this.video.source, this.second.source].map((source) => this.framesOf(source));
     const rests = { ofFirst: first - whole(first, group, lead), ofSecond: second - whole(second, group, 0) };
-    return Object.entries(rests).filter(([, count]) => count > 0).map(([which, count]) => fill(count === 1 ? T.plan.anew[which].one : T.plan.anew[which].more, { count }));
+    return Object.entries(rests).filter(([, count]) => count > 0).map(([which, count]) => fill(count === 1 ? T.plan.loose[which].one : T.plan.loose[which].more, { count }));
   }
 
   /** What is missing before anything can be made, in words. */

@@ -124,9 +124,9 @@ export const T = {
     oneStep: "one step",
     time: "takes about {time}",
     memory: "{memory} of memory",
-    anew: {
-      ofFirst: { one: "The last frame of the first clip is made anew.", more: "The last {count} frames of the first clip are made anew." },
-      ofSecond: { one: "The first frame of the second clip is made anew.", more: "The first {count} frames of the second clip are made anew." },
+    loose: {
+      ofFirst: { one: "The last frame of the first clip may change.", more: "The last {count} frames of the first clip may change." },
+      ofSecond: { one: "The first frame of the second clip may change.", more: "The first {count} frames of the second clip may change." },
     },
   },
   watch: {
