@@ -49,7 +49,7 @@ export function face(job, open, { plays = false } = {}) {
   };
   const play = () => {
     if (video) return;
-    video = h("video", { src: contentUrl(job), loop: true, playsinline: true, tabindex: -1, "aria-hidden": "true" });
+    video = h("video", { src: contentUrl(job), loop: true, playsinline: true, "aria-hidden": "true" });
     video.muted = true;
     box.append(video);
     video.play().catch(() => {});
