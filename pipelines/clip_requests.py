@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from videodit.errors import InputError
 from videodit.pipelines.conditions import AnyCondition, Edit, Frames, Region
 from videodit.pipelines.request import Request
-from videodit.pipelines.spec import ModelSpec
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from videodit.pipelines.spec import ModelSpec
 
 EDIT_STRENGTH = 0.6
 """Of an edit of a whole clip that says none."""
