@@ -324,7 +324,7 @@ def many(path: Path, count: int) -> None:
     [
         ("many", 3, "holds 200000 tensors, and a LoRA holds no more than 50000"),
         ("fewer", 3, "fits no module of this VideoDiT: it holds x0.lora_A.weight, "),
-        ("rank", 3, "blocks.0.attn1.to_q has rank 100000, valid values are ranks up to 16384"),
+        ("rank", 3, "blocks.0.attn1.to_q has rank 100000; it must be at most 16384"),
         ("alpha", 3, "lora_alpha of blocks.0.attn1.to_q is 1000"),
         ("digits", 3, 'lora_adapter_metadata in its header is \'{"transformer.lora_alpha": 1000'),
         (

@@ -483,7 +483,9 @@ def weights(folder: Path, part: str) -> Path:
 
 @pytest.mark.parametrize("name", ["mimi", "Mini"])
 def test_unknown_model_gets_close_names(name: str) -> None:
-    with pytest.raises(ValueError, match=f"unknown model '{name}'; did you mean 'mini'"):
+    with pytest.raises(
+        ValueError, match=f"unknown model '{name}'; did you mean 'mini'[?] Valid values are mini, a folder"
+    ):
         VideoDiTPipeline.from_pretrained(name)
 
 
