@@ -1,5 +1,7 @@
 """VideoDiTPipeline: encode the prompt → draw latents → denoise in a loop → decode. The one sampling loop."""
 
+# Long, since what a call takes is declared and described here, once, for all families.
+
 from __future__ import annotations
 
 import inspect

@@ -161,7 +161,7 @@ def _check_place(order: Order) -> None:
     Raises:
         InputError: it cannot.
     """
-    from videodit import animations
+    from videodit import clip_files
 
     if order.preview is not None:
         check_preview_place(order)
@@ -169,15 +169,15 @@ def _check_place(order: Order) -> None:
         return
     check_output_name(order.output)
     check_output(order.output, inputs=order.inputs, overwrite=order.overwrite)
-    animations.check_output(order.output)
+    clip_files.check_output(order.output)
     wanted = results.current().stdout_format
-    if wanted is not None and wanted != animations.format_of(order.output):
+    if wanted is not None and wanted != clip_files.format_of(order.output):
         raise InputError(f"--format is for -o -; name a file {order.output.stem}.{wanted} for a file of that format")
 
 
 def _rates(job: Job) -> list[str]:
     """What becomes of a clip's rate in the format of its file."""
-    from videodit.animations import rate_notices
+    from videodit.clip_files import rate_notices
 
     output = job.output
     if output == results.STDOUT:
