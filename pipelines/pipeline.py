@@ -653,7 +653,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         draws, actions = self.check_plan(plan, output_type), self.actions_for(plan.num_inference_steps)
         for notice in plan.notices:
             logger.warning(notice)
-        watch, device = Stopwatch(self._execution_device), self._execution_device
+        device = self._execution_device
+        watch = Stopwatch(device)
         self._begin_call(plan)
 
         # 1. Text
