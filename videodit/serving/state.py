@@ -107,13 +107,14 @@ def queue_full(full: QueueFull) -> APIError:
     return APIError(429, str(full), code="queue_full", headers={"Retry-After": "5"})
 
 
-def state_of(request: Request) -> ServerState:
+# Coroutines, although they wait for nothing: FastAPI calls plain functions in a thread.
+async def state_of(request: Request) -> ServerState:
     """For FastAPI's dependencies."""
     state: ServerState = request.app.state.server
     return state
 
 
-def owner_of(request: Request) -> str:
+async def owner_of(request: Request) -> str:
     """The name of the key that a request comes with: :class:`videodit.serving.gate.Gate` found it."""
     owner: str = request.state.owner
     return owner
