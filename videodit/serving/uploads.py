@@ -55,31 +55,34 @@ class Uploads:
             raise no_disk("favourites and uploads have all that the operator allows; delete some")
         if shutil.disk_usage(self._data.path).free < more + _FREE:
             raise no_disk()
-        uploads, clips = self.kept_bytes(owner)
-        if uploads + clips + more > limits.owner_bytes:
+        own = self.own_bytes(owner)
+        if own + more > limits.owner_bytes:
             raise APIError(
                 429,
-                f"the uploads and clips of {owner!r} have {uploads + clips:,} bytes, and {more:,} more are above the "
+                f"the uploads and clips of {owner!r} have {own:,} bytes, and {more:,} more are above the "
                 f"limit of {limits.owner_bytes:,}: delete some",
                 code="quota_exceeded",
                 headers={"x-should-retry": "false"},
             )
-        if self.kept_bytes(None)[0] + more > limits.quota_bytes:  # old clips give way, uploads do not
+        if self._upload_bytes(None) + more > limits.quota_bytes:  # old clips give way, uploads do not
             raise no_disk("uploads have all that the operator allows")
 
-    def kept_bytes(self, owner: str | None) -> tuple[int, int]:
-        """Bytes of all uploads, and of all clips, of an owner; ``None``: of everybody."""
-        now = time.time()
+    def own_bytes(self, owner: str) -> int:
+        """Bytes of all uploads and clips of an owner."""
+        (clips,) = self._store.connection.execute(
+            "SELECT coalesce(sum(json_extract(output, '$.bytes')), 0) FROM jobs WHERE owner = ? "
+            "AND output IS NOT NULL AND removed IS NULL AND deleted IS NULL AND (expires IS NULL OR expires > ?)",
+            (owner, time.time()),
+        ).fetchone()
+        return self._upload_bytes(owner) + int(clips)
+
+    def _upload_bytes(self, owner: str | None) -> int:
+        """Bytes of all uploads of an owner; ``None``: of everybody."""
         (uploads,) = self._store.connection.execute(
             "SELECT coalesce(sum(bytes), 0) FROM uploads WHERE (? IS NULL OR owner = ?) AND expires > ?",
-            (owner, owner, now),
+            (owner, owner, time.time()),
         ).fetchone()
-        (clips,) = self._store.connection.execute(
-            "SELECT coalesce(sum(json_extract(output, '$.bytes')), 0) FROM jobs WHERE (? IS NULL OR owner = ?) "
-            "AND output IS NOT NULL AND removed IS NULL AND deleted IS NULL AND (expires IS NULL OR expires > ?)",
-            (owner, owner, now),
-        ).fetchone()
-        return int(uploads), int(clips)
+        return int(uploads)
 
     async def take(self, file: Path, owner: str) -> Upload:
         """Look at a file of the spool and keep it. After an error the file is gone.

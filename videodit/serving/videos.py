@@ -31,7 +31,7 @@ Owner = Annotated[str, Depends(owner_of)]
 
 
 def add_job(job: Job, state: ServerState, answer: tuple[str, str] | None = None) -> Job:
-    """Put a job into the queue, with what it starts from in its folder.
+    """Put a job into the queue, with what it starts from in its folder. The gate has seen that there is room on the disk.
 
     Args:
         job: of :func:`videodit.serving.preparing.new_job`.
@@ -39,9 +39,8 @@ def add_job(job: Job, state: ServerState, answer: tuple[str, str] | None = None)
         answer: see :meth:`videodit.serving.store.JobStore.add`.
 
     Raises:
-        APIError: the queue is full, or the room for clips, or what it starts from is gone.
+        APIError: the queue is full, or what it starts from is gone.
     """
-    state.uploads.check_room(job.owner, 0)
     most, own = state.config.limits.queue, state.owner_limit(job.owner)
     try:
         kept = {id: one.get("kept_by") for id, one in job.extra.get("sources", {}).items()}
