@@ -37,7 +37,7 @@ async def change(id: str, request: Request, state: State, owner: Owner) -> Any:
     body = await read_body(request, state, owner)
     fields = merged(job.extra.get("body", {}), body)
     new = new_job(fields, state, owner, kind=job.kind, parent=job.parent, again=job)
-    changed = state.store.replan(job.id, new)
+    changed = await state.write(lambda store: store.replan(id, new))
     job = find_job(id, owner, state)
     if not changed:
         raise _no_longer_waits(job)
@@ -52,7 +52,7 @@ async def copy(id: str, state: State, owner: Owner, count: Annotated[int, Query(
     made = []
     for _ in range(count):
         seeded = body | {"seed": secrets.randbelow(2**31)}
-        made.append(add_job(new_job(seeded, state, owner, kind=job.kind, parent=job.parent, again=job), state))
+        made.append(await add_job(new_job(seeded, state, owner, kind=job.kind, parent=job.parent, again=job), state))
     return {"object": "list", "data": [as_video(one, state) for one in made]}
 
 
@@ -62,7 +62,7 @@ async def move(id: str, to: Move, state: State, owner: Owner) -> Any:
     job = find_job(id, owner, state)
     if to.before is not None:
         find_job(to.before, owner, state)
-    if not state.store.move(job.id, owner, to.before):
+    if not await state.write(lambda store: store.move(job.id, owner, to.before)):
         raise _no_longer_waits(find_job(id, owner, state))
     return as_video(find_job(id, owner, state), state)
 
@@ -70,17 +70,17 @@ async def move(id: str, to: Move, state: State, owner: Owner) -> Any:
 @router.post("/videos/{id}/pause")
 async def pause(id: str, state: State, owner: Owner) -> Any:
     """Have a clip that waits be passed over until it is resumed."""
-    return _pause(id, state, owner, paused=True)
+    return await _pause(id, state, owner, paused=True)
 
 
 @router.post("/videos/{id}/resume")
 async def resume(id: str, state: State, owner: Owner) -> Any:
     """Undo a pause."""
-    return _pause(id, state, owner, paused=False)
+    return await _pause(id, state, owner, paused=False)
 
 
-def _pause(id: str, state: State, owner: str, *, paused: bool) -> Any:
+async def _pause(id: str, state: State, owner: str, *, paused: bool) -> Any:
     job = find_job(id, owner, state)
-    if not state.store.pause(job.id, paused):
+    if not await state.write(lambda store: store.pause(job.id, paused)):
         raise _no_longer_waits(find_job(id, owner, state))
     return as_video(find_job(id, owner, state), state)

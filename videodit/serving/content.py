@@ -78,7 +78,7 @@ async def preview(
 ) -> Any:
     """The newest preview of a clip that is being made; they are drawn while somebody listens to the events or asks."""
     job = find_job(id, owner, state)
-    state.store.watch("previews", _WATCHED)
+    await state.write(lambda store: store.watch("previews", _WATCHED))
     path = state.data.job(job.id) / PREVIEW
     try:
         content = path.read_bytes()

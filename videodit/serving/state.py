@@ -16,6 +16,7 @@ from videodit.serving.hub import Hub
 from videodit.serving.keys import FailedLogins, KeyRing
 from videodit.serving.store import JobStore, QueueFull
 from videodit.serving.uploads import Uploads
+from videodit.serving.writer import Writer
 
 
 class ServerState:
@@ -25,14 +26,15 @@ class ServerState:
         config: of the server.
         data: its folder.
         store: its jobs, for the thread of the event loop.
+        write: changes them, in a thread of its own.
     """
 
-    def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore) -> None:
-        self.config, self.data, self.store = config, data, store
+    def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore, write: Writer) -> None:
+        self.config, self.data, self.store, self.write = config, data, store, write
         self.keys = KeyRing(store)
         self.failed_logins = FailedLogins(config.limits.failed_logins)
         self.uploads = Uploads(config, data, store)
-        self.hub = Hub(store)
+        self.hub = Hub(store, write)
         self.started = time.monotonic()
         self._cards: dict[str, Card] = {}
 

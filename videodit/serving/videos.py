@@ -21,7 +21,7 @@ from videodit.serving.records import Job, Kind, is_id
 from videodit.serving.requests import CreateVideo, EditVideo, ExtendVideo, PlanVideo, RemixVideo
 from videodit.serving.sources import keep_sources, original_file
 from videodit.serving.state import ServerState, owner_of, queue_full, state_of
-from videodit.serving.store import QueueFull
+from videodit.serving.store import JobStore, QueueFull
 
 __all__ = ["Owner", "State", "add_job", "as_video", "find_job", "new_job", "plan_request", "router"]
 
@@ -30,28 +30,60 @@ State = Annotated[ServerState, Depends(state_of)]
 Owner = Annotated[str, Depends(owner_of)]
 
 
-def add_job(job: Job, state: ServerState, answer: tuple[str, str] | None = None) -> Job:
-    """Put a job into the queue, with what it starts from in its folder. The gate has seen that there is room on the disk.
+async def add_job(job: Job, state: ServerState, answer: tuple[str, str] | None = None) -> Job:
+    """Put a job into the queue, with what it starts from in its folder. The gate has seen that the disk has room.
 
     Args:
         job: of :func:`videodit.serving.preparing.new_job`.
         state: of the server.
         answer: see :meth:`videodit.serving.store.JobStore.add`.
 
+    Returns:
+        The job, or the one that was added before with the same answer.
+
     Raises:
-        APIError: the queue is full, or what it starts from is gone.
+        APIError: the queue is full, what it starts from is gone, or the key of the answer was used for something else.
     """
     most, own = state.config.limits.queue, state.owner_limit(job.owner)
-    try:
-        kept = {id: one.get("kept_by") for id, one in job.extra.get("sources", {}).items()}
+    kept = {id: one.get("kept_by") for id, one in job.extra.get("sources", {}).items()}
+
+    def write(store: JobStore) -> Job:
+        if answer is not None and (before := _answered(answer, job.owner, store)) is not None:
+            return before
         keep_sources(state.data, job.id, kept)
-        return state.store.add(job, queue_limit=most, owner_limit=own, answer=answer)
+        return store.add(job, queue_limit=most, owner_limit=own, answer=answer)
+
+    try:
+        return await state.write(write)
     except FileNotFoundError:
         state.data.remove_job(job.id)
         raise APIError(404, "what the clip starts from is gone", code="not_found") from None
     except QueueFull as full:
         state.data.remove_job(job.id)
         raise queue_full(full) from None
+
+
+def _answered(answer: tuple[str, str], owner: str, store: JobStore) -> Job | None:
+    """The job of an earlier request with the same ``Idempotency-Key``.
+
+    Args:
+        answer: the key, and the fingerprint of the request.
+        owner: who asks.
+        store: to look at.
+
+    Raises:
+        APIError: it was another request, or its job was deleted.
+    """
+    key, fingerprint = answer
+    if (before := store.answered(owner, key)) is None:
+        return None
+    if before[0] != fingerprint:
+        why = "this Idempotency-Key was sent before with another request; send a new key"
+        raise APIError(409, why, code="idempotency_key_reused")
+    if (job := store.get(before[1], owner)) is None:
+        why = "the video of this Idempotency-Key was deleted; send a new key"
+        raise APIError(409, why, code="idempotency_key_reused")
+    return job
 
 
 # ---- asking for clips ----------------------------------------------------------------------------
@@ -66,15 +98,9 @@ async def _take(
         if not 0 < len(key) <= 255:
             raise APIError(400, "Idempotency-Key must have 1 to 255 characters", code="invalid_value")
         answer = (key, await asyncio.to_thread(_fingerprint, request.url.path, body, state))
-        if (before := state.store.answered(owner, key)) is not None:
-            if before[0] != answer[1]:
-                why = "this Idempotency-Key was sent before with another request; send a new key"
-                raise APIError(409, why, code="idempotency_key_reused")
-            if (job := state.store.get(before[1], owner)) is None:
-                why = "the video of this Idempotency-Key was deleted; send a new key"
-                raise APIError(409, why, code="idempotency_key_reused")
-            return as_video(job, state)
-    return as_video(add_job(new_job(body, state, owner, kind=kind, parent=parent), state, answer), state)
+        if (before := _answered(answer, owner, state.store)) is not None:
+            return as_video(before, state)
+    return as_video(await add_job(new_job(body, state, owner, kind=kind, parent=parent), state, answer), state)
 
 
 def _fingerprint(path: str, body: JsonObject, state: ServerState) -> str:
@@ -197,7 +223,7 @@ async def retrieve(id: str, response: Response, state: State, owner: Owner) -> A
 async def delete(id: str, state: State, owner: Owner) -> Any:
     """Delete a clip; one that is being made is stopped."""
     job = find_job(id, owner, state)
-    state.store.delete(job.id)
+    await state.write(lambda store: store.delete(job.id))
     if job.state != "in_progress":
         state.data.remove_job(job.id)
     return {"id": job.id, "deleted": True, "object": "video.deleted"}
@@ -207,7 +233,7 @@ async def delete(id: str, state: State, owner: Owner) -> Any:
 async def cancel(id: str, state: State, owner: Owner, keep: bool = False) -> Any:
     """Stop a clip; with ``keep``, what is finished of a long one stays."""
     job = find_job(id, owner, state)
-    return as_video(state.store.cancel(job.id, "keep" if keep else "drop") or job, state)
+    return as_video(await state.write(lambda store: store.cancel(job.id, "keep" if keep else "drop")) or job, state)
 
 
 class Favourite(BaseModel):
@@ -228,11 +254,13 @@ class Binned(BaseModel):
 async def mark_favourite(id: str, state: State, owner: Owner, mark: Favourite | None = None) -> Any:
     """Mark a clip, or take the mark away."""
     job = find_job(id, owner, state)
-    return as_video(state.store.mark(job.id, favourite=mark is None or mark.favourite) or job, state)
+    favourite = mark is None or mark.favourite
+    return as_video(await state.write(lambda store: store.mark(job.id, favourite=favourite)) or job, state)
 
 
 @router.post("/videos/{id}/bin", responses={200: {"model": VideoAnswer}})
 async def put_into_bin(id: str, state: State, owner: Owner, mark: Binned | None = None) -> Any:
     """Put a clip into the bin, or take it out."""
     job = find_job(id, owner, state)
-    return as_video(state.store.mark(job.id, binned=mark is None or mark.binned) or job, state)
+    binned = mark is None or mark.binned
+    return as_video(await state.write(lambda store: store.mark(job.id, binned=binned)) or job, state)
