@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from videodit.cli.result_flags import with_result_flags
 from videodit.cli.typed_names import named_as_typed
 from videodit.cli.typer_commands import Command, Group
 from videodit.errors import InputError
+from videodit.importing import quick_imports
 from videodit.limits import current_limits
 from videodit.user_folders import data_folder
 
@@ -105,7 +107,7 @@ def run_server(config: ServerConfig, listening: Callable[[str], object] = lambda
     Raises:
         InputError: a package is missing, the address is in use, or another server has the data folder.
     """
-    with needs_extra():
+    with needs_extra(), quick_imports():
         import uvicorn
 
         from videodit.serving.app import create_app
@@ -128,7 +130,9 @@ def run_server(config: ServerConfig, listening: Callable[[str], object] = lambda
             server_header=False,
             timeout_graceful_shutdown=5,
         )
-        uvicorn.Server(settings).run(sockets=[listener])
+        server = uvicorn.Server(settings)
+        gc.freeze()  # the collector need not walk through all that was imported, again and again, while clients wait
+        server.run(sockets=[listener])
 
 
 def add(

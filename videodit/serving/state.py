@@ -97,11 +97,11 @@ class ServerState:
         """
         if repeated is not None and self.store.answered(owner, repeated) is not None:
             return
-        self.uploads.check_room(owner, 0)
-        try:
+        try:  # first, since it costs least, and a full queue is asked most
             self.store.check_room(owner, queue_limit=self.config.limits.queue, owner_limit=self.owner_limit(owner))
         except QueueFull as full:
             raise queue_full(full) from None
+        self.uploads.check_room(owner, 0)
 
 
 def queue_full(full: QueueFull) -> APIError:

@@ -34,7 +34,7 @@ from videodit.serving.store import CANCELLED, ClaimLost, JobStore
 from videodit.serving.supervisor import LEASE
 from videodit.serving.wording import without_paths
 
-_POLL = 0.1
+_POLL = 0.05  # seconds between two looks for a job
 _CODES = {"ModelError": "model_error", "OutOfMemory": "out_of_memory", "InternalError": "internal_error"}
 _MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError", "OutOfMemory")
 _DISK_ERRORS = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EROFS)
