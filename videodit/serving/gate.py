@@ -66,7 +66,7 @@ class Gate:
         send = _with_headers(scope, send)
         try:
             if is_unsafe(scope):
-                async with self._turns:  # one each time that the loop comes round, so that a burst keeps no poll waiting
+                async with self._turns:  # one each time that the loop comes round: a burst keeps no poll waiting
                     await asyncio.sleep(0)
             body_limit = self._admit(scope, headers, state)
         except APIError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -36,7 +37,7 @@ class ServerState:
         self.uploads = Uploads(config, data, store)
         self.hub = Hub(store, write)
         self.started = time.monotonic()
-        self._cards: dict[str, Card] = {}
+        self._cards: dict[str, tuple[str, Card]] = {}  # by model: what was published last, and the same read
 
     def card(self, name: str | None) -> Card:
         """What is known of a registered model.
@@ -48,16 +49,17 @@ class ServerState:
         if name not in self.config.models:
             legal = ", ".join(self.config.models)
             raise APIError(404, f"there is no model {name[:200]!r}; valid values are {legal}", code="model_not_found")
-        known = self._cards.get(name)
-        if known is None or (known.loras is None and self.config.loras):  # more is published once it is known
-            found = self.store.cards().get(name)
-            if found is None:
-                why = f"the model {name!r} is not known yet: its worker is starting"
-                if (problem := self.store.problems().get(name)) is not None:
-                    why = f"the model {name!r} cannot be used: {problem}"
-                raise APIError(503, why, code="model_not_ready", headers={"Retry-After": "1"})
-            self._cards[name] = Card.from_json(found)
-        return self._cards[name]
+        published = self.store.card(name)
+        if published is None:
+            why = f"the model {name!r} is not known yet: its worker is starting"
+            if (problem := self.store.problems().get(name)) is not None:
+                why = f"the model {name!r} cannot be used: {problem}"
+            raise APIError(503, why, code="model_not_ready", headers={"Retry-After": "1"})
+        text, known = self._cards.get(name, ("", None))
+        if known is None or text != published:  # a worker that starts again may find another model there
+            known = Card.from_json(json.loads(published))
+            self._cards[name] = published, known
+        return known
 
     def check_limits(self, settings: JsonObject) -> None:
         """See that a clip is not more than the operator allows.

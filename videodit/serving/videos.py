@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from videodit.json_types import JsonObject
 from videodit.serving.answers import POLL_HEADER, as_video
-from videodit.serving.bodies import read_body
+from videodit.serving.bodies import forget_files, read_body
 from videodit.serving.documented import ERRORS, VideoAnswer, VideoDeleted, VideoList, VideoPlan, body_of
 from videodit.serving.errors import APIError, not_found
 from videodit.serving.finding import Found, Sort
@@ -23,44 +24,68 @@ from videodit.serving.sources import keep_sources, original_file
 from videodit.serving.state import ServerState, owner_of, queue_full, state_of
 from videodit.serving.store import JobStore, QueueFull
 
-__all__ = ["Owner", "State", "add_job", "as_video", "find_job", "new_job", "plan_request", "router"]
+__all__ = ["Owner", "State", "add_jobs", "as_video", "find_job", "new_job", "plan_request", "router"]
 
 router = APIRouter(prefix="/v1", responses=ERRORS)
 State = Annotated[ServerState, Depends(state_of)]
 Owner = Annotated[str, Depends(owner_of)]
 
 
-async def add_job(job: Job, state: ServerState, answer: tuple[str, str] | None = None) -> Job:
-    """Put a job into the queue, with what it starts from in its folder. The gate has seen that the disk has room.
+async def add_jobs(jobs: Sequence[Job], state: ServerState, answer: tuple[str, str] | None = None) -> list[Job]:
+    """Put jobs of one owner into the queue, all or none, with what they start from in their folders.
+
+    The gate has seen that the disk has room.
 
     Args:
-        job: of :func:`videodit.serving.preparing.new_job`.
+        jobs: of :func:`videodit.serving.preparing.new_job`; one, where there is an answer.
         state: of the server.
         answer: see :meth:`videodit.serving.store.JobStore.add`.
 
     Returns:
-        The job, or the one that was added before with the same answer.
+        The jobs, or the one that was added before with the same answer.
 
     Raises:
-        APIError: the queue is full, what it starts from is gone, or the key of the answer was used for something else.
+        APIError: the queue is full, what they start from is gone, or the key of the answer was used for something else.
     """
-    most, own = state.config.limits.queue, state.owner_limit(job.owner)
-    kept = {id: one.get("kept_by") for id, one in job.extra.get("sources", {}).items()}
+    owner = jobs[0].owner
+    most, own = state.config.limits.queue, state.owner_limit(owner)
 
-    def write(store: JobStore) -> Job:
-        if answer is not None and (before := _answered(answer, job.owner, store)) is not None:
-            return before
-        keep_sources(state.data, job.id, kept)
-        return store.add(job, queue_limit=most, owner_limit=own, answer=answer)
+    def write(store: JobStore) -> list[Job]:
+        if answer is not None and (before := _answered(answer, owner, store)) is not None:
+            return [before]
+        store.check_room(owner, queue_limit=most, owner_limit=own, more=len(jobs))
+        added = list[Job]()
+        try:
+            for job in jobs:
+                keep_sources_of(job, job.id, state)
+            for job in jobs:
+                added.append(store.add(job, queue_limit=most, owner_limit=own, answer=answer))
+        except BaseException:
+            for job in jobs[len(added) :]:
+                state.data.remove_job(job.id)
+            raise
+        return added
 
     try:
         return await state.write(write)
     except FileNotFoundError:
-        state.data.remove_job(job.id)
-        raise APIError(404, "what the clip starts from is gone", code="not_found") from None
+        raise source_gone() from None
     except QueueFull as full:
-        state.data.remove_job(job.id)
         raise queue_full(full) from None
+
+
+def keep_sources_of(job: Job, id: str, state: ServerState) -> None:
+    """Link what a job starts from into the folder of the job with that id.
+
+    Raises:
+        FileNotFoundError: one is gone.
+    """
+    keep_sources(state.data, id, {one: said.get("kept_by") for one, said in job.extra.get("sources", {}).items()})
+
+
+def source_gone() -> APIError:
+    """A file that a job starts from was removed between two looks."""
+    return APIError(404, "what the clip starts from is gone", code="not_found")
 
 
 def _answered(answer: tuple[str, str], owner: str, store: JobStore) -> Job | None:
@@ -99,8 +124,13 @@ async def _take(
             raise APIError(400, "Idempotency-Key must have 1 to 255 characters", code="invalid_value")
         answer = (key, await asyncio.to_thread(_fingerprint, request.url.path, body, state))
         if (before := _answered(answer, owner, state.store)) is not None:
+            forget_files(request, state)
             return as_video(before, state)
-    return as_video(await add_job(new_job(body, state, owner, kind=kind, parent=parent), state, answer), state)
+    job = new_job(body, state, owner, kind=kind, parent=parent)
+    (taken,) = await add_jobs([job], state, answer)
+    if taken.id != job.id:
+        forget_files(request, state)
+    return as_video(taken, state)
 
 
 def _fingerprint(path: str, body: JsonObject, state: ServerState) -> str:
