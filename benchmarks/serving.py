@@ -76,7 +76,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Options:
-    """How much of each case is run."""
+    """How much of each case is run, and on what.
+
+    Attributes:
+        folder: for the data of servers.
+        server: for those cases that end none; ``None``: one for each.
+    """
 
     tries: int = 40
     cancels: int = 100
@@ -88,6 +93,7 @@ class Options:
     seconds: float = 20.0
     seed: int = 0
     folder: Path = field(default_factory=Path)
+    server: ServerProcess | None = None
 
 
 # ---- processes and the store, seen from outside
@@ -137,6 +143,18 @@ def wait_warm(server: ServerProcess) -> None:
         return False
 
     wait_for("the workers", warm, 0.1)
+
+
+@contextlib.contextmanager
+def warm_server(options: Options) -> Iterator[ServerProcess]:
+    """A server with a queue of the length that is wanted, whose worker has its model loaded."""
+    if options.server is not None:
+        yield options.server
+        return
+    flags = ["--limit", f"queue={options.queue}", "--limit", "per_key=100000"]
+    with server_process(options.folder / "data", *flags) as server:
+        wait_warm(server)
+        yield server
 
 
 @contextlib.contextmanager
@@ -202,8 +220,7 @@ def previews(options: Options) -> Row:
 
 def compared(options: Options, *, listen: bool) -> tuple[float, float, float]:
     """Medians of :func:`one_round`, with or without somebody who listens."""
-    with server_process(options.folder / "data") as server, store_of(server) as store:
-        wait_warm(server)
+    with warm_server(options) as server, store_of(server) as store:
         make = direct_clip(options.folder / "direct.mp4")
         with listening(server) if listen else contextlib.nullcontext():
             (worker,) = workers_of(server)
@@ -282,8 +299,7 @@ def cancel(options: Options) -> Row:
     """Stops of running jobs: how many steps came after."""
     draw = random.Random(options.seed)
     late, waits = list[int](), list[float]()
-    with server_process(options.folder / "cancel") as server, store_of(server) as store:
-        wait_warm(server)
+    with warm_server(options) as server, store_of(server) as store:
         for _ in range(options.cancels):
             id, at = create(server, **CLIP_SETTINGS | {"num_inference_steps": 100}), draw.randrange(1, 10)
             wait_for(f"step {at}", lambda id=id, at=at: (job := store.get(id)) is not None and job.step >= at)
@@ -406,9 +422,7 @@ class Client:
 
 def crowd(options: Options) -> Row:
     """Clients that poll, a burst at a full queue, and the memory over many jobs."""
-    flags = ["--limit", f"queue={options.queue}", "--limit", "per_key=100000"]
-    with server_process(options.folder / "crowd", *flags) as server:
-        wait_warm(server)
+    with warm_server(options) as server:
         busy = create(server, **CLIP_SETTINGS | {"num_inference_steps": 200})
         with store_of(server) as store:
             wait_for("a busy worker", lambda: (job := store.get(busy)) is not None and job.step)

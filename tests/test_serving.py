@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 import subprocess
@@ -12,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from servers import QUICK, LocalServer, server_process
 
 from videodit.media import probe, read_recipe
 from videodit.serving.cards import Card
+from videodit.serving.config import ServerLimits
 from videodit.serving.records import Claim
 from videodit.serving.store import JobStore
 
@@ -72,6 +75,26 @@ def test_the_same_request_at_the_same_time_is_one_job(server: LocalServer) -> No
     with ThreadPoolExecutor(8) as threads:
         assert len(set(threads.map(ask, range(8)))) == 1
     assert len(server.client.get("/v1/videos").json()["data"]) == 1
+
+
+def test_who_polls_waits_for_no_burst_of_others(tmp_path: Path) -> None:
+    with LocalServer(tmp_path / "data", limits=ServerLimits(queue=1)) as server:
+        job, ended = server.create(), list[str]()
+
+        async def ask(client: httpx2.AsyncClient, method: str, path: str) -> None:
+            await client.request(method, path, json=QUICK if method == "POST" else None)
+            ended.append(method)
+
+        async def crowd() -> None:
+            transport = httpx2.ASGITransport(server.app)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+                burst = [asyncio.create_task(ask(client, "POST", "/v1/videos")) for _ in range(50)]
+                await asyncio.gather(ask(client, "GET", f"/v1/videos/{job['id']}"), *burst)
+
+        assert server.client.portal is not None
+        server.client.portal.call(crowd)
+        assert len(ended) == 51
+        assert ended.index("GET") < 25
 
 
 def test_what_requests_look_up_takes_no_longer_with_many_jobs(server: LocalServer) -> None:

@@ -31,8 +31,8 @@ LIMITS = {
     "inspect_seconds": 60,
     "queue": 10,
 }
-EXAMPLES = "60"
-"""Of requests for each operation."""
+EXAMPLES = "25"
+"""Of requests for each operation: more than 500 in all."""
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +160,8 @@ def test_memory_is_bounded(server: ServerProcess) -> None:
 
 
 def test_any_request_that_the_description_allows_is_answered(tmp_path: Path) -> None:
-    with LiveServer(
-        tmp_path / "data", limits=ServerLimits(queue=10**6, per_key=10**6)
-    ) as server:  # it makes none of them
+    limits = ServerLimits(queue=10**6, per_key=10**6)  # jobs are taken and not made
+    with LiveServer(tmp_path / "data", limits=limits) as server:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
         flags = ["--checks", "not_a_server_error", "--phases", "fuzzing", "--max-examples", EXAMPLES, "--no-color"]
         flags += ["--exclude-path", "/v1/events"]  # it never ends
@@ -171,7 +170,6 @@ def test_any_request_that_the_description_allows_is_answered(tmp_path: Path) -> 
         # Its exit code also tells of cases that it could not make.
         told = re.search(r"(\d+) generated, \1 passed", done.stdout)
         assert told is not None, done.stdout[-8000:] + done.stderr[-2000:]
-        print(told[0])
         assert int(told[1]) >= 500
         assert server.client.get("/health").status_code == 200
 
