@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -804,3 +805,40 @@ def test_a_preset_that_the_model_lacks_keeps_it_loaded(tmp_path: Path, monkeypat
         assert server.work()
         assert server.job(failed["id"])["status"] == "failed"
         assert server.job(made["id"])["status"] == "completed"
+
+
+def test_a_job_that_is_deleted_as_it_ends_leaves_no_files(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = server.create()
+    claimed = server.worker.store.claim("worker-test", ["mini"])
+    assert claimed is not None
+    assert claimed.claim is not None
+    (server.folder.job(job["id"])).mkdir()
+    running = server.worker.store.get(job["id"])
+    server.worker.store.complete(claimed.claim, output={"bytes": 1}, recipe={}, expires=None)
+    monkeypatch.setattr(videos, "find_job", lambda *args: running)
+    assert server.client.delete(f"/v1/videos/{job['id']}").status_code == 200
+    assert not server.folder.job(job["id"]).exists()
+
+
+def test_a_file_that_goes_away_before_it_is_sent_is_told(server: LocalServer) -> None:
+    job = server.create()
+    assert server.work()
+    (server.folder.job(job["id"]) / "thumbnail.webp").unlink()
+    answer = server.client.get(f"/v1/videos/{job['id']}/content?variant=thumbnail")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_what_looks_at_all_jobs_does_so_beside_the_event_loop(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.create()
+    threads, page = list[str](), JobStore.page
+
+    def noted(*args: Any, **more: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return page(*args, **more)
+
+    monkeypatch.setattr(JobStore, "page", noted)
+    for asked in ("", "?query=ball", "?sort=bytes"):
+        assert len(server.client.get(f"/v1/videos{asked}").json()["data"]) == 1
+    assert [name.startswith("writer") for name in threads] == [False, True, True]

@@ -22,6 +22,7 @@ from videodit.media import probe, read_recipe, read_video
 from videodit.serving import supervisor as supervising
 from videodit.serving import worker as working
 from videodit.serving.config import ServerConfig
+from videodit.serving.database import StoreUnavailable
 from videodit.serving.folder import DataFolder
 from videodit.serving.records import Claim, Job, new_id
 from videodit.serving.store import JobStore
@@ -212,6 +213,22 @@ def test_a_model_that_cannot_be_read_is_told_and_the_others_work(tmp_path: Path)
         job = server.create(model="mini")
         assert server.work()
         assert server.job(job["id"])["status"] == "completed"
+
+
+def test_a_worker_that_can_claim_nothing_keeps_its_models_and_tries_again(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = server.create()
+    monkeypatch.setattr(working, "_PAUSE", 0.0)
+    with monkeypatch.context() as full:
+        full.setattr(server.worker.store, "claim", fail_to_write)
+        assert not server.work()
+    assert server.work()
+    assert server.job(job["id"])["status"] == "completed"
+
+
+def fail_to_write(*_: Any) -> None:
+    raise StoreUnavailable("jobs cannot be written down now: the disk is full")
 
 
 STARTS_AND_ENDS = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 
 from videodit.serving.database import StoreUnavailable
@@ -83,11 +84,15 @@ class Hub:
             if turn % int(_WATCH / 2 / _LOOK) == 0:
                 await self._watch()
             turn += 1
-            if (now := self._store.written) != written:
-                written, revision = now, self._store.revision
-                if revision != self.revision:
-                    async with self._changed:
-                        self.revision = revision
-                        self._changed.notify_all()
+            with contextlib.suppress(sqlite3.OperationalError):  # such as of a disk that is full: perhaps next time
+                if (now := self._store.written) != written:
+                    await self._wake(self._store.revision)
+                    written = now
             await asyncio.sleep(_LOOK)
         self._task = None
+
+    async def _wake(self, revision: int) -> None:
+        if revision != self.revision:
+            async with self._changed:
+                self.revision = revision
+                self._changed.notify_all()

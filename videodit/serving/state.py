@@ -34,7 +34,7 @@ class ServerState:
         self.config, self.data, self.store, self.write = config, data, store, write
         self.keys = KeyRing(store)
         self.failed_logins = FailedLogins(config.limits.failed_logins)
-        self.uploads = Uploads(config, data, store)
+        self.uploads = Uploads(config, data, store, write)
         self.hub = Hub(store, write)
         self.started = time.monotonic()
         self._cards: dict[str, tuple[str, Card]] = {}  # by model: what was published last, and the same read

@@ -24,6 +24,7 @@ from videodit.serving.errors import APIError, not_found
 from videodit.serving.folder import DataFolder
 from videodit.serving.records import Upload, is_id, new_id
 from videodit.serving.store import JobStore
+from videodit.serving.writer import Writer
 
 _MOST_TOLD = 1_000_000  # bytes that the process which looks at a file may say of it
 _FREE = 200_000_000  # bytes of the disk that uploads leave free
@@ -38,10 +39,11 @@ class Uploads:
         config: of the server.
         data: its folder.
         store: of the event loop's thread.
+        write: changes what the store holds.
     """
 
-    def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore) -> None:
-        self._config, self._data, self._store = config, data, store
+    def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore, write: Writer) -> None:
+        self._config, self._data, self._store, self._write = config, data, store, write
         self._lookers = anyio.CapacityLimiter(config.limits.inspections)
 
     def check_room(self, owner: str, more: int) -> None:
@@ -100,7 +102,7 @@ class Uploads:
             file.unlink(missing_ok=True)
         kind = str(info.pop("kind"))
         upload = Upload(id, owner, kind, size, info, now, now + self._config.limits.upload_seconds)
-        self._store.add_upload(upload)
+        await self._write(lambda store: store.add_upload(upload))
         return upload
 
     def find(self, id: str, owner: str) -> Upload:

@@ -224,8 +224,12 @@ async def list_videos(
 ) -> Any:
     """The clips of this key, a page at a time."""
     found = Found(query=query, status=status, favourite=favourite, binned=binned, sort=sort)
-    try:
-        jobs, more = state.store.page(owner, after=after, limit=limit, order=order, found=found)
+
+    def look(store: JobStore) -> tuple[list[Job], bool]:
+        return store.page(owner, after=after, limit=limit, order=order, found=found)
+
+    try:  # what looks at every job of the owner does so in a thread, so that polls do not wait for it
+        jobs, more = await state.write(look) if found.reads_all else look(state.store)
     except KeyError:
         raise not_found(f"video {str(after)[:64]!r} to go on after") from None
     videos = [as_video(job, state) for job in jobs]
@@ -253,9 +257,12 @@ async def retrieve(id: str, response: Response, state: State, owner: Owner) -> A
 async def delete(id: str, state: State, owner: Owner) -> Any:
     """Delete a clip; one that is being made is stopped."""
     job = find_job(id, owner, state)
-    await state.write(lambda store: store.delete(job.id))
-    if job.state != "in_progress":
-        state.data.remove_job(job.id)
+
+    def write(store: JobStore) -> None:
+        store.delete(job.id)
+        state.data.clear(job.id, store.needs(job.id))  # those of one that is being made are its worker's to remove
+
+    await state.write(write)
     return {"id": job.id, "deleted": True, "object": "video.deleted"}
 
 

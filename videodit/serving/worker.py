@@ -31,6 +31,7 @@ from videodit.serving.supervisor import LEASE
 from videodit.serving.wording import without_paths
 
 _POLL = 0.05  # seconds between two looks for a job
+_PAUSE = 1.0  # seconds before the next one after none could be claimed
 _CODES = {"ModelError": "model_error", "OutOfMemory": "out_of_memory", "InternalError": "internal_error"}
 _MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError", "OutOfMemory")
 _DISK_ERRORS = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EROFS)
@@ -109,7 +110,12 @@ class Worker:
 
     def work_once(self) -> bool:
         """Make one job, if one waits. Returns whether one did."""
-        job = self.store.claim(self.name, list(self.models.models))
+        try:
+            job = self.store.claim(self.name, list(self.models.models))
+        except StoreUnavailable as error:  # the models stay loaded until jobs can be claimed again
+            logger.error("%s", error)
+            time.sleep(_PAUSE)
+            return False
         if job is None:
             return False
         claim = Claim(job.id, self.name, job.attempts)
