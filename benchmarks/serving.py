@@ -428,7 +428,7 @@ def crowd(options: Options) -> Row:
             wait_for("a busy worker", lambda: (job := store.get(busy)) is not None and job.step)
         before, began = cpu_seconds(server.process.pid), time.monotonic()
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:  # its work delays no clock of the polls
-            bursting = other.submit(burst, server.url, options)
+            bursting = other.submit(burst, server.url, options.burst, options.seconds / 2)
             polls, late = asyncio.run(poll(server.url, busy, options))
             answers = bursting.result()
         share = (cpu_seconds(server.process.pid) - before) / (time.monotonic() - began)
@@ -480,8 +480,8 @@ async def poll(url: str, id: str, options: Options) -> tuple[list[float], list[f
     return polls, late
 
 
-def burst(url: str, options: Options) -> list[tuple[int, bytes, float]]:
-    """The answers to requests that are all sent at once, half-way through the polls."""
+def burst(url: str, count: int, after: float) -> list[tuple[int, bytes, float]]:
+    """The answers to so many requests, which are all sent at once after so many seconds."""
 
     async def one() -> tuple[int, bytes, float]:
         client = Client(url)
@@ -490,9 +490,9 @@ def burst(url: str, options: Options) -> list[tuple[int, bytes, float]]:
         return answer
 
     async def all_of_them() -> list[tuple[int, bytes, float]]:
-        return list(await asyncio.gather(*(one() for _ in range(options.burst))))
+        return list(await asyncio.gather(*(one() for _ in range(count))))
 
-    time.sleep(options.seconds / 2)
+    time.sleep(after)
     return asyncio.run(all_of_them())
 
 
