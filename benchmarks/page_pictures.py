@@ -30,9 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import itertools
 
 from browser import PATIENCE, chromium, open_page
-from live_server import LiveServer
 from page_scenes import SCENES, prepare
-from servers import server_process
+from servers import LiveServer, server_process
 
 PROMPTS = (
     "a red ball bounces on the grass",

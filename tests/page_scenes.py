@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import PIL.Image
-from live_server import LiveServer
 from playwright.sync_api import Page
+from servers import LiveServer
 
 from videodit.serving.previews import PREVIEW
 

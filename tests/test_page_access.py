@@ -10,9 +10,9 @@ pytest.importorskip("playwright")
 
 from axe_playwright_python.base import AXE_SCRIPT
 from browser import browsing, open_page
-from live_server import LiveServer
 from page_scenes import SCENES, prepare
 from playwright.sync_api import Browser, Page, expect
+from servers import LiveServer
 
 pytestmark = pytest.mark.browser
 

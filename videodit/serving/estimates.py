@@ -28,9 +28,9 @@ def model_costs(model: ModelFolder, itemsize: int) -> JsonObject:
         of a pixel while one latent frame is decoded; both ``None`` where they are unknown; ``parameters``: of the
         transformer. Empty for a folder without weights.
     """
-    from videodit.pipelines.costs import TRANSFORMER, bytes_of_pixel, bytes_of_token, parameters_of
+    from videodit.pipelines.costs import TRANSFORMER, bytes_of_pixel, bytes_of_token
 
-    if not (parameters := parameters_of(model)):
+    if not (parameters := model.parameters):
         return {}
     return {
         "weights": sum(parameters.values()) * itemsize,
