@@ -142,7 +142,7 @@ def hunyuan_parts() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def cogvideox_parts(name: str, scheduler: str) -> dict[str, Any]:
+def cogvideox_parts(name: str, scheduler: str, **vae: Any) -> dict[str, Any]:
     return {
         "tokenizer": tokenizer(), "text_encoder": t5(),
         "transformer": denoiser(name, max_text_seq_length=226),
@@ -150,7 +150,7 @@ def cogvideox_parts(name: str, scheduler: str) -> dict[str, Any]:
         "vae": diffusers.AutoencoderKLCogVideoX(
             block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2,
             down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
-            scaling_factor=1.15258426,
+            scaling_factor=1.15258426, **vae,
         ),
     }  # fmt: skip
 
@@ -288,6 +288,21 @@ CASES = {
         "CogVideoXPipeline", lambda: cogvideox_parts("cogvideox-5b", "CogVideoXDPMScheduler"),
         (4, 3, 4, 4), {"num_frames": 9, "height": 32, "width": 32}, {"use_dynamic_cfg": True},
         pack=lambda x: x.transpose(1, 2),
+    ),
+    "cogvideox-1.5-5b": Case(  # three latents of its own, and one in front
+        "CogVideoXPipeline", lambda: cogvideox_parts("cogvideox-1.5-5b", "CogVideoXDPMScheduler"),
+        (4, 4, 4, 8), {"num_frames": 9, "height": 32, "width": 64}, {"use_dynamic_cfg": True},
+        pack=lambda x: x.transpose(1, 2),
+    ),
+    "cogvideox-1.5-5b-i2v": Case(
+        "CogVideoXImageToVideoPipeline",
+        lambda: cogvideox_parts("cogvideox-1.5-5b-i2v", "CogVideoXDDIMScheduler", invert_scale_latents=True),
+        (4, 4, 6, 10), {"num_frames": 9, "height": 48, "width": 80, "image": image(0)},
+        pack=lambda x: x.transpose(1, 2),
+    ),
+    "cogvideox-1.5-even": Case(  # none in front
+        "CogVideoXPipeline", lambda: cogvideox_parts("cogvideox-1.5-5b", "CogVideoXDDIMScheduler"),
+        (4, 2, 4, 4), {"num_frames": 5, "height": 32, "width": 32}, pack=lambda x: x.transpose(1, 2),
     ),
     "hunyuan_video": Case(
         "HunyuanVideoPipeline", hunyuan_parts, (4, 2, 4, 6), {"num_frames": 5, "height": 32, "width": 48}

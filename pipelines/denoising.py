@@ -306,7 +306,8 @@ def _parts(text: Text, plan: Plan, span: slice) -> list[_Part]:
     if not isinstance(board, Storyboard):
         return []
     geometry: VideoGeometry = replace(plan.spec.geometry, causal=plan.causal and not plan.loop)
-    rows = board.weights(geometry, plan.latent_shape[1], float(plan.fps))[:, span].to(text.cond.embeds.device)
+    rows = board.weights(geometry, plan.latent_shape[1] - plan.front, float(plan.fps))
+    rows = torch.cat([rows[:, :1]] * plan.front + [rows], dim=1)[:, span].to(text.cond.embeds.device)
     whole = plan.loop or geometry.patch.t > 1
     return [
         _Part(scene, weights, slice(0, len(weights)) if whole else _counting(weights))

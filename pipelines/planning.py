@@ -65,7 +65,7 @@ class Plan(Settings):
         """Whether what is fixed, or shared by windows, gets the noise level of the rest; see ``PlacedConditions``."""
         if self.conditions is not None:
             return self.conditions.renoised
-        return not (self.spec.keeps_any or self.spec.image_kind == "keep_first")
+        return not (self.spec.keeps_any or self.spec.keeps_first)
 
     @property
     def spans(self) -> list[Window]:

@@ -125,13 +125,14 @@ def sample(
     forward = windows[0].fresh.start <= windows[-1].fresh.start
     done = noise.clone() if condition.clean is None else condition.clean.clone()
     begin = condition.begin(plan.num_inference_steps) * getattr(pipe.scheduler, "order", 1)
-    shown = 0  # latent frames that were yielded
+    shown = plan.front  # latent frames that were yielded, or are no part of the clips
     for number, window in enumerate(windows):
         watcher.watch.resume()  # somebody may have decoded the last window before wanting this one
         made = None if store is None else store.load(number, generators, window.added_shape(noise))
         if made is None:
             _begin_window(pipe, plan, noise.device)
             pipe._leads = plan.causal and not plan.loop and window.span.start == 0
+            pipe._front = plan.front
             part = condition.window(window.span, done, window.keep).snapped(pipe.scheduler)
             denoise = denoiser(condition=part, span=window.span)
             latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin, plan.levels.eta)
@@ -144,7 +145,9 @@ def sample(
                 store.save(number, made, generators)
         done[:, :, window.fresh] = made.to(done)
         if pipe.interrupted:
-            yield done[:, :, shown : window.fresh.stop] if forward else done[:, :, window.fresh.start :]
+            yield (
+                done[:, :, shown : window.fresh.stop] if forward else done[:, :, max(plan.front, window.fresh.start) :]
+            )
             return
         if forward or number + 1 == len(windows):
             stop = window.fresh.stop if number + 1 < len(windows) else done.shape[2]

@@ -43,6 +43,8 @@ class Settings:
         notices: what was adjusted, and where the model was not trained.
         loop: the last frame goes on with the first.
         windows: latent frames that are made at once, and how many of them windows share; ``None``: all at once.
+        front: latents in front of the clip's own, among those of ``latent_shape``, which are denoised and no part of
+            the clip.
     """
 
     height: int
@@ -57,6 +59,7 @@ class Settings:
     notices: list[str] = field(default_factory=list)
     loop: bool = False
     windows: tuple[int, int] | None = None
+    front: int = 0
 
     @property
     def seconds(self) -> float:
@@ -130,6 +133,7 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
             f"{_frames(frames)} become{'s' * (frames == 1)} {legal}: the count must be {geometry.frame_rule}"
         )
     latent = geometry.latent_size(legal, *size)
+    front = geometry.padding(latent.t)
     tokens = _tokens(spec, geometry, latent, legal, size)
     windows = _windows(spec, legal, size, request, notices)
     own_length = windows is not None or legal == d.num_frames or not _says_length(request)
@@ -146,12 +150,13 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
         num_inference_steps=count,
         guidance_scale=float(scale),
         fps=rate,
-        latent_shape=(spec.latent_channels, *latent),
+        latent_shape=(spec.latent_channels, *latent._replace(t=latent.t + front)),
         num_tokens=tokens,
         causal=spec.geometry.causal,
         notices=notices,
         loop=request.loop,
         windows=windows,
+        front=front,
     )
 
 
@@ -261,6 +266,8 @@ def _windows(
     at_once = spec.window if window is None else whole_number("window", window, 1, None)
     if at_once is None or frames <= at_once:
         return None
+    if spec.geometry.padded and spec.geometry.patch.t > 1:
+        raise InputError("windows need a transformer whose patches are one latent frame long")
     if request.loop:
         raise InputError(f"a loop is made at once, of at most {at_once} frames, got {frames}")
     stride = spec.geometry.vae_stride.t
@@ -285,12 +292,11 @@ def check_conditions(
         InputError: an image too many or too few, a negative prompt for a model that takes none, or a second scale for
             a model without a second expert.
     """
-    kind = spec.image_kind
-    if kind is None and (image or last_image):
+    if not spec.takes_pictures and (image or last_image):
         raise InputError("this model makes clips from text alone and takes no image")
-    if kind in ("concat", "concat_mask") and not image:
+    if spec.sees_pictures and not image:
         raise InputError("this model starts from an image; give image")
-    if last_image and not spec.keeps_any and (not image or kind != "concat_mask"):
+    if last_image and not spec.keeps_any and (not image or not spec.takes_last):
         raise InputError("last_image needs image, and a model that was trained with both")
     if spec.image_tokens is not None and not last_image:
         raise InputError("this model goes from a first image to a last one; give last_image, too")
@@ -315,12 +321,12 @@ def check_frames(spec: ModelSpec, conditions: Sequence[AnyCondition], num_frames
     for one in conditions:
         if not isinstance(one, Frames) or not isinstance(one.at, Integral):
             continue
-        if spec.image_kind is None:
+        if not spec.takes_pictures:
             raise InputError("this model makes clips from text alone and takes no image and no other frames")
         if spec.keeps_any:
             continue
         first = one.at + num_frames if one.at < 0 else one.at
-        if spec.image_kind in ("keep_first", "concat") and 0 < first < num_frames:
+        if not spec.takes_last and 0 < first < num_frames:
             raise InputError(f"this model takes the first frame alone, not frame {first}")
         if isinstance(one.strength, (int, float)) and 0 < one.strength < 1:
             raise InputError("strength must be 1: this model keeps frames as they are")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from videodit.configs import read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families.autoencoders import OURS, autoencoder_named
-from videodit.families.sampling import OWN, Sampling
+from videodit.families.sampling import KEPT, OWN, Sampling
 from videodit.pipelines.folders import check_model, family_of_index, resolve_model
 from videodit.shapes import Size3D, VideoGeometry
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from videodit.checkpoints import HubOptions
-    from videodit.families.sampling import ImageCondition
+    from videodit.families.sampling import Part
     from videodit.json_types import Config, JsonObject
 
 
@@ -60,7 +60,7 @@ class ModelSpec:
         latent_channels: that it makes.
         defaults: see :class:`Defaults`.
         images: it makes images alone.
-        image_kind: see :class:`videodit.families.sampling.Sampling`.
+        channels: what its transformer sees; ``image_condition`` of :class:`videodit.families.sampling.Sampling`.
         keeps_any: it was trained with clean parts of all kinds, not with a clean first frame alone.
         window: frames that longer clips are made of at a time.
         loops: its autoencoder decodes as a stream, which loops need.
@@ -78,7 +78,7 @@ class ModelSpec:
     latent_channels: int
     defaults: Defaults
     images: bool = False
-    image_kind: ImageCondition | None = "keep_first"
+    channels: tuple[Part, ...] = KEPT
     keeps_any: bool = True
     window: int | None = None
     loops: bool = True
@@ -90,6 +90,26 @@ class ModelSpec:
     width: int | None = None
     hidden: int | None = None
     layers: int | None = None
+
+    @property
+    def takes_pictures(self) -> bool:
+        """A clip can start from a picture."""
+        return bool(self.channels)
+
+    @property
+    def sees_pictures(self) -> bool:
+        """Pictures are channels beside the latents, and it makes no clip without one."""
+        return len(self.channels) > 1
+
+    @property
+    def takes_last(self) -> bool:
+        """A clip can lead to a last picture."""
+        return self.takes_pictures and (self.keeps_any or "mask4" in self.channels)
+
+    @property
+    def keeps_first(self) -> bool:
+        """A first picture is kept clean among the latents."""
+        return self.channels == KEPT
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelSpec:
@@ -115,23 +135,28 @@ class ModelSpec:
                 transformer = found[0].native_config(transformer)
             defaults = index if found is None or "height" in index else found[1].defaults({**transformer, **index})
             channels, out = transformer["in_channels"], transformer.get("out_channels") or transformer["in_channels"]
-            if found is not None and found[1].image_condition is not None and channels > out:
-                channels = out  # the others are the image's
+            kept = found is None or index.get("expand_timesteps")
+            parts = KEPT if kept or found is None else found[1].image_condition
+            strides = autoencoder.strides(vae)
+            beside = sum(channels_of(part, out, strides) for part in parts[1:])  # which are the pictures'
+            if beside:
+                channels -= beside
             if out not in (channels, 2 * channels):
                 raise InputError(
-                    f"the transformer takes {channels} channels and gives {out}, which is not how "
+                    f"the transformer takes {channels + beside} channels and gives {out}, which is not how "
                     f"{index.get('sampled_as') or index['_class_name']} samples"
                 )
             return cls(
                 geometry=VideoGeometry(
-                    autoencoder.strides(vae),
+                    strides,
                     Size3D(*transformer["patch_size"]),
                     causal=found is None or found[1].causal,
+                    padded=found is not None and found[1].in_front == "whole_patches",
                 ),
                 latent_channels=channels,
                 defaults=Defaults(**{name: defaults[name] for name in Defaults.__dataclass_fields__}),
                 images=found is not None and found[1].images,
-                image_kind="keep_first" if found is None or index.get("expand_timesteps") else found[1].image_condition,
+                channels=parts,
                 keeps_any=found is None,
                 window=index.get("window"),
                 loops=autoencoder.loaded.streams,
@@ -150,6 +175,17 @@ class ModelSpec:
             raise
         except (ValueError, TypeError, ArithmeticError, AttributeError, IndexError) as error:
             raise ModelError(f"the model's configs hold a wrong entry: {error}") from None
+
+
+def channels_of(part: Part, latent_channels: int, strides: Size3D) -> int:
+    """How many channels a part of the transformer's input has.
+
+    Args:
+        part: see :class:`videodit.families.sampling.Sampling`.
+        latent_channels: of the autoencoder.
+        strides: of it, too.
+    """
+    return strides.t if part == "mask4" else latent_channels
 
 
 def text_needs(transformer: Config, sampling: Sampling, max_length: int | None) -> TextNeeds:

@@ -401,7 +401,13 @@ def test_a_config_of_an_unknown_family_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "entry", "message"),
     [
-        ("cogvideox", {"patch_size_t": 2}, "CogVideoX: patch_size_t is 2; it must be None"),
+        ("cogvideox", {"patch_size_t": 2}, "CogVideoX: patch_size_t is 2, which needs rotary positions alone"),
+        (
+            "cogvideox",
+            {"patch_bias": False},
+            "CogVideoX: patch_bias is False; it must be True where patch_size_t is None",
+        ),
+        ("cogvideox", {"ofs_embed_dim": 7}, "ofs_embed_dim is 7; it must be None or time_embed_dim, which is 512"),
         (
             "skyreels_v2",
             {"inject_sample_info": True},

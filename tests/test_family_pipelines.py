@@ -17,7 +17,7 @@ import pytest
 import torch
 from tiny_families import CASES, NEGATIVE, PROMPT, image
 
-from videodit import VideoDiTPipeline
+from videodit import Edit, Preview, Storyboard, VideoDiTPipeline
 from videodit.cli.main import main
 from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES
@@ -354,6 +354,24 @@ def test_a_recipe_tells_all_that_made_the_clip(folder: Callable[[str], Path]) ->
     out = pipe(PROMPT, num_inference_steps=1, dynamic_guidance=True, **case.call)
     assert out.recipes[0]["guidance_2"] == 3.0
     assert out.recipes[0]["dynamic_guidance"] is True
+
+
+@torch.no_grad()
+def test_latents_in_front_are_no_part_of_the_clip(folder: Callable[[str], Path]) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(folder("cogvideox-1.5-5b"))
+    pipe.set_progress_bar_config(disable=True)
+    shown: list[np.ndarray] = []
+    call = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 2}
+    clip = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
+    made = pipe(PROMPT, **call, conditions=[Edit(clip, 0.5)], output_type="latent", callback_on_step_end=Preview(
+        lambda frames, step, steps: shown.append(frames)
+    )).frames  # fmt: skip
+    assert made.shape == (1, 4, 3, 4, 4)  # four are denoised, in patches of two
+    assert shown[-1].shape[1] == 3
+    board = Storyboard(((0.0, PROMPT), (0.25, NEGATIVE)))
+    assert pipe(board, **call, output_type="latent").frames.shape == made.shape
+    with pytest.raises(InputError, match="windows need a transformer whose patches are one latent frame long"):
+        pipe.check_inputs(PROMPT, **call | {"num_frames": 49}, window=17)
 
 
 @torch.no_grad()

@@ -28,11 +28,12 @@ _BITS = 2**32 - 1
 class Condition(Part):
     """What the model has to know of the layers below.
 
-    Its one setting, ``reversed_time``: the timestep's embedder counts from noise to clean.
+    Its settings: ``reversed_time``: the timestep's embedder counts from noise to clean. ``constant_dim``: channels of
+    the sinusoids of a number that is the same for all clips and is embedded, too, ``constant``; 0 for none.
     """
 
-    settings: ClassVar[Mapping[str, object]] = {"reversed_time": False}
-    fp32 = ("time_embedder", "guidance_embedder", "resolution_embedder", "aspect_ratio_embedder")
+    settings: ClassVar[Mapping[str, object]] = {"reversed_time": False, "constant_dim": 0, "constant": 2.0}
+    fp32 = ("time_embedder", "guidance_embedder", "resolution_embedder", "aspect_ratio_embedder", "constant_embedder")
 
 
 class ConditionModel:
@@ -55,6 +56,10 @@ class ConditionModel:
         if config.size_condition_stride is not None:
             self.resolution_embedder = TimestepEmbedding(config.freq_dim, width // 3)
             self.aspect_ratio_embedder = TimestepEmbedding(config.freq_dim, width // 3)
+
+        if channels := Condition.setting(config, "constant_dim"):
+            self.constants = Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0)
+            self.constant_embedder = TimestepEmbedding(channels, width)
 
     def _sinusoids(self, numbers: Tensor) -> Tensor:
         """Numbers ``[...]`` as sinusoids ``[..., freq_dim]`` in the dtype of the embedders."""
@@ -96,6 +101,10 @@ class ConditionModel:
             resolution = self.resolution_embedder(self._sinusoids(size)).flatten(1)  # [1, 2·K/3]
             ratio = self.aspect_ratio_embedder(self._sinusoids(size[:, 0] / size[:, 1]))  # [1, K/3]
             parts.append(torch.cat([resolution, ratio], dim=1).expand(latents.shape[0], -1))
+        if Condition.setting(self.config, "constant_dim"):
+            number = torch.full([latents.shape[0]], Condition.setting(self.config, "constant"), device=latents.device)
+            wide = self.constants(number).to(self.constant_embedder.linear_1.weight.dtype)
+            parts.append(self.constant_embedder(wide))
         if of_text is not None:
             parts.append(of_text)
         return sum(parts[1:], parts[0]).to(latents.dtype) if parts else None

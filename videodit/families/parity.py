@@ -164,12 +164,19 @@ def _cogvideox(theirs: ModelMixin, x: Inputs) -> Tensor:
     if config.use_rotary_positional_embeddings:
         grid = (height // config.patch_size, width // config.patch_size)
         base = (config.sample_width // config.patch_size, config.sample_height // config.patch_size)
-        crops = get_resize_crop_region_for_grid(grid, *base)
-        rotary = get_3d_rotary_pos_embed(config.attention_head_dim, crops, grid, frames)
+        if config.patch_size_t is None:
+            crops = get_resize_crop_region_for_grid(grid, *base)
+            rotary = get_3d_rotary_pos_embed(config.attention_head_dim, crops, grid, frames)
+        else:
+            length = frames // config.patch_size_t
+            rotary = get_3d_rotary_pos_embed(
+                config.attention_head_dim, None, grid, length, grid_type="slice", max_size=(base[1], base[0])
+            )
     out = theirs(
         x["hidden_states"].transpose(1, 2),
         x["encoder_hidden_states"],
         x["timestep"],
+        ofs=None if config.ofs_embed_dim is None else torch.tensor([2.0]),
         image_rotary_emb=rotary,
         return_dict=False,
     )[0]
@@ -334,6 +341,22 @@ MEMBERS = {
         | {"use_rotary_positional_embeddings": True, "use_learned_positional_embeddings": True, "in_channels": 8},
         _cogvideox,
         sizes=((3, 6, 10),),
+    ),
+    "cogvideox-1.5-5b": Member(
+        "cogvideox",
+        _COGVIDEOX | {"use_rotary_positional_embeddings": True, "patch_size_t": 2, "patch_bias": False},
+        _cogvideox,
+        sizes=((4, 6, 10), (2, 4, 4), (6, 2, 6)),
+    ),
+    "cogvideox-1.5-5b-i2v": Member(
+        "cogvideox",
+        _COGVIDEOX
+        | {
+            "use_rotary_positional_embeddings": True, "patch_size_t": 2, "patch_bias": False, "in_channels": 8,
+            "ofs_embed_dim": 20,
+        },
+        _cogvideox,
+        sizes=((4, 6, 10), (2, 4, 4)),
     ),
     "hunyuan_video": Member(
         "hunyuan_video",

@@ -10,7 +10,9 @@ from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 Sigmas = Literal["own", "to_last_step", "to_zero", "linear_quadratic"]
-ImageCondition = Literal["keep_first", "concat", "concat_mask"]
+Part = Literal["latents", "mask4", "frames", "drawn_image"]
+"""Channels of a transformer's input; what they hold is in :class:`Sampling`."""
+InFront = Literal["whole_patches"]
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,12 @@ class Sampling:
             linear, then quadratic ones.
         overrides: options of the transformer that its config does not tell.
         text_component: which of two text encoders gives the tokens.
-        image_condition: how the transformer takes the image that a clip starts from: its latent kept clean at the
-            first frame, its latent (and zeros) as more channels, or those and a mask of the given frames. ``None``:
-            there is none.
+        image_condition: what the transformer sees of a clip and of the pictures that it starts from: channels, in their
+            order. ``"latents"``, always the first, are those that are denoised; alone, the picture's latent is kept
+            clean at the first frame. ``"drawn_image"``: the first frame's latent, drawn, and zeros behind it.
+            ``"mask4"``: which frames are given, a channel for each frame of a latent; ``"frames"``: the latents of a
+            clip that is grey where none is given. Empty: clips are made from text alone.
+        in_front: latents that are denoised in front of a clip's own: those that its own lack of ``"whole_patches"``.
         pooled_component: which gives the pooled embedding.
         scheduler: entries of the scheduler's config that diffusers' pipeline needs, and what they are here, where all
             models count time alike.
@@ -47,13 +52,23 @@ class Sampling:
     guided: bool = True
     sigmas: Sigmas = "own"
     overrides: Mapping[str, object] = field(default_factory=dict)
-    image_condition: ImageCondition | None = None
+    image_condition: tuple[Part, ...] = ()
+    in_front: InFront | None = None
     text_component: Literal["text_encoder", "text_encoder_2"] = "text_encoder"
     pooled_component: Literal["text_encoder", "text_encoder_2"] | None = None
     scheduler: Mapping[str, tuple[object, object]] = field(default_factory=dict)
 
 
-OWN = Sampling(text=TextSpec(clean="collapse"), vae="CausalVideoVAE", defaults=lambda _: {}, sigmas="to_last_step")
+KEPT: tuple[Part, ...] = ("latents",)
+"""Pictures are kept clean among the latents."""
+
+OWN = Sampling(
+    text=TextSpec(clean="collapse"),
+    vae="CausalVideoVAE",
+    defaults=lambda _: {},
+    sigmas="to_last_step",
+    image_condition=KEPT,
+)
 """Of models that were made here."""
 
 

@@ -140,7 +140,7 @@ FAMILY = Family(
         "WanPipeline": Sampling(text=TEXT, vae="AutoencoderKLWan", defaults=_defaults),
         # With expand_timesteps (2.2 TI2V 5B) the image is kept at the first frame instead.
         "WanImageToVideoPipeline": Sampling(
-            text=TEXT, vae="AutoencoderKLWan", defaults=_defaults, image_condition="concat_mask"
+            text=TEXT, vae="AutoencoderKLWan", defaults=_defaults, image_condition=("latents", "mask4", "frames")
         ),
     },
     published={
