@@ -44,7 +44,7 @@ class ClipEncoder:
         dtype: of their weights and of what they make.
 
     Raises:
-        InputError: an unknown or damaged model.
+        InputError: an unknown or damaged model, or one that reads prompts together with pictures.
     """
 
     def __init__(self, model: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -58,6 +58,8 @@ class ClipEncoder:
                 with torch.device("meta"):  # its options are needed, its weights are not
                     without[name] = VideoDiT.from_config(read_json(self.folder / name / "config.json"))
         self.pipe = VideoDiTPipeline.from_pretrained(str(self.folder), dtype=dtype, **without)
+        if self.pipe.text_spec.picture is not None:
+            raise InputError(f"{model} reads captions together with pictures, which training does not know")
         self.name = self.folder.resolve().name if Path(model).expanduser().is_dir() else model
         self.device, self.dtype = torch.device(device), dtype
         self._in_use: tuple[str, ...] = ()

@@ -37,6 +37,7 @@ class Condition:
         renoised: given latents get the noise level of the rest, and no timestep of their own.
         start: latents ``[B, C, T, H, W]`` of a clip that is edited.
         strength: the share of the steps that an edit takes.
+        tint: what is mixed into the noise: the latent of the first picture ``[1, C, 1, H, W]`` and its share.
     """
 
     channels: Tensor | None = None
@@ -46,6 +47,7 @@ class Condition:
     renoised: bool = False
     start: Tensor | None = None
     strength: float = 1.0
+    tint: tuple[Tensor, float] | None = None
 
     def begin(self, steps: int) -> int:
         """The number of steps that an edit leaves out."""
@@ -173,6 +175,9 @@ def prepare_condition(
         return condition
     if pipe.transformer.config.image_dim is not None:
         condition = replace(condition, tokens=image_tokens(pipe, placed.pictures, batch, device))
+    if pipe.sampling.tint and placed.known[0]:
+        first = encode_image(pipe.vae, placed.clip[None, :, :1].to(device), None)
+        condition = replace(condition, tint=(first, pipe.sampling.tint))
     if spec.sees_pictures and placed.known.any():
         channels = channels_beside(pipe, spec.channels, placed.clip, placed.known, latent_shape, generators, device)
         condition = replace(condition, channels=channels)
@@ -193,10 +198,14 @@ def _led(latents: Tensor, front: int) -> Tensor:
     return torch.cat([latents[:, :, :1].expand(-1, -1, front, -1, -1), latents], dim=2) if front else latents
 
 
+def as_bytes(picture: np.ndarray) -> np.ndarray:
+    """A picture ``[H, W, 3]`` as uint8."""
+    return picture if picture.dtype == np.uint8 else (picture * 255).round().astype(np.uint8)
+
+
 def image_tokens(pipe: EncodingPipeline, images: Pictures, batch: int, device: torch.device) -> Tensor:
     """What the image encoder sees of the first and the last picture, ``[B, I, image_dim]``."""
-    found = [one for one in images if one is not None]
-    pictures = [one if one.dtype == np.uint8 else (one * 255).round().astype(np.uint8) for one in found]
+    pictures = [as_bytes(one) for one in images if one is not None]
     pixels = pipe.image_processor(images=pictures, return_tensors="pt").to(device)
     hidden: Tensor = pipe.image_encoder(**pixels, output_hidden_states=True).hidden_states[-2]  # [1 or 2, 257, dim]
     return hidden.flatten(0, 1)[None].expand(batch, -1, -1).to(device)
@@ -239,6 +248,12 @@ class _Beside:
 
     def drawn_image(self) -> Tensor:
         return self._first(torch.cat([encode_image(self.pipe.vae, self.clip[None, :, :1], g) for g in self.generators]))
+
+    def image(self) -> Tensor:
+        return self._first(encode_image(self.pipe.vae, self.clip[None, :, :1], None))
+
+    def mask1(self) -> Tensor:
+        return self._first(self.clip.new_ones(1, 1, 1, *self.shape[2:]))
 
     def mask4(self) -> Tensor:
         stride = self.pipe.spec.geometry.vae_stride.t

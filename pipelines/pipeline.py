@@ -32,6 +32,7 @@ from videodit.pipelines.conditions import AnyCondition, Fit
 from videodit.pipelines.denoising import make_denoiser
 from videodit.pipelines.exchange import parts_of_diffusers, to_diffusers
 from videodit.pipelines.folders import family_of_index, files_hash, model_hash
+from videodit.pipelines.latent_conditions import as_bytes
 from videodit.pipelines.loading import load_components
 from videodit.pipelines.memory import MemoryPipeline
 from videodit.pipelines.origin import Origin, OriginPipeline
@@ -54,6 +55,7 @@ from videodit.text_spec import TextSpec
 from videodit.threads import fixed_threads
 
 if TYPE_CHECKING:
+    import numpy as np
     from diffusers import ModelMixin, SchedulerMixin
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -171,6 +173,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             window=window,
             force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
         )
+        if self.transformer is not None:
+            self._sampling = self._sampling.for_model(self.transformer.config)
         self.video_processor = VideoProcessor()
         self._encoded: EncodedPrompts | None = None
         self._folder: Path | None = None
@@ -329,7 +333,10 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         }
         pooled = self._sampling.pooled_component
         return TextEncoder(
-            *encoders[self._sampling.text_component], self.text_spec, pooled=encoders[pooled] if pooled else None
+            *encoders[self._sampling.text_component],
+            self.text_spec,
+            pooled=encoders[pooled] if pooled else None,
+            image_processor=self.image_processor if self.text_spec.picture else None,
         )
 
     @property
@@ -381,6 +388,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             InputError: the text encoders are gone already.
         """
         check_iterable(prompts, "a list of texts", "prompts")
+        if self.text_spec.picture is not None:
+            raise InputError("this model reads a prompt together with a picture, which is not known ahead of a call")
         if not isinstance(text := self.text, TextEncoder):
             raise InputError("prompts were encoded ahead before, and the text encoders are gone")
         for notice in dict.fromkeys(notice for prompt in prompts for notice in text.notices(prompt)):
@@ -520,6 +529,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             self.check_components(["vae"], "encoding conditions and decoding")
         if clip and self.transformer.config.image_dim is not None:
             self.check_components(["image_encoder", "image_processor"], "a model that sees its first image")
+        if self.text_spec.picture is not None and request.prompt is not None:
+            self.check_components(["image_processor"], "a model that reads its first image with the prompt")
         draws = probe_scheduler(self.scheduler, plan, self._objective, self._sampling.sigmas)
         if draws == "generator":
             check_generators(inputs.generator, self._execution_device)
@@ -655,7 +666,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         self._begin_call(plan)
 
         # 1. Text
-        text = encode(self, plan.request, plan.inputs, device, guided=self._may_guide(plan))
+        picture = self._picture_of(plan)
+        text = encode(self, plan.request, plan.inputs, device, guided=self._may_guide(plan), picture=picture)
         text.check()
         watch.mark("text")
 
@@ -678,18 +690,28 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
 
         # 4. Decode
         if output_type == "stream":  # decoded when it is wanted, and so are windows made
-            free = self.maybe_free_model_hooks
-            frames: object = ClipStreams(self.vae, chunks, loop=plan.loop, free=free, timings=watch.timings)
+            free, front = self.maybe_free_model_hooks, plan.spec.decoded_front
+            frames: object = ClipStreams(
+                self.vae, chunks, loop=plan.loop, front=front, free=free, timings=watch.timings
+            )
         else:
-            frames = latents = chunks.joined()
+            latents, front = chunks.joined(), plan.spec.decoded_front
+            frames = latents[:, :, front:]
             if output_type != "latent":
-                clips = decode(self.vae, latents, loop=plan.loop)  # [B, 3, T, H, W]
+                clips = decode(self.vae, latents, loop=plan.loop, front=front)  # [B, 3, T, H, W]
                 frames = self.video_processor.postprocess_video(clips.float(), output_type)
             watch.mark("vae")
         self.maybe_free_model_hooks()
         if self._interrupt:  # no recipe makes half a run again
             recipes = [recipe | {"seed": None} for recipe in recipes]
         return VideoDiTPipelineOutput(frames, plan.fps, recipes, output_type, watch.timings())
+
+    def _picture_of(self, plan: Plan) -> np.ndarray | None:
+        """What the text encoder sees beside the prompt, uint8 ``[H, W, 3]``; ``None`` where it sees nothing."""
+        placed = plan.conditions
+        if self.text_spec.picture is None or placed is None or placed.pictures[0] is None:
+            return None
+        return as_bytes(placed.pictures[0])
 
     def _begin_call(self, plan: Plan) -> None:
         """Set what callbacks see, and see that several processes can share the work."""
@@ -717,10 +739,11 @@ def _sampled_as(transformer: object) -> str | None:
     """
     from videodit.families import FAMILIES
 
-    name = None if transformer is None else getattr(transformer, "config", {}).get("family")
+    config = {} if transformer is None else getattr(transformer, "config", {})
+    name = config.get("family")
     if name is None or name not in FAMILIES:
         return None
-    legal = sorted(FAMILIES[name].sampling)
+    legal = sorted(pipeline for pipeline, sampling in FAMILIES[name].sampling.items() if sampling.fits(config))
     if len(legal) > 1:
         raise InputError(f"a transformer of family {name!r} needs sampled_as; valid values are {', '.join(legal)}")
     return legal[0] if legal else None

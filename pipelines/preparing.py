@@ -58,6 +58,9 @@ def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> S
     if latents is None:
         first = pipe.sampling.frames_first
         latents = torch.stack([draw_noise(plan.latent_shape, g, device, frames_first=first) for g in generators])
+    if condition.tint is not None:
+        picture, share = condition.tint
+        latents = latents.to(device, torch.float32) * (1 - share) + picture * share
     if draws == "elsewhere":
         seeds = [None] * videos
     shared = len(set(map(id, generators))) < len(generators)

@@ -125,7 +125,7 @@ def sample(
     forward = windows[0].fresh.start <= windows[-1].fresh.start
     done = noise.clone() if condition.clean is None else condition.clean.clone()
     begin = condition.begin(plan.num_inference_steps) * getattr(pipe.scheduler, "order", 1)
-    shown = plan.front  # latent frames that were yielded, or are no part of the clips
+    shown = plan.front - plan.spec.decoded_front  # latent frames that were yielded, or are no part of the clips
     for number, window in enumerate(windows):
         watcher.watch.resume()  # somebody may have decoded the last window before wanting this one
         made = None if store is None else store.load(number, generators, window.added_shape(noise))
@@ -145,9 +145,7 @@ def sample(
                 store.save(number, made, generators)
         done[:, :, window.fresh] = made.to(done)
         if pipe.interrupted:
-            yield (
-                done[:, :, shown : window.fresh.stop] if forward else done[:, :, max(plan.front, window.fresh.start) :]
-            )
+            yield (done[:, :, shown : window.fresh.stop] if forward else done[:, :, max(shown, window.fresh.start) :])
             return
         if forward or number + 1 == len(windows):
             stop = window.fresh.stop if number + 1 < len(windows) else done.shape[2]

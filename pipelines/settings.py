@@ -133,7 +133,8 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
             f"{_frames(frames)} become{'s' * (frames == 1)} {legal}: the count must be {geometry.frame_rule}"
         )
     latent = geometry.latent_size(legal, *size)
-    front = geometry.padding(latent.t)
+    front = geometry.padding(latent.t) + spec.decoded_front
+    latent = latent._replace(t=latent.t + front)
     tokens = _tokens(spec, geometry, latent, legal, size)
     windows = _windows(spec, legal, size, request, notices)
     own_length = windows is not None or legal == d.num_frames or not _says_length(request)
@@ -150,7 +151,7 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
         num_inference_steps=count,
         guidance_scale=float(scale),
         fps=rate,
-        latent_shape=(spec.latent_channels, *latent._replace(t=latent.t + front)),
+        latent_shape=(spec.latent_channels, *latent),
         num_tokens=tokens,
         causal=spec.geometry.causal,
         notices=notices,
@@ -268,6 +269,8 @@ def _windows(
         return None
     if spec.geometry.padded and spec.geometry.patch.t > 1:
         raise InputError("windows need a transformer whose patches are one latent frame long")
+    if spec.decoded_front:
+        raise InputError("windows need a model that decodes no latents in front of a clip's own")
     if request.loop:
         raise InputError(f"a loop is made at once, of at most {at_once} frames, got {frames}")
     stride = spec.geometry.vae_stride.t
@@ -294,7 +297,7 @@ def check_conditions(
     """
     if not spec.takes_pictures and (image or last_image):
         raise InputError("this model makes clips from text alone and takes no image")
-    if spec.sees_pictures and not image:
+    if spec.needs_picture and not image:
         raise InputError("this model starts from an image; give image")
     if last_image and not spec.keeps_any and (not image or not spec.takes_last):
         raise InputError("last_image needs image, and a model that was trained with both")

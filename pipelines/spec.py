@@ -43,12 +43,14 @@ class TextNeeds:
         text_dim: of the tokens of an encoded prompt; ``None``: unknown.
         pooled_dim: of a prompt's pooled embedding; ``None`` where the model takes none.
         max_length: tokens at which prompts are cut; ``None`` for the family's own, or the tokenizer's.
+        picture: prompts are read together with the picture that a clip starts from.
     """
 
     guided: bool = True
     text_dim: int | None = None
     pooled_dim: int | None = None
     max_length: int | None = None
+    picture: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class ModelSpec:
         width: of a token in the transformer; ``None``: unknown.
         hidden: width of its MLPs; likewise.
         layers: its blocks; likewise.
+        decoded_front: latents in front of a clip's own that are decoded with them; see ``in_front`` of
+            :class:`videodit.families.sampling.Sampling`.
     """
 
     geometry: VideoGeometry
@@ -90,6 +94,7 @@ class ModelSpec:
     width: int | None = None
     hidden: int | None = None
     layers: int | None = None
+    decoded_front: int = 0
 
     @property
     def takes_pictures(self) -> bool:
@@ -98,8 +103,13 @@ class ModelSpec:
 
     @property
     def sees_pictures(self) -> bool:
-        """Pictures are channels beside the latents, and it makes no clip without one."""
+        """Pictures are channels beside the latents."""
         return len(self.channels) > 1
+
+    @property
+    def needs_picture(self) -> bool:
+        """It makes no clip without a first picture."""
+        return self.sees_pictures or self.text.picture
 
     @property
     def takes_last(self) -> bool:
@@ -135,8 +145,8 @@ class ModelSpec:
                 transformer = found[0].native_config(transformer)
             defaults = index if found is None or "height" in index else found[1].defaults({**transformer, **index})
             channels, out = transformer["in_channels"], transformer.get("out_channels") or transformer["in_channels"]
-            kept = found is None or index.get("expand_timesteps")
-            parts = KEPT if kept or found is None else found[1].image_condition
+            sampling = OWN if found is None else found[1].for_model(transformer)
+            parts = KEPT if index.get("expand_timesteps") else sampling.image_condition
             strides = autoencoder.strides(vae)
             beside = sum(channels_of(part, out, strides) for part in parts[1:])  # which are the pictures'
             if beside:
@@ -150,12 +160,12 @@ class ModelSpec:
                 geometry=VideoGeometry(
                     strides,
                     Size3D(*transformer["patch_size"]),
-                    causal=found is None or found[1].causal,
-                    padded=found is not None and found[1].in_front == "whole_patches",
+                    causal=sampling.causal,
+                    padded=sampling.in_front == "whole_patches",
                 ),
                 latent_channels=channels,
                 defaults=Defaults(**{name: defaults[name] for name in Defaults.__dataclass_fields__}),
-                images=found is not None and found[1].images,
+                images=sampling.images,
                 channels=parts,
                 keeps_any=found is None,
                 window=index.get("window"),
@@ -164,10 +174,11 @@ class ModelSpec:
                 image_tokens=transformer.get("image_tokens"),
                 learned_grid=None if transformer.get("learned_grid") is None else Size3D(*transformer["learned_grid"]),
                 experts=1 if index.get("boundary_ratio") is None else 2,
-                text=text_needs(transformer, OWN if found is None else found[1], defaults.get("max_text_length")),
+                text=text_needs(transformer, sampling, defaults.get("max_text_length")),
                 width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
                 hidden=transformer.get("ffn_dim"),
                 layers=transformer.get("num_layers", 0) + transformer.get("num_single_layers", 0) or None,
+                decoded_front=int(sampling.in_front == "decoded_latent"),
             )
         except KeyError as error:
             raise ModelError(f"the model's configs lack the entry {error}") from None
@@ -185,7 +196,7 @@ def channels_of(part: Part, latent_channels: int, strides: Size3D) -> int:
         latent_channels: of the autoencoder.
         strides: of it, too.
     """
-    return strides.t if part == "mask4" else latent_channels
+    return {"mask1": 1, "mask4": strides.t}.get(part, latent_channels)
 
 
 def text_needs(transformer: Config, sampling: Sampling, max_length: int | None) -> TextNeeds:
@@ -197,7 +208,9 @@ def text_needs(transformer: Config, sampling: Sampling, max_length: int | None) 
         max_length: tokens at which the pipeline cuts prompts.
     """
     pooled = transformer.get("pooled_dim") if sampling.pooled_component is not None else None
-    return TextNeeds(sampling.guided, transformer.get("text_dim"), pooled, max_length)
+    return TextNeeds(
+        sampling.guided, transformer.get("text_dim"), pooled, max_length, sampling.text.picture is not None
+    )
 
 
 @dataclass(frozen=True)

@@ -413,7 +413,7 @@ def test_a_config_of_an_unknown_family_is_named(tmp_path: Path) -> None:
             {"inject_sample_info": True},
             "SkyReels-V2: inject_sample_info is True; it must be False",
         ),
-        ("hunyuan_video", {"image_condition_type": "token_replace"}, "image_condition_type is 'token_replace'"),
+        ("hunyuan_video", {"image_condition_type": "otter"}, "image_condition_type is 'otter'; valid values are"),
         ("wan", {"added_kv_proj_dim": 7}, "added_kv_proj_dim is 7; it must be 5120 where image_dim is set"),
         ("ltx", {"cross_attention_dim": 7}, "cross_attention_dim is 7; it must be 2048"),
         ("flux", {"in_channels": 6}, "in_channels is 6; valid values are multiples of 4"),

@@ -67,10 +67,11 @@ def test_makes_the_frames_of_diffusers(
             output_type="pt",
         )
     )  # fmt: skip
-    frames = {"num_frames": case.latent[1]} if "num_frames" not in case.call else {}
+    frames = {"num_frames": case.latent[1]} if "num_frames" not in case.call | case.ours else {}
     out = ours(
         PROMPT, **steps, **negative, **frames, latents=latents, generator=generator(), output_type="pt",
         dynamic_guidance="use_dynamic_cfg" in case.theirs, fit="stretch",  # as diffusers does with images
+        **case.ours,
     )  # fmt: skip
     assert expected.std() > 0.01
     assert out.frames[0].shape == expected.shape
@@ -155,7 +156,8 @@ def test_a_seed_draws_the_noise_of_diffusers(name: str, folder: Callable[[str], 
 @pytest.mark.parametrize("name", CASES)
 def test_a_plan_needs_no_weights(name: str, folder: Callable[[str], Path]) -> None:
     case = CASES[name]
-    size = {key: value for key, value in case.call.items() if key in ("height", "width", "num_frames")}
+    asked = case.call | case.ours
+    size = {key: value for key, value in asked.items() if key in ("height", "width", "num_frames")}
     made = planned(folder(name), **{"num_frames": case.latent[1], **size})
     assert made.latent_shape == case.latent
     assert made.num_inference_steps == VideoDiTPipeline.from_pretrained(folder(name)).defaults.num_inference_steps
@@ -372,6 +374,43 @@ def test_latents_in_front_are_no_part_of_the_clip(folder: Callable[[str], Path])
     assert pipe(board, **call, output_type="latent").frames.shape == made.shape
     with pytest.raises(InputError, match="windows need a transformer whose patches are one latent frame long"):
         pipe.check_inputs(PROMPT, **call | {"num_frames": 49}, window=17)
+
+
+@torch.no_grad()
+def test_prompts_are_read_with_the_picture(folder: Callable[[str], Path]) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(folder("hunyuan_video-i2v-33ch"))
+    pipe.set_progress_bar_config(disable=True)
+    call = {"height": 32, "width": 48, "num_frames": 5, "num_inference_steps": 1, "generator": generator()}
+    two = [PROMPT, PROMPT.replace("red", "blue")]
+    assert pipe(two, image=image(0), **call, output_type="latent").frames.shape == (2, 4, 2, 4, 6)
+    streams = pipe(PROMPT, image=image(0), **call, output_type="stream").frames
+    assert sum(len(part) for part in streams[0]) == 5
+    one, other = (pipe.text([PROMPT], picture=np.asarray(image(seed))) for seed in (0, 1))
+    assert one.embeds.shape == (1, 288 + 252, 12)
+    assert not torch.equal(one.embeds, other.embeds)
+    for refused, message in (
+        (lambda: pipe(PROMPT, **call), "starts from an image; give image"),
+        (lambda: pipe.encode_prompt(PROMPT), "reads a prompt together with the picture .* pass both to a call"),
+        (lambda: pipe.encode_ahead([PROMPT]), "which is not known ahead of a call"),
+        (lambda: pipe(PROMPT, image=image(0), **call | {"num_frames": 49}, window=17), "decodes no latents in front"),
+    ):
+        with pytest.raises(InputError, match=message):
+            refused()
+    long = pipe.text([f"{PROMPT} " * 99], picture=np.asarray(image(0)))
+    assert long.mask is not None
+    assert long.mask.all()
+
+
+def test_a_transformer_says_which_of_two_pipelines_it_is_for(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    for name in ("hunyuan_video", "hunyuan_video-i2v"):
+        pipe = VideoDiTPipeline.from_pretrained(folder(name))
+        assert VideoDiTPipeline(**pipe.components).config.sampled_as == CASES[name].pipeline
+    changed = changed_index(folder("hunyuan_video-i2v"), tmp_path / "changed", _class_name="HunyuanVideoPipeline")
+    with pytest.raises(ModelError, match="takes no transformer with image_condition_type 'token_replace'"):
+        planned(changed)
+    changed = changed_index(folder("hunyuan_video"), tmp_path / "no", _class_name="HunyuanVideoImageToVideoPipeline")
+    with pytest.raises(ModelError, match="needs a transformer with an image_condition_type"):
+        planned(changed)
 
 
 @torch.no_grad()

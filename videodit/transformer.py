@@ -349,6 +349,7 @@ class VideoDiT(
             else:
                 x, text = block(x, text, context)  # [B, S, D], [B, L, D]
 
+        condition = self._embed_last(condition, noisiest, extra, grid, dtype)  # [B, G, K] or [U, K]
         shift, scale = self.final_class.rows(self, condition)  # [B, G, D] or [U, D]
         x = modulate(self.norm_out(self.norm_final(x)), shift, scale, condition.token_row).to(dtype)
         x = self.proj_out(x)  # [B, S, patch·C], S whole again

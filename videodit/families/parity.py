@@ -23,6 +23,7 @@ from videodit._diffusers import (
 from videodit.families import FAMILIES
 from videodit.families.base import to_native
 from videodit.json_types import JsonObject
+from videodit.shapes import Size3D
 from videodit.transformer import VideoDiT
 
 M = TypeVar("M", bound=nn.Module)
@@ -108,6 +109,9 @@ class Member:
             inputs["encoder_hidden_states_image"] = torch.randn(
                 batch, config.image_tokens or 5, config.image_dim, dtype=dtype
             )
+        if "kept" in self.inputs:
+            inputs["timestep"] = inputs["timestep"][:, None].repeat(1, dit.geometry.token_size(Size3D(*size)).t)
+            inputs["timestep"][:, 0] = 0
         if "fps" in self.inputs:
             inputs["fps"] = self.fps
         return inputs
@@ -190,9 +194,14 @@ def _hunyuan(theirs: ModelMixin, x: Inputs) -> Tensor:
         x["encoder_hidden_states"],
         x["encoder_attention_mask"],
         x["pooled_projections"],
-        1000 * x["guidance"],
+        1000 * x["guidance"] if theirs.config.guidance_embeds else None,
         return_dict=False,
     )[0]
+
+
+def _hunyuan_replaced(theirs: ModelMixin, x: Inputs) -> Tensor:
+    """It takes the timestep of the clip, and knows by itself that the first frame has another."""
+    return _hunyuan(theirs, {**x, "timestep": x["timestep"].amax(dim=1)})
 
 
 def _latte(theirs: ModelMixin, x: Inputs) -> Tensor:
@@ -294,6 +303,11 @@ _FLUX = {
     "in_channels": 16, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
     "joint_attention_dim": 12, "pooled_projection_dim": 10, "axes_dims_rope": (4, 6, 6),
 }  # fmt: skip
+_HUNYUAN = {
+    "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2,
+    "num_single_layers": 2, "num_refiner_layers": 2, "text_embed_dim": 12, "pooled_projection_dim": 10,
+    "rope_axes_dim": (4, 6, 6),
+}  # fmt: skip
 _IMAGES = ((1, 4, 4), (1, 6, 10), (1, 2, 14))
 
 MEMBERS = {
@@ -358,15 +372,19 @@ MEMBERS = {
         _cogvideox,
         sizes=((4, 6, 10), (2, 4, 4)),
     ),
-    "hunyuan_video": Member(
+    "hunyuan_video": Member("hunyuan_video", _HUNYUAN, _hunyuan, inputs=("mask", "pooled", "guidance")),
+    "hunyuan_video-i2v": Member(
         "hunyuan_video",
-        {
-            "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2,
-            "num_single_layers": 2, "num_refiner_layers": 2, "text_embed_dim": 12, "pooled_projection_dim": 10,
-            "rope_axes_dim": (4, 6, 6),
-        },
+        _HUNYUAN | {"image_condition_type": "token_replace"},
+        _hunyuan_replaced,
+        sizes=((2, 4, 4), (3, 6, 10)),
+        inputs=("mask", "pooled", "guidance", "kept"),
+    ),
+    "hunyuan_video-i2v-33ch": Member(
+        "hunyuan_video",
+        _HUNYUAN | {"image_condition_type": "latent_concat", "in_channels": 9, "guidance_embeds": False},
         _hunyuan,
-        inputs=("mask", "pooled", "guidance"),
+        inputs=("mask", "pooled"),
     ),
     "latte": Member("latte", _LATTE | {"video_length": 3}, _latte, sizes=((3, 16, 16), (3, 6, 10), (1, 2, 14))),
     "allegro": Member(

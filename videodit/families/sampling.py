@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
+from videodit.errors import ModelError
 from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 Sigmas = Literal["own", "to_last_step", "to_zero", "linear_quadratic"]
-Part = Literal["latents", "mask4", "frames", "drawn_image"]
+Part = Literal["latents", "mask4", "mask1", "frames", "image", "drawn_image"]
 """Channels of a transformer's input; what they hold is in :class:`Sampling`."""
-InFront = Literal["whole_patches"]
+InFront = Literal["whole_patches", "decoded_latent"]
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,17 @@ class Sampling:
         text_component: which of two text encoders gives the tokens.
         image_condition: what the transformer sees of a clip and of the pictures that it starts from: channels, in their
             order. ``"latents"``, always the first, are those that are denoised; alone, the picture's latent is kept
-            clean at the first frame. ``"drawn_image"``: the first frame's latent, drawn, and zeros behind it.
-            ``"mask4"``: which frames are given, a channel for each frame of a latent; ``"frames"``: the latents of a
-            clip that is grey where none is given. Empty: clips are made from text alone.
-        in_front: latents that are denoised in front of a clip's own: those that its own lack of ``"whole_patches"``.
+            clean at the first frame. ``"image"``: the first frame's latent, and zeros behind it; ``"drawn_image"``: one
+            drawn from its posterior; ``"mask1"``: one at the first latent frame. ``"mask4"``: which frames are given, a
+            channel for each frame of a latent; ``"frames"``: the latents of a clip that is grey where none is given.
+            Empty: clips are made from text alone.
+        in_front: latents that are denoised in front of a clip's own: those that its own lack of ``"whole_patches"``; or
+            a ``"decoded_latent"``, which is decoded with them before its frames are left out.
+        tint: the share of the first frame's latent in the noise of all.
         pooled_component: which gives the pooled embedding.
         scheduler: entries of the scheduler's config that diffusers' pipeline needs, and what they are here, where all
             models count time alike.
+        by_config: the fields that another config of the transformer (ours) changes.
     """
 
     text: TextSpec
@@ -54,9 +59,27 @@ class Sampling:
     overrides: Mapping[str, object] = field(default_factory=dict)
     image_condition: tuple[Part, ...] = ()
     in_front: InFront | None = None
+    tint: float = 0.0
     text_component: Literal["text_encoder", "text_encoder_2"] = "text_encoder"
     pooled_component: Literal["text_encoder", "text_encoder_2"] | None = None
     scheduler: Mapping[str, tuple[object, object]] = field(default_factory=dict)
+    by_config: Callable[[Config], Mapping[str, Any]] = lambda config: {}
+
+    def for_model(self, config: Config) -> Sampling:
+        """What it is for a transformer's config.
+
+        Raises:
+            ModelError: a transformer that the pipeline is not for.
+        """
+        return replace(self, **self.by_config(config))
+
+    def fits(self, config: Config) -> bool:
+        """Whether the pipeline is for a transformer of this config."""
+        try:
+            self.for_model(config)
+        except ModelError:
+            return False
+        return True
 
 
 KEPT: tuple[Part, ...] = ("latents",)

@@ -44,7 +44,7 @@ def as_model(card: Card, state: ServerState) -> JsonObject:
             "negative_prompt": spec.text.guided,
             "guidance_scale_2": spec.experts > 1,
             "input_reference": spec.takes_pictures,
-            "needs_input_reference": spec.sees_pictures,
+            "needs_input_reference": spec.needs_picture,
             "last_reference": spec.takes_last,
             "conditions": ["frames", "region", "edit"] if spec.keeps_any else ["frames"] * spec.takes_pictures,
             "storyboard": not spec.images and spec.learned_grid is None,
