@@ -268,7 +268,7 @@ def shift_and_scale(vae: VAE, about: Autoencoder, like: Tensor) -> tuple[Tensor,
         shift, scale = statistics
         return shift, scale / vae.config.scaling_factor if about.scaled else scale
     shift, scale = (
-        like.new_tensor(value).view(1, 1, 1, 1, 1) for value in (_shift(vae), 1 / vae.config.scaling_factor)
+        like.new_full((1, 1, 1, 1, 1), value) for value in (_shift(vae), 1 / vae.config.scaling_factor)
     )
     return shift, scale
 

@@ -74,7 +74,7 @@ def test_families_make_clips(name: str, folder: Callable[[str], Path]) -> None:
     negative = {"negative_prompt": NEGATIVE} if pipe._sampling.guided else {}
     frames = {"num_frames": case.latent[1]} if "num_frames" not in case.call else {}
     latents = torch.randn(1, *case.latent, generator=generator())
-    settings = {"num_inference_steps": 2, **negative, **frames, **case.call, "output_type": "np"}
+    settings = {"num_inference_steps": 2, **negative, **frames, **case.call, **case.ours, "output_type": "np"}
     with Device() as device:
         made = pipe(PROMPT, generator=generator(), latents=latents, **settings).frames
     assert np.asarray(made[0]).std() > 0.01
