@@ -116,6 +116,7 @@ class Case:
         call: keywords of both calls.
         theirs: keywords of their call alone.
         ours: keywords of our call alone.
+        seeded: theirs takes no initial latents, and both draw them.
         pack: our latents in their layout.
         frames: the frames in their output as a tensor ``[T, 3, H, W]``.
     """
@@ -126,6 +127,7 @@ class Case:
     call: dict[str, Any]
     theirs: dict[str, Any] = field(default_factory=dict)
     ours: dict[str, Any] = field(default_factory=dict)
+    seeded: bool = False
     pack: Callable[[Tensor], Tensor] = lambda x: x
     frames: Callable[[Any], Tensor] = lambda out: out.frames[0]
 
@@ -296,6 +298,15 @@ CASES = {
     "skyreels_v2": Case(
         "SkyReelsV2Pipeline", lambda: wan_parts(transformer=denoiser("skyreels_v2")),
         (4, 2, 4, 4), {"num_frames": 5, "height": 32, "width": 32},
+    ),
+    "skyreels_v2-df": Case(
+        "SkyReelsV2DiffusionForcingPipeline", lambda: wan_parts(transformer=denoiser("skyreels_v2-df")),
+        (4, 4, 4, 4), {"num_frames": 13, "height": 32, "width": 32}, {"ar_step": 2, "causal_block_size": 2},
+        ours={"stagger": 2, "stagger_block": 2}, seeded=True,
+    ),
+    "skyreels_v2-df-i2v": Case(
+        "SkyReelsV2DiffusionForcingImageToVideoPipeline", lambda: wan_parts(transformer=denoiser("skyreels_v2-df")),
+        (4, 2, 4, 4), {"num_frames": 5, "height": 32, "width": 32, "image": image(0)},
     ),
     "ltx-0.9.0": Case(
         "LTXPipeline", ltx_parts, (6, 2, 2, 3), {"num_frames": 9, "height": 64, "width": 96},

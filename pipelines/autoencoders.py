@@ -267,9 +267,7 @@ def shift_and_scale(vae: VAE, about: Autoencoder, like: Tensor) -> tuple[Tensor,
     if (statistics := _statistics(vae, about, like)) is not None:
         shift, scale = statistics
         return shift, scale / vae.config.scaling_factor if about.scaled else scale
-    shift, scale = (
-        like.new_full((1, 1, 1, 1, 1), value) for value in (_shift(vae), 1 / vae.config.scaling_factor)
-    )
+    shift, scale = (like.new_full((1, 1, 1, 1, 1), value) for value in (_shift(vae), 1 / vae.config.scaling_factor))
     return shift, scale
 
 

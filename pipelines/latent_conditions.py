@@ -49,6 +49,14 @@ class Condition:
     strength: float = 1.0
     tint: tuple[Tensor, float] | None = None
 
+    @property
+    def kept_in_front(self) -> int:
+        """Latent frames that are kept clean, as a whole, from the beginning on."""
+        if self.level is None or self.renoised:
+            return 0
+        whole = (self.level == 0).flatten(3).all(dim=3)[0, 0].tolist()
+        return [*whole, False].index(False)
+
     def begin(self, steps: int) -> int:
         """The number of steps that an edit leaves out."""
         return steps - edit_steps(steps, self.strength) if self.start is not None else 0
@@ -95,11 +103,19 @@ class Condition:
         own = (self.level > 0) & (self.level <= level_of(scheduler, step))
         return torch.where(own, self.clean + self.level.clamp(max=1) * (noise - self.clean), latents)
 
-    def timestep(self, t: Tensor, batch: int, patch: Size3D) -> Tensor:
-        """``[B]``, or ``[B, S]`` with the level of each token where some are kept, 0 for clean ones."""
+    def timestep(self, t: Tensor, batch: int, patch: Size3D, frames: Tensor | None = None) -> Tensor:
+        """``[B]``, or ``[B, S]`` with the level of each token where some are kept, 0 for clean ones.
+
+        Args:
+            t: the timestep.
+            batch: ``B``.
+            patch: latents a token.
+            frames: of each latent frame ``[T]``, where they differ; then it is ``[B, t]`` where none are kept.
+        """
         if self.level is None or self.renoised:
-            return t.expand(batch)
-        levels = (self.level * NUM_TRAIN_TIMESTEPS).clamp(max=float(t))
+            return t.expand(batch) if frames is None else frames[:: patch.t].expand(batch, -1)
+        most = torch.as_tensor(float(t)) if frames is None else frames.float()[:, None, None]
+        levels = torch.minimum(self.level * NUM_TRAIN_TIMESTEPS, most.to(self.level))
         tokens = reduce(levels, "b 1 (t i) (h j) (w k) -> b t h w", "max", i=patch.t, j=patch.h, k=patch.w)
         return rearrange(tokens, "b t h w -> b (t h w)").to(t.device).expand(batch, -1)
 

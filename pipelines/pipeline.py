@@ -532,6 +532,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         if self.text_spec.picture is not None and request.prompt is not None:
             self.check_components(["image_processor"], "a model that reads its first image with the prompt")
         draws = probe_scheduler(self.scheduler, plan, self._objective, self._sampling.sigmas)
+        if plan.stagger is not None and self.actions_for(plan.num_inference_steps) is not None:
+            raise InputError("staggered frames take every step; pipe.accelerate() leaves some out")
         if draws == "generator":
             check_generators(inputs.generator, self._execution_device)
         if request.keep_windows is not None and inputs.negative_prompt_embeds is not None and plan.windows is not None:
@@ -580,6 +582,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         attention_kwargs: dict[str, float] | None = None,
         guidance_scale_2: float | None = None,
         dynamic_guidance: bool = False,
+        stagger: int = 0,
+        stagger_block: int = 1,
         fps: float | None = None,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -623,6 +627,9 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             guidance_scale_2: of the expert for the lower noise levels; ``None`` for the same.
             dynamic_guidance: let the scale grow as CogVideoX's authors do:
                 ``1 + s·(1 − cos(π·((n − t)/n)⁵))/2`` for ``n`` steps.
+            stagger: steps that a block of latent frames begins behind the one before, for models that were trained with
+                a noise level for each frame (SkyReels-V2's diffusion forcing).
+            stagger_block: latent frames of such a block; they see those of their own and of earlier blocks alone.
             fps: frames per second of the clip, which LTX-Video's motion follows; ``None`` takes the model's own.
             callback_on_step_end: called as ``f(pipe, step, timestep, tensors)`` after each step; what it returns
                 replaces the tensors. It may call :attr:`interrupt` and set :attr:`guidance_scale`, from the next step

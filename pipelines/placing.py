@@ -209,7 +209,11 @@ class _Placer:
             level=self.level if anything else None,
             start=self.start,
             strength=self.strength,
-            renoised=not (self.spec.keeps_any or (self.spec.keeps_first and only_first)),
+            renoised=not (
+                self.spec.keeps_any
+                or (self.spec.keeps_frames and self.region is None)
+                or (self.spec.keeps_first and only_first)
+            ),
             pictures=(self.pictures.get(0), self.pictures.get(self.frames - 1) if self.frames > 1 else None),
             record=self.record,
             notices=list(dict.fromkeys(self.notices)),
@@ -226,7 +230,7 @@ class _Placer:
             return
         if not self.spec.takes_pictures:
             raise InputError("this model makes clips from text alone and takes no image and no other frames")
-        if self.spec.keeps_any:
+        if self.spec.keeps_any or self.spec.keeps_frames:
             return
         if not self.spec.takes_last and given != [0]:
             raise InputError(

@@ -299,7 +299,7 @@ def check_conditions(
         raise InputError("this model makes clips from text alone and takes no image")
     if spec.needs_picture and not image:
         raise InputError("this model starts from an image; give image")
-    if last_image and not spec.keeps_any and (not image or not spec.takes_last):
+    if last_image and not (spec.keeps_any or spec.keeps_frames) and (not image or not spec.takes_last):
         raise InputError("last_image needs image, and a model that was trained with both")
     if spec.image_tokens is not None and not last_image:
         raise InputError("this model goes from a first image to a last one; give last_image, too")
@@ -326,7 +326,7 @@ def check_frames(spec: ModelSpec, conditions: Sequence[AnyCondition], num_frames
             continue
         if not spec.takes_pictures:
             raise InputError("this model makes clips from text alone and takes no image and no other frames")
-        if spec.keeps_any:
+        if spec.keeps_any or spec.keeps_frames:
             continue
         first = one.at + num_frames if one.at < 0 else one.at
         if not spec.takes_last and 0 < first < num_frames:

@@ -64,6 +64,7 @@ class ModelSpec:
         images: it makes images alone.
         channels: what its transformer sees; ``image_condition`` of :class:`videodit.families.sampling.Sampling`.
         keeps_any: it was trained with clean parts of all kinds, not with a clean first frame alone.
+        keeps_frames: it was trained with a noise level for each latent frame.
         window: frames that longer clips are made of at a time.
         loops: its autoencoder decodes as a stream, which loops need.
         image_dim: of its image encoder's tokens.
@@ -95,6 +96,7 @@ class ModelSpec:
     hidden: int | None = None
     layers: int | None = None
     decoded_front: int = 0
+    keeps_frames: bool = False
 
     @property
     def takes_pictures(self) -> bool:
@@ -114,7 +116,7 @@ class ModelSpec:
     @property
     def takes_last(self) -> bool:
         """A clip can lead to a last picture."""
-        return self.takes_pictures and (self.keeps_any or "mask4" in self.channels)
+        return self.takes_pictures and (self.keeps_any or self.keeps_frames or "mask4" in self.channels)
 
     @property
     def keeps_first(self) -> bool:
@@ -179,6 +181,7 @@ class ModelSpec:
                 hidden=transformer.get("ffn_dim"),
                 layers=transformer.get("num_layers", 0) + transformer.get("num_single_layers", 0) or None,
                 decoded_front=int(sampling.in_front == "decoded_latent"),
+                keeps_frames=sampling.forcing,
             )
         except KeyError as error:
             raise ModelError(f"the model's configs lack the entry {error}") from None

@@ -59,17 +59,18 @@ def test_makes_the_frames_of_diffusers(
         lay_out = theirs.scheduler.set_timesteps
         theirs.scheduler.set_timesteps = lambda n, device: lay_out(sigmas=np.linspace(1, 1 / n, n), device=device)
     latents = torch.randn(1, *case.latent, generator=generator())
+    noise, packed = ({}, {}) if case.seeded else ({"latents": latents}, {"latents": case.pack(latents).clone()})
     steps = {"num_inference_steps": 3, "guidance_scale": 3.5, **case.call}
     negative = {"negative_prompt": NEGATIVE} if ours._sampling.guided else {}
     expected = case.frames(
         theirs(
-            prompt=PROMPT, **steps, **negative, **extra, latents=case.pack(latents), generator=generator(),
+            prompt=PROMPT, **steps, **negative, **extra, **packed, generator=generator(),
             output_type="pt",
         )
     )  # fmt: skip
     frames = {"num_frames": case.latent[1]} if "num_frames" not in case.call | case.ours else {}
     out = ours(
-        PROMPT, **steps, **negative, **frames, latents=latents, generator=generator(), output_type="pt",
+        PROMPT, **steps, **negative, **frames, **noise, generator=generator(), output_type="pt",
         dynamic_guidance="use_dynamic_cfg" in case.theirs, fit="stretch",  # as diffusers does with images
         **case.ours,
     )  # fmt: skip

@@ -6,13 +6,13 @@ share a timestep: 1, ``T`` or ``S``; ``U`` distinct timesteps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from videodit._diffusers import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
+from videodit._diffusers import FeedForward, PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from videodit.blocks import Modulation
 from videodit.blocks.base import cond_dim
 from videodit.errors import InputError
@@ -21,6 +21,8 @@ from videodit.schema import Part
 from videodit.shapes import Size3D
 from videodit.transformer_config import TransformerConfig
 
+_FPS_APART = 16
+"""Frames a second of the one of two classes; the other is all the rest (diffusers: SkyReelsV2)."""
 _BITS = 2**32 - 1
 """Those of an fp32 number."""
 
@@ -30,8 +32,9 @@ class Condition(Part):
 
     Its settings: ``reversed_time``: the timestep's embedder counts from noise to clean. ``constant_dim``: channels of
     the sinusoids of a number that is the same for all clips and is embedded, too, ``constant``; 0 for none.
-    ``replaced_tokens``: tokens at timestep 0 are in the place of noisy ones: they are not told the guidance scale, and
-    what is predicted of them has the clip's timestep.
+    ``fps_classes``: blocks of cross-attention are told whether the clip has 16 frames a second. ``replaced_tokens``:
+    tokens at timestep 0 are in the place of noisy ones: they are not told the guidance scale, and what is predicted of
+    them has the clip's timestep.
     """
 
     settings: ClassVar[Mapping[str, object]] = {
@@ -39,6 +42,7 @@ class Condition(Part):
         "constant_dim": 0,
         "constant": 2.0,
         "replaced_tokens": False,
+        "fps_classes": False,
     }
     fp32 = ("time_embedder", "guidance_embedder", "resolution_embedder", "aspect_ratio_embedder", "constant_embedder")
 
@@ -67,6 +71,7 @@ class ConditionModel:
     config: TransformerConfig
     pooled_embedder: PixArtAlphaTextProjection | None
     guidance_embedder: TimestepEmbedding | None
+    time_proj: nn.Linear | None
 
     def _build_condition(self) -> None:
         """The layers, as the config says."""
@@ -85,6 +90,19 @@ class ConditionModel:
         if channels := Condition.setting(config, "constant_dim"):
             self.constants = Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0)
             self.constant_embedder = TimestepEmbedding(channels, width)
+
+        if Condition.setting(config, "fps_classes"):
+            self.fps_embedding = nn.Embedding(2, width)
+            self.fps_projection = FeedForward(width, 6 * width, mult=1, activation_fn="linear-silu")
+
+    def _projection(self, fps: float) -> Callable[[Tensor], Tensor] | None:
+        """The layer that all blocks share; of models that are told the rate, with what they are told of it."""
+        layer = self.time_proj
+        if layer is None or not Condition.setting(self.config, "fps_classes"):
+            return layer
+        kind = torch.tensor(int(fps != _FPS_APART), device=layer.weight.device)
+        told = self.fps_projection(self.fps_embedding(kind))  # [6·D]
+        return lambda values: layer(values) + told
 
     def _sinusoids(self, numbers: Tensor) -> Tensor:
         """Numbers ``[...]`` as sinusoids ``[..., freq_dim]`` in the dtype of the embedders."""

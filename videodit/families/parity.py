@@ -40,6 +40,7 @@ class Inputs(TypedDict, total=False):
     guidance: Tensor
     encoder_hidden_states_image: Tensor
     fps: float
+    causal_frames: int
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ class Member:
         if "kept" in self.inputs:
             inputs["timestep"] = inputs["timestep"][:, None].repeat(1, dit.geometry.token_size(Size3D(*size)).t)
             inputs["timestep"][:, 0] = 0
+        if "causal" in self.inputs:
+            inputs["causal_frames"] = 2
         if "fps" in self.inputs:
             inputs["fps"] = self.fps
         return inputs
@@ -126,6 +129,18 @@ def _wan(theirs: ModelMixin, x: Inputs) -> Tensor:
 
 def _skyreels(theirs: ModelMixin, x: Inputs) -> Tensor:
     return theirs(x["hidden_states"], x["timestep"], x["encoder_hidden_states"], return_dict=False)[0]
+
+
+def _skyreels_forced(theirs: ModelMixin, x: Inputs) -> Tensor:
+    """With a timestep for each latent frame, a class of rates, and frames that see those behind them not."""
+    theirs.register_to_config(num_frame_per_block=x.get("causal_frames", 1))
+    tensors = (x["hidden_states"], x["timestep"], x["encoder_hidden_states"])
+    out = [  # it mixes up the samples of a batch where it is told a rate
+        theirs(*alone, enable_diffusion_forcing=True, fps=[int(x["fps"] != 16)], return_dict=False)[0]
+        for alone in zip(*(tensor.split(1) for tensor in tensors), strict=True)
+    ]
+    theirs.register_to_config(num_frame_per_block=1)
+    return torch.cat(out)
 
 
 def _ltx(theirs: ModelMixin, x: Inputs) -> Tensor:
@@ -327,6 +342,13 @@ MEMBERS = {
         text_tokens=512,
     ),
     "skyreels_v2": Member("skyreels_v2", _WAN, _skyreels),
+    "skyreels_v2-df": Member(
+        "skyreels_v2", _WAN | {"inject_sample_info": True}, _skyreels_forced, inputs=("kept", "fps"), fps=16.0
+    ),
+    "skyreels_v2-df-causal": Member(
+        "skyreels_v2", _WAN | {"inject_sample_info": True}, _skyreels_forced, sizes=((4, 4, 4), (2, 6, 10)),
+        inputs=("kept", "fps", "causal"),
+    ),
     "ltx": Member(
         "ltx",
         _LTX,

@@ -42,6 +42,10 @@ class Sampling:
         in_front: latents that are denoised in front of a clip's own: those that its own lack of ``"whole_patches"``; or
             a ``"decoded_latent"``, which is decoded with them before its frames are left out.
         tint: the share of the first frame's latent in the noise of all.
+        written_over: what a solver remembers of the latents before a step is what they became, since the authors' own
+            loop writes over them.
+        forcing: each latent frame may have a noise level of its own: given frames are kept clean wherever they are, and
+            frames may be denoised one after the other.
         pooled_component: which gives the pooled embedding.
         scheduler: entries of the scheduler's config that diffusers' pipeline needs, and what they are here, where all
             models count time alike.
@@ -60,6 +64,8 @@ class Sampling:
     image_condition: tuple[Part, ...] = ()
     in_front: InFront | None = None
     tint: float = 0.0
+    written_over: bool = False
+    forcing: bool = False
     text_component: Literal["text_encoder", "text_encoder_2"] = "text_encoder"
     pooled_component: Literal["text_encoder", "text_encoder_2"] | None = None
     scheduler: Mapping[str, tuple[object, object]] = field(default_factory=dict)

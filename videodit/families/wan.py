@@ -53,7 +53,8 @@ def options(config: Config) -> JsonObject:
 _HEAD_DIM = 128  # of every published Wan
 
 
-def _config_from_shapes(shapes: Mapping[str, list[int]]) -> JsonObject:
+def config_from_shapes(shapes: Mapping[str, list[int]]) -> JsonObject:
+    """diffusers' config from the shapes of its tensors."""
     dim, channels = shapes["patch_embedding.weight"][:2]
     patch = shapes["patch_embedding.weight"][2:]
     image = shapes.get("condition_embedder.image_embedder.norm1.weight", [None])[0]
@@ -107,7 +108,7 @@ ORIGINAL = Original(
             for name, short in _PROJECTIONS.items()
         ),
     ),
-    config=_config_from_shapes,
+    config=config_from_shapes,
 )
 
 # Padding is zero and attended to, as in training.
