@@ -37,6 +37,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from videodit import Edit
 from videodit.families.parity import MEMBERS, randomize
 
 WORDS = ["a", "red", "ball", "bounces", "on", "the", "grass", "blue", "cube"]
@@ -288,6 +289,11 @@ CASES = {
     "wan-2.2-ti2v": Case(
         "WanImageToVideoPipeline", lambda: wan_parts(expand_timesteps=True),
         (4, 3, 4, 6), {"num_frames": 9, "height": 32, "width": 48, "image": image(0)},
+    ),
+    "lucy-edit": Case(
+        "LucyEditPipeline", lambda: wan_parts(transformer=denoiser("wan", in_channels=8), expand_timesteps=True),
+        (4, 2, 4, 6), {"num_frames": 5, "height": 32, "width": 48}, {"video": [image(i) for i in range(5)]},
+        ours={"conditions": [Edit([image(i) for i in range(5)])]},
     ),
     "cogvideox-5b-i2v": Case(
         "CogVideoXImageToVideoPipeline",

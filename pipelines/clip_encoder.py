@@ -60,6 +60,8 @@ class ClipEncoder:
         self.pipe = VideoDiTPipeline.from_pretrained(str(self.folder), dtype=dtype, **without)
         if self.pipe.text_spec.picture is not None:
             raise InputError(f"{model} reads captions together with pictures, which training does not know")
+        if self.pipe.spec.sees_clip:
+            raise InputError(f"{model} learns from pairs of clips, which training does not know")
         self.name = self.folder.resolve().name if Path(model).expanduser().is_dir() else model
         self.device, self.dtype = torch.device(device), dtype
         self._in_use: tuple[str, ...] = ()

@@ -186,7 +186,8 @@ def prepare_condition(
     condition = Condition(strength=placed.strength, renoised=placed.renoised)
     if placed.start is not None:
         start, _ = encode_posterior(pipe.vae, placed.start[None].to(device))
-        condition = replace(condition, start=_led(start, front).expand(batch, -1, -1, -1, -1))
+        start = _led(start, front).expand(batch, -1, -1, -1, -1)
+        condition = replace(condition, start=start, channels=start if spec.sees_clip else None)
     if placed.clip is None or placed.known is None or placed.level is None:
         return condition
     if pipe.transformer.config.image_dim is not None:

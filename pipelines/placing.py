@@ -19,7 +19,7 @@ from torch import Tensor
 
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
-from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region, check_fit, edit_steps
+from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region, check_fit, edit_steps, edit_strength
 from videodit.pipelines.pixels import fingerprint, fitted, read_frames, read_mask
 from videodit.pipelines.settings import Settings
 from videodit.pipelines.spec import ModelSpec
@@ -174,7 +174,7 @@ class _Placer:
     def add_edit(self, condition: Edit) -> None:
         if self.start is not None:
             raise InputError("there are two Edits; a clip can start from one")
-        self.strength = _checked_strength("strength", condition.strength)
+        self.strength = _checked_strength("strength", edit_strength(condition, sees_clip=self.spec.sees_clip))
         steps = self.settings.num_inference_steps
         if edit_steps(steps, self.strength) < 1:
             least = math.ceil(1000 / steps) / 1000

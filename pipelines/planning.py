@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from videodit.arguments import check_kind, check_path
 from videodit.errors import InputError
 from videodit.path_kinds import names_a_file
-from videodit.pipelines.conditions import check_fit, edit_steps, ends_given, images_as_frames
+from videodit.pipelines.conditions import Edit, check_fit, edit_steps, ends_given, images_as_frames
 from videodit.pipelines.levels import Levels
 from videodit.pipelines.prompt_expansion import expand_request
 from videodit.pipelines.request import Inputs, Request, as_list
@@ -245,6 +245,7 @@ def _conditions(
         spec,
         image=first,
         last_image=last,
+        clip=any(isinstance(one, Edit) for one in conditions),
         negative_prompt=next(filter(None, as_list(request.negative_prompt, "negative_prompt")), None),
         guidance_scale_2=request.guidance_scale_2,
     )

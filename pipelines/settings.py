@@ -286,6 +286,7 @@ def check_conditions(
     *,
     image: bool = False,
     last_image: bool = False,
+    clip: bool = False,
     negative_prompt: str | None = None,
     guidance_scale_2: float | None = None,
 ) -> None:
@@ -295,6 +296,8 @@ def check_conditions(
         InputError: an image too many or too few, a negative prompt for a model that takes none, or a second scale for
             a model without a second expert.
     """
+    if spec.sees_clip and not clip:
+        raise InputError("this model edits a clip; give it one by `videodit edit`, or by Edit among the conditions")
     if not spec.takes_pictures and (image or last_image):
         raise InputError("this model makes clips from text alone and takes no image")
     if spec.needs_picture and not image:

@@ -101,12 +101,17 @@ class ModelSpec:
     @property
     def takes_pictures(self) -> bool:
         """A clip can start from a picture."""
-        return bool(self.channels)
+        return self.keeps_first or self.sees_pictures
 
     @property
     def sees_pictures(self) -> bool:
         """Pictures are channels beside the latents."""
-        return len(self.channels) > 1
+        return len(self.channels) > 1 and not self.sees_clip
+
+    @property
+    def sees_clip(self) -> bool:
+        """A whole clip is channels beside the latents, and it makes none without one."""
+        return "clip" in self.channels
 
     @property
     def needs_picture(self) -> bool:
@@ -148,7 +153,9 @@ class ModelSpec:
             defaults = index if found is None or "height" in index else found[1].defaults({**transformer, **index})
             channels, out = transformer["in_channels"], transformer.get("out_channels") or transformer["in_channels"]
             sampling = OWN if found is None else found[1].for_model(transformer)
-            parts = KEPT if index.get("expand_timesteps") else sampling.image_condition
+            parts = sampling.image_condition
+            if index.get("expand_timesteps") and "clip" not in parts:
+                parts = KEPT
             strides = autoencoder.strides(vae)
             beside = sum(channels_of(part, out, strides) for part in parts[1:])  # which are the pictures'
             if beside:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
-from tiny_families import CASES, PROMPT, READ_WITH_PICTURE
+from tiny_families import CASES, PROMPT
 from torch import Tensor
+from variants import EVERY_TRAINED_CASE
 
 from videodit import VideoDiTPipeline
 from videodit.datasets.clips.latents.buckets import Bucket
@@ -49,7 +50,7 @@ def reconstructed(vae: object, clip: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [name for name in CASES if name not in READ_WITH_PICTURE])
+@pytest.mark.parametrize("name", EVERY_TRAINED_CASE)
 def test_latents_are_the_inverse_of_decoding(name: str, folder: Callable[[str], Path]) -> None:
     encoder = ClipEncoder(str(folder(name)))
     frames, vae = frames_for(name, encoder), encoder.pipe.vae
@@ -62,9 +63,11 @@ def test_latents_are_the_inverse_of_decoding(name: str, folder: Callable[[str], 
     torch.testing.assert_close(decode(vae, mean[None]), expected, atol=1e-4, rtol=1e-3)
 
 
-def test_captions_that_are_read_with_pictures_are_refused(folder: Callable[[str], Path]) -> None:
+def test_what_training_does_not_know_is_refused(folder: Callable[[str], Path]) -> None:
     with pytest.raises(InputError, match="reads captions together with pictures, which training does not know"):
         ClipEncoder(str(folder("hunyuan_video-i2v")))
+    with pytest.raises(InputError, match="learns from pairs of clips, which training does not know"):
+        ClipEncoder(str(folder("lucy-edit")))
 
 
 def cached_texts(encoder: ClipEncoder, folder: Path) -> LatentCache:
@@ -81,7 +84,7 @@ def cached_texts(encoder: ClipEncoder, folder: Path) -> LatentCache:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [name for name in CASES if name not in READ_WITH_PICTURE])
+@pytest.mark.parametrize("name", EVERY_TRAINED_CASE)
 def test_texts_give_the_predictions_of_sampling(name: str, folder: Callable[[str], Path], tmp_path: Path) -> None:
     """Stored and read again, without padding and mask, a text leads to the same prediction."""
     pipe, encoder = VideoDiTPipeline.from_pretrained(folder(name)), ClipEncoder(str(folder(name)))

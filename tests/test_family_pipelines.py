@@ -402,6 +402,21 @@ def test_prompts_are_read_with_the_picture(folder: Callable[[str], Path]) -> Non
     assert long.mask.all()
 
 
+@torch.no_grad()
+def test_a_model_that_sees_its_clip_edits_all_of_it(folder: Callable[[str], Path]) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(folder("lucy-edit"))
+    pipe.set_progress_bar_config(disable=True)
+    call = {"height": 32, "width": 48, "num_frames": 5, "num_inference_steps": 2, "output_type": "latent"}
+    clips = [np.random.default_rng(seed).integers(0, 256, (5, 32, 48, 3), np.uint8) for seed in (0, 1)]
+    one, other = (pipe(PROMPT, **call, generator=generator(), conditions=[Edit(clip)]) for clip in clips)
+    assert one.recipes[0]["conditions"][0]["strength"] == 1
+    assert (one.frames - other.frames).abs().max() > 1e-2
+    with pytest.raises(InputError, match="this model edits a clip; give it one by `videodit edit`"):
+        pipe.check_inputs(PROMPT, **call)
+    with pytest.raises(InputError, match="makes clips from text alone and takes no image"):
+        pipe.check_inputs(PROMPT, **call, image=image(0), conditions=[Edit(clips[0])])
+
+
 def test_a_transformer_says_which_of_two_pipelines_it_is_for(folder: Callable[[str], Path], tmp_path: Path) -> None:
     for name in ("hunyuan_video", "hunyuan_video-i2v"):
         pipe = VideoDiTPipeline.from_pretrained(folder(name))

@@ -13,6 +13,7 @@ from PIL import Image
 from pretended_device import DEVICE, Device, OnDevice, moved
 from tiny_families import CASES, NEGATIVE, PROMPT, image
 from torch import nn
+from variants import EVERY_CASE
 
 from videodit import Edit, Frames, Region, VideoDiT, VideoDiTPipeline
 from videodit.acceleration.calibrate import psnr
@@ -68,7 +69,7 @@ def test_the_device_computes_and_refuses_float64() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY_CASE)
 def test_families_make_clips(name: str, folder: Callable[[str], Path]) -> None:
     case, pipe = CASES[name], on_device(load(folder(name)))
     negative = {"negative_prompt": NEGATIVE} if pipe._sampling.guided else {}

@@ -46,7 +46,9 @@ def as_model(card: Card, state: ServerState) -> JsonObject:
             "input_reference": spec.takes_pictures,
             "needs_input_reference": spec.needs_picture,
             "last_reference": spec.takes_last,
-            "conditions": ["frames", "region", "edit"] if spec.keeps_any else ["frames"] * spec.takes_pictures,
+            "conditions": ["frames", "region", "edit"]
+            if spec.keeps_any
+            else ["frames"] * spec.takes_pictures + ["edit"] * spec.sees_clip,
             "storyboard": not spec.images and spec.learned_grid is None,
             "loop": spec.loops and not spec.images and patch.t == 1,
             "longer_than_at_once": spec.window is not None,
