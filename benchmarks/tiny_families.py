@@ -28,6 +28,8 @@ from transformers import (
     CLIPVisionModel,
     LlamaConfig,
     LlamaModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
@@ -35,6 +37,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from videodit import Edit
 from videodit.families.parity import MEMBERS, randomize
 
 WORDS = ["a", "red", "ball", "bounces", "on", "the", "grass", "blue", "cube"]
@@ -113,6 +116,8 @@ class Case:
         latent: shape of the initial latents as ours takes them, without the batch.
         call: keywords of both calls.
         theirs: keywords of their call alone.
+        ours: keywords of our call alone.
+        seeded: theirs takes no initial latents, and both draw them.
         pack: our latents in their layout.
         frames: the frames in their output as a tensor ``[T, 3, H, W]``.
     """
@@ -122,6 +127,8 @@ class Case:
     latent: tuple[int, int, int, int]
     call: dict[str, Any]
     theirs: dict[str, Any] = field(default_factory=dict)
+    ours: dict[str, Any] = field(default_factory=dict)
+    seeded: bool = False
     pack: Callable[[Tensor], Tensor] = lambda x: x
     frames: Callable[[Any], Tensor] = lambda out: out.frames[0]
 
@@ -131,18 +138,44 @@ def pack_flux(x: Tensor) -> Tensor:
     return x.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, 4 * c)
 
 
-def hunyuan_parts() -> dict[str, Any]:
+def llava_parts() -> dict[str, Any]:
+    """A language model that sees 24×24 tokens of a picture, and a tokenizer with the marks of its template."""
+    words = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>"]
+    reader = tokenizer()
+    reader.add_special_tokens({"additional_special_tokens": words})
+    raw = reader.backend_tokenizer  # the template's mark is its sixth token
+    raw.post_processor = processors.TemplateProcessing(single="</s> </s> $A", special_tokens=[("</s>", 1)])
+    text = LlamaConfig(
+        vocab_size=len(reader), hidden_size=12, intermediate_size=16, num_hidden_layers=4, num_attention_heads=2,
+        num_key_value_heads=2, pad_token_id=0,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=8, intermediate_size=12, num_hidden_layers=3, num_attention_heads=2, image_size=48, patch_size=2,
+        projection_dim=8,
+    )  # fmt: skip
+    config = LlavaConfig(
+        text_config=text, vision_config=vision, image_token_index=reader.convert_tokens_to_ids("<image>"),
+        pad_token_id=0,
+    )  # fmt: skip
+    size = {"height": 48, "width": 48}
+    return {
+        "text_encoder": randomize(LlavaForConditionalGeneration(config).eval()), "tokenizer": reader,
+        "image_processor": CLIPImageProcessor(size={"shortest_edge": 48}, crop_size=size),
+    }  # fmt: skip
+
+
+def hunyuan_parts(name: str = "hunyuan_video", **changes: Any) -> dict[str, Any]:
     return {
         "text_encoder": llama(), "tokenizer": tokenizer(), "text_encoder_2": clip(), "tokenizer_2": tokenizer(),
-        "transformer": denoiser("hunyuan_video"),
+        "transformer": denoiser(name),
         "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
         "vae": diffusers.AutoencoderKLHunyuanVideo(
             latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4
         ),
-    }  # fmt: skip
+    } | changes  # fmt: skip
 
 
-def cogvideox_parts(name: str, scheduler: str) -> dict[str, Any]:
+def cogvideox_parts(name: str, scheduler: str, **vae: Any) -> dict[str, Any]:
     return {
         "tokenizer": tokenizer(), "text_encoder": t5(),
         "transformer": denoiser(name, max_text_seq_length=226),
@@ -150,7 +183,7 @@ def cogvideox_parts(name: str, scheduler: str) -> dict[str, Any]:
         "vae": diffusers.AutoencoderKLCogVideoX(
             block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2,
             down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
-            scaling_factor=1.15258426,
+            scaling_factor=1.15258426, **vae,
         ),
     }  # fmt: skip
 
@@ -257,6 +290,11 @@ CASES = {
         "WanImageToVideoPipeline", lambda: wan_parts(expand_timesteps=True),
         (4, 3, 4, 6), {"num_frames": 9, "height": 32, "width": 48, "image": image(0)},
     ),
+    "lucy-edit": Case(
+        "LucyEditPipeline", lambda: wan_parts(transformer=denoiser("wan", in_channels=8), expand_timesteps=True),
+        (4, 2, 4, 6), {"num_frames": 5, "height": 32, "width": 48}, {"video": [image(i) for i in range(5)]},
+        ours={"conditions": [Edit([image(i) for i in range(5)])]},
+    ),
     "cogvideox-5b-i2v": Case(
         "CogVideoXImageToVideoPipeline",
         lambda: cogvideox_parts("cogvideox-5b-i2v", "CogVideoXDDIMScheduler"),
@@ -266,6 +304,15 @@ CASES = {
     "skyreels_v2": Case(
         "SkyReelsV2Pipeline", lambda: wan_parts(transformer=denoiser("skyreels_v2")),
         (4, 2, 4, 4), {"num_frames": 5, "height": 32, "width": 32},
+    ),
+    "skyreels_v2-df": Case(
+        "SkyReelsV2DiffusionForcingPipeline", lambda: wan_parts(transformer=denoiser("skyreels_v2-df")),
+        (4, 4, 4, 4), {"num_frames": 13, "height": 32, "width": 32}, {"ar_step": 2, "causal_block_size": 2},
+        ours={"stagger": 2, "stagger_block": 2}, seeded=True,
+    ),
+    "skyreels_v2-df-i2v": Case(
+        "SkyReelsV2DiffusionForcingImageToVideoPipeline", lambda: wan_parts(transformer=denoiser("skyreels_v2-df")),
+        (4, 2, 4, 4), {"num_frames": 5, "height": 32, "width": 32, "image": image(0)},
     ),
     "ltx-0.9.0": Case(
         "LTXPipeline", ltx_parts, (6, 2, 2, 3), {"num_frames": 9, "height": 64, "width": 96},
@@ -289,8 +336,32 @@ CASES = {
         (4, 3, 4, 4), {"num_frames": 9, "height": 32, "width": 32}, {"use_dynamic_cfg": True},
         pack=lambda x: x.transpose(1, 2),
     ),
+    "cogvideox-1.5-5b": Case(  # three latents of its own, and one in front
+        "CogVideoXPipeline", lambda: cogvideox_parts("cogvideox-1.5-5b", "CogVideoXDPMScheduler"),
+        (4, 4, 4, 8), {"num_frames": 9, "height": 32, "width": 64}, {"use_dynamic_cfg": True},
+        pack=lambda x: x.transpose(1, 2),
+    ),
+    "cogvideox-1.5-5b-i2v": Case(
+        "CogVideoXImageToVideoPipeline",
+        lambda: cogvideox_parts("cogvideox-1.5-5b-i2v", "CogVideoXDDIMScheduler", invert_scale_latents=True),
+        (4, 4, 6, 10), {"num_frames": 9, "height": 48, "width": 80, "image": image(0)},
+        pack=lambda x: x.transpose(1, 2),
+    ),
+    "cogvideox-1.5-even": Case(  # none in front
+        "CogVideoXPipeline", lambda: cogvideox_parts("cogvideox-1.5-5b", "CogVideoXDDIMScheduler"),
+        (4, 2, 4, 4), {"num_frames": 5, "height": 32, "width": 32}, pack=lambda x: x.transpose(1, 2),
+    ),
     "hunyuan_video": Case(
         "HunyuanVideoPipeline", hunyuan_parts, (4, 2, 4, 6), {"num_frames": 5, "height": 32, "width": 48}
+    ),
+    "hunyuan_video-i2v": Case(
+        "HunyuanVideoImageToVideoPipeline", lambda: hunyuan_parts("hunyuan_video-i2v", **llava_parts()),
+        (4, 2, 4, 6), {"num_frames": 5, "height": 32, "width": 48, "image": image(0)},
+    ),
+    "hunyuan_video-i2v-33ch": Case(  # theirs counts the latent in front
+        "HunyuanVideoImageToVideoPipeline", lambda: hunyuan_parts("hunyuan_video-i2v-33ch", **llava_parts()),
+        (4, 3, 4, 6), {"height": 32, "width": 48, "image": image(0)}, {"num_frames": 9, "true_cfg_scale": 3.5},
+        ours={"num_frames": 5},
     ),
     "latte": Case(
         "LattePipeline",
@@ -329,6 +400,10 @@ CASES = {
         {"max_sequence_length": 256}, pack=pack_flux, frames=lambda out: out.images,
     ),
 }  # fmt: skip
+
+
+READ_WITH_PICTURE = ("hunyuan_video-i2v", "hunyuan_video-i2v-33ch")
+"""Cases whose prompts are read together with a picture."""
 
 
 def save_pipeline(name: str, folder: Path) -> None:

@@ -23,22 +23,23 @@ WARM_UP = 32
 many the error of the 2.1-shaped decoder is about 1e-6."""
 
 
-def decode(vae: VAE, latents: Tensor, *, loop: bool = False) -> Tensor:
+def decode(vae: VAE, latents: Tensor, *, loop: bool = False, front: int = 0) -> Tensor:
     """Latents as the transformer sees them to frames.
 
     Args:
         vae: a CausalVideoVAE or one of diffusers' autoencoders.
         latents: ``[B, C, T, H, W]``.
         loop: the first latent follows the last; every one stands for a group of frames. Of a CausalVideoVAE only.
+        front: latents at the beginning that are no part of the clip: a whole group of frames for each is left out.
 
     Returns:
         ``[B, 3, frames, height, width]``, about in [-1, 1].
     """
-    parts = list(decode_chunks(vae, [latents], loop=loop))
+    parts = list(decode_chunks(vae, [latents], loop=loop, front=front))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-def decode_chunks(vae: VAE, latents: Iterable[Tensor], *, loop: bool = False) -> Iterator[Tensor]:
+def decode_chunks(vae: VAE, latents: Iterable[Tensor], *, loop: bool = False, front: int = 0) -> Iterator[Tensor]:
     """The frames of :func:`decode` as soon as they are there.
 
     A CausalVideoVAE decodes whole clips at once where its :meth:`~videodit.CausalVideoVAE.latent_frames_that_fit` says
@@ -50,6 +51,7 @@ def decode_chunks(vae: VAE, latents: Iterable[Tensor], *, loop: bool = False) ->
         vae: see :func:`decode`.
         latents: parts of a clip ``[B, C, t, H, W]``, from its first frame to its last.
         loop: the first latent follows the last.
+        front: see :func:`decode`.
 
     Raises:
         ModelError: frames that are not finite.
@@ -57,9 +59,12 @@ def decode_chunks(vae: VAE, latents: Iterable[Tensor], *, loop: bool = False) ->
     Yields:
         ``[B, 3, frames, height, width]``, about in [-1, 1].
     """
+    left_out = front * autoencoder_of(vae).strides(vae.config).t if front else 0
     for frames in _chunks(vae, latents, loop=loop):
         check_finite(frames, "the decoder's frames")
-        yield frames
+        if frames.shape[2] > left_out:
+            yield frames[:, :, left_out:]
+        left_out = max(0, left_out - frames.shape[2])
 
 
 @torch.no_grad()
@@ -262,9 +267,7 @@ def shift_and_scale(vae: VAE, about: Autoencoder, like: Tensor) -> tuple[Tensor,
     if (statistics := _statistics(vae, about, like)) is not None:
         shift, scale = statistics
         return shift, scale / vae.config.scaling_factor if about.scaled else scale
-    shift, scale = (
-        like.new_tensor(value).view(1, 1, 1, 1, 1) for value in (_shift(vae), 1 / vae.config.scaling_factor)
-    )
+    shift, scale = (like.new_full((1, 1, 1, 1, 1), value) for value in (_shift(vae), 1 / vae.config.scaling_factor))
     return shift, scale
 
 

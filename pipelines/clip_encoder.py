@@ -18,13 +18,19 @@ from videodit.files import add_blocks
 from videodit.json_types import JsonObject
 from videodit.pipelines.autoencoders import check_tiles, encode_posterior
 from videodit.pipelines.folders import check_model, model_hash, resolve_model
-from videodit.pipelines.latent_conditions import image_channels, image_tokens
+from videodit.pipelines.latent_conditions import channels_beside, image_tokens
 from videodit.pipelines.pipeline import VideoDiTPipeline
 from videodit.shapes import Size3D
 from videodit.text import TextEncoder
 
 _TEXT = ("text_encoder", "text_encoder_2")
 _PIXELS = ("vae", "image_encoder")
+_CALLED = {
+    ("latents",): "keep_first",
+    ("latents", "drawn_image"): "concat",
+    ("latents", "mask4", "frames"): "concat_mask",
+}
+"""What caches call the channels of a transformer's input, where it is not their names."""
 _STREAMED_FROM = 2**23
 """Pixels of a clip (frames × height × width) from which our autoencoder works chunk by chunk, to bound its memory."""
 
@@ -38,7 +44,7 @@ class ClipEncoder:
         dtype: of their weights and of what they make.
 
     Raises:
-        InputError: an unknown or damaged model.
+        InputError: an unknown or damaged model, or one that reads prompts together with pictures.
     """
 
     def __init__(self, model: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -52,6 +58,10 @@ class ClipEncoder:
                 with torch.device("meta"):  # its options are needed, its weights are not
                     without[name] = VideoDiT.from_config(read_json(self.folder / name / "config.json"))
         self.pipe = VideoDiTPipeline.from_pretrained(str(self.folder), dtype=dtype, **without)
+        if self.pipe.text_spec.picture is not None:
+            raise InputError(f"{model} reads captions together with pictures, which training does not know")
+        if self.pipe.spec.sees_clip:
+            raise InputError(f"{model} learns from pairs of clips, which training does not know")
         self.name = self.folder.resolve().name if Path(model).expanduser().is_dir() else model
         self.device, self.dtype = torch.device(device), dtype
         self._in_use: tuple[str, ...] = ()
@@ -74,7 +84,7 @@ class ClipEncoder:
             "text_hash": component_hash(self.folder, (*_TEXT, "tokenizer", "tokenizer_2"), *read_as),
             "image_hash": component_hash(self.folder, ("image_encoder", "image_processor")) if self._sees else None,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "image_kind": spec.image_kind,
+            "image_kind": _CALLED.get(spec.channels, "+".join(spec.channels)) if spec.channels else None,
             "stride": tuple(spec.geometry.vae_stride),
             "patch": tuple(spec.geometry.patch),
             "causal": spec.geometry.causal,
@@ -96,6 +106,11 @@ class ClipEncoder:
         """
         check_tiles(self.pipe.vae, num_frames, height, width)
         spec = self.pipe.spec
+        if missing := spec.geometry.padding(spec.geometry.latent_size(num_frames, height, width).t):
+            longer = num_frames + missing * spec.geometry.vae_stride.t
+            raise InputError(
+                f"{num_frames} frames fill no whole patches of this model, which it is trained on; such as {longer} do"
+            )
         grid = spec.geometry.token_size(spec.geometry.latent_size(num_frames, height, width))
         if spec.learned_grid is not None and tuple(grid) != tuple(spec.learned_grid):
             t, h, w = (a * b for a, b in zip(spec.learned_grid, spec.geometry.patch, strict=True))
@@ -138,7 +153,7 @@ class ClipEncoder:
             ``"channels"`` ``[C', T', H', W']`` and ``"tokens"`` ``[I, dim]`` on the CPU, as far as the model has them.
         """
         spec = self.pipe.spec
-        if spec.image_kind is None or (spec.image_kind == "keep_first" and not self._sees):
+        if not (spec.sees_pictures or (spec.takes_pictures and self._sees)):
             return {}
         self._use(_PIXELS)
         found: dict[str, Tensor] = {}
@@ -149,11 +164,11 @@ class ClipEncoder:
             known[-1] = True
         if self._sees:
             found["tokens"] = image_tokens(self.pipe, (frames[0], last), 1, self.device)
-        if spec.image_kind != "keep_first":
+        if spec.sees_pictures:
             clip = torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
-            found["channels"] = image_channels(
+            found["channels"] = channels_beside(
                 self.pipe,
-                spec.image_kind,
+                spec.channels,
                 clip,
                 known,
                 (spec.latent_channels, *spec.geometry.latent_size(*frames.shape[:3])),

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from videodit.pipelines.spec import ModelSpec
 
-EDIT_STRENGTH = 0.6
-"""Of an edit of a whole clip that says none."""
 MAX_SECONDS = 86_400
 _Read = tuple[Request, list[str]]
 
@@ -190,7 +188,7 @@ def edit_request(
         request: the rest of what was asked for; without conditions and a length.
         clip: that is edited.
         spec: the model.
-        strength: how much may change, from 0 to 1; ``None`` for :data:`EDIT_STRENGTH`, and for all of what a mask or
+        strength: how much may change, from 0 to 1; ``None`` for the model's own, and for all of what a mask or
             the new size says.
         mask: a picture or a clip: what is white is made anew.
         outpaint: height and width of a clip that has this one in its middle.
@@ -229,7 +227,7 @@ def edit_request(
         notices += told
         conditions.append(Region(white, frames))
     if strength is not None or not conditions:
-        conditions.append(Edit(frames, EDIT_STRENGTH if strength is None else strength))
+        conditions.append(Edit(frames, strength))
     return replace(request, conditions=tuple(conditions), num_frames=len(frames)), notices
 
 

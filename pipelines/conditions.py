@@ -63,14 +63,30 @@ class Edit:
     Attributes:
         clip: as many frames as are made; see :func:`videodit.pipelines.pixels.read_frames`.
         strength: the share of the sampler's steps that are taken: near 0 the clip hardly changes, at 1 nothing of it is
-            left.
+            left. ``None`` takes 0.6; of models that see the clip beside the noise (Lucy Edit), 1.
     """
 
     clip: Pixels
-    strength: float = 0.6
+    strength: float | None = None
 
 
 AnyCondition = Frames | Region | Edit
+
+
+EDIT_STRENGTH = 0.6
+"""Of an :class:`Edit` that says none, for models that see nothing of the clip but what they start from."""
+
+
+def edit_strength(edit: Edit, *, sees_clip: bool) -> float:
+    """The strength of an edit, or what stands for one that says none.
+
+    Args:
+        edit: the edit.
+        sees_clip: the model sees the clip beside the noise.
+    """
+    if edit.strength is not None:
+        return edit.strength
+    return 1.0 if sees_clip else EDIT_STRENGTH
 
 
 def edit_steps(steps: int, strength: float) -> int:

@@ -109,6 +109,7 @@ class Prompted:
         condition: parts of the clips that are fixed.
         scale: of guidance, for models that take it as an input.
         fps: frames per second.
+        causal_frames: see :meth:`videodit.VideoDiT.forward`.
     """
 
     pipe: RunningPipeline
@@ -119,6 +120,7 @@ class Prompted:
     condition: Condition
     scale: Callable[[Moment], float]
     fps: float
+    causal_frames: int = 1
 
     def __call__(self, latents: Tensor, at: Moment) -> Tensor:
         model, condition, text = self.model, self.condition, self.text()
@@ -126,6 +128,8 @@ class Prompted:
         if hasattr(self.pipe.scheduler, "scale_model_input"):
             latents = self.pipe.scheduler.scale_model_input(latents, at.t)
         inputs: dict[str, object] = {"fps": self.fps}
+        if self.causal_frames > 1:
+            inputs["causal_frames"] = self.causal_frames
         if self.pipe._attention_kwargs is not None:
             inputs["attention_kwargs"] = dict(self.pipe._attention_kwargs)  # which the transformer empties
         if text.pooled is not None:
@@ -139,7 +143,7 @@ class Prompted:
         with model.cache_context(self.branch):
             prediction = model(
                 latents.to(dtype),
-                condition.timestep(at.t, batch, model.geometry.patch),
+                condition.timestep(at.t, batch, model.geometry.patch, at.frames),
                 text.embeds.to(dtype),
                 encoder_attention_mask=text.mask,
                 return_dict=False,
@@ -174,15 +178,16 @@ class Denoiser:
     def __post_init__(self) -> None:
         self._had_adapters = self._has_adapters()
 
-    def __call__(self, step: int, t: Tensor, latents: Tensor) -> Tensor:
+    def __call__(self, step: int, t: Tensor, latents: Tensor, frames: Tensor | None = None) -> Tensor:
         """The prediction in fp32, ``[B, C, T, H, W]``.
 
         Args:
             step: its number, from 0.
             t: the timestep.
             latents: ``[B, C, T, H, W]``.
+            frames: the timestep of each latent frame ``[T]``, where they differ.
         """
-        return self.predict(latents, Moment(step, t))
+        return self.predict(latents, Moment(step, t, frames))
 
     def change(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on with what a callback returned; see :meth:`Prompts.change`."""
@@ -232,7 +237,8 @@ class _Composer:
         def prompted(model: VideoDiT) -> Predict:
             kept = partial(self.prompts.prepared, model, branch)
             given = self.condition if condition is None else condition
-            return Prompted(self.pipe, model, branch, text, kept, given, self.scale, float(self.plan.fps))
+            block = 1 if self.plan.stagger is None else self.plan.stagger.block
+            return Prompted(self.pipe, model, branch, text, kept, given, self.scale, float(self.plan.fps), block)
 
         first, *others = (prompted(model) for model in self.models)
         chosen = Experts(first, others[0], self.boundary) if others else first
@@ -306,7 +312,8 @@ def _parts(text: Text, plan: Plan, span: slice) -> list[_Part]:
     if not isinstance(board, Storyboard):
         return []
     geometry: VideoGeometry = replace(plan.spec.geometry, causal=plan.causal and not plan.loop)
-    rows = board.weights(geometry, plan.latent_shape[1], float(plan.fps))[:, span].to(text.cond.embeds.device)
+    rows = board.weights(geometry, plan.latent_shape[1] - plan.front, float(plan.fps))
+    rows = torch.cat([rows[:, :1]] * plan.front + [rows], dim=1)[:, span].to(text.cond.embeds.device)
     whole = plan.loop or geometry.patch.t > 1
     return [
         _Part(scene, weights, slice(0, len(weights)) if whole else _counting(weights))

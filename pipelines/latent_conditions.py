@@ -10,7 +10,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from videodit.families.sampling import ImageCondition
+from videodit.families.sampling import Part
 from videodit.objectives import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.autoencoders import encode_image, encode_posterior
 from videodit.pipelines.conditions import edit_steps
@@ -37,6 +37,7 @@ class Condition:
         renoised: given latents get the noise level of the rest, and no timestep of their own.
         start: latents ``[B, C, T, H, W]`` of a clip that is edited.
         strength: the share of the steps that an edit takes.
+        tint: what is mixed into the noise: the latent of the first picture ``[1, C, 1, H, W]`` and its share.
     """
 
     channels: Tensor | None = None
@@ -46,6 +47,15 @@ class Condition:
     renoised: bool = False
     start: Tensor | None = None
     strength: float = 1.0
+    tint: tuple[Tensor, float] | None = None
+
+    @property
+    def kept_in_front(self) -> int:
+        """Latent frames that are kept clean, as a whole, from the beginning on."""
+        if self.level is None or self.renoised:
+            return 0
+        whole = (self.level == 0).flatten(3).all(dim=3)[0, 0].tolist()
+        return [*whole, False].index(False)
 
     def begin(self, steps: int) -> int:
         """The number of steps that an edit leaves out."""
@@ -93,11 +103,19 @@ class Condition:
         own = (self.level > 0) & (self.level <= level_of(scheduler, step))
         return torch.where(own, self.clean + self.level.clamp(max=1) * (noise - self.clean), latents)
 
-    def timestep(self, t: Tensor, batch: int, patch: Size3D) -> Tensor:
-        """``[B]``, or ``[B, S]`` with the level of each token where some are kept, 0 for clean ones."""
+    def timestep(self, t: Tensor, batch: int, patch: Size3D, frames: Tensor | None = None) -> Tensor:
+        """``[B]``, or ``[B, S]`` with the level of each token where some are kept, 0 for clean ones.
+
+        Args:
+            t: the timestep.
+            batch: ``B``.
+            patch: latents a token.
+            frames: of each latent frame ``[T]``, where they differ; then it is ``[B, t]`` where none are kept.
+        """
         if self.level is None or self.renoised:
-            return t.expand(batch)
-        levels = (self.level * NUM_TRAIN_TIMESTEPS).clamp(max=float(t))
+            return t.expand(batch) if frames is None else frames[:: patch.t].expand(batch, -1)
+        most = torch.as_tensor(float(t)) if frames is None else frames.float()[:, None, None]
+        levels = torch.minimum(self.level * NUM_TRAIN_TIMESTEPS, most.to(self.level))
         tokens = reduce(levels, "b 1 (t i) (h j) (w k) -> b t h w", "max", i=patch.t, j=patch.h, k=patch.w)
         return rearrange(tokens, "b t h w -> b (t h w)").to(t.device).expand(batch, -1)
 
@@ -152,6 +170,7 @@ def prepare_condition(
     latent_shape: tuple[int, int, int, int],
     generators: Sequence[torch.Generator],
     device: torch.device,
+    front: int = 0,
 ) -> Condition:
     """Encode what is placed.
 
@@ -161,73 +180,111 @@ def prepare_condition(
         latent_shape: ``(C, T, H, W)``.
         generators: one a clip, for autoencoders whose latents are drawn.
         device: where the result goes.
+        front: latents in front of the clip's own, of those of ``latent_shape``.
     """
     spec, batch = pipe.spec, len(generators)
-    kind = spec.image_kind
     condition = Condition(strength=placed.strength, renoised=placed.renoised)
     if placed.start is not None:
         start, _ = encode_posterior(pipe.vae, placed.start[None].to(device))
-        condition = replace(condition, start=start.expand(batch, -1, -1, -1, -1))
+        start = _led(start, front).expand(batch, -1, -1, -1, -1)
+        condition = replace(condition, start=start, channels=start if spec.sees_clip else None)
     if placed.clip is None or placed.known is None or placed.level is None:
         return condition
     if pipe.transformer.config.image_dim is not None:
         condition = replace(condition, tokens=image_tokens(pipe, placed.pictures, batch, device))
-    if kind in ("concat", "concat_mask") and placed.known.any():
-        channels = image_channels(pipe, kind, placed.clip, placed.known, latent_shape, generators, device)
+    if pipe.sampling.tint and placed.known[0]:
+        first = encode_image(pipe.vae, placed.clip[None, :, :1].to(device), None)
+        condition = replace(condition, tint=(first, pipe.sampling.tint))
+    if spec.sees_pictures and placed.known.any():
+        channels = channels_beside(pipe, spec.channels, placed.clip, placed.known, latent_shape, generators, device)
         condition = replace(condition, channels=channels)
         if (placed.level == FREE).all():  # no region beside them
             return condition
     kept = (placed.level < FREE).flatten(1).any(dim=1).nonzero()[:, 0]
     clip = placed.clip
     if spec.geometry.causal:  # what is behind the last kept frame does not change it
-        clip = clip[:, : spec.geometry.frames_of(int(kept[-1])).stop]
+        clip = clip[:, : spec.geometry.frames_of(max(0, int(kept[-1]) - front)).stop]
     latents, _ = encode_posterior(pipe.vae, clip[None].to(device))
     clean = torch.zeros(batch, *latent_shape, device=device)
-    clean[:, :, : latents.shape[2]] = latents
+    clean[:, :, : front + latents.shape[2]] = _led(latents, front)
     return replace(condition, clean=clean, level=placed.level[None, None].to(device))
+
+
+def _led(latents: Tensor, front: int) -> Tensor:
+    """Latents with the first one repeated in front."""
+    return torch.cat([latents[:, :, :1].expand(-1, -1, front, -1, -1), latents], dim=2) if front else latents
+
+
+def as_bytes(picture: np.ndarray) -> np.ndarray:
+    """A picture ``[H, W, 3]`` as uint8."""
+    return picture if picture.dtype == np.uint8 else (picture * 255).round().astype(np.uint8)
 
 
 def image_tokens(pipe: EncodingPipeline, images: Pictures, batch: int, device: torch.device) -> Tensor:
     """What the image encoder sees of the first and the last picture, ``[B, I, image_dim]``."""
-    found = [one for one in images if one is not None]
-    pictures = [one if one.dtype == np.uint8 else (one * 255).round().astype(np.uint8) for one in found]
+    pictures = [as_bytes(one) for one in images if one is not None]
     pixels = pipe.image_processor(images=pictures, return_tensors="pt").to(device)
     hidden: Tensor = pipe.image_encoder(**pixels, output_hidden_states=True).hidden_states[-2]  # [1 or 2, 257, dim]
     return hidden.flatten(0, 1)[None].expand(batch, -1, -1).to(device)
 
 
-def image_channels(
+def channels_beside(
     pipe: EncodingPipeline,
-    kind: ImageCondition,
+    parts: Sequence[Part],
     clip: Tensor,
     known: Tensor,
     latent_shape: tuple[int, int, int, int],
     generators: Sequence[torch.Generator],
     device: torch.device,
 ) -> Tensor:
-    """Given frames as channels beside the latents, ``[B, C', T, H, W]``.
+    """What the transformer sees beside the latents, ``[B, C', T, H, W]``.
 
     Args:
         pipe: the pipeline, for its autoencoder.
-        kind: ``"concat"``: the first frame's latent, drawn, then zeros; ``"concat_mask"`` (Wan): a mask of the given
-            frames, a channel for each frame of a latent, and the latents of a clip that is grey elsewhere.
+        parts: see ``image_condition`` of :class:`videodit.families.sampling.Sampling`.
         clip: ``[3, frames, height, width]`` in [-1, 1].
         known: boolean ``[frames]``: which of them are placed.
         latent_shape: ``(C, T, H, W)``.
         generators: one a clip.
         device: where the result goes.
     """
-    batch, (_, frames, *grid) = len(generators), latent_shape
-    clip, known = clip.to(device), known.to(device)
-    if kind == "concat":
-        latents = torch.cat([encode_image(pipe.vae, clip[None, :, :1], g) for g in generators])
-        channels = torch.zeros(batch, latents.shape[1], frames, *grid, device=device)
+    beside = _Beside(pipe, clip.to(device), known.to(device), latent_shape, generators)
+    made = [getattr(beside, part)() for part in parts if part != "latents"]
+    return torch.cat([one.expand(len(generators), -1, -1, -1, -1) for one in made], dim=1)
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """Each part of the transformer's input but the latents, ``[1 or B, c, T, H, W]``, by its name."""
+
+    pipe: EncodingPipeline
+    clip: Tensor
+    known: Tensor
+    shape: tuple[int, int, int, int]
+    generators: Sequence[torch.Generator]
+
+    def drawn_image(self) -> Tensor:
+        return self._first(torch.cat([encode_image(self.pipe.vae, self.clip[None, :, :1], g) for g in self.generators]))
+
+    def image(self) -> Tensor:
+        return self._first(encode_image(self.pipe.vae, self.clip[None, :, :1], None))
+
+    def mask1(self) -> Tensor:
+        return self._first(self.clip.new_ones(1, 1, 1, *self.shape[2:]))
+
+    def mask4(self) -> Tensor:
+        stride = self.pipe.spec.geometry.vae_stride.t
+        mask = self.clip.new_zeros(stride, *self.shape[1:])
+        mask[:, 0] = self.known[0].float()  # the first frame alone fills its latent
+        mask[:, 1:] = rearrange(self.known[1:].float(), "(t s) -> s t 1 1", s=stride)
+        return mask[None]
+
+    def frames(self) -> Tensor:
+        grey = torch.where(self.known[None, :, None, None], self.clip, torch.zeros_like(self.clip))
+        return encode_image(self.pipe.vae, grey[None], None)
+
+    def _first(self, latents: Tensor) -> Tensor:
+        """Latents of the first frame, and zeros behind."""
+        channels = latents.new_zeros(*latents.shape[:2], *self.shape[1:])
         channels[:, :, :1] = latents
         return channels
-    stride = pipe.spec.geometry.vae_stride.t
-    mask = torch.zeros(stride, frames, *grid, device=device)
-    mask[:, 0] = known[0].float()  # the first frame alone fills its latent
-    mask[:, 1:] = rearrange(known[1:].float(), "(t s) -> s t 1 1", s=stride)
-    grey = torch.where(known[None, :, None, None], clip, torch.zeros_like(clip))
-    latents = encode_image(pipe.vae, grey[None], None)
-    return torch.cat([mask[None], latents], dim=1).expand(batch, -1, -1, -1, -1)

@@ -84,6 +84,7 @@ class ClipStreams:
         vae: the autoencoder.
         latents: as the transformer sees them.
         loop: the clips are loops.
+        front: see :func:`videodit.pipelines.autoencoders.decode`.
         free: called after each clip, finished or not.
         timings: gives what the pipeline measured by now.
     """
@@ -94,10 +95,11 @@ class ClipStreams:
         latents: LatentChunks,
         *,
         loop: bool = False,
+        front: int = 0,
         free: Callable[[], object],
         timings: Callable[[], Timings] = Timings,
     ) -> None:
-        self._vae, self.latents, self._loop = vae, latents, loop
+        self._vae, self.latents, self._loop, self._front = vae, latents, loop, front
         self._threads = torch.get_num_threads()  # of the run, whose frames these are
         self._free, self.timings = free, timings
 
@@ -110,7 +112,8 @@ class ClipStreams:
     def _decode(self, index: int) -> Generator[np.ndarray, None, None]:
         try:
             parts = (part[index].unsqueeze(0) for part in self.latents)
-            for chunk in each_with_threads(decode_chunks(self._vae, parts, loop=self._loop), self._threads):
+            chunks = decode_chunks(self._vae, parts, loop=self._loop, front=self._front)
+            for chunk in each_with_threads(chunks, self._threads):
                 yield to_uint8(chunk)[0].cpu().numpy()
         finally:
             self._free()

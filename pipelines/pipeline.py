@@ -34,6 +34,7 @@ from videodit.pipelines.conditions import AnyCondition, Fit
 from videodit.pipelines.denoising import make_denoiser
 from videodit.pipelines.exchange import parts_of_diffusers, to_diffusers
 from videodit.pipelines.folders import family_of_index, files_hash, model_hash
+from videodit.pipelines.latent_conditions import as_bytes
 from videodit.pipelines.loading import load_components
 from videodit.pipelines.memory import MemoryPipeline
 from videodit.pipelines.origin import Origin, OriginPipeline
@@ -56,6 +57,7 @@ from videodit.text_spec import TextSpec
 from videodit.threads import fixed_threads
 
 if TYPE_CHECKING:
+    import numpy as np
     from diffusers import ModelMixin, SchedulerMixin
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -173,6 +175,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             window=window,
             force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
         )
+        if self.transformer is not None:
+            self._sampling = self._sampling.for_model(self.transformer.config)
         self.video_processor = VideoProcessor()
         self._encoded: EncodedPrompts | None = None
         self._folder: Path | None = None
@@ -331,7 +335,10 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         }
         pooled = self._sampling.pooled_component
         return TextEncoder(
-            *encoders[self._sampling.text_component], self.text_spec, pooled=encoders[pooled] if pooled else None
+            *encoders[self._sampling.text_component],
+            self.text_spec,
+            pooled=encoders[pooled] if pooled else None,
+            image_processor=self.image_processor if self.text_spec.picture else None,
         )
 
     @property
@@ -383,6 +390,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             InputError: the text encoders are gone already.
         """
         check_iterable(prompts, "a list of texts", "prompts")
+        if self.text_spec.picture is not None:
+            raise InputError("this model reads a prompt together with a picture, which is not known ahead of a call")
         if not isinstance(text := self.text, TextEncoder):
             raise InputError("prompts were encoded ahead before, and the text encoders are gone")
         for notice in dict.fromkeys(notice for prompt in prompts for notice in text.notices(prompt)):
@@ -522,7 +531,11 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             self.check_components(["vae"], "encoding conditions and decoding")
         if clip and self.transformer.config.image_dim is not None:
             self.check_components(["image_encoder", "image_processor"], "a model that sees its first image")
+        if self.text_spec.picture is not None and request.prompt is not None:
+            self.check_components(["image_processor"], "a model that reads its first image with the prompt")
         draws = probe_scheduler(self.scheduler, plan, self._objective, self._sampling.sigmas)
+        if plan.stagger is not None and self.actions_for(plan.num_inference_steps) is not None:
+            raise InputError("staggered frames take every step; pipe.accelerate() leaves some out")
         if draws == "generator":
             check_generators(inputs.generator, self._execution_device)
         if request.keep_windows is not None and inputs.negative_prompt_embeds is not None and plan.windows is not None:
@@ -571,6 +584,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         attention_kwargs: dict[str, float] | None = None,
         guidance_scale_2: float | None = None,
         dynamic_guidance: bool = False,
+        stagger: int = 0,
+        stagger_block: int = 1,
         fps: float | None = None,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -614,6 +629,9 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             guidance_scale_2: of the expert for the lower noise levels; ``None`` for the same.
             dynamic_guidance: let the scale grow as CogVideoX's authors do:
                 ``1 + s·(1 − cos(π·((n − t)/n)⁵))/2`` for ``n`` steps.
+            stagger: steps that a block of latent frames begins behind the one before, for models that were trained with
+                a noise level for each frame (SkyReels-V2's diffusion forcing).
+            stagger_block: latent frames of such a block; they see those of their own and of earlier blocks alone.
             fps: frames per second of the clip, which LTX-Video's motion follows; ``None`` takes the model's own.
             callback_on_step_end: called as ``f(pipe, step, timestep, tensors)`` after each step; what it returns
                 replaces the tensors. It may call :attr:`interrupt` and set :attr:`guidance_scale`, from the next step
@@ -658,7 +676,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         self._begin_call(plan)
 
         # 1. Text
-        text = encode(self, plan.request, plan.inputs, device, guided=self._may_guide(plan))
+        picture = self._picture_of(plan)
+        text = encode(self, plan.request, plan.inputs, device, guided=self._may_guide(plan), picture=picture)
         text.check()
         watch.mark("text")
 
@@ -681,18 +700,28 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
 
         # 4. Decode
         if output_type == "stream":  # decoded when it is wanted, and so are windows made
-            free = self.maybe_free_model_hooks
-            frames: object = ClipStreams(self.vae, chunks, loop=plan.loop, free=free, timings=watch.timings)
+            free, front = self.maybe_free_model_hooks, plan.spec.decoded_front
+            frames: object = ClipStreams(
+                self.vae, chunks, loop=plan.loop, front=front, free=free, timings=watch.timings
+            )
         else:
-            frames = latents = chunks.joined()
+            latents, front = chunks.joined(), plan.spec.decoded_front
+            frames = latents[:, :, front:]
             if output_type != "latent":
-                clips = decode(self.vae, latents, loop=plan.loop)  # [B, 3, T, H, W]
+                clips = decode(self.vae, latents, loop=plan.loop, front=front)  # [B, 3, T, H, W]
                 frames = self.video_processor.postprocess_video(clips.float(), output_type)
             watch.mark("vae")
         self.maybe_free_model_hooks()
         if self._interrupt:  # no recipe makes half a run again
             recipes = [recipe | {"seed": None} for recipe in recipes]
         return VideoDiTPipelineOutput(frames, plan.fps, recipes, output_type, watch.timings())
+
+    def _picture_of(self, plan: Plan) -> np.ndarray | None:
+        """What the text encoder sees beside the prompt, uint8 ``[H, W, 3]``; ``None`` where it sees nothing."""
+        placed = plan.conditions
+        if self.text_spec.picture is None or placed is None or placed.pictures[0] is None:
+            return None
+        return as_bytes(placed.pictures[0])
 
     def _begin_call(self, plan: Plan) -> None:
         """Set what callbacks see, and see that several processes can share the work."""
@@ -720,10 +749,11 @@ def _sampled_as(transformer: object) -> str | None:
     """
     from videodit.families import FAMILIES
 
-    name = None if transformer is None else getattr(transformer, "config", {}).get("family")
+    config = {} if transformer is None else getattr(transformer, "config", {})
+    name = config.get("family")
     if name is None or name not in FAMILIES:
         return None
-    legal = sorted(FAMILIES[name].sampling)
+    legal = sorted(pipeline for pipeline, sampling in FAMILIES[name].sampling.items() if sampling.fits(config))
     if len(legal) > 1:
         raise InputError(f"a transformer of family {name!r} needs sampled_as; valid values are {', '.join(legal)}")
     return legal[0] if legal else None

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
-from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region, check_fit, edit_steps
+from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region, check_fit, edit_steps, edit_strength
 from videodit.pipelines.pixels import fingerprint, fitted, read_frames, read_mask
 from videodit.pipelines.settings import Settings, check_frames
 from videodit.pipelines.spec import ModelSpec
@@ -41,8 +41,9 @@ class PlacedConditions:
         clip: fp32 ``[3, frames, height, width]`` in [-1, 1]: what is given; frames that are not are those nearest in
             time, since the autoencoder sees what is before a frame. ``None``: nothing is given.
         known: boolean ``[frames]``: the frames of every :class:`Frames`.
-        level: fp32 ``[T, H, W]``, a value a latent: the noise level that it holds, 0 where it is kept as it is,
-            :data:`FREE` where nothing is known. The same for all latents of a token.
+        level: fp32 ``[T, H, W]``, a value a latent, those in front of the clip's own among them: the noise level that
+            it holds, 0 where it is kept as it is, :data:`FREE` where nothing is known. The same for all latents of a
+            token.
         start: fp32 as ``clip``: what an :class:`Edit` starts from.
         strength: of the edit.
         renoised: given latents, and those that windows share, get the noise level of the rest, since the model was not
@@ -149,7 +150,7 @@ class _Placer:
         self.clip = self.clip.contiguous()
         self.clip[:, span] = pictures
         self.known[span] = True
-        if self.spec.image_kind not in ("concat", "concat_mask"):  # those see frames beside the latents
+        if not self.spec.sees_pictures:  # those see frames beside the latents
             self.level[kept] = 1 - strength
         self.pictures |= {first: pixels[0], first + count - 1: pixels[-1]}
         self.notices += [*notices, *told]
@@ -174,7 +175,7 @@ class _Placer:
     def add_edit(self, condition: Edit) -> None:
         if self.start is not None:
             raise InputError("there are two Edits; a clip can start from one")
-        self.strength = _checked_strength("strength", condition.strength)
+        self.strength = _checked_strength("strength", edit_strength(condition, sees_clip=self.spec.sees_clip))
         steps = self.settings.num_inference_steps
         if edit_steps(steps, self.strength) < 1:
             least = math.ceil(1000 / steps) / 1000
@@ -191,9 +192,8 @@ class _Placer:
             away = (torch.arange(self.frames)[:, None] - at).abs()
             away += self.frames * (group[:, None] != group[at])  # those of a frame's own group come first
             self.clip = self.clip[:, at[away.argmin(dim=1)]]
-        per_token = reduce(self.level, "(t a) h w -> t h w", "max", a=self.geometry.patch.t)
-        self.level = repeat(per_token, "t h w -> (t a) h w", a=self.geometry.patch.t)
-        beside = self.spec.image_kind in ("concat", "concat_mask") and bool(self.known.any())
+        self.level = self._per_token(self.level)
+        beside = self.spec.sees_pictures and bool(self.known.any())
         if anything and (self.level == FREE).all() and not beside:
             raise InputError(
                 f"the frames fill no whole token of the model, which is {self.geometry.patch.t} latent frames long"
@@ -214,7 +214,11 @@ class _Placer:
             level=self.level if anything else None,
             start=self.start,
             strength=self.strength,
-            renoised=not (self.spec.keeps_any or (self.spec.image_kind == "keep_first" and only_first)),
+            renoised=not (
+                self.spec.keeps_any
+                or (self.spec.keeps_frames and self.region is None)
+                or (self.spec.keeps_first and only_first)
+            ),
             pictures=(self.pictures.get(0), self.pictures.get(self.frames - 1) if self.frames > 1 else None),
             record=self.record,
             notices=list(dict.fromkeys(self.notices)),
@@ -235,8 +239,14 @@ class _Placer:
         _, sh, sw = self.geometry.vae_stride
         cells = reduce(made, "t (h i) (w j) -> t h w", "max", i=sh, j=sw)
         free = torch.stack([cells[list(self.geometry.frames_of(k))].any(dim=0) for k in range(self.latent.t)])
+        return self._per_token(free)[self.settings.front :]
+
+    def _per_token(self, values: Tensor) -> Tensor:
+        """The largest of the values ``[T, H, W]`` of a token for all of its latents, those in front of the clip's own
+        among them, which have the first one's."""
+        values = torch.cat([values[:1]] * self.settings.front + [values])
         pt, ph, pw = self.geometry.patch
-        tokens = reduce(free, "(t a) (h b) (w c) -> t h w", "max", a=pt, b=ph, c=pw)
+        tokens = reduce(values, "(t a) (h b) (w c) -> t h w", "max", a=pt, b=ph, c=pw)
         return repeat(tokens, "t h w -> (t a) (h b) (w c)", a=pt, b=ph, c=pw)
 
 

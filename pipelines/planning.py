@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from videodit.arguments import check_kind, check_path
 from videodit.errors import InputError
 from videodit.path_kinds import names_a_file
-from videodit.pipelines.conditions import check_fit, edit_steps, ends_given, images_as_frames
+from videodit.pipelines.conditions import Edit, check_fit, edit_steps, ends_given, images_as_frames
 from videodit.pipelines.levels import Levels
 from videodit.pipelines.prompt_expansion import expand_request
 from videodit.pipelines.request import Inputs, Request, as_list
 from videodit.pipelines.settings import Settings, check_conditions, check_frames, plan_settings, whole_number
 from videodit.pipelines.spec import ModelSpec, TextNeeds
+from videodit.pipelines.stagger import Stagger, stagger_of
 from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.windows import Window, windows_of
 from videodit.threads import check_threads
@@ -40,6 +41,7 @@ class Plan(Settings):
         videos: how many clips are made.
         guided: whether two predictions are led apart.
         conditions: what is fixed of the clips, placed; ``None``: nothing is.
+        stagger: how latent frames follow one another; ``None``: all take each step together.
     """
 
     request: Request
@@ -49,6 +51,7 @@ class Plan(Settings):
     videos: int = 1
     guided: bool = True
     conditions: PlacedConditions | None = None
+    stagger: Stagger | None = None
 
     @property
     def settings(self) -> Settings:
@@ -65,7 +68,7 @@ class Plan(Settings):
         """Whether what is fixed, or shared by windows, gets the noise level of the rest; see ``PlacedConditions``."""
         if self.conditions is not None:
             return self.conditions.renoised
-        return not (self.spec.keeps_any or self.spec.image_kind == "keep_first")
+        return not (self.spec.keeps_any or self.spec.keeps_first)
 
     @property
     def spans(self) -> list[Window]:
@@ -76,8 +79,11 @@ class Plan(Settings):
 
     @property
     def steps_taken(self) -> int:
-        """Steps of the sampler in each window; of an edit, those that its strength leaves."""
+        """Steps of the sampler in each window; of an edit, those that its strength leaves; of staggered frames, as many
+        as there are until the last one is clean."""
         edited = self.conditions is not None and self.conditions.start is not None
+        if self.stagger is not None:
+            return len(self.stagger.rows(self.num_inference_steps, self.latent_shape[1]))
         strength = self.conditions.strength if edited and self.conditions is not None else 1.0
         return edit_steps(self.num_inference_steps, strength) if edited else self.num_inference_steps
 
@@ -133,7 +139,10 @@ def plan(
     count = check_prompts(request, inputs, spec.text)
     videos = count * whole_number("num_videos_per_prompt", request.num_videos_per_prompt, 1, None)
     check_threads(request.threads)
+    stagger = stagger_of(request, spec, settings)
     conditions = _conditions(request, inputs, spec, settings, read_media)
+    if stagger is not None and conditions is not None:
+        _check_staggered(stagger, conditions)
     if inputs.tensors or inputs.generator is not None:
         from videodit.pipelines.live_inputs import check_live
 
@@ -155,6 +164,7 @@ def plan(
         videos=videos,
         guided=guided,
         conditions=conditions,
+        stagger=stagger,
     )
 
 
@@ -209,6 +219,20 @@ def check_prompts(request: Request, inputs: Inputs, needs: TextNeeds) -> int:
     return count
 
 
+def _check_staggered(stagger: Stagger, conditions: PlacedConditions) -> None:
+    """See that what is given goes with frames that are denoised one after the other.
+
+    Raises:
+        InputError: it does not.
+    """
+    changes = any(0 < one.get("strength", 1) < 1 for one in conditions.record)
+    if conditions.start is not None or conditions.renoised or changes:
+        raise InputError(
+            f"stagger is {stagger.lag}, stagger_block is {stagger.block}; what is given must be whole frames, kept as "
+            "they are"
+        )
+
+
 def _conditions(
     request: Request, inputs: Inputs, spec: ModelSpec, settings: Settings, read_media: bool
 ) -> PlacedConditions | None:
@@ -221,6 +245,7 @@ def _conditions(
         spec,
         image=first,
         last_image=last,
+        clip=any(isinstance(one, Edit) for one in conditions),
         negative_prompt=next(filter(None, as_list(request.negative_prompt, "negative_prompt")), None),
         guidance_scale_2=request.guidance_scale_2,
     )

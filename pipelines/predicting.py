@@ -23,10 +23,12 @@ class Moment:
     Attributes:
         step: its number, from 0.
         t: the timestep.
+        frames: that of each latent frame ``[T]``, where they differ.
     """
 
     step: int
     t: Tensor
+    frames: Tensor | None = None
 
 
 Predict = Callable[[Tensor, Moment], Tensor]

@@ -53,13 +53,17 @@ def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> S
         latent_shape=plan.latent_shape,
         generators=generators,
         device=device,
+        front=plan.front,
     )
     if latents is None:
         first = pipe.sampling.frames_first
         latents = torch.stack([draw_noise(plan.latent_shape, g, device, frames_first=first) for g in generators])
+    if condition.tint is not None:
+        picture, share = condition.tint
+        latents = latents.to(device, torch.float32) * (1 - share) + picture * share
     if draws == "elsewhere":
         seeds = [None] * videos
     shared = len(set(map(id, generators))) < len(generators)
-    if shared and (draws == "generator" or plan.spec.image_kind == "concat"):
+    if shared and (draws == "generator" or "drawn_image" in plan.spec.channels):
         seeds = [None] * videos  # a shared generator gives each clip what others left
     return Start(latents.to(device, torch.float32), condition, generators, seeds)

@@ -213,7 +213,7 @@ class Preview(PipelineCallback):
             self.prepare(pipeline)
             assert self._known is not None
             first = pipeline.begins_clip
-            clean = callback_kwargs["clean"]
+            clean = callback_kwargs["clean"][:, :, pipeline.front :]
             size = self._size or max(SIZE, *clean.shape[3:])
             frames = preview_frames(clean, self._known[1], size=size, first=first)
             self._show(pipeline, frames, step, steps)

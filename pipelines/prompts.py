@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,7 +88,15 @@ def check_encoders(pipe: ReadingPipeline, request: Request, inputs: Inputs, *, g
         raise InputError(f"max_sequence_length must be a whole number from 1 to {most}, got {length!r}")
 
 
-def encode(pipe: ReadingPipeline, request: Request, inputs: Inputs, device: torch.device, *, guided: bool) -> Text:
+def encode(
+    pipe: ReadingPipeline,
+    request: Request,
+    inputs: Inputs,
+    device: torch.device,
+    *,
+    guided: bool,
+    picture: np.ndarray | None = None,
+) -> Text:
     """The prompts, what guidance leads away from, and a storyboard's scenes, once for each clip.
 
     Args:
@@ -95,11 +105,17 @@ def encode(pipe: ReadingPipeline, request: Request, inputs: Inputs, device: torc
         inputs: live objects beside it.
         device: where they go.
         guided: there is something that guidance leads away from.
+        picture: uint8 ``[H, W, 3]`` that the clips start from, for models that read it with a prompt. What guidance
+            leads away from is read with a black one.
     """
     repeats, length = request.num_videos_per_prompt, request.max_sequence_length
 
-    def read(prompts: Sequence[str], weights: Sequence[Sequence[Span]] | None = None) -> TextTokens:
-        options = {} if length is None else {"max_length": int(length)}
+    def read(
+        prompts: Sequence[str], weights: Sequence[Sequence[Span]] | None = None, picture: np.ndarray | None = picture
+    ) -> TextTokens:
+        options: dict[str, Any] = {} if length is None else {"max_length": int(length)}
+        if picture is not None:
+            options["picture"] = picture
         tokens: TextTokens = pipe.text(prompts, device=device, **options)
         if weights is None or not any(weights):
             return tokens
@@ -127,7 +143,8 @@ def encode(pipe: ReadingPipeline, request: Request, inputs: Inputs, device: torc
     if not guided:
         return Text(cond, None, scenes)
     if inputs.negative_prompt_embeds is None:
-        uncond = read(request.negatives, request.negative_prompt_weights)
+        black = None if picture is None else np.zeros_like(picture)
+        uncond = read(request.negatives, request.negative_prompt_weights, black)
     else:
         uncond = taken("negative_")
     uncond = repeat(uncond, len(cond.embeds) // len(uncond.embeds))

@@ -135,6 +135,7 @@ class RunningPipeline(Protocol):
     _attention_kwargs: dict[str, object] | None
     _num_timesteps: int
     _leads: bool
+    _front: int
     _current_timestep: Tensor | None
 
     @property

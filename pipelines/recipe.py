@@ -36,6 +36,8 @@ FIELDS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
     ("guidance", "guidance_scale", (int, float)),
     ("guidance_2", "guidance_scale_2", (int, float)),
     ("dynamic_guidance", "dynamic_guidance", (bool,)),
+    ("stagger", "stagger", (int,)),
+    ("stagger_block", "stagger_block", (int,)),
     ("width", "width", (int,)),
     ("height", "height", (int,)),
     ("num_frames", "num_frames", (int,)),
@@ -87,6 +89,8 @@ def write_recipes(
     extras = {
         "guidance_2": None if request.guidance_scale_2 is None else float(request.guidance_scale_2),
         "dynamic_guidance": request.dynamic_guidance or None,
+        "stagger": None if plan.stagger is None else plan.stagger.lag,
+        "stagger_block": None if plan.stagger is None else plan.stagger.block,
         "conditions": record or None,  # which pixels they were, not what they show
         "fit": request.fit if record else None,
         "handover": request.prompt.handover if isinstance(request.prompt, Storyboard) else None,

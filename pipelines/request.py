@@ -58,6 +58,8 @@ class Request:
         guidance_scale: classifier-free guidance.
         guidance_scale_2: of the expert for the lower noise levels.
         dynamic_guidance: see :meth:`videodit.VideoDiTPipeline.__call__`.
+        stagger: steps that a block of latent frames begins behind the one before.
+        stagger_block: latent frames of such a block.
         image: the first frame, a file.
         last_image: the last frame, a file.
         conditions: what else of the clip is fixed.
@@ -101,6 +103,8 @@ class Request:
     guidance_scale: float | None = None
     guidance_scale_2: float | None = None
     dynamic_guidance: bool = False
+    stagger: int = 0
+    stagger_block: int = 1
     image: Path | None = None
     last_image: Path | None = None
     conditions: tuple[AnyCondition, ...] = ()

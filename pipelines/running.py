@@ -54,6 +54,7 @@ class RunState:
     _current_timestep: Tensor | None = None
     _interrupt: bool = False
     _leads: bool = True
+    _front: int = 0
     if TYPE_CHECKING:
         transformer_2: VideoDiT | None
 
@@ -102,6 +103,11 @@ class RunState:
         """Whether the latents of the running steps begin with a clip's first frame, which causal autoencoders encode
         alone; not so in later windows of a long clip, and in loops."""
         return self._leads
+
+    @property
+    def front(self) -> int:
+        """Latents of the running steps that are in front of the clip's own and no part of it."""
+        return self._front
 
     @property
     def attention_kwargs(self) -> dict[str, object] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from videodit.pipelines.planning import Plan
 from videodit.pipelines.preparing import Start
 from videodit.pipelines.protocols import RunningPipeline
 from videodit.pipelines.scheduling import SchedulerStep, set_timesteps
+from videodit.pipelines.stagger import Stagger
+from videodit.pipelines.staggered import StaggeredSteps
 from videodit.pipelines.window_store import WindowStore
 from videodit.weights import check_finite
 
@@ -125,16 +128,18 @@ def sample(
     forward = windows[0].fresh.start <= windows[-1].fresh.start
     done = noise.clone() if condition.clean is None else condition.clean.clone()
     begin = condition.begin(plan.num_inference_steps) * getattr(pipe.scheduler, "order", 1)
-    shown = 0  # latent frames that were yielded
+    shown = plan.front - plan.spec.decoded_front  # latent frames that were yielded, or are no part of the clips
     for number, window in enumerate(windows):
         watcher.watch.resume()  # somebody may have decoded the last window before wanting this one
         made = None if store is None else store.load(number, generators, window.added_shape(noise))
         if made is None:
             _begin_window(pipe, plan, noise.device)
             pipe._leads = plan.causal and not plan.loop and window.span.start == 0
+            pipe._front = plan.front
             part = condition.window(window.span, done, window.keep).snapped(pipe.scheduler)
             denoise = denoiser(condition=part, span=window.span)
-            latents = run(pipe, noise[:, :, window.span], denoise, generators, watcher, begin, plan.levels.eta)
+            start_noise = noise[:, :, window.span]
+            latents = run(pipe, start_noise, denoise, generators, watcher, begin, plan.levels.eta, stagger=plan.stagger)
             part_of = f"window {number + 1} of {len(windows)}" if len(windows) > 1 else "the last step"
             loras = ", ".join(entry["name"] for entry in pipe._lora_entries())
             check_finite(latents, f"the transformer's latents after {part_of}{loras and f', with LoRA {loras},'}")
@@ -144,7 +149,7 @@ def sample(
                 store.save(number, made, generators)
         done[:, :, window.fresh] = made.to(done)
         if pipe.interrupted:
-            yield done[:, :, shown : window.fresh.stop] if forward else done[:, :, window.fresh.start :]
+            yield (done[:, :, shown : window.fresh.stop] if forward else done[:, :, max(shown, window.fresh.start) :])
             return
         if forward or number + 1 == len(windows):
             stop = window.fresh.stop if number + 1 < len(windows) else done.shape[2]
@@ -176,6 +181,7 @@ def run(
     watcher: Watcher,
     begin: int,
     eta: float = 0.0,
+    stagger: Stagger | None = None,
 ) -> Tensor:
     """The sampling loop: from noise to latents, step by step.
 
@@ -187,21 +193,37 @@ def run(
         watcher: is told of each step.
         begin: steps that are left out.
         eta: see :class:`videodit.pipelines.scheduling.Levels`.
+        stagger: how frames follow one another; ``None``: all take each step together.
     """
     scheduler, condition, timesteps = pipe.scheduler, denoise.condition, pipe.scheduler.timesteps
     if hasattr(scheduler, "set_begin_index"):  # else they take the second of two equal timesteps for the first step
         scheduler.set_begin_index(begin)
-    step = SchedulerStep(scheduler, generators, frames_first=pipe.sampling.frames_first, eta=eta)
+    way = pipe.sampling
+    make = partial(
+        SchedulerStep,
+        generators=generators,
+        frames_first=way.frames_first,
+        eta=eta,
+        written_over=way.written_over,
+    )
+    apart = None
+    if stagger is not None:
+        apart = StaggeredSteps(scheduler, stagger, noise.shape[2], condition.kept_in_front, make)
+        timesteps = apart.timesteps
+    step = make(scheduler) if apart is None else apart
     pipe._num_timesteps = len(timesteps)
     latents = condition.first(noise, scheduler, begin)
     with pipe.progress_bar(total=len(timesteps) - begin) as bar:
         for i, t in enumerate(timesteps[begin:], start=begin):
             pipe._current_timestep = t
             seen = condition.seen(latents, noise, scheduler, i)
-            prediction = denoise(i, t, seen)
+            prediction = denoise(i, t, seen, None if apart is None else apart.frames(i))
             clean = None
             if watcher.wants_clean:  # before the step, which takes the scheduler further
-                clean = predicted_clean(pipe.objective, scheduler, seen, prediction, i)
+                if apart is None:
+                    clean = predicted_clean(pipe.objective, scheduler, seen, prediction, i)
+                else:
+                    clean = apart.clean(pipe.objective, seen, prediction)
                 clean = condition.with_known(clean, scheduler, i + 1)
             latents = condition.clamped(step(prediction, t, latents), noise, scheduler, i + 1)
             watcher.watch.mark("steps")

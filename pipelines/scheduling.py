@@ -176,12 +176,26 @@ def at_level(scheduler: Scheduler, clean: Tensor, noise: Tensor, step: int) -> T
 
 
 class SchedulerStep:
-    """One call for the step of all of diffusers' schedulers."""
+    """One call for the step of all of diffusers' schedulers.
+
+    Args:
+        scheduler: with its timesteps set.
+        generators: one a clip, for steps that draw noise.
+        frames_first: see :class:`videodit.families.sampling.Sampling`.
+        eta: see :class:`videodit.pipelines.levels.Levels`.
+        written_over: see :class:`videodit.families.sampling.Sampling`.
+    """
 
     def __init__(
-        self, scheduler: Scheduler, generators: list[torch.Generator], *, frames_first: bool, eta: float = 0.0
+        self,
+        scheduler: Scheduler,
+        generators: list[torch.Generator],
+        *,
+        frames_first: bool,
+        eta: float = 0.0,
+        written_over: bool = False,
     ) -> None:
-        self.scheduler, self._frames_first = scheduler, frames_first
+        self.scheduler, self._frames_first, self._written_over = scheduler, frames_first, written_over
         parameters = inspect.signature(scheduler.step).parameters
         # A generator a clip: what a batch draws is what its clips draw alone.
         given = generators if len(generators) > 1 else generators[0]
@@ -197,6 +211,8 @@ class SchedulerStep:
 
     def __call__(self, prediction: Tensor, t: Tensor, latents: Tensor) -> Tensor:
         """Latents at the next noise level, ``[B, C, T, H, W]`` like the prediction."""
+        if self._written_over:
+            return latents.copy_(self.scheduler.step(prediction, t, latents, return_dict=False, **self._extra)[0])
         if self._frames_first:
             prediction, latents = prediction.transpose(1, 2), latents.transpose(1, 2)
         if self._multistep:

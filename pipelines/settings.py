@@ -43,6 +43,8 @@ class Settings:
         notices: what was adjusted, and where the model was not trained.
         loop: the last frame goes on with the first.
         windows: latent frames that are made at once, and how many of them windows share; ``None``: all at once.
+        front: latents in front of the clip's own, among those of ``latent_shape``, which are denoised and no part of
+            the clip.
     """
 
     height: int
@@ -57,6 +59,7 @@ class Settings:
     notices: list[str] = field(default_factory=list)
     loop: bool = False
     windows: tuple[int, int] | None = None
+    front: int = 0
 
     @property
     def seconds(self) -> float:
@@ -130,6 +133,8 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
             f"{_frames(frames)} become{'s' * (frames == 1)} {legal}: the count must be {geometry.frame_rule}"
         )
     latent = geometry.latent_size(legal, *size)
+    front = geometry.padding(latent.t) + spec.decoded_front
+    latent = latent._replace(t=latent.t + front)
     tokens = _tokens(spec, geometry, latent, legal, size)
     windows = _windows(spec, legal, size, request, notices)
     own_length = windows is not None or legal == d.num_frames or not _says_length(request)
@@ -152,6 +157,7 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
         notices=notices,
         loop=request.loop,
         windows=windows,
+        front=front,
     )
 
 
@@ -261,6 +267,10 @@ def _windows(
     at_once = spec.window if window is None else whole_number("window", window, 1, None)
     if at_once is None or frames <= at_once:
         return None
+    if spec.geometry.padded and spec.geometry.patch.t > 1:
+        raise InputError("windows need a transformer whose patches are one latent frame long")
+    if spec.decoded_front:
+        raise InputError("windows need a model that decodes no latents in front of a clip's own")
     if request.loop:
         raise InputError(f"a loop is made at once, of at most {at_once} frames, got {frames}")
     stride = spec.geometry.vae_stride.t
@@ -276,6 +286,7 @@ def check_conditions(
     *,
     image: bool = False,
     last_image: bool = False,
+    clip: bool = False,
     negative_prompt: str | None = None,
     guidance_scale_2: float | None = None,
 ) -> None:
@@ -285,12 +296,13 @@ def check_conditions(
         InputError: an image too many or too few, a negative prompt for a model that takes none, or a second scale for
             a model without a second expert.
     """
-    kind = spec.image_kind
-    if kind is None and (image or last_image):
+    if spec.sees_clip and not clip:
+        raise InputError("this model edits a clip; give it one by `videodit edit`, or by Edit among the conditions")
+    if not spec.takes_pictures and (image or last_image):
         raise InputError("this model makes clips from text alone and takes no image")
-    if kind in ("concat", "concat_mask") and not image:
+    if spec.needs_picture and not image:
         raise InputError("this model starts from an image; give image")
-    if last_image and not spec.keeps_any and (not image or kind != "concat_mask"):
+    if last_image and not (spec.keeps_any or spec.keeps_frames) and (not image or not spec.takes_last):
         raise InputError("last_image needs image, and a model that was trained with both")
     if spec.image_tokens is not None and not last_image:
         raise InputError("this model goes from a first image to a last one; give last_image, too")
@@ -315,9 +327,9 @@ def check_frames(spec: ModelSpec, conditions: Sequence[AnyCondition], num_frames
     for one in conditions:
         if not isinstance(one, Frames) or not isinstance(one.at, Integral):
             continue
-        if spec.image_kind is None:
+        if not spec.takes_pictures:
             raise InputError("this model makes clips from text alone and takes no image and no other frames")
-        if spec.keeps_any:
+        if spec.keeps_any or spec.keeps_frames:
             continue
         first = one.at + num_frames if one.at < 0 else one.at
         if spec.takes_first_alone and 0 < first < num_frames:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from videodit.configs import read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families.autoencoders import OURS, autoencoder_named
-from videodit.families.sampling import OWN, Sampling
+from videodit.families.sampling import KEPT, OWN, Sampling
 from videodit.pipelines.folders import NETWORKS, check_model, family_of_index, model_hash, resolve_model
 from videodit.shapes import Size3D, VideoGeometry
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from videodit.checkpoints import HubOptions
-    from videodit.families.sampling import ImageCondition
+    from videodit.families.sampling import Part
     from videodit.json_types import Config, JsonObject
 
 
@@ -45,12 +45,14 @@ class TextNeeds:
         text_dim: of the tokens of an encoded prompt; ``None``: unknown.
         pooled_dim: of a prompt's pooled embedding; ``None`` where the model takes none.
         max_length: tokens at which prompts are cut; ``None`` for the family's own, or the tokenizer's.
+        picture: prompts are read together with the picture that a clip starts from.
     """
 
     guided: bool = True
     text_dim: int | None = None
     pooled_dim: int | None = None
     max_length: int | None = None
+    picture: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ class ModelSpec:
         latent_channels: that it makes.
         defaults: see :class:`Defaults`.
         images: it makes images alone.
-        image_kind: see :class:`videodit.families.sampling.Sampling`.
+        channels: what its transformer sees; ``image_condition`` of :class:`videodit.families.sampling.Sampling`.
         keeps_any: it was trained with clean parts of all kinds, not with a clean first frame alone.
+        keeps_frames: it was trained with a noise level for each latent frame.
         window: frames that longer clips are made of at a time.
         loops: its autoencoder decodes as a stream, which loops need.
         image_dim: of its image encoder's tokens.
@@ -74,13 +77,15 @@ class ModelSpec:
         width: of a token in the transformer; ``None``: unknown.
         hidden: width of its MLPs; likewise.
         layers: its blocks; likewise.
+        decoded_front: latents in front of a clip's own that are decoded with them; see ``in_front`` of
+            :class:`videodit.families.sampling.Sampling`.
     """
 
     geometry: VideoGeometry
     latent_channels: int
     defaults: Defaults
     images: bool = False
-    image_kind: ImageCondition | None = "keep_first"
+    channels: tuple[Part, ...] = KEPT
     keeps_any: bool = True
     window: int | None = None
     loops: bool = True
@@ -92,11 +97,43 @@ class ModelSpec:
     width: int | None = None
     hidden: int | None = None
     layers: int | None = None
+    decoded_front: int = 0
+    keeps_frames: bool = False
+
+    @property
+    def takes_pictures(self) -> bool:
+        """A clip can start from a picture."""
+        return self.keeps_first or self.sees_pictures
+
+    @property
+    def sees_pictures(self) -> bool:
+        """Pictures are channels beside the latents."""
+        return len(self.channels) > 1 and not self.sees_clip
+
+    @property
+    def sees_clip(self) -> bool:
+        """A whole clip is channels beside the latents, and it makes none without one."""
+        return "clip" in self.channels
+
+    @property
+    def needs_picture(self) -> bool:
+        """It makes no clip without a first picture."""
+        return self.sees_pictures or self.text.picture
+
+    @property
+    def takes_last(self) -> bool:
+        """A clip can lead to a last picture."""
+        return self.takes_pictures and (self.keeps_any or self.keeps_frames or "mask4" in self.channels)
+
+    @property
+    def keeps_first(self) -> bool:
+        """A first picture is kept clean among the latents."""
+        return self.channels == KEPT
 
     @property
     def takes_first_alone(self) -> bool:
         """Whether the first frame is the only one that can be given."""
-        return not self.keeps_any and self.image_kind in ("keep_first", "concat")
+        return self.takes_pictures and not self.takes_last
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelSpec:
@@ -122,23 +159,30 @@ class ModelSpec:
                 transformer = found[0].native_config(transformer)
             defaults = index if found is None or "height" in index else found[1].defaults({**transformer, **index})
             channels, out = transformer["in_channels"], transformer.get("out_channels") or transformer["in_channels"]
-            if found is not None and found[1].image_condition is not None and channels > out:
-                channels = out  # the others are the image's
+            sampling = OWN if found is None else found[1].for_model(transformer)
+            parts = sampling.image_condition
+            if index.get("expand_timesteps") and "clip" not in parts:
+                parts = KEPT
+            strides = autoencoder.strides(vae)
+            beside = sum(channels_of(part, out, strides) for part in parts[1:])  # which are the pictures'
+            if beside:
+                channels -= beside
             if out not in (channels, 2 * channels):
                 raise InputError(
-                    f"the transformer takes {channels} channels and gives {out}, which is not how "
+                    f"the transformer takes {channels + beside} channels and gives {out}, which is not how "
                     f"{index.get('sampled_as') or index['_class_name']} samples"
                 )
             return cls(
                 geometry=VideoGeometry(
-                    autoencoder.strides(vae),
+                    strides,
                     Size3D(*transformer["patch_size"]),
-                    causal=found is None or found[1].causal,
+                    causal=sampling.causal,
+                    padded=sampling.in_front == "whole_patches",
                 ),
                 latent_channels=channels,
                 defaults=Defaults(**{name: defaults[name] for name in Defaults.__dataclass_fields__}),
-                images=found is not None and found[1].images,
-                image_kind="keep_first" if found is None or index.get("expand_timesteps") else found[1].image_condition,
+                images=sampling.images,
+                channels=parts,
                 keeps_any=found is None,
                 window=index.get("window"),
                 loops=autoencoder.loaded.streams,
@@ -146,10 +190,12 @@ class ModelSpec:
                 image_tokens=transformer.get("image_tokens"),
                 learned_grid=None if transformer.get("learned_grid") is None else Size3D(*transformer["learned_grid"]),
                 experts=1 if index.get("boundary_ratio") is None else 2,
-                text=text_needs(transformer, OWN if found is None else found[1], defaults.get("max_text_length")),
+                text=text_needs(transformer, sampling, defaults.get("max_text_length")),
                 width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
                 hidden=transformer.get("ffn_dim"),
                 layers=transformer.get("num_layers", 0) + transformer.get("num_single_layers", 0) or None,
+                decoded_front=int(sampling.in_front == "decoded_latent"),
+                keeps_frames=sampling.forcing,
             )
         except KeyError as error:
             raise ModelError(f"the model's configs lack the entry {error}") from None
@@ -157,6 +203,17 @@ class ModelSpec:
             raise
         except (ValueError, TypeError, ArithmeticError, AttributeError, IndexError) as error:
             raise ModelError(f"the model's configs hold a wrong entry: {error}") from None
+
+
+def channels_of(part: Part, latent_channels: int, strides: Size3D) -> int:
+    """How many channels a part of the transformer's input has.
+
+    Args:
+        part: see :class:`videodit.families.sampling.Sampling`.
+        latent_channels: of the autoencoder.
+        strides: of it, too.
+    """
+    return {"mask1": 1, "mask4": strides.t}.get(part, latent_channels)
 
 
 def text_needs(transformer: Config, sampling: Sampling, max_length: int | None) -> TextNeeds:
@@ -168,7 +225,9 @@ def text_needs(transformer: Config, sampling: Sampling, max_length: int | None) 
         max_length: tokens at which the pipeline cuts prompts.
     """
     pooled = transformer.get("pooled_dim") if sampling.pooled_component is not None else None
-    return TextNeeds(sampling.guided, transformer.get("text_dim"), pooled, max_length)
+    return TextNeeds(
+        sampling.guided, transformer.get("text_dim"), pooled, max_length, sampling.text.picture is not None
+    )
 
 
 @dataclass(frozen=True)

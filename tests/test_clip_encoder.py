@@ -12,12 +12,14 @@ import torch
 from einops import rearrange
 from tiny_families import CASES, PROMPT
 from torch import Tensor
+from variants import EVERY_TRAINED_CASE
 
 from videodit import VideoDiTPipeline
 from videodit.datasets.clips.latents.buckets import Bucket
 from videodit.datasets.clips.latents.encode_clips import cache_info, text_key
 from videodit.datasets.clips.latents.latent_cache import LatentCache, prepare_cache, write_samples
 from videodit.datasets.clips.latents.latent_shards import ShardWriter
+from videodit.errors import InputError
 from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.clip_encoder import ClipEncoder
 from videodit.pipelines.conditions import Frames
@@ -48,7 +50,7 @@ def reconstructed(vae: object, clip: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY_TRAINED_CASE)
 def test_latents_are_the_inverse_of_decoding(name: str, folder: Callable[[str], Path]) -> None:
     encoder = ClipEncoder(str(folder(name)))
     frames, vae = frames_for(name, encoder), encoder.pipe.vae
@@ -59,6 +61,13 @@ def test_latents_are_the_inverse_of_decoding(name: str, folder: Callable[[str], 
     expected = reconstructed(vae, clip)
     assert expected.std() > 1e-3
     torch.testing.assert_close(decode(vae, mean[None]), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_what_training_does_not_know_is_refused(folder: Callable[[str], Path]) -> None:
+    with pytest.raises(InputError, match="reads captions together with pictures, which training does not know"):
+        ClipEncoder(str(folder("hunyuan_video-i2v")))
+    with pytest.raises(InputError, match="learns from pairs of clips, which training does not know"):
+        ClipEncoder(str(folder("lucy-edit")))
 
 
 def cached_texts(encoder: ClipEncoder, folder: Path) -> LatentCache:
@@ -75,7 +84,7 @@ def cached_texts(encoder: ClipEncoder, folder: Path) -> LatentCache:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY_TRAINED_CASE)
 def test_texts_give_the_predictions_of_sampling(name: str, folder: Callable[[str], Path], tmp_path: Path) -> None:
     """Stored and read again, without padding and mask, a text leads to the same prediction."""
     pipe, encoder = VideoDiTPipeline.from_pretrained(folder(name)), ClipEncoder(str(folder(name)))
@@ -107,7 +116,7 @@ def test_first_images_are_those_of_sampling(name: str, folder: Callable[[str], P
     encoder, pipe = ClipEncoder(str(folder(name))), VideoDiTPipeline.from_pretrained(folder(name))
     frames = frames_for(name, encoder)
     found = encoder.condition(frames, seed=3)
-    if pipe.spec.image_kind in (None, "keep_first") or name == "wan":
+    if not pipe.spec.sees_pictures or name == "wan":
         assert found == {}
         return
     pictures = [frames[0] / 255.0, frames[-1] / 255.0 if name == "wan-flf2v" else None]

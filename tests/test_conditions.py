@@ -393,7 +393,7 @@ def test_conditions_compose_in_any_order(spec: ModelSpec) -> None:
 def test_a_model_without_image_training_takes_no_frames(spec: ModelSpec) -> None:
     from dataclasses import replace
 
-    text_alone = replace(spec, image_kind=None, keeps_any=False)
+    text_alone = replace(spec, channels=(), keeps_any=False)
     with pytest.raises(ValueError, match="from text alone and takes no image and no other frames"):
         settled(text_alone, Frames(noise_clip(1)))
     assert settled(text_alone, Region(WHITE, noise_clip(17))).level is not None

@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig
 from tiny_families import CASES, PROMPT, image_encoder
 from torch import Tensor
+from variants import EVERY_CASE
 
 from videodit import VideoDiTPipeline
 from videodit.errors import InputError
@@ -26,7 +27,7 @@ def generator() -> torch.Generator:
 def clip_of(name: str, pipe: VideoDiTPipeline) -> Tensor:
     case = CASES[name]
     pipe.set_progress_bar_config(disable=True)
-    call = {"num_inference_steps": 2, "num_frames": case.latent[1], **case.call, "output_type": "pt"}
+    call = {"num_inference_steps": 2, "num_frames": case.latent[1], **case.call, **case.ours, "output_type": "pt"}
     return pipe(PROMPT, generator=generator(), **call).frames
 
 
@@ -36,7 +37,7 @@ def defaults_of(pipe: VideoDiTPipeline) -> dict[str, Any]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY_CASE)
 def test_made_of_a_pipeline_of_diffusers_in_memory_it_is_the_same(name: str, folder: Callable[[str], Path]) -> None:
     theirs = getattr(diffusers, CASES[name].pipeline).from_pretrained(folder(name))
     loaded, made = VideoDiTPipeline.from_pretrained(folder(name)), VideoDiTPipeline.from_pipe(theirs)
@@ -51,7 +52,7 @@ def test_made_of_a_pipeline_of_diffusers_in_memory_it_is_the_same(name: str, fol
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY_CASE)
 def test_a_pipeline_of_diffusers_is_made_again(name: str, folder: Callable[[str], Path]) -> None:
     theirs = getattr(diffusers, CASES[name].pipeline).from_pretrained(folder(name))
     again = VideoDiTPipeline.from_pipe(theirs).to_diffusers()
@@ -75,7 +76,7 @@ def test_a_pipeline_of_diffusers_is_made_again(name: str, folder: Callable[[str]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY_CASE)
 def test_made_of_its_components_it_is_the_same(name: str, folder: Callable[[str], Path]) -> None:
     pipe = VideoDiTPipeline.from_pretrained(folder(name))
     settings = {"boundary_ratio": pipe.config.boundary_ratio, "expand_timesteps": pipe.config.expand_timesteps}
@@ -177,7 +178,7 @@ def test_pipelines_of_other_classes_are_refused(tiny_model: Path, folder: Callab
         VideoDiTPipeline.from_pipe(theirs, image_encoder=image_encoder()["image_encoder"]).to_diffusers()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY_CASE)
 def test_from_pipe_of_diffusers_refuses_our_parts(name: str, folder: Callable[[str], Path]) -> None:
     """Its classes are diffusers' alone; :meth:`to_diffusers` makes them."""
     pipe = VideoDiTPipeline.from_pretrained(folder(name))

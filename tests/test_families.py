@@ -142,6 +142,8 @@ def other_choice(name: str, value: Any) -> Any:
 def flips() -> list[Any]:
     cases = []
     for name, member in MEMBERS.items():
+        if "causal" in member.inputs:  # what blocks of another kind refuse
+            continue
         options = options_of(member)
         changes = {key: other_choice(key, options[key]) for key in CHOICES}
         changes |= {key: values[options[key]] for key, values in FLIPS.items() if options[key] in values}
@@ -345,6 +347,7 @@ WAN_NAMES = {
     "img_emb.proj.4", "condition_embedder.image_embedder.pos_embed": "img_emb.emb_pos", "attn1": "self_attn",
     "attn2": "cross_attn", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "o", "add_k_proj": "k_img",
     "add_v_proj": "v_img", "norm_added_k": "norm_k_img", "ffn.net.0.proj": "ffn.0", "ffn.net.2": "ffn.2",
+    "fps_projection.net.0.proj": "fps_projection.0", "fps_projection.net.2": "fps_projection.2",
 }  # fmt: skip
 LTX_NAMES = {"proj_in": "patchify_proj", "time_embed": "adaln_single", "norm_q": "q_norm", "norm_k": "k_norm"}
 
@@ -366,7 +369,7 @@ def original_name(family: str, name: str) -> str:
 
 
 @pytest.mark.parametrize("prefix", ["", *PREFIXES])
-@pytest.mark.parametrize("name", ["wan", "wan-i2v", "wan-flf2v", "ltx"])
+@pytest.mark.parametrize("name", ["wan", "wan-i2v", "wan-flf2v", "ltx", "skyreels_v2-df"])
 def test_loads_the_authors_own_file(name: str, prefix: str, tmp_path: Path) -> None:
     member = MEMBERS[name]
     config = dict(member.config)
@@ -401,13 +404,15 @@ def test_a_config_of_an_unknown_family_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "entry", "message"),
     [
-        ("cogvideox", {"patch_size_t": 2}, "CogVideoX: patch_size_t is 2; it must be None"),
+        ("cogvideox", {"patch_size_t": 2}, "CogVideoX: patch_size_t is 2, which needs rotary positions alone"),
         (
-            "skyreels_v2",
-            {"inject_sample_info": True},
-            "SkyReels-V2: inject_sample_info is True; it must be False",
+            "cogvideox",
+            {"patch_bias": False},
+            "CogVideoX: patch_bias is False; it must be True where patch_size_t is None",
         ),
-        ("hunyuan_video", {"image_condition_type": "token_replace"}, "image_condition_type is 'token_replace'"),
+        ("cogvideox", {"ofs_embed_dim": 7}, "ofs_embed_dim is 7; it must be None or time_embed_dim, which is 512"),
+        ("skyreels_v2", {"num_frame_per_block": 2}, "SkyReels-V2: num_frame_per_block is 2; it must be 1"),
+        ("hunyuan_video", {"image_condition_type": "otter"}, "image_condition_type is 'otter'; valid values are"),
         ("wan", {"added_kv_proj_dim": 7}, "added_kv_proj_dim is 7; it must be 5120 where image_dim is set"),
         ("ltx", {"cross_attention_dim": 7}, "cross_attention_dim is 7; it must be 2048"),
         ("flux", {"in_channels": 6}, "in_channels is 6; valid values are multiples of 4"),
@@ -513,6 +518,37 @@ def test_learned_positions_serve_the_trained_size_alone(pairs: Pairs) -> None:
     member, _, ours = pairs("cogvideox-5b-i2v")
     with pytest.raises(ValueError, match=r"learned positions for 3×3×5 tokens and 7 of text, got 3×2×5 and 7"):
         ours(**member.draw(ours, (3, 4, 10)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("cogvideox-1.5-5b-i2v", {"constant": 1.0}),
+        ("hunyuan_video-i2v", {"replaced_tokens": False}),
+        ("skyreels_v2-df", {"fps_classes": False}),
+    ],
+)
+def test_another_value_of_a_setting_is_another_function(name: str, setting: dict[str, Any], pairs: Pairs) -> None:
+    member, _, ours = pairs(name)
+    changed = VideoDiT(**{**member.options, "block_options": member.options["block_options"] | setting}).eval()
+    changed.load_state_dict(ours.state_dict(), strict=False)
+    inputs = member.draw(ours, member.sizes[0])
+    assert distance(changed(**inputs).sample, ours(**inputs).sample) > 1e-3
+
+
+@torch.no_grad()
+def test_frames_do_not_see_those_behind_their_block(pairs: Pairs) -> None:
+    member, _, ours = pairs("skyreels_v2-df-causal")
+    inputs = member.draw(ours, (4, 4, 4))
+    before = ours(**inputs).sample
+    inputs["hidden_states"][:, :, 3] += 1
+    after = ours(**inputs).sample
+    assert torch.equal(before[:, :, :2], after[:, :, :2])
+    assert not torch.equal(before[:, :, 2], after[:, :, 2])
+    member, _, ours = pairs("hunyuan_video")
+    with pytest.raises(ValueError, match="causal_frames is 2; it must be 1 for a model of these blocks"):
+        ours(**member.draw(ours, (2, 4, 4)), causal_frames=2)
 
 
 @pytest.mark.parametrize(

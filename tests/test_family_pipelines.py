@@ -17,7 +17,7 @@ import pytest
 import torch
 from tiny_families import CASES, NEGATIVE, PROMPT, image
 
-from videodit import VideoDiTPipeline
+from videodit import Edit, Preview, Storyboard, VideoDiTPipeline
 from videodit.cli.main import main
 from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES
@@ -59,18 +59,20 @@ def test_makes_the_frames_of_diffusers(
         lay_out = theirs.scheduler.set_timesteps
         theirs.scheduler.set_timesteps = lambda n, device: lay_out(sigmas=np.linspace(1, 1 / n, n), device=device)
     latents = torch.randn(1, *case.latent, generator=generator())
+    noise, packed = ({}, {}) if case.seeded else ({"latents": latents}, {"latents": case.pack(latents).clone()})
     steps = {"num_inference_steps": 3, "guidance_scale": 3.5, **case.call}
     negative = {"negative_prompt": NEGATIVE} if ours._sampling.guided else {}
     expected = case.frames(
         theirs(
-            prompt=PROMPT, **steps, **negative, **extra, latents=case.pack(latents), generator=generator(),
+            prompt=PROMPT, **steps, **negative, **extra, **packed, generator=generator(),
             output_type="pt",
         )
     )  # fmt: skip
-    frames = {"num_frames": case.latent[1]} if "num_frames" not in case.call else {}
+    frames = {"num_frames": case.latent[1]} if "num_frames" not in case.call | case.ours else {}
     out = ours(
-        PROMPT, **steps, **negative, **frames, latents=latents, generator=generator(), output_type="pt",
+        PROMPT, **steps, **negative, **frames, **noise, generator=generator(), output_type="pt",
         dynamic_guidance="use_dynamic_cfg" in case.theirs, fit="stretch",  # as diffusers does with images
+        **case.ours,
     )  # fmt: skip
     assert expected.std() > 0.01
     assert out.frames[0].shape == expected.shape
@@ -155,7 +157,8 @@ def test_a_seed_draws_the_noise_of_diffusers(name: str, folder: Callable[[str], 
 @pytest.mark.parametrize("name", CASES)
 def test_a_plan_needs_no_weights(name: str, folder: Callable[[str], Path]) -> None:
     case = CASES[name]
-    size = {key: value for key, value in case.call.items() if key in ("height", "width", "num_frames")}
+    asked = case.call | case.ours
+    size = {key: value for key, value in asked.items() if key in ("height", "width", "num_frames")}
     made = planned(folder(name), **{"num_frames": case.latent[1], **size})
     assert made.latent_shape == case.latent
     assert made.num_inference_steps == VideoDiTPipeline.from_pretrained(folder(name)).defaults.num_inference_steps
@@ -354,6 +357,76 @@ def test_a_recipe_tells_all_that_made_the_clip(folder: Callable[[str], Path]) ->
     out = pipe(PROMPT, num_inference_steps=1, dynamic_guidance=True, **case.call)
     assert out.recipes[0]["guidance_2"] == 3.0
     assert out.recipes[0]["dynamic_guidance"] is True
+
+
+@torch.no_grad()
+def test_latents_in_front_are_no_part_of_the_clip(folder: Callable[[str], Path]) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(folder("cogvideox-1.5-5b"))
+    pipe.set_progress_bar_config(disable=True)
+    shown: list[np.ndarray] = []
+    call = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 2}
+    clip = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
+    made = pipe(PROMPT, **call, conditions=[Edit(clip, 0.5)], output_type="latent", callback_on_step_end=Preview(
+        lambda frames, step, steps: shown.append(frames)
+    )).frames  # fmt: skip
+    assert made.shape == (1, 4, 3, 4, 4)  # four are denoised, in patches of two
+    assert shown[-1].shape[1] == 3
+    board = Storyboard(((0.0, PROMPT), (0.25, NEGATIVE)))
+    assert pipe(board, **call, output_type="latent").frames.shape == made.shape
+    with pytest.raises(InputError, match="windows need a transformer whose patches are one latent frame long"):
+        pipe.check_inputs(PROMPT, **call | {"num_frames": 49}, window=17)
+
+
+@torch.no_grad()
+def test_prompts_are_read_with_the_picture(folder: Callable[[str], Path]) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(folder("hunyuan_video-i2v-33ch"))
+    pipe.set_progress_bar_config(disable=True)
+    call = {"height": 32, "width": 48, "num_frames": 5, "num_inference_steps": 1, "generator": generator()}
+    two = [PROMPT, PROMPT.replace("red", "blue")]
+    assert pipe(two, image=image(0), **call, output_type="latent").frames.shape == (2, 4, 2, 4, 6)
+    streams = pipe(PROMPT, image=image(0), **call, output_type="stream").frames
+    assert sum(len(part) for part in streams[0]) == 5
+    one, other = (pipe.text([PROMPT], picture=np.asarray(image(seed))) for seed in (0, 1))
+    assert one.embeds.shape == (1, 288 + 252, 12)
+    assert not torch.equal(one.embeds, other.embeds)
+    for refused, message in (
+        (lambda: pipe(PROMPT, **call), "starts from an image; give image"),
+        (lambda: pipe.encode_prompt(PROMPT), "reads a prompt together with the picture .* pass both to a call"),
+        (lambda: pipe.encode_ahead([PROMPT]), "which is not known ahead of a call"),
+        (lambda: pipe(PROMPT, image=image(0), **call | {"num_frames": 49}, window=17), "decodes no latents in front"),
+    ):
+        with pytest.raises(InputError, match=message):
+            refused()
+    long = pipe.text([f"{PROMPT} " * 99], picture=np.asarray(image(0)))
+    assert long.mask is not None
+    assert long.mask.all()
+
+
+@torch.no_grad()
+def test_a_model_that_sees_its_clip_edits_all_of_it(folder: Callable[[str], Path]) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(folder("lucy-edit"))
+    pipe.set_progress_bar_config(disable=True)
+    call = {"height": 32, "width": 48, "num_frames": 5, "num_inference_steps": 2, "output_type": "latent"}
+    clips = [np.random.default_rng(seed).integers(0, 256, (5, 32, 48, 3), np.uint8) for seed in (0, 1)]
+    one, other = (pipe(PROMPT, **call, generator=generator(), conditions=[Edit(clip)]) for clip in clips)
+    assert one.recipes[0]["conditions"][0]["strength"] == 1
+    assert (one.frames - other.frames).abs().max() > 1e-2
+    with pytest.raises(InputError, match="this model edits a clip; give it one by `videodit edit`"):
+        pipe.check_inputs(PROMPT, **call)
+    with pytest.raises(InputError, match="makes clips from text alone and takes no image"):
+        pipe.check_inputs(PROMPT, **call, image=image(0), conditions=[Edit(clips[0])])
+
+
+def test_a_transformer_says_which_of_two_pipelines_it_is_for(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    for name in ("hunyuan_video", "hunyuan_video-i2v"):
+        pipe = VideoDiTPipeline.from_pretrained(folder(name))
+        assert VideoDiTPipeline(**pipe.components).config.sampled_as == CASES[name].pipeline
+    changed = changed_index(folder("hunyuan_video-i2v"), tmp_path / "changed", _class_name="HunyuanVideoPipeline")
+    with pytest.raises(ModelError, match="takes no transformer with image_condition_type 'token_replace'"):
+        planned(changed)
+    changed = changed_index(folder("hunyuan_video"), tmp_path / "no", _class_name="HunyuanVideoImageToVideoPipeline")
+    with pytest.raises(ModelError, match="needs a transformer with an image_condition_type"):
+        planned(changed)
 
 
 @torch.no_grad()

@@ -164,3 +164,12 @@ def test_fewer_than_one_frame_does_not_snap(frames: int) -> None:
 def test_sides_below_one_pixel_do_not_snap(sides: tuple[int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WAN.snap_size(*sides)
+
+
+def test_padded_latents_fill_whole_patches_and_any_number_is_legal() -> None:
+    geometry = VideoGeometry(Size3D(4, 8, 8), Size3D(2, 2, 2), padded=True)
+    assert [geometry.padding(frames) for frames in (1, 2, 3, 4)] == [1, 0, 1, 0]
+    assert geometry.snap_frames(81) == 81
+    assert geometry.latent_size(81, 32, 32) == (21, 4, 4)
+    assert geometry.token_size(Size3D(21, 4, 4)) == (11, 2, 2)
+    assert VideoGeometry(Size3D(4, 8, 8), Size3D(2, 2, 2)).snap_frames(81) == 85

@@ -136,14 +136,14 @@ def test_longer_clips_are_noisier():
     assert_close(flow(shift=2.0).sigma(quantile, 400), shift_sigma(quantile, 2.0))
 
 
-def pipe(objective="flow", experts=1, image_kind="keep_first", **config) -> SimpleNamespace:
+def pipe(objective="flow", experts=1, keeps_first=True, **config) -> SimpleNamespace:
     geometry = SimpleNamespace(patch=PATCH, num_tokens=lambda t, h, w: 80)
     defaults = SimpleNamespace(num_frames=17, height=64, width=64)
     scheduler = SimpleNamespace(config={"shift": 2.0} | config, alphas_cumprod=torch.linspace(1, 0, 1000))
     return SimpleNamespace(
         objective=objective,
         name_or_path="tiny",
-        spec=SimpleNamespace(experts=experts, image_kind=image_kind, geometry=geometry, defaults=defaults),
+        spec=SimpleNamespace(experts=experts, keeps_first=keeps_first, geometry=geometry, defaults=defaults),
         scheduler=scheduler,
         config=SimpleNamespace(boundary_ratio=0.875),
         transformer=SimpleNamespace(config=SimpleNamespace(guidance_embeds=False)),
@@ -177,7 +177,7 @@ def test_experts_share_the_noise_levels():
     [
         (pipe(experts=2), Noise(), None, "method.expert must be high or low"),
         (pipe(), Noise(), "high", "one transformer, got method.expert='high'"),
-        (pipe(image_kind="concat"), Noise(first_frame=0.5), None, "first_frame is 0.5"),
+        (pipe(keeps_first=False), Noise(first_frame=0.5), None, "first_frame is 0.5"),
         (pipe(objective="v"), Noise(shift=2.0), None, "models that predict v have none"),
     ],
 )

@@ -13,6 +13,7 @@ from PIL import Image
 from pretended_device import DEVICE, Device, OnDevice, moved
 from tiny_families import CASES, NEGATIVE, PROMPT, image
 from torch import nn
+from variants import EVERY_CASE
 
 from videodit import Edit, Frames, Region, VideoDiT, VideoDiTPipeline
 from videodit.acceleration.calibrate import psnr
@@ -68,13 +69,13 @@ def test_the_device_computes_and_refuses_float64() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY_CASE)
 def test_families_make_clips(name: str, folder: Callable[[str], Path]) -> None:
     case, pipe = CASES[name], on_device(load(folder(name)))
     negative = {"negative_prompt": NEGATIVE} if pipe._sampling.guided else {}
     frames = {"num_frames": case.latent[1]} if "num_frames" not in case.call else {}
     latents = torch.randn(1, *case.latent, generator=generator())
-    settings = {"num_inference_steps": 2, **negative, **frames, **case.call, "output_type": "np"}
+    settings = {"num_inference_steps": 2, **negative, **frames, **case.call, **case.ours, "output_type": "np"}
     with Device() as device:
         made = pipe(PROMPT, generator=generator(), latents=latents, **settings).frames
     assert np.asarray(made[0]).std() > 0.01

@@ -69,6 +69,10 @@ IMPORTED = {
         "diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video:DEFAULT_PROMPT_TEMPLATE",
         "the prompt template that HunyuanVideo was trained with",
     ),
+    "HUNYUAN_PICTURE_TEMPLATE": Part(
+        "diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video:DEFAULT_PROMPT_TEMPLATE",
+        "the prompt template that HunyuanVideo's image models were trained with",
+    ),
     "LoraBaseMixin": Part("diffusers.loaders.lora_base:LoraBaseMixin", "fuse_lora, set_adapters and their like"),
     "LoraLayer": Part("peft.tuners.lora:LoraLayer", "recognizes layers with a LoRA when one is saved"),
     "ParallelConfig": Part(f"{_PARALLEL}:ParallelConfig", "context parallelism on processes without a GPU"),

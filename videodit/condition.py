@@ -6,13 +6,13 @@ share a timestep: 1, ``T`` or ``S``; ``U`` distinct timesteps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from videodit._diffusers import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
+from videodit._diffusers import FeedForward, PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from videodit.blocks import Modulation
 from videodit.blocks.base import cond_dim
 from videodit.errors import InputError
@@ -21,6 +21,8 @@ from videodit.schema import Part
 from videodit.shapes import Size3D
 from videodit.transformer_config import TransformerConfig
 
+_FPS_APART = 16
+"""Frames a second of the one of two classes; the other is all the rest (diffusers: SkyReelsV2)."""
 _BITS = 2**32 - 1
 """Those of an fp32 number."""
 
@@ -28,11 +30,39 @@ _BITS = 2**32 - 1
 class Condition(Part):
     """What the model has to know of the layers below.
 
-    Its one setting, ``reversed_time``: the timestep's embedder counts from noise to clean.
+    Its settings: ``reversed_time``: the timestep's embedder counts from noise to clean. ``constant_dim``: channels of
+    the sinusoids of a number that is the same for all clips and is embedded, too, ``constant``; 0 for none.
+    ``fps_classes``: blocks of cross-attention are told whether the clip has 16 frames a second. ``replaced_tokens``:
+    tokens at timestep 0 are in the place of noisy ones: they are not told the guidance scale, and what is predicted of
+    them has the clip's timestep.
     """
 
-    settings: ClassVar[Mapping[str, object]] = {"reversed_time": False}
-    fp32 = ("time_embedder", "guidance_embedder", "resolution_embedder", "aspect_ratio_embedder")
+    settings: ClassVar[Mapping[str, object]] = {
+        "reversed_time": False,
+        "constant_dim": 0,
+        "constant": 2.0,
+        "replaced_tokens": False,
+        "fps_classes": False,
+    }
+    fp32 = ("time_embedder", "guidance_embedder", "resolution_embedder", "aspect_ratio_embedder", "constant_embedder")
+
+
+class Added(NamedTuple):
+    """What is added to the timestep's embedding.
+
+    Attributes:
+        values: ``[B, K]``.
+        clean: in place of them at timestep 0, ``[B, K]``; ``None`` for the same.
+    """
+
+    values: Tensor
+    clean: Tensor | None = None
+
+    def at(self, timestep: Tensor, sample: Tensor | None = None) -> Tensor:
+        """For timesteps ``[B, G]``, ``[B, G or 1, K]``; or for ``[U]``, each of the sample ``[U]``, ``[U, K]``."""
+        values, clean = (None if one is None else one[:, None] if sample is None else one[sample] for one in self)
+        assert values is not None
+        return values if clean is None else torch.where((timestep == 0)[..., None], clean, values)
 
 
 class ConditionModel:
@@ -41,6 +71,7 @@ class ConditionModel:
     config: TransformerConfig
     pooled_embedder: PixArtAlphaTextProjection | None
     guidance_embedder: TimestepEmbedding | None
+    time_proj: nn.Linear | None
 
     def _build_condition(self) -> None:
         """The layers, as the config says."""
@@ -55,6 +86,23 @@ class ConditionModel:
         if config.size_condition_stride is not None:
             self.resolution_embedder = TimestepEmbedding(config.freq_dim, width // 3)
             self.aspect_ratio_embedder = TimestepEmbedding(config.freq_dim, width // 3)
+
+        if channels := Condition.setting(config, "constant_dim"):
+            self.constants = Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0)
+            self.constant_embedder = TimestepEmbedding(channels, width)
+
+        if Condition.setting(config, "fps_classes"):
+            self.fps_embedding = nn.Embedding(2, width)
+            self.fps_projection = FeedForward(width, 6 * width, mult=1, activation_fn="linear-silu")
+
+    def _projection(self, fps: float) -> Callable[[Tensor], Tensor] | None:
+        """The layer that all blocks share; of models that are told the rate, with what they are told of it."""
+        layer = self.time_proj
+        if layer is None or not Condition.setting(self.config, "fps_classes"):
+            return layer
+        kind = torch.tensor(int(fps != _FPS_APART), device=layer.weight.device)
+        told = self.fps_projection(self.fps_embedding(kind))  # [6·D]
+        return lambda values: layer(values) + told
 
     def _sinusoids(self, numbers: Tensor) -> Tensor:
         """Numbers ``[...]`` as sinusoids ``[..., freq_dim]`` in the dtype of the embedders."""
@@ -76,8 +124,8 @@ class ConditionModel:
 
     def _embed_extras(
         self, pooled: Tensor | None, guidance: Tensor | None, of_text: Tensor | None, latents: Tensor
-    ) -> Tensor | None:
-        """What is added to the timestep's embedding, ``[B, K]``, or ``None``.
+    ) -> Added | None:
+        """What is added to the timestep's embedding, or ``None``.
 
         Args:
             pooled: pooled text ``[B, pooled_dim]``, where the model has it.
@@ -86,6 +134,7 @@ class ConditionModel:
             latents: ``[B, C, T, H, W]``, for their size.
         """
         parts = []
+        guided = guidance is not None and self.guidance_embedder is not None
         if guidance is not None and self.guidance_embedder is not None:
             parts.append(self.guidance_embedder(self._sinusoids(1000 * guidance.float())))
         if pooled is not None and self.pooled_embedder is not None:
@@ -96,13 +145,31 @@ class ConditionModel:
             resolution = self.resolution_embedder(self._sinusoids(size)).flatten(1)  # [1, 2·K/3]
             ratio = self.aspect_ratio_embedder(self._sinusoids(size[:, 0] / size[:, 1]))  # [1, K/3]
             parts.append(torch.cat([resolution, ratio], dim=1).expand(latents.shape[0], -1))
+        if Condition.setting(self.config, "constant_dim"):
+            number = torch.full([latents.shape[0]], Condition.setting(self.config, "constant"), device=latents.device)
+            wide = self.constants(number).to(self.constant_embedder.linear_1.weight.dtype)
+            parts.append(self.constant_embedder(wide))
         if of_text is not None:
             parts.append(of_text)
-        return sum(parts[1:], parts[0]).to(latents.dtype) if parts else None
+        if not parts:
+            return None
+        values = sum(parts[1:], parts[0]).to(latents.dtype)
+        if not guided or not Condition.setting(self.config, "replaced_tokens"):
+            return Added(values)
+        others = sum(parts[2:], parts[1]) if parts[1:] else torch.zeros_like(values)
+        return Added(values, others.to(latents.dtype))
 
-    def _embed_timestep(self, timestep: Tensor, extra: Tensor | None, grid: Size3D, dtype: torch.dtype) -> Modulation:
+    def _embed_last(
+        self, condition: Modulation, timestep: Tensor, extra: Added | None, grid: Size3D, dtype: torch.dtype
+    ) -> Modulation:
+        """The condition of the final layer: that of the blocks, or of the clip's timestep ``[B]`` for all tokens."""
+        if not Condition.setting(self.config, "replaced_tokens"):
+            return condition
+        return self._embed_timestep(timestep, extra, grid, dtype)
+
+    def _embed_timestep(self, timestep: Tensor, extra: Added | None, grid: Size3D, dtype: torch.dtype) -> Modulation:
         """The condition of the distinct timesteps and, for one timestep a token, the row of each token."""
-        token_row = None
+        token_row = sample = None
         if timestep.ndim == 1:
             timestep = timestep[:, None]  # [B, 1]
         elif timestep.shape[1] == grid.numel:
@@ -113,10 +180,9 @@ class ConditionModel:
                 keys = keys + (torch.arange(len(timestep), device=timestep.device)[:, None] << 32)
             keys, token_row = torch.unique(keys, return_inverse=True)  # [U], [B, S]
             timestep = (keys & _BITS).to(torch.int32).view(torch.float32)
-            extra = None if extra is None else extra[keys >> 32]  # [U, K]
-        if Condition.setting(self.config, "reversed_time"):
-            timestep = NUM_TRAIN_TIMESTEPS - timestep
-        values = self.time_embedder(self._sinusoids(timestep)).to(dtype)  # [B, G, K] or [U, K]
+            sample = keys >> 32
+        told = NUM_TRAIN_TIMESTEPS - timestep if Condition.setting(self.config, "reversed_time") else timestep
+        values = self.time_embedder(self._sinusoids(told)).to(dtype)  # [B, G, K] or [U, K]
         if extra is not None:
-            values = values + (extra if token_row is not None else extra[:, None])
+            values = values + extra.at(timestep, sample)
         return Modulation(values, token_row)

@@ -40,6 +40,8 @@ class VideoGeometry:
         vae_stride: pixels per latent along time, height and width, e.g. ``(4, 8, 8)``.
         patch: latents per token along the same axes, e.g. ``(1, 2, 2)``.
         causal: the first frame is a latent of its own: ``stride·k + 1`` frames; else there are ``stride·k``.
+        padded: what a clip's latents lack of whole patches along time stands in front of them, so that any number of
+            latents is legal.
 
     Raises:
         InputError: a stride or patch that is not a positive integer.
@@ -48,6 +50,7 @@ class VideoGeometry:
     vae_stride: Size3D
     patch: Size3D = _UNIT
     causal: bool = True
+    padded: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vae_stride", "patch"):
@@ -84,10 +87,15 @@ class VideoGeometry:
         Raises:
             InputError: a latent extent that is no multiple of the patch.
         """
+        latent = latent._replace(t=latent.t + self.padding(latent.t))
         for name, value, patch in zip(("frames", "height", "width"), latent, self.patch, strict=True):
             if value < patch or value % patch:
                 raise InputError(f"latent {name} must be a positive multiple of the patch {patch}, got {value}")
         return Size3D(*(value // patch for value, patch in zip(latent, self.patch, strict=True)))
+
+    def padding(self, latent_frames: int) -> int:
+        """How many latents stand in front of a clip's own."""
+        return -latent_frames % self.patch.t if self.padded else 0
 
     def num_tokens(self, num_frames: int, height: int, width: int) -> int:
         """Sequence length that the transformer sees for a clip in pixels."""
@@ -149,7 +157,7 @@ class VideoGeometry:
 
     def _frame_neighbours(self, num_frames: int) -> tuple[int, int]:
         # A temporal patch p groups p latent frames: their number must be a multiple of p.
-        st, pt, lead = self.vae_stride.t, self.patch.t, self._lead
+        st, pt, lead = self.vae_stride.t, 1 if self.padded else self.patch.t, self._lead
         rest = max(0, num_frames - lead)
         below = max(pt, (rest // st + lead) // pt * pt)
         above = max(pt, -(-(-(-rest // st) + lead) // pt) * pt)  # -(-a // b) rounds up

@@ -13,9 +13,11 @@ from torch import Tensor
 from videodit.errors import InputError, ModelError
 from videodit.prompt_reader import PromptReader
 from videodit.text_spec import TextSpec
+from videodit.text_with_picture import picture_then_text, read_with_picture, token_number
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    import numpy as np
+    from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 _ANY = TextSpec()
 _POOLED_LENGTH = 77  # CLIP's window
@@ -50,6 +52,7 @@ class TextEncoder(PromptReader):
         model: an encoder whose output has ``last_hidden_state`` (T5, UMT5, …).
         spec: how the model wants its prompts.
         pooled: a tokenizer and an encoder whose output has ``pooler_output`` (CLIP), for models that have both.
+        image_processor: prepares the picture, for models that read one with a prompt.
 
     Raises:
         InputError: a ``max_length`` below 1.
@@ -62,12 +65,18 @@ class TextEncoder(PromptReader):
         spec: TextSpec = _ANY,
         *,
         pooled: tuple[PreTrainedTokenizerBase, torch.nn.Module] | None = None,
+        image_processor: BaseImageProcessor | None = None,
     ) -> None:
         super().__init__(tokenizer, spec)
-        self.model, self.pooled = model, pooled
+        self.model, self.pooled, self.image_processor = model, pooled, image_processor
 
     def __call__(
-        self, prompts: Sequence[str], *, device: torch.device | str | None = None, max_length: int | None = None
+        self,
+        prompts: Sequence[str],
+        *,
+        device: torch.device | str | None = None,
+        max_length: int | None = None,
+        picture: np.ndarray | None = None,
     ) -> TextTokens:
         """Encode prompts; the empty prompt is legal and is what guidance leads away from.
 
@@ -75,15 +84,24 @@ class TextEncoder(PromptReader):
             prompts: one or more sentences. What goes beyond ``max_length`` tokens is cut: see :meth:`lost_text`.
             device: where the tokens go; ``None`` takes the encoder's own place, which an offloaded encoder lacks.
             max_length: tokens at which these prompts are cut; ``None`` for the model's own.
+            picture: uint8 ``[H, W, 3]``, for models that read one with a prompt.
 
         Raises:
-            InputError: no prompt at all, or a single string, which would be read letter by letter.
+            InputError: no prompt at all, a single string, which would be read letter by letter, or a picture that is
+                missing or that the model does not read.
         """
         if isinstance(prompts, str):
             raise InputError(f"expected a list of prompts, got the single string {prompts!r}")
         if not prompts:
             raise InputError("at least one prompt is needed")
         spec = self.spec
+        if (picture is None) != (spec.picture is None):
+            missing = picture is None
+            raise InputError(
+                "this model reads a prompt together with the picture that the clip starts from; pass both to a call"
+                if missing
+                else "this model reads a prompt without a picture"
+            )
         device = device if device is not None else next(self.model.parameters()).device
         tokens = self.tokenizer(
             [spec.written(prompt) for prompt in prompts],
@@ -97,6 +115,13 @@ class TextEncoder(PromptReader):
         if spec.zero_empty:
             said = torch.tensor([[prompt != ""] for prompt in prompts], device=ids.device)
             ids, mask = ids * said, mask * said
+        if picture is not None and spec.picture is not None:
+            assert self.image_processor is not None
+            end = token_number(self.tokenizer, spec.picture.header_end)
+            parts = read_with_picture(self.model, ids, picture, self.image_processor, spec.hidden_layer)
+            own = tokens["input_ids"]  # on the CPU
+            embeds, mask = picture_then_text(*parts, own, mask.bool(), spec.picture, spec.template_tokens, end)
+            return TextTokens(embeds.to(device), mask, self._pool(prompts, device))
         given = {"attention_mask": mask} if spec.encoder_mask else {}
         if spec.hidden_layer is None:
             embeds = self.model(input_ids=ids, **given).last_hidden_state

@@ -11,6 +11,23 @@ from videodit.prompts import check_text, collapse
 
 
 @dataclass(frozen=True)
+class PictureTokens:
+    """How a language model reads a prompt together with a picture; see :mod:`videodit.text_with_picture`.
+
+    Attributes:
+        every: one of so many of the picture's tokens is taken.
+        header_end: the token behind each header of the template.
+        headers: how many there are.
+        header: tokens of the last one, which calls for an answer; they are dropped.
+    """
+
+    every: int = 1
+    header_end: str = "<|end_header_id|>"
+    headers: int = 3
+    header: int = 4
+
+
+@dataclass(frozen=True)
 class TextSpec:
     """How a model wants its prompts.
 
@@ -28,6 +45,7 @@ class TextSpec:
         hidden_layer: index into the encoder's hidden states; ``None`` takes its last, normalised one.
         template: gives a text with ``{}`` where the prompt goes, when it is needed.
         template_tokens: how many tokens at the front belong to the template and are dropped.
+        picture: the language model sees the picture that a clip starts from, too, where its template has a mark.
     """
 
     max_length: int | None = None
@@ -41,6 +59,7 @@ class TextSpec:
     hidden_layer: int | None = None
     template: Callable[[], str] | None = None
     template_tokens: int = 0
+    picture: PictureTokens | None = None
 
     def cleaned(self, prompt: str) -> str:
         """A prompt as it is meant to be read, without a template."""

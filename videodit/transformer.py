@@ -279,6 +279,7 @@ class VideoDiT(
         return_dict: bool = True,
         *,
         prepared: Prepared | None = None,
+        causal_frames: int = 1,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict the velocity (or what the objective names) of noisy latents.
 
@@ -292,10 +293,12 @@ class VideoDiT(
             pooled_projections: pooled text ``[B, pooled_dim]``, for models that have it.
             guidance: guidance scales ``[B]``, for models that embed them.
             encoder_hidden_states_image: tokens of an image encoder ``[B, I, image_dim]``, for models that see one.
-            fps: frames per second, for fractional rotary positions.
+            fps: frames per second, for fractional rotary positions and models that are told.
             attention_kwargs: ``{"scale": s}`` scales loaded LoRA layers.
             return_dict: an output object instead of a tuple.
             prepared: the same object for all steps of a generation; see :class:`Prepared`.
+            causal_frames: latent frames of tokens that see one another and those before them, but none behind; with 1
+                all see all.
 
         Returns:
             ``sample``: ``[B, out_channels, T, H, W]``.
@@ -328,6 +331,8 @@ class VideoDiT(
         joined = text.shape[1] if self.block_class.joined else 0  # text tokens in one sequence with the video's
         # [1, S or S + L, 1 or N, head_dim / 2, 2]
         rotary = None if self.rotary is None else self.rotary(grid, x.device, fps, joined)
+        if self.context_parallel is not None and causal_frames > 1:
+            raise InputError(f"causal_frames is {causal_frames}; it must be 1 where processes share the tokens")
         if self.context_parallel is not None:  # from here on S and L are this process's share
             x, text, rotary, mask, condition = self._own_share(Tokens(x, text, rotary, mask, condition))
         context = BlockContext(
@@ -335,8 +340,9 @@ class VideoDiT(
             rotary=rotary,
             text_mask=self.block_class.text_mask(mask, x.shape[1]),  # [B, 1, 1, L or S + L] or None
             image=seen.image,  # [B, I, D] or None
+            self_mask=self.block_class.self_mask(self.config, grid, causal_frames, x.device),  # [1, 1, S, S] or None
             **self.modulation_class.told(
-                self.time_proj, condition, lambda: self._embed_timestep(noisiest, extra, grid, dtype)
+                self._projection(fps), condition, lambda: self._embed_timestep(noisiest, extra, grid, dtype)
             ),
             **self.block_class.more_context(self.config, grid, x),
         )
@@ -349,6 +355,7 @@ class VideoDiT(
             else:
                 x, text = block(x, text, context)  # [B, S, D], [B, L, D]
 
+        condition = self._embed_last(condition, noisiest, extra, grid, dtype)  # [B, G, K] or [U, K]
         shift, scale = self.final_class.rows(self, condition)  # [B, G, D] or [U, D]
         x = modulate(self.norm_out(self.norm_final(x)), shift, scale, condition.token_row).to(dtype)
         x = self.proj_out(x)  # [B, S, patch·C], S whole again

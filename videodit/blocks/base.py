@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal, NamedTuple, TypedDict
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from videodit._diffusers import TransformerBlockMetadata, TransformerBlockRegist
 from videodit.attention import KeysValues, QKNorm
 from videodit.blocks.layers import BlockNorm
 from videodit.blocks.modulation import Modulation
+from videodit.errors import InputError
 from videodit.initialization import initialize
 from videodit.schema import Part
 from videodit.shapes import Size3D
@@ -35,6 +37,8 @@ class BlockContext(NamedTuple):
         image: tokens of an image ``[B, I, D]`` for the cross-attention, or ``None``.
         keys_values: what this block's cross-attention makes of text and image, where that is kept; else ``None``.
         frame_embedding: ``[1, S, D]`` for the first temporal block, or ``None``.
+        self_mask: ``[1, 1, S, S]``, True where a token sees another in the self-attention of cross blocks; ``None``:
+            everywhere.
     """
 
     grid: Size3D
@@ -46,6 +50,7 @@ class BlockContext(NamedTuple):
     image: Tensor | None = None
     keys_values: list[KeysValues] | None = None
     frame_embedding: Tensor | None = None
+    self_mask: Tensor | None = None
 
 
 class MoreContext(TypedDict, total=False):
@@ -125,6 +130,18 @@ class Block(nn.Module, Part):
         if mask is None:
             return None
         return (F.pad(mask, (tokens, 0), value=True) if cls.joined else mask)[:, None, None]
+
+    @classmethod
+    def self_mask(cls, config: TransformerConfig, grid: Size3D, frames: int, device: torch.device) -> Tensor | None:
+        """Which tokens see which, ``[1, 1, S, S]``, where each sees its own ``frames`` in a row and those before;
+        ``None`` for all, with one.
+
+        Raises:
+            InputError: the class cannot do that.
+        """
+        if frames > 1:
+            raise InputError(f"causal_frames is {frames}; it must be 1 for a model of these blocks")
+        return None
 
     @classmethod
     def more_context(cls, config: TransformerConfig, grid: Size3D, x: Tensor) -> MoreContext:

@@ -96,6 +96,15 @@ class CrossBlock(Block):
         return cls(**shared, cross_attn_norm=norm, image=image)
 
     @classmethod
+    def self_mask(cls, config: TransformerConfig, grid: Size3D, frames: int, device: torch.device) -> Tensor | None:
+        if frames == 1 or config.attention != "full":
+            return super().self_mask(config, grid, frames, device)
+        block = (
+            torch.arange(grid.t, device=device).div(frames, rounding_mode="floor").repeat_interleave(grid.h * grid.w)
+        )
+        return (block <= block[:, None])[None, None]  # [1, 1, S, S]
+
+    @classmethod
     def more_context(cls, config: TransformerConfig, grid: Size3D, x: Tensor) -> MoreContext:
         if not config.frame_embedding or grid.t == 1:
             return {}
@@ -116,7 +125,7 @@ class CrossBlock(Block):
         shift1, scale1, gate1, shift3, scale3, gate3 = context.modulation.chunks(self.scale_shift_table)
 
         h = modulate(self.norm1(x), shift1, scale1, row).to(dtype)  # [B, S, D]
-        h = self.attn1(h, rotary=context.rotary, grid=context.grid)
+        h = self.attn1(h, None, context.self_mask, context.rotary, context.grid)
         x = add_gated(x, h, gate1, row).to(dtype)
 
         if self.attn2 is not None and self.norm2 is not None:

@@ -87,11 +87,13 @@ class TableModulation:
         return nn.Linear(cond_dim, 6 * dim)
 
     @staticmethod
-    def told(layer: nn.Linear | None, condition: Modulation, text_condition: Callable[[], Modulation]) -> Told:
+    def told(
+        layer: Callable[[Tensor], Tensor] | None, condition: Modulation, text_condition: Callable[[], Modulation]
+    ) -> Told:
         """What blocks are told of the condition, by the names of :class:`~videodit.blocks.BlockContext`'s fields.
 
         Args:
-            layer: that of :meth:`shared_layer`.
+            layer: that of :meth:`shared_layer`, or what else is made of its result.
             condition: of the video's timesteps, ``[B, G, K]``, or ``[U, K]`` and a row for each token.
             text_condition: makes that of the text's timestep, ``[B, 1, K]``.
         """
@@ -108,7 +110,9 @@ class OwnModulation:
         return None
 
     @staticmethod
-    def told(layer: nn.Linear | None, condition: Modulation, text_condition: Callable[[], Modulation]) -> Told:
+    def told(
+        layer: Callable[[Tensor], Tensor] | None, condition: Modulation, text_condition: Callable[[], Modulation]
+    ) -> Told:
         """See :class:`TableModulation`."""
         text = text_condition()
         return {

@@ -1,4 +1,4 @@
-"""CogVideoX 1.0 (Yang et al., "CogVideoX: Text-to-Video Diffusion Models with An Expert Transformer", 2024)."""
+"""CogVideoX 1.0 and 1.5 (Yang et al., "CogVideoX: Text-to-Video Diffusion Models with An Expert Transformer", 2024)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from einops import rearrange
 
+from videodit.families import cogvideox_1_5 as of_1_5
 from videodit.families.base import (
     APACHE,
     CHANNEL_FIRST,
-    CONV2D,
     FIRST,
     Family,
     Published,
@@ -37,10 +37,14 @@ def options(config: Config) -> JsonObject:
     """Our options."""
     heads, head_dim, patch = (config[k] for k in ("num_attention_heads", "attention_head_dim", "patch_size"))
     rows, columns = config["sample_height"] // patch, config["sample_width"] // patch
+    of_1_5.check(config)
+    frames = config["patch_size_t"]
     positions: JsonObject
     if config["use_rotary_positional_embeddings"]:
         side = head_dim // 8 * 3
-        positions = {"rope_axes": (head_dim // 4, side, side), "position_base": (rows, columns)}
+        positions = {"rope_axes": (head_dim // 4, side, side)}
+        if frames is None:  # 1.5 counts tokens as they are
+            positions["position_base"] = (rows, columns)
     else:
         space = 1 / config["spatial_interpolation_scale"]
         positions = {
@@ -49,14 +53,14 @@ def options(config: Config) -> JsonObject:
             "position_scale": (1 / config["temporal_interpolation_scale"], space, space),
         }
     if config["use_learned_positional_embeddings"]:
-        frames = (config["sample_frames"] - 1) // config["temporal_compression_ratio"] + 1
+        length = (config["sample_frames"] - 1) // config["temporal_compression_ratio"] + 1
         positions |= {
             "position_embedding": "learned",
-            "learned_grid": (frames, rows, columns),
+            "learned_grid": (length, rows, columns),
             "learned_text": config["max_text_seq_length"],
         }
     return {
-        "patch_size": (1, patch, patch),
+        "patch_size": (frames or 1, patch, patch),
         "num_attention_heads": heads,
         "attention_head_dim": head_dim,
         "in_channels": config["in_channels"],
@@ -75,16 +79,20 @@ def options(config: Config) -> JsonObject:
         "final_layer": "linear",
         "final_layer_norm": True,
         **positions,
+        **of_1_5.constant(config),
     }
 
 
 _LARGE = {"num_attention_heads": 48, "num_layers": 42, "use_rotary_positional_embeddings": True}
 
+_DEFAULTS = always(480, 720, 49, 8.0, 50, 6.0)
+
 _SAMPLING = Sampling(
     text=TextSpec(max_length=226, padding="max_length", encoder_mask=False, model_mask=False),
     vae="AutoencoderKLCogVideoX",
-    defaults=always(480, 720, 49, 8.0, 50, 6.0),
+    defaults=lambda config: (of_1_5.DEFAULTS if config["patch_size"][0] > 1 else _DEFAULTS)(config),
     frames_first=True,
+    in_front="whole_patches",
 )
 
 _LICENCE = "CogVideoX License"
@@ -96,11 +104,12 @@ FAMILY = Family(
     objective="v",
     options=options,
     rules=(
-        Rule("patch_embed.weight", "patch_embed.proj.weight", CONV2D),
+        Rule("patch_embed.weight", "patch_embed.proj.weight", of_1_5.PATCHES),
         Rule("patch_embed.bias", "patch_embed.proj.bias"),
         Rule("learned_positions", "patch_embed.pos_embedding"),
         Rule("text_embedder.{rest}", "patch_embed.text_proj.{rest}"),
         Rule("time_embedder.{rest}", "time_embedding.{rest}"),
+        Rule("constant_embedder.{rest}", "ofs_embedding.{rest}"),
         Rule(
             ("blocks.{n}.modulation.{rest}", "blocks.{n}.text_modulation.{rest}"),
             ("transformer_blocks.{n}.norm1.linear.{rest}", "transformer_blocks.{n}.norm2.linear.{rest}"),
@@ -118,12 +127,9 @@ FAMILY = Family(
     ),
     sampling={
         "CogVideoXPipeline": _SAMPLING,
-        "CogVideoXImageToVideoPipeline": replace(_SAMPLING, image_condition="concat"),
+        "CogVideoXImageToVideoPipeline": replace(_SAMPLING, image_condition=("latents", "drawn_image")),
     },
     required={
-        "patch_size_t": None,  # CogVideoX 1.5
-        "ofs_embed_dim": None,
-        "patch_bias": True,
         "attention_bias": True,
         "norm_elementwise_affine": True,
         "activation_fn": "gelu-approximate",
@@ -142,5 +148,6 @@ FAMILY = Family(
             _LICENCE,
             FIRST,
         ),
+        **of_1_5.published(_LARGE, _LICENCE),
     },
 )

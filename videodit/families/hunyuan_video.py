@@ -1,8 +1,8 @@
-"""HunyuanVideo, text to video (Kong et al., "HunyuanVideo: A Systematic Framework For Large Video Generative Models",
-2024)."""
+"""HunyuanVideo (Kong et al., "HunyuanVideo: A Systematic Framework For Large Video Generative Models", 2024)."""
 
 from __future__ import annotations
 
+from videodit.families import hunyuan_video_i2v as i2v
 from videodit.families.base import (
     CONV3D,
     MMDIT,
@@ -35,6 +35,7 @@ _REFINER = "context_embedder.token_refiner.refiner_blocks"
 def options(config: Config) -> JsonObject:
     """Our options."""
     heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
+    i2v.check(config)
     return {
         "patch_size": (config["patch_size_t"], config["patch_size"], config["patch_size"]),
         "num_attention_heads": heads,
@@ -54,6 +55,7 @@ def options(config: Config) -> JsonObject:
         "guidance_embeds": config["guidance_embeds"],
         "rope_axes": tuple(config["rope_axes_dim"]),
         "rope_theta": config["rope_theta"],
+        **i2v.options(config),
     }
 
 
@@ -102,6 +104,18 @@ ORIGINAL = Original(
     ),
 )
 
+SAMPLING = Sampling(
+    text=TextSpec(
+        max_length=256, padding="max_length", hidden_layer=-3, template=_template, template_tokens=_TEMPLATE_TOKENS
+    ),
+    vae="AutoencoderKLHunyuanVideo",
+    defaults=always(720, 1280, 129, 24.0, 50, 6.0),
+    guided=False,
+    sigmas="to_zero",
+    pooled_component="text_encoder_2",
+    by_config=i2v.text_alone,
+)
+
 FAMILY = Family(
     name="hunyuan_video",
     title="HunyuanVideo",
@@ -120,29 +134,17 @@ FAMILY = Family(
     ),
     original=ORIGINAL,
     sampling={
-        "HunyuanVideoPipeline": Sampling(
-            text=TextSpec(
-                max_length=256,
-                padding="max_length",
-                hidden_layer=-3,
-                template=_template,
-                template_tokens=_TEMPLATE_TOKENS,
-            ),
-            vae="AutoencoderKLHunyuanVideo",
-            defaults=always(720, 1280, 129, 24.0, 50, 6.0),
-            guided=False,
-            sigmas="to_zero",
-            pooled_component="text_encoder_2",
-        )
+        "HunyuanVideoPipeline": SAMPLING,
+        "HunyuanVideoImageToVideoPipeline": i2v.sampling(SAMPLING),
     },
-    required={"image_condition_type": None},
     published={
         "HunyuanVideo": Published(
             "hunyuanvideo-community/HunyuanVideo",
             {},
             12_821_012_544,
             LLAMA_3_8B + CLIP_L + HUNYUAN_VAE,
-            "Tencent Hunyuan Community",
-        )
+            i2v.LICENCE,
+        ),
+        **i2v.PUBLISHED,
     },
 )

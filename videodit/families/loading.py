@@ -188,7 +188,7 @@ class FamilyLoading(CheckedLoading):
         names = list(entries)
         whole = [(family, family.original) for family in FAMILIES.values() if family.original is not None]
         whole = [(family, original) for family, original in whole if original.config is not None]
-        for family, original in whole:
+        for family, original in reversed(whole):  # SkyReels-V2's files have all that Wan's have, and more
             if any(original.mark in name for name in names):
                 with TensorFiles([path], original.rename) as files:
                     assert original.config is not None

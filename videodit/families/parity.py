@@ -23,6 +23,7 @@ from videodit._diffusers import (
 from videodit.families import FAMILIES
 from videodit.families.base import to_native
 from videodit.json_types import JsonObject
+from videodit.shapes import Size3D
 from videodit.transformer import VideoDiT
 
 M = TypeVar("M", bound=nn.Module)
@@ -39,6 +40,7 @@ class Inputs(TypedDict, total=False):
     guidance: Tensor
     encoder_hidden_states_image: Tensor
     fps: float
+    causal_frames: int
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,11 @@ class Member:
             inputs["encoder_hidden_states_image"] = torch.randn(
                 batch, config.image_tokens or 5, config.image_dim, dtype=dtype
             )
+        if "kept" in self.inputs:
+            inputs["timestep"] = inputs["timestep"][:, None].repeat(1, dit.geometry.token_size(Size3D(*size)).t)
+            inputs["timestep"][:, 0] = 0
+        if "causal" in self.inputs:
+            inputs["causal_frames"] = 2
         if "fps" in self.inputs:
             inputs["fps"] = self.fps
         return inputs
@@ -122,6 +129,18 @@ def _wan(theirs: ModelMixin, x: Inputs) -> Tensor:
 
 def _skyreels(theirs: ModelMixin, x: Inputs) -> Tensor:
     return theirs(x["hidden_states"], x["timestep"], x["encoder_hidden_states"], return_dict=False)[0]
+
+
+def _skyreels_forced(theirs: ModelMixin, x: Inputs) -> Tensor:
+    """With a timestep for each latent frame, a class of rates, and frames that see those behind them not."""
+    theirs.register_to_config(num_frame_per_block=x.get("causal_frames", 1))
+    tensors = (x["hidden_states"], x["timestep"], x["encoder_hidden_states"])
+    out = [  # it mixes up the samples of a batch where it is told a rate
+        theirs(*alone, enable_diffusion_forcing=True, fps=[int(x["fps"] != 16)], return_dict=False)[0]
+        for alone in zip(*(tensor.split(1) for tensor in tensors), strict=True)
+    ]
+    theirs.register_to_config(num_frame_per_block=1)
+    return torch.cat(out)
 
 
 def _ltx(theirs: ModelMixin, x: Inputs) -> Tensor:
@@ -164,12 +183,19 @@ def _cogvideox(theirs: ModelMixin, x: Inputs) -> Tensor:
     if config.use_rotary_positional_embeddings:
         grid = (height // config.patch_size, width // config.patch_size)
         base = (config.sample_width // config.patch_size, config.sample_height // config.patch_size)
-        crops = get_resize_crop_region_for_grid(grid, *base)
-        rotary = get_3d_rotary_pos_embed(config.attention_head_dim, crops, grid, frames)
+        if config.patch_size_t is None:
+            crops = get_resize_crop_region_for_grid(grid, *base)
+            rotary = get_3d_rotary_pos_embed(config.attention_head_dim, crops, grid, frames)
+        else:
+            length = frames // config.patch_size_t
+            rotary = get_3d_rotary_pos_embed(
+                config.attention_head_dim, None, grid, length, grid_type="slice", max_size=(base[1], base[0])
+            )
     out = theirs(
         x["hidden_states"].transpose(1, 2),
         x["encoder_hidden_states"],
         x["timestep"],
+        ofs=None if config.ofs_embed_dim is None else torch.tensor([2.0]),
         image_rotary_emb=rotary,
         return_dict=False,
     )[0]
@@ -183,9 +209,14 @@ def _hunyuan(theirs: ModelMixin, x: Inputs) -> Tensor:
         x["encoder_hidden_states"],
         x["encoder_attention_mask"],
         x["pooled_projections"],
-        1000 * x["guidance"],
+        1000 * x["guidance"] if theirs.config.guidance_embeds else None,
         return_dict=False,
     )[0]
+
+
+def _hunyuan_replaced(theirs: ModelMixin, x: Inputs) -> Tensor:
+    """It takes the timestep of the clip, and knows by itself that the first frame has another."""
+    return _hunyuan(theirs, {**x, "timestep": x["timestep"].amax(dim=1)})
 
 
 def _latte(theirs: ModelMixin, x: Inputs) -> Tensor:
@@ -287,6 +318,11 @@ _FLUX = {
     "in_channels": 16, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
     "joint_attention_dim": 12, "pooled_projection_dim": 10, "axes_dims_rope": (4, 6, 6),
 }  # fmt: skip
+_HUNYUAN = {
+    "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2,
+    "num_single_layers": 2, "num_refiner_layers": 2, "text_embed_dim": 12, "pooled_projection_dim": 10,
+    "rope_axes_dim": (4, 6, 6),
+}  # fmt: skip
 _IMAGES = ((1, 4, 4), (1, 6, 10), (1, 2, 14))
 
 MEMBERS = {
@@ -306,6 +342,13 @@ MEMBERS = {
         text_tokens=512,
     ),
     "skyreels_v2": Member("skyreels_v2", _WAN, _skyreels),
+    "skyreels_v2-df": Member(
+        "skyreels_v2", _WAN | {"inject_sample_info": True}, _skyreels_forced, inputs=("kept", "fps"), fps=16.0
+    ),
+    "skyreels_v2-df-causal": Member(
+        "skyreels_v2", _WAN | {"inject_sample_info": True}, _skyreels_forced, sizes=((4, 4, 4), (2, 6, 10)),
+        inputs=("kept", "fps", "causal"),
+    ),
     "ltx": Member(
         "ltx",
         _LTX,
@@ -335,15 +378,35 @@ MEMBERS = {
         _cogvideox,
         sizes=((3, 6, 10),),
     ),
-    "hunyuan_video": Member(
-        "hunyuan_video",
-        {
-            "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2,
-            "num_single_layers": 2, "num_refiner_layers": 2, "text_embed_dim": 12, "pooled_projection_dim": 10,
-            "rope_axes_dim": (4, 6, 6),
+    "cogvideox-1.5-5b": Member(
+        "cogvideox",
+        _COGVIDEOX | {"use_rotary_positional_embeddings": True, "patch_size_t": 2, "patch_bias": False},
+        _cogvideox,
+        sizes=((4, 6, 10), (2, 4, 4), (6, 2, 6)),
+    ),
+    "cogvideox-1.5-5b-i2v": Member(
+        "cogvideox",
+        _COGVIDEOX
+        | {
+            "use_rotary_positional_embeddings": True, "patch_size_t": 2, "patch_bias": False, "in_channels": 8,
+            "ofs_embed_dim": 20,
         },
+        _cogvideox,
+        sizes=((4, 6, 10), (2, 4, 4)),
+    ),
+    "hunyuan_video": Member("hunyuan_video", _HUNYUAN, _hunyuan, inputs=("mask", "pooled", "guidance")),
+    "hunyuan_video-i2v": Member(
+        "hunyuan_video",
+        _HUNYUAN | {"image_condition_type": "token_replace"},
+        _hunyuan_replaced,
+        sizes=((2, 4, 4), (3, 6, 10)),
+        inputs=("mask", "pooled", "guidance", "kept"),
+    ),
+    "hunyuan_video-i2v-33ch": Member(
+        "hunyuan_video",
+        _HUNYUAN | {"image_condition_type": "latent_concat", "in_channels": 9, "guidance_embeds": False},
         _hunyuan,
-        inputs=("mask", "pooled", "guidance"),
+        inputs=("mask", "pooled"),
     ),
     "latte": Member("latte", _LATTE | {"video_length": 3}, _latte, sizes=((3, 16, 16), (3, 6, 10), (1, 2, 14))),
     "allegro": Member(

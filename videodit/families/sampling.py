@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
+from videodit.errors import ModelError
 from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 Sigmas = Literal["own", "to_last_step", "to_zero", "linear_quadratic"]
-ImageCondition = Literal["keep_first", "concat", "concat_mask"]
+Part = Literal["latents", "mask4", "mask1", "frames", "image", "drawn_image", "clip"]
+"""Channels of a transformer's input; what they hold is in :class:`Sampling`."""
+InFront = Literal["whole_patches", "decoded_latent"]
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,23 @@ class Sampling:
             linear, then quadratic ones.
         overrides: options of the transformer that its config does not tell.
         text_component: which of two text encoders gives the tokens.
-        image_condition: how the transformer takes the image that a clip starts from: its latent kept clean at the
-            first frame, its latent (and zeros) as more channels, or those and a mask of the given frames. ``None``:
-            there is none.
+        image_condition: what the transformer sees of a clip and of the pictures that it starts from: channels, in their
+            order. ``"latents"``, always the first, are those that are denoised; alone, the picture's latent is kept
+            clean at the first frame. ``"image"``: the first frame's latent, and zeros behind it; ``"drawn_image"``: one
+            drawn from its posterior; ``"mask1"``: one at the first latent frame. ``"mask4"``: which frames are given, a
+            channel for each frame of a latent; ``"frames"``: the latents of a clip that is grey where none is given.
+            ``"clip"``: the latents of a whole clip, which is edited. Empty: clips are made from text alone.
+        in_front: latents that are denoised in front of a clip's own: those that its own lack of ``"whole_patches"``; or
+            a ``"decoded_latent"``, which is decoded with them before its frames are left out.
+        tint: the share of the first frame's latent in the noise of all.
+        written_over: what a solver remembers of the latents before a step is what they became, since the authors' own
+            loop writes over them.
+        forcing: each latent frame may have a noise level of its own: given frames are kept clean wherever they are, and
+            frames may be denoised one after the other.
         pooled_component: which gives the pooled embedding.
         scheduler: entries of the scheduler's config that diffusers' pipeline needs, and what they are here, where all
             models count time alike.
+        by_config: the fields that another config of the transformer (ours) changes.
     """
 
     text: TextSpec
@@ -47,13 +61,43 @@ class Sampling:
     guided: bool = True
     sigmas: Sigmas = "own"
     overrides: Mapping[str, object] = field(default_factory=dict)
-    image_condition: ImageCondition | None = None
+    image_condition: tuple[Part, ...] = ()
+    in_front: InFront | None = None
+    tint: float = 0.0
+    written_over: bool = False
+    forcing: bool = False
     text_component: Literal["text_encoder", "text_encoder_2"] = "text_encoder"
     pooled_component: Literal["text_encoder", "text_encoder_2"] | None = None
     scheduler: Mapping[str, tuple[object, object]] = field(default_factory=dict)
+    by_config: Callable[[Config], Mapping[str, Any]] = lambda config: {}
+
+    def for_model(self, config: Config) -> Sampling:
+        """What it is for a transformer's config.
+
+        Raises:
+            ModelError: a transformer that the pipeline is not for.
+        """
+        return replace(self, **self.by_config(config))
+
+    def fits(self, config: Config) -> bool:
+        """Whether the pipeline is for a transformer of this config."""
+        try:
+            self.for_model(config)
+        except ModelError:
+            return False
+        return True
 
 
-OWN = Sampling(text=TextSpec(clean="collapse"), vae="CausalVideoVAE", defaults=lambda _: {}, sigmas="to_last_step")
+KEPT: tuple[Part, ...] = ("latents",)
+"""Pictures are kept clean among the latents."""
+
+OWN = Sampling(
+    text=TextSpec(clean="collapse"),
+    vae="CausalVideoVAE",
+    defaults=lambda _: {},
+    sigmas="to_last_step",
+    image_condition=KEPT,
+)
 """Of models that were made here."""
 
 

@@ -6,19 +6,15 @@ from collections.abc import Mapping
 
 from videodit.errors import InputError
 from videodit.families.base import (
-    APACHE,
     CONV3D,
-    FIRST,
-    FIRST_AND_LAST,
     LEADING_AXIS,
     Family,
     Original,
-    Published,
     Rule,
     count_blocks,
 )
 from videodit.families.sampling import Sampling, always
-from videodit.families.sizes import CLIP_H_VISION, UMT5_XXL, WAN_VAE_2_1, WAN_VAE_2_2
+from videodit.families.wan_published import PUBLISHED
 from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
@@ -53,7 +49,8 @@ def options(config: Config) -> JsonObject:
 _HEAD_DIM = 128  # of every published Wan
 
 
-def _config_from_shapes(shapes: Mapping[str, list[int]]) -> JsonObject:
+def config_from_shapes(shapes: Mapping[str, list[int]]) -> JsonObject:
+    """diffusers' config from the shapes of its tensors."""
     dim, channels = shapes["patch_embedding.weight"][:2]
     patch = shapes["patch_embedding.weight"][2:]
     image = shapes.get("condition_embedder.image_embedder.norm1.weight", [None])[0]
@@ -107,7 +104,7 @@ ORIGINAL = Original(
             for name, short in _PROJECTIONS.items()
         ),
     ),
-    config=_config_from_shapes,
+    config=config_from_shapes,
 )
 
 # Padding is zero and attended to, as in training.
@@ -123,10 +120,6 @@ def _defaults(config: Config) -> JsonObject:
     return always(480, 832, 81, 16.0, 50, 5.0)(config)
 
 
-_TEXT_ONLY, _WITH_IMAGE = UMT5_XXL + WAN_VAE_2_1, UMT5_XXL + WAN_VAE_2_1 + CLIP_H_VISION
-_SMALL = {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960}
-_IMAGE = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
-
 FAMILY = Family(
     name="wan",
     title="Wan",
@@ -140,41 +133,14 @@ FAMILY = Family(
         "WanPipeline": Sampling(text=TEXT, vae="AutoencoderKLWan", defaults=_defaults),
         # With expand_timesteps (2.2 TI2V 5B) the image is kept at the first frame instead.
         "WanImageToVideoPipeline": Sampling(
-            text=TEXT, vae="AutoencoderKLWan", defaults=_defaults, image_condition="concat_mask"
+            text=TEXT, vae="AutoencoderKLWan", defaults=_defaults, image_condition=("latents", "mask4", "frames")
+        ),
+        "LucyEditPipeline": Sampling(
+            text=TEXT,
+            vae="AutoencoderKLWan",
+            defaults=always(480, 832, 81, 24.0, 50, 5.0),
+            image_condition=("latents", "clip"),
         ),
     },
-    published={
-        "Wan 2.1 T2V 1.3B": Published("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", _SMALL, 1_418_996_800, _TEXT_ONLY, APACHE),
-        "Wan 2.1 T2V 14B": Published("Wan-AI/Wan2.1-T2V-14B-Diffusers", {}, 14_288_491_584, _TEXT_ONLY, APACHE),
-        "Wan 2.1 I2V 14B": Published(
-            "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", _IMAGE, 16_394_878_784, _WITH_IMAGE, APACHE, FIRST
-        ),
-        "Wan 2.1 FLF2V 14B": Published(
-            "Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers",
-            _IMAGE | {"pos_embed_seq_len": 514},
-            16_395_536_704,
-            _WITH_IMAGE,
-            APACHE,
-            FIRST_AND_LAST,
-        ),
-        "Wan 2.2 T2V A14B, each expert": Published(
-            "Wan-AI/Wan2.2-T2V-A14B-Diffusers", {}, 14_288_491_584, 14_288_491_584 + _TEXT_ONLY, APACHE
-        ),
-        "Wan 2.2 I2V A14B, each expert": Published(
-            "Wan-AI/Wan2.2-I2V-A14B-Diffusers",
-            {"in_channels": 36},
-            14_288_901_184,
-            14_288_901_184 + _TEXT_ONLY,
-            APACHE,
-            f"{FIRST}, maybe a last one",
-        ),
-        "Wan 2.2 TI2V 5B": Published(
-            "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
-            {"num_attention_heads": 24, "num_layers": 30, "ffn_dim": 14336, "in_channels": 48, "out_channels": 48},
-            4_999_787_712,
-            UMT5_XXL + WAN_VAE_2_2,
-            APACHE,
-            "text, maybe a first picture",
-        ),
-    },
+    published=PUBLISHED,
 )

@@ -19,7 +19,6 @@ def as_model(card: Card, state: ServerState) -> JsonObject:
     """A model as clients see it: the fields of OpenAI's ``Model``, and what it can do."""
     spec, defaults = card.spec, card.spec.defaults
     stride, patch = spec.geometry.vae_stride, spec.geometry.patch
-    kind = spec.image_kind
     return {
         "id": card.name,
         "object": "model",
@@ -44,10 +43,12 @@ def as_model(card: Card, state: ServerState) -> JsonObject:
             "prompt": True,
             "negative_prompt": spec.text.guided,
             "guidance_scale_2": spec.experts > 1,
-            "input_reference": kind is not None,
-            "needs_input_reference": kind in ("concat", "concat_mask"),
-            "last_reference": kind is not None and (spec.keeps_any or kind == "concat_mask"),
-            "conditions": [] if kind is None else (["frames"] if not spec.keeps_any else ["frames", "region", "edit"]),
+            "input_reference": spec.takes_pictures,
+            "needs_input_reference": spec.needs_picture,
+            "last_reference": spec.takes_last,
+            "conditions": ["frames", "region", "edit"]
+            if spec.keeps_any
+            else ["frames"] * spec.takes_pictures + ["edit"] * spec.sees_clip,
             "storyboard": not spec.images and spec.learned_grid is None,
             "loop": spec.loops and not spec.images and patch.t == 1,
             "longer_than_at_once": spec.window is not None,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
 from videodit.pipelines import clip_requests
-from videodit.pipelines.conditions import AnyCondition, Edit, Frames, Region, edit_steps
+from videodit.pipelines.conditions import AnyCondition, Edit, Frames, Region, edit_steps, edit_strength
 from videodit.pipelines.planning import plan
 from videodit.pipelines.prompt_expansion import expand_request
 from videodit.pipelines.request import Inputs
@@ -163,8 +163,10 @@ def plan_request(request: ClipRequest, card: Card, state: ServerState) -> tuple[
     if any(is_blank(text) for text in request.texts[:1]):
         raise RequestError("prompt", "the prompt is empty; say what the clip should show")
     planned = plan(request, Inputs(), card.spec, text_notices=lambda text: word_notices(text, card), read_media=False)
-    strength = next((one.strength for one in request.conditions if isinstance(one, Edit)), None)
-    taken = planned.num_inference_steps if strength is None else edit_steps(planned.num_inference_steps, strength)
+    edit = next((one for one in request.conditions if isinstance(one, Edit)), None)
+    taken = planned.num_inference_steps
+    if edit is not None:
+        taken = edit_steps(taken, edit_strength(edit, sees_clip=card.spec.sees_clip))
     settings = settings_of(planned, request.seed, taken)
     state.check_limits(settings)
     return settings, planned.notices
@@ -291,7 +293,7 @@ def _planned(
         if asked.mask is not None or outpaint is not None:
             conditions.append(Region(clip.id if asked.mask is None else asked.mask.id, clip.id))
         if asked.strength is not None or not conditions:
-            conditions.append(Edit(clip.id, asked.strength or clip_requests.EDIT_STRENGTH))
+            conditions.append(Edit(clip.id, asked.strength))
     return dataclasses.replace(request, num_frames=frames, conditions=tuple(conditions)), told
 
 

@@ -112,7 +112,7 @@ class Condition(_Model):
             return Frames(media["content"], self.at, 1.0 if self.strength is None else self.strength)
         if self.kind == "region":
             return Region(media["mask"], media["clip"])
-        return Edit(media["clip"], 0.6 if self.strength is None else self.strength)
+        return Edit(media["clip"], self.strength)
 
 
 class Common(_Model):

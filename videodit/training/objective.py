@@ -190,7 +190,7 @@ def check_kind(spec: ModelSpec, noise: Noise, *, expert: str | None) -> None:
     if (expert is None) != (spec.experts < 2):
         found = "two transformers; method.expert must be high or low" if expert is None else "one transformer"
         raise InputError(f"the model has {found}, got method.expert={expert!r}")
-    if noise.first_frame > 0 and spec.image_kind != "keep_first":
+    if noise.first_frame > 0 and not spec.keeps_first:
         raise InputError(
             f"noise.first_frame is {noise.first_frame}: this model does not take its first frame as a clean latent"
         )

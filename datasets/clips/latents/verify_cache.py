@@ -111,7 +111,7 @@ def _faults_of_shapes(tensors: Mapping[str, Tensor], sample: CachedSample, cache
         for name, shape in expected.items()
         if tuple(tensors[name].shape) != shape
     ]
-    if info.image_kind in ("concat", "concat_mask") and "channels" not in tensors:
+    if info.image_kind not in (None, "keep_first") and "channels" not in tensors:
         faults.append("it lacks the channels of the first image")
     if "channels" in tensors and tuple(tensors["channels"].shape[1:]) != size:
         faults.append(f"channels are {list(tensors['channels'].shape)}, not {list(size)} behind the first")

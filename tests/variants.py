@@ -1,0 +1,17 @@
+"""Every case of `tiny_families`, as tests that hold for each of them take them."""
+
+from __future__ import annotations
+
+import pytest
+from tiny_families import CASES, READ_WITH_PICTURE
+
+VARIANTS = (
+    "cogvideox-1.5-5b", "cogvideox-1.5-5b-i2v", "cogvideox-1.5-even", "hunyuan_video-i2v", "hunyuan_video-i2v-33ch",
+    "skyreels_v2-df", "skyreels_v2-df-i2v", "lucy-edit",
+)  # fmt: skip
+"""Those that differ from another case in what a test of their own shows."""
+
+NOT_TRAINED = (*READ_WITH_PICTURE, "lucy-edit")
+
+EVERY_CASE = [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in CASES]
+EVERY_TRAINED_CASE = [case for case in EVERY_CASE if getattr(case, "values", (case,))[0] not in NOT_TRAINED]
