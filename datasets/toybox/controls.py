@@ -70,7 +70,7 @@ def _part(rendering: Rendering, name: str, clip: int) -> np.ndarray:
 
 
 def _depth(rendering: Rendering, clip: int) -> Extracted:
-    return Extracted(draw_depth(_part(rendering, "depth", clip)))
+    return Extracted(draw_depth(1 / _part(rendering, "depth", clip)))
 
 
 def _masks(rendering: Rendering, clip: int) -> Extracted:

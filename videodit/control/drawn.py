@@ -198,8 +198,9 @@ def read_palette(values: object) -> tuple[Color, ...]:
     total = sum(color.share or 0 for color in found)
     rest = sum(color.share is None for color in found)
     if total > 1 + 1e-6 or (rest and total >= 1):
-        raise InputError(f"the shares of a palette are {total:g} together; they must be at most 1, below it where a "
-                         "colour has none")
+        raise InputError(
+            f"the shares of a palette are {total:g} together; they must be at most 1, below it where a colour has none"
+        )
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""From the frames of a clip to a control of any kind: :func:`extract` calls what :mod:`videodit.control.kinds` names."""
+"""From a clip to a control of any kind: :func:`extract` calls what :mod:`videodit.control.kinds` names."""
 
 from __future__ import annotations
 

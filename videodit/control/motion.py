@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import colorsys
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from videodit.control.drawn import Track
 from videodit.control.drawing import draw_line
+from videodit.control.drawn import Track
 from videodit.control.extracted import Extracted, distinct_colors, opencv
 from videodit.errors import InputError
 
@@ -31,7 +32,7 @@ def flow(frames: np.ndarray, *, fastest: float) -> Extracted:
     """
     cv2, grey = _grey_frames(frames, "optical flow")
     search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    moved = [search.calc(a, b, None) for a, b in zip(grey, grey[1:], strict=False)]
+    moved = [search.calc(a, b, None) for a, b in itertools.pairwise(grey)]
     return Extracted(draw_flow(np.stack([*moved, moved[-1]]), fastest * frames.shape[2]))
 
 
@@ -70,7 +71,7 @@ def tracks(frames: np.ndarray, *, points: int, tail: int) -> Extracted:
     at = corners.reshape(-1, 2).astype(np.float32)
     ways = [[tuple(point)] for point in at]
     alive = np.arange(len(at))
-    for before, after in zip(grey, grey[1:], strict=False):
+    for before, after in itertools.pairwise(grey):
         if not len(alive):
             break
         there, kept = _followed(cv2, before, after, at)

@@ -21,6 +21,12 @@ _OUTLIERS = 0.01
 _DISTANCES = ("glpn", "zoedepth", "depth_pro")
 """Kinds of model that give distances; others give their inverse, or say which."""
 
+_ARCHITECTURES = {
+    "depth-estimation": "ForDepthEstimation",
+    "image-segmentation": ("ForSemanticSegmentation", "ForInstanceSegmentation", "ForUniversalSegmentation"),
+}
+"""How the classes of models for a task are called."""
+
 
 def depth(frames: np.ndarray, *, model: str) -> Extracted:
     """Distance from the camera: near is white, far is black; black and white are those of the whole clip.
@@ -41,27 +47,24 @@ def depth(frames: np.ndarray, *, model: str) -> Extracted:
             values = network(PIL.Image.fromarray(frame))["predicted_depth"].float().cpu().numpy()
             image = PIL.Image.fromarray(np.asarray(values, np.float32).reshape(values.shape[-2:]))
             found.append(np.asarray(image.resize((width, height), PIL.Image.Resampling.BILINEAR)))
-    far = np.stack(found)
-    if not np.isfinite(far).all():
+    values = np.stack(found)
+    if not np.isfinite(values).all():
         raise ModelError(f"the depth model {model!r} gave values that are not finite")
     config = network.model.config
     metric = getattr(config, "depth_estimation_type", None) == "metric" or config.model_type in _DISTANCES
-    return Extracted(draw_depth(far if metric else -far))
+    return Extracted(draw_depth(1 / np.maximum(values, 1e-6) if metric else values))
 
 
-def draw_depth(distance: np.ndarray) -> np.ndarray:
-    """Distances ``[T, H, W]`` in any unit as frames: near is white, far is black, and what is infinite, too.
+def draw_depth(nearness: np.ndarray) -> np.ndarray:
+    """One over the distance, in any unit, as frames: near is white, far is black.
 
     Args:
-        distance: rising away from the camera.
+        nearness: ``[T, H, W]``; a picture of one distance alone becomes mid-grey.
     """
-    finite = np.isfinite(distance)
-    if not finite.any():
-        return np.zeros((*distance.shape, 3), np.uint8)
-    near, far = np.quantile(distance[finite], [_OUTLIERS, 1 - _OUTLIERS])
-    if far - near < 1e-9:
-        return as_rgb(np.where(finite, 128.0, 0.0))
-    return as_rgb(np.where(finite, 255 * (far - np.where(finite, distance, far)) / (far - near), 0))
+    far, near = np.quantile(nearness, [_OUTLIERS, 1 - _OUTLIERS])
+    if near - far < 1e-9:
+        return as_rgb(np.full(nearness.shape, 128.0))
+    return as_rgb(255 * (nearness - far) / (near - far))
 
 
 def masks(frames: np.ndarray, *, model: str) -> Extracted:
@@ -95,26 +98,35 @@ def draw_masks(objects: np.ndarray) -> np.ndarray:
 
 
 def _pipeline(task: str, model: str, kind: str) -> Any:
-    """transformers' pipeline of a model that is on this machine."""
-    from transformers import pipeline
+    """transformers' pipeline of a model that is on this machine.
 
-    get = f"`hf download {model}`" if not Path(model).exists() and model.count("/") == 1 else "name another model"
-    if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
-        raise InputError(f"{kind} cannot be derived: {model!r} has no config.json, and is no model of transformers'")
+    A model of another task is loaded by transformers with new weights where its own do not fit; here that is an error.
+    """
+    import transformers
+
+    found = Path(model).expanduser()
+    here = {"local_files_only": True}
     try:
-        return pipeline(
-            task,  # type: ignore[call-overload]
-            model=model,
-            local_files_only=True,
-            device=_device(),
-            model_kwargs={"use_safetensors": True},
+        name = str(found) if found.is_dir() else model
+        config = transformers.AutoConfig.from_pretrained(name, **here)
+        architecture = (getattr(config, "architectures", None) or ["none"])[0]
+        if not architecture.endswith(_ARCHITECTURES[task]) or not hasattr(transformers, architecture):
+            raise ModelError(f"its config names {architecture}, which is not for {task}")
+        network, told = getattr(transformers, architecture).from_pretrained(
+            name, use_safetensors=True, output_loading_info=True, **here
         )
+        if wrong := [*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])]:
+            raise ModelError(f"its weights lack {wrong[0]}")
+        processor = transformers.AutoImageProcessor.from_pretrained(name, **here)
+        network_of: Any = transformers.pipeline
+        return network_of(task, model=network, image_processor=processor, device=_device())
     except Exception as error:  # transformers and the hub have many kinds of them
-        if Path(model).is_dir():
+        if found.is_dir() or isinstance(error, ModelError):
             raise ModelError(f"{kind} cannot be derived with {model!r}: {_first_line(error)}") from error
+        get = f"get them with `hf download {model}`, or " if model.count("/") == 1 else ""
         raise InputError(
-            f"{kind} need a network, and its weights {model!r} are not on this machine: {get}, or name a folder with "
-            "the option model"
+            f"{kind} need a network, and the weights of {model!r} are not on this machine: {get}name the folder of a "
+            "model with the option model"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Finds people with mediapipe. Runs by its path in an environment of mediapipe's own, so it imports nothing of videodit.
+"""Finds people with mediapipe, run by its path in an environment of mediapipe's own: it imports nothing of videodit.
 
     python pose_worker.py FRAMES.npy POSES.json
 
