@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from videodit.arguments import check_iterable, check_kind
 from videodit.checkpoints import HUB_OPTIONS
+from videodit.control.branch_spec import BranchSpec
 from videodit.errors import InputError
 from videodit.families import sampling_of
 from videodit.families.autoencoders import autoencoder_of
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from diffusers import ModelMixin, SchedulerMixin
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
+    from videodit.control.control import AnyControl
     from videodit.json_types import Config
     from videodit.pipelines.conditions import Pixels
 
@@ -294,7 +296,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             names = (type(self).__name__, type(self.transformer).__name__, autoencoder_of(self.vae).class_name)
             named = ({**config, "_class_name": name} for config, name in zip(configs, names, strict=True))
             self._known_spec = (*configs, ModelSpec.from_configs(*named))
-        return self._known_spec[-1]
+        branches = tuple(BranchSpec.of(name, branch.config) for name, branch in self.controls.items())
+        return replace(self._known_spec[-1], branches=branches)
 
     @property
     def _configs(self) -> tuple[Config, Config, Config]:
@@ -551,6 +554,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         image: Pixels | None = None,
         last_image: Pixels | None = None,
         conditions: Sequence[AnyCondition] = (),
+        control: Mapping[str, AnyControl] | None = None,
         fit: Fit = "crop",
         loop: bool = False,
         window: int | None = None,
@@ -593,6 +597,9 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             last_image: the last frame, for models that take one; short for ``Frames(last_image, at=-1)``.
             conditions: what of the clips is given: :class:`~videodit.Frames`, :class:`~videodit.Region` and
                 :class:`~videodit.Edit`, in any number that does not contradict itself.
+            control: what steers the clips besides their prompts, by kind, or by the name of a branch that
+                :meth:`add_control` added: a :class:`~videodit.Control`, a file, or for ``boxes``, ``tracks`` and
+                ``palette`` a list; see :mod:`videodit.control.control`.
             fit: what becomes of pictures of another aspect ratio: ``"crop"``, ``"pad"``, ``"stretch"`` or ``"error"``.
             loop: make a clip whose last frame goes on with its first.
             window: frames that are made at once where there are more; ``None`` takes the model's own, if it has one.

@@ -87,7 +87,9 @@ def write_recipes(
         "guidance_2": None if request.guidance_scale_2 is None else float(request.guidance_scale_2),
         "dynamic_guidance": request.dynamic_guidance or None,
         "conditions": record or None,  # which pixels they were, not what they show
-        "fit": request.fit if record else None,
+        "control": plan.control_record or None,
+        "control_models": _control_models(pipe, plan) or None,
+        "fit": request.fit if record or plan.controls else None,
         "handover": request.prompt.handover if isinstance(request.prompt, Storyboard) else None,
         "loop": request.loop or None,
         "window": int(request.window or plan.spec.window or 0) if windowed else None,
@@ -130,6 +132,12 @@ def _typed(request: Request, prompt: int, negative: int) -> JsonObject:
         if weights is not None and any(own := weights if story else weights[at]):
             found[f"{sign}prompt_weights"] = own
     return found
+
+
+def _control_models(pipe: RecordedPipeline, plan: Plan) -> JsonObject:
+    """The branches that a run's controls go to: the fingerprint of each, and ``None`` where nobody knows it."""
+    used = dict.fromkeys(control.branch for control in plan.controls)
+    return {name: getattr(pipe.controls.get(name), "fingerprint", None) for name in used}
 
 
 def _common(pipe: RecordedPipeline, plan: Plan) -> JsonObject:

@@ -12,7 +12,8 @@ from videodit.errors import InputError
 
 _ALIKE = 48  # of 255: how far a colour may be from the one that was drawn
 _MOST_OBJECTS = 128
-_MOST_STRANGE = 0.1  # share of the pixels that may be of no frequent colour
+_FLAT = 16  # of 255: how far most pixels of a mask clip are at most
+_MOST_STRANGE = 0.15  # share of the pixels that may be further
 
 
 def draw_boxes(boxes: Sequence[Box], num_frames: int, height: int, width: int) -> np.ndarray:
@@ -87,7 +88,7 @@ def _objects(frames: np.ndarray, smallest: int) -> tuple[np.ndarray, np.ndarray]
             break
     apart = np.stack([np.abs(frames.astype(np.int32) - color).max(-1) for color in known])
     objects = apart.argmin(0)
-    strange = (apart.min(0) > _ALIKE).mean()
+    strange = (apart.min(0) > _FLAT).mean()
     if len(known) > _MOST_OBJECTS or strange > _MOST_STRANGE:
         raise InputError(
             "boxes are found around the objects of a mask clip, each in a colour of its own on black, and this clip "

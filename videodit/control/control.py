@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from videodit.control.branch_spec import BranchSpec, branch_for
 from videodit.control.drawn import READERS, Drawn, plain
-from videodit.control.kinds import OptionValue, checked_options, kind_named
+from videodit.control.kinds import KINDS, OptionValue, checked_options, kind_named
 from videodit.errors import InputError
 from videodit.ranges import short
 
@@ -69,12 +70,14 @@ class CheckedControl:
     Attributes:
         slot: the key that it was passed under: a kind, or the name of a branch.
         kind: of it.
+        branch: that takes it.
         control: itself, with ``kind`` set, and weights as floats.
         drawn: its data, where it has some.
     """
 
     slot: str
     kind: str
+    branch: BranchSpec
     control: Control
     drawn: tuple[Drawn, ...] = ()
 
@@ -105,38 +108,62 @@ def as_control(slot: str, value: object) -> Control:
         return value
     if isinstance(value, (str, os.PathLike)):
         return Control(value)
-    if isinstance(value, Sequence) and not isinstance(value, bytes) and slot in READERS:
-        return Control(data=value)
-    raise InputError(
-        f"control {slot!r} is {short(value)}; it must be a Control, a file"
-        + (", or a list" if slot in READERS else "; only boxes, tracks and palette may be lists")
-    )
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        if slot not in KINDS or KINDS[slot].data is not None:
+            return Control(data=value)
+        raise InputError(f"control {slot!r} is a list; only boxes, tracks and palette are: pass a file, or a Control")
+    raise InputError(f"control {slot!r} is {short(value)}; it must be a Control, a file or a list")
 
 
-def check_control(slot: str, value: object, kind: str | None = None) -> CheckedControl:
-    """See that a control makes sense by itself.
+def check_controls(controls: object, branches: Sequence[BranchSpec]) -> list[CheckedControl]:
+    """See that each control makes sense by itself, and has a branch of its own. No file is opened.
 
     Args:
-        slot: the key that it is passed under.
-        value: see :func:`as_control`.
-        kind: of it, where neither the control nor the key says one.
+        controls: by kind, or by the name of a branch.
+        branches: that the model has.
+
+    Raises:
+        InputError: naming the control, and what is wrong with it.
+    """
+    if not controls:
+        return []
+    if not isinstance(controls, Mapping):
+        raise InputError(f"control must be a dict by kind, such as {{'depth': 'depth.mp4'}}, got {short(controls)}")
+    found: list[CheckedControl] = []
+    for slot, value in controls.items():
+        if not isinstance(slot, str):
+            raise InputError(f"control has the key {short(slot)}; keys are kinds, or names of branches")
+        control = as_control(slot, value)
+        if control.kind is not None:
+            kind_named(control.kind)
+        if not any(branch.name == slot for branch in branches):
+            kind_named(slot)
+        branch, kind = branch_for(slot, control.kind, branches)
+        taker = next((one.slot for one in found if one.branch == branch), None)
+        if taker is not None:
+            raise InputError(
+                f"controls {taker!r} and {slot!r} are both for branch {branch.name!r}, which takes one at a time; add "
+                "the branch once more under another name, or leave one out"
+            )
+        found.append(_checked(slot, kind, branch, control))
+    return found
+
+
+def _checked(slot: str, kind: str, branch: BranchSpec, control: Control) -> CheckedControl:
+    """A control whose numbers are legal.
 
     Raises:
         InputError: naming the value that is wrong.
     """
-    control = as_control(slot, value)
-    named = kind_named(control.kind or kind or slot)
-    what = f"control {slot!r}"
+    what, named = f"control {slot!r}", kind_named(kind)
     sources = [name for name in ("source", "from_clip", "data") if getattr(control, name) is not None]
     if len(sources) != 1:
         told = " and ".join(sources) if sources else "nothing"
         raise InputError(f"{what} has {told}; give one of source, from_clip and data")
     if control.data is not None and named.data is None:
-        raise InputError(f"{what} has data, but {named.name} is made of frames; give source or from_clip")
-    if control.from_clip is not None and named.home is None:
-        raise InputError(f"{what}: {named.name} is derived from no clip; give source")
+        raise InputError(f"{what} has data, but {kind} is made of frames; give source or from_clip")
     if control.fit not in get_args(ShortClip):
-        raise InputError(f"fit of {what} is {control.fit!r}; valid values are {', '.join(get_args(ShortClip))}")
+        raise InputError(f"fit of {what} is {short(control.fit)}; valid values are {', '.join(get_args(ShortClip))}")
     start, end = (_share(getattr(control, name), f"{name} of {what}") for name in ("start", "end"))
     if start >= end:
         raise InputError(f"{what} starts at {start:g} and ends at {end:g}; the start must come before the end")
@@ -147,29 +174,33 @@ def check_control(slot: str, value: object, kind: str | None = None) -> CheckedC
     options = checked_options(named, control.options) if control.from_clip is not None else {}
     drawn = () if control.data is None or named.data is None else READERS[named.data](control.data)
     weight = _weights(control.weight, what)
-    checked = replace(control, kind=named.name, weight=weight, start=start, end=end, options=options)
-    return CheckedControl(slot, named.name, checked, drawn)
+    if isinstance(weight, tuple) and len(weight) != branch.hints:
+        raise InputError(
+            f"weight of {what} has {len(weight)} numbers; branch {branch.name!r} has {branch.hints} layers: give one "
+            "number, or as many"
+        )
+    checked = replace(control, kind=kind, weight=weight, start=start, end=end, options=options)
+    return CheckedControl(slot, kind, branch, checked, drawn)
 
 
-def check_controls(controls: object) -> list[CheckedControl]:
-    """See that each control of a call makes sense by itself.
+def check_steps(control: CheckedControl, steps: int, first: int = 0) -> None:
+    """See that a control counts in at least one of a run's steps.
 
     Args:
-        controls: by kind, or by the name of a branch, for which :class:`Control` says the kind.
+        control: with its start and end.
+        steps: of the run.
+        first: the step that it begins with; an edit leaves some out.
 
     Raises:
-        InputError: naming the control, and what is wrong with it.
+        InputError: it counts in none.
     """
-    if controls is None:
-        return []
-    if not isinstance(controls, Mapping):
-        raise InputError(f"control must be a dict by kind, such as {{'depth': 'depth.mp4'}}, got {short(controls)}")
-    found = []
-    for slot, value in controls.items():
-        if not isinstance(slot, str):
-            raise InputError(f"control has the key {short(slot)}; keys are kinds, or names of branches")
-        found.append(check_control(slot, value))
-    return found
+    start, end = control.control.start, control.control.end
+    if not any(i / steps >= start and (i + 1) / steps <= end for i in range(first, steps)):
+        left = f"the last {steps - first} of {steps} steps" if first else f"{steps} step{'' if steps == 1 else 's'}"
+        raise InputError(
+            f"control {control.slot!r} counts from {start:g} to {end:g}, and none of {left} lies in between; take more "
+            "steps, or a longer part of them"
+        )
 
 
 # ---- requests that are stored --------------------------------------------------------------------
