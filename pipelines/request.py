@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from videodit.acceleration import AccelConfig
     from videodit.json_types import JsonObject
     from videodit.pipelines.conditions import Pixels
+    from videodit.pipelines.controls import PreparedControl
 
 Path = str | os.PathLike[str]
 
@@ -201,6 +202,7 @@ class Inputs:
         image: the first frame, as pixels.
         last_image: the last frame, as pixels.
         conditions: where any of them holds pixels.
+        controls: controls as the sampling loop takes them.
         prompt_embeds: encoded prompts ``[B, L, text_dim]``.
         prompt_attention_mask: ``[B, L]``.
         pooled_prompt_embeds: ``[B, pooled_dim]``.
@@ -216,6 +218,7 @@ class Inputs:
     image: Pixels | None = None
     last_image: Pixels | None = None
     conditions: tuple[AnyCondition, ...] = ()
+    controls: tuple[PreparedControl, ...] = ()
     prompt_embeds: Tensor | None = None
     prompt_attention_mask: Tensor | None = None
     pooled_prompt_embeds: Tensor | None = None

@@ -1,0 +1,1 @@
+"""Control of a model by drawings, depth maps, poses and their like."""
