@@ -30,6 +30,8 @@ from videodit.pipelines.adapters import LoRAPipeline
 from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.components import settle_components, settle_defaults
 from videodit.pipelines.conditions import AnyCondition, Fit
+from videodit.pipelines.control_encoding import encode_controls
+from videodit.pipelines.controls import ControlledPipeline, frames_in_front
 from videodit.pipelines.denoising import make_denoiser
 from videodit.pipelines.exchange import parts_of_diffusers, to_diffusers
 from videodit.pipelines.folders import family_of_index, files_hash, model_hash
@@ -65,7 +67,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunState, MemoryPipeline, DiffusionPipeline):
+class VideoDiTPipeline(
+    ControlledPipeline, OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunState, MemoryPipeline, DiffusionPipeline
+):
     """Text to video with a :class:`~videodit.VideoDiT` and a :class:`~videodit.CausalVideoVAE`.
 
     Args:
@@ -255,6 +259,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         own = {**pipeline.config, **pipeline.components}
         made = cls(**{name: own[name] for name in names if name in own} | kwargs)
         made._folder, made._model_id, made._origin = pipeline._folder, pipeline._model_id, pipeline._origin
+        if not {"transformer", "transformer_2"} & kwargs.keys():
+            made._branches, made._branch_notes = dict(pipeline._branches), dict(pipeline._branch_notes)
         return made
 
     def to_diffusers(self) -> DiffusionPipeline:
@@ -529,6 +535,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         if request.keep_windows is not None and inputs.negative_prompt_embeds is not None and plan.windows is not None:
             # No recipe tells them from others.
             raise InputError("windows can be kept of clips whose prompts are known: give negative_prompt as text")
+        if request.keep_windows is not None and inputs.controls:
+            raise InputError("windows cannot be kept of clips whose controls are tensors: no recipe tells them apart")
         if request.keep_windows is not None and (changed := self.changed):
             raise InputError(
                 f"keep_windows needs the model as it was loaded, to know its windows again: {'; '.join(changed)}"
@@ -667,6 +675,9 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         watch.mark("text")
 
         # 2. Latents
+        controls = self.make_controls([*plan.inputs.controls, *encode_controls(self, plan)])
+        front = frames_in_front(controls.prepared)
+        plan = plan if front == 0 else plan.with_front(front)  # T is more by these frames until they are cut off
         start = prepare(self, plan, text.clips, draws)  # noise [B, C, T, H, W], and conditions encoded
         recipes = write_recipes(self, plan, start.seeds, actions)
         store = None
@@ -675,10 +686,13 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         watch.mark("prepare")
 
         # 3. Denoise
-        denoiser = partial(make_denoiser, self, text=text, plan=plan, batched=self.batch_guidance, actions=actions)
+        denoiser = partial(
+            make_denoiser, self, text=text, plan=plan, controls=controls, batched=self.batch_guidance, actions=actions
+        )
         inputs = callback_inputs(plan.inputs, self._callback_tensor_inputs)
         watcher = Watcher(watch, plan.inputs.callback_on_step_end, inputs, partial(mark_changed, recipes))
         parts: Iterator[Tensor] = sample(self, start, plan, denoiser, watcher, store)
+        parts = parts if front == 0 else (part[:, :, front:] for part in parts)  # all in one, with frames in front
         chunks = LatentChunks(parts if store is None else store.during(parts), text.clips)
         if output_type != "stream" or plan.windows is None or self.processes is not None:
             chunks.finish()  # several processes cannot wait until one of them wants the next window

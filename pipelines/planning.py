@@ -7,7 +7,7 @@ clips, each once. Where there are none, and no live inputs, it loads neither tor
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from videodit.arguments import check_kind, check_path
@@ -90,6 +90,23 @@ class Plan(Settings):
         edited = self.conditions is not None and self.conditions.start is not None
         strength = self.conditions.strength if edited and self.conditions is not None else 1.0
         return edit_steps(self.num_inference_steps, strength) if edited else self.num_inference_steps
+
+    def with_front(self, front: int) -> Plan:
+        """The plan of the same clips with some latent frames more in front.
+
+        Raises:
+            InputError: a loop, windows, given latents or conditions, which have no place for them.
+        """
+        others = {
+            "a loop": self.loop,
+            "windows": self.windows is not None,
+            "latents": self.inputs.latents is not None,
+            "conditions": self.conditions is not None,
+        }
+        if what := [name for name, there in others.items() if there]:
+            raise InputError(f"reference frames in front of a clip and {what[0]} exclude each other")
+        channels, frames, height, width = self.latent_shape
+        return replace(self, latent_shape=(channels, front + frames, height, width))
 
     @property
     def estimate(self) -> dict[str, int]:

@@ -57,7 +57,7 @@ def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> S
     if latents is None:
         first = pipe.sampling.frames_first
         latents = torch.stack([draw_noise(plan.latent_shape, g, device, frames_first=first) for g in generators])
-    if draws == "elsewhere":
+    if draws == "elsewhere" or plan.inputs.controls:  # which no recipe holds
         seeds = [None] * videos
     shared = len(set(map(id, generators))) < len(generators)
     if shared and (draws == "generator" or plan.spec.image_kind == "concat"):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from videodit.control.control import AnyControl
     from videodit.json_types import JsonObject
     from videodit.pipelines.conditions import Pixels
+    from videodit.pipelines.controls import PreparedControl
 
 Path = str | os.PathLike[str]
 
@@ -218,6 +219,7 @@ class Inputs:
         last_image: the last frame, as pixels.
         conditions: where any of them holds pixels.
         control: where any of it holds pixels.
+        controls: controls as the sampling loop takes them.
         prompt_embeds: encoded prompts ``[B, L, text_dim]``.
         prompt_attention_mask: ``[B, L]``.
         pooled_prompt_embeds: ``[B, pooled_dim]``.
@@ -234,6 +236,7 @@ class Inputs:
     last_image: Pixels | None = None
     conditions: tuple[AnyCondition, ...] = ()
     control: Mapping[str, AnyControl] | None = None
+    controls: tuple[PreparedControl, ...] = ()
     prompt_embeds: Tensor | None = None
     prompt_attention_mask: Tensor | None = None
     pooled_prompt_embeds: Tensor | None = None

@@ -22,7 +22,7 @@ Identifiers = tuple[str, ...] | None
 
 
 class BlockContext(NamedTuple):
-    """What a block is told beside its tokens; all but the keys is the same for all blocks of one forward.
+    """What a block is told beside its tokens; all but keys and hint is the same for all blocks of one forward.
 
     Attributes:
         grid: token extents.
@@ -35,6 +35,8 @@ class BlockContext(NamedTuple):
         image: tokens of an image ``[B, I, D]`` for the cross-attention, or ``None``.
         keys_values: what this block's cross-attention makes of text and image, where that is kept; else ``None``.
         frame_embedding: ``[1, S, D]`` for the first temporal block, or ``None``.
+        hint: ``[B, S, D]`` of controls, which this block adds to its video tokens, or ``None``. The block itself does:
+            what a cache keeps of a block, or leaves out with it, has the hint in it.
     """
 
     grid: Size3D
@@ -46,6 +48,11 @@ class BlockContext(NamedTuple):
     image: Tensor | None = None
     keys_values: list[KeysValues] | None = None
     frame_embedding: Tensor | None = None
+    hint: Tensor | None = None
+
+    def hinted(self, x: Tensor) -> Tensor:
+        """A block's video tokens ``[B, S, D]`` with its hint."""
+        return x if self.hint is None else x + self.hint.to(x.dtype)
 
 
 class MoreContext(TypedDict, total=False):

@@ -17,7 +17,7 @@ from videodit.cli.results import emit
 from videodit.cli.sheets import check_sheet, spread, write_rows
 from videodit.cli.typed_names import named_as_typed
 from videodit.cli.typer_commands import Command, Group
-from videodit.control.kinds import KINDS, Kind, OptionValue, kind_named
+from videodit.control.kinds import KINDS, Kind, OptionValue, checked_options, kind_named
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def extract(
         raise InputError("say which clip, as in `videodit control extract clip.mp4 --kind edges`")
     target = choose_output(output, f"{slug(clip.stem)}-{named.name.replace('_', '-')}.mp4", overwrite=overwrite)
     _check_places(target, show, clip, named, overwrite)
+    options = checked_options(named, _options(named, option))
     shape = None if size is None else parse_size(size)[::-1]
     with show_progress() as progress:
         progress.stage("reading the clip")
@@ -92,7 +93,7 @@ def extract(
 
         if named.needs == "transformers":
             quiet_libraries()
-        found = derive(frames, named.name, _options(named, option))
+        found = derive(frames, named.name, options)
     for notice in (*notices, *found.notices):
         note(notice)
     _write(target, found, rate)

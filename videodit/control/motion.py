@@ -84,7 +84,7 @@ def tracks(frames: np.ndarray, *, points: int, tail: int) -> Extracted:
     scale = np.array([max(1, width - 1), max(1, height - 1)])
     found = tuple(
         Track(
-            tuple((float(x), float(y)) for x, y in np.clip(np.array(way) / scale, 0, 1)),
+            tuple((round(float(x), 5), round(float(y), 5)) for x, y in np.clip(np.array(way) / scale, 0, 1)),
             tuple(index / last for index in range(len(way))),
         )
         for way in ways
