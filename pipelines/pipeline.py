@@ -537,7 +537,14 @@ class VideoDiTPipeline(
             raise InputError("windows can be kept of clips whose prompts are known: give negative_prompt as text")
         if request.keep_windows is not None and inputs.controls:
             raise InputError("windows cannot be kept of clips whose controls are tensors: no recipe tells them apart")
-        if request.keep_windows is not None and (changed := self.changed):
+        if request.keep_windows is not None and plan.controls:
+            unknown = [one.branch for one in plan.controls if self.controls[one.branch].fingerprint is None]
+            if unknown:
+                raise InputError(
+                    f"windows can be kept of clips whose control branches come from folders, and {unknown[0]!r} was "
+                    "made in memory: save it, and add it by its path"
+                )
+        if request.keep_windows is not None and (changed := [*self.changed, *self.changed_controls]):
             raise InputError(
                 f"keep_windows needs the model as it was loaded, to know its windows again: {'; '.join(changed)}"
             )

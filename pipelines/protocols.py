@@ -179,6 +179,10 @@ class RecordedPipeline(RunningPipeline, Protocol):
         """Its control branches, by name."""
 
     @property
+    def changed_controls(self) -> list[str]:
+        """Control branches that are not as they were added."""
+
+    @property
     def changed(self) -> list[str]:
         """What is not as it was loaded."""
 

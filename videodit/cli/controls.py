@@ -151,16 +151,30 @@ def control_files(control: Mapping[str, Any] | None) -> tuple[Path, ...]:
     return tuple(Path(value) for value in values if isinstance(value, (str, os.PathLike)))
 
 
-def branch_specs(models: Sequence[ControlModel]) -> tuple[BranchSpec, ...]:
-    """What planning needs to know of branches, from their folders.
+def branch_specs(models: Sequence[ControlModel], folder: Path) -> tuple[BranchSpec, ...]:
+    """What planning needs to know of branches, from their folders alone.
+
+    Args:
+        models: the branches.
+        folder: of the model that they are for.
 
     Raises:
-        InputError: a folder that is none of a branch.
+        InputError: a folder that is none of a branch, or of a branch for another model.
         ModelError: a damaged one.
     """
+    if not models:
+        return ()
+    from videodit.configs import read_json
     from videodit.control.branch_spec import BranchSpec
+    from videodit.pipelines.folders import family_of_index, model_hash
+    from videodit.transformer_config import full_options
 
-    return tuple(BranchSpec.from_folder(one.name, one.source) for one in models)
+    config = read_json(folder / "transformer" / "config.json")
+    found = family_of_index(read_json(folder / "model_index.json"), folder)
+    if found is not None and config.get("_class_name") != "VideoDiT":
+        config = found[0].native_config(config)
+    base, own_hash = full_options(config), model_hash(folder)
+    return tuple(BranchSpec.from_folder(one.name, one.source, base=base, base_hash=own_hash) for one in models)
 
 
 # ---- what the model will see ---------------------------------------------------------------------

@@ -149,7 +149,7 @@ class _Planner:
             self._readers[request.model] = load_prompt_reader(model)
         if request.has_weights:
             self._readers[request.model].check_weights()
-        spec = replace(model.spec, branches=(*model.spec.branches, *branch_specs(request.control_models)))
+        spec = replace(model.spec, branches=(*model.spec.branches, *branch_specs(request.control_models, model.path)))
         planned = plan(request, Inputs(), spec, text_notices=self._readers[request.model].notices)
         planned = replace(planned, notices=[*notices, *planned.notices])
         device = parse_device(request.device)

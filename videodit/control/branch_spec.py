@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from videodit.configs import read_json
+from videodit.control.branch_config import ControlConfig, check_base
+from videodit.control.layouts import read_branch_config
 from videodit.errors import InputError, ModelError
 from videodit.path_kinds import describe_path
+from videodit.transformer_config import TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -33,42 +34,55 @@ class BranchSpec:
     layout: str | None = None
 
     @classmethod
-    def of(cls, name: str, config: Mapping[str, Any]) -> BranchSpec:
+    def of(cls, name: str, config: ControlConfig) -> BranchSpec:
         """Read it from a branch's config.
 
         Raises:
-            ModelError: it lacks an entry, or holds another type.
+            ModelError: it holds an entry of another type.
         """
         try:
             return cls(
                 name=name,
-                kinds=tuple(map(str, config.get("kinds") or ())),
-                control_channels=int(config["control_channels"]),
-                hints=len(config["layers"]),
-                encoder=config.get("encoder"),
-                layout=config.get("layout"),
+                kinds=tuple(map(str, config.kinds or ())),
+                control_channels=int(config.control_channels),
+                hints=len(config.layers),
+                encoder=config.encoder,
+                layout=config.layout,
             )
-        except KeyError as error:
-            raise ModelError(f"the config of control branch {name!r} lacks the entry {error}") from None
         except (TypeError, ValueError) as error:
             raise ModelError(f"the config of control branch {name!r} holds a wrong entry: {error}") from None
 
     @classmethod
-    def from_folder(cls, name: str, folder: str | Path) -> BranchSpec:
-        """Read it from the folder of a branch.
+    def from_folder(
+        cls,
+        name: str,
+        folder: str | Path,
+        *,
+        base: TransformerConfig | None = None,
+        base_hash: str | None = None,
+    ) -> BranchSpec:
+        """Read it from the folder of a branch, of the own layout or a published one.
+
+        Args:
+            name: that the model knows it by.
+            folder: of the branch.
+            base: of the model that it is to control.
+            base_hash: the fingerprint of that model's weights.
 
         Raises:
-            InputError: there is no such folder, or it is something else.
-            ModelError: a damaged config.
+            InputError: there is no such folder, or the branch was made for another model.
+            ModelError: something else than a branch, or a damaged config.
         """
         path = Path(folder).expanduser()
         if not path.is_dir():
-            raise InputError(
-                f"control branch {str(folder)!r} {describe_path(folder)}; it must be the folder of a branch"
-            )
+            told = describe_path(folder)
+            raise InputError(f"control branch {str(folder)!r} {told}; it must be the folder of a branch")
         if not (path / "config.json").is_file():
             raise InputError(f"control branch {str(folder)!r} lacks config.json: it {describe_path(folder)}")
-        return cls.of(name, read_json(path / "config.json"))
+        config = read_branch_config(path, base)
+        if base is not None:
+            check_base(config.base, base, base_hash, f"control branch {str(folder)!r}")
+        return cls.of(name, config)
 
     def takes(self, kind: str) -> bool:
         """Whether it takes a kind of control."""

@@ -176,6 +176,12 @@ _ALL = (
         (_whole("factor", 8, 2, 256, "by which its sides become shorter"),),
     ),
     Kind(
+        "tile",
+        "the clip with less detail: its layout and its colours",
+        "videodit.control.reductions:tile",
+        (_whole("factor", 4, 2, 64, "by which its sides become shorter before they are drawn out smoothly"),),
+    ),
+    Kind(
         "palette",
         "upright stripes in the clip's main colours, each as wide as its share",
         "videodit.control.palette:palette",

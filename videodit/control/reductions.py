@@ -45,3 +45,17 @@ def low_res(frames: np.ndarray, *, factor: int) -> Extracted:
     box, nearest = PIL.Image.Resampling.BOX, PIL.Image.Resampling.NEAREST
     coarse = (PIL.Image.fromarray(frame).resize(small, box).resize((width, height), nearest) for frame in frames)
     return Extracted(np.stack([np.asarray(frame) for frame in coarse]))
+
+
+def tile(frames: np.ndarray, *, factor: int) -> Extracted:
+    """The clip with less detail: made smaller, and drawn out smoothly again.
+
+    Args:
+        frames: uint8 ``[T, H, W, 3]``.
+        factor: by which the sides become shorter.
+    """
+    height, width = frames.shape[1:3]
+    small = max(1, round(width / factor)), max(1, round(height / factor))
+    box, smooth = PIL.Image.Resampling.BOX, PIL.Image.Resampling.BICUBIC
+    soft = (PIL.Image.fromarray(frame).resize(small, box).resize((width, height), smooth) for frame in frames)
+    return Extracted(np.stack([np.asarray(frame) for frame in soft]))
