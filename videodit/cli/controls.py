@@ -47,6 +47,8 @@ def parse_controls(
     found: dict[str, Control] = {}
     for text in texts or ():
         slot, control = parse_control(text)
+        slot, _, kind = slot.partition(".")
+        control = replace(control, kind=kind or None)
         if slot in found:
             raise InputError(f"--control names {slot!r} twice; leave one out")
         found[slot] = replace(control, fit=fit)
@@ -61,7 +63,7 @@ def parse_controls(
 
 
 def parse_control(text: str) -> tuple[str, Control]:
-    """One value of ``--control``: the kind, or the name of a branch, and the control.
+    """One value of ``--control``: the kind, or the name of a branch (``NAME.KIND`` if it has several), and the control.
 
     A colon and an @ may be part of a path (``C:\\clips\\depth.mp4``): they count where a number, or two, follow.
 
@@ -78,7 +80,7 @@ def parse_control(text: str) -> tuple[str, Control]:
     check_no_address(file)
     if derived:
         return slot, Control(from_clip=Path(file), **said)
-    named = KINDS.get(slot)
+    named = KINDS.get(slot.rpartition(".")[2])
     if named is not None and named.data == "palette" and file.startswith("#"):
         return slot, Control(data=tuple(file.split(",")), **said)
     if Path(file).suffix.lower() == ".json":
