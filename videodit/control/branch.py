@@ -129,7 +129,7 @@ class ControlBranch(CheckedLoading, DiffusersOverrides, ModelMixin, ConfigMixin,
         dim = options.num_attention_heads * options.attention_head_dim
         patch = options.patch_size[0] * options.patch_size[1] * options.patch_size[2]
         made: type[PixelEncoder] | None = choose("encoder", encoder, ENCODERS)
-        self.encoder = None if made is None else made(pixel_channels, pixel_stride, control_channels)
+        self.pixel_encoder = None if made is None else made(pixel_channels, pixel_stride, control_channels)
         embedded = start == "hidden" or join == "add"
         self.patch = nn.Linear(control_channels * patch, dim) if embedded else None
         self.kind_embedder = None if kind_embedding is None else nn.Embedding(len(kinds), dim)
@@ -313,7 +313,7 @@ class ControlBranch(CheckedLoading, DiffusersOverrides, ModelMixin, ConfigMixin,
     @property
     def takes_pixels(self) -> bool:
         """Whether :meth:`encode` makes a control of pixels; else the model's autoencoder does."""
-        return self.encoder is not None
+        return self.pixel_encoder is not None
 
     @property
     def fingerprint(self) -> str | None:
@@ -343,11 +343,11 @@ class ControlBranch(CheckedLoading, DiffusersOverrides, ModelMixin, ConfigMixin,
         Raises:
             InputError: a branch without an encoder, or pixels of another shape.
         """
-        if self.encoder is None:
+        if self.pixel_encoder is None:
             raise InputError("this branch has no encoder; its controls are encoded by the model's autoencoder")
-        self.encoder.check(pixels)
-        weight = next(self.encoder.parameters())
-        control: Tensor = self.encoder(pixels.to(weight.device, weight.dtype))
+        self.pixel_encoder.check(pixels)
+        weight = next(self.pixel_encoder.parameters())
+        control: Tensor = self.pixel_encoder(pixels.to(weight.device, weight.dtype))
         return control
 
     def forward(
@@ -474,7 +474,13 @@ def _check(config: ControlConfig) -> None:
     if config.control_channels < 1:
         raise InputError(f"control_channels must be at least 1, got {config.control_channels}")
     if not config.layers or not all(config.layers):
-        raise InputError(f"layers is {config.layers!r}; each hint needs a block that it is added after")
+        raise InputError(f"layers is {config.layers!r}; each hint needs blocks that it is added after")
+    numbers = [number for places in config.layers for number in places]
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise InputError(f"layers is {config.layers!r}; it must hold lists of the numbers of blocks")
+    count = (config.base or {}).get("size_in_blocks")
+    if count is not None and max(numbers) >= count:
+        raise InputError(f"layers is {config.layers!r}; its base has blocks 0 to {count - 1}")
     if config.start == "hidden" and config.join != "add":
         raise InputError(f"join={config.join!r} needs start='trunk', got 'hidden'")
     if config.kind_embedding is not None and not config.kinds:

@@ -95,7 +95,7 @@ class PublishedBranch:
         return self.others is None or re.match(self.others, name) is None
 
 
-_OWN_PARTS = ("patch", "before", "after", "kind_embedder", "encoder")
+_OWN_PARTS = ("patch", "before", "after", "kind_embedder", "pixel_encoder")
 
 
 def read_branch_config(path: str | os.PathLike[str], base: TransformerConfig | None = None) -> ControlConfig:
@@ -287,8 +287,8 @@ _ALL = (
         _cogvideox,
         _cogvideox_defaults,
         rules=(
-            Rule("encoder.first.{rest}", "controlnet_encode_first.{rest}"),
-            Rule("encoder.second.{rest}", "controlnet_encode_second.{rest}"),
+            Rule("pixel_encoder.first.{rest}", "controlnet_encode_first.{rest}"),
+            Rule("pixel_encoder.second.{rest}", "controlnet_encode_second.{rest}"),
             Rule("after.{n}.{rest}", "out_projectors.{n}.{rest}"),
         ),
     ),
@@ -297,7 +297,7 @@ _ALL = (
         "wan",
         _wan,
         _wan_defaults,
-        rules=(Rule("encoder.layers.{n}.{rest}", "control_encoder.{n}.{rest}"), _HINTS),
+        rules=(Rule("pixel_encoder.layers.{rest}", "control_encoder.{rest}"), _HINTS),
         others=r".*norm_added_q",
     ),
 )
