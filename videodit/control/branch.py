@@ -294,7 +294,7 @@ class ControlBranch(CheckedLoading, DiffusersOverrides, ModelMixin, ConfigMixin,
         if published is None:
             branch = super().from_pretrained(folder, **kwargs)
         else:
-            branch = load_published(cls, published, config, folder, of_base, **kwargs)
+            branch = load_published(cls, published, config, folder, of_base, wide=cls._keep_in_fp32_modules, **kwargs)
         branch._fingerprint = hash_of_files(weight_files(folder, kwargs.get("variant")))
         return branch
 
