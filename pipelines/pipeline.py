@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from videodit.arguments import check_iterable, check_kind
 from videodit.checkpoints import HUB_OPTIONS
+from videodit.control.branch_spec import BranchSpec
 from videodit.errors import InputError
 from videodit.families import sampling_of
 from videodit.families.autoencoders import autoencoder_of
@@ -29,6 +30,7 @@ from videodit.pipelines.adapters import LoRAPipeline
 from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.components import settle_components, settle_defaults
 from videodit.pipelines.conditions import AnyCondition, Fit
+from videodit.pipelines.control_encoding import encode_controls
 from videodit.pipelines.controls import ControlledPipeline, frames_in_front
 from videodit.pipelines.denoising import make_denoiser
 from videodit.pipelines.exchange import parts_of_diffusers, to_diffusers
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from diffusers import ModelMixin, SchedulerMixin
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
+    from videodit.control.control import AnyControl
     from videodit.json_types import Config
     from videodit.pipelines.conditions import Pixels
 
@@ -299,7 +302,8 @@ class VideoDiTPipeline(
             names = (type(self).__name__, type(self.transformer).__name__, autoencoder_of(self.vae).class_name)
             named = ({**config, "_class_name": name} for config, name in zip(configs, names, strict=True))
             self._known_spec = (*configs, ModelSpec.from_configs(*named))
-        return self._known_spec[-1]
+        branches = tuple(BranchSpec.of(name, branch.config) for name, branch in self.controls.items())
+        return replace(self._known_spec[-1], branches=branches)
 
     @property
     def _configs(self) -> tuple[Config, Config, Config]:
@@ -533,7 +537,14 @@ class VideoDiTPipeline(
             raise InputError("windows can be kept of clips whose prompts are known: give negative_prompt as text")
         if request.keep_windows is not None and inputs.controls:
             raise InputError("windows cannot be kept of clips whose controls are tensors: no recipe tells them apart")
-        if request.keep_windows is not None and (changed := self.changed):
+        if request.keep_windows is not None and plan.controls:
+            unknown = [one.branch for one in plan.controls if self.controls[one.branch].fingerprint is None]
+            if unknown:
+                raise InputError(
+                    f"windows can be kept of clips whose control branches come from folders, and {unknown[0]!r} was "
+                    "made in memory: save it, and add it by its path"
+                )
+        if request.keep_windows is not None and (changed := [*self.changed, *self.changed_controls]):
             raise InputError(
                 f"keep_windows needs the model as it was loaded, to know its windows again: {'; '.join(changed)}"
             )
@@ -558,6 +569,7 @@ class VideoDiTPipeline(
         image: Pixels | None = None,
         last_image: Pixels | None = None,
         conditions: Sequence[AnyCondition] = (),
+        control: Mapping[str, AnyControl] | None = None,
         fit: Fit = "crop",
         loop: bool = False,
         window: int | None = None,
@@ -600,6 +612,9 @@ class VideoDiTPipeline(
             last_image: the last frame, for models that take one; short for ``Frames(last_image, at=-1)``.
             conditions: what of the clips is given: :class:`~videodit.Frames`, :class:`~videodit.Region` and
                 :class:`~videodit.Edit`, in any number that does not contradict itself.
+            control: what steers the clips besides their prompts, by kind, or by the name of a branch that
+                :meth:`add_control` added: a :class:`~videodit.Control`, a file, or for ``boxes``, ``tracks`` and
+                ``palette`` a list; see :mod:`videodit.control.control`.
             fit: what becomes of pictures of another aspect ratio: ``"crop"``, ``"pad"``, ``"stretch"`` or ``"error"``.
             loop: make a clip whose last frame goes on with its first.
             window: frames that are made at once where there are more; ``None`` takes the model's own, if it has one.
@@ -667,7 +682,7 @@ class VideoDiTPipeline(
         watch.mark("text")
 
         # 2. Latents
-        controls = self.make_controls(plan.inputs.controls)
+        controls = self.make_controls([*plan.inputs.controls, *encode_controls(self, plan)])
         front = frames_in_front(controls.prepared)
         plan = plan if front == 0 else plan.with_front(front)  # T is more by these frames until they are cut off
         start = prepare(self, plan, text.clips, draws)  # noise [B, C, T, H, W], and conditions encoded

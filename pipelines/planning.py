@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from videodit.arguments import check_kind, check_path
+from videodit.control.control import check_controls, check_steps
 from videodit.errors import InputError
 from videodit.path_kinds import names_a_file
 from videodit.pipelines.conditions import check_fit, edit_steps, ends_given, images_as_frames
@@ -24,7 +25,9 @@ from videodit.pipelines.windows import Window, windows_of
 from videodit.threads import check_threads
 
 if TYPE_CHECKING:
+    from videodit.control.control import CheckedControl
     from videodit.json_types import JsonObject
+    from videodit.pipelines.control_placing import PlacedControl
     from videodit.pipelines.placing import PlacedConditions
 
 
@@ -40,6 +43,7 @@ class Plan(Settings):
         videos: how many clips are made.
         guided: whether two predictions are led apart.
         conditions: what is fixed of the clips, placed; ``None``: nothing is.
+        controls: what steers them, as the model will see it.
     """
 
     request: Request
@@ -49,6 +53,7 @@ class Plan(Settings):
     videos: int = 1
     guided: bool = True
     conditions: PlacedConditions | None = None
+    controls: tuple[PlacedControl, ...] = ()
 
     @property
     def settings(self) -> Settings:
@@ -59,6 +64,11 @@ class Plan(Settings):
     def condition_record(self) -> list[JsonObject]:
         """Which pixels the conditions are, and where they go."""
         return [] if self.conditions is None else self.conditions.record
+
+    @property
+    def control_record(self) -> dict[str, JsonObject]:
+        """What the controls were made from, and how much they count."""
+        return {control.slot: control.record for control in self.controls}
 
     @property
     def renoised(self) -> bool:
@@ -150,12 +160,14 @@ def plan(
     count = check_prompts(request, inputs, spec.text)
     videos = count * whole_number("num_videos_per_prompt", request.num_videos_per_prompt, 1, None)
     check_threads(request.threads)
+    checked = _check_controls(request, inputs, spec)
     conditions = _conditions(request, inputs, spec, settings, read_media)
+    controls, told = _controls(checked, request, settings, conditions, read_media)
     if inputs.tensors or inputs.generator is not None:
         from videodit.pipelines.live_inputs import check_live
 
         check_live(inputs, videos=videos, latent_shape=settings.latent_shape)
-    notices = [*notes, *settings.notices, *([] if conditions is None else conditions.notices)]
+    notices = [*notes, *settings.notices, *([] if conditions is None else conditions.notices), *told]
     notices += [notice for text in as_list(request.prompt) for notice in _file_notice(text)]
     if text_notices is not None:
         notices += [notice for text in request.texts for notice in text_notices(text)]
@@ -172,7 +184,36 @@ def plan(
         videos=videos,
         guided=guided,
         conditions=conditions,
+        controls=controls,
     )
+
+
+def _check_controls(request: Request, inputs: Inputs, spec: ModelSpec) -> list[CheckedControl]:
+    """What steers the clips, checked as far as that goes without its files."""
+    checked = check_controls(request.control if inputs.control is None else inputs.control, spec.branches)
+    if checked and request.loop:
+        raise InputError("a loop takes no control")
+    return checked
+
+
+def _controls(
+    checked: list[CheckedControl],
+    request: Request,
+    settings: Settings,
+    conditions: PlacedConditions | None,
+    read_media: bool,
+) -> tuple[tuple[PlacedControl, ...], list[str]]:
+    """What steers the clips, read, derived and placed, and what is announced of that."""
+    steps = settings.num_inference_steps
+    edited = conditions is not None and conditions.start is not None
+    taken = edit_steps(steps, conditions.strength) if edited and conditions is not None else steps
+    for one in checked:
+        check_steps(one, steps, steps - taken)
+    if not checked or not read_media:
+        return (), []
+    from videodit.pipelines.control_placing import place_controls
+
+    return place_controls(checked, settings, fit=request.fit)
 
 
 def _file_notice(prompt: str) -> list[str]:

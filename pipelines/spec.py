@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.configs import read_json
+from videodit.control.branch_spec import BranchSpec
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families.autoencoders import OURS, autoencoder_named
 from videodit.families.sampling import OWN, Sampling
@@ -72,6 +73,7 @@ class ModelSpec:
         width: of a token in the transformer; ``None``: unknown.
         hidden: width of its MLPs; likewise.
         layers: its blocks; likewise.
+        branches: control branches that stand beside it.
     """
 
     geometry: VideoGeometry
@@ -90,6 +92,7 @@ class ModelSpec:
     width: int | None = None
     hidden: int | None = None
     layers: int | None = None
+    branches: tuple[BranchSpec, ...] = ()
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelSpec:

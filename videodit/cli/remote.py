@@ -55,6 +55,8 @@ def check_flags(flags: ClipFlags) -> None:
         if flags.detach:
             raise InputError("--detach is for --server URL; a clip that is made here is waited for")
         return
+    if flags.control or flags.control_model:
+        raise InputError("--control is not sent to a server yet; leave it out, or make the clip here without --server")
     for name, flag in _LOCAL.items():
         if getattr(flags, name):
             raise InputError(f"{flag} is about this machine, and --server makes the clip on another; leave {flag} out")
@@ -85,6 +87,8 @@ def body_of(request: Request, server: Server | None) -> JsonObject:
         raise InputError("the prompt calls a LoRA, and with --server LoRAs are called by --lora NAME:WEIGHT alone")
     if request.has_weights:
         raise InputError("weights of words, as in (word:1.2), are not sent to a server; leave them out")
+    if request.control or request.control_models:
+        raise InputError("control is not sent to a server yet; leave it out")
     scenes = [list(scene) for scene in request.prompt.scenes] if isinstance(request.prompt, Storyboard) else None
     body: JsonObject = {
         "prompt": request.prompt if scenes is None else None,
