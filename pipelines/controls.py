@@ -118,6 +118,11 @@ class ControlledPipeline:
         @property
         def model_hash(self) -> str | None: ...
 
+        @property
+        def _execution_device(self) -> torch.device: ...
+
+        _all_hooks: list[Any]
+
         def check_components(self, names: Sequence[str], purpose: str, instead: str = "") -> None: ...
 
     def __init__(self) -> None:
@@ -229,6 +234,19 @@ class ControlledPipeline:
             for name, pair in self._branches.items()
         }
         return Controls(branches, list(prepared))
+
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: torch.device | str | None = None) -> None:
+        """As :meth:`videodit.pipelines.memory.MemoryPipeline.enable_model_cpu_offload`, with the control branches.
+
+        A branch computes inside of a transformer's forward, and does not send that one away.
+        """
+        super().enable_model_cpu_offload(gpu_id=gpu_id, device=device)  # type: ignore[misc]
+        from accelerate import cpu_offload_with_hook
+
+        for branch in self.all_branches:
+            branch.to("cpu")
+            _, hook = cpu_offload_with_hook(branch, self._execution_device)
+            self._all_hooks.append(hook)
 
     @property
     def changed_controls(self) -> list[str]:

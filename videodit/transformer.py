@@ -309,7 +309,7 @@ class VideoDiT(
         for i, block in enumerate(self.blocks):
             if keys_values is not None:
                 context = context._replace(keys_values=keys_values[i])  # [B, L, N, D/N] twice
-            if hints:
+            if control:
                 context = context._replace(hint=hints.pop(i, None))
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x, text = self._gradient_checkpointing_func(block, x, text, context)  # [B, S, D], [B, L, D]

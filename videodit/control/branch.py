@@ -294,7 +294,7 @@ class ControlBranch(CheckedLoading, DiffusersOverrides, ModelMixin, ConfigMixin,
         if published is None:
             branch = super().from_pretrained(folder, **kwargs)
         else:
-            branch = load_published(cls, published, config, folder, of_base, **kwargs)
+            branch = load_published(cls, published, config, folder, of_base, wide=cls._keep_in_fp32_modules, **kwargs)
         branch._fingerprint = hash_of_files(weight_files(folder, kwargs.get("variant")))
         return branch
 
@@ -474,7 +474,13 @@ def _check(config: ControlConfig) -> None:
     if config.control_channels < 1:
         raise InputError(f"control_channels must be at least 1, got {config.control_channels}")
     if not config.layers or not all(config.layers):
-        raise InputError(f"layers is {config.layers!r}; each hint needs a block that it is added after")
+        raise InputError(f"layers is {config.layers!r}; each hint needs blocks that it is added after")
+    numbers = [number for places in config.layers for number in places]
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise InputError(f"layers is {config.layers!r}; it must hold lists of the numbers of blocks")
+    count = (config.base or {}).get("size_in_blocks")
+    if count is not None and max(numbers) >= count:
+        raise InputError(f"layers is {config.layers!r}; its base has blocks 0 to {count - 1}")
     if config.start == "hidden" and config.join != "add":
         raise InputError(f"join={config.join!r} needs start='trunk', got 'hidden'")
     if config.kind_embedding is not None and not config.kinds:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from videodit.errors import InputError
+from videodit.errors import InputError, ModelError
 from videodit.json_types import JsonObject
 from videodit.transformer_config import TransformerConfig
 
@@ -85,7 +85,10 @@ def check_base(
 
     Raises:
         InputError: a model of another family, size or, without ``any_base``, with other weights; both are named.
+        ModelError: something else than a description of a model.
     """
+    if base is not None and not isinstance(base, Mapping):
+        raise ModelError(f"{what}: base is {base!r}; it must be an object that describes a model")
     here = describe_base(config, base_hash)
     for name, words in _IN_WORDS.items():
         if base is None or name not in base:

@@ -297,7 +297,7 @@ _ALL = (
         "wan",
         _wan,
         _wan_defaults,
-        rules=(Rule("pixel_encoder.layers.{n}.{rest}", "control_encoder.{n}.{rest}"), _HINTS),
+        rules=(Rule("pixel_encoder.layers.{rest}", "control_encoder.{rest}"), _HINTS),
         others=r".*norm_added_q",
     ),
 )

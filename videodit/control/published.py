@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from videodit.checkpoints import WEIGHTS_STEM, check_weights, weight_files
+from videodit.control.branch_config import ControlConfig
 from videodit.control.layouts import PublishedBranch, published_of
 from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES
@@ -20,35 +21,52 @@ from videodit.families.base import to_foreign, to_native
 from videodit.families.loading import TensorFiles
 from videodit.files import replacing
 from videodit.json_types import Config, JsonObject
-from videodit.transformer_config import TransformerConfig, full_options
+from videodit.transformer_config import Configured, TransformerConfig, full_options
 from videodit.weights import build, check_entries, check_names, is_finite, read_headers
 
-if TYPE_CHECKING:
-    from videodit.control.branch import ControlBranch
-    from videodit.transformer import VideoDiT
+Network = TypeVar("Network", bound=nn.Module)
 
-Branch = TypeVar("Branch", bound="ControlBranch")
+
+class StoredBranch(Protocol):
+    """A :class:`~videodit.control.branch.ControlBranch`."""
+
+    config: ControlConfig
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
+
+    def check_base(self, dit: Configured) -> None:
+        """See that it was made for a model."""
+
+
+class Stored(Configured, Protocol):
+    """A model."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
 
 
 def load_published(
-    cls: type[Branch],
+    make: Callable[..., Network],
     published: PublishedBranch,
     config: Config,
     folder: Path,
     base: TransformerConfig | None,
     *,
+    wide: Iterable[str],
     dtype: torch.dtype | None = None,
     torch_dtype: torch.dtype | None = None,
     variant: str | None = None,
-) -> Branch:
+) -> Network:
     """A branch with the weights of a published folder, tensor by tensor.
 
     Args:
-        cls: :class:`~videodit.control.branch.ControlBranch`.
+        make: :class:`~videodit.control.branch.ControlBranch`.
         published: the layout.
         config: theirs.
         folder: with their safetensors files.
         base: of the model that it is to control, or ``None``.
+        wide: parts of the names of tensors that stay in fp32.
         dtype: of the weights; ``None`` for fp32.
         torch_dtype: its older name.
         variant: of the files.
@@ -63,18 +81,18 @@ def load_published(
     paths = weight_files(folder, variant)
     check_entries(read_headers(paths), folder)
     native = published.native_config(config, base)
-    branch = build(lambda: cls(**native), folder)
+    branch = build(lambda: make(**native), folder)
     network = full_options(native["network"])
     shapes = {name: list(tensor.shape) for name, tensor in branch.state_dict().items()}
     groups = published.plan(shapes, network)  # type: ignore[arg-type]  # which is a mapping, too
-    wide = set(cls._keep_in_fp32_modules)
+    in_fp32 = set(wide)
     with TensorFiles(paths) as files:
         present = {name for name in files.names if published.is_of_branch(name)}
         check_names({name for group in groups for name in group.theirs}, present, published.class_name, folder)
         for name, tensor in to_native(groups, files.get, network):  # type: ignore[arg-type]
             if list(tensor.shape) != shapes[name]:
                 raise ModelError(f"{folder}: {name} has shape {list(tensor.shape)}, the config needs {shapes[name]}")
-            kind = torch.float32 if wide.intersection(name.split(".")) else dtype
+            kind = torch.float32 if in_fp32.intersection(name.split(".")) else dtype
             value = tensor.to(kind)
             if not is_finite(value):
                 raise ModelError(f"{folder}: {name} holds values that are not finite in {kind}")
@@ -82,7 +100,7 @@ def load_published(
     return branch.eval()
 
 
-def save_published(branch: ControlBranch, folder: str | os.PathLike[str], *, base: VideoDiT | None = None) -> None:
+def save_published(branch: StoredBranch, folder: str | os.PathLike[str], *, base: Stored | None = None) -> None:
     """Write a branch in the published layout that it came from, for other software.
 
     Args:
@@ -112,7 +130,7 @@ def save_published(branch: ControlBranch, folder: str | os.PathLike[str], *, bas
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _of_base(base: nn.Module, family: str) -> Iterator[tuple[str, Tensor]]:
+def _of_base(base: Stored, family: str) -> Iterator[tuple[str, Tensor]]:
     state = base.state_dict()
     groups = FAMILIES[family].plan(state, base.config)  # type: ignore[arg-type]
     return to_foreign(groups, state.__getitem__, base.config)  # type: ignore[arg-type]
