@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from videodit.pipelines.autoencoders import encode_posterior
 from videodit.pipelines.control_placing import PlacedControl
 from videodit.pipelines.controls import PreparedControl
 from videodit.pipelines.planning import Plan
+from videodit.pipelines.vace import vace_input
 
 if TYPE_CHECKING:
     from videodit.control.branch import ControlBranch
@@ -69,7 +69,7 @@ def encode_control(pipe: ControllingPipeline, control: PlacedControl, branch: Co
     if branch.config.layout == "vace":
         # What steers says nothing of which pixels are there: with a mask of ones everything is made.
         made = free if control.kind == "clip" else torch.ones_like(free)
-        return _vace(pipe, pixels, made)
+        return vace_input(pipe, pixels, made)
     if branch.config.encoder is None:
         return _latents(pipe, pixels)
     return branch.encode(pixels.to(branch.dtype)).float()
@@ -77,18 +77,3 @@ def encode_control(pipe: ControllingPipeline, control: PlacedControl, branch: Co
 
 def _latents(pipe: ControllingPipeline, pixels: Tensor) -> Tensor:
     return encode_posterior(pipe.vae, pixels)[0]
-
-
-def _vace(pipe: ControllingPipeline, pixels: Tensor, made: Tensor) -> Tensor:
-    """Latents of what stays, latents of what is made, and the mask's pixels as channels (Jiang et al., "VACE", 2025).
-
-    Args:
-        pipe: the pipeline, for its autoencoder.
-        pixels: ``[1, 3, F, h, w]``.
-        made: ``[F, h, w]``, 1 where something is made and 0 where the pixels stay.
-    """
-    stays, changes = _latents(pipe, pixels * (1 - made)), _latents(pipe, pixels * made)
-    stride = pipe.spec.geometry.vae_stride
-    mask = rearrange(made, "f (h i) (w j) -> 1 (i j) f h w", i=stride.h, j=stride.w)
-    mask = F.interpolate(mask, size=stays.shape[2:], mode="nearest-exact")
-    return torch.cat([stays, changes, mask], dim=1)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch import Tensor
@@ -262,3 +265,51 @@ def test_frames_in_front_are_made_and_cut_off(pipe) -> None:
         make(pipe, control(grid=(7, 4, 4), front=2), control())
     with pytest.raises(InputError, match="reference frames in front of a clip and a loop exclude each other"):
         make(pipe, control(grid=(7, 4, 4), front=2), loop=True)
+
+
+# ---- VACE ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("references", [0, 2])
+def test_vace_makes_the_frames_of_diffusers(folder, references, tmp_path, monkeypatch) -> None:
+    """The whole pipeline: what stays, what is made, its mask, and reference frames in front."""
+    import diffusers.pipelines.wan.pipeline_wan_vace as module
+    from diffusers import DiffusionPipeline, WanVACEPipeline, WanVACETransformer3DModel
+
+    from videodit.pipelines.vace import vace_input
+
+    # Its clean-up of prompts, of a library that is not here, leaves ASCII as it is.
+    monkeypatch.setattr(module, "ftfy", SimpleNamespace(fix_text=lambda text: text), raising=False)
+    base = DiffusionPipeline.from_pretrained(folder("wan"))
+    channels = base.vae.config.z_dim
+    config = {**base.transformer.config, "vace_layers": [0, 1], "vace_in_channels": 2 * channels + 64}
+    parts = {name: part for name, part in base.components.items() if not name.startswith("transformer")}
+    network = randomize(WanVACETransformer3DModel.from_config(config).eval())
+    theirs = WanVACEPipeline(**parts, transformer=network)
+    theirs.save_pretrained(tmp_path / "vace")
+    theirs.set_progress_bar_config(disable=True)
+    pipe = VideoDiTPipeline.from_pretrained(tmp_path / "vace")
+    pipe.set_progress_bar_config(disable=True)
+    pipe.add_control("vace", tmp_path / "vace" / "transformer")
+    rng = np.random.default_rng(0)
+    video = [PIL.Image.fromarray(rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)) for _ in range(9)]
+    masks = [PIL.Image.fromarray(np.uint8(255) * (rng.random((32, 48)) > 0.5).astype(np.uint8)) for _ in range(9)]
+    pictures = [PIL.Image.fromarray(rng.integers(0, 256, (40, 24, 3), dtype=np.uint8)) for _ in range(references)]
+    expected = theirs(
+        video=video, mask=masks, reference_images=pictures or None, conditioning_scale=0.8, prompt="a red ball",
+        negative_prompt="x", height=32, width=48, num_frames=9, num_inference_steps=3, guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(2), output_type="pt",
+    ).frames  # fmt: skip
+    clip = torch.from_numpy(np.stack([np.asarray(one) for one in video])).permute(3, 0, 1, 2)[None] / 127.5 - 1
+    made = torch.from_numpy(np.stack([np.asarray(one) for one in masks])).float() / 255
+    fronts = [torch.from_numpy(np.asarray(one).copy()).permute(2, 0, 1) / 127.5 - 1 for one in pictures]
+    values = vace_input(pipe, clip.float(), made, fronts)
+    given = PreparedControl("vace", values, scale=0.8, front=references)
+    request = Request(
+        prompt="a red ball", negative_prompt="x", height=32, width=48, num_frames=9, num_inference_steps=3,
+        guidance_scale=4.0,
+    )  # fmt: skip
+    inputs = Inputs(controls=(given,), generator=torch.Generator().manual_seed(2))
+    found = pipe.run(pipe.plan(request, inputs), output_type="pt").frames
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) <= 1 / 255

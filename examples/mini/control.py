@@ -25,7 +25,7 @@ from videodit.pipelines.autoencoders import encode_posterior
 KINDS = ("depth", "masks", "boxes")
 LAYERS = (0, 4)
 """Of the base, after which the branch's two hints are added."""
-VALIDATION = 64
+VALIDATION = 32
 SHIFT = 3.0
 """Of the noise levels, which clips of so many tokens want."""
 
@@ -181,30 +181,34 @@ class Stock:
         return rng.sample(list(self.held), self.draw.sizes.batch)
 
 
-@torch.no_grad()
-def gains(pipe: VideoDiTPipeline, branch: ControlBranch, held_out: Sequence[Clip], batch: int) -> dict[str, float]:
-    """The share of the prediction's error that each kind of control takes away, on clips that are held out."""
-    found: dict[str, float] = {}
-    sigmas = torch.linspace(0.3, 0.95, len(held_out), device=pipe.device)
-    for kind in KINDS:
-        totals = []
-        for one in (branch, None):
-            torch.manual_seed(0)
-            parts = [
-                loss_of(
-                    pipe,
-                    one,
-                    held_out[i : i + batch],
-                    kind,
-                    sigmas[i : i + batch],
-                    sentences=[caption(clip.scene, seed=clip.scene.seed) for clip in held_out[i : i + batch]],
-                )
-                for i in range(0, len(held_out), batch)
-            ]
-            totals.append(float(torch.cat(parts).mean()))
-        found[f"gain_{kind}"] = round(1 - totals[0] / totals[1], 4)
-    # Under the name by which the best weights are chosen.
-    return {"adherence": round(max(0.0, sum(found.values()) / len(found)), 4)} | found
+class Gains:
+    """The share of the prediction's error that each kind of control takes away, on clips that are held out.
+
+    Args:
+        pipe: the base.
+        held_out: the clips.
+        batch: of them that are computed at a time.
+    """
+
+    def __init__(self, pipe: VideoDiTPipeline, held_out: Sequence[Clip], batch: int) -> None:
+        self.pipe, self.held_out, self.batch = pipe, held_out, batch
+        self.plain = self._error(None, KINDS[0])
+
+    def of(self, branch: ControlBranch) -> dict[str, float]:
+        """Of a branch by kind, and their mean under the name by which the best weights are chosen."""
+        found = {f"gain_{kind}": round(1 - self._error(branch, kind) / self.plain, 4) for kind in KINDS}
+        return {"adherence": round(max(0.0, sum(found.values()) / len(found)), 4)} | found
+
+    @torch.no_grad()
+    def _error(self, branch: ControlBranch | None, kind: str) -> float:
+        torch.manual_seed(0)
+        count, total = len(self.held_out), 0.0
+        sigmas = torch.linspace(0.3, 0.95, count, device=self.pipe.device)
+        for first in range(0, count, self.batch):
+            clips, sigma = self.held_out[first : first + self.batch], sigmas[first : first + self.batch]
+            sentences = [caption(clip.scene, seed=clip.scene.seed) for clip in clips]
+            total += float(loss_of(self.pipe, branch, clips, kind, sigma, sentences=sentences).sum())
+        return total / count
 
 
 def train_control(
@@ -243,6 +247,7 @@ def train_control(
         attend_plainly(branch)  # type: ignore[arg-type]  # which has the same layers
     draw = Draw(pipe, sizes)
     held_out = draw.clips([sample_scene(number, split="validation") for number in range(sizes.validation)])
+    measured = Gains(pipe, held_out, sizes.batch)
     trainer = Trainer(
         out / "control",
         {"branch": branch},
@@ -250,7 +255,7 @@ def train_control(
         minutes=minutes,
         steps=steps,
         seed=seed,
-        validate=lambda: gains(pipe, branch, held_out, sizes.batch),
+        validate=lambda: measured.of(branch),
         validate_minutes=max(minutes / 8, 0.05),
     )
     stock = Stock(draw, seed, trainer.step)

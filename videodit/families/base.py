@@ -152,6 +152,7 @@ class Family:
         ignored: a regular expression for tensors of theirs that mean nothing.
         original: the layout of the authors' own files, where we know it.
         aliases: other class names in published configs.
+        pipeline_aliases: other classes of pipelines whose base samples as one of ``sampling`` does, by name.
         ignored_entries: of their config, of other networks in the same files.
         settled_by_weights: entries of their config that the names of the weights decide, where files leave them out.
         sampling: how diffusers' pipelines of the family make clips, by their class.
@@ -168,6 +169,7 @@ class Family:
     ignored: str | None = None
     original: Original | None = None
     aliases: tuple[str, ...] = ()
+    pipeline_aliases: Mapping[str, str] = field(default_factory=dict)
     ignored_entries: tuple[str, ...] = ()
     settled_by_weights: Callable[[set[str]], JsonObject] = lambda names: {}
     sampling: Mapping[str, Sampling] = field(default_factory=dict)

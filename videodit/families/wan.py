@@ -137,6 +137,7 @@ FAMILY = Family(
     ignored="norm_added_q|^vace_",  # the one is in some files, and used by nobody; the other is a control branch
     ignored_entries=("vace_layers", "vace_in_channels"),
     aliases=("WanVACETransformer3DModel",),
+    pipeline_aliases={"WanVACEPipeline": "WanPipeline"},
     original=ORIGINAL,
     sampling={
         "WanPipeline": Sampling(text=TEXT, vae="AutoencoderKLWan", defaults=_defaults),
