@@ -17,6 +17,7 @@ import torch
 from clips_panned import moving
 
 from videodit import Control, Edit, VideoDiTPipeline
+from videodit.control import branch_spec
 from videodit.control.branch import ControlBranch
 from videodit.control.branch_spec import BranchSpec
 from videodit.control.drawn import Box, Color, Track, plain, read_boxes, read_palette, read_tracks
@@ -404,6 +405,18 @@ def test_windows_see_their_own_part_of_a_control(tiny_model: Path, tmp_path: Pat
     assert not np.array_equal(one[25:], other[25:])
     with pytest.raises(InputError, match="'all' was made in memory"):
         make(pipe, {"grey": clip}, keep_windows=tmp_path / "w", **long)
+
+
+def test_a_bundled_branch_is_known_by_its_name(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random_branch(load(tiny_model), ("grey",), encoder="unshuffle").save_pretrained(tmp_path / "presets" / "my-control")
+    monkeypatch.setattr(branch_spec, "PRESETS", tmp_path / "presets")
+    monkeypatch.chdir(tmp_path)
+    assert branch_spec.branch_folder("my-control") == tmp_path / "presets" / "my-control"
+    assert BranchSpec.from_folder("b", "my-control").kinds == ("grey",)
+    with pytest.raises(InputError, match="'no-control' does not exist"):
+        branch_spec.branch_folder("no-control")
 
 
 def test_the_spec_of_a_branch_is_that_of_its_folder(tiny_model: Path, tmp_path: Path) -> None:

@@ -185,6 +185,8 @@ def _kind_of(job: Job) -> dict[str, str]:
     machine, device = measured.this_machine(job.device)
     memory = f", offload {request.offload}" if request.offload not in (None, "none") else ""
     memory += ", tiles" if request.vae_tiling else ""
+    steered = sorted({one.branch for one in job.plan.controls if one.scale != 0})
+    memory += f", control {'+'.join(steered)}" if steered else ""
     return {
         "model": str(model_hash(job.model.path)),
         "machine": machine,
