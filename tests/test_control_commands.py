@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,13 @@ def test_a_branch_of_another_model_is_named_before_weights_load(
     assert "was made for" in error_of(capsys)
     assert main(["generate", PROMPT, *flags]) == 2
     assert "this model has no control branch" in error_of(capsys)
+    shutil.copytree(branch, "cut")
+    (weights,) = Path("cut").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert main(["generate", PROMPT, "--control-model", "cut", *flags]) == 3
+    weights.unlink()
+    assert main(["generate", PROMPT, "--control-model", "cut", *flags]) == 3
+    assert "cut holds no .safetensors file" in error_of(capsys)
     assert main(["generate", PROMPT, "--control-model", "no-folder", *flags]) == 2
     assert "it must be the folder of a branch" in error_of(capsys)
 

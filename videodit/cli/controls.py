@@ -166,8 +166,9 @@ def branch_specs(models: Sequence[ControlModel], folder: Path) -> tuple[BranchSp
     """
     if not models:
         return ()
-    from videodit.configs import read_json
-    from videodit.control.branch_spec import BranchSpec
+    from videodit.checkpoints import check_weights
+    from videodit.configs import is_hub_id, read_json
+    from videodit.control.branch_spec import BranchSpec, branch_folder
     from videodit.pipelines.folders import family_of_index, model_hash
     from videodit.transformer_config import full_options
 
@@ -176,6 +177,9 @@ def branch_specs(models: Sequence[ControlModel], folder: Path) -> tuple[BranchSp
     if found is not None and config.get("_class_name") != "VideoDiT":
         config = found[0].native_config(config)
     base, own_hash = full_options(config), model_hash(folder)
+    for one in models:
+        if not is_hub_id(one.source) or Path(one.source).is_dir():
+            check_weights(branch_folder(one.source))
     return tuple(BranchSpec.from_folder(one.name, one.source, base=base, base_hash=own_hash) for one in models)
 
 
