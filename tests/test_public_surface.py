@@ -41,7 +41,7 @@ PARAMETERS = {
     "CausalVideoVAE.encode": "self x return_dict",
     "CausalVideoVAE.decode": "self z return_dict * clamp",
     "VideoDiT.forward": "self hidden_states timestep encoder_hidden_states encoder_attention_mask "
-    "pooled_projections guidance encoder_hidden_states_image fps attention_kwargs return_dict * prepared",
+    "pooled_projections guidance encoder_hidden_states_image fps attention_kwargs return_dict * prepared control",
     "VideoDiTPipeline.__call__": "self prompt * negative_prompt height width num_frames num_inference_steps "
     "guidance_scale num_videos_per_prompt generator latents image last_image conditions control fit loop window "
     "overlap keep_windows prompt_embeds prompt_attention_mask pooled_prompt_embeds negative_prompt_embeds "

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from videodit.datasets.clips.latents.encode_clips import EncodeResult
 
 
+# Long, since reading, planning and encoding follow each other, each with its own line of progress.
 def encode(
     source: SourceArgument,
     model: Model,
