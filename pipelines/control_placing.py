@@ -180,8 +180,8 @@ def _of_length(frames: np.ndarray, count: int, fit: ShortClip, what: str) -> tup
         return np.repeat(frames, count, axis=0), notices
     if fit == "error":
         raise InputError(
-            f"{what} has {own} frames and the clip {count}; fit is 'error': valid values are hold (its last frame) and "
-            "loop (from its beginning), or make a shorter clip"
+            f"{what} has {own} frames and the clip {count}, and Control.fit is 'error': valid values are hold (its "
+            "last frame) and loop (from its beginning)"
         )
     index = np.arange(count) % own if fit == "loop" else np.minimum(np.arange(count), own - 1)
     does = "begins again" if fit == "loop" else "holds its last frame"

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from videodit.cli.common import note, one_line
 from videodit.cli.controls import parse_controls
+from videodit.control.branch_spec import branch_folder
 from videodit.control.control import MEDIA, Control
 from videodit.errors import InputError
 from videodit.pipelines.conditions import Fit
@@ -87,9 +88,7 @@ def _tell_weights(name: str, fingerprint: str | None, source: str) -> None:
     from videodit.checkpoints import weight_files
     from videodit.control.branch import hash_of_files
 
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        return  # which planning says
+    folder = branch_folder(source)
     if fingerprint is None:
         note(f"the clip may differ: its recipe does not say which weights control branch {one_line(name)!r} had")
     elif hash_of_files(weight_files(folder, None)) != fingerprint:

@@ -47,6 +47,8 @@ def parse_controls(
     found: dict[str, Control] = {}
     for text in texts or ():
         slot, control = parse_control(text)
+        slot, _, kind = slot.partition(".")
+        control = replace(control, kind=kind or None)
         if slot in found:
             raise InputError(f"--control names {slot!r} twice; leave one out")
         found[slot] = replace(control, fit=fit)
@@ -61,7 +63,7 @@ def parse_controls(
 
 
 def parse_control(text: str) -> tuple[str, Control]:
-    """One value of ``--control``: the kind, or the name of a branch, and the control.
+    """One value of ``--control``: the kind, or the name of a branch (``NAME.KIND`` if it has several), and the control.
 
     A colon and an @ may be part of a path (``C:\\clips\\depth.mp4``): they count where a number, or two, follow.
 
@@ -78,7 +80,7 @@ def parse_control(text: str) -> tuple[str, Control]:
     check_no_address(file)
     if derived:
         return slot, Control(from_clip=Path(file), **said)
-    named = KINDS.get(slot)
+    named = KINDS.get(slot.rpartition(".")[2])
     if named is not None and named.data == "palette" and file.startswith("#"):
         return slot, Control(data=tuple(file.split(",")), **said)
     if Path(file).suffix.lower() == ".json":
@@ -164,8 +166,9 @@ def branch_specs(models: Sequence[ControlModel], folder: Path) -> tuple[BranchSp
     """
     if not models:
         return ()
-    from videodit.configs import read_json
-    from videodit.control.branch_spec import BranchSpec
+    from videodit.checkpoints import check_weights
+    from videodit.configs import is_hub_id, read_json
+    from videodit.control.branch_spec import BranchSpec, branch_folder
     from videodit.pipelines.folders import family_of_index, model_hash
     from videodit.transformer_config import full_options
 
@@ -174,6 +177,9 @@ def branch_specs(models: Sequence[ControlModel], folder: Path) -> tuple[BranchSp
     if found is not None and config.get("_class_name") != "VideoDiT":
         config = found[0].native_config(config)
     base, own_hash = full_options(config), model_hash(folder)
+    for one in models:
+        if not is_hub_id(one.source) or Path(one.source).is_dir():
+            check_weights(branch_folder(one.source))
     return tuple(BranchSpec.from_folder(one.name, one.source, base=base, base_hash=own_hash) for one in models)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -19,6 +21,7 @@ from videodit.errors import Stopped
 if TYPE_CHECKING:
     from videodit.pipelines.acceleration import Timings
     from videodit.pipelines.costs import Memory
+    from videodit.pipelines.request import ControlModel
 
 LONG = 3600  # seconds: work beyond this is asked about
 _KINDS = ("mp4", "gif", "webp", "png")
@@ -126,7 +129,22 @@ def _memory(job: Job) -> Memory | None:
     def free() -> int:
         return free_memory(torch.device(job.device))
 
-    return memory_of(job.plan, job.model, itemsize, batched=_batches_guidance(job), free=free)
+    found = memory_of(job.plan, job.model, itemsize, batched=_batches_guidance(job), free=free)
+    branches = sum(map(_parameters_of_branch, job.request.control_models)) * itemsize("transformer")
+    return None if found is None else replace(found, weights=found.weights + branches)
+
+
+def _parameters_of_branch(model: ControlModel) -> int:
+    """The number of parameters of a control branch, from the headers of its files; 0 where the hub has them."""
+    from videodit.checkpoints import weight_files
+    from videodit.configs import is_hub_id
+    from videodit.control.branch_spec import branch_folder
+    from videodit.weights import read_headers
+
+    if is_hub_id(model.source) and not Path(model.source).is_dir():
+        return 0
+    headers = read_headers(weight_files(branch_folder(model.source)))
+    return sum(math.prod(entry.shape) for entry in headers.values())
 
 
 def keep_measured(job: Job, timings: Timings, loading: float) -> None:
@@ -185,6 +203,8 @@ def _kind_of(job: Job) -> dict[str, str]:
     machine, device = measured.this_machine(job.device)
     memory = f", offload {request.offload}" if request.offload not in (None, "none") else ""
     memory += ", tiles" if request.vae_tiling else ""
+    steered = sorted({one.branch for one in job.plan.controls if one.scale != 0})
+    memory += f", control {'+'.join(steered)}" if steered else ""
     return {
         "model": str(model_hash(job.model.path)),
         "machine": machine,

@@ -28,6 +28,8 @@ from videodit.cli.sheets import check_sheet
 from videodit.cli.stopping import when_stopped
 from videodit.cli.takes import takes_of
 from videodit.cli.typed_names import as_typed, naming
+from videodit.configs import is_hub_id
+from videodit.control.branch_spec import branch_folder
 from videodit.errors import InputError, ModelError
 from videodit.files import sole_maker
 from videodit.importing import quick_imports
@@ -341,7 +343,8 @@ def _load_all(job: Job) -> VideoDiTPipeline:
             pipe.accelerate(wanted)
         load_loras(pipe, job.request.loras, job.loras)
         for branch in job.request.control_models:
-            pipe.add_control(branch.name, branch.source)
+            source = branch.source if is_hub_id(branch.source) else branch_folder(branch.source)
+            pipe.add_control(branch.name, source)
         if _offloads(job):
             pipe.offload(job.request.offload, job.device)
         if wanted is not None and not quantized:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
+from videodit.configs import is_hub_id
 from videodit.control.branch_config import ControlConfig, check_base
 from videodit.control.layouts import read_branch_config
 from videodit.errors import InputError, ModelError
 from videodit.path_kinds import describe_path
 from videodit.transformer_config import TransformerConfig
+
+PRESETS = Path(str(resources.files("videodit"))) / "presets"
+"""Where bundled branches are."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class BranchSpec:
     def from_folder(
         cls,
         name: str,
-        folder: str | Path,
+        folder: str | os.PathLike[str],
         *,
         base: TransformerConfig | None = None,
         base_hash: str | None = None,
@@ -65,7 +71,7 @@ class BranchSpec:
 
         Args:
             name: that the model knows it by.
-            folder: of the branch.
+            folder: of the branch, the name of a bundled one, or a hub id.
             base: of the model that it is to control.
             base_hash: the fingerprint of that model's weights.
 
@@ -73,12 +79,7 @@ class BranchSpec:
             InputError: there is no such folder, or the branch was made for another model.
             ModelError: something else than a branch, or a damaged config.
         """
-        path = Path(folder).expanduser()
-        if not path.is_dir():
-            told = describe_path(folder)
-            raise InputError(f"control branch {str(folder)!r} {told}; it must be the folder of a branch")
-        if not (path / "config.json").is_file():
-            raise InputError(f"control branch {str(folder)!r} lacks config.json: it {describe_path(folder)}")
+        path = branch_folder(folder)
         config = read_branch_config(path, base)
         if base is not None:
             check_base(config.base, base, base_hash, f"control branch {str(folder)!r}")
@@ -87,6 +88,34 @@ class BranchSpec:
     def takes(self, kind: str) -> bool:
         """Whether it takes a kind of control."""
         return not self.kinds or kind in self.kinds
+
+
+def branch_folder(source: str | os.PathLike[str]) -> Path:
+    """The folder that holds a branch's config.
+
+    Args:
+        source: a folder, the name of a bundled branch, or a hub id, whose config is fetched.
+
+    Raises:
+        InputError: there is no such folder, or it is something else.
+        ModelError: the hub does not have it.
+    """
+    name = os.fspath(source)
+    path = Path(name).expanduser()
+    bundled = PRESETS / name
+    if not path.is_dir() and name == bundled.name and (bundled / "config.json").is_file():
+        return bundled
+    if not path.is_dir() and is_hub_id(name):
+        from videodit.checkpoints import find_folder
+
+        found = find_folder(name, "", {})
+        assert found is not None
+        return found
+    if not path.is_dir():
+        raise InputError(f"control branch {name!r} {describe_path(name)}; it must be the folder of a branch")
+    if not (path / "config.json").is_file():
+        raise InputError(f"control branch {name!r} lacks config.json: it {describe_path(name)}")
+    return path
 
 
 def branch_for(slot: str, kind: str | None, branches: Sequence[BranchSpec]) -> tuple[BranchSpec, str]:

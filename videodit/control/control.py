@@ -94,8 +94,8 @@ class CheckedControl:
         return not weight if isinstance(weight, float) else not any(weight)
 
 
-AnyControl = Control | str | os.PathLike[str] | Sequence[Any]
-"""What may be passed under a kind: a :class:`Control`, a file, or data."""
+AnyControl = Any
+"""What may be passed under a kind: a :class:`Control`, a file or pixels, which are its source, or a list of data."""
 
 
 def as_control(slot: str, value: object) -> Control:
@@ -106,13 +106,13 @@ def as_control(slot: str, value: object) -> Control:
     """
     if isinstance(value, Control):
         return value
-    if isinstance(value, (str, os.PathLike)):
-        return Control(value)
+    if isinstance(value, (str, os.PathLike)) or _holds_pixels(value):
+        return Control(value)  # type: ignore[arg-type]
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         if slot not in KINDS or KINDS[slot].data is not None:
             return Control(data=value)
         raise InputError(f"control {slot!r} is a list; only boxes, tracks and palette are: pass a file, or a Control")
-    raise InputError(f"control {slot!r} is {short(value)}; it must be a Control, a file or a list")
+    raise InputError(f"control {slot!r} is {short(value)}; it must be a Control, a file, pixels or a list")
 
 
 def check_controls(controls: object, branches: Sequence[BranchSpec]) -> list[CheckedControl]:
@@ -210,11 +210,10 @@ def names_files(controls: object) -> bool:
     """Whether controls name their pictures and clips by path, and hold no pixels."""
     if not isinstance(controls, Mapping):
         return True
-    return all(
-        getattr(one, name) is None or isinstance(getattr(one, name), (str, os.PathLike))
+    return not any(
+        _holds_pixels(value)
         for one in controls.values()
-        if isinstance(one, Control)
-        for name in MEDIA
+        for value in ([getattr(one, name) for name in MEDIA] if isinstance(one, Control) else [one])
     )
 
 
@@ -263,6 +262,13 @@ def from_json(values: object) -> dict[str, Control]:
 
 
 # ---- helpers -------------------------------------------------------------------------------------
+
+
+def _holds_pixels(value: object) -> bool:
+    """Whether something is an array, a tensor, a PIL image or a list of them."""
+    if isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return hasattr(value, "getbands") or (hasattr(value, "shape") and hasattr(value, "dtype"))
 
 
 def _share(value: object, what: str) -> float:
