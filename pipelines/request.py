@@ -43,10 +43,12 @@ class LoRARequest:
 
 @dataclass(frozen=True)
 class ControlModel:
-    """A control branch beside the model: the name that the model knows it by, and where it is."""
+    """A control branch beside the model: the name that the model knows it by, where it is, and where that for a second
+    expert is, if there is one."""
 
     name: str
     source: str
+    source_2: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

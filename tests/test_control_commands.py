@@ -143,8 +143,11 @@ def test_masks_fits_and_models_are_typed() -> None:
         ControlModel("x", "a/b"),
         ControlModel("my-branch", "models/my branch"),
     )
+    assert parse_models(["x=a/b", "x=a/c@2"]) == (ControlModel("x", "a/b", "a/c"),)
     with pytest.raises(InputError, match="two branches called 'b'"):
         parse_models(["a/b", "c/b"])
+    with pytest.raises(InputError, match="NAME=FOLDER@2 is for a second expert and follows NAME=FOLDER"):
+        parse_models(["x=a/c@2"])
 
 
 # ---- clips ---------------------------------------------------------------------------------------
@@ -283,6 +286,8 @@ def test_a_branch_of_another_model_is_named_before_weights_load(
     weights.unlink()
     assert main(["generate", PROMPT, "--control-model", "cut", *flags]) == 3
     assert "cut holds no .safetensors file" in error_of(capsys)
+    assert main(["generate", PROMPT, "--control-model", "c=x", "--control-model", "c=y@2", *flags]) == 2
+    assert "this model has one transformer: branch 'y' is for models with two" in error_of(capsys)
     assert main(["generate", PROMPT, "--control-model", "no-folder", *flags]) == 2
     assert "it must be the folder of a branch" in error_of(capsys)
 

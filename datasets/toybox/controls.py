@@ -85,8 +85,8 @@ def _boxes(rendering: Rendering, clip: int) -> Extracted:
     for slot, own in enumerate(_part(rendering, "boxes", clip), start=1):
         for frame, (left, top, right, bottom) in enumerate(own):
             if np.isfinite(left):
-                shares = (float(v) for v in (left / width, top / height, right / width, bottom / height))
-                found.append(Box(*shares, at=frame / max(1, count - 1), object=f"object {slot}"))
+                sides = (float(v) for v in (left / width, top / height, right / width, bottom / height))
+                found.append(Box(*sides, frame / max(1, count - 1), f"object {slot}"))  # type: ignore[arg-type]
     return Extracted(draw_boxes(found, count, height, width), tuple(found))
 
 

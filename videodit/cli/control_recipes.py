@@ -70,7 +70,7 @@ def match_models(recipe: Mapping[str, Any], given: Sequence[ControlModel], clip:
     there = {one.name: one for one in given}
     if len(entries) == len(there) == 1 and entries.keys() != there.keys():  # the folder has another name than before
         ((name, model),) = zip(entries, there.values(), strict=True)
-        there = {name: ControlModel(name, model.source)}
+        there = {name: replace(model, name=name)}
     if missing := [name for name in entries if name not in there]:
         raise InputError(
             f"{str(clip)!r} was made with control branch {one_line(missing[0])!r}, which a clip does not carry; pass "

@@ -128,7 +128,8 @@ def _read_json(file: Path, text: str) -> tuple[Any, ...]:
 
 
 def parse_models(texts: Sequence[str] | None) -> tuple[ControlModel, ...]:
-    """The values of ``--control-model``: a folder, which gives the branch its name, or ``NAME=FOLDER``.
+    """The values of ``--control-model``: a folder, which gives the branch its name, or ``NAME=FOLDER``; then
+    ``NAME=FOLDER@2`` is its counterpart for a second expert.
 
     Raises:
         InputError: another form, or a name that comes twice.
@@ -141,6 +142,13 @@ def parse_models(texts: Sequence[str] | None) -> tuple[ControlModel, ...]:
         if not name or not folder:
             raise InputError(f"--control-model is {text!r}; it must be FOLDER or NAME=FOLDER")
         check_no_address(folder)
+        if folder.endswith("@2") and not os.path.exists(folder):
+            if name not in found or found[name].source_2 is not None:
+                raise InputError(
+                    f"--control-model is {text!r}; NAME=FOLDER@2 is for a second expert and follows NAME=FOLDER"
+                )
+            found[name] = replace(found[name], source_2=folder.removesuffix("@2"))
+            continue
         if name in found:
             raise InputError(f"--control-model has two branches called {name!r}; call one of them NAME=FOLDER")
         found[name] = ControlModel(name, folder)
@@ -153,15 +161,17 @@ def control_files(control: Mapping[str, Any] | None) -> tuple[Path, ...]:
     return tuple(Path(value) for value in values if isinstance(value, (str, os.PathLike)))
 
 
-def branch_specs(models: Sequence[ControlModel], folder: Path) -> tuple[BranchSpec, ...]:
+def branch_specs(models: Sequence[ControlModel], folder: Path, experts: int = 1) -> tuple[BranchSpec, ...]:
     """What planning needs to know of branches, from their folders alone.
 
     Args:
         models: the branches.
         folder: of the model that they are for.
+        experts: transformers that it has.
 
     Raises:
-        InputError: a folder that is none of a branch, or of a branch for another model.
+        InputError: a folder that is none of a branch, or of a branch for another model, or one for a second expert of
+            a model that has one.
         ModelError: a damaged one.
     """
     if not models:
@@ -178,8 +188,11 @@ def branch_specs(models: Sequence[ControlModel], folder: Path) -> tuple[BranchSp
         config = found[0].native_config(config)
     base, own_hash = full_options(config), model_hash(folder)
     for one in models:
-        if not is_hub_id(one.source) or Path(one.source).is_dir():
-            check_weights(branch_folder(one.source))
+        if one.source_2 is not None and experts < 2:
+            raise InputError(f"this model has one transformer: branch {one.source_2!r} is for models with two")
+        for source in filter(None, (one.source, one.source_2)):
+            if not is_hub_id(source) or Path(source).is_dir():
+                check_weights(branch_folder(source))
     return tuple(BranchSpec.from_folder(one.name, one.source, base=base, base_hash=own_hash) for one in models)
 
 

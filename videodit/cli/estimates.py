@@ -21,7 +21,6 @@ from videodit.errors import Stopped
 if TYPE_CHECKING:
     from videodit.pipelines.acceleration import Timings
     from videodit.pipelines.costs import Memory
-    from videodit.pipelines.request import ControlModel
 
 LONG = 3600  # seconds: work beyond this is asked about
 _KINDS = ("mp4", "gif", "webp", "png")
@@ -130,20 +129,21 @@ def _memory(job: Job) -> Memory | None:
         return free_memory(torch.device(job.device))
 
     found = memory_of(job.plan, job.model, itemsize, batched=_batches_guidance(job), free=free)
-    branches = sum(map(_parameters_of_branch, job.request.control_models)) * itemsize("transformer")
+    sources = [source for one in job.request.control_models for source in (one.source, one.source_2) if source]
+    branches = sum(map(_parameters_of_branch, sources)) * itemsize("transformer")
     return None if found is None else replace(found, weights=found.weights + branches)
 
 
-def _parameters_of_branch(model: ControlModel) -> int:
+def _parameters_of_branch(source: str) -> int:
     """The number of parameters of a control branch, from the headers of its files; 0 where the hub has them."""
     from videodit.checkpoints import weight_files
     from videodit.configs import is_hub_id
     from videodit.control.branch_spec import branch_folder
     from videodit.weights import read_headers
 
-    if is_hub_id(model.source) and not Path(model.source).is_dir():
+    if is_hub_id(source) and not Path(source).is_dir():
         return 0
-    headers = read_headers(weight_files(branch_folder(model.source)))
+    headers = read_headers(weight_files(branch_folder(source)))
     return sum(math.prod(entry.shape) for entry in headers.values())
 
 

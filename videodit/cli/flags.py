@@ -189,9 +189,9 @@ ControlModels = Annotated[
     list[str] | None,
     typer.Option(
         "--control-model",
-        metavar="[NAME=]FOLDER",
+        metavar="[NAME=]FOLDER[@2]",
         rich_help_panel="Control",
-        help="A control branch for the model; `videodit control kinds` shows what a branch can take. Repeatable.",
+        help="A control branch for the model, and then NAME=FOLDER@2 for its second expert (Wan 2.2 A14B). Repeatable.",
     ),
 ]
 ShowControl = Annotated[

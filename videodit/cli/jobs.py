@@ -151,7 +151,8 @@ class _Planner:
             self._readers[request.model] = load_prompt_reader(model)
         if request.has_weights:
             self._readers[request.model].check_weights()
-        spec = replace(model.spec, branches=(*model.spec.branches, *branch_specs(request.control_models, model.path)))
+        branches = branch_specs(request.control_models, model.path, model.spec.experts)
+        spec = replace(model.spec, branches=branches) if branches else model.spec
         planned = plan(request, Inputs(), spec, text_notices=self._readers[request.model].notices)
         planned = replace(planned, notices=[*notices, *planned.notices])
         device = parse_device(request.device)
@@ -343,8 +344,10 @@ def _load_all(job: Job) -> VideoDiTPipeline:
             pipe.accelerate(wanted)
         load_loras(pipe, job.request.loras, job.loras)
         for branch in job.request.control_models:
-            source = branch.source if is_hub_id(branch.source) else branch_folder(branch.source)
-            pipe.add_control(branch.name, source)
+            places = [
+                one if one is None or is_hub_id(one) else branch_folder(one) for one in (branch.source, branch.source_2)
+            ]
+            pipe.add_control(branch.name, *places)
         if _offloads(job):
             pipe.offload(job.request.offload, job.device)
         if wanted is not None and not quantized:

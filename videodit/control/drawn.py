@@ -253,9 +253,10 @@ def _named(value: Mapping[Any, Any], names: tuple[str, ...], required: int, what
 
 
 def _numbers(value: object, count: int, what: str, legal: str) -> tuple[Any, ...]:
-    if not _is_list(value) or len(value) != count or not all(map(_is_number, value)):  # type: ignore[arg-type]
+    numbers = tuple(value) if isinstance(value, Sequence) and _is_list(value) else ()
+    if len(numbers) != count or not all(map(_is_number, numbers)):
         raise InputError(f"{what} is {short(value)}; it must be {count} numbers: {legal}")
-    return tuple(value)  # type: ignore[arg-type]
+    return numbers
 
 
 def _share(value: object, what: str) -> None:

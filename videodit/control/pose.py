@@ -52,7 +52,8 @@ def pose(frames: np.ndarray, *, confidence: float, python: str) -> Extracted:
         ModelError: mediapipe failed.
     """
     found = _run(_interpreter(python), frames)
-    drawn = np.stack([_draw(joints, *frames.shape[1:3], confidence) for joints in found])
+    height, width = frames.shape[1:3]
+    drawn = np.stack([_draw(joints, height, width, confidence) for joints in found])
     return Extracted(drawn, notices=() if any(found) else ("no person was found in the clip",))
 
 
