@@ -13,6 +13,7 @@ from torch import Tensor
 
 from videodit._diffusers import cache_of, reset_cache
 from videodit.arguments import check_kind
+from videodit.configs import is_hub_id
 from videodit.control.hints import ControlHint, Scale, check_scales
 from videodit.errors import InputError
 from videodit.pipelines.origin import NetworkNote, has_offloading
@@ -147,7 +148,7 @@ class ControlledPipeline:
 
         Args:
             name: to go by.
-            branch: a :class:`~videodit.control.branch.ControlBranch`, or the folder or hub id of one. It moves to the
+            branch: a :class:`~videodit.control.branch.ControlBranch`, or a bundled one's name, a folder or a hub id. It moves to the
                 transformer's device and takes over its dtype.
             branch_2: for the expert for the lower noise levels, which is not controlled without it.
             any_base: use a branch that was made for other weights of a model of the same kind and size.
@@ -178,10 +179,17 @@ class ControlledPipeline:
     def _opened(self, name: str, source: object, model: VideoDiT, any_base: bool) -> ControlBranch:
         """A branch that is fit for a model."""
         from videodit.control.branch import ControlBranch
+        from videodit.control.branch_spec import branch_folder
 
         if isinstance(source, (str, os.PathLike)):
+            # The hub's weights are fetched once the config has passed.
+            on_hub = is_hub_id(os.fspath(source)) and not os.path.isdir(source)
             branch = ControlBranch.from_pretrained(
-                source, base=model, base_hash=self.model_hash, any_base=any_base, dtype=model.dtype
+                source if on_hub else branch_folder(source),
+                base=model,
+                base_hash=self.model_hash,
+                any_base=any_base,
+                dtype=model.dtype,
             )
         else:
             check_kind(source, ControlBranch, "a ControlBranch, or the folder of one", "branch")

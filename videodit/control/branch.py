@@ -480,8 +480,8 @@ def _check(config: ControlConfig) -> None:
             raise InputError(f"{name} must be one of {legal}, got {getattr(config, name)!r}")
     if config.control_channels < 1:
         raise InputError(f"control_channels must be at least 1, got {config.control_channels}")
-    if not config.layers or not all(config.layers):
-        raise InputError(f"layers is {config.layers!r}; each hint needs blocks that it is added after")
+    if not any(config.layers):
+        raise InputError(f"layers is {config.layers!r}; no hint has a block that it is added after")
     numbers = [number for places in config.layers for number in places]
     if any(type(number) is not int or number < 0 for number in numbers):
         raise InputError(f"layers is {config.layers!r}; it must hold lists of the numbers of blocks")
