@@ -148,8 +148,8 @@ class ControlledPipeline:
 
         Args:
             name: to go by.
-            branch: a :class:`~videodit.control.branch.ControlBranch`, or a bundled one's name, a folder or a hub id. It moves to the
-                transformer's device and takes over its dtype.
+            branch: a :class:`~videodit.control.branch.ControlBranch`, or a bundled one's name, a folder or a hub id. It
+                moves to the transformer's device and takes over its dtype.
             branch_2: for the expert for the lower noise levels, which is not controlled without it.
             any_base: use a branch that was made for other weights of a model of the same kind and size.
 
