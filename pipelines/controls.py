@@ -13,9 +13,10 @@ from torch import Tensor
 
 from videodit._diffusers import cache_of, reset_cache
 from videodit.arguments import check_kind
+from videodit.configs import is_hub_id
 from videodit.control.hints import ControlHint, Scale, check_scales
 from videodit.errors import InputError
-from videodit.pipelines.origin import NetworkNote
+from videodit.pipelines.origin import NetworkNote, has_offloading
 from videodit.pipelines.predicting import Moment
 
 if TYPE_CHECKING:
@@ -147,14 +148,14 @@ class ControlledPipeline:
 
         Args:
             name: to go by.
-            branch: a :class:`~videodit.control.branch.ControlBranch`, or the folder or hub id of one. It moves to the
-                transformer's device and takes over its dtype.
+            branch: a :class:`~videodit.control.branch.ControlBranch`, or a bundled one's name, a folder or a hub id. It
+                moves to the transformer's device and takes over its dtype.
             branch_2: for the expert for the lower noise levels, which is not controlled without it.
             any_base: use a branch that was made for other weights of a model of the same kind and size.
 
         Raises:
-            InputError: a name that is taken or no name, a branch of another family, size or base, or a ``branch_2``
-                where there is no second expert.
+            InputError: a name that is taken or no name, a branch of another family, size or base, a ``branch_2`` where
+                there is no second expert, or a pipeline whose weights are offloaded already.
             ModelError: a folder that is no branch, or that is damaged.
         """
         if not isinstance(name, str) or not name or not name.isprintable() or set(name) & set(".:=@/"):
@@ -162,6 +163,8 @@ class ControlledPipeline:
         if name in self._branches:
             raise InputError(f"there is a control {name!r} already; choose another name, or call remove_control first")
         self.check_components(["transformer"], "a control branch")
+        if has_offloading(self.transformer):
+            raise InputError(f"control {name!r} comes after offloading; call add_control first, then offload")
         if branch_2 is not None and self.transformer_2 is None:
             raise InputError("this model has one transformer; branch_2 is for a second one")
         models = [self.transformer, self.transformer_2]
@@ -176,17 +179,25 @@ class ControlledPipeline:
     def _opened(self, name: str, source: object, model: VideoDiT, any_base: bool) -> ControlBranch:
         """A branch that is fit for a model."""
         from videodit.control.branch import ControlBranch
+        from videodit.control.branch_spec import branch_folder
 
         if isinstance(source, (str, os.PathLike)):
+            # The hub's weights are fetched once the config has passed.
+            on_hub = is_hub_id(os.fspath(source)) and not os.path.isdir(source)
             branch = ControlBranch.from_pretrained(
-                source, base=model, base_hash=self.model_hash, any_base=any_base, dtype=model.dtype
+                source if on_hub else branch_folder(source),
+                base=model,
+                base_hash=self.model_hash,
+                any_base=any_base,
+                dtype=model.dtype,
             )
         else:
             check_kind(source, ControlBranch, "a ControlBranch, or the folder of one", "branch")
             assert isinstance(source, ControlBranch)
             branch = source
             branch.check_base(model, self.model_hash, any_base=any_base)
-        return branch.to(model.device)
+        branch.match(model)
+        return branch
 
     def remove_control(self, name: str) -> None:
         """Take a branch out again.
@@ -247,6 +258,32 @@ class ControlledPipeline:
             branch.to("cpu")
             _, hook = cpu_offload_with_hook(branch, self._execution_device)
             self._all_hooks.append(hook)
+
+    def enable_sequential_cpu_offload(
+        self, gpu_id: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        """As :meth:`videodit.pipelines.memory.MemoryPipeline.enable_sequential_cpu_offload`, with the branches."""
+        super().enable_sequential_cpu_offload(gpu_id=gpu_id, device=device)  # type: ignore[misc]
+        from accelerate import cpu_offload
+
+        for branch in self.all_branches:
+            cpu_offload(branch.to("cpu"), self._execution_device)
+
+    def save_pretrained(self, *args: object, **kwargs: object) -> None:
+        """As diffusers' ``DiffusionPipeline.save_pretrained``.
+
+        Raises:
+            InputError: there are control branches, which have folders of their own.
+        """
+        self._refuse_branches("a model's folder holds no control branches")
+        super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
+
+    def _refuse_branches(self, why: str) -> None:
+        if self._branches:
+            raise InputError(
+                f"{why}, and {', '.join(self._branches)} is there; write each by its own save_pretrained, and call "
+                "remove_control first"
+            )
 
     @property
     def changed_controls(self) -> list[str]:

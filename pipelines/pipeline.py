@@ -273,6 +273,7 @@ class VideoDiTPipeline(
             InputError: a model of no published family, or a network with hooks, adapters, processors or quantized
                 weights that another class would lose.
         """
+        self._refuse_branches("a pipeline of diffusers' holds no control branches")
         return to_diffusers(self)
 
     @property

@@ -293,7 +293,7 @@ def test_a_branch_of_another_base_is_refused_before_its_weights_are_read(tmp_pat
         ({"start": "middle"}, "start must be one of"),
         ({"encoder": "vae"}, "encoder is 'vae'; it must be"),
         ({"layers": []}, "layers is \\[\\], a list of 0 items"),
-        ({"layers": [[0], []]}, "each hint needs blocks that it is added after"),
+        ({"layers": [[], []]}, "no hint has a block that it is added after"),
         ({"layers": [[0], [9]]}, "layers is \\[\\[0\\], \\[9\\]\\]; its base has blocks 0 to 1"),
         ({"base": "wan"}, "base is 'wan'"),
         ({"control_channels": 0}, "control_channels must be at least 1"),

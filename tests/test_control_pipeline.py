@@ -96,6 +96,33 @@ def test_a_changed_branch_is_told(pipe) -> None:
     assert pipe.changed_controls == ["control depth: with changed weights"]
 
 
+def test_a_branch_takes_the_dtype_of_its_model(pipe) -> None:
+    branch = add(pipe)
+    pipe.remove_control("depth")
+    pipe.transformer.to(torch.bfloat16)
+    pipe.add_control("depth", branch)
+    assert branch.dtype == torch.bfloat16
+    assert make(pipe, control()).isfinite().all()
+
+
+def test_what_holds_no_branches_says_so(pipe, tmp_path) -> None:
+    add(pipe)
+    with pytest.raises(InputError, match="a model's folder holds no control branches, and depth is there"):
+        pipe.save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match="a pipeline of diffusers' holds no control branches"):
+        pipe.to_diffusers()
+    pipe.remove_control("depth")
+    pipe.save_pretrained(tmp_path / "model")
+
+
+def test_branches_come_before_offloading(pipe) -> None:
+    pipe.transformer.enable_group_offload(
+        onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"
+    )
+    with pytest.raises(InputError, match="control 'depth' comes after offloading; call add_control first"):
+        add(pipe)
+
+
 def test_another_pipeline_of_the_same_parts_has_the_controls(pipe) -> None:
     add(pipe)
     assert torch.equal(make(VideoDiTPipeline.from_pipe(pipe), control()), make(pipe, control()))

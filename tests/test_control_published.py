@@ -107,9 +107,12 @@ def flux_output(tokens: Tensor, height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("mode", [None, 2])
-@pytest.mark.parametrize(("joint", "single"), [(2, 0), (1, 2), (5, 10)])
+@pytest.mark.parametrize(("joint", "single"), [(2, 0), (4, 0), (1, 2), (5, 10)])
 def test_flux(joint, single, mode, tmp_path, deviation) -> None:
-    """One for each block and one for several; of one kind, and Union, whose kinds are tokens before the text."""
+    """One for each block and one for several, of which the last may be for none.
+
+    Of one kind, and Union, whose kinds are tokens before the text.
+    """
     theirs = randomize(FluxTransformer2DModel(**FLUX, num_layers=5, num_single_layers=10).eval())
     modes = None if mode is None else 7
     net = randomize(FluxControlNetModel(**FLUX, num_layers=joint, num_single_layers=single, num_mode=modes).eval())

@@ -59,6 +59,7 @@ from videodit.options import names_in_fp32
 from videodit.schema import choose
 from videodit.transformer import VideoDiT, is_hooked
 from videodit.transformer_config import TransformerConfig, full_options
+from videodit.weights import is_plain
 
 _CHOICES: dict[str, tuple[object, ...]] = {
     "start": get_args(Start),
@@ -228,10 +229,7 @@ class ControlBranch(CheckedLoading, DiffusersOverrides, ModelMixin, ConfigMixin,
             base=describe_base(dit.config, base_hash),
         )
         branch._copy(dit, sources)
-        wide = set(cls._keep_in_fp32_modules)
-        for name, parameter in branch.named_parameters():
-            kept = wide.intersection(name.split("."))
-            parameter.data = parameter.data.to(dit.device, torch.float32 if kept else dit.dtype)
+        branch.match(dit)
         return branch.eval()
 
     def _copy(self, dit: VideoDiT, sources: Sequence[int]) -> None:
@@ -327,6 +325,15 @@ class ControlBranch(CheckedLoading, DiffusersOverrides, ModelMixin, ConfigMixin,
             InputError: it was made for another one.
         """
         check_base(self.config.base, dit.config, base_hash, "the control branch", any_base=any_base)
+
+    def match(self, dit: VideoDiT) -> None:
+        """Move to a model's device, and take over its dtype but for what stays in fp32; quantized weights stay so."""
+        wide = set(self._keep_in_fp32_modules)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                kept = wide.intersection(name.split(".")) or not is_plain(parameter)
+                parameter.data = parameter.data.to(dit.device, None if kept else dit.dtype)
+        self.to(dit.device)  # buffers
 
     # ---- computing -------------------------------------------------------------------------------
 
@@ -473,8 +480,8 @@ def _check(config: ControlConfig) -> None:
             raise InputError(f"{name} must be one of {legal}, got {getattr(config, name)!r}")
     if config.control_channels < 1:
         raise InputError(f"control_channels must be at least 1, got {config.control_channels}")
-    if not config.layers or not all(config.layers):
-        raise InputError(f"layers is {config.layers!r}; each hint needs blocks that it is added after")
+    if not any(config.layers):
+        raise InputError(f"layers is {config.layers!r}; no hint has a block that it is added after")
     numbers = [number for places in config.layers for number in places]
     if any(type(number) is not int or number < 0 for number in numbers):
         raise InputError(f"layers is {config.layers!r}; it must hold lists of the numbers of blocks")

@@ -138,7 +138,7 @@ _REQUIRED = ("network", "layers", "control_channels")
 
 def _network(family: str, config: Config) -> JsonObject:
     """Options of a VideoDiT, as far as JSON holds them."""
-    options = FAMILIES[family].options(config) | {"family": family}
+    options: JsonObject = {**FAMILIES[family].options(config), "family": family}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
 
@@ -166,17 +166,16 @@ def _flux(config: Config, base: TransformerConfig | None) -> JsonObject:
         raise ModelError(
             f"FLUX.1: conditioning_embedding_channels is {config['conditioning_embedding_channels']}; it must be None"
         )
-    network = _network("flux", config | {"out_channels": None}) | {"final_layer": None}
+    network = _network("flux", {**config, "out_channels": None}) | {"final_layer": None}
     of_base = _FLUX_BLOCKS if base is None else (base.num_layers, base.num_single_layers)
-    layers, first = [], 0
+    layers: list[list[int]] = []
+    first = 0
     for count, blocks in zip((config["num_layers"], config["num_single_layers"]), of_base, strict=True):
-        stride = -(-blocks // count) if count else 1
+        stride = -(-blocks // count) if count else 1  # the last hints of a branch may be for no block
         layers += [
             [first + n for n in range(number * stride, min((number + 1) * stride, blocks))] for number in range(count)
         ]
         first += blocks
-    if not all(layers):
-        raise ModelError(f"FLUX.1: the branch has {len(layers)} hints for a model of {sum(of_base)} blocks")
     modes = config["num_mode"] or 0
     kinds = [*_UNION_KINDS[:modes], *(f"mode_{number}" for number in range(len(_UNION_KINDS), modes))]
     return {
@@ -198,7 +197,7 @@ def _encoder_channels(config: Config) -> int:
 def _with_pixels(config: Config, family: str, layers: list[list[int]], encoder: str, blocks: int | None) -> JsonObject:
     """A trunk that sees latents and encoded pixels."""
     channels, stride = _encoder_channels(config), config["downscale_coef"]
-    theirs = config | {"in_channels": config["vae_channels"] + channels, "out_channels": config["vae_channels"]}
+    theirs = {**config, "in_channels": config["vae_channels"] + channels, "out_channels": config["vae_channels"]}
     network = _network(family, theirs) | {"final_layer": None, "final_layer_norm": False}
     width = config["out_proj_dim"] or config["num_attention_heads"] * config["attention_head_dim"]
     return {

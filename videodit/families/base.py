@@ -210,8 +210,8 @@ class Family:
 
         check_types(config, getattr(diffusers, self.class_name), where)
         known = inspect.signature(getattr(diffusers, self.class_name).__init__).parameters
-        known = {*known, *self.ignored_entries}
-        unknown = sorted(key for key in config if key not in known and not key.startswith("_"))
+        names = {*known, *self.ignored_entries}
+        unknown = sorted(key for key in config if key not in names and not key.startswith("_"))
         if unknown:
             logger.warning(f"{where}: the config holds entries that {self.title} does not know: {', '.join(unknown)}")
 
