@@ -137,7 +137,7 @@ def check_controls(controls: object, branches: Sequence[BranchSpec]) -> list[Che
         if control.kind is not None:
             kind_named(control.kind)
         if not any(branch.name == slot for branch in branches):
-            kind_named(slot)
+            kind_named(slot, [branch.name for branch in branches])
         branch, kind = branch_for(slot, control.kind, branches)
         taker = next((one.slot for one in found if one.branch == branch), None)
         if taker is not None:
