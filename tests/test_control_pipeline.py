@@ -278,6 +278,29 @@ def test_a_clip_of_tensors_has_no_seed(pipe) -> None:
         pipe.check_plan(plan)
 
 
+def test_each_of_two_experts_has_a_branch_of_its_own(folder) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(folder("wan-two-experts"))
+    pipe.set_progress_bar_config(disable=True)
+    high, low = (
+        randomize(ControlBranch.from_base(model, layers=(0,), control_channels=3))
+        for model in (pipe.transformer, pipe.transformer_2)
+    )
+    pipe.add_control("depth", high, low)
+    ran: list[tuple[str, float]] = []
+    for name, branch in (("high", high), ("low", low)):
+        branch.register_forward_pre_hook(lambda module, args, name=name: ran.append((name, float(args[0].timestep[0]))))
+    shape = pipe.plan(Request(prompt="x")).latent_shape[1:]
+    make(pipe, control(grid=shape), guidance_scale=1.0)
+    boundary = pipe.config.boundary_ratio * 1000
+    assert ran == [("high" if t >= boundary else "low", t) for t in pipe.scheduler.timesteps.tolist()]
+    assert {name for name, _ in ran} == {"high", "low"}
+    pipe.remove_control("depth")
+    pipe.add_control("depth", high)
+    ran.clear()
+    make(pipe, control(grid=shape), guidance_scale=1.0)
+    assert {name for name, _ in ran} == {"high"}
+
+
 # ---- reference frames ----------------------------------------------------------------------------
 
 

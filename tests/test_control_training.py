@@ -20,8 +20,11 @@ from videodit.datasets.clips.reading.readers import open_clip
 from videodit.datasets.clips.reading.records import Clip, Media
 from videodit.datasets.clips.scanning.scan_clips import ScannedClip
 from videodit.errors import InputError
+from videodit.families.parity import FIRST_OF_FAMILY, MEMBERS, randomize
 from videodit.media import write_video
 from videodit.pipelines.clip_encoder import ClipEncoder
+from videodit.training.config import ControlTraining
+from videodit.training.controlled import ControlledTransformer, make_branch
 
 CLIPS = {"wide": (33, 32, 64), "square": (34, 32, 32), "tall": (17, 64, 32)}
 
@@ -169,3 +172,24 @@ def test_configs_that_contradict_themselves(configured, caches, values, message)
 def test_a_cache_without_controls(configured, small_cache) -> None:  # noqa: F811
     with pytest.raises(InputError, match="holds no controls: `videodit data encode"):
         trained(small(configured, settings(small_cache)))
+
+
+@pytest.mark.parametrize("start", ["hidden", "trunk"])
+@pytest.mark.parametrize("name", sorted(FIRST_OF_FAMILY.values()))
+def test_a_gradient_reaches_all_that_is_trained(name, start) -> None:
+    """Processes that share a training wait for the gradient of each parameter."""
+    member = MEMBERS[name]
+    dit = randomize(member.ours(member.theirs()))
+    control = ControlTraining(kinds=("depth",), layers=(0, len(dit.blocks) - 1), start=start)
+    branch = make_branch(dit, control, (4, 8, 8), base_hash="0" * 16, seed=0)
+    randomize(branch)
+    size = member.sizes[0]
+    control_input = torch.randn(1, branch.config.control_channels, *size)
+    model = ControlledTransformer(dit, branch)
+    x = dict(member.draw(dit, size))
+    positional = [x.pop(key) for key in ("hidden_states", "timestep", "encoder_hidden_states")]
+    model(*positional, control=control_input, **x).sample.square().mean().backward()
+    without = [
+        key for key, parameter in branch.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
+    assert without == []

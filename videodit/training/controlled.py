@@ -88,7 +88,12 @@ def make_branch(
     )
     for parameter in branch.parameters():
         parameter.data = parameter.data.float()
-    return branch.requires_grad_(True)
+    branch.requires_grad_(True)
+    last = branch.network.blocks[-1]
+    for part in (getattr(last, "text_ffn", None), getattr(getattr(last, "attn", None), "to_add_out", None)):
+        if part is not None:  # nothing comes after the text of the last block, so that no gradient reaches it
+            part.requires_grad_(False)
+    return branch
 
 
 def open_controls(config: TrainingConfig, cache: LatentCache, samples: Sequence[CachedSample]) -> CachedControls | None:
@@ -128,7 +133,7 @@ def export_branch(branch: ControlBranch, trained: dict[str, Tensor], folder: Pat
     from videodit.files import replacing
 
     made = ControlBranch.from_config(dict(branch.config))
-    made.load_state_dict(trained)
+    made.load_state_dict({name: tensor.detach().cpu() for name, tensor in branch.state_dict().items()} | trained)
     wide = set(ControlBranch._keep_in_fp32_modules)
     for name, parameter in made.named_parameters():
         if not wide.intersection(name.split(".")):
