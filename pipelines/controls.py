@@ -184,7 +184,7 @@ class ControlledPipeline:
         if isinstance(source, (str, os.PathLike)):
             # The hub's weights are fetched once the config has passed.
             on_hub = is_hub_id(os.fspath(source)) and not os.path.isdir(source)
-            branch = ControlBranch.from_pretrained(
+            branch: ControlBranch = ControlBranch.from_pretrained(
                 source if on_hub else branch_folder(source),
                 base=model,
                 base_hash=self.model_hash,

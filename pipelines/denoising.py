@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from videodit.forwards import Prepared
 from videodit.objectives import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.controls import Controls
 from videodit.pipelines.guidance import Batched, Growing, Guided, InTurn, Pair, Shared, steady
@@ -27,7 +28,7 @@ from videodit.pipelines.protocols import RunningPipeline
 from videodit.pipelines.storyboard import Storyboard
 from videodit.shapes import VideoGeometry
 from videodit.text import TextTokens, together
-from videodit.transformer import Prepared, VideoDiT
+from videodit.transformer import VideoDiT
 
 
 class Prompts:

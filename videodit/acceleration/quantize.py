@@ -51,7 +51,8 @@ def quantize_blocks(transformer: VideoDiT | ControlBranch, kind: str) -> str:
     else:
         how = Int8WeightOnlyConfig()
     count = 0
-    blocks: nn.ModuleList = getattr(transformer, "network", transformer).blocks
+    network: VideoDiT = getattr(transformer, "network", transformer)
+    blocks = network.blocks
     may_be = {layer for block in blocks for layer in cast("Block", block).quantizable()}
 
     def chosen(module: nn.Module, name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ class ModuleMap:
 
         made = VideoDiT if make is None else make
         with torch.device("meta"):
-            model = made(**{key: value for key, value in config.items() if not key.startswith("_")})
+            model: Any = made(**{key: value for key, value in config.items() if not key.startswith("_")})
         self.config = model.config
         linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         self.sizes = {name: (module.out_features, module.in_features) for name, module in linear.items()}

@@ -442,7 +442,7 @@ class ControlBranch(CheckedLoading, DiffusersOverrides, ModelMixin, ConfigMixin,
         """The embedding of a kind, ``[1, 1, D]``; ``None`` where kinds are not told apart."""
         if self.kind_embedder is None:
             return None
-        if kind not in self.config.kinds:
+        if kind is None or kind not in self.config.kinds:
             raise InputError(f"kind must be one of {', '.join(self.config.kinds)}, got {kind!r}")
         number = torch.tensor([[list(self.config.kinds).index(kind)]], device=self.device)
         row: Tensor = self.kind_embedder(number)

@@ -76,7 +76,7 @@ def make_branch(
     """
     transformer.requires_grad_(False)
     torch.manual_seed(seed)
-    branch = ControlBranch.from_base(
+    branch: ControlBranch = ControlBranch.from_base(
         transformer,
         layers=control.layers,
         control_channels=None if control.encoder is None else control.channels,

@@ -68,11 +68,13 @@ class MicroBatch:
     def to(self, device: torch.device) -> MicroBatch:
         """On another device, but for the quantiles: noise levels are computed from them on the CPU, in float64."""
         moved = {name: tensor for name, tensor in self.tensors.items() if name != "quantile"}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in moved.items()})
+        found: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in moved.items()}
+        return replace(self, **found)
 
     def pin_memory(self) -> MicroBatch:
         """In memory that a GPU can read while it works; the loader calls it."""
-        return replace(self, **{k: v.pin_memory() for k, v in self.tensors.items()})
+        pinned: dict[str, Any] = {name: tensor.pin_memory() for name, tensor in self.tensors.items()}
+        return replace(self, **pinned)
 
 
 class Collator:
@@ -139,6 +141,7 @@ class Collator:
             conditions.append(cache.condition(sample.key))
         lengths = torch.tensor([len(text.embeds) for text in texts])
         pooled = [text.pooled for text in texts if text.pooled is not None]
+        stacked: dict[str, Any] = {name: torch.stack([found[name] for found in conditions]) for name in conditions[0]}
         return MicroBatch(
             clean=draws[:, 0],
             noise=draws[:, 1],
@@ -148,7 +151,7 @@ class Collator:
             mask=torch.arange(int(lengths.max())) < lengths[:, None],
             pooled=torch.stack(pooled) if pooled else None,
             **self._control(samples, step, turns),
-            **{name: torch.stack([found[name] for found in conditions]) for name in conditions[0]},
+            **stacked,
         )
 
     def _control(self, samples: Sequence[CachedSample], step: int | str, turns: Sequence[int] | None) -> dict[str, Any]:
