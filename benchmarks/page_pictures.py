@@ -1,11 +1,14 @@
 """Pictures of the page for people to look at, and a recording of a walk over it: one command.
 
-    python benchmarks/page_pictures.py pictures/ --walk docs/images/page.webp
+    python benchmarks/page_pictures.py pictures/
+    python benchmarks/page_pictures.py --walk docs/images/page.webp
+    python benchmarks/page_pictures.py --memory
 
-A server is started with the bundled model and makes some clips; then each tab is photographed in light, dark and at a
-phone's width. The walk is recorded as Chromium's screencast and written as an animated WebP; most of the file are the
-clips that move, so that fewer frames a second, or a smaller `--width`, make it smaller. Needs Chromium, and Python's
-playwright. `--memory` scrolls over 500 clips instead, and prints what the page holds before and after.
+Each tab and each dialog, full, empty and failed, is photographed in light, dark and at a phone's width; `--only` names
+some of them. For the walk, a server with the bundled model makes clips; it is recorded as Chromium's screencast and
+written as an animated WebP. Most of the file are the clips that move, so that fewer frames a second, or a smaller
+`--width`, make it smaller. Needs Chromium, and Python's playwright. `--memory` scrolls over 500 clips, and prints what
+the page holds before and after.
 """
 
 from __future__ import annotations
@@ -20,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
-from playwright.sync_api import BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import itertools
 
-from browser import chromium, open_page
+from browser import PATIENCE, chromium, open_page
+from page_scenes import SCENES, prepare
 from servers import LiveServer, server_process
 
 PROMPTS = (
@@ -37,7 +41,6 @@ PROMPTS = (
     "a white ball bounces on the sand at sunset",
     "a purple cube slides on the grass",
 )
-TABS = ("make", "queue", "gallery", "models", "system")
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 860}},
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 860}},
@@ -48,24 +51,16 @@ _LONGEST = 20.0  # seconds of the walk
 _LAST = 1200  # milliseconds that the last frame of the walk stays
 
 
-def photograph(context: BrowserContext, url: str, folder: Path, look: str) -> None:
-    """Write a picture of each tab, of a clip in full, and of two compared."""
-    page = open_page(context, url)
-    for tab in TABS:
-        page.goto(f"{url}/#{tab}")
-        page.wait_for_timeout(1000)
-        page.screenshot(path=folder / f"{tab}-{look}.png")
-    page.goto(f"{url}/#gallery")
-    for index in (0, 1):
-        page.click(f".clip summary >> nth={index}")
-        page.click(".menu[open] >> text=Compare…")
-    page.wait_for_timeout(800)
-    page.screenshot(path=folder / f"compare-{look}.png")
-    page.keyboard.press("Escape")
-    page.click(".clip .face >> nth=0")
-    page.wait_for_timeout(800)
-    page.screenshot(path=folder / f"clip-{look}.png")
-    page.close()
+def photograph(browser: Browser, url: str, folder: Path, look: str, names: list[str]) -> None:
+    """Write pictures of scenes of ``tests/page_scenes.py``, each on a page of its own."""
+    for name in names:
+        context = browser.new_context(**LOOKS[look])
+        context.set_default_timeout(PATIENCE)
+        page = open_page(context, url)
+        SCENES[name](page)
+        page.wait_for_timeout(800)
+        page.screenshot(path=folder / f"{name}-{look}.png")
+        context.close()
 
 
 def record(context: BrowserContext, url: str, path: Path, *, width: int, fps: float) -> None:
@@ -84,6 +79,17 @@ def record(context: BrowserContext, url: str, path: Path, *, width: int, fps: fl
     session.send("Page.stopScreencast")
     page.close()
     _write(path, _hastened(frames, *making), width, fps)
+
+
+def walk_over(path: Path, *, width: int, fps: float) -> None:
+    """Record the walk over a server that has some clips."""
+    with tempfile.TemporaryDirectory() as data, server_process(Path(data) / "data") as server, chromium() as browser:
+        server.wait_ready()
+        ids = [server.client.post("/v1/videos", json={"prompt": text}).json()["id"] for text in PROMPTS]
+        while any(server.client.get(f"/v1/videos/{id}").json()["status"] != "completed" for id in ids):
+            time.sleep(0.5)
+        context = browser.new_context(**LOOKS["light"])
+        record(context, server.url, path, width=width, fps=fps)
 
 
 def walk(page: Page) -> tuple[float, float]:
@@ -194,7 +200,8 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("pictures"), help="where pictures are written")
-    parser.add_argument("--walk", type=Path, metavar="FILE", help="record the walk to this WebP")
+    parser.add_argument("--only", nargs="+", choices=list(SCENES), metavar="SCENE", help="photograph only these")
+    parser.add_argument("--walk", type=Path, metavar="FILE", help="record the walk to this WebP instead")
     parser.add_argument("--width", type=int, default=800, help="pixels of the recording")
     parser.add_argument("--fps", type=float, default=6, help="frames a second of the recording, at most")
     parser.add_argument("--memory", action="store_true", help="measure a gallery of 500 clips instead")
@@ -202,25 +209,14 @@ def main() -> None:
     if options.memory:
         memory()
         return
+    if options.walk is not None:
+        walk_over(options.walk, width=options.width, fps=options.fps)
+        return
     options.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as data, server_process(Path(data) / "data") as server, chromium() as browser:
-        server.wait_ready()
-        ids = [server.client.post("/v1/videos", json={"prompt": text}).json()["id"] for text in PROMPTS]
-        while any(server.client.get(f"/v1/videos/{id}").json()["status"] != "completed" for id in ids):
-            time.sleep(0.5)
-        if options.walk is not None:
-            context = browser.new_context(**LOOKS["light"])
-            record(context, server.url, options.walk, width=options.width, fps=options.fps)
-            context.close()
-        for look, settings in LOOKS.items():
-            for text in PROMPTS[:3]:
-                server.client.post("/v1/videos", json={"prompt": text, "seconds": 4})
-            context = browser.new_context(**settings)
-            photograph(context, server.url, options.folder, look)
-            context.close()
-            for job in server.client.get("/v1/videos?limit=50").json()["data"]:
-                if job["status"] != "completed":
-                    server.client.delete(f"/v1/videos/{job['id']}")
+    with tempfile.TemporaryDirectory() as data, LiveServer(Path(data) / "data") as server, chromium() as browser:
+        prepare(server, size="128x128", num_frames=17, num_inference_steps=8)
+        for look in LOOKS:
+            photograph(browser, server.url, options.folder, look, options.only or list(SCENES))
 
 
 if __name__ == "__main__":

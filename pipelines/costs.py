@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from videodit.configs import read_json
 from videodit.families.autoencoders import OURS, autoencoder_named
+from videodit.pipelines.work import forward_work
 from videodit.vae_config import bytes_to_decode
 
 if TYPE_CHECKING:
+    from videodit.json_types import JsonObject
     from videodit.pipelines.planning import Plan
     from videodit.pipelines.spec import ModelFolder, ModelSpec
 
@@ -72,27 +74,49 @@ def memory_of(
 
 
 def _denoising(spec: ModelSpec, tokens: int, itemsize: int) -> int | None:
+    each = bytes_of_token(spec, itemsize)
+    return None if each is None else tokens * each
+
+
+def bytes_of_token(spec: ModelSpec, itemsize: int) -> int | None:
+    """What a forward of the transformer holds for each token at once; ``None``: unknown."""
     if spec.width is None or spec.hidden is None:
         return None
-    return itemsize * tokens * max(11 * spec.width, 3 * spec.width + 2 * spec.hidden)
+    return itemsize * max(11 * spec.width, 3 * spec.width + 2 * spec.hidden)
 
 
 def _decoding(plan: Plan, folder: Path, itemsize: int, free: Callable[[], int]) -> int | None:
     """``None`` for autoencoders other than those that are loaded as a CausalVideoVAE."""
-    if not (folder / "config.json").is_file():
-        return None
-    config = read_json(folder / "config.json")
-    if not autoencoder_named(config.get("_class_name", OURS.class_name)).loaded.streams:
+    if (config := _decoder(folder)) is None:
         return None
     _, frames, height, width = plan.latent_shape
     each = bytes_to_decode(config, plan.spec.geometry.vae_stride, (height, width), itemsize)
     return each * max(1, min(frames, free() // 2 // each))  # one clip after the other
 
 
-def growth(spec: ModelSpec, model: ModelFolder, tokens: int, measured: int) -> float:
-    """How many times the work of a forward of ``measured`` tokens one of ``tokens`` is.
+def _decoder(folder: Path) -> JsonObject | None:
+    if not (folder / "config.json").is_file():
+        return None
+    config = read_json(folder / "config.json")
+    return config if autoencoder_named(config.get("_class_name", OURS.class_name)).loaded.streams else None
 
-    By its multiplications: each token meets each parameter and, in each layer, the width of each token twice.
+
+def bytes_of_pixel(spec: ModelSpec, folder: Path, itemsize: int) -> float | None:
+    """What the autoencoder holds for each pixel of a clip while it decodes one latent frame; ``None``: unknown.
+
+    Args:
+        spec: of the model.
+        folder: of its autoencoder.
+        itemsize: bytes of a number.
+    """
+    if (config := _decoder(folder)) is None:
+        return None
+    stride = spec.geometry.vae_stride
+    return bytes_to_decode(config, stride, (1, 1), itemsize) / (stride.h * stride.w)
+
+
+def growth(spec: ModelSpec, model: ModelFolder, tokens: int, measured: int) -> float:
+    """How many times the work of a forward of ``measured`` tokens one of ``tokens`` is, by its multiplications.
 
     Args:
         spec: the model.
@@ -102,10 +126,7 @@ def growth(spec: ModelSpec, model: ModelFolder, tokens: int, measured: int) -> f
     """
     if tokens == measured:
         return 1.0
-    parameters = model.parameters.get(TRANSFORMER, 0)
-    pairs = 2 * (spec.layers or 0) * (spec.width or 0)
-
-    def work(count: int) -> float:
-        return count * (parameters + pairs * count)
-
-    return work(tokens) / work(measured) if work(measured) else tokens / measured
+    own = model.parameters.get(TRANSFORMER, 0), 2 * (spec.layers or 0) * (spec.width or 0)
+    if not forward_work(measured, *own):
+        return tokens / measured
+    return forward_work(tokens, *own) / forward_work(measured, *own)

@@ -5,41 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
+pytest.importorskip("playwright")
+
 from axe_playwright_python.base import AXE_SCRIPT
-from browser import browsing, open_page, wait_for
+from browser import browsing, open_page
+from page_scenes import SCENES, prepare
 from playwright.sync_api import Browser, Page, expect
-from servers import ServerProcess
+from servers import LiveServer
 
 pytestmark = pytest.mark.browser
 
-TABS = ("make", "queue", "gallery", "models", "system")
+WIDTHS = (360, 768)
 
 
 @pytest.fixture(scope="module")
-def filled(server: ServerProcess) -> ServerProcess:
-    """A server with a finished clip, one with a long prompt that waits, and one that was refused."""
-    body = {"prompt": "a red ball bounces on the grass"}
-    ids = [server.client.post("/v1/videos", json=body | {"seed": seed}).json()["id"] for seed in range(2)]
-    for id in ids:
-        wait_for(server, id)
-    server.client.post(f"/v1/videos/{ids[1]}/favourite", json={"favourite": True})
-    return server
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server with clips in every state."""
+    with LiveServer(tmp_path_factory.mktemp("page") / "data") as server:
+        prepare(server)
+        yield server
 
 
-@pytest.fixture
-def waiting(filled: ServerProcess) -> Iterator[ServerProcess]:
-    """And with two jobs that wait."""
-    long = {"prompt": "a very long red ball " * 40, "num_inference_steps": 40, "size": "128x128", "seconds": 2}
-    ids = [filled.client.post("/v1/videos", json=long).json()["id"] for _ in range(3)]
-    yield filled
-    for id in ids:
-        filled.client.delete(f"/v1/videos/{id}")
-
-
-def serious(page: Page) -> list[str]:
-    """What axe-core finds that is serious or worse."""
-    page.evaluate(AXE_SCRIPT)
-    found = page.evaluate("() => axe.run({ resultTypes: ['violations'] })")["violations"]
+def serious(page: Page, *rules: str) -> list[str]:
+    """What axe-core finds that is serious or worse, by these rules or all."""
+    asked = {"resultTypes": ["violations"]} | ({"runOnly": list(rules)} if rules else {})
+    found = page.evaluate("(asked) => axe.run(asked)", asked)["violations"]
     return [
         f"{one['id']}: {one['help']}: {node['html'][:160]} {node['failureSummary'][:200]}"
         for one in found
@@ -48,48 +39,52 @@ def serious(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious_on_any_tab(browser: Browser, waiting: ServerProcess, scheme: str) -> None:
-    with browsing(browser, waiting.url, color_scheme=scheme) as (context, _):
-        page = open_page(context, waiting.url)
-        found = {}
-        for tab in TABS:
-            page.locator(f'nav a[href="#{tab}"]').click()
-            page.wait_for_timeout(300)
-            found[tab] = serious(page)
-        page.locator('nav a[href="#make"]').click()
-        page.get_by_text("More settings").click()
-        page.get_by_text("Pictures at times").click()
-        page.get_by_role("button", name="Add a picture").click()
-        page.get_by_role("button", name="Add a scene").click()
-        page.get_by_label("What should", exact=False).first.fill("a red ball bou")
-        page.keyboard.press("ArrowDown")
-        found["filled in"] = serious(page)
-        for mode in ("Extend", "Connect", "Edit"):
-            page.get_by_role("radio", name=mode).check(force=True)
-            found[mode] = serious(page)
-        page.get_by_role("button", name="One of your clips").first.click()
-        page.wait_for_selector(".choice")
-        found["clips"] = serious(page)
-        page.locator(".choice").first.click()
-        page.get_by_role("button", name="Paint a mask").click()
-        found["painter"] = serious(page)
-        assert {place: faults for place, faults in found.items() if faults} == {}
+@pytest.mark.parametrize("name", SCENES)
+def test_whatever_is_shown_can_be_read_by_everybody_and_fits_any_screen(
+    browser: Browser, filled: LiveServer, name: str
+) -> None:
+    with browsing(browser, filled.url, reduced_motion="reduce", allowed=(400,)) as (context, _):
+        page = open_page(context, filled.url)
+        SCENES[name](page)
+        page.wait_for_timeout(200)
+        page.evaluate(AXE_SCRIPT)
+        found = {"light": serious(page)}
+        page.emulate_media(color_scheme="dark")
+        found["dark"] = serious(page, "color-contrast")  # nothing else changes
+        assert {scheme: faults for scheme, faults in found.items() if faults} == {}
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 740})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            dialogs = "[...document.querySelectorAll('dialog')].filter((one) => one.scrollWidth > one.clientWidth)"
+            assert page.evaluate(f"{dialogs}.length") == 0, f"a dialog is scrolled sideways at {width}"
 
 
-@pytest.mark.parametrize("width", [360, 768])
-def test_no_tab_is_wider_than_the_screen(browser: Browser, waiting: ServerProcess, width: int) -> None:
-    with browsing(browser, waiting.url, viewport={"width": width, "height": 740}) as (context, _):
-        page = open_page(context, waiting.url)
-        page.get_by_text("More settings").click()
-        page.get_by_role("button", name="Add a scene").click()
-        for tab in TABS:
-            page.locator(f'nav a[href="#{tab}"]').click()
-            page.wait_for_timeout(200)
-            assert page.evaluate("() => document.documentElement.scrollWidth") <= width, tab
+def test_every_dialog_takes_the_focus_and_gives_it_back(browser: Browser, filled: LiveServer) -> None:
+    dialogs = ("own-clips", "painter", "change", "copies", "compare", "erase", "clip", "clip-running")
+    with browsing(browser, filled.url) as (context, _):
+        for name in dialogs:
+            page = open_page(context, filled.url)
+            SCENES[name](page)
+            assert page.evaluate("document.querySelector('dialog').contains(document.activeElement)"), name
+            page.keyboard.press("Escape")
+            expect(page.locator("dialog")).to_have_count(0)
+            assert page.evaluate("document.activeElement.matches('button, summary')"), f"{name}: the focus is lost"
+            page.close()
 
 
-def test_the_form_is_walked_through_by_keyboard(browser: Browser, filled: ServerProcess) -> None:
+def test_the_focus_goes_on_to_the_next_clip_when_one_goes(browser: Browser, filled: LiveServer) -> None:
+    with browsing(browser, filled.url) as (context, _):
+        page = open_page(context, filled.url)
+        SCENES["gallery"](page)
+        first, second = page.locator(".clip").evaluate_all("(all) => all.slice(0, 2).map((one) => one.dataset.id)")
+        page.locator(f".clip[data-id={first}] summary").focus()
+        page.keyboard.press("Enter")
+        page.locator(".menu[open] .items >> text=Move to the bin").click()
+        expect(page.locator(f".clip[data-id={second}] .face")).to_be_focused()
+    filled.client.post(f"/v1/videos/{first}/bin", json={"binned": False})
+
+
+def test_the_form_is_walked_through_by_keyboard(browser: Browser, filled: LiveServer) -> None:
     with browsing(browser, filled.url) as (context, _):
         page = open_page(context, filled.url)
         names = []
@@ -114,7 +109,7 @@ def test_the_form_is_walked_through_by_keyboard(browser: Browser, filled: Server
         expect(page.get_by_label("Steps")).to_be_visible()
 
 
-def test_little_motion_is_none(browser: Browser, filled: ServerProcess) -> None:
+def test_little_motion_is_none(browser: Browser, filled: LiveServer) -> None:
     with browsing(browser, filled.url, reduced_motion="reduce") as (context, _):
         page = open_page(context, filled.url)
         assert page.locator("button.main").evaluate("(one) => getComputedStyle(one).transitionDuration") == "0s"

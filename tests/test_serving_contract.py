@@ -413,6 +413,7 @@ def test_plans_say_what_would_be_made_and_make_nothing(server: LocalServer, tmp_
     assert (plan["object"], plan["size"], plan["settings"]["num_frames"]) == ("video.plan", "32x32", 5)
     assert "the model does not know: zeppelin" in plan["notices"]
     assert plan["estimate"]["forwards"] == 6
+    assert (plan["estimate"]["seconds"], plan["estimate"]["memory_bytes"]) == (None, None)
     job = server.create(seed=4)
     assert post(server, "videos/plan", task="remix", video={"id": job["id"]}, prompt="a cube")["seed"] == 4
     clip = {"id": add_upload(server, clip_of_frames(tmp_path / "a.mp4", 9))}

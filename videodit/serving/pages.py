@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 
 from videodit.serving.errors import not_found
 
@@ -31,46 +31,51 @@ class _File:
     tag: str
 
 
-def _read() -> dict[str, _File]:
+def _read() -> tuple[str, dict[str, _File]]:
+    """The files by name, and the folder that the page finds them in, whose name changes with what they hold."""
     found = {}
     for entry in files("videodit.serving").joinpath("page").iterdir():
         kind = _TYPES.get(f".{entry.name.rpartition('.')[2]}")
         if kind is not None:
-            content = entry.read_bytes()
-            found[entry.name] = _File(content, kind, f'"{hashlib.sha256(content).hexdigest()[:16]}"')
-    return found
+            found[entry.name] = entry.read_bytes(), kind
+    version = hashlib.sha256(b"".join(found[name][0] for name in sorted(found))).hexdigest()[:16]
+    folder = f"/page/{version}/"
+    content, kind = found["index.html"]
+    found["index.html"] = content.replace(b"/page/", folder.encode()), kind
+    tags = {name: f'"{hashlib.sha256(content).hexdigest()[:16]}"' for name, (content, _) in found.items()}
+    return folder, {name: _File(*found[name], tags[name]) for name in found}
 
 
-_FILES = _read()
+FOLDER, _FILES = _read()
+"""Where the page's files are. They can be kept for ever, since a file that differs is in another folder."""
 
 
 @router.get("/")
 async def page(if_none_match: str | None = Header(None)) -> Any:
     """The page itself."""
-    return _answer("index.html", if_none_match)
+    return _answer("/page/index.html", if_none_match)
 
 
-@router.get("/page/{name}")
-async def part(name: str, if_none_match: str | None = Header(None)) -> Any:
+@router.get("/page/{rest:path}")
+async def part(request: Request, if_none_match: str | None = Header(None)) -> Any:
     """One of its files."""
-    return _answer(name, if_none_match)
+    return _answer(request.url.path, if_none_match)
 
 
 def is_page(path: str) -> bool:
     """Whether an address is the page's or one of its files', which are the same for everybody and hold nothing."""
-    return path == "/" or (path.startswith("/page/") and path.removeprefix("/page/") in _FILES)
+    return path == "/" or _name_of(path) in _FILES
 
 
-def _answer(name: str, seen: str | None) -> Response:
-    if (file := _FILES.get(name)) is None:
-        raise not_found(f"file {name[:64]!r}")
-    headers = {
-        "ETag": file.tag,
-        "Cache-Control": "no-cache",
-        "Content-Security-Policy": POLICY,
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-    }
+def _name_of(path: str) -> str:
+    return path.removeprefix(FOLDER if path.startswith(FOLDER) else "/page/")
+
+
+def _answer(path: str, seen: str | None) -> Response:
+    if (file := _FILES.get(_name_of(path))) is None:
+        raise not_found(f"file {path.removeprefix('/page/')[:64]!r}")
+    kept = "public, max-age=31536000, immutable" if path.startswith(FOLDER) else "no-cache"
+    headers = {"ETag": file.tag, "Cache-Control": kept, "Content-Security-Policy": POLICY}
     if seen == file.tag:
         return Response(status_code=304, headers=headers)
     return Response(file.content, media_type=file.kind, headers=headers)

@@ -309,6 +309,13 @@ class JobStore(Claims, Publications):
         """Jobs in a state."""
         return self._count("state = ? AND deleted IS NULL", state)
 
+    def recent(self, model: str, limit: int) -> list[Job]:
+        """The newest finished jobs of a model and of any owner, the newest first."""
+        rows = self._db.execute(
+            "SELECT * FROM jobs WHERE model = ? AND state = 'completed' ORDER BY revision DESC LIMIT ?", (model, limit)
+        )
+        return [unpacked(row) for row in rows]
+
     def needs(self, id: str) -> Needs:
         """What of a job's files is to stay."""
         row = self._db.execute("SELECT state, deleted, removed FROM jobs WHERE id = ?", (id,)).fetchone()

@@ -32,7 +32,9 @@ async def system(
         "owner": owner,
         "needs_key": not state.keys.is_empty or not state.config.is_local,
         "workers": request.app.state.supervisor.report,
-        "machines": list(state.store.machines().values()),
+        "machines": [
+            {name: value for name, value in one.items() if name != "models"} for one in state.store.machines().values()
+        ],
         "queue": {
             "waiting": state.store.count("queued"),
             "running": state.store.count("in_progress"),

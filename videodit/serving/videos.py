@@ -16,6 +16,7 @@ from videodit.serving.answers import POLL_HEADER, as_video
 from videodit.serving.bodies import forget_files, read_body
 from videodit.serving.documented import ERRORS, VideoAnswer, VideoDeleted, VideoList, VideoPlan, body_of
 from videodit.serving.errors import APIError, not_found
+from videodit.serving.estimates import estimate
 from videodit.serving.finding import Found, Sort
 from videodit.serving.preparing import find_job, new_job, plan_request, remixed
 from videodit.serving.records import Job, Kind, is_id
@@ -200,7 +201,7 @@ async def plan(request: Request, state: State, owner: Owner) -> Any:
         "object": "video.plan",
         "task": task,
         **{name: video[name] for name in ("model", "prompt", "seconds", "size", "seed", "settings", "notices")},
-        "estimate": {name: job.settings[name] for name in ("forwards", "tokens")},
+        "estimate": estimate(job, state),
     }
 
 

@@ -22,6 +22,7 @@ from videodit.limits import Limits, use_limits
 from videodit.serving.cards import Card, lora_facts
 from videodit.serving.claims import CANCELLED, ClaimLost
 from videodit.serving.database import StoreUnavailable
+from videodit.serving.estimates import model_costs
 from videodit.serving.folder import DataFolder
 from videodit.serving.making import Models, Stopped, make
 from videodit.serving.records import Claim, Job
@@ -78,9 +79,20 @@ class Worker:
         from videodit.serving.machine import machine_facts
 
         try:
-            self.store.publish_machine(self.name, machine_facts(device, dtype))
+            facts = machine_facts(device, dtype)
+            self.store.publish_machine(self.name, facts | {"models": self._costs(facts["dtype"])})
         except VideoDiTError as error:  # such as of a device that is not here: jobs fail with the reason
             logger.error("%s", error)
+
+    def _costs(self, dtype: str) -> dict[str, Any]:
+        """What clips of each model cost; see :func:`videodit.serving.estimates.model_costs`."""
+        import torch
+
+        found = {}
+        for name in self.models.models:
+            with contextlib.suppress(VideoDiTError, OSError):  # of a model that cannot be used, which is told elsewhere
+                found[name] = model_costs(self.models.folder(name), getattr(torch, dtype).itemsize)
+        return found
 
     def preload(self) -> None:
         """Load the first model before a job wants it."""

@@ -1,9 +1,9 @@
 // The server's API. Nothing here that a script could not do.
-import { T } from "./strings.js";
+import { T, fill } from "./strings.js";
 
-export class ApiError extends Error {
+class ApiError extends Error {
   constructor(status, error) {
-    super(error?.message ?? `${status}`);
+    super(error?.message ?? fill(T.errors.status, { status }));
     this.status = status;
     this.code = error?.code ?? null;
     this.param = error?.param ?? null;

@@ -1,10 +1,11 @@
 // A job as a card: its preview or clip, what it does, and what can be done with it.
 import { call, post, previewUrl } from "./api.js";
-import { button, fillWith, h, say } from "./dom.js";
-import { face, promptOf } from "./face.js";
-import { jobs } from "./jobs.js";
+import { button, fillWith, h, say, tell } from "./dom.js";
+import { face, letGo, promptOf } from "./face.js";
+import { isUnfinished, jobs } from "./jobs.js";
 import { T, fill } from "./strings.js";
 import { view } from "./viewer.js";
+import { lengthInWords, sizeInWords, timeInWords } from "./words.js";
 
 /** What a job does now, in words. */
 export function stateOf(job) {
@@ -16,7 +17,7 @@ export function stateOf(job) {
   if (job.status === "in_progress") {
     if (job.cancelling) return W.cancelling;
     const stage = fill(W[job.stage] ?? job.stage ?? W.starting, job);
-    return job.seconds_left ? `${stage}, ${fill(W.left, { time: inWords(job.seconds_left) })}` : stage;
+    return job.seconds_left ? `${stage}, ${fill(W.left, { time: timeInWords(job.seconds_left) })}` : stage;
   }
   if (job.status === "failed") {
     if (job.error?.code === "cancelled") return W.cancelled;
@@ -27,13 +28,8 @@ export function stateOf(job) {
 
 /** Size, length, model and seed of a job, in a line. */
 export function aboutOf(job) {
-  const facts = [job.size?.replace("x", " × "), job.seconds && `${Number(job.seconds).toFixed(2)} s`, job.model, `seed\u00a0${job.seed}`];
+  const facts = [job.size && sizeInWords(job.size), job.seconds && lengthInWords(job.seconds), job.model, `seed\u00a0${job.seed}`];
   return facts.filter(Boolean).join(", ");
-}
-
-function inWords(seconds) {
-  if (seconds < 90) return fill(T.watch.seconds, { count: Math.ceil(seconds) });
-  return fill(T.watch.minutes, { count: Math.round(seconds / 60) });
 }
 
 /** Does something by the API, and says so if it fails; gives what it gave, or `null`. */
@@ -46,6 +42,17 @@ export async function act(work) {
     if (error.status !== 401) say(error.status === 429 && error.code === "queue_full" ? T.errors.busy : fill(T.errors.generic, { message: error.message }));
     return null;
   }
+}
+
+/** Deletes a job. */
+export async function erase(job) {
+  const gone = await act(() => call("DELETE", `/v1/videos/${job.id}`));
+  if (gone) jobs.take(gone);
+}
+
+/** Asks the form, which listens on the document, to start from a job: `use`, `extend`, `edit` or `loop`. */
+export function start(kind, job) {
+  document.dispatchEvent(new CustomEvent(kind, { detail: job }));
 }
 
 /** What can be done with a job that waits or runs. */
@@ -79,18 +86,19 @@ export class WatchCard {
   }
 
   update(job) {
-    const running = ["queued", "in_progress"].includes(job.status);
+    const running = isUnfinished(job);
     this.wasMade ||= running;
     this.about.textContent = aboutOf(job);
     this.bar.value = job.progress;
     this.bar.hidden = !running;
-    this.state.textContent = stateOf(job);
-    this.state.hidden = !this.state.textContent;
+    tell(this.state, stateOf(job));
     this.element.classList.toggle("failed", job.status === "failed");
+    this.element.classList.toggle("waits", job.status === "queued");
     const shown = `${job.status} ${job.preview > 0} ${job.cancelling}`;
     if (shown !== this.shown) {
       this.shown = shown;
       this.image = null;
+      letGo(this.picture);
       const open = () => view(job);
       if (job.status === "completed") fillWith(this.picture, face(job, open, { plays: this.wasMade }));
       else if (job.preview > 0 && job.status === "in_progress") {
@@ -99,17 +107,15 @@ export class WatchCard {
       } else fillWith(this.picture, h("div", { class: running ? "blank" : "blank failed" }, running ? "" : "!"));
       fillWith(this.actions, running ? buttonsWhileMade(job) : buttonsAfter(job));
     }
-    if (this.image) this.image.src = previewUrl(job);
+    if (this.image && job.preview !== this.preview) this.image.src = previewUrl(job);
+    this.preview = this.image && job.preview;
   }
 }
 
 function buttonsAfter(job) {
   if (job.status !== "failed") return [button(T.watch.details, () => view(job))];
   return [
-    button(T.gallery.reuse, () => document.dispatchEvent(new CustomEvent("use", { detail: job }))),
-    button(T.watch.dismiss, async () => {
-      const gone = await act(() => call("DELETE", `/v1/videos/${job.id}`));
-      if (gone) jobs.take({ ...gone, object: "video" });
-    }),
+    button(T.gallery.reuse, () => start("use", job)),
+    button(T.watch.dismiss, () => erase(job)),
   ];
 }

@@ -1,6 +1,6 @@
 // What can be done with a finished job, the same on its card and in the full view.
-import { call, contentUrl, post } from "./api.js";
-import { act } from "./cards.js";
+import { contentUrl, post } from "./api.js";
+import { act, erase, start } from "./cards.js";
 import { button, fillWith, h, labelled, panel } from "./dom.js";
 import { promptOf } from "./face.js";
 import { jobs } from "./jobs.js";
@@ -8,11 +8,6 @@ import { T, fill } from "./strings.js";
 
 const G = T.gallery;
 const MOST_COPIES = 64;
-
-/** Asks the form, which listens on the document, to start from a job: `use`, `extend`, `edit` or `loop`. */
-export function start(kind, job) {
-  document.dispatchEvent(new CustomEvent(kind, { detail: job }));
-}
 
 /** Marks a job, and tells everybody. */
 const mark = (job, name, value) => act(() => post(`/v1/videos/${job.id}/${name === "binned" ? "bin" : name}`, { [name]: value }));
@@ -33,15 +28,12 @@ export function askCopies(job) {
 }
 
 /** Deletes a job after one question. */
-export function askDelete(job, done = () => {}) {
-  const box = panel(G.deleteTitle, {}, h("p", {}, G.deleteText), h("p", { class: "prompt", dir: "auto" }, promptOf(job)));
-  const sure = button(G.delete, async () => {
-    box.close();
-    const gone = await act(() => call("DELETE", `/v1/videos/${job.id}`));
-    if (gone) jobs.take({ ...gone, object: "video" });
-    if (gone) done();
-  }, { class: "danger" });
-  box.append(h("div", { class: "row end" }, sure));
+function askDelete(job) {
+  const box = panel(G.deleteTitle, {}, h("p", { class: "prompt", dir: "auto" }, promptOf(job)), h("p", {}, G.deleteText));
+  const sure = () => { box.close(); erase(job); };
+  const back = button(T.cancel, () => box.close());
+  box.append(h("div", { class: "row end" }, back, button(G.delete, sure, { class: "main danger" })));
+  back.focus();
 }
 
 /** Controls of a finished job. `flat`: all side by side, else the rarer ones in a menu; `close` is called before others open. */
@@ -58,9 +50,10 @@ export function menuOf(job, { flat = false, compare = null, details = null, clos
     button(G.againMany, () => { close(); askCopies(job); }),
     compare && button(G.compare, () => { close(); compare(); }),
     details && button(G.details, details),
-    ["mp4", "gif", "webp"].map((format) =>
-      h("a", { class: "button", href: contentUrl(job, format === "mp4" ? "video" : format), download: `${job.id}.${format}` }, fill(G.download, { format: format.toUpperCase() })),
-    ),
+    ["MP4", "GIF", "WebP"].map((name) => {
+      const format = name.toLowerCase();
+      return h("a", { class: "button", href: contentUrl(job, format === "mp4" ? "video" : format), download: `${job.id}.${format}` }, fill(G.download, { format: name }));
+    }),
     button(G.toBin, () => { close(); mark(job, "binned", true); }),
   ];
   return [star, leading("use", G.reuse), leading("extend", G.extend), flat ? more : menu(more)];
@@ -70,6 +63,10 @@ export function menuOf(job, { flat = false, compare = null, details = null, clos
 function menu(items) {
   const list = h("div", { class: "items" });
   const box = h("details", { class: "menu" }, h("summary", { "aria-label": G.more, title: G.more }, "⋯"), list);
+  const close = () => {
+    box.open = false;
+    box.querySelector("summary").focus(); // which gets the focus back from a dialog that an item opens
+  };
   const outside = (event) => {
     if (!box.contains(event.target)) box.open = false;
   };
@@ -82,10 +79,8 @@ function menu(items) {
     addEventListener("pointerdown", outside);
   });
   box.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || !box.open) return;
-    box.open = false;
-    box.querySelector("summary").focus();
+    if (event.key === "Escape" && box.open) close();
   });
-  list.addEventListener("click", () => (box.open = false));
+  list.addEventListener("click", close, { capture: true });
   return box;
 }

@@ -3,6 +3,7 @@ import { contentUrl } from "./api.js";
 import { button, h, panel } from "./dom.js";
 import { promptOf, release } from "./face.js";
 import { T, fill } from "./strings.js";
+import { lengthInWords, lorasInWords, sizeInWords } from "./words.js";
 
 const C = T.compare;
 const DRIFT = 0.06; // seconds that a clip may be off before it is set right
@@ -97,10 +98,10 @@ export function compare(first, second) {
 /** The settings in which a job is another than the one beside it; its seed if there is none. */
 function differs(job, other) {
   const facts = (one) => ({
-    size: one.size?.replace("x", " × "), seconds: `${Number(one.seconds).toFixed(2)} s`, model: one.model, seed: `seed ${one.seed}`,
+    size: one.size && sizeInWords(one.size), seconds: lengthInWords(one.seconds), model: one.model, seed: `seed ${one.seed}`,
     steps: `${one.settings?.steps} steps`, guidance: `guidance ${one.settings?.guidance_scale}`,
     accelerate: one.request?.accelerate ?? T.make.accelerateNone,
-    lora: (one.request?.lora ?? []).map((lora) => `${lora.name} × ${lora.weight ?? 1}`).join(", ") || C.noLora,
+    lora: lorasInWords(one.request?.lora ?? []) || C.noLora,
   });
   const [own, others] = [facts(job), facts(other)];
   const names = Object.keys(own).filter((name) => own[name] !== others[name]);

@@ -30,6 +30,12 @@ export function fillWith(element, ...children) {
   append(element, children);
 }
 
+/** Puts a text into an element, which is hidden without one. */
+export function tell(element, text) {
+  element.textContent = text ?? "";
+  element.hidden = !text;
+}
+
 let counter = 0;
 
 /** A label above a control. */
@@ -56,7 +62,10 @@ export function panel(title, props, ...children) {
   const cross = h("button", { type: "button", class: "quiet icon cross", "aria-label": T.close, title: T.close }, "×");
   const box = h("dialog", { "aria-label": title, ...props }, h("div", { class: "dialog-head" }, h("h2", {}, title), cross), children);
   cross.addEventListener("click", () => box.close());
-  box.addEventListener("close", () => box.remove());
+  box.addEventListener("close", () => {
+    box.remove();
+    if (document.activeElement === document.body) document.getElementById("main").focus({ preventScroll: true });
+  });
   box.addEventListener("pointerdown", (event) => {
     if (event.target === box && !inside(box, event)) box.close();
   });

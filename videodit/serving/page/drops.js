@@ -1,8 +1,9 @@
 // A clip of videodit, dropped anywhere on the page: its recipe is shown, as text alone.
 import { call, post, upload } from "./api.js";
-import { act } from "./cards.js";
+import { act, start } from "./cards.js";
 import { button, fillWith, h, panel } from "./dom.js";
 import { T, fill } from "./strings.js";
+import { lorasInWords, sizeInWords } from "./words.js";
 
 const D = T.drops;
 
@@ -41,9 +42,9 @@ export function chooseRecipe() {
 }
 
 /** Shows how a clip was made. The file itself is not kept on the server. */
-export async function readRecipe(file) {
+async function readRecipe(file) {
   const found = h("div", { class: "recipe", role: "status" }, h("p", {}, fill(D.reading, { name: file.name })));
-  const box = panel(D.title, { class: "form" }, found);
+  const box = panel(D.title, {}, found);
   const sent = await act(() => upload(file));
   const told = sent && (await act(() => post("/v1/recipes", { video: { id: sent.id } })));
   if (sent) call("DELETE", `/v1/uploads/${sent.id}`).catch(() => {});
@@ -53,7 +54,7 @@ export async function readRecipe(file) {
   }
   const use = button(T.gallery.reuse, () => {
     box.close();
-    document.dispatchEvent(new CustomEvent("use", { detail: { request: told.request, seed: told.request.seed } }));
+    start("use", { request: told.request, seed: told.request.seed });
   }, { class: "main" });
   fillWith(
     found,
@@ -62,6 +63,7 @@ export async function readRecipe(file) {
     h("details", {}, h("summary", {}, D.whole), h("pre", {}, JSON.stringify(told.recipe, null, 2))),
     h("div", { class: "row end" }, use),
   );
+  use.focus();
 }
 
 function rowsOf(request) {
@@ -72,8 +74,8 @@ function rowsOf(request) {
 }
 
 function inWords(name, value) {
-  if (name === "size") return value.replace("x", " × ");
-  if (name === "lora") return value.map((one) => `${one.name} × ${one.weight ?? 1}`).join(", ");
+  if (name === "size") return sizeInWords(value);
+  if (name === "lora") return lorasInWords(value);
   if (name === "storyboard") return value.map((scene) => `${scene.at} s: ${scene.prompt}`).join("\n");
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }

@@ -18,9 +18,16 @@ export function whenSeen(element, listener) {
   observer.observe(element);
 }
 
-/** Forgets the elements of a part that is taken away. */
-export function unwatch(part) {
-  for (const element of part.querySelectorAll(".face")) observer.unobserve(element);
+/**
+ * To be called before what is in a part is taken away: its faces are no longer told what is seen, and its videos end.
+ * Chromium keeps a picture for ever whose `src` changes when it is no longer on the page.
+ */
+export function letGo(part) {
+  for (const element of part.querySelectorAll(".face")) {
+    observer.unobserve(element);
+    watched.delete(element); // the observer may still have something to tell
+  }
+  part.querySelectorAll("video").forEach(release);
 }
 
 /** Takes a video away with its decoder and what it has loaded. */
@@ -42,7 +49,7 @@ export function face(job, open, { plays = false } = {}) {
   };
   const play = () => {
     if (video) return;
-    video = h("video", { src: contentUrl(job), loop: true, playsinline: true, tabindex: -1, "aria-hidden": "true" });
+    video = h("video", { src: contentUrl(job), loop: true, playsinline: true, "aria-hidden": "true" });
     video.muted = true;
     box.append(video);
     video.play().catch(() => {});

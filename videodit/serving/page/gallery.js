@@ -5,8 +5,8 @@ import { menuOf } from "./clip_actions.js";
 import { compare } from "./compare.js";
 import { button, fillWith, h } from "./dom.js";
 import { chooseRecipe } from "./drops.js";
-import { face, promptOf, release, unwatch, whenSeen } from "./face.js";
-import { jobs } from "./jobs.js";
+import { face, letGo, promptOf, whenSeen } from "./face.js";
+import { isUnfinished, jobs } from "./jobs.js";
 import { T, fill } from "./strings.js";
 import { view } from "./viewer.js";
 
@@ -119,15 +119,18 @@ export class Gallery {
   }
 
   fits(job) {
-    if (job.deleted || ["queued", "in_progress"].includes(job.status)) return false;
+    if (job.deleted || isUnfinished(job)) return false;
     const wanted = SHOWS[this.which.value];
     return Boolean(wanted.binned) === Boolean(job.binned_at) && (!wanted.status || wanted.status === job.status) && (!wanted.favourite || job.favourite);
   }
 
   place() {
     const ids = new Set(this.items.map((job) => job.id));
+    let left = -1; // the place of a card that goes with the focus
     for (const [id, card] of this.cards) {
       if (!ids.has(id)) {
+        if (card.element.contains(document.activeElement)) left = [...this.grid.children].indexOf(card.element);
+        letGo(card.element);
         card.element.remove();
         this.cards.delete(id);
       }
@@ -140,6 +143,7 @@ export class Gallery {
     this.empty.textContent = filtered ? G.nothing[this.search.value.trim() ? "clips" : this.which.value] : G.empty;
     this.empty.hidden = this.items.length > 0;
     this.more.hidden = !this.hasMore;
+    if (left >= 0) (this.grid.children[Math.min(left, this.items.length - 1)]?.querySelector("button") ?? this.search).focus();
   }
 
   /** A card has its contents while it is near the screen; else it keeps its place alone. */
@@ -161,8 +165,7 @@ export class Gallery {
         this.fillCard(card);
       } else {
         card.element.style.height = `${card.element.offsetHeight}px`;
-        unwatch(card.element);
-        card.element.querySelectorAll("video").forEach(release);
+        letGo(card.element);
         fillWith(card.element);
       }
     });
@@ -175,6 +178,7 @@ export class Gallery {
     const open = () => view(job, this.items);
     const options = { compare: job.status === "completed" ? () => this.compare(job) : null, details: open };
     element.classList.toggle("failed", job.status === "failed");
+    letGo(element);
     fillWith(
       element,
       h("div", { class: "picture" }, job.status === "completed" ? face(job, open) : h("div", { class: "blank failed" }, "!")),

@@ -3,6 +3,24 @@ import { get } from "./api.js";
 
 const CHANNEL = "videodit-events";
 const RETRY = 3000; // milliseconds
+const KEPT = 200; // finished jobs, of which the newest are shown somewhere
+
+/** Whether a job waits or runs. */
+export function isUnfinished(job) {
+  return ["queued", "in_progress"].includes(job.status);
+}
+
+/** All jobs of a status, however many pages they are. */
+async function allOf(status) {
+  const found = [];
+  const asked = new URLSearchParams({ limit: 100, status });
+  for (;;) {
+    const page = await get(`/v1/videos?${asked}`);
+    found.push(...page.data);
+    if (!page.has_more) return found;
+    asked.set("after", page.last_id);
+  }
+}
 
 class Jobs extends EventTarget {
   constructor() {
@@ -15,9 +33,9 @@ class Jobs extends EventTarget {
 
   /** Loads the newest jobs and all that are not finished, and listens. */
   async start() {
-    const lists = ["limit=50", "limit=100&status=queued", "limit=100&status=in_progress"];
-    for (const page of await Promise.all(lists.map((list) => get(`/v1/videos?${list}`)))) {
-      for (const job of page.data) {
+    const newest = get("/v1/videos?limit=50").then((page) => page.data);
+    for (const list of await Promise.all([newest, allOf("queued"), allOf("in_progress")])) {
+      for (const job of list) {
         this.byId.set(job.id, job);
         this.revision = Math.max(this.revision, job.revision);
       }
@@ -32,6 +50,7 @@ class Jobs extends EventTarget {
     if (job.deleted) this.byId.delete(job.id);
     else if (!known || (job.revision ?? 0) >= (known.revision ?? 0)) this.byId.set(job.id, job);
     else return;
+    if (this.byId.size > 2 * KEPT) for (const old of this.finished().slice(KEPT)) this.byId.delete(old.id);
     this.changed(job, known);
   }
 
@@ -54,8 +73,26 @@ class Jobs extends EventTarget {
   }
 
   waiting() {
-    const place = (job) => this.positions[job.id] ?? (job.paused ? Infinity : job.queue_position || Infinity);
-    return this.all().filter((job) => job.status === "queued").sort((a, b) => place(a) - place(b));
+    const queued = this.all().filter((job) => job.status === "queued");
+    return queued.sort((a, b) => this.placeOf(a) - this.placeOf(b) || 0); // of two that are paused: NaN
+  }
+
+  placeOf(job) {
+    return this.positions[job.id] ?? (job.paused ? Infinity : job.queue_position || Infinity);
+  }
+
+  /** Has those that wait stand in another order until the server says how they stand: they share out their places. */
+  arrange(ids) {
+    const moved = ids.map((id) => this.byId.get(id)).filter((job) => job && !job.paused);
+    const places = moved.map((job) => this.placeOf(job)).sort((a, b) => a - b);
+    this.positions = { ...this.positions, ...Object.fromEntries(moved.map((job, index) => [job.id, places[index]])) };
+    this.changed();
+  }
+
+  /** The newest first, without those in the bin. */
+  finished() {
+    const done = this.all().filter((job) => !isUnfinished(job) && !job.binned_at);
+    return done.sort((a, b) => b.created_at - a.created_at || (a.id < b.id ? 1 : -1));
   }
 
   /** One tab holds the lock and the stream, the others get what it gets. */

@@ -1,5 +1,5 @@
 // LoRAs of the server: which of them a clip is made with, and how strongly.
-import { button, fillWith, h } from "./dom.js";
+import { button, fillWith, h, tell } from "./dom.js";
 import { T, fill } from "./strings.js";
 
 const M = T.make;
@@ -48,8 +48,7 @@ export class LoRAs {
     for (const { lora, use, weight, reason } of this.rows) {
       const why = lora.errors?.[model];
       use.disabled = weight.disabled = Boolean(why);
-      reason.textContent = why ?? "";
-      reason.hidden = !why;
+      tell(reason, why);
     }
   }
 }

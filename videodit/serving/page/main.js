@@ -3,6 +3,7 @@ import { takeDrops } from "./drops.js";
 import { fillWith, h, say } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { jobs } from "./jobs.js";
+import { read, write } from "./kept.js";
 import { Make } from "./make.js";
 import { Models } from "./models.js";
 import { Queue } from "./queue.js";
@@ -11,6 +12,7 @@ import { T } from "./strings.js";
 import { System } from "./system.js";
 import { Watch } from "./watch.js";
 
+const THEME = "videodit-theme";
 const TABS = ["make", "queue", "gallery", "models", "system"];
 
 class Page {
@@ -57,12 +59,12 @@ class Page {
 
   theme() {
     const names = ["auto", "light", "dark"];
-    let current = localStorage.getItem("videodit-theme") ?? "auto";
+    let current = read(THEME, "auto");
     const control = document.getElementById("theme");
     const set = () => {
       document.documentElement.dataset.theme = current;
       control.textContent = T.theme[current];
-      localStorage.setItem("videodit-theme", current);
+      write(THEME, current);
     };
     control.addEventListener("click", () => {
       current = names[(names.indexOf(current) + 1) % names.length];

@@ -1,7 +1,7 @@
 // The form: everything a clip can be asked for, with what the server's plan says while one types.
 import { call, get } from "./api.js";
 import { act } from "./cards.js";
-import { button, fillWith, h, labelled, say } from "./dom.js";
+import { button, fillWith, h, labelled, say, tell } from "./dom.js";
 import { icon } from "./icons.js";
 import { jobs } from "./jobs.js";
 import { read, write } from "./kept.js";
@@ -11,6 +11,7 @@ import { MaskPainter } from "./painter.js";
 import { PromptBox } from "./prompt.js";
 import { Storyboard } from "./storyboard.js";
 import { T, fill } from "./strings.js";
+import { bytesInWords, sizeInWords, timeInWords } from "./words.js";
 
 const KEEP = "videodit-make";
 const LAST_SEED = "videodit-last-seed";
@@ -53,8 +54,19 @@ function sizesOf(model) {
   return [...new Set(shapes.map(([w, h]) => `${snapped(w, model.sizes.width_step)}x${snapped(h, model.sizes.height_step)}`))];
 }
 
+/** How many frames the model stores together, and whether the first one stands alone; `"4k+1"` is how it says both. */
+function groupsOf(model) {
+  const [, group, lead] = /^(\d+)k(\+1)?$/.exec(model?.sizes.frame_rule) ?? [0, 1, undefined];
+  return { group: Number(group), lead: lead ? 1 : 0 };
+}
+
+/** The frames of so many that fill groups. */
+function whole(count, group, lead) {
+  return Math.floor((count - lead) / group) * group + lead;
+}
+
 /** What a request does, by its fields where nobody says. */
-export function modeOf(fields) {
+function modeOf(fields) {
   const told = fields.mode ?? fields.task ?? fields.kind;
   if (MODES.includes(told) && told !== "create") return told;
   if (fields.video) return fields.backward !== undefined || fields.seconds !== undefined ? "extension" : "edit";
@@ -81,7 +93,7 @@ export class Make {
     this.modes = Object.fromEntries(MODES.map((mode) => [mode, h("input", { type: "radio", name: "mode", value: mode, checked: mode === "create" })]));
     this.modeReason = h("small", { class: "reason", hidden: true });
     this.prompt = new PromptBox(() => this.wordsOf.get(this.chosen?.id) ?? [], changed);
-    this.negative = h("textarea", { rows: 2, maxlength: 20000 });
+    this.negative = h("textarea", { rows: 2, maxlength: 20000, dir: "auto" });
     this.model = h("select");
     this.size = h("select");
     this.width = number({ step: 1, min: 1 });
@@ -110,7 +122,7 @@ export class Make {
     this.outWidth = number({ step: 1, min: 1 });
     this.outHeight = number({ step: 1, min: 1 });
     this.plan = h("div", { id: "plan", class: "plan", "aria-live": "polite" });
-    this.go = h("button", { type: "submit", class: "main", title: M.goHint }, M.go);
+    this.go = h("button", { type: "submit", class: "main", title: M.goHint });
     this.seedRow();
   }
 
@@ -239,7 +251,7 @@ export class Make {
     if (!model || this.shownModel === model) return;
     this.shownModel = model;
     const before = this.size.value;
-    fillWith(this.size, sizesOf(model).map((size, index) => option(index ? size : "", size.replace("x", " × "))), option("custom", M.customSize));
+    fillWith(this.size, sizesOf(model).map((size, index) => option(index ? size : "", sizeInWords(size))), option("custom", M.customSize));
     if ([...this.size.options].some((one) => one.value === before)) this.size.value = before;
     const takes = model.takes;
     const kinds = takes.conditions ?? [];
@@ -256,12 +268,10 @@ export class Make {
       this.modes[mode].parentElement.title = reason ?? "";
       if (reason && this.modes[mode].checked) this.setMode("create");
     }
-    this.modeReason.textContent = [...new Set(Object.values(reasons).filter(Boolean))].join(" ");
-    this.modeReason.hidden = !this.modeReason.textContent;
+    tell(this.modeReason, [...new Set(Object.values(reasons).filter(Boolean))].join(" "));
     const loop = lacks("loop");
     this.loop.disabled = Boolean(loop);
-    this.loopReason.textContent = loop ?? "";
-    this.loopReason.hidden = !loop;
+    tell(this.loopReason, loop);
     this.negative.disabled = !takes.negative_prompt;
     this.negative.placeholder = lacks("negative_prompt") ?? "";
     this.guidance2Field.hidden = !takes.guidance_scale_2;
@@ -274,6 +284,7 @@ export class Make {
     this.wordsOf.set(model.id, []);
     const found = await get(`/v1/vocabulary?model=${encodeURIComponent(model.id)}`).catch(() => null);
     this.wordsOf.set(model.id, found?.words ?? []);
+    if (document.activeElement === this.prompt.area) this.prompt.suggest(); // of what was typed meanwhile
   }
 
   setMode(mode) {
@@ -326,16 +337,28 @@ export class Make {
     };
   }
 
-  /** Both clips at the ends of a longer one. */
+  /** Both clips at the ends of a longer one, as far as they fill the model's groups of frames. */
   bridge(seconds) {
-    const first = this.video.source;
-    const second = this.second.source;
-    if (!first || !second) return {};
-    const frames = (source) => Math.max(1, Math.round((source.num_frames / source.fps) * this.rate));
+    if (!this.video.source || !this.second.source) return {};
+    const { group, lead } = groupsOf(this.chosen);
+    const [first, second] = [this.video.source, this.second.source].map((source) => this.framesOf(source));
+    const between = Math.max(group, Math.round((seconds * this.rate) / group) * group);
     return {
-      num_frames: frames(first) + Math.max(1, Math.round(seconds * this.rate)) + frames(second),
-      conditions: [{ kind: "frames", content: { id: first.id }, at: 0 }, { kind: "frames", content: { id: second.id }, at: -frames(second) }],
+      num_frames: Math.max(1, whole(first, group, lead)) + between + whole(second, group, 0),
+      conditions: [{ kind: "frames", content: { id: this.video.source.id }, at: 0 }, { kind: "frames", content: { id: this.second.source.id }, at: -second }],
     };
+  }
+
+  framesOf(source) {
+    return Math.max(1, Math.round((source.num_frames / source.fps) * this.rate));
+  }
+
+  /** Which frames of the two clips that are connected may change, in words. */
+  bridgeNotices() {
+    const { group, lead } = groupsOf(this.chosen);
+    const [first, second] = [this.video.source, this.second.source].map((source) => this.framesOf(source));
+    const rests = { ofFirst: first - whole(first, group, lead), ofSecond: second - whole(second, group, 0) };
+    return Object.entries(rests).filter(([, count]) => count > 0).map(([which, count]) => fill(count === 1 ? T.plan.loose[which].one : T.plan.loose[which].more, { count }));
   }
 
   /** What is missing before anything can be made, in words. */
@@ -390,10 +413,12 @@ export class Make {
       const planned = await call("POST", "/v1/videos/plan", body, { signal: this.asked.signal });
       const s = planned.settings;
       const line = fill(T.plan.line, {
-        size: `${s.width} × ${s.height}`, frames: s.num_frames, fps: +s.fps.toFixed(3),
+        size: sizeInWords(`${s.width}x${s.height}`), frames: s.num_frames, fps: +s.fps.toFixed(3),
         seconds: (s.num_frames / s.fps).toFixed(2), steps: s.steps === 1 ? T.plan.oneStep : fill(T.plan.steps, s),
       });
-      fillWith(this.plan, h("p", {}, line), planned.notices.map((notice) => h("p", { class: "notice" }, notice)));
+      const { seconds, memory_bytes: memory } = planned.estimate;
+      const costs = [seconds && fill(T.plan.time, { time: timeInWords(seconds) }), memory && fill(T.plan.memory, { memory: bytesInWords(memory) })].filter(Boolean);
+      fillWith(this.plan, h("p", {}, line), costs.length ? h("p", { class: "costs" }, costs.join(", ")) : null, [...(this.mode === "connect" ? this.bridgeNotices() : []), ...planned.notices].map((notice) => h("p", { class: "notice" }, notice)));
     } catch (error) {
       if (error.name === "AbortError") return;
       fillWith(this.plan, h("p", { class: "bad" }, error.message));
@@ -504,7 +529,7 @@ export class Make {
       this.size.selectedIndex = 0;
       return;
     }
-    const listed = [...this.size.options].find((one) => one.textContent.replace(" × ", "x") === size);
+    const listed = [...this.size.options].find((one) => one.textContent === sizeInWords(size));
     this.size.value = listed ? listed.value : "custom";
     [this.width.value, this.height.value] = size.split("x");
   }

@@ -1,10 +1,12 @@
 // Pictures and clips that a clip starts from: sent as soon as they are chosen, so that the plan knows them.
 import { call, contentUrl, get, upload } from "./api.js";
-import { button, fillWith, h, labelled, panel } from "./dom.js";
+import { button, fillWith, h, labelled, panel, tell } from "./dom.js";
+import { promptOf } from "./face.js";
 import { icon } from "./icons.js";
 import { jobs } from "./jobs.js";
 import { read, write } from "./kept.js";
 import { T, fill } from "./strings.js";
+import { lengthInWords, sizeInWords } from "./words.js";
 
 const S = T.media;
 const THUMBS = "videodit-thumbs";
@@ -16,11 +18,11 @@ let counter = 0;
 /** A clip of the server as something to start from. */
 function sourceOf(job) {
   const { width, height, fps } = job.settings;
-  return { id: job.id, kind: "clip", name: job.prompt ?? job.id, width, height, fps, num_frames: Math.round(Number(job.seconds) * fps), url: contentUrl(job), thumb: contentUrl(job, "thumbnail"), prompt: job.prompt };
+  return { id: job.id, kind: "clip", name: promptOf(job) || job.id, width, height, fps, num_frames: Math.round(Number(job.seconds) * fps), url: contentUrl(job), thumb: contentUrl(job, "thumbnail"), prompt: job.prompt };
 }
 
 /** The prompt that a clip was made from, by the recipe in it: a text of anyone. */
-function promptOf(sent) {
+function promptIn(sent) {
   try {
     const { prompt } = JSON.parse(sent.recipe);
     return typeof prompt === "string" && prompt ? prompt : null;
@@ -79,8 +81,7 @@ export class MediaPicker {
   }
 
   say(text, bad = false) {
-    this.state.textContent = text ?? "";
-    this.state.hidden = !text;
+    tell(this.state, text);
     this.state.classList.toggle("bad", bad);
   }
 
@@ -97,7 +98,7 @@ export class MediaPicker {
         if (turn !== this.turn) return;
         if (sent.kind !== this.kind) throw new Error(this.kind === "clip" ? S.notClip : S.notPicture);
         this.say("");
-        this.set({ ...sent, name: file.name || this.title, prompt: promptOf(sent), url, local: true });
+        this.set({ ...sent, name: file.name || this.title, prompt: promptIn(sent), url, local: true });
       } catch (error) {
         if (turn !== this.turn) return;
         URL.revokeObjectURL(url);
@@ -136,8 +137,8 @@ export class MediaPicker {
   }
 
   about({ name, width, height, num_frames: frames, fps }) {
-    const size = width && `${width} × ${height}`;
-    const long = frames && fps && `${(frames / fps).toFixed(2)} s`;
+    const size = width && sizeInWords(`${width}x${height}`);
+    const long = frames && fps && lengthInWords(frames / fps);
     return [name, size, long].filter(Boolean).join(", ");
   }
 
@@ -160,7 +161,7 @@ export class MediaPicker {
       if (reference.id.startsWith("video")) source = sourceOf(jobs.byId.get(reference.id) ?? (await get(`/v1/videos/${id}`)));
       else {
         const sent = await call("GET", `/v1/uploads/${id}`);
-        source = { ...sent, prompt: promptOf(sent) };
+        source = { ...sent, prompt: promptIn(sent) };
       }
       if (turn === this.turn) this.set(source);
     } catch {
@@ -172,11 +173,11 @@ export class MediaPicker {
   }
 
   chooseOwn() {
-    const done = jobs.all().filter((job) => job.status === "completed" && !job.binned_at).sort((a, b) => b.created_at - a.created_at).slice(0, 60);
+    const done = jobs.finished().filter((job) => job.status === "completed").slice(0, 60);
     const box = panel(
       S.own, {},
       done.length
-        ? h("div", { class: "choices" }, done.map((job) => h("button", { type: "button", class: "choice", on: { click: () => { this.set(sourceOf(job)); box.close(); } } }, h("img", { src: contentUrl(job, "thumbnail"), alt: "" }), h("span", {}, job.prompt ?? job.id))))
+        ? h("div", { class: "choices" }, done.map((job) => h("button", { type: "button", class: "choice", on: { click: () => { this.set(sourceOf(job)); box.close(); } } }, h("img", { src: contentUrl(job, "thumbnail"), alt: "" }), h("span", { dir: "auto" }, promptOf(job) || job.id))))
         : h("p", { class: "empty" }, S.ownNone),
     );
   }
@@ -231,8 +232,7 @@ export class KeyFrames {
 
   allow(reason) {
     this.add.disabled = Boolean(reason);
-    this.reason.textContent = reason ?? "";
-    this.reason.hidden = !reason;
+    tell(this.reason, reason);
     if (reason && this.rows.length) this.put([], 1);
   }
 

@@ -1,7 +1,8 @@
 // What the server can make clips with.
 import { get } from "./api.js";
 import { fillWith, h } from "./dom.js";
-import { T, bytes, fill } from "./strings.js";
+import { T, fill } from "./strings.js";
+import { bytesInWords, sizeInWords } from "./words.js";
 
 const M = T.models;
 
@@ -40,8 +41,8 @@ export class Models {
       h("div", { class: "body" },
         h("h3", {}, model.id, model.default ? h("span", { class: "tag" }, M.isDefault) : null),
         h("dl", {},
-          row(M.own, fill(M.ownValues, { size: own.size.replace("x", " × "), frames: own.num_frames, fps: own.fps, steps: own.num_inference_steps })),
-          row(M.bytes, model.bytes && bytes(model.bytes)),
+          row(M.own, fill(M.ownValues, { size: sizeInWords(own.size), frames: own.num_frames, fps: own.fps, steps: own.num_inference_steps })),
+          row(M.bytes, model.bytes && bytesInWords(model.bytes)),
           row(M.licence, model.licence ?? M.licenceUnknown),
           row(M.pipeline, model.pipeline),
           row(M.loras, model.loras.join(", ")),
@@ -61,7 +62,7 @@ export class Models {
         lora.known ? null : h("p", { class: "about" }, M.loading),
         h("dl", {},
           row(M.fits, lora.models.join(", ")),
-          row(M.bytes, lora.bytes && bytes(lora.bytes)),
+          row(M.bytes, lora.bytes && bytesInWords(lora.bytes)),
           row(M.triggers, (lora.trigger_words ?? []).join(", ")),
           row(M.notices, (lora.notices ?? []).join(" ")),
           row(M.fitsNot, errors.join("\n")),

@@ -2,6 +2,7 @@
 import { upload } from "./api.js";
 import { aviOf } from "./avi.js";
 import { button, fillWith, h, labelled, panel } from "./dom.js";
+import { release } from "./face.js";
 import { between, hasPaint, isFull } from "./masks.js";
 import { T, fill } from "./strings.js";
 
@@ -79,6 +80,7 @@ export class MaskPainter {
     this.frame = [...this.keys.keys()][0] ?? 0;
     this.cursor = { x: this.width / 2, y: this.height / 2, shown: false };
     this.before = [];
+    this.corner = this.marked = null;
     this.controls();
     const stage = h("div", { class: "stage" }, this.picture, this.canvas);
     this.box = panel(
@@ -89,7 +91,7 @@ export class MaskPainter {
       labelled(P.time, this.time, { class: "field" }), this.marks, this.error,
       h("div", { class: "row end" }, this.done),
     );
-    this.box.addEventListener("close", () => { this.video.removeAttribute("src"); this.open.focus(); });
+    this.box.addEventListener("close", () => { release(this.video); this.open.focus(); });
     this.seek();
   }
 

@@ -16,7 +16,7 @@ export class PromptBox {
     this.chosen = -1;
     this.hints = h("div", { class: "hints", id: "hints", role: "listbox", "aria-label": M.hints, hidden: true });
     this.area = h("textarea", {
-      rows: 3, placeholder: M.promptPlaceholder, maxlength: 20000, spellcheck: "true",
+      rows: 3, placeholder: M.promptPlaceholder, maxlength: 20000, spellcheck: "true", dir: "auto",
       "aria-describedby": "plan", "aria-autocomplete": "list", "aria-controls": "hints",
     });
     this.earlier = button(M.history, () => this.showHistory(), { class: "quiet", "aria-expanded": "false", "aria-controls": "history" });
@@ -129,7 +129,7 @@ export class PromptBox {
       this.area.focus();
       this.onChange();
     };
-    fillWith(this.list, prompts.length ? prompts.map((prompt) => button(prompt, () => take(prompt), { class: "line" })) : h("small", {}, M.historyEmpty));
+    fillWith(this.list, prompts.length ? prompts.map((prompt) => button(prompt, () => take(prompt), { class: "line", dir: "auto" })) : h("small", {}, M.historyEmpty));
     if (open) this.list.querySelector("button")?.focus();
   }
 

@@ -112,8 +112,13 @@ export class Queue {
     this.move(job, ids[at + by] ?? null);
   }
 
-  move(job, before) {
-    return act(() => post(`/v1/videos/${job.id}/move`, before ? { before } : {}));
+  /** Moves a job before another one, or to the end. It stands there at once, and goes back if the server refuses. */
+  async move(job, before) {
+    const old = jobs.waiting().map((one) => one.id);
+    const ids = old.filter((id) => id !== job.id);
+    ids.splice(before ? ids.indexOf(before) : ids.length, 0, job.id);
+    jobs.arrange(ids);
+    if (!(await act(() => post(`/v1/videos/${job.id}/move`, before ? { before } : {})))) jobs.arrange(old);
   }
 
   draggable(row, job) {
@@ -131,14 +136,13 @@ export class Queue {
       if (row !== this.dragged) row[after ? "after" : "before"](this.dragged);
     });
     row.addEventListener("drop", (event) => event.preventDefault());
-    row.addEventListener("dragend", async () => {
+    row.addEventListener("dragend", () => {
       row.classList.remove("dragged");
-      const before = row.nextElementSibling?.dataset.id ?? null;
-      const moved = this.dragged && jobs.waiting().map((one) => one.id);
-      const place = moved ? moved.indexOf(job.id) : -1;
-      if (moved && (moved[place + 1] ?? null) !== before) await this.move(job, before);
       this.dragged = null;
-      this.show();
+      const before = row.nextElementSibling?.dataset.id ?? null;
+      const ids = jobs.waiting().map((one) => one.id);
+      if ((ids[ids.indexOf(job.id) + 1] ?? null) === before) this.show();
+      else this.move(job, before);
     });
   }
 }
@@ -162,7 +166,7 @@ function change(job) {
     fault,
     h("div", { class: "row end" }, h("button", { class: "main" }, Q.save)),
   );
-  const box = panel(E.title, { class: "form" }, form);
+  const box = panel(E.title, {}, form);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const body = {};

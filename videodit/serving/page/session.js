@@ -18,7 +18,8 @@ function ask() {
   const key = h("input", { type: "password", autocomplete: "current-password", required: true });
   const fault = h("p", { class: "bad", role: "alert" });
   const form = h("form", {}, h("p", {}, L.hint), labelled(L.key, key), fault, h("div", { class: "row end" }, h("button", { class: "main" }, L.go)));
-  const box = panel(L.title, { class: "form" }, form);
+  const box = panel(L.title, {}, form);
+  key.focus();
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     fault.textContent = "";

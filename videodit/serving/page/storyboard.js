@@ -1,5 +1,5 @@
 // Scenes of a clip: what it shows from which second on. The prompt is the first scene.
-import { button, fillWith, h, labelled } from "./dom.js";
+import { button, fillWith, h, labelled, tell } from "./dom.js";
 import { icon } from "./icons.js";
 import { T, fill } from "./strings.js";
 
@@ -46,8 +46,7 @@ export class Storyboard {
 
   allow(reason) {
     this.add.disabled = Boolean(reason);
-    this.reason.textContent = reason ?? "";
-    this.reason.hidden = !reason;
+    tell(this.reason, reason);
     if (reason && this.scenes.length) this.put([]);
   }
 
@@ -64,7 +63,7 @@ export class Storyboard {
   insert(at, prompt) {
     const scene = { at };
     scene.time = h("input", { type: "number", min: 0, step: "any", inputmode: "decimal", value: at });
-    scene.text = h("textarea", { rows: 1, maxlength: 20000 });
+    scene.text = h("textarea", { rows: 1, maxlength: 20000, dir: "auto" });
     scene.text.value = prompt;
     scene.time.addEventListener("input", () => {
       if (scene.time.value !== "") scene.at = Number(scene.time.value);

@@ -57,7 +57,6 @@ export const T = {
     last: "Last picture",
     keyFrames: "Pictures at times",
     more: "More settings",
-    go: "Make the clip",
     goHint: "Ctrl-Enter",
     count: "Clips",
     clear: "Start over",
@@ -119,7 +118,17 @@ export const T = {
     forAll: "One mask for the whole clip. Move the time and paint for another.",
     follows: "Masks at these times:",
   },
-  plan: { line: "{size}, {frames} frames at {fps} fps, {seconds} s, {steps}", steps: "{steps} steps", oneStep: "one step" },
+  plan: {
+    line: "{size}, {frames} frames at {fps} fps, {seconds} s, {steps}",
+    steps: "{steps} steps",
+    oneStep: "one step",
+    time: "takes about {time}",
+    memory: "{memory} of memory",
+    loose: {
+      ofFirst: { one: "The last frame of the first clip may change.", more: "The last {count} frames of the first clip may change." },
+      ofSecond: { one: "The first frame of the second clip may change.", more: "The first {count} frames of the second clip may change." },
+    },
+  },
   watch: {
     title: "In the making",
     empty: "Nothing is being made. Clips that you ask for appear here.",
@@ -132,8 +141,6 @@ export const T = {
     sampling: "step {step} of {steps}",
     decoding: "decoding",
     left: "{time} left",
-    seconds: "{count} s",
-    minutes: "{count} min",
     cancelling: "stopping…",
     cancel: "Cancel",
     keep: "Stop, and keep what is finished",
@@ -214,6 +221,7 @@ export const T = {
     model: "Model",
     size: "Size",
     length: "Length",
+    lengthOf: "{length}, {frames} frames at {fps} fps",
     seed: "Seed",
     steps: "Steps",
     guidance: "Guidance",
@@ -293,7 +301,7 @@ export const T = {
     device: "Device",
     deviceMemory: "Its memory",
     memory: "Memory",
-    dtype: "Numbers",
+    dtype: "Precision",
     threads: "Threads",
     attention: "Attention",
     backends: "Attention backends",
@@ -319,13 +327,14 @@ export const T = {
     upload: "Upload",
     ofMost: "{count} of {most}",
     freeOf: "{free} free of {all}",
-    units: { days: "{count} days", hours: "{count} h", minutes: "{count} min" },
   },
+  units: { seconds: "{count} s", minutes: "{count} min", hours: "{count} h", days: "{count} days" },
   errors: {
     offline: "The server does not answer. Trying again…",
     busy: "The queue is full. Try again in a moment.",
     key: "This server needs a key.",
     generic: "That did not work: {message}",
+    status: "the server answered with status {status}",
   },
   login: { title: "Log in", key: "Key", go: "Log in", hint: "This server needs a key. Ask whoever runs it for one.", wrong: "This is not a key of this server." },
 };
@@ -333,14 +342,4 @@ export const T = {
 /** Fills `{name}` in a text. */
 export function fill(text, values) {
   return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
-}
-
-/** A number of bytes in words. */
-export function bytes(count) {
-  let rest = count;
-  for (const unit of ["B", "kB", "MB", "GB"]) {
-    if (rest < 1000) return `${Number(rest.toPrecision(3))} ${unit}`;
-    rest /= 1000;
-  }
-  return `${Number(rest.toPrecision(3))} TB`;
 }

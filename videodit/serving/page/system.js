@@ -2,7 +2,8 @@
 import { get } from "./api.js";
 import { button, fillWith, h } from "./dom.js";
 import { logOut } from "./session.js";
-import { T, bytes, fill } from "./strings.js";
+import { T, fill } from "./strings.js";
+import { bytesInWords, timeInWords } from "./words.js";
 
 const S = T.system;
 const AGAIN = 5000; // milliseconds between two looks while it is in front
@@ -14,15 +15,19 @@ export class System {
 
   async show() {
     clearTimeout(this.timer);
-    const told = await get("/v1/system");
-    const text = JSON.stringify({ ...told, uptime_seconds: Math.floor(told.uptime_seconds / 60) });
-    if (text !== this.told) this.fill(told);
-    this.told = text;
-    this.timer = setTimeout(() => this.element.isConnected && this.show().catch(() => {}), AGAIN);
+    try {
+      const told = await get("/v1/system");
+      const text = JSON.stringify({ ...told, uptime_seconds: timeInWords(told.uptime_seconds) });
+      if (text !== this.told) this.fill(told);
+      this.told = text;
+    } finally {
+      this.timer = setTimeout(() => this.element.isConnected && this.show().catch(() => {}), AGAIN);
+    }
   }
 
   fill(told) {
     const focused = this.element.contains(document.activeElement);
+    const open = [...this.element.querySelectorAll("details")].map((details) => details.open);
     const out = told.needs_key ? button(S.logOut, logOut) : null;
     const q = told.queue;
     const limits = told.limits;
@@ -31,7 +36,7 @@ export class System {
       h("div", { class: "grid wide" },
         card(S.server, [
           [S.version, told.version],
-          [S.uptime, duration(told.uptime_seconds)],
+          [S.uptime, timeInWords(told.uptime_seconds)],
           [S.owner, told.needs_key ? told.owner : S.anybody],
         ], out),
         told.machines.map((machine) => this.machine(machine)),
@@ -42,20 +47,21 @@ export class System {
           [S.ownLimit, String(q.own_limit)],
         ]),
         card(S.storage, [
-          [S.own, fill(S.ofMost, { count: bytes(told.storage.own_bytes), most: bytes(told.storage.own_limit_bytes) })],
-          [S.disk, fill(S.freeOf, { free: bytes(told.storage.free_bytes), all: bytes(told.storage.disk_bytes) })],
-          [S.kept, limits.keep_seconds ? duration(limits.keep_seconds) : S.forEver],
-          [S.bin, duration(limits.bin_seconds)],
+          [S.own, fill(S.ofMost, { count: bytesInWords(told.storage.own_bytes), most: bytesInWords(told.storage.own_limit_bytes) })],
+          [S.disk, fill(S.freeOf, { free: bytesInWords(told.storage.free_bytes), all: bytesInWords(told.storage.disk_bytes) })],
+          [S.kept, limits.keep_seconds ? timeInWords(limits.keep_seconds) : S.forEver],
+          [S.bin, timeInWords(limits.bin_seconds)],
         ]),
         card(S.limits, [
           [S.pixels, limits.pixels.toLocaleString()],
           [S.frames, String(limits.frames)],
           [S.seconds, String(limits.seconds)],
           [S.steps, String(limits.steps)],
-          [S.upload, bytes(limits.body_bytes)],
+          [S.upload, bytesInWords(limits.body_bytes)],
         ]),
       ),
     );
+    this.element.querySelectorAll("details").forEach((details, index) => (details.open = open[index] ?? false));
     if (focused) this.element.querySelector("button")?.focus();
   }
 
@@ -65,8 +71,8 @@ export class System {
       h("h3", {}, fill(S.machine, { device: machine.device })),
       rows([
         [S.device, machine.device_name],
-        [S.deviceMemory, machine.device_memory && bytes(machine.device_memory)],
-        [S.memory, machine.memory && bytes(machine.memory)],
+        [S.deviceMemory, machine.device_memory && bytesInWords(machine.device_memory)],
+        [S.memory, machine.memory && bytesInWords(machine.memory)],
         [S.dtype, machine.dtype],
         [S.threads, String(machine.threads)],
         [S.attention, backends.filter(([, how]) => how === "works").map(([name]) => name).join(", ")],
@@ -83,11 +89,4 @@ function rows(pairs) {
 
 function card(title, pairs, more = null) {
   return h("div", { class: "card" }, h("div", { class: "body" }, h("h3", {}, title), rows(pairs), more && h("div", { class: "actions" }, more)));
-}
-
-function duration(seconds) {
-  const { days, hours, minutes } = S.units;
-  if (seconds >= 2 * 86400) return fill(days, { count: Math.round(seconds / 86400) });
-  if (seconds >= 2 * 3600) return fill(hours, { count: Math.round(seconds / 3600) });
-  return fill(minutes, { count: Math.round(seconds / 60) });
 }

@@ -2,10 +2,11 @@
 import { contentUrl, previewUrl } from "./api.js";
 import { buttonsWhileMade, stateOf } from "./cards.js";
 import { menuOf } from "./clip_actions.js";
-import { fillWith, h, panel } from "./dom.js";
-import { promptOf, release } from "./face.js";
-import { jobs } from "./jobs.js";
-import { T } from "./strings.js";
+import { fillWith, h, panel, tell } from "./dom.js";
+import { letGo, promptOf } from "./face.js";
+import { isUnfinished, jobs } from "./jobs.js";
+import { T, fill } from "./strings.js";
+import { lengthInWords, lorasInWords, sizeInWords } from "./words.js";
 
 const V = T.viewer;
 
@@ -21,12 +22,11 @@ export function view(job, others = []) {
 
   function show(one) {
     const kind = `${one.id} ${one.status} ${one.preview > 0} ${one.cancelling} ${one.favourite} ${one.binned_at}`;
-    const running = ["queued", "in_progress"].includes(one.status);
+    const running = isUnfinished(one);
     job = one;
     bar.hidden = !running;
     bar.value = one.progress;
-    state.textContent = stateOf(one);
-    state.hidden = !state.textContent;
+    tell(state, stateOf(one));
     state.classList.toggle("bad", one.status === "failed");
     if (kind !== shown) {
       const sameMedia = shown?.split(" ").slice(0, 3).join(" ") === kind.split(" ").slice(0, 3).join(" ");
@@ -40,7 +40,7 @@ export function view(job, others = []) {
   }
 
   function fillMedia(one) {
-    media.querySelectorAll("video").forEach(release);
+    letGo(media);
     if (one.status === "completed") {
       const video = h("video", { src: contentUrl(one), controls: true, loop: true, playsinline: true, "aria-label": promptOf(one) });
       video.muted = true;
@@ -64,7 +64,7 @@ export function view(job, others = []) {
   });
   box.addEventListener("close", () => {
     jobs.removeEventListener("change", changed);
-    media.querySelectorAll("video").forEach(release);
+    letGo(media);
   });
   show(jobs.byId.get(job.id) ?? job);
   return box;
@@ -76,14 +76,14 @@ function factsOf(job) {
   const date = (seconds) => (seconds ? new Date(seconds * 1000).toLocaleString() : null);
   const rows = [
     [V.model, job.model],
-    [V.size, job.size?.replace("x", " × ")],
-    [V.length, job.seconds && `${Number(job.seconds).toFixed(2)} s, ${s.num_frames} × ${s.fps && +s.fps.toFixed(3)} fps`],
+    [V.size, job.size && sizeInWords(job.size)],
+    [V.length, job.seconds && fill(V.lengthOf, { length: lengthInWords(job.seconds), frames: s.num_frames, fps: s.fps && +s.fps.toFixed(3) })],
     [V.seed, job.seed],
     [V.steps, s.steps],
     [V.guidance, s.guidance_scale],
     [V.negative, asked.negative_prompt],
     [V.accelerate, asked.accelerate],
-    [V.loras, (asked.lora ?? []).map((lora) => `${lora.name} × ${lora.weight ?? 1}`).join(", ")],
+    [V.loras, lorasInWords(asked.lora ?? [])],
     [V.notices, (job.notices ?? []).join("; ")],
     [V.made, date(job.completed_at ?? job.created_at)],
     [V.kept, job.status === "completed" && !job.favourite ? date(job.expires_at) : null],

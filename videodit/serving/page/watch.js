@@ -1,11 +1,13 @@
 // What is being made: running jobs, those that wait, and the newest that are finished; and word of it elsewhere.
 import { WatchCard } from "./cards.js";
 import { button, h, say } from "./dom.js";
+import { letGo } from "./face.js";
 import { jobs } from "./jobs.js";
 import { T } from "./strings.js";
 
 const NEWEST = 6;
-const ICONS = { usual: "/page/icon.svg", done: "/page/icon-done.svg" };
+const address = (name) => new URL(name, import.meta.url).href;
+const ICONS = { usual: address("icon.svg"), done: address("icon-done.svg") };
 
 export class Watch {
   constructor() {
@@ -26,12 +28,11 @@ export class Watch {
 
   /** Finished ones stay where they were made. */
   show() {
-    const done = jobs.all().filter((job) => !["queued", "in_progress"].includes(job.status) && !job.binned_at);
-    done.sort((a, b) => b.created_at - a.created_at || (a.id < b.id ? 1 : -1));
-    const shown = [...jobs.running(), ...jobs.waiting().slice(0, NEWEST), ...done.slice(0, NEWEST)];
+    const shown = [...jobs.running(), ...jobs.waiting().slice(0, NEWEST), ...jobs.finished().slice(0, NEWEST)];
     const ids = new Set(shown.map((job) => job.id));
     for (const [id, card] of this.cards) {
       if (!ids.has(id)) {
+        letGo(card.element);
         card.element.remove();
         this.cards.delete(id);
       }
