@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_WEIGHT = 100.0
+CONTROL = "control "
+"""What the names of control branches begin with among the networks, which no component's does."""
 Weight = float | dict[str, float]
 
 
@@ -57,6 +59,11 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
         @property
         def model_hash(self) -> str | None: ...
 
+        @property
+        def controls(self) -> Mapping[str, nn.Module]: ...
+
+        def check_control(self, name: str) -> None: ...
+
     def __init__(self) -> None:
         super().__init__()
 
@@ -70,6 +77,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
         *,
         weight_name: str | None = None,
         load_into_transformer_2: bool = False,
+        control: str | None = None,
         low_cpu_mem_usage: bool = True,
         **hub: Unpack[HubOptions],
     ) -> None:
@@ -87,6 +95,7 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
                 different ranks in a compiled model call ``enable_lora_hotswap(target_rank=…)`` before the first one.
             weight_name: which file of a folder or of the hub.
             load_into_transformer_2: into the expert for the lower noise levels (Wan 2.2 A14B), not the other one.
+            control: into the control branch of this name, not a transformer.
             low_cpu_mem_usage: as in diffusers; memory is never used twice here.
             hub: ``revision``, ``cache_dir``, ``token`` and ``local_files_only``.
 
@@ -101,14 +110,16 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
         if unknown:
             raise InputError(f"options {', '.join(unknown)} are unknown; valid values are {', '.join(HUB_OPTIONS)}")
         networks = self._networks()
-        into = _expert(networks, load_into_transformer_2)
+        into = _expert(networks, load_into_transformer_2) if control is None else self._branch_network(control)
+        within = [name for name in networks if name.startswith(CONTROL) == (control is not None)]
+        within = within if control is None else [name for name in within if name == into]
         if hotswap and adapter_name is None:
             raise InputError("hotswap needs adapter_name, the LoRA to be replaced")
         self._refuse_while_fused("load another LoRA")
         if adapter_name is not None:
             _check_name(adapter_name)
         opened = find_lora(source, weight_name=weight_name, **hub)
-        models = {name: ModuleMap(cast("Config", network.config)) for name, network in networks.items()}
+        models = {name: ModuleMap(cast("Config", networks[name].config), type(networks[name])) for name in within}
         lora = read_lora(opened, models, name=adapter_name, into=into, base_hash=self._base_hash(opened))
         name = adapter_name or free_name(lora.info.name, self._all_names())
         for network in lora.info.networks:
@@ -292,15 +303,26 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
     # ---- inside ----------------------------------------------------------------------------------
 
     def _networks(self) -> dict[str, VideoDiT]:
+        """The transformers by name and, behind them, the control branches of the first one."""
         parts = {name: getattr(self, name, None) for name in self._lora_loadable_modules}
-        return {name: part for name, part in parts.items() if part is not None}
+        branches = {f"{CONTROL}{name}": branch for name, branch in self.controls.items()}
+        return {name: part for name, part in parts.items() if part is not None} | cast("dict[str, VideoDiT]", branches)
+
+    def _branch_network(self, control: str) -> str:
+        """What the branch of a name goes by among the networks.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        self.check_control(control)
+        return f"{CONTROL}{control}"
 
     def _parts(self, components: Sequence[str] | None) -> dict[str, VideoDiT]:
         networks = self._networks()
         names = list(networks) if components is None else list(components)
-        unknown = [name for name in names if name not in self._lora_loadable_modules]
-        if unknown or not names:
-            raise InputError(f"components is {names}; valid values are {', '.join(self._lora_loadable_modules)}")
+        legal = [*self._lora_loadable_modules, *(name for name in networks if name.startswith(CONTROL))]
+        if not names or any(name not in legal for name in names):
+            raise InputError(f"components is {names}; valid values are {', '.join(legal)}")
         return {name: networks[name] for name in names if name in networks}
 
     def _all_names(self) -> list[str]:
@@ -409,6 +431,8 @@ class _Entry:
             weights = {network: weights.get(network, 0.0) for network in self.info.networks}
         same = len(set(weights.values())) == 1
         entry: JsonObject = {"name": self.name, "hash": None if self.info is None else self.info.content_hash}
+        if any(network.startswith(CONTROL) for network in weights):  # which nobody loads again by a recipe
+            entry["hash"] = None
         entry["weight"] = next(iter(weights.values())) if same else weights
         if list(weights) != ["transformer"]:
             entry["networks"] = list(weights)

@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from videodit.forwards import Prepared
 from videodit.objectives import NUM_TRAIN_TIMESTEPS
+from videodit.pipelines.controls import Controls
 from videodit.pipelines.guidance import Batched, Growing, Guided, InTurn, Pair, Shared, steady
 from videodit.pipelines.latent_conditions import Condition
 from videodit.pipelines.planning import Plan
@@ -26,7 +28,7 @@ from videodit.pipelines.protocols import RunningPipeline
 from videodit.pipelines.storyboard import Storyboard
 from videodit.shapes import VideoGeometry
 from videodit.text import TextTokens, together
-from videodit.transformer import Prepared, VideoDiT
+from videodit.transformer import VideoDiT
 
 
 class Prompts:
@@ -107,6 +109,7 @@ class Prompted:
         text: gives the prompts.
         prepared: gives what the transformer keeps of them.
         condition: parts of the clips that are fixed.
+        controls: what controls the prediction.
         scale: of guidance, for models that take it as an input.
         fps: frames per second.
         causal_frames: see :meth:`videodit.VideoDiT.forward`.
@@ -118,6 +121,7 @@ class Prompted:
     text: Callable[[], TextTokens]
     prepared: Callable[[], Prepared]
     condition: Condition
+    controls: Controls
     scale: Callable[[Moment], float]
     fps: float
     causal_frames: int = 1
@@ -140,6 +144,8 @@ class Prompted:
             inputs["encoder_hidden_states_image"] = _repeat(condition.tokens, batch).to(dtype)
         if condition.channels is not None:
             latents = torch.cat([latents, _repeat(condition.channels, batch)], dim=1)
+        if hints := self.controls.hints(model, at, self.pipe._num_timesteps, batch):
+            inputs["control"] = hints
         with model.cache_context(self.branch):
             prediction = model(
                 latents.to(dtype),
@@ -167,13 +173,13 @@ class Denoiser:
         predict: makes the prediction.
         prompts: that it reads.
         condition: parts of the clips that are fixed.
-        models: the transformers that it calls.
+        models: the transformers and control branches that it calls.
     """
 
     predict: Predict
     prompts: Prompts
     condition: Condition
-    models: Sequence[VideoDiT] = ()
+    models: Sequence[nn.Module] = ()
 
     def __post_init__(self) -> None:
         self._had_adapters = self._has_adapters()
@@ -216,8 +222,11 @@ class _Part:
 class _Composer:
     """Makes the predictions of a window; see :func:`make_denoiser`."""
 
-    def __init__(self, pipe: RunningPipeline, plan: Plan, condition: Condition, prompts: Prompts) -> None:
+    def __init__(
+        self, pipe: RunningPipeline, plan: Plan, condition: Condition, prompts: Prompts, controls: Controls
+    ) -> None:
         self.pipe, self.plan, self.condition, self.prompts = pipe, plan, condition, prompts
+        self.controls = controls
         self.models = [pipe.transformer] if pipe.transformer_2 is None else [pipe.transformer, pipe.transformer_2]
         self.boundary = 0.0 if pipe.transformer_2 is None else pipe.config.boundary_ratio * NUM_TRAIN_TIMESTEPS
 
@@ -231,14 +240,17 @@ class _Composer:
         """The scale by which two predictions are led apart; 1 where they are not."""
         return self.scale(at) if self.pipe.sampling.guided else 1.0
 
-    def predict(self, branch: str, text: Callable[[], TextTokens], condition: Condition | None = None) -> Predict:
-        """The prediction for one set of prompts."""
+    def predict(self, branch: str, text: Callable[[], TextTokens], frames: slice | None = None) -> Predict:
+        """The prediction for one set of prompts, of the whole window or of some of its latent frames."""
+        condition, controls = self.condition, self.controls
+        if frames is not None:
+            condition, controls = condition.window(frames), controls.window(frames)
 
         def prompted(model: VideoDiT) -> Predict:
             kept = partial(self.prompts.prepared, model, branch)
-            given = self.condition if condition is None else condition
             block = 1 if self.plan.stagger is None else self.plan.stagger.block
-            return Prompted(self.pipe, model, branch, text, kept, given, self.scale, float(self.plan.fps), block)
+            fps = float(self.plan.fps)
+            return Prompted(self.pipe, model, branch, text, kept, condition, controls, self.scale, fps, block)
 
         first, *others = (prompted(model) for model in self.models)
         chosen = Experts(first, others[0], self.boundary) if others else first
@@ -249,7 +261,7 @@ class _Composer:
         found = []
         for number, part in enumerate(parts):
             own = partial(getattr, part, "text") if text is None else text
-            predict = self.predict(f"{branch} {number}", own, self.condition.window(part.frames))
+            predict = self.predict(f"{branch} {number}", own, part.frames)
             found.append(Scene(part.weights, part.frames, predict))
         return Scenes(found)
 
@@ -274,6 +286,7 @@ def make_denoiser(
     plan: Plan,
     condition: Condition,
     span: slice,
+    controls: Controls | None = None,
     batched: bool = False,
     actions: str | None = None,
 ) -> Denoiser:
@@ -285,6 +298,7 @@ def make_denoiser(
         plan: of the run.
         condition: parts of the clips that are fixed, of the window alone.
         span: which latent frames of the clip these are.
+        controls: of the clip.
         batched: both predictions of guidance in one forward.
         actions: what each step computes, by the letters of :mod:`videodit.acceleration.schedule`; ``None``:
             everything.
@@ -293,7 +307,8 @@ def make_denoiser(
     if len(parts) == 1:  # which is the prompt of this window
         cond, parts = parts[0].text, []
     prompts = Prompts(cond, text.uncond, [part.text for part in parts])
-    composer = _Composer(pipe, plan, condition, prompts)
+    controls = Controls() if controls is None else controls.window(span)
+    composer = _Composer(pipe, plan, condition, prompts, controls)
     predict: Predict = Guided(
         composer.pair(parts, batched=batched),
         composer.led_apart,
@@ -303,7 +318,7 @@ def make_denoiser(
     )
     if actions is not None:
         predict = Reused(predict, actions)
-    return Denoiser(predict, prompts, condition, composer.models)
+    return Denoiser(predict, prompts, condition, [*composer.models, *controls.networks])
 
 
 def _parts(text: Text, plan: Plan, span: slice) -> list[_Part]:

@@ -15,7 +15,7 @@ from videodit._diffusers import is_pipeline_quantization, quantization_of
 from videodit.checkpoints import check_folder, check_weights, has_variant, weight_files
 from videodit.configs import check_config, read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
-from videodit.families import Family, Sampling
+from videodit.families import Family, Sampling, sampled_as
 from videodit.families.autoencoders import AUTOENCODERS
 from videodit.importing import quick_imports
 from videodit.pipelines.encoder_configs import check_encoder_config, check_tokenizer
@@ -191,7 +191,7 @@ def foreign_settings(config: Config) -> JsonObject:
     """The settings of ours that the config of a pipeline of diffusers' holds, ``_class_name`` among its entries."""
     names = ("boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt")
     settings = {name: config[name] for name in names if config.get(name) is not None}
-    return settings | {"sampled_as": config["_class_name"]}
+    return settings | {"sampled_as": sampled_as(config["_class_name"])}
 
 
 def _dtypes(dtype: torch.dtype | Mapping[str, torch.dtype] | None, networks: list[str]) -> dict[str, torch.dtype]:

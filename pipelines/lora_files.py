@@ -35,6 +35,8 @@ class LoRAFiles:
         safe_serialization: bool = True,
         transformer_lora_adapter_metadata: Mapping[str, object] | None = None,
         transformer_2_lora_adapter_metadata: Mapping[str, object] | None = None,
+        control_lora_layers: Mapping[str, Tensor] | nn.Module | None = None,
+        control_lora_adapter_metadata: Mapping[str, object] | None = None,
     ) -> None:
         """Write tensors of LoRA layers, as ``get_peft_model_state_dict(pipe.transformer)`` gives them.
 
@@ -50,6 +52,9 @@ class LoRAFiles:
             safe_serialization: ``False`` is refused, since it would be a pickle.
             transformer_lora_adapter_metadata: ``transformer.peft_config[name].to_dict()``, which has alpha in it.
             transformer_2_lora_adapter_metadata: of ``transformer_2``.
+            control_lora_layers: of one of ``pipe.controls``, in a file of its own, which
+                ``load_lora_weights(…, control=NAME)`` reads.
+            control_lora_adapter_metadata: of that branch.
 
         Raises:
             InputError: no layers, a pickle, a file in the folder's place, or metadata that JSON does not hold.
@@ -62,6 +67,10 @@ class LoRAFiles:
             "transformer": (transformer_lora_layers, transformer_lora_adapter_metadata),
             "transformer_2": (transformer_2_lora_layers, transformer_2_lora_adapter_metadata),
         }
+        if control_lora_layers is not None:
+            if any(layers is not None for layers, _ in given.values()):
+                raise InputError("the LoRA of a control branch is a file of its own; save that of a transformer apart")
+            given = {"transformer": (control_lora_layers, control_lora_adapter_metadata)}
         name = "pytorch_lora_weights.safetensors" if weight_name is None else weight_name
         if not safe_serialization or not name.endswith(".safetensors"):
             raise InputError(

@@ -278,7 +278,9 @@ class Origin:
         """What is not as it was loaded, by component."""
         found = dict(self.for_good)
         encoded = getattr(pipe, "_encoded", None) is not None  # the encoders are gone, on purpose
-        recorded = {entry["name"] for entry in pipe._lora_entries()}
+        # Those of control branches are not in the transformers.
+        entries = [entry for entry in pipe._lora_entries() if "control " not in "".join(entry.get("networks", ()))]
+        recorded = {entry["name"] for entry in entries}
         active: set[str] = set()
         for name in sorted({*self.networks, *self.others, *pipe.components}):
             part = getattr(pipe, name, None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing_extensions import Self
 
 from videodit.arguments import check_iterable, check_kind
 from videodit.checkpoints import HUB_OPTIONS
+from videodit.control.branch_spec import BranchSpec
 from videodit.errors import InputError
 from videodit.families import sampling_of
 from videodit.families.autoencoders import autoencoder_of
@@ -31,6 +32,8 @@ from videodit.pipelines.adapters import LoRAPipeline
 from videodit.pipelines.autoencoders import decode
 from videodit.pipelines.components import settle_components, settle_defaults
 from videodit.pipelines.conditions import AnyCondition, Fit
+from videodit.pipelines.control_encoding import encode_controls
+from videodit.pipelines.controls import ControlledPipeline, frames_in_front
 from videodit.pipelines.denoising import make_denoiser
 from videodit.pipelines.exchange import parts_of_diffusers, to_diffusers
 from videodit.pipelines.folders import family_of_index, files_hash, model_hash
@@ -61,13 +64,16 @@ if TYPE_CHECKING:
     from diffusers import ModelMixin, SchedulerMixin
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
+    from videodit.control.control import AnyControl
     from videodit.json_types import Config
     from videodit.pipelines.conditions import Pixels
 
 logger = logging.getLogger(__name__)
 
 
-class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunState, MemoryPipeline, DiffusionPipeline):
+class VideoDiTPipeline(
+    ControlledPipeline, OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunState, MemoryPipeline, DiffusionPipeline
+):
     """Text to video with a :class:`~videodit.VideoDiT` and a :class:`~videodit.CausalVideoVAE`.
 
     Args:
@@ -259,6 +265,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         own = {**pipeline.config, **pipeline.components}
         made = cls(**{name: own[name] for name in names if name in own} | kwargs)
         made._folder, made._model_id, made._origin = pipeline._folder, pipeline._model_id, pipeline._origin
+        if not {"transformer", "transformer_2"} & kwargs.keys():
+            made._branches, made._branch_notes = dict(pipeline._branches), dict(pipeline._branch_notes)
         return made
 
     def to_diffusers(self) -> DiffusionPipeline:
@@ -271,6 +279,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             InputError: a model of no published family, or a network with hooks, adapters, processors or quantized
                 weights that another class would lose.
         """
+        self._refuse_branches("a pipeline of diffusers' holds no control branches")
         return to_diffusers(self)
 
     @property
@@ -300,7 +309,8 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             names = (type(self).__name__, type(self.transformer).__name__, autoencoder_of(self.vae).class_name)
             named = ({**config, "_class_name": name} for config, name in zip(configs, names, strict=True))
             self._known_spec = (*configs, ModelSpec.from_configs(*named))
-        return self._known_spec[-1]
+        branches = tuple(BranchSpec.of(name, branch.config) for name, branch in self.controls.items())
+        return replace(self._known_spec[-1], branches=branches)
 
     @property
     def _configs(self) -> tuple[Config, Config, Config]:
@@ -541,7 +551,16 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         if request.keep_windows is not None and inputs.negative_prompt_embeds is not None and plan.windows is not None:
             # No recipe tells them from others.
             raise InputError("windows can be kept of clips whose prompts are known: give negative_prompt as text")
-        if request.keep_windows is not None and (changed := self.changed):
+        if request.keep_windows is not None and inputs.controls:
+            raise InputError("windows cannot be kept of clips whose controls are tensors: no recipe tells them apart")
+        if request.keep_windows is not None and plan.controls:
+            unknown = [one.branch for one in plan.controls if self.controls[one.branch].fingerprint is None]
+            if unknown:
+                raise InputError(
+                    f"windows can be kept of clips whose control branches come from folders, and {unknown[0]!r} was "
+                    "made in memory: save it, and add it by its path"
+                )
+        if request.keep_windows is not None and (changed := [*self.changed, *self.changed_controls]):
             raise InputError(
                 f"keep_windows needs the model as it was loaded, to know its windows again: {'; '.join(changed)}"
             )
@@ -566,6 +585,7 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         image: Pixels | None = None,
         last_image: Pixels | None = None,
         conditions: Sequence[AnyCondition] = (),
+        control: Mapping[str, AnyControl] | None = None,
         fit: Fit = "crop",
         loop: bool = False,
         window: int | None = None,
@@ -610,6 +630,9 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
             last_image: the last frame, for models that take one; short for ``Frames(last_image, at=-1)``.
             conditions: what of the clips is given: :class:`~videodit.Frames`, :class:`~videodit.Region` and
                 :class:`~videodit.Edit`, in any number that does not contradict itself.
+            control: what steers the clips besides their prompts, by kind, or by the name of a branch that
+                :meth:`add_control` added: a :class:`~videodit.Control`, a file, or for ``boxes``, ``tracks`` and
+                ``palette`` a list; see :mod:`videodit.control.control`.
             fit: what becomes of pictures of another aspect ratio: ``"crop"``, ``"pad"``, ``"stretch"`` or ``"error"``.
             loop: make a clip whose last frame goes on with its first.
             window: frames that are made at once where there are more; ``None`` takes the model's own, if it has one.
@@ -682,6 +705,9 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         watch.mark("text")
 
         # 2. Latents
+        controls = self.make_controls([*plan.inputs.controls, *encode_controls(self, plan)])
+        front = frames_in_front(controls.prepared)
+        plan = plan if front == 0 else plan.with_front(front)  # T is more by these frames until they are cut off
         start = prepare(self, plan, text.clips, draws)  # noise [B, C, T, H, W], and conditions encoded
         recipes = write_recipes(self, plan, start.seeds, actions)
         store = None
@@ -690,10 +716,13 @@ class VideoDiTPipeline(OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunSta
         watch.mark("prepare")
 
         # 3. Denoise
-        denoiser = partial(make_denoiser, self, text=text, plan=plan, batched=self.batch_guidance, actions=actions)
+        denoiser = partial(
+            make_denoiser, self, text=text, plan=plan, controls=controls, batched=self.batch_guidance, actions=actions
+        )
         inputs = callback_inputs(plan.inputs, self._callback_tensor_inputs)
         watcher = Watcher(watch, plan.inputs.callback_on_step_end, inputs, partial(mark_changed, recipes))
         parts: Iterator[Tensor] = sample(self, start, plan, denoiser, watcher, store)
+        parts = parts if front == 0 else (part[:, :, front:] for part in parts)  # all in one, with frames in front
         chunks = LatentChunks(parts if store is None else store.during(parts), text.clips)
         if output_type != "stream" or plan.windows is None or self.processes is not None:
             chunks.finish()  # several processes cannot wait until one of them wants the next window

@@ -7,10 +7,11 @@ clips, each once. Where there are none, and no live inputs, it loads neither tor
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from videodit.arguments import check_kind, check_path
+from videodit.control.control import check_controls, check_steps
 from videodit.errors import InputError
 from videodit.path_kinds import names_a_file
 from videodit.pipelines.conditions import Edit, check_fit, edit_steps, ends_given, images_as_frames
@@ -25,7 +26,9 @@ from videodit.pipelines.windows import Window, windows_of
 from videodit.threads import check_threads
 
 if TYPE_CHECKING:
+    from videodit.control.control import CheckedControl
     from videodit.json_types import JsonObject
+    from videodit.pipelines.control_placing import PlacedControl
     from videodit.pipelines.placing import PlacedConditions
 
 
@@ -42,6 +45,7 @@ class Plan(Settings):
         guided: whether two predictions are led apart.
         conditions: what is fixed of the clips, placed; ``None``: nothing is.
         stagger: how latent frames follow one another; ``None``: all take each step together.
+        controls: what steers them, as the model will see it.
     """
 
     request: Request
@@ -52,6 +56,7 @@ class Plan(Settings):
     guided: bool = True
     conditions: PlacedConditions | None = None
     stagger: Stagger | None = None
+    controls: tuple[PlacedControl, ...] = ()
 
     @property
     def settings(self) -> Settings:
@@ -62,6 +67,11 @@ class Plan(Settings):
     def condition_record(self) -> list[JsonObject]:
         """Which pixels the conditions are, and where they go."""
         return [] if self.conditions is None else self.conditions.record
+
+    @property
+    def control_record(self) -> dict[str, JsonObject]:
+        """What the controls were made from, and how much they count."""
+        return {control.slot: control.record for control in self.controls}
 
     @property
     def renoised(self) -> bool:
@@ -86,6 +96,23 @@ class Plan(Settings):
             return len(self.stagger.rows(self.num_inference_steps, self.latent_shape[1]))
         strength = self.conditions.strength if edited and self.conditions is not None else 1.0
         return edit_steps(self.num_inference_steps, strength) if edited else self.num_inference_steps
+
+    def with_front(self, front: int) -> Plan:
+        """The plan of the same clips with some latent frames more in front.
+
+        Raises:
+            InputError: a loop, windows, given latents or conditions, which have no place for them.
+        """
+        others = {
+            "a loop": self.loop,
+            "windows": self.windows is not None,
+            "latents": self.inputs.latents is not None,
+            "conditions": self.conditions is not None,
+        }
+        if what := [name for name, there in others.items() if there]:
+            raise InputError(f"reference frames in front of a clip and {what[0]} exclude each other")
+        channels, frames, height, width = self.latent_shape
+        return replace(self, latent_shape=(channels, front + frames, height, width))
 
     @property
     def estimate(self) -> dict[str, int]:
@@ -140,14 +167,18 @@ def plan(
     videos = count * whole_number("num_videos_per_prompt", request.num_videos_per_prompt, 1, None)
     check_threads(request.threads)
     stagger = stagger_of(request, spec, settings)
+    checked = _check_controls(request, inputs, spec)
+    if stagger is not None and (checked or inputs.controls):
+        raise InputError("control is for clips whose frames take each step together; leave out either it or stagger")
     conditions = _conditions(request, inputs, spec, settings, read_media)
     if stagger is not None and conditions is not None:
         _check_staggered(stagger, conditions)
+    controls, told = _controls(checked, request, settings, conditions, read_media)
     if inputs.tensors or inputs.generator is not None:
         from videodit.pipelines.live_inputs import check_live
 
         check_live(inputs, videos=videos, latent_shape=settings.latent_shape)
-    notices = [*notes, *settings.notices, *([] if conditions is None else conditions.notices)]
+    notices = [*notes, *settings.notices, *([] if conditions is None else conditions.notices), *told]
     notices += [notice for text in as_list(request.prompt) for notice in _file_notice(text)]
     if text_notices is not None:
         notices += [notice for text in request.texts for notice in text_notices(text)]
@@ -165,7 +196,36 @@ def plan(
         guided=guided,
         conditions=conditions,
         stagger=stagger,
+        controls=controls,
     )
+
+
+def _check_controls(request: Request, inputs: Inputs, spec: ModelSpec) -> list[CheckedControl]:
+    """What steers the clips, checked as far as that goes without its files."""
+    checked = check_controls(request.control if inputs.control is None else inputs.control, spec.branches)
+    if checked and request.loop:
+        raise InputError("a loop takes no control")
+    return checked
+
+
+def _controls(
+    checked: list[CheckedControl],
+    request: Request,
+    settings: Settings,
+    conditions: PlacedConditions | None,
+    read_media: bool,
+) -> tuple[tuple[PlacedControl, ...], list[str]]:
+    """What steers the clips, read, derived and placed, and what is announced of that."""
+    steps = settings.num_inference_steps
+    edited = conditions is not None and conditions.start is not None
+    taken = edit_steps(steps, conditions.strength) if edited and conditions is not None else steps
+    for one in checked:
+        check_steps(one, steps, steps - taken)
+    if not checked or not read_media:
+        return (), []
+    from videodit.pipelines.control_placing import place_controls
+
+    return place_controls(checked, settings, fit=request.fit)
 
 
 def _file_notice(prompt: str) -> list[str]:

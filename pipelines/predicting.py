@@ -7,7 +7,7 @@ A wrapper knows no transformer and no pipeline: whatever is called like a :data:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -24,11 +24,13 @@ class Moment:
         step: its number, from 0.
         t: the timestep.
         frames: that of each latent frame ``[T]``, where they differ.
+        shift: by how many latent frames a loop is turned; ``None`` outside of loops.
     """
 
     step: int
     t: Tensor
     frames: Tensor | None = None
+    shift: int | None = None
 
 
 Predict = Callable[[Tensor, Moment], Tensor]
@@ -70,7 +72,7 @@ class Ring:
         frames = latents.shape[2]
         shift = at.step * max(1, round(frames * _GOLDEN)) % frames
         turned = latents.roll(shift, dims=2)
-        prediction = self.predict(torch.cat([turned[:, :, -1:], turned], dim=2), at)
+        prediction = self.predict(torch.cat([turned[:, :, -1:], turned], dim=2), replace(at, shift=shift))
         return prediction[:, :, 1:].roll(-shift, dims=2)
 
 

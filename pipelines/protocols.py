@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
 
     from videodit.acceleration.parallel import Processes
+    from videodit.control.branch import ControlBranch
     from videodit.families.sampling import Sampling
     from videodit.json_types import JsonObject
     from videodit.objectives import Objective
@@ -175,6 +176,14 @@ class RecordedPipeline(RunningPipeline, Protocol):
     _model_id: str | None
 
     @property
+    def controls(self) -> Mapping[str, ControlBranch]:
+        """Its control branches, by name."""
+
+    @property
+    def changed_controls(self) -> list[str]:
+        """Control branches that are not as they were added."""
+
+    @property
     def changed(self) -> list[str]:
         """What is not as it was loaded."""
 
@@ -212,6 +221,18 @@ class PreparingPipeline(EncodingPipeline, Protocol):
     @property
     def sampling(self) -> Sampling:
         """How clips are made with the model."""
+
+    @property
+    def _execution_device(self) -> torch.device:
+        """Where it computes."""
+
+
+class ControllingPipeline(EncodingPipeline, Protocol):
+    """What controls are encoded with."""
+
+    @property
+    def controls(self) -> Mapping[str, ControlBranch]:
+        """Its control branches, by name."""
 
     @property
     def _execution_device(self) -> torch.device:

@@ -78,7 +78,7 @@ def write_recipes(
     from videodit.backends import backends_of
     from videodit.pipelines.autoencoders import tiles_used
 
-    request, inputs, videos = plan.request, plan.inputs, plan.videos
+    request, videos = plan.request, plan.videos
     story, per_prompt = isinstance(request.prompt, Storyboard), request.num_videos_per_prompt
     prompts: list[object] = [*as_list(request.prompt)] or [None] * (videos // per_prompt)
     if isinstance(request.prompt, Storyboard):
@@ -92,7 +92,9 @@ def write_recipes(
         "stagger": None if plan.stagger is None else plan.stagger.lag,
         "stagger_block": None if plan.stagger is None else plan.stagger.block,
         "conditions": record or None,  # which pixels they were, not what they show
-        "fit": request.fit if record else None,
+        "control": plan.control_record or None,
+        "control_models": _control_models(pipe, plan) or None,
+        "fit": request.fit if record or plan.controls else None,
         "handover": request.prompt.handover if isinstance(request.prompt, Storyboard) else None,
         "loop": request.loop or None,
         "window": int(request.window or plan.spec.window or 0) if windowed else None,
@@ -106,10 +108,12 @@ def write_recipes(
         "max_sequence_length": request.max_sequence_length,
         "attention_kwargs": request.attention_kwargs or None,
         **plan.levels.record,
-        "not_recorded": [*inputs.embeds_used, *(["latents"] if inputs.latents is not None else [])] or None,
+        "not_recorded": _not_recorded(plan) or None,
     }
     common = _common(pipe, plan) | {name: value for name, value in extras.items() if value is not None}
-    if changed := pipe.changed:
+    used = {f"control {name}" for name in _control_models(pipe, plan)}
+    changed = [*pipe.changed, *(one for one in pipe.changed_controls if one.partition(":")[0] in used)]
+    if changed:
         common |= {"model_hash": None, "files_hash": None, "changed": changed}
     negatives = request.negatives
     return [
@@ -135,6 +139,18 @@ def _typed(request: Request, prompt: int, negative: int) -> JsonObject:
         if weights is not None and any(own := weights if story else weights[at]):
             found[f"{sign}prompt_weights"] = own
     return found
+
+
+def _not_recorded(plan: Plan) -> list[str]:
+    """What made a clip and is in no recipe."""
+    inputs = plan.inputs
+    controls = [f"the pixels of control {slot}" for slot, one in plan.control_record.items() if "not_recorded" in one]
+    return [*inputs.embeds_used, *(["latents"] if inputs.latents is not None else []), *controls]
+
+
+def _control_models(pipe: RecordedPipeline, plan: Plan) -> JsonObject:
+    """The branches that a run's controls go to: the fingerprint of each, and ``None`` where nobody knows it."""
+    return {name: pipe.controls[name].fingerprint for name in dict.fromkeys(one.branch for one in plan.controls)}
 
 
 def _common(pipe: RecordedPipeline, plan: Plan) -> JsonObject:

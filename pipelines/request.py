@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from videodit.arguments import check_iterable
+from videodit.control.control import from_json as controls_from_json
+from videodit.control.control import names_files
+from videodit.control.control import to_json as controls_to_json
 from videodit.errors import InputError
 from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region
 from videodit.pipelines.storyboard import Storyboard
@@ -21,8 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from videodit.acceleration import AccelConfig
+    from videodit.control.control import AnyControl
     from videodit.json_types import JsonObject
     from videodit.pipelines.conditions import Pixels
+    from videodit.pipelines.controls import PreparedControl
 
 Path = str | os.PathLike[str]
 
@@ -34,6 +39,16 @@ class LoRARequest:
     source: str
     weight: float | dict[str, float] | None = None
     second: bool = False
+
+
+@dataclass(frozen=True)
+class ControlModel:
+    """A control branch beside the model: the name that the model knows it by, where it is, and where that for a second
+    expert is, if there is one."""
+
+    name: str
+    source: str
+    source_2: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +78,7 @@ class Request:
         image: the first frame, a file.
         last_image: the last frame, a file.
         conditions: what else of the clip is fixed.
+        control: what steers the clips, by kind or by the name of a branch; see :mod:`videodit.control.control`.
         fit: what becomes of pictures of another aspect ratio.
         loop: the last frame goes on with the first.
         window: frames that are made at once where there are more.
@@ -75,6 +91,7 @@ class Request:
         attention_kwargs: for the transformer.
         model: a bundled model, a folder or a hub id.
         loras: files that are loaded on top of the model.
+        control_models: branches that are loaded beside it.
         acceleration: a preset's name, a file of schedules, or a config.
         device: a torch device.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
@@ -108,6 +125,7 @@ class Request:
     image: Path | None = None
     last_image: Path | None = None
     conditions: tuple[AnyCondition, ...] = ()
+    control: Mapping[str, AnyControl] | None = None
     fit: Fit = "crop"
     loop: bool = False
     window: int | None = None
@@ -120,6 +138,7 @@ class Request:
     attention_kwargs: Mapping[str, object] | None = None
     model: str = "mini"
     loras: tuple[LoRARequest, ...] = ()
+    control_models: tuple[ControlModel, ...] = ()
     acceleration: str | AccelConfig | None = None
     device: str | None = None
     dtype: str | None = None
@@ -222,6 +241,8 @@ class Inputs:
         image: the first frame, as pixels.
         last_image: the last frame, as pixels.
         conditions: where any of them holds pixels.
+        control: where any of it holds pixels.
+        controls: controls as the sampling loop takes them.
         prompt_embeds: encoded prompts ``[B, L, text_dim]``.
         prompt_attention_mask: ``[B, L]``.
         pooled_prompt_embeds: ``[B, pooled_dim]``.
@@ -237,6 +258,8 @@ class Inputs:
     image: Pixels | None = None
     last_image: Pixels | None = None
     conditions: tuple[AnyCondition, ...] = ()
+    control: Mapping[str, AnyControl] | None = None
+    controls: tuple[PreparedControl, ...] = ()
     prompt_embeds: Tensor | None = None
     prompt_attention_mask: Tensor | None = None
     pooled_prompt_embeds: Tensor | None = None
@@ -271,6 +294,8 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[Request, Inputs]:
         if one.name not in asked or (one.name in _MEDIA and _by_reference(value)):
             continue
         live[one.name] = asked.pop(one.name)
+    if isinstance(control := asked.get("control"), Mapping):
+        asked["control"] = dict(control)
     for values in (asked, live):
         if "conditions" in values:
             check_iterable(values["conditions"], "a list of Frames, Region and Edit", "conditions")
@@ -280,7 +305,7 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[Request, Inputs]:
 
 _TEXTS = ("prompt", "negative_prompt", "prompt_source", "negative_prompt_source")
 _WEIGHTS = ("prompt_weights", "negative_prompt_weights")
-_MEDIA = ("image", "last_image", "conditions")
+_MEDIA = ("image", "last_image", "conditions", "control")
 _CONDITIONS: dict[str, type[AnyCondition]] = {"frames": Frames, "region": Region, "edit": Edit}
 
 
@@ -288,6 +313,8 @@ def _by_reference(value: object) -> bool:
     """Whether media are named by their paths, and hold no pixels."""
     if value is None or isinstance(value, (str, os.PathLike)):
         return True
+    if isinstance(value, Mapping):
+        return names_files(value)
     if not isinstance(value, (list, tuple)):
         return False
     media = ("content", "clip", "mask")
@@ -326,7 +353,9 @@ def _encoded(name: str, value: Any) -> object:
     if name == "conditions":
         kinds = {kind: key for key, kind in _CONDITIONS.items()}
         return [{"kind": kinds[type(one)]} | {key: _plain(part) for key, part in vars(one).items()} for one in value]
-    if name == "loras":
+    if name == "control":
+        return controls_to_json(value)
+    if name in ("loras", "control_models"):
         return [dataclasses.asdict(one) for one in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
@@ -350,6 +379,10 @@ def _decoded(name: str, value: Any) -> Any:
             return tuple(_CONDITIONS[one["kind"]](**{k: v for k, v in one.items() if k != "kind"}) for one in value)
         if name == "loras":
             return tuple(LoRARequest(**one) for one in value)
+        if name == "control_models":
+            return tuple(ControlModel(**one) for one in value)
+        if name == "control" and value is not None:
+            return controls_from_json(value)
         if name == "acceleration" and isinstance(value, dict):
             from videodit.acceleration import AccelConfig
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.configs import read_json
+from videodit.control.branch_spec import BranchSpec
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families.autoencoders import OURS, autoencoder_named
 from videodit.families.sampling import KEPT, OWN, Sampling
@@ -79,6 +80,7 @@ class ModelSpec:
         layers: its blocks; likewise.
         decoded_front: latents in front of a clip's own that are decoded with them; see ``in_front`` of
             :class:`videodit.families.sampling.Sampling`.
+        branches: control branches that stand beside it.
     """
 
     geometry: VideoGeometry
@@ -129,6 +131,7 @@ class ModelSpec:
     def keeps_first(self) -> bool:
         """A first picture is kept clean among the latents."""
         return self.channels == KEPT
+    branches: tuple[BranchSpec, ...] = ()
 
     @property
     def takes_first_alone(self) -> bool:

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from videodit import VideoDiT, VideoDiTPipeline
 from videodit.acceleration import AccelConfig
+from videodit.control.branch import ControlBranch
+from videodit.control.hints import ControlHint
 from videodit.families.parity import FIRST_OF_FAMILY, MEMBERS, randomize
 
 SIZE = (3, 4, 4)
@@ -127,6 +129,30 @@ def forwards(seen: dict[str, Any]) -> None:
         expected_of_family = whole(**x).sample
         with split(whole, "ulysses") as model:
             seen["off"][f"ulysses {name}"] = off(model(**x).sample, expected_of_family)
+
+
+@torch.no_grad()
+def controlled(seen: dict[str, Any]) -> None:
+    """Control branches of either kind: their hints are split as the tokens are, and their attention sees all."""
+    for name, config in MODELS.items():
+        for start in ("hidden", "trunk"):
+            whole = randomize(VideoDiT(**config)).eval()
+            branch = randomize(ControlBranch.from_base(whole, layers=range(len(whole.blocks)), start=start))
+            x = {kind: inputs(whole, text=4, kind=kind) for kind in ("clip", "frame", "token")}
+            hint = ControlHint(branch, torch.randn(1, 4, *SIZE))
+            plain = whole(**x["clip"]).sample
+            expected = {kind: whole(**given, control=[hint]).sample for kind, given in x.items()}
+            for parallel in ("ulysses", "ring"):
+                model = VideoDiT(**config).eval()
+                model.load_state_dict(whole.state_dict())
+                with split(model, parallel):
+                    for kind, given in x.items():
+                        found = model(**given, control=[hint]).sample
+                        seen["off"][f"controlled {parallel} {name} {start} {kind}"] = off(found, expected[kind])
+            # Afterwards the same branch works beside the whole model again.
+            again = whole(**x["clip"], control=[hint]).sample
+            seen["off"][f"controlled again {name} {start}"] = off(again, expected["clip"])
+            seen["same"][f"controlled {name} {start}"] = not torch.allclose(plain, expected["clip"])
 
 
 @torch.no_grad()
@@ -239,6 +265,7 @@ def main() -> None:
         "shares": [],
     }
     forwards(seen)
+    controlled(seen)
     refusals(seen)
     clips(seen, model)
     Path(folder, f"seen-{dist.get_rank()}.json").write_text(json.dumps(seen))

@@ -70,6 +70,16 @@ def test_split_families(seen, family) -> None:
     assert all(one["off"][f"ulysses {family}"] <= 1e-5 for one in seen)
 
 
+@pytest.mark.parametrize("start", ["hidden", "trunk"])
+@pytest.mark.parametrize("block", ["cross", "joint", "tied_joint"])
+def test_hints_of_controls_are_split_as_tokens_are(seen, block, start) -> None:
+    for one in seen:
+        cases = {case: off for case, off in one["off"].items() if f" {block} {start}" in case}
+        assert len(cases) == 7  # two ways, a timestep a clip, a frame and a token, and whole again
+        assert max(cases.values()) <= 1e-5, cases
+        assert one["same"][f"controlled {block} {start}"]  # they change something
+
+
 def test_each_process_has_half_of_the_tokens(seen) -> None:
     assert all(set(one["shares"]) == {24} for one in seen)
 

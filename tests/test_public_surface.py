@@ -13,6 +13,7 @@ import videodit
 
 PUBLIC = [
     "CausalVideoVAE",
+    "Control",
     "Edit",
     "Frames",
     "Preview",
@@ -28,6 +29,7 @@ PUBLIC = [
 
 # Public callable -> its parameters in order; `*` stands before the keyword-only ones.
 PARAMETERS = {
+    "Control.__init__": "self source from_clip data kind weight start end mask fit options",
     "Edit.__init__": "self clip strength",
     "Frames.__init__": "self content at strength",
     "Preview.__init__": "self target * every size fps callback callback_tensor_inputs",
@@ -40,9 +42,9 @@ PARAMETERS = {
     "CausalVideoVAE.decode": "self z return_dict * clamp",
     "VideoDiT.forward": "self hidden_states timestep encoder_hidden_states encoder_attention_mask "
     "pooled_projections guidance encoder_hidden_states_image fps attention_kwargs return_dict * prepared "
-    "causal_frames",
+    "causal_frames control",
     "VideoDiTPipeline.__call__": "self prompt * negative_prompt height width num_frames num_inference_steps "
-    "guidance_scale num_videos_per_prompt generator latents image last_image conditions fit loop window "
+    "guidance_scale num_videos_per_prompt generator latents image last_image conditions control fit loop window "
     "overlap keep_windows prompt_embeds prompt_attention_mask pooled_prompt_embeds negative_prompt_embeds "
     "negative_prompt_attention_mask negative_pooled_prompt_embeds max_sequence_length sigmas timesteps eta "
     "attention_kwargs guidance_scale_2 dynamic_guidance stagger stagger_block fps "

@@ -45,7 +45,7 @@ def test_a_resolved_config_reads_back_the_same(file, tmp_path):
         ("trian.steps=5", r"unknown key trian; did you mean train or tracking.*; legal here are model, output"),
         ("train.steps=0", r"train\.steps is 0: .*greater than or equal to 1"),
         ("train.schedule=linear", r"train\.schedule is 'linear': .*'constant' or 'cosine'"),
-        ("method.kind=adapter", "'lora' or 'full'"),
+        ("method.kind=adapter", "'lora', 'full' or 'control'"),
         ("noise.shift=-1", "shift must be above 0 or 'auto', got -1"),
         ("validation.quantiles=[0.5, 1.0]", r"above 0 and below 1, got 1\.0"),
         ("data.holdout=1.0", r"data\.holdout is 1\.0"),

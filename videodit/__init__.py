@@ -19,6 +19,7 @@ if (_root / "setup.cfg").is_file() and (_root / "pipelines").is_dir():
 
 _HOME = {
     "CausalVideoVAE": "videodit.vae",
+    "Control": "videodit.control.control",
     "Edit": "videodit.pipelines.conditions",
     "Frames": "videodit.pipelines.conditions",
     "Preview": "videodit.pipelines.previews",
@@ -32,6 +33,7 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
+    from videodit.control.control import Control
     from videodit.errors import VideoDiTError
     from videodit.pipelines import VideoDiTPipeline, VideoDiTPipelineOutput
     from videodit.pipelines.conditions import Edit, Frames, Region
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CausalVideoVAE",
+    "Control",
     "Edit",
     "Frames",
     "Preview",

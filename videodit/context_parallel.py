@@ -10,7 +10,8 @@ Letters: ``B`` batch, ``S`` video tokens, ``L`` text tokens, ``D`` width, ``G`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -48,6 +49,21 @@ class Tokens(NamedTuple):
     condition: Modulation
 
 
+@dataclass(frozen=True)
+class Division:
+    """How a model's tokens are divided among processes, for what computes beside it.
+
+    Attributes:
+        share: what of all tokens this process computes.
+        split: the same of video tokens ``[B, S, D]`` alone.
+        config: of its attention.
+    """
+
+    share: Callable[[Tokens], Tokens]
+    split: Callable[[Tensor], Tensor]
+    config: ParallelConfig
+
+
 class ContextParallelModel(Base):
     """Goes before diffusers' ``ModelMixin``: ``model.enable_parallelism(config=ContextParallelConfig(…))``.
 
@@ -71,6 +87,13 @@ class ContextParallelModel(Base):
     def context_parallel(self) -> ContextParallelConfig | None:
         """How tokens are split; ``None`` if they are not."""
         return None if self._parallel_config is None else self._parallel_config.context_parallel_config
+
+    @property
+    def division(self) -> Division | None:
+        """How tokens are divided; ``None`` if they are not."""
+        if self.context_parallel is None:
+            return None
+        return Division(self._own_share, self.split_tokens.forward, self._parallel_config)
 
     def enable_parallelism(
         self, *, config: ParallelConfig | ContextParallelConfig, cp_plan: Mapping[str, object] | None = None

@@ -11,9 +11,10 @@ tokens that share a timestep: 1, ``T`` or ``S``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from diffusers import CacheMixin, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from videodit._diffusers import AttentionMixin, hook_names, offloading_hook
 from videodit.adapters.network import AdaptedNetwork
 from videodit.adapters.state import scaled_adapters
-from videodit.attention import KeysValues, QKNorm
+from videodit.attention import QKNorm
 from videodit.blocks import (
     BLOCKS,
     FINAL_LAYERS,
@@ -42,34 +43,16 @@ from videodit.blocks import (
 )
 from videodit.condition import ConditionModel
 from videodit.context_parallel import ContextParallelModel, Tokens
+from videodit.control.hints import ControlHint, add_up
 from videodit.diffusers_overrides import DiffusersOverrides
 from videodit.errors import InputError
 from videodit.families.loading import FamilyLoading
+from videodit.forwards import Entered, ModelInputs, Prepared
 from videodit.initialization import initialize
 from videodit.json_types import JsonObject
 from videodit.options import AttentionKind, check_options, names_in_fp32
 from videodit.positions import POSITIONS, ROTARY, PositionEmbedding, RotaryKind
 from videodit.shapes import Size3D, VideoGeometry
-
-
-@dataclass
-class Prepared:
-    """What blocks that keep the text see beside the video: no step of a generation changes it.
-
-    Hand one object to all forwards with the same text, mask, image and weights. The first fills it: inside the
-    forward, hooks have put offloaded weights in place.
-
-    Attributes:
-        text: ``[B, L, D]``; ``None`` until it is filled, which text that knows the timestep never is.
-        image: ``[B, I, D]``, or ``None``.
-        keys_values: of each block's cross-attention; ``None`` where the blocks make their own.
-        pooled: what the text adds to the condition, ``[B, K]``, or ``None``.
-    """
-
-    text: Tensor | None = None
-    image: Tensor | None = None
-    keys_values: list[list[KeysValues]] | None = None
-    pooled: Tensor | None = None
 
 
 class VideoDiT(
@@ -138,7 +121,7 @@ class VideoDiT(
         learned_text: text tokens that they cover, too.
 
         final_layer: **Output.** Shift and scale at the end from a learned ``"table"`` plus the condition, or from a
-            ``"linear"`` layer of it.
+            ``"linear"`` layer of it; ``None`` for nothing, which the trunk of a control branch has.
         final_layer_norm: one more affine layer norm before that.
 
         family: **Origin.** Whose weights these are, where they came from elsewhere; see :mod:`videodit.families`.
@@ -180,7 +163,7 @@ class VideoDiT(
         qk_norm_eps: float | None = None,
         text_embedding: TextEmbeddingKind = "mlp",
         num_refiner_layers: int = 2,
-        final_layer: FinalLayerKind = "table",
+        final_layer: FinalLayerKind | None = "table",
         final_layer_norm: bool = False,
         time_embed_dim: int | None = None,
         pooled_dim: int | None = None,
@@ -237,10 +220,12 @@ class VideoDiT(
         self._no_split_modules = sorted({type(block).__name__ for block in self.blocks})
 
         # What goes out
-        self.norm_final = FP32LayerNorm(dim, eps) if final_layer_norm else nn.Identity()
-        self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=norm_affine)
-        self.final_class.build(self, self.config, dim)
-        self.proj_out = nn.Linear(dim, (out_channels or in_channels) * patch.numel)
+        self.proj_out = None
+        if final_layer is not None:
+            self.norm_final = FP32LayerNorm(dim, eps) if final_layer_norm else nn.Identity()
+            self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=norm_affine)
+            self.final_class.build(self, self.config, dim)
+            self.proj_out = nn.Linear(dim, (out_channels or in_channels) * patch.numel)
         self.gradient_checkpointing = False
         self.init_weights()
 
@@ -280,6 +265,7 @@ class VideoDiT(
         *,
         prepared: Prepared | None = None,
         causal_frames: int = 1,
+        control: Sequence[ControlHint] = (),
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict the velocity (or what the objective names) of noisy latents.
 
@@ -299,69 +285,123 @@ class VideoDiT(
             prepared: the same object for all steps of a generation; see :class:`Prepared`.
             causal_frames: latent frames of tokens that see one another and those before them, but none behind; with 1
                 all see all.
+            control: branches that control the prediction, each with what it controls it by and how strongly.
 
         Returns:
             ``sample``: ``[B, out_channels, T, H, W]``.
 
         Raises:
-            ValueError: latents, timesteps, text or a mask whose shape does not fit, or a condition that is missing
-                or that the model does not have.
+            InputError: latents, timesteps, text, a mask or a control whose shape does not fit, a condition that is
+                missing or that the model does not have, or a branch of another model.
         """
-        # Long, so that the way of a clip reads from top to bottom with a shape on each line.
-        grid = self._check_shapes(hidden_states, timestep, encoder_hidden_states, encoder_attention_mask)  # t, h, w
-        if prepared is not None and prepared.text is not None:
-            found, given = list(prepared.text.shape[:2]), list(encoder_hidden_states.shape[:2])
-            if found != given:
-                raise InputError(f"prepared is for text {found}, got encoder_hidden_states {given}")
-        self._check_extras(pooled_projections, guidance)
-        pt, ph, pw = self.geometry.patch
-        dtype = hidden_states.dtype
-
-        # [B, C, T, H, W] → [B, S, C·patch] → [B, S, D]
-        x = rearrange(hidden_states, "b c (t pt) (h ph) (w pw) -> b (t h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw)
-        x = self.patch_embed(x)
-        noisiest = timestep.flatten(1).amax(dim=1) if timestep.ndim > 1 else timestep  # [B]
-        mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()  # [B, L]
-        seen = self._see(encoder_hidden_states, encoder_hidden_states_image, noisiest, mask, prepared)
-        assert seen.text is not None
-        extra = self._embed_extras(pooled_projections, guidance, seen.pooled, hidden_states)  # [B, K] or None
-        condition = self._embed_timestep(timestep, extra, grid, dtype)  # [B, G, K], or [U, K] and [B, S]
-        x, text = self.positions_class.add(self, x, seen.text, grid)  # [B, S, D], [B, L, D]
-
-        joined = text.shape[1] if self.block_class.joined else 0  # text tokens in one sequence with the video's
-        # [1, S or S + L, 1 or N, head_dim / 2, 2]
-        rotary = None if self.rotary is None else self.rotary(grid, x.device, fps, joined)
-        if self.context_parallel is not None and causal_frames > 1:
-            raise InputError(f"causal_frames is {causal_frames}; it must be 1 where processes share the tokens")
-        if self.context_parallel is not None:  # from here on S and L are this process's share
-            x, text, rotary, mask, condition = self._own_share(Tokens(x, text, rotary, mask, condition))
-        context = BlockContext(
-            grid=grid,
-            rotary=rotary,
-            text_mask=self.block_class.text_mask(mask, x.shape[1]),  # [B, 1, 1, L or S + L] or None
-            image=seen.image,  # [B, I, D] or None
-            self_mask=self.block_class.self_mask(self.config, grid, causal_frames, x.device),  # [1, 1, S, S] or None
-            **self.modulation_class.told(
-                self._projection(fps), condition, lambda: self._embed_timestep(noisiest, extra, grid, dtype)
-            ),
-            **self.block_class.more_context(self.config, grid, x),
+        if self.proj_out is None:
+            raise InputError("this VideoDiT has final_layer=None and predicts nothing: it is the trunk of a branch")
+        inputs = ModelInputs(
+            hidden_states,
+            timestep,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            pooled_projections,
+            guidance,
+            encoder_hidden_states_image,
+            fps,
+            causal_frames,
         )
+        entered = self.enter(inputs, prepared)
+        hints = add_up(control, inputs, entered, prepared, self.division) if control else {}  # [B, S, D] by block
+        x, text, context, condition, keys_values = entered  # [B, S, D], [B, L, D]
+        del entered  # or the first block's tokens would be held until the last one is done
 
         for i, block in enumerate(self.blocks):
-            if seen.keys_values is not None:
-                context = context._replace(keys_values=seen.keys_values[i])  # [B, L, N, D/N] twice
+            if keys_values is not None:
+                context = context._replace(keys_values=keys_values[i])  # [B, L, N, D/N] twice
+            if control:
+                context = context._replace(hint=hints.pop(i, None))
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x, text = self._gradient_checkpointing_func(block, x, text, context)  # [B, S, D], [B, L, D]
             else:
                 x, text = block(x, text, context)  # [B, S, D], [B, L, D]
 
-        condition = self._embed_last(condition, noisiest, extra, grid, dtype)  # [B, G, K] or [U, K]
+        t, h, w = context.grid
+        pt, ph, pw = self.geometry.patch
         shift, scale = self.final_class.rows(self, condition)  # [B, G, D] or [U, D]
-        x = modulate(self.norm_out(self.norm_final(x)), shift, scale, condition.token_row).to(dtype)
+        x = modulate(self.norm_out(self.norm_final(x)), shift, scale, condition.token_row).to(hidden_states.dtype)
         x = self.proj_out(x)  # [B, S, patch·C], S whole again
-        t, h, w = grid
         sample = rearrange(x, "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)", t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def enter(
+        self,
+        inputs: ModelInputs,
+        prepared: Prepared | None = None,
+        *,
+        added: Tensor | None = None,
+        lead: Tensor | None = None,
+        own_share: Callable[[Tokens], Tokens] | None = None,
+    ) -> Entered:
+        """The way of a clip and its text up to the first block.
+
+        Args:
+            inputs: of a forward.
+            prepared: see :meth:`forward`.
+            added: ``[B, S, D]``, added to the embedded latents.
+            lead: embedded text tokens ``[B, n, D]`` that go before the text.
+            own_share: what of the tokens this process computes; ``None`` for this model's own division of them.
+
+        Raises:
+            InputError: see :meth:`forward`.
+        """
+        # The way of a clip reads from top to bottom with a shape on each line.
+        latents, timestep = inputs.latents, inputs.timestep
+        grid = self._check_shapes(latents, timestep, inputs.text, inputs.text_mask)  # t, h, w
+        if prepared is not None and prepared.text is not None:
+            found, given = list(prepared.text.shape[:2]), list(inputs.text.shape[:2])
+            if found != given:
+                raise InputError(f"prepared is for text {found}, got encoder_hidden_states {given}")
+        self._check_extras(inputs.pooled, inputs.guidance)
+        pt, ph, pw = self.geometry.patch
+        dtype = latents.dtype
+
+        # [B, C, T, H, W] → [B, S, C·patch] → [B, S, D]
+        x = rearrange(latents, "b c (t pt) (h ph) (w pw) -> b (t h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw)
+        x = self.patch_embed(x)
+        if added is not None:
+            x = x + added
+        noisiest = timestep.flatten(1).amax(dim=1) if timestep.ndim > 1 else timestep  # [B]
+        mask = None if inputs.text_mask is None else inputs.text_mask.bool()  # [B, L]
+        seen = self._see(inputs.text, inputs.image, noisiest, mask, prepared)
+        assert seen.text is not None
+        extra = self._embed_extras(inputs.pooled, inputs.guidance, seen.pooled, latents)  # [B, K] or None
+        condition = self._embed_timestep(timestep, extra, grid, dtype)  # [B, G, K], or [U, K] and [B, S]
+        x, text = self.positions_class.add(self, x, seen.text, grid)  # [B, S, D], [B, L, D]
+        if lead is not None:
+            text = torch.cat([lead.to(text.dtype).expand(len(text), -1, -1), text], dim=1)
+            mask = None if mask is None else F.pad(mask, (lead.shape[1], 0), value=True)
+
+        joined = text.shape[1] if self.block_class.joined else 0  # text tokens in one sequence with the video's
+        # [1, S or S + L, 1 or N, head_dim / 2, 2]
+        rotary = None if self.rotary is None else self.rotary(grid, x.device, inputs.fps, joined)
+        if own_share is None and self.division is not None:
+            own_share = self.division.share
+        if own_share is not None and (causal := inputs.causal_frames) > 1:
+            raise InputError(f"causal_frames is {causal}; it must be 1 where processes share the tokens")
+        if own_share is not None:  # from here on S and L are this process's share
+            x, text, rotary, mask, condition = own_share(Tokens(x, text, rotary, mask, condition))
+        context = BlockContext(
+            grid=grid,
+            rotary=rotary,
+            text_mask=self.block_class.text_mask(mask, x.shape[1]),  # [B, 1, 1, L or S + L] or None
+            image=seen.image,  # [B, I, D] or None
+            # [1, 1, S, S] or None
+            self_mask=self.block_class.self_mask(self.config, grid, inputs.causal_frames, x.device),
+            **self.modulation_class.told(
+                self._projection(inputs.fps), condition, lambda: self._embed_timestep(noisiest, extra, grid, dtype)
+            ),
+            **self.block_class.more_context(self.config, grid, x),
+        )
+
+        condition = self._embed_last(condition, noisiest, extra, grid, dtype)  # [B, G, K] or [U, K]
+        return Entered(x, text, context, condition, seen.keys_values)
 
     def _check_shapes(self, latents: Tensor, timestep: Tensor, text: Tensor, mask: Tensor | None) -> Size3D:
         """The grid of tokens."""
@@ -399,7 +439,7 @@ class VideoDiT(
         if prepared is None or not stays or torch.compiler.is_compiling():
             return made
         prepared.text, prepared.image, prepared.pooled = made.text, made.image, made.pooled
-        if not any(map(_is_hooked, self.blocks.modules())):
+        if not any(map(is_hooked, self.blocks.modules())):
             prepared.keys_values = [block.keys_values(made.text, made.image) for block in self.blocks]  # type: ignore[operator]
         return prepared
 
@@ -410,6 +450,6 @@ class VideoDiT(
         return None if self.image_embedder is None else self.image_embedder(image)
 
 
-def _is_hooked(module: nn.Module) -> bool:
+def is_hooked(module: nn.Module) -> bool:
     """Whether something happens before a module's forward: only there are offloaded or sharded weights in place."""
     return bool(module._forward_pre_hooks) or offloading_hook(module) is not None or hook_names(module) is not None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, fields
+from typing import Literal, Protocol, cast
 
 
 @dataclass(eq=False, repr=False)
@@ -36,7 +36,7 @@ class TransformerConfig(Mapping[str, object]):
     qk_norm_eps: float | None = None
     text_embedding: Literal["mlp", "linear", "refiner", "pooling"] = "mlp"
     num_refiner_layers: int = 2
-    final_layer: Literal["table", "linear"] = "table"
+    final_layer: Literal["table", "linear"] | None = "table"
     final_layer_norm: bool = False
     time_embed_dim: int | None = None
     pooled_dim: int | None = None
@@ -62,3 +62,11 @@ class Configured(Protocol):
     """Whatever has such a config: a :class:`~videodit.VideoDiT`."""
 
     config: TransformerConfig
+
+
+def full_options(options: Mapping[str, object]) -> TransformerConfig:
+    """Options of a VideoDiT, as attributes and as a mapping, with the defaults of those that are left out."""
+    from diffusers.configuration_utils import FrozenDict
+
+    defaults = {one.name: one.default for one in fields(TransformerConfig)}
+    return cast(TransformerConfig, FrozenDict(defaults | dict(options)))

@@ -37,10 +37,10 @@ def accelerate(pipe: Any, wanted: str | AccelConfig) -> AccelPlan:
     if config.parallel is not None:
         bound["parallel"] = bind_parallel(pipe, config.parallel, transformers(pipe))
     if config.quantize is not None:
-        bound["quantize"] = ", ".join(quantize_blocks(model, config.quantize) for model in transformers(pipe))
+        bound["quantize"] = ", ".join(quantize_blocks(model, config.quantize) for model in networks(pipe))
         pipe.quantized = config.quantize
     if config.compile:
-        for model in transformers(pipe):
+        for model in networks(pipe):
             model.compile_repeated_blocks(fullgraph=True, dynamic=True)
         bound["compile"] = "each kind of block, at its first call"
     pipe.step_actions = actions if isinstance(actions, str) else None
@@ -67,6 +67,11 @@ def accelerate(pipe: Any, wanted: str | AccelConfig) -> AccelPlan:
 def transformers(pipe: Any) -> list[Any]:
     """The pipeline's transformers, of which there may be two."""
     return [model for model in (pipe.transformer, pipe.transformer_2) if model is not None]
+
+
+def networks(pipe: Any) -> list[Any]:
+    """The transformers and, beside them, the control branches."""
+    return [*transformers(pipe), *pipe.all_branches]
 
 
 def _check(pipe: Any, config: AccelConfig) -> None:
@@ -125,7 +130,7 @@ def _bind_attention(pipe: Any, wanted: str, kind: Parallel | None) -> str:
     name = best if wanted == "auto" else wanted
     if isinstance(found.get(name), str):
         raise InputError(f"attention={name!r} does not work here: {found[name]}")
-    for model in transformers(pipe):
+    for model in networks(pipe):
         model.set_attention_backend(name)
     return f"{name}, the fastest that takes masks, of {len(timed)} that work here" if wanted == "auto" else name
 
@@ -134,7 +139,7 @@ def _bind_offload(pipe: Any, kind: str) -> str:
     if kind == "model":
         pipe.enable_model_cpu_offload()
         return "whole parts wait in the CPU's memory"
-    for model in transformers(pipe):
+    for model in networks(pipe):
         stream_blocks(model, torch.device("cuda"))
     for part in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2, pipe.image_encoder):
         if part is not None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torchao.core.config import AOBaseConfig
 
     from videodit.blocks.base import Block
+    from videodit.control.branch import ControlBranch
     from videodit.transformer import VideoDiT
 
 MIN_WIDTH = 16  # of both sides of a matrix: kernels want multiples of it
@@ -24,11 +25,11 @@ def why_not(kind: str, device: torch.device) -> str | None:
     return 'needs torchao: pip install "videodit[quant]"' if find_spec("torchao") is None else None
 
 
-def quantize_blocks(transformer: VideoDiT, kind: str) -> str:
+def quantize_blocks(transformer: VideoDiT | ControlBranch, kind: str) -> str:
     """Quantize the linear layers in the blocks; embeddings, modulation and the output stay as they are.
 
     Args:
-        transformer: a :class:`~videodit.VideoDiT`.
+        transformer: a :class:`~videodit.VideoDiT` or a control branch.
         kind: ``"int8"``: weights by channel and activations by token, in int8 products; ``"fp8"``: the same in fp8 by
             row; ``"int8-weights"``: weights are stored in int8 and multiplied in the model's dtype.
 
@@ -50,7 +51,9 @@ def quantize_blocks(transformer: VideoDiT, kind: str) -> str:
     else:
         how = Int8WeightOnlyConfig()
     count = 0
-    may_be = {layer for block in transformer.blocks for layer in cast("Block", block).quantizable()}
+    network: VideoDiT = getattr(transformer, "network", transformer)
+    blocks = network.blocks
+    may_be = {layer for block in blocks for layer in cast("Block", block).quantizable()}
 
     def chosen(module: nn.Module, name: str) -> bool:
         nonlocal count
@@ -58,5 +61,5 @@ def quantize_blocks(transformer: VideoDiT, kind: str) -> str:
         count += fits
         return fits
 
-    quantize_(transformer.blocks, how, filter_fn=chosen)
+    quantize_(blocks, how, filter_fn=chosen)
     return f"{kind} in {count} linear layers of the blocks"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,10 +78,11 @@ class Names:
 
 
 class ModuleMap:
-    """The linear layers of a VideoDiT: their sizes, and their names in every layout.
+    """The linear layers of a VideoDiT, or of a control branch: their sizes, and their names in every layout.
 
     Args:
-        config: of the VideoDiT.
+        config: of the network.
+        make: its class; ``None`` for VideoDiT.
 
     Attributes:
         sizes: ``(out, in)`` of our layers by name.
@@ -90,11 +92,12 @@ class ModuleMap:
         parameters: all that are no linear layers'.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, make: Callable[..., nn.Module] | None = None) -> None:
         from videodit import VideoDiT
 
+        made = VideoDiT if make is None else make
         with torch.device("meta"):
-            model = VideoDiT(**{key: value for key, value in config.items() if not key.startswith("_")})
+            model: Any = made(**{key: value for key, value in config.items() if not key.startswith("_")})
         self.config = model.config
         linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         self.sizes = {name: (module.out_features, module.in_features) for name, module in linear.items()}
@@ -103,8 +106,8 @@ class ModuleMap:
             self.native.add(name, Place((name,)))
         self.groups: dict[str, Group] = {}
         self.weight_shapes: dict[str, list[int]] = {}
-        family = FAMILIES.get(self.config["family"]) if self.config["family"] else None
-        self.title = "VideoDiT" if family is None else family.title
+        family = FAMILIES.get(self.config.get("family") or "")
+        self.title = type(model).__name__ if family is None else family.title
         self.parameters = ParameterMap(model, family, self.config)
         self.published = self.native
         if family is None:
@@ -140,7 +143,7 @@ class ModuleMap:
         """The axes behind the channels of a module's weight; a linear layer has the places of a patch."""
         if not native and self.groups and len(shape := self.weight_shapes[module]) > 2:
             return list(shape[2:])
-        channels = self.config["in_channels"]
+        channels = self.config.get("in_channels", 1)  # a branch has no such layer
         return [self.size(module, native=native)[1] // channels]
 
     def from_published(self, deltas: Mapping[str, Delta]) -> dict[str, Delta]:

@@ -504,7 +504,7 @@ def _settings(source: LoRASource, network: str) -> _Settings:
     stored = json_metadata(source, DIFFUSERS_METADATA)
     prefix = f"{network}."
     config = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
-    if not config and network == "transformer_2":  # of a file for one transformer
+    if not config and network != "transformer":  # of a file for one network
         return _settings(source, "transformer")
     if not config and "lora_alpha" in stored:  # of a model's own save_lora_adapter
         config = stored

@@ -43,7 +43,7 @@ def save_lora(
     The file is written beside its place, brought to disk and renamed, so that there is a whole one or none.
 
     Args:
-        transformer: a :class:`~videodit.VideoDiT` with peft's layers in it.
+        transformer: a :class:`~videodit.VideoDiT`, or a control branch, with peft's layers in it.
         path: the file, which ends in ``.safetensors``; a LoRA that this function wrote before is replaced.
         adapter_name: which one.
         metadata: written into the header: ModelSpec's keys (``modelspec.title``, ``modelspec.trigger_phrase``, …),
@@ -70,7 +70,7 @@ def save_lora(
     header = {"format": "pt", **_checked_metadata(metadata or {})}
     changes = differences_of(transformer, adapter_name)
     deltas = adapter_deltas(transformer, adapter_name, state_dict, empty=bool(changes))
-    model = ModuleMap(transformer.config)
+    model = ModuleMap(transformer.config, type(transformer))
     native = layout == "native" or not model.groups
     named = deltas if native else model.to_published(deltas)
     changes = changes if native else model.parameters.to_published(changes)

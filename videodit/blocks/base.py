@@ -24,7 +24,7 @@ Identifiers = tuple[str, ...] | None
 
 
 class BlockContext(NamedTuple):
-    """What a block is told beside its tokens; all but the keys is the same for all blocks of one forward.
+    """What a block is told beside its tokens; all but keys and hint is the same for all blocks of one forward.
 
     Attributes:
         grid: token extents.
@@ -39,6 +39,8 @@ class BlockContext(NamedTuple):
         frame_embedding: ``[1, S, D]`` for the first temporal block, or ``None``.
         self_mask: ``[1, 1, S, S]``, True where a token sees another in the self-attention of cross blocks; ``None``:
             everywhere.
+        hint: ``[B, S, D]`` of controls, which this block adds to its video tokens, or ``None``. The block itself does:
+            what a cache keeps of a block, or leaves out with it, has the hint in it.
     """
 
     grid: Size3D
@@ -51,6 +53,11 @@ class BlockContext(NamedTuple):
     keys_values: list[KeysValues] | None = None
     frame_embedding: Tensor | None = None
     self_mask: Tensor | None = None
+    hint: Tensor | None = None
+
+    def hinted(self, x: Tensor) -> Tensor:
+        """A block's video tokens ``[B, S, D]`` with its hint."""
+        return x if self.hint is None else x + self.hint.to(x.dtype)
 
 
 class MoreContext(TypedDict, total=False):

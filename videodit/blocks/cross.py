@@ -140,7 +140,7 @@ class CrossBlock(Block):
 
         h = modulate(self.norm3(x), shift3, scale3, row).to(dtype)
         x = add_gated(x, self.ffn(h), gate3, row).to(dtype)
-        return x, encoder_hidden_states
+        return context.hinted(x), encoder_hidden_states
 
     def keys_values(self, text: Tensor, image: Tensor | None) -> list[KeysValues]:
         """See :meth:`videodit.attention.Attention.keys_values`, of the cross-attention."""
@@ -182,10 +182,12 @@ class FactorizedBlock(Block):
     def forward(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor, context: BlockContext
     ) -> tuple[Tensor, Tensor]:
-        x, text = self.spatial(hidden_states, encoder_hidden_states, context)  # [B, S, D]
+        inner = context._replace(hint=None)
+        x, text = self.spatial(hidden_states, encoder_hidden_states, inner)  # [B, S, D]
         if self.embed_frames and context.frame_embedding is not None:
             x = x + context.frame_embedding.to(x.dtype)
-        return self.temporal(x, text, context)
+        x, text = self.temporal(x, text, inner)
+        return context.hinted(x), text
 
     def keys_values(self, text: Tensor, image: Tensor | None) -> list[KeysValues]:
         """See :class:`CrossBlock`; of the spatial half."""

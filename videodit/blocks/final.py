@@ -77,5 +77,35 @@ class LinearFinal(Part):
         return condition._replace(values=F.silu(condition.values)).projected(model.final_modulation, 2)
 
 
-FINAL_LAYERS: dict[str, type[TableFinal] | type[LinearFinal]] = {"table": TableFinal, "linear": LinearFinal}
+class NoFinal(Part):
+    """None: nothing is predicted, blocks are all that there is; see :class:`TableFinal`."""
+
+    @staticmethod
+    def build(model: FinalModel, config: TransformerConfig, dim: int) -> None:
+        """Nothing."""
+
+    @staticmethod
+    def layers(model: FinalModel) -> tuple[nn.Module, ...]:
+        """None."""
+        return ()
+
+    @staticmethod
+    def init_weights(model: FinalModel) -> None:
+        """Nothing."""
+
+    @staticmethod
+    def rows(model: FinalModel, condition: Modulation) -> list[Tensor]:
+        """Refused.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("a model with final_layer=None predicts nothing; it is the trunk of a control branch")
+
+
+FINAL_LAYERS: dict[str | None, type[TableFinal] | type[LinearFinal] | type[NoFinal]] = {
+    "table": TableFinal,
+    "linear": LinearFinal,
+    None: NoFinal,
+}
 """Shift and scale of the final norm, by the value of VideoDiT's ``final_layer``."""

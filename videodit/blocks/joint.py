@@ -105,7 +105,7 @@ class JointBlock(Block):
         c = modulate(self.norm2(text), text_shift2, text_scale2).to(dtype)
         x = add_gated(x, self.ffn(h), gate2, row).to(dtype)
         text = add_gated(text, (self.text_ffn or self.ffn)(c), text_gate2).to(dtype)
-        return x, text
+        return context.hinted(x), text
 
 
 class SingleBlock(Block):
@@ -168,4 +168,4 @@ class SingleBlock(Block):
         attended = self.attn(joined, None, context.text_mask, context.rotary)
         joined = torch.cat([attended, linear_gelu(self.proj_mlp, joined)], dim=-1)  # [B, S + L, D + ffn_dim]
         h, c = self.proj_out(joined).split([x.shape[1], text.shape[1]], dim=1)
-        return add_gated(x, h, gate, row).to(dtype), add_gated(text, c, text_gate).to(dtype)
+        return context.hinted(add_gated(x, h, gate, row).to(dtype)), add_gated(text, c, text_gate).to(dtype)

@@ -134,7 +134,7 @@ class SandwichBlock(Block):
         h, c = self.attn(h, c, context.text_mask, context.rotary)
         x = add_gated(x, self.norm(h), torch.tanh(gate1), row).to(dtype)
         h = rescale(self.norm(x), scale2, row).to(dtype)
-        x = add_gated(x, self.norm(self.ffn(h)), torch.tanh(gate2), row).to(dtype)
+        x = context.hinted(add_gated(x, self.norm(self.ffn(h)), torch.tanh(gate2), row).to(dtype))
         if self.text_ffn is None:
             return x, text
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from videodit.datasets.clips.latents.encode_clips import EncodeResult
 
 
+# Long, since reading, planning and encoding follow each other, each with its own line of progress.
 def encode(
     source: SourceArgument,
     model: Model,
@@ -67,6 +68,18 @@ def encode(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove files of latents that no clip of the source needs any more.")
     ] = False,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--control",
+            metavar="KIND[=FOLDER]",
+            help="Controls of the clips, too, to train a control branch: derived from them, or clips of their names in "
+            "a folder; may be given several times.",
+        ),
+    ] = None,
+    control_pixels: Annotated[
+        bool, typer.Option("--control-pixels", help="Keep controls as pixels, for a branch with an encoder of its own.")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Encode clips and captions for training, into a folder that training reads.
@@ -76,7 +89,7 @@ def encode(
     """
     started = time.monotonic()
     one_of("reader", reader, READERS)
-    flags, counts = parse_drop(drop), parse_frames(frames)
+    flags, counts, controls = parse_drop(drop), parse_frames(frames), _parse_controls(control or [], control_pixels)
     _check_writable(out)
     with when_stopped("what was read is kept, and the same command goes on"), show_progress() as progress:
         progress.stage("loading the libraries")
@@ -119,9 +132,10 @@ def encode(
         from videodit.datasets.clips.latents.encode_clips import encode as encode_plan
         from videodit.pipelines.clip_encoder import ClipEncoder
 
+        encoder = ClipEncoder(model, device=where, dtype=kind)
         result = encode_plan(
             plan,
-            ClipEncoder(model, device=where, dtype=kind),
+            encoder,
             out,
             reader=decoder,
             workers=workers,
@@ -129,7 +143,37 @@ def encode(
             prune=prune,
             report=reporter(progress),
         )
+        if controls:
+            from videodit.datasets.clips.latents.cached_controls import encode_controls
+
+            made = encode_controls(
+                plan, encoder, out, controls, pixels=control_pixels, reader=decoder, report=reporter(progress)
+            )
+    if controls:
+        note(f"controls of kinds {', '.join(controls)}: {made} encoded now")
     _print_result(result, out, time.monotonic() - started, prune, model)
+
+
+def _parse_controls(texts: list[str], pixels: bool) -> dict[str, Path | None]:
+    """The kinds of controls, each with the folder of its clips, or ``None`` where it is derived.
+
+    Raises:
+        InputError: an unknown kind, one that is named twice, or a folder that is not there.
+    """
+    from videodit.control.kinds import kind_named
+
+    found: dict[str, Path | None] = {}
+    for text in texts:
+        name, equals, folder = text.partition("=")
+        kind = kind_named(name).name
+        if kind in found:
+            raise InputError(f"--control names {kind!r} twice")
+        if equals and not Path(folder).is_dir():
+            raise InputError(f"--control {text!r}: there is no folder {folder!r}")
+        found[kind] = Path(folder) if equals else None
+    if pixels and not found:
+        raise InputError("--control-pixels needs --control")
+    return found
 
 
 def _check_writable(out: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from videodit.cli import measured, results
 from videodit.cli.common import print_rows
+from videodit.cli.controls import describe_control
 from videodit.cli.estimates import estimate
 from videodit.cli.loras import weight_of
 from videodit.cli.orders import Job
@@ -33,6 +34,7 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
                 ("size", f"{plan.width}x{plan.height}"),
                 ("frames", f"{plan.num_frames} at {float(plan.fps):g} fps{', a loop' if plan.loop else ''}"),
                 *(("keeps", _kept(record)) for record in plan.condition_record),
+                *(("control", describe_control(slot, record)) for slot, record in plan.control_record.items()),
                 ("seconds", f"{plan.seconds:.2f}"),
                 ("steps", plan.num_inference_steps),
                 *([("accelerate", request.acceleration)] if request.acceleration is not None else []),
@@ -73,6 +75,7 @@ def _plan_values(job: Job) -> dict[str, object]:
         "seconds": plan.seconds,
         "loop": plan.loop,
         "conditions": plan.condition_record,
+        "control": plan.control_record,
         "num_inference_steps": plan.num_inference_steps,
         "guidance_scale": plan.guidance_scale,
         "seed": request.seed,

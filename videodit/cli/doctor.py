@@ -27,6 +27,7 @@ _EXTRAS = {
     "decord": "reading clips faster",
     "datasets": "data sets of Hugging Face",
     "tensorboard": "curves of a training",
+    "opencv-python-headless": "edges, sketches and motion of clips as control",
     "ftfy": "prompts cleaned as some models were trained with",
 }
 _GPU_ONLY = ("flash", "_flash", "sage", "_sage", "xformers", "aiter")  # advice to install them would help nobody

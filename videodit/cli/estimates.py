@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -131,7 +133,23 @@ def _memory(job: Job) -> Memory | None:
     def free() -> int:
         return free_memory(torch.device(job.device))
 
-    return memory_of(job.plan, job.model, itemsize, batched=_batches_guidance(job), free=free)
+    found = memory_of(job.plan, job.model, itemsize, batched=_batches_guidance(job), free=free)
+    sources = [source for one in job.request.control_models for source in (one.source, one.source_2) if source]
+    branches = sum(map(_parameters_of_branch, sources)) * itemsize("transformer")
+    return None if found is None else replace(found, weights=found.weights + branches)
+
+
+def _parameters_of_branch(source: str) -> int:
+    """The number of parameters of a control branch, from the headers of its files; 0 where the hub has them."""
+    from videodit.checkpoints import weight_files
+    from videodit.configs import is_hub_id
+    from videodit.control.branch_spec import branch_folder
+    from videodit.weights import read_headers
+
+    if is_hub_id(source) and not Path(source).is_dir():
+        return 0
+    headers = read_headers(weight_files(branch_folder(source)))
+    return sum(math.prod(entry.shape) for entry in headers.values())
 
 
 def keep_measured(job: Job, timings: Timings, loading: float) -> None:
@@ -189,6 +207,8 @@ def _kind_of(job: Job) -> dict[str, str]:
     machine, device = measured.this_machine(job.device)
     memory = f", offload {request.offload}" if request.offloads else ""
     memory += ", tiles" if request.vae_tiling else ""
+    steered = sorted({one.branch for one in job.plan.controls if one.scale != 0})
+    memory += f", control {'+'.join(steered)}" if steered else ""
     return {
         "model": str(job.model.weights_hash),
         "machine": machine,

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from videodit.cli.common import parse_cfg
+from videodit.cli.controls import HELP as CONTROL_HELP
+from videodit.cli.controls import parse_controls, parse_models
 from videodit.cli.defaults import apply_defaults, leave_out_machine, tell_defaults
 from videodit.cli.loras import HELP as LORA_HELP
 from videodit.cli.loras import parse_loras
@@ -161,6 +163,46 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file t
 Fitting = Annotated[
     str, typer.Option("--fit", help="What becomes of another aspect ratio: crop, pad, stretch or error.")
 ]
+Controls = Annotated[
+    list[str] | None,
+    typer.Option("--control", metavar="KIND=FILE[:WEIGHT][@START-END]", rich_help_panel="Control", help=CONTROL_HELP),
+]
+ControlMasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control-mask",
+        metavar="KIND=FILE",
+        rich_help_panel="Control",
+        help="A picture or a clip for one --control: where it is white, the control says nothing. Repeatable.",
+    ),
+]
+ControlFit = Annotated[
+    str,
+    typer.Option(
+        "--control-fit",
+        metavar="KIND",
+        rich_help_panel="Control",
+        help="What becomes of a control clip that is shorter than the clip: error, hold (its last frame) or loop.",
+    ),
+]
+ControlModels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control-model",
+        metavar="[NAME=]FOLDER[@2]",
+        rich_help_panel="Control",
+        help="A control branch for the model, and then NAME=FOLDER@2 for its second expert (Wan 2.2 A14B). Repeatable.",
+    ),
+]
+ShowControl = Annotated[
+    Path | None,
+    typer.Option(
+        "--show-control",
+        metavar="FILE.png",
+        rich_help_panel="Control",
+        help="Write a sheet of what the model will see of each control, before it begins; with --dry-run, too.",
+    ),
+]
 Server = Annotated[
     str | None,
     typer.Option(
@@ -219,6 +261,11 @@ class ClipFlags:
     wildcards: Wildcards = None
     profile: Profile = False
     dry_run: DryRun = False
+    control: Controls = None
+    control_mask: ControlMasks = None
+    control_fit: ControlFit = "error"
+    control_model: ControlModels = None
+    show_control: ShowControl = None
     server: Server = None
     detach: Detach = False
 
@@ -227,8 +274,11 @@ class ClipFlags:
         """The fields of a Request that they say; size and seed are left out, since a clip may decide them.
 
         Raises:
-            InputError: a guidance scale or a LoRA's weight that is no number.
+            InputError: a guidance scale or a LoRA's weight that is no number, or a control of another form.
         """
+        control = parse_controls(self.control, self.control_mask, self.control_fit)
+        if control is None and self.show_control is not None:
+            raise InputError("--show-control shows what --control says; give --control, too")
         return {
             "model": self.model,
             "fps": self.fps,
@@ -242,6 +292,8 @@ class ClipFlags:
             "dtype": self.dtype,
             "offload": self.offload,
             "vae_tiling": self.vae_tiling,
+            "control": control,
+            "control_models": parse_models(self.control_model),
         }
 
 

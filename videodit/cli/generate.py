@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from videodit.cli.common import parse_size, slug
+from videodit.cli.controls import control_files
 from videodit.cli.describing import describe_jobs
 from videodit.cli.flags import ClipFlags, Seconds, integer, with_clip_flags
 from videodit.cli.jobs import begun_seed, draw_seed, plan_jobs, run_jobs
@@ -96,7 +97,7 @@ def generate(
     if flags.size is not None:
         settings["width"], settings["height"] = parse_size(flags.size)
     files = [image, last_image, prompts, storyboard, *(one.content for one in conditions)]
-    inputs = tuple(path for path in files if path is not None)
+    inputs = (*(path for path in files if path is not None), *control_files(settings["control"]))
     if prompts is not None:
         orders = _read_prompts(prompts, _folder_for_many(flags.output), settings, flags, inputs)
     elif storyboard is not None:
@@ -154,7 +155,8 @@ def _single_order(
     seed = begun_seed(flags.output) if flags.seed is None else flags.seed
     request = Request(prompt=prompt, seed=seed, **settings)
     output = choose_output(flags.output, _default_name(request), overwrite=flags.overwrite)
-    return Order(request, output, inputs=inputs, overwrite=flags.overwrite, preview=flags.preview)
+    show = flags.show_control
+    return Order(request, output, "", {}, inputs, flags.overwrite, flags.preview, show)
 
 
 def _default_name(request: Request) -> str:
@@ -206,7 +208,7 @@ def _read_prompts(
             output = folder / str(name)
         taken.add(output)
         keys = key_names({field: key for key, (field, *_) in _LINE_KEYS.items() if field in said})
-        orders.append(Order(request, output, origin, keys, inputs, flags.overwrite, flags.preview))
+        orders.append(Order(request, output, origin, keys, inputs, flags.overwrite, flags.preview, flags.show_control))
     if not orders:
         raise InputError(f"prompts file {str(file)!r} is empty; each line must be like {_EXAMPLE_LINE}")
     return orders

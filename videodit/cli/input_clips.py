@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from videodit.cli.common import note, parse_size
+from videodit.cli.controls import control_files
 from videodit.cli.describing import describe_jobs
 from videodit.cli.flags import ClipFlags
 from videodit.cli.jobs import begun_seed, plan_jobs, run_jobs
@@ -112,7 +113,8 @@ def make_one(made: tuple[Request, list[str]], name: str, flags: ClipFlags, input
     for notice in notices:
         note(notice)
     output = choose_output(flags.output, f"{name}-{request.seed}.mp4", overwrite=flags.overwrite)
-    jobs = plan_jobs([Order(request, output, inputs=inputs, overwrite=flags.overwrite, preview=flags.preview)])
+    inputs = (*inputs, *control_files(request.control))
+    jobs = plan_jobs([Order(request, output, "", {}, inputs, flags.overwrite, flags.preview, flags.show_control)])
     if flags.dry_run:
         describe_jobs(jobs)
     else:

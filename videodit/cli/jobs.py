@@ -17,15 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from videodit.cli import results
 from videodit.cli.common import count_of, file_size, note, print_rows, printable, quiet_libraries
+from videodit.cli.controls import branch_specs, show_controls
 from videodit.cli.estimates import confirm, keep_measured
 from videodit.cli.loras import check_loras, load_loras
 from videodit.cli.orders import MAX_SEED, Job, Order
 from videodit.cli.output_files import check_output
 from videodit.cli.previewing import check_preview_place, preview_callback
 from videodit.cli.progress import Progress, show_progress
+from videodit.cli.sheets import check_sheet
 from videodit.cli.stopping import when_stopped
 from videodit.cli.takes import takes_of
 from videodit.cli.typed_names import as_typed, naming
+from videodit.configs import is_hub_id
+from videodit.control.branch_spec import branch_folder
 from videodit.errors import InputError, ModelError
 from videodit.files import sole_maker
 from videodit.importing import quick_imports
@@ -85,6 +89,8 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
                 notices += map(as_typed, [*jobs[-1].plan.notices, *_rates(jobs[-1])])
     for message in dict.fromkeys(notices):
         note(message)
+    if (sheet := jobs[0].order.show_control) is not None:
+        show_controls(sheet, jobs)
     return jobs
 
 
@@ -144,7 +150,9 @@ class _Planner:
             self._readers[request.model] = load_prompt_reader(model)
         if request.has_weights:
             self._readers[request.model].check_weights()
-        planned = plan(request, Inputs(), model.spec, text_notices=self._readers[request.model].notices)
+        branches = branch_specs(request.control_models, model.path, model.spec.experts)
+        spec = replace(model.spec, branches=branches) if branches else model.spec
+        planned = plan(request, Inputs(), spec, text_notices=self._readers[request.model].notices)
         planned = replace(planned, notices=[*notices, *planned.notices])
         device = parse_device(request.device)
         _check_memory(request, device)
@@ -165,6 +173,8 @@ def _check_place(order: Order) -> None:
 
     if order.preview is not None:
         check_preview_place(order)
+    if order.show_control is not None:
+        check_sheet(order.show_control, overwrite=order.overwrite)
     if order.output == results.STDOUT:
         return
     check_output_name(order.output)
@@ -324,6 +334,11 @@ def _load_all(job: Job) -> VideoDiTPipeline:
         if wanted is not None and quantized:  # LoRAs go beside quantized weights, which cannot be made under them
             pipe.accelerate(wanted)
         load_loras(pipe, job.request.loras, job.loras)
+        for branch in job.request.control_models:
+            places = [
+                one if one is None or is_hub_id(one) else branch_folder(one) for one in (branch.source, branch.source_2)
+            ]
+            pipe.add_control(branch.name, *places)
         if job.request.offloads:
             pipe.offload(job.request.offload, job.device)
         if wanted is not None and not quantized:

@@ -24,6 +24,7 @@ from videodit.cli.boundary import EXIT_CODES, exit_code_of, run
 from videodit.cli.calibrate import calibrate
 from videodit.cli.common import note, quiet_torchao
 from videodit.cli.config import app as config
+from videodit.cli.control import app as control
 from videodit.cli.convert import convert
 from videodit.cli.data import app as data
 from videodit.cli.doctor import doctor
@@ -64,6 +65,7 @@ for _command in (info, convert, families, train, toybox, calibrate, doctor, ui):
     app.command(cls=Command)(with_result_flags(named_as_typed(_command)))
 app.add_typer(data)
 app.add_typer(config)
+app.add_typer(control)
 app.add_typer(serve)
 app.add_typer(jobs)
 

@@ -30,6 +30,7 @@ class Order:
         inputs: files that the clip is made from, which it must not replace.
         overwrite: another file may be replaced.
         preview: where a preview is shown while the clip is made.
+        show_control: where a sheet of its controls is written before.
     """
 
     request: Request
@@ -39,6 +40,7 @@ class Order:
     inputs: tuple[Path, ...] = ()
     overwrite: bool = False
     preview: Path | None = None
+    show_control: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from videodit.cli.common import note, slug
+from videodit.cli.control_recipes import match_controls, match_models
+from videodit.cli.controls import control_files, parse_models
 from videodit.cli.describing import describe_jobs
-from videodit.cli.flags import Device, DryRun, Dtype, Limit, Offload, Overwrite, Preview, Profile, integer
+from videodit.cli.flags import (
+    ControlMasks,
+    ControlModels,
+    Device,
+    DryRun,
+    Dtype,
+    Limit,
+    Offload,
+    Overwrite,
+    Preview,
+    Profile,
+    integer,
+)
 from videodit.cli.jobs import plan_jobs, run_jobs
 from videodit.cli.loras import match_recipe, parse_loras
 from videodit.cli.orders import Order
@@ -49,6 +63,16 @@ def remake(
             help="Where a LoRA that made the clip is now; a weight for another take. Repeatable.",
         ),
     ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND=FILE[:WEIGHT]",
+            rich_help_panel="Control",
+            help="Where a file that steered the clip is now; a weight for another take. Repeatable.",
+        ),
+    ] = None,
+    control_mask: ControlMasks = None,
+    control_model: ControlModels = None,
     device: Device = None,
     dtype: Dtype = None,
     offload: Offload = None,
@@ -75,12 +99,15 @@ def remake(
         fields["dtypes"] = read_dtypes(recipe, where)
         _tell_ambiguous(recipe)
     fields["threads"] = _threads_here(fields.get("threads"))
+    fields |= match_controls(recipe, control, control_mask, clip)
+    fields["control_models"] = match_models(recipe, parse_models(control_model), clip)
     fields["loras"] = match_recipe(recipe.get("loras"), parse_loras(lora), clip)
     name = f"{slug(clip.stem)}-remake-{fields['seed']}.mp4"
     target = choose_output(output, name, overwrite=overwrite)
     keys = key_names({field: key for key, field, _ in FIELDS if key not in said}, f"{{}} of the recipe in {where}")
     request = Request(device=device, offload=offload, **fields)
-    jobs = plan_jobs([Order(request, target, "", keys, (clip,), overwrite, preview)])
+    inputs = (clip, *control_files(request.control))
+    jobs = plan_jobs([Order(request, target, "", keys, inputs, overwrite, preview)])
     _tell_changed_model(recipe, jobs[0].model)
     if dry_run:
         describe_jobs(jobs)
@@ -185,6 +212,10 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             differences.append(f"{key} is {new.get(key)}, was {old.get(key)}")
     if old.get("device") == new.get("device") and old.get("threads") != new.get("threads"):
         differences.append(f"threads is {new.get('threads')}, was {old.get('threads', 'not recorded')}")
+    for slot, record in (new.get("control") or {}).items():
+        before = (old.get("control") or {}).get(slot) or {}
+        if before.get("frames") != record["frames"] or before.get("mask_pixels") != record.get("mask_pixels"):
+            differences.append(f"control {slot!r} shows other pixels than before")
     recorded = old.get("versions")
     for package, version in (new.get("versions") or {}).items():
         before = recorded.get(package) if isinstance(recorded, dict) else None

@@ -41,6 +41,8 @@ def check_flags(flags: ClipFlags) -> None:
     Raises:
         InputError: naming the flag that it cannot honour.
     """
+    if flags.control or flags.control_model:
+        raise InputError("--control is not sent to a server yet; leave it out, or make the clip here without --server")
     for name in _LOCAL:
         flag = f"--{name.replace('_', '-')}"
         if getattr(flags, name):
@@ -72,6 +74,8 @@ def body_of(request: Request, server: Server | None) -> JsonObject:
         raise InputError("the prompt calls a LoRA, and with --server LoRAs are called by --lora NAME:WEIGHT alone")
     if request.has_weights:
         raise InputError("weights of words, as in (word:1.2), are not sent to a server; leave them out")
+    if request.control or request.control_models:
+        raise InputError("control is not sent to a server yet; leave it out")
     prompt, scenes = request.prompt, None
     if isinstance(prompt, Storyboard):
         prompt, scenes = None, [list(scene) for scene in prompt.scenes]

@@ -16,7 +16,8 @@ import typer
 from videodit.cli.flags import integer
 from videodit.cli.opening import open_file
 from videodit.cli.results import Results, current, emit, use
-from videodit.cli.takes import check_sheet, first_file, write_sheet
+from videodit.cli.sheets import check_sheet
+from videodit.cli.takes import first_file, write_sheet
 from videodit.errors import InputError
 
 FORMATS = ("mp4", "gif", "webp")

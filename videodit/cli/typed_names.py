@@ -29,6 +29,7 @@ _ALIASES = {
     "acceleration": ("accelerate", "{}", "acceleration"),
     "Frames": ("keyframe", "{}", "the clip"),
     "the mask": ("mask", "{}", "the mask"),
+    "Control.fit": ("control_fit", "{}", "its fit"),
 }
 """What the library calls a value: the parameter of a command, how its flag stands in a sentence, and the words for a
 command without that flag."""

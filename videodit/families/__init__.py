@@ -35,11 +35,20 @@ def sampling_of(pipeline: object, where: object = "the folder") -> tuple[Family,
     Raises:
         ModelError: a class that is no family's.
     """
+    name = sampled_as(pipeline)
     for family in FAMILIES.values():
-        if isinstance(pipeline, str) and pipeline in family.sampling:
-            return family, family.sampling[pipeline]
+        if isinstance(name, str) and name in family.sampling:
+            return family, family.sampling[name]
     known = ["VideoDiTPipeline", *(name for family in FAMILIES.values() for name in family.sampling)]
     raise _unknown(pipeline, known, where)
+
+
+def sampled_as(pipeline: object) -> object:
+    """The name of the pipeline class that makes clips as this one does: itself, or that of its base without control."""
+    for family in FAMILIES.values():
+        if isinstance(pipeline, str) and pipeline in family.pipeline_aliases:
+            return family.pipeline_aliases[pipeline]
+    return pipeline
 
 
 def _unknown(name: object, legal: list[str], where: object) -> ModelError:

@@ -152,6 +152,8 @@ class Family:
         ignored: a regular expression for tensors of theirs that mean nothing.
         original: the layout of the authors' own files, where we know it.
         aliases: other class names in published configs.
+        pipeline_aliases: other classes of pipelines whose base samples as one of ``sampling`` does, by name.
+        ignored_entries: of their config, of other networks in the same files.
         settled_by_weights: entries of their config that the names of the weights decide, where files leave them out.
         sampling: how diffusers' pipelines of the family make clips, by their class.
     """
@@ -167,6 +169,8 @@ class Family:
     ignored: str | None = None
     original: Original | None = None
     aliases: tuple[str, ...] = ()
+    pipeline_aliases: Mapping[str, str] = field(default_factory=dict)
+    ignored_entries: tuple[str, ...] = ()
     settled_by_weights: Callable[[set[str]], JsonObject] = lambda names: {}
     sampling: Mapping[str, Sampling] = field(default_factory=dict)
 
@@ -180,7 +184,8 @@ class Family:
         Raises:
             ModelError: an entry with a value that the family's published models do not have.
         """
-        given = {key: value for key, value in config.items() if not key.startswith("_")}
+        left_out = self.ignored_entries
+        given = {key: value for key, value in config.items() if not key.startswith("_") and key not in left_out}
         full = self.class_defaults() | given
         if names is not None:
             settled = self.settled_by_weights(set(names))
@@ -205,7 +210,8 @@ class Family:
 
         check_types(config, getattr(diffusers, self.class_name), where)
         known = inspect.signature(getattr(diffusers, self.class_name).__init__).parameters
-        unknown = sorted(key for key in config if key not in known and not key.startswith("_"))
+        names = {*known, *self.ignored_entries}
+        unknown = sorted(key for key in config if key not in names and not key.startswith("_"))
         if unknown:
             logger.warning(f"{where}: the config holds entries that {self.title} does not know: {', '.join(unknown)}")
 

@@ -127,7 +127,10 @@ FAMILY = Family(
     objective="flow",
     options=options,
     rules=RULES,
-    ignored="norm_added_q",  # in some files, and used by nobody
+    ignored="norm_added_q|^vace_",  # the one is in some files, and used by nobody; the other is a control branch
+    ignored_entries=("vace_layers", "vace_in_channels"),
+    aliases=("WanVACETransformer3DModel",),
+    pipeline_aliases={"WanVACEPipeline": "WanPipeline"},
     original=ORIGINAL,
     sampling={
         "WanPipeline": Sampling(text=TEXT, vae="AutoencoderKLWan", defaults=_defaults),

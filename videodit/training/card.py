@@ -57,8 +57,8 @@ def title(config: TrainingConfig) -> str:
     """The result's name: what the config says, or the folder's, and what it is."""
     if config.export.title:
         return config.export.title
-    what = "LoRA" if config.method.kind == "lora" else "fine-tuned version"
-    return f"{config.output.resolve().name}, a {what} of {base_name(config)}"
+    what = {"lora": "LoRA of", "full": "fine-tuned version of", "control": "control branch for"}[config.method.kind]
+    return f"{config.output.resolve().name}, a {what} {base_name(config)}"
 
 
 def base_name(config: TrainingConfig) -> str:
@@ -102,12 +102,12 @@ def write_card(
     """
     import PIL.Image
 
-    base, lora = base_name(config), config.method.kind == "lora"
+    base = base_name(config)
     head = {
         "base_model": base,
         "library_name": "videodit",
         "pipeline_tag": "text-to-video",
-        "tags": ["video", "lora"] if lora else ["video"],
+        "tags": ["video", *({"lora": ["lora"], "control": ["controlnet"]}.get(config.method.kind, []))],
     }
     if config.export.license:
         head["license"] = config.export.license
@@ -118,7 +118,7 @@ def write_card(
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {title(config)}",
-        f"{_what(config)} of `{base}` (weights {base_hash}), made with videodit {videodit.__version__}.",
+        f"{_what(config)} `{base}` (weights {base_hash}), made with videodit {videodit.__version__}.",
         _use(config, prompt, result),
     ]
     if config.export.trigger_words:
@@ -147,6 +147,10 @@ def _use(config: TrainingConfig, prompt: str, result: str) -> str:
     name, hub = config.output.resolve().name, config.export.push_to_hub
     if config.method.kind == "full":
         flags, where = f"-m {shlex.quote(f'{name}/{result}')}", True
+    elif config.control is not None:
+        kind, folder = config.control.kinds[0], shlex.quote(f"{name}/{result}")
+        flags = f"-m {shlex.quote(base_name(config))} --control-model {folder} --control {kind}={kind}.mp4"
+        where = True
     else:
         source = hub or (name if result == LORA_FILE else f"{name}/{result}")
         expert = "@2" if config.method.expert == "low" else ""
@@ -158,8 +162,10 @@ def _use(config: TrainingConfig, prompt: str, result: str) -> str:
 def _what(config: TrainingConfig) -> str:
     method = config.method
     if method.kind == "full":
-        return "A fine-tuned version"
-    return f"A {'DoRA' if method.dora else 'LoRA'} of rank {method.rank}"
+        return "A fine-tuned version of"
+    if config.control is not None:
+        return f"A control branch ({', '.join(config.control.kinds)}) for"
+    return f"A {'DoRA' if method.dora else 'LoRA'} of rank {method.rank} of"
 
 
 def _losses(rows: Sequence[JsonObject]) -> str:

@@ -79,7 +79,8 @@ class Method(_Part):
     """What is trained.
 
     Attributes:
-        kind: ``"lora"``: low-rank adapters beside the frozen model; ``"full"``: every weight.
+        kind: ``"lora"``: low-rank adapters beside the frozen model; ``"full"``: every weight; ``"control"``: a control
+            branch beside the frozen model, as ``control`` says.
         rank: of the adapters.
         alpha: their scale is ``alpha / rank``; ``None`` for the rank.
         targets: endings of the names of the linear layers that get one; ``None``: attention and MLP of every block.
@@ -88,7 +89,7 @@ class Method(_Part):
         expert: which transformer of a model with two: for the high or the low noise levels.
     """
 
-    kind: Literal["lora", "full"] = "lora"
+    kind: Literal["lora", "full", "control"] = "lora"
     rank: int = Field(default=16, ge=1, le=1024)
     alpha: float | None = Field(default=None, gt=0)
     targets: tuple[str, ...] | None = None
@@ -98,12 +99,41 @@ class Method(_Part):
 
     @model_validator(mode="after")
     def _check_adapters(self) -> Method:
-        if self.kind == "full":
+        if self.kind != "lora":
             for name in ("alpha", "targets", "dropout", "dora"):
                 if value := getattr(self, name):
                     raise InputError(f"{name} is {value!r}, which is for kind='lora'")
         elif self.targets == ():
             raise InputError("targets names no layer; leave it out for those of every block")
+        return self
+
+
+class ControlTraining(_Part):
+    """The control branch that is trained, with ``method.kind: control``.
+
+    Attributes:
+        kinds: of controls, of those that ``videodit data encode --control`` has put into the cache; several share the
+            branch, and each step takes one.
+        layers: of the base, after which hints are added; ``None`` for every fourth.
+        start: the branch begins at the base's ``"hidden"`` state, or is a ``"trunk"`` of its own.
+        encoder: ``"unshuffle"`` for controls that the cache holds as pixels; ``None`` for latents.
+        channels: that the encoder makes.
+        dropout: share of samples whose control is replaced by grey, which stands for none.
+    """
+
+    kinds: tuple[str, ...] = Field(min_length=1)
+    layers: tuple[int, ...] | None = None
+    start: Literal["hidden", "trunk"] = "hidden"
+    encoder: Literal["unshuffle"] | None = None
+    channels: int = Field(default=64, ge=1, le=4096)
+    dropout: float = Field(default=0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_kinds(self) -> ControlTraining:
+        if len(set(self.kinds)) < len(self.kinds):
+            raise InputError(f"kinds holds one twice: {', '.join(self.kinds)}")
+        if self.layers is not None and (not self.layers or list(self.layers) != sorted(set(self.layers))):
+            raise InputError(f"layers is {list(self.layers)}; it must hold numbers of blocks, each once and in order")
         return self
 
 
@@ -288,6 +318,7 @@ class TrainingConfig(_Part):
     Attributes:
         model: what is fine-tuned: a bundled model's name, a folder or a hub id.
         output: the folder of the run.
+        control: the branch that is trained, where ``method.kind`` is ``"control"``.
         limits: the most that one input may ask for.
     """
 
@@ -295,6 +326,7 @@ class TrainingConfig(_Part):
     output: Path
     data: Data
     method: Method = Method()
+    control: ControlTraining | None = None
     noise: Noise = Noise()
     train: Train = Train()
     validation: Validation = Validation()
@@ -311,6 +343,14 @@ class TrainingConfig(_Part):
         if not isinstance(value, dict):
             raise InputError("limits are names and whole numbers, such as picture_pixels: 100000000")
         return DEFAULT_LIMITS.replace(f"{name}={number}" for name, number in value.items())
+
+    @model_validator(mode="after")
+    def _check_control(self) -> TrainingConfig:
+        if (self.method.kind == "control") != (self.control is not None):
+            kind = self.method.kind
+            what = "needs control.kinds" if self.control is None else "takes no control; set method.kind=control"
+            raise InputError(f"method.kind is {kind!r}, which {what}")
+        return self
 
     def limits_held(self) -> AbstractContextManager[None]:
         """Have the run's limits hold inside a ``with`` block."""

@@ -9,12 +9,14 @@ import math
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from videodit.datasets.clips.latents.buckets import Bucket
+from videodit.datasets.clips.latents.cached_controls import CachedControls
 from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
@@ -38,6 +40,8 @@ class MicroBatch:
         pooled: ``[B, pooled_dim]``, for models that have it.
         channels: ``[B, C', T, H, W]`` that the transformer takes beside the latents.
         tokens: of an image encoder, ``[B, I, image_dim]``.
+        control: what a branch sees: latents ``[B, C, T, H, W]``, or pixels uint8 ``[B, 3, frames, height, width]``.
+        kind: of the control.
     """
 
     clean: Tensor
@@ -49,6 +53,8 @@ class MicroBatch:
     pooled: Tensor | None = None
     channels: Tensor | None = None
     tokens: Tensor | None = None
+    control: Tensor | None = None
+    kind: str | None = None
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -57,16 +63,18 @@ class MicroBatch:
     def tensors(self) -> dict[str, Tensor]:
         """Those that there are, by name."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+        return {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
 
     def to(self, device: torch.device) -> MicroBatch:
         """On another device, but for the quantiles: noise levels are computed from them on the CPU, in float64."""
         moved = {name: tensor for name, tensor in self.tensors.items() if name != "quantile"}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in moved.items()})
+        found: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in moved.items()}
+        return replace(self, **found)
 
     def pin_memory(self) -> MicroBatch:
         """In memory that a GPU can read while it works; the loader calls it."""
-        return replace(self, **{k: v.pin_memory() for k, v in self.tensors.items()})
+        pinned: dict[str, Any] = {name: tensor.pin_memory() for name, tensor in self.tensors.items()}
+        return replace(self, **pinned)
 
 
 class Collator:
@@ -77,11 +85,25 @@ class Collator:
         seed: of everything random.
         caption_dropout: share of samples that get the empty prompt.
         first_frame: share of samples whose first frame is given clean.
+        controls: of the samples; ``None`` where no branch is trained.
+        kinds: of controls, of which a micro-batch has one.
+        control_dropout: share of samples whose control is replaced by grey.
     """
 
-    def __init__(self, cache: LatentCache, *, seed: int, caption_dropout: float = 0.0, first_frame: float = 0.0):
+    def __init__(
+        self,
+        cache: LatentCache,
+        *,
+        seed: int,
+        caption_dropout: float = 0.0,
+        first_frame: float = 0.0,
+        controls: CachedControls | None = None,
+        kinds: Sequence[str] = (),
+        control_dropout: float = 0.0,
+    ):
         self.cache, self.seed = cache, seed
         self.caption_dropout, self.first_frame = caption_dropout, first_frame
+        self.controls, self.kinds, self.control_dropout = controls, kinds, control_dropout
 
     def __call__(
         self, samples: Sequence[CachedSample], step: int | str, turns: Sequence[int] | None = None
@@ -119,6 +141,7 @@ class Collator:
             conditions.append(cache.condition(sample.key))
         lengths = torch.tensor([len(text.embeds) for text in texts])
         pooled = [text.pooled for text in texts if text.pooled is not None]
+        stacked: dict[str, Any] = {name: torch.stack([found[name] for found in conditions]) for name in conditions[0]}
         return MicroBatch(
             clean=draws[:, 0],
             noise=draws[:, 1],
@@ -127,8 +150,21 @@ class Collator:
             embeds=torch.nn.utils.rnn.pad_sequence([text.embeds for text in texts], batch_first=True),
             mask=torch.arange(int(lengths.max())) < lengths[:, None],
             pooled=torch.stack(pooled) if pooled else None,
-            **{name: torch.stack([found[name] for found in conditions]) for name in conditions[0]},
+            **self._control(samples, step, turns),
+            **stacked,
         )
+
+    def _control(self, samples: Sequence[CachedSample], step: int | str, turns: Sequence[int] | None) -> dict[str, Any]:
+        """The controls of a micro-batch: all of one kind, some of them grey."""
+        if self.controls is None:
+            return {}
+        kind = self.kinds[keyed(self.seed, "kind", step, samples[0].key) % len(self.kinds)]
+        found = []
+        for sample, turn in zip(samples, turns or [0] * len(samples), strict=True):
+            drawn = keyed(self.seed, "control", sample.key, step, turn) / 2**63
+            grey = drawn < self.control_dropout
+            found.append(self.controls.grey(sample) if grey else self.controls.control(sample, kind))
+        return {"control": torch.stack(found), "kind": kind}
 
 
 def _empty(*shape: int) -> Tensor:

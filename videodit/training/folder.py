@@ -14,9 +14,10 @@ from videodit.reading.files import Media
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 MODEL_FOLDER = "model"
+BRANCH_FOLDER = "control"
 CARD = "README.md"
 FRAMES = "validation.png"
-RESULTS = (LORA_FILE, MODEL_FOLDER, CARD, FRAMES)
+RESULTS = (LORA_FILE, MODEL_FOLDER, BRANCH_FOLDER, CARD, FRAMES)
 """What a run leaves for others in the end."""
 _MARK = ".videodit-run"
 _SHOWN = 3

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import PIL.Image
 
+from videodit.datasets.clips.latents.cached_controls import CachedControls
 from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
 from videodit.json_types import JsonObject
 from videodit.pipelines.spec import ModelFolder
 from videodit.training.checks import check_model_fits, makes_clips_of_text
 from videodit.training.config import TrainingConfig
+from videodit.training.controlled import open_controls
 from videodit.training.data import hold_out
 from videodit.training.folder import check_output, foreign_results
 from videodit.training.log import tracker_of
@@ -28,6 +30,7 @@ class Inputs:
         cache: the samples' latents and captions.
         kept: samples that are trained on.
         held: samples that are held out.
+        controls: of the samples, where a branch is trained.
         images: that the clips of validation start from.
         tracker: by accelerate's name.
         model_hash: of the model's weights.
@@ -39,6 +42,7 @@ class Inputs:
     cache: LatentCache
     kept: list[CachedSample]
     held: list[CachedSample]
+    controls: CachedControls | None
     images: list[PIL.Image.Image | None]
     tracker: str | None
     model_hash: str
@@ -58,11 +62,12 @@ class Inputs:
         kept, held, split = hold_out(cache.samples, config.data.holdout, seed=config.train.seed)
         config, spoken = _with_captions(config, [*held, *kept])
         model_hash, notices = check_model_fits(config, cache)
+        controls = open_controls(config, cache, [*kept, *held])
         with config.limits_held():
             images = open_images(config.validation)
         notices = [*filter(None, [notice]), *notices, *_of_folder(config), *spoken, split]
         data_hash = hashlib.sha256("".join(s.key for s in (*kept, *held)).encode()).hexdigest()[:16]
-        return cls(config, cache, kept, held, images, tracker, model_hash, data_hash, notices)
+        return cls(config, cache, kept, held, controls, images, tracker, model_hash, data_hash, notices)
 
     def counted(self) -> JsonObject:
         """The same for programs: how many samples and clips."""
@@ -77,6 +82,8 @@ class Inputs:
         """What a dry run prints."""
         config, train = self.config, self.config.train
         yield from self.notices
+        if config.control is not None:
+            yield f"a control branch for {', '.join(config.control.kinds)}"
         yield f"{config.method.kind} fine-tuning of {config.model} for {train.steps} steps, seed {train.seed}"
         for bucket in dict.fromkeys(sample.bucket for sample in self.kept):
             same = [sample for sample in self.kept if sample.bucket == bucket]

@@ -164,12 +164,14 @@ class Diffusion:
     def _with_channels(self, noisy: Tensor, batch: MicroBatch) -> Tensor:
         return noisy if batch.channels is None else torch.cat([noisy, batch.channels.to(noisy.dtype)], dim=1)
 
-    def _extras(self, batch: MicroBatch, dtype: torch.dtype) -> dict[str, float | Tensor]:
-        given: dict[str, float | Tensor] = {"fps": self.fps}
+    def _extras(self, batch: MicroBatch, dtype: torch.dtype) -> dict[str, float | Tensor | str | None]:
+        given: dict[str, float | Tensor | str | None] = {"fps": self.fps}
         if batch.pooled is not None:
             given["pooled_projections"] = batch.pooled.to(dtype)
         if batch.tokens is not None:
             given["encoder_hidden_states_image"] = batch.tokens.to(dtype)
+        if batch.control is not None:
+            given |= {"control": batch.control, "kind": batch.kind}
         if self.guidance is not None:
             given["guidance"] = torch.full([len(batch)], self.guidance, device=batch.clean.device)
         return given

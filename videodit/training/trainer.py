@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 import videodit
@@ -30,10 +30,11 @@ from videodit.files import write_whole
 from videodit.training.card import model_spec, push_to_hub, write_card
 from videodit.training.checkpoints import Checkpoint, CheckpointStore
 from videodit.training.checks import check_devices
-from videodit.training.config import TrainingConfig, Validation, differences
+from videodit.training.config import ControlTraining, TrainingConfig, Validation, differences
+from videodit.training.controlled import ControlledTransformer, export_branch, make_branch
 from videodit.training.data import Collator, MicroBatch, TrainingBatches, make_loader, micro_batch_sizes
 from videodit.training.flops import matmul_peak, training_flops, without_data
-from videodit.training.folder import LORA_FILE, MODEL_FOLDER, claim_output, free_name, note_result
+from videodit.training.folder import BRANCH_FOLDER, LORA_FILE, MODEL_FOLDER, claim_output, free_name, note_result
 from videodit.training.inputs import Inputs
 from videodit.training.log import LOG, Display, PlainDisplay, RunLog, read_log
 from videodit.training.meter import Meter, peak_memory
@@ -137,11 +138,19 @@ class Trainer:
         name = expert_name(config.method)
         transformer = getattr(self.pipe, name)
         self.diffusion = Diffusion.of(self.pipe, config.noise, expert=config.method.expert, fps=self.cache.info.fps)
-        self.adapted = make_trainable(transformer, config.method, seed=keyed(train.seed, "adapters"))
-        set_checkpointing(transformer, train.checkpointing)
+        networks, trainee = [transformer], transformer
+        if config.control is None:
+            make_trainable(transformer, config.method, seed=keyed(train.seed, "adapters"))
+        else:
+            networks, trainee = self._controlled(transformer, config.control, sharded)
+        for network in networks:
+            set_checkpointing(network, train.checkpointing)
         micro = micro_batch_sizes(kept, train.batch_size, balance=attention_balance(transformer))
-        dropout, first = config.data.caption_dropout, config.noise.first_frame
-        collator = Collator(self.cache, seed=train.seed, caption_dropout=dropout, first_frame=first)
+        collator = self._collator(
+            caption_dropout=config.data.caption_dropout,
+            first_frame=config.noise.first_frame,
+            control_dropout=0.0 if config.control is None else config.control.dropout,
+        )
         self.batches = TrainingBatches(kept, collator, micro, per_step=self.per_step, seed=train.seed)
         self.flops: dict[Bucket, int] = {}
         self.shapes = without_data(transformer)  # before it is sharded
@@ -149,25 +158,46 @@ class Trainer:
             self.display.stage("encoding the prompts of the validation")
             encode_prompts(self.pipe, config.validation.prompts, accelerator.device)
         if train.compile:
-            transformer.compile_repeated_blocks(dynamic=True)
+            for network in networks:
+                network.compile_repeated_blocks(dynamic=True)
         if not sharded:
-            transformer.to(accelerator.device)  # before the optimizer, which works otherwise on a GPU
-        transformer.train()
-        self.model, self.optimizer = accelerator.prepare(transformer, self._make_optimizer(transformer))
-        self.transformer = accelerator.unwrap_model(self.model)
+            trainee.to(accelerator.device)  # before the optimizer, which works otherwise on a GPU
+        trainee.train()
+        self.model, self.optimizer = accelerator.prepare(trainee, self._make_optimizer(trainee))
+        self.trained = accelerator.unwrap_model(self.model)
+        self.transformer = self.trained if config.control is None else self.trained.transformer
         self.pipe.register_modules(**{name: self.transformer})
         if config.validation.prompts:
             for part in (self.pipe.vae, self.pipe.image_encoder, self.pipe.transformer, self.pipe.transformer_2):
                 if part is not None:
                     part.to(accelerator.device)
-        self.ema = None if train.ema_decay is None else Ema(self.transformer, decay=train.ema_decay)
-        self.state = TrainingState(self.transformer, self.optimizer.optimizer, self.ema)
+        self.ema = None if train.ema_decay is None else Ema(self.trained, decay=train.ema_decay)
+        self.state = TrainingState(self.trained, self.optimizer.optimizer, self.ema)
 
-    def _make_optimizer(self, transformer: VideoDiT) -> torch.optim.Optimizer:
+    def _controlled(
+        self, transformer: VideoDiT, control: ControlTraining, sharded: bool
+    ) -> tuple[list[VideoDiT], nn.Module]:
+        """The base and its branch, and both as one module.
+
+        Raises:
+            InputError: a model that is to be sharded.
+        """
+        if sharded:
+            raise InputError("method.kind=control trains few weights beside a frozen model: use DDP instead of FSDP")
+        stride, seed = self.cache.info.stride, keyed(self.config.train.seed, "branch")
+        branch = make_branch(transformer, control, stride, base_hash=self.model_hash, seed=seed)
+        return [transformer, cast(VideoDiT, branch)], ControlledTransformer(transformer, branch)
+
+    def _collator(self, **shares: float) -> Collator:
+        """What reads the samples and draws so large shares of what is dropped or given."""
+        kinds = () if self.config.control is None else self.config.control.kinds
+        return Collator(self.cache, seed=self.config.train.seed, controls=self.inputs.controls, kinds=kinds, **shares)
+
+    def _make_optimizer(self, trained: nn.Module) -> torch.optim.Optimizer:
         train = self.config.train
         return make_optimizer(
             train.optimizer,
-            transformer.named_parameters(),
+            trained.named_parameters(),
             lr=train.learning_rate,
             betas=train.betas,
             eps=train.eps,
@@ -186,8 +216,8 @@ class Trainer:
         return self.flops[bucket]
 
     def _summary(self) -> Iterator[str]:
-        trainable = sum(p.numel() for p in self.transformer.parameters() if p.requires_grad)
-        total = sum(p.numel() for p in self.transformer.parameters())
+        trainable = sum(p.numel() for p in self.trained.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in self.trained.parameters())
         config, accelerator = self.config, self.accelerator
         yield (
             f"{config.method.kind} fine-tuning of {config.model}: {trainable / 1e6:.2f} M of {total / 1e6:.2f} M "
@@ -324,7 +354,7 @@ class Trainer:
 
     def _update(self) -> Tensor:
         """Clip and apply the gradients; the norm that they had."""
-        trainable = [p for p in self.transformer.parameters() if p.requires_grad]
+        trainable = [p for p in self.trained.parameters() if p.requires_grad]
         norm = clip_grad_norm(trainable, self.config.train.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -376,7 +406,7 @@ class Trainer:
         return held_out_loss(
             self.model,
             self.diffusion,
-            Collator(self.cache, seed=self.config.train.seed),
+            self._collator(),
             samples,
             self.config.validation.quantiles,
             accelerator=self.accelerator,
@@ -428,6 +458,10 @@ class Trainer:
             )
             target = config.output / free_name(config.output, LORA_FILE)
             save_lora(self.transformer, target, metadata=metadata, state_dict=trained)
+        elif config.method.kind == "control":
+            target = config.output / free_name(config.output, BRANCH_FOLDER)
+            own = {name.removeprefix("branch."): tensor for name, tensor in trained.items()}
+            export_branch(self.trained.branch, own, target, self.dtype)
         else:
             target = config.output / free_name(config.output, MODEL_FOLDER)
             export_full(config.model, expert_name(config.method), trained, target, self.dtype)
@@ -450,7 +484,7 @@ class Trainer:
     def _whole_weights(self) -> dict[str, Tensor]:
         """What was trained, by name, on the CPU of the first process; all have their part in gathering it."""
         whole = {}
-        for name, parameter in trainable_parameters(self.transformer).items():
+        for name, parameter in trainable_parameters(self.trained).items():
             tensor = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
             if self.accelerator.is_main_process:
                 whole[name] = tensor.detach().to("cpu", copy=True)

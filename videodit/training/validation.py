@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -59,7 +60,7 @@ def held_out_loss(
         index = turn * world + rank
         batch = collator([samples[index % len(samples)]], "held out").to(accelerator.device)
         for n, quantile in enumerate(quantiles):
-            level = type(batch)(**{**batch.tensors, "quantile": torch.full_like(batch.quantile, quantile)})
+            level = replace(batch, quantile=torch.full_like(batch.quantile, quantile))
             with accelerator.autocast():
                 loss = diffusion.losses(model, level, dtype=dtype)[0]
             sums[n] += loss * (index < len(samples))

@@ -25,7 +25,8 @@ from videodit.files import write_whole
 MAX_SHARD_BYTES = 64 * 10**6
 MAX_SHARD_ENTRIES = 256
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-"""What tensors may be, by safetensors' names."""
+"""What latents and texts may be, by safetensors' names."""
+_PIXELS = {"U8": torch.uint8}
 _FOLDER, _HASHES = "shards", "sha256"
 _MAX_HEADER = 100 * 10**6  # as safetensors itself has it
 _KEY_DIGITS = 32
@@ -74,12 +75,15 @@ def make_folders(folder: Path) -> None:
     (folder / _FOLDER).mkdir(parents=True, exist_ok=True)
 
 
-def open_shards(folder: Path) -> list[Shard]:
-    """Read the headers of a cache's shards, by name."""
-    return [_open_shard(path) for path in sorted((folder / _FOLDER).glob("*.safetensors"))]
+def open_shards(folder: Path, *, pixels: bool = False) -> list[Shard]:
+    """Read the headers of a cache's shards, by name; tensors of pixels are sound where there may be some."""
+    return [
+        _open_shard(path, DTYPES | _PIXELS if pixels else DTYPES)
+        for path in sorted((folder / _FOLDER).glob("*.safetensors"))
+    ]
 
 
-def _open_shard(path: Path) -> Shard:
+def _open_shard(path: Path, legal: Mapping[str, torch.dtype]) -> Shard:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -93,7 +97,7 @@ def _open_shard(path: Path) -> Shard:
             for name, entry in header.items()
         }
         end = max((entry.end for entry in tensors.values()), default=start)
-        if not all(_is_sound(entry) for entry in tensors.values()):
+        if not all(_is_sound(entry, legal) for entry in tensors.values()):
             raise InputError("a tensor that does not fit its bytes")
         if not isinstance(hashes, dict):
             raise InputError("no hashes by entry")
@@ -104,8 +108,8 @@ def _open_shard(path: Path) -> Shard:
     return Shard(path, end, tensors, hashes, fault)
 
 
-def _is_sound(entry: TensorEntry) -> bool:
-    size = DTYPES[entry.dtype].itemsize
+def _is_sound(entry: TensorEntry, legal: Mapping[str, torch.dtype]) -> bool:
+    size = legal[entry.dtype].itemsize
     numbers = (*entry.shape, entry.begin, entry.end)
     return (
         all(type(number) is int and number >= 0 for number in numbers)

@@ -1,0 +1,191 @@
+"""Controls of a cache's samples, beside their latents: derived from the clips, or clips of their own.
+
+They lie in a folder ``controls`` of the cache: shards as those of the latents, and a list of which entry is whose. A
+control is kept as latents, or as pixels for branches that have an encoder of their own.
+
+Letters: ``C`` latent channels, ``T H W`` latent frames, height and width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from videodit.configs import read_json
+from videodit.control.extracting import extract
+from videodit.datasets.clips.latents.buckets import Bucket, Sample, SamplePlan
+from videodit.datasets.clips.latents.encode_clips import Encoder, cache_info, entry_key, read_for_bucket
+from videodit.datasets.clips.latents.latent_cache import CachedSample
+from videodit.datasets.clips.latents.latent_shards import ShardWriter, make_folders, make_key, open_shards
+from videodit.datasets.clips.reading.readers import ReaderName
+from videodit.datasets.clips.reading.records import Clip, Media
+from videodit.errors import InputError
+from videodit.files import sole_writer, write_whole
+
+FOLDER, LIST = "controls", "controls.json"
+GREY = 127
+"""Pixels of a control that is missing: halfway between -1 and 1, as near as whole numbers come."""
+Report = Callable[[str, int, int], object]
+
+
+class CachedControls:
+    """The controls of a cache.
+
+    Args:
+        folder: the cache's.
+
+    Attributes:
+        pixels: they are pixels, uint8 ``[3, frames, height, width]``; else latents ``[C, T, H, W]``.
+
+    Raises:
+        InputError: there are none, or the list is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / FOLDER
+        path = self.folder / LIST
+        if not path.is_file():
+            raise InputError(f"{folder} holds no controls: `videodit data encode … --control KIND` makes them")
+        stored = read_json(path)
+        kinds, grey = stored.get("kinds"), stored.get("grey")
+        if not isinstance(kinds, dict) or not isinstance(grey, dict) or type(stored.get("pixels")) is not bool:
+            raise InputError(f"{path} is damaged: run videodit data encode again")
+        self.pixels: bool = stored["pixels"]
+        self._kinds: dict[str, dict[str, str]] = kinds
+        self._grey: dict[str, str] = grey
+        self._where = {
+            name: shard.path
+            for shard in open_shards(self.folder, pixels=True)
+            if shard.fault is None
+            for name in shard.tensors
+        }
+
+    @property
+    def kinds(self) -> list[str]:
+        """Names of the kinds that there are."""
+        return list(self._kinds)
+
+    def check(self, kinds: Sequence[str], samples: Sequence[CachedSample]) -> None:
+        """See that all samples have controls of some kinds.
+
+        Raises:
+            InputError: naming the kind, and how many samples lack it.
+        """
+        for kind in kinds:
+            if kind not in self._kinds:
+                raise InputError(f"the cache holds no control {kind!r}; valid values are {', '.join(self._kinds)}")
+            lacking = [sample.clip for sample in samples if not self._is_there(self._kinds[kind].get(sample.entry))]
+            if lacking:
+                raise InputError(
+                    f"{len(lacking)} of {len(samples)} samples have no control {kind!r}, {lacking[0]} among them: "
+                    "run videodit data encode again"
+                )
+
+    def control(self, sample: CachedSample, kind: str) -> Tensor:
+        """The control of a sample."""
+        return self._tensor(self._kinds[kind][sample.entry])
+
+    def grey(self, sample: CachedSample) -> Tensor:
+        """What stands for a control that is missing."""
+        return self._tensor(self._grey[str(sample.bucket)])
+
+    def _is_there(self, key: str | None) -> bool:
+        return key is not None and f"{key}.control" in self._where
+
+    def _tensor(self, key: str) -> Tensor:
+        with safe_open(self._where[f"{key}.control"], framework="pt") as file:
+            found: Tensor = file.get_tensor(f"{key}.control")
+            return found
+
+
+def encode_controls(
+    plan: SamplePlan,
+    encoder: Encoder,
+    folder: Path,
+    sources: Mapping[str, Path | None],
+    *,
+    pixels: bool = False,
+    reader: ReaderName = "pyav",
+    report: Report = lambda stage, done, total: None,
+) -> int:
+    """Encode the controls of a plan's samples that are not there yet, and list them.
+
+    Args:
+        plan: the samples, whose latents are encoded.
+        encoder: the model's.
+        folder: the cache's.
+        sources: for each kind a folder of clips, which are called as the samples' own are; ``None`` derives the control
+            from the samples' frames.
+        pixels: keep pixels, not latents.
+        reader: what decodes.
+        report: called with the stage's name, how many controls are done, and how many there are.
+
+    Returns:
+        How many controls were encoded.
+
+    Raises:
+        InputError: an unknown kind, a clip that has no control, or one that cannot be read.
+    """
+    info, home = cache_info(encoder, plan.spec.fps), folder / FOLDER
+    jobs: list[tuple[str, str, Sample, Clip | None]] = []
+    listed: dict[str, dict[str, str]] = {kind: {} for kind in sources}
+    for kind, source in sources.items():
+        for sample in plan.samples:
+            scanned = sample.scanned
+            entry = entry_key(info, scanned.clip, content=scanned.content, start=sample.start, bucket=sample.bucket)
+            own = None if source is None else _own_clip(scanned.clip, source, kind)
+            content = None if own is None else own.media.content_hash()
+            key = make_key(entry=entry, control=kind, content=content, pixels=pixels, vae=info.vae_hash)
+            if entry not in listed[kind]:
+                listed[kind][entry] = key
+                jobs.append((key, kind, sample, own))
+    home.mkdir(parents=True, exist_ok=True)
+    with sole_writer(home):
+        make_folders(home)
+        there = {key for shard in open_shards(home, pixels=True) if shard.fault is None for key in shard.entries}
+        todo = [job for job in jobs if job[0] not in there]
+        writer = ShardWriter(home, "control")
+        for done, (key, kind, sample, own) in enumerate(todo):
+            report("controls", done, len(todo))
+            clip = sample.scanned.clip if own is None else own
+            frames = read_for_bucket(clip, start=sample.start, bucket=sample.bucket, fps=info.fps, reader=reader)
+            if own is None:
+                frames = extract(frames, kind).frames
+            writer.add(key, {"control": _kept(encoder, frames, pixels)})
+        grey = {}
+        for bucket in plan.counts():
+            key = grey[str(bucket)] = make_key(grey=list(bucket), pixels=pixels, vae=info.vae_hash)
+            if key not in there:
+                writer.add(key, {"control": _kept(encoder, _grey_frames(bucket), pixels)})
+        writer.write()
+        listing = json.dumps({"pixels": pixels, "kinds": listed, "grey": grey}, indent=1) + "\n"
+        write_whole(home / LIST, listing.encode())
+    return len(todo)
+
+
+def _own_clip(clip: Clip, folder: Path, kind: str) -> Clip:
+    """The control clip of a clip: of its name, whatever the suffix."""
+    stem = Path(clip.name).stem
+    found = sorted(path for path in folder.iterdir() if path.stem == stem and path.suffix != ".txt")
+    if len(found) != 1:
+        told = "several files" if found else "no file"
+        raise InputError(f"{told} in {str(folder)!r} can be the control {kind!r} of {clip.name}: name one {stem}.mp4")
+    return replace(clip, media=Media(found[0]))
+
+
+def _grey_frames(bucket: Bucket) -> np.ndarray:
+    return np.full((bucket.frames, bucket.height, bucket.width, 3), GREY, np.uint8)
+
+
+def _kept(encoder: Encoder, frames: np.ndarray, pixels: bool) -> Tensor:
+    """A control as it is kept."""
+    if pixels:
+        return torch.from_numpy(np.ascontiguousarray(frames.transpose(3, 0, 1, 2)))
+    return encoder.latents(frames)[0]

@@ -1,0 +1,79 @@
+"""From the pixels of controls to what their branches take, on the grid of the latents.
+
+Letters: ``C`` channels, ``T H W`` latent frames, height and width; ``F h w`` frames and pixels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from videodit.errors import InputError
+from videodit.pipelines.autoencoders import encode_posterior
+from videodit.pipelines.control_placing import PlacedControl
+from videodit.pipelines.controls import PreparedControl
+from videodit.pipelines.planning import Plan
+from videodit.pipelines.vace import vace_input
+
+if TYPE_CHECKING:
+    from videodit.control.branch import ControlBranch
+    from videodit.pipelines.protocols import ControllingPipeline
+
+
+@torch.no_grad()
+def encode_controls(pipe: ControllingPipeline, plan: Plan) -> list[PreparedControl]:
+    """The controls of a plan as their branches take them; those of weight 0 are left out.
+
+    Args:
+        pipe: the pipeline, for its autoencoder and its branches.
+        plan: of the run.
+
+    Raises:
+        InputError: what a branch takes has other channels than it was made for.
+    """
+    found = []
+    for control in plan.controls:
+        if control.scale == 0:
+            continue
+        branch = pipe.controls[control.branch]
+        values = encode_control(pipe, control, branch)
+        if tuple(values.shape[2:]) != tuple(plan.latent_shape[1:]):
+            raise InputError(
+                f"control {control.slot!r} becomes {list(values.shape[2:])} latents and the clip has "
+                f"{list(plan.latent_shape[1:])}: branch {control.branch!r} was made for another autoencoder"
+            )
+        if values.shape[1] != branch.config.control_channels:
+            raise InputError(
+                f"control {control.slot!r} has {values.shape[1]} channels with this model's autoencoder; branch "
+                f"{control.branch!r} takes {branch.config.control_channels}"
+            )
+        found.append(
+            PreparedControl(
+                control.branch, values, scale=control.scale, start=control.start, end=control.end, kind=control.kind
+            )
+        )
+    return found
+
+
+def encode_control(pipe: ControllingPipeline, control: PlacedControl, branch: ControlBranch) -> Tensor:
+    """What a branch takes of a control, fp32 ``[1, C, T, H, W]``."""
+    device = pipe._execution_device
+    pixels = rearrange(torch.from_numpy(control.frames).to(device, torch.float32), "f h w c -> 1 c f h w") / 127.5 - 1
+    free = torch.ones(control.frames.shape[:3], device=device)
+    if control.mask is not None:
+        free = torch.from_numpy(control.mask).to(device, torch.float32)
+        pixels = pixels * (1 - free)  # 0 is the grey that says nothing
+    if branch.config.layout == "vace":
+        # What steers says nothing of which pixels are there: with a mask of ones everything is made.
+        made = free if control.kind == "clip" else torch.ones_like(free)
+        return vace_input(pipe, pixels, made)
+    if branch.config.encoder is None:
+        return _latents(pipe, pixels)
+    return branch.encode(pixels.to(branch.dtype)).float()
+
+
+def _latents(pipe: ControllingPipeline, pixels: Tensor) -> Tensor:
+    return encode_posterior(pipe.vae, pixels)[0]

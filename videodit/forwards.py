@@ -1,0 +1,82 @@
+"""What a forward of a model is made of: what it is called with, where its blocks begin, and what it may keep.
+
+Letters: ``B`` batch, ``C`` latent channels, ``T H W`` latent frames, height and width, ``S`` video tokens, ``L`` text
+tokens, ``D`` width, ``K`` width of the condition, ``N`` heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from videodit.attention import KeysValues
+    from videodit.blocks import BlockContext, Modulation
+
+
+class ModelInputs(NamedTuple):
+    """What a model is called with; :meth:`videodit.VideoDiT.forward` describes each.
+
+    Attributes:
+        latents: ``hidden_states``, ``[B, C, T, H, W]``.
+        timestep: ``[B]``, ``[B, t]`` or ``[B, S]``.
+        text: ``encoder_hidden_states``, ``[B, L, text_dim]``.
+        text_mask: ``encoder_attention_mask``, ``[B, L]``.
+        pooled: ``pooled_projections``, ``[B, pooled_dim]``.
+        guidance: ``[B]``.
+        image: ``encoder_hidden_states_image``, ``[B, I, image_dim]``.
+        fps: frames per second.
+        causal_frames: latent frames of tokens that see one another.
+    """
+
+    latents: Tensor
+    timestep: Tensor
+    text: Tensor
+    text_mask: Tensor | None = None
+    pooled: Tensor | None = None
+    guidance: Tensor | None = None
+    image: Tensor | None = None
+    fps: float = 24.0
+    causal_frames: int = 1
+
+
+class Entered(NamedTuple):
+    """A forward in front of its first block.
+
+    Attributes:
+        x: video tokens ``[B, S, D]``.
+        text: ``[B, L, D]``.
+        context: of the blocks.
+        condition: of the video's timesteps, as the final layer takes it.
+        keys_values: of each block's cross-attention, where they are kept; else ``None``.
+    """
+
+    x: Tensor
+    text: Tensor
+    context: BlockContext
+    condition: Modulation
+    keys_values: list[list[KeysValues]] | None
+
+
+@dataclass
+class Prepared:
+    """What blocks that keep the text see beside the video: no step of a generation changes it.
+
+    Hand one object to all forwards with the same text, mask, image and weights. The first fills it: inside the
+    forward, hooks have put offloaded weights in place.
+
+    Attributes:
+        text: ``[B, L, D]``; ``None`` until it is filled, which text that knows the timestep never is.
+        image: ``[B, I, D]``, or ``None``.
+        keys_values: of each block's cross-attention; ``None`` where the blocks make their own.
+        pooled: what the text adds to the condition, ``[B, K]``, or ``None``.
+        branches: the same of control branches, by their ``id``.
+    """
+
+    text: Tensor | None = None
+    image: Tensor | None = None
+    keys_values: list[list[KeysValues]] | None = None
+    pooled: Tensor | None = None
+    branches: dict[int, Prepared] = field(default_factory=dict)
