@@ -27,8 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import itertools
 
 from browser import chromium, open_page
-from live_server import LiveServer
-from servers import server_process
+from servers import LiveServer, server_process
 
 PROMPTS = (
     "a red ball bounces on the grass",

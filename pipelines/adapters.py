@@ -495,7 +495,7 @@ def _check_place(model: nn.Module, network: str, name: str, *, hotswap: bool) ->
 
 def _check_name(name: str) -> None:
     if not isinstance(name, str) or not name or "." in name or not name.isprintable():
-        raise InputError(f"adapter_name is {name!r}; valid values are names of printable characters without dots")
+        raise InputError(f"adapter_name is {name!r}; it must be a name of printable characters without dots")
 
 
 def free_name(name: str, taken: Container[str]) -> str:

@@ -7,7 +7,6 @@ read the clips, each once, at the model's speed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from videodit.errors import InputError
 from videodit.pipelines.conditions import AnyCondition, Edit, Frames, Region
 from videodit.pipelines.request import Request
-from videodit.pipelines.spec import ModelSpec
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from videodit.pipelines.spec import ModelSpec
 
 EDIT_STRENGTH = 0.6
 """Of an edit of a whole clip that says none."""
@@ -254,19 +254,14 @@ def extend_request(
     """
     added, told = added_frames(seconds, spec, rate_of(request, spec), name=name)
     request = sized(request, clip_size(clip), spec)
-    frames, notices = _read(clip, request, spec, _shape(request))
-    count = whole_groups(len(frames), spec, leading=not backward)
-    if count < len(frames):
-        which = "first" if backward else "last"
-        notices.append(f"{_left_out(len(frames) - count, clip, which)}: whole groups of frames are kept")
-        frames = frames[-count:] if backward else frames[:count]
-    conditions = (Frames(frames, -count if backward else 0),)
-    total = extended_frames(count, added, spec, backward=backward)
+    frames, notices = _read_groups(clip, request, spec, leading=not backward, end=backward)
+    conditions = (Frames(frames, -len(frames) if backward else 0),)
+    total = extended_frames(len(frames), added, spec, backward=backward)
     return replace(request, conditions=conditions, num_frames=total), [*notices, *told]
 
 
 def connect_request(
-    request: Request, clips: Sequence[ClipFile], spec: ModelSpec, *, seconds: float, name: str = "seconds"
+    request: Request, clips: tuple[ClipFile, ClipFile], spec: ModelSpec, *, seconds: float, name: str = "seconds"
 ) -> _Read:
     """A request that makes a bridge from one clip to another; the clip that is made holds all three.
 
@@ -285,27 +280,14 @@ def connect_request(
     """
     added, told = added_frames(seconds, spec, rate_of(request, spec), name=name)
     request = sized(request, clip_size(clips[0]), spec)
-    read, notices = [], list[str]()
-    for i, clip in enumerate(clips):
-        frames, more = _read(clip, request, spec, _shape(request))
-        notices += more
-        count = whole_groups(len(frames), spec, leading=i == 0)
-        if count < len(frames):
-            notices.append(f"{_left_out(len(frames) - count, clip)}: whole groups of frames are kept")
-        read.append(frames[:count])
-    first, second = read
+    first, of_first = _read_groups(clips[0], request, spec, leading=True)
+    second, of_second = _read_groups(clips[1], request, spec, leading=False)
     total = len(first) + added + len(second)
     conditions = (Frames(first), Frames(second, -len(second)))
-    return replace(request, conditions=conditions, num_frames=total), [*notices, *told]
+    return replace(request, conditions=conditions, num_frames=total), [*of_first, *of_second, *told]
 
 
 # ---- helpers -------------------------------------------------------------------------------------
-
-
-def _shape(request: Request) -> tuple[int, int]:
-    assert request.height is not None
-    assert request.width is not None
-    return request.height, request.width
 
 
 def _read(
@@ -316,6 +298,20 @@ def _read(
 
     frames, notices = read_frames(clip.path, fps=rate_of(request, spec), name=name, size=size, fit=request.fit)
     return frames, [_renamed(notice, clip) for notice in notices]
+
+
+def _read_groups(
+    clip: ClipFile, request: Request, spec: ModelSpec, *, leading: bool, end: bool = False
+) -> tuple[np.ndarray, list[str]]:
+    """A clip of :func:`_read` in the request's size, cut to :func:`whole_groups`: its beginning, or its ``end``."""
+    assert request.height is not None
+    assert request.width is not None
+    frames, notices = _read(clip, request, spec, (request.height, request.width))
+    count = whole_groups(len(frames), spec, leading=leading)
+    if count < len(frames):
+        left = _left_out(len(frames) - count, clip, "first" if end else "last")
+        notices.append(f"{left}: whole groups of frames are kept")
+    return frames[-count:] if end else frames[:count], notices
 
 
 def _renamed(notice: str, clip: ClipFile) -> str:

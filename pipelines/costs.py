@@ -5,25 +5,20 @@ Bytes are those of tensors; what libraries and their kernels take for themselves
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videodit.checkpoints import weight_files
 from videodit.configs import read_json
 from videodit.families.autoencoders import OURS, autoencoder_named
 from videodit.vae_config import bytes_to_decode
-from videodit.weights import read_headers
 
 if TYPE_CHECKING:
-    from videodit.json_types import JsonObject
     from videodit.pipelines.planning import Plan
     from videodit.pipelines.spec import ModelFolder, ModelSpec
 
 TRANSFORMER = "transformer"
-NETWORKS = ("text_encoder", "text_encoder_2", "image_encoder", TRANSFORMER, "transformer_2", "vae")
 
 
 @dataclass(frozen=True)
@@ -46,20 +41,6 @@ class Memory:
         return self.weights + max(self.denoising or 0, self.decoding or 0)
 
 
-def parameters_of(model: ModelFolder) -> dict[str, int]:
-    """The number of parameters of each network, from the headers of its files."""
-    return {
-        name: sum(math.prod(entry.shape) for entry in read_headers(weight_files(model.path / name)).values())
-        for name in NETWORKS
-        if _is_there(model.index, name)
-    }
-
-
-def _is_there(index: JsonObject, name: str) -> bool:
-    entry = index.get(name)
-    return isinstance(entry, list) and entry[:1] != [None]
-
-
 def memory_of(
     plan: Plan, model: ModelFolder, itemsizes: Callable[[str], int], *, batched: bool, free: Callable[[], int]
 ) -> Memory | None:
@@ -80,7 +61,7 @@ def memory_of(
     Returns:
         ``None``: the folder holds no weights.
     """
-    if not (parameters := parameters_of(model)):
+    if not (parameters := model.parameters):
         return None
     clips = plan.videos * (2 if batched and plan.guided else 1)
     return Memory(
@@ -121,7 +102,7 @@ def growth(spec: ModelSpec, model: ModelFolder, tokens: int, measured: int) -> f
     """
     if tokens == measured:
         return 1.0
-    parameters = parameters_of(model).get(TRANSFORMER, 0)
+    parameters = model.parameters.get(TRANSFORMER, 0)
     pairs = 2 * (spec.layers or 0) * (spec.width or 0)
 
     def work(count: int) -> float:

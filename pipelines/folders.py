@@ -34,7 +34,8 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _NEEDED = ("text_encoder", "tokenizer", "transformer", "vae", "scheduler")
 _OWN_OPTIONS = {"VideoDiT": TransformerConfig, OURS.class_name: VAEConfig}
 """What the configs of this package's classes hold."""
-_WEIGHTED = ("text_encoder", "text_encoder_2", "image_encoder", "transformer", "transformer_2", "vae")
+NETWORKS = ("text_encoder", "text_encoder_2", "image_encoder", "transformer", "transformer_2", "vae")
+"""Components that have weights."""
 
 
 def resolve_model(name: str | os.PathLike[str], *, variant: str | None = None, **hub: Unpack[HubOptions]) -> Path:
@@ -61,11 +62,11 @@ def resolve_model(name: str | os.PathLike[str], *, variant: str | None = None, *
         return found
     if is_hub_id(name):
         return _download(name, variant, **hub)
-    legal = f"valid values are {', '.join(BUNDLED)}, a folder, or a hub id owner/name"
+    legal = f"{', '.join(BUNDLED)}, a folder, or a hub id owner/name"
     close = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.4)
     if close and not _is_path(name):
-        raise InputError(f"unknown model {name!r}; did you mean {close[0]!r}? L{legal[1:]}")
-    raise InputError(f"unknown model {name!r}, which {describe_path(name)}; {legal}")
+        raise InputError(f"unknown model {name!r}; did you mean {close[0]!r}? Valid values are {legal}")
+    raise InputError(f"unknown model {name!r}, which {describe_path(name)}; valid values are {legal}")
 
 
 def _is_path(name: str) -> bool:
@@ -136,7 +137,7 @@ def check_model(folder: Path) -> JsonObject:
     for name in (*_NEEDED, *second, *(part.replace("text_encoder", "tokenizer") for part in second)):
         if not (folder / name).is_dir():
             raise ModelError(f"{folder} lacks the component {name}/")
-    for name in _WEIGHTED:
+    for name in NETWORKS:
         if (folder / name / "adapter_config.json").exists():
             raise ModelError(f"{folder / name} holds an adapter, which points at weights elsewhere; merge it first")
         if (folder / name).is_dir():
@@ -193,7 +194,7 @@ def check_settings(index: JsonObject, where: object) -> None:
             raise ModelError(f"{where}: {name} is {value!r}; it must be a number up to {high}")
     for name in ("expand_timesteps", "force_zeros_for_empty_prompt"):
         if type(index.get(name, False)) not in (bool, type(None)):
-            raise ModelError(f"{where}: {name} is {index[name]!r}, valid values are true and false")
+            raise ModelError(f"{where}: {name} is {index[name]!r}; it must be true or false")
 
 
 def family_of_index(index: Config, where: object) -> tuple[Family, Sampling] | None:

@@ -353,7 +353,7 @@ def class_of(entry: object, name: str, folder: Path) -> type:
     if ours is not None and library == ours.__module__:
         library = "videodit"
     elif library not in ("diffusers", "transformers"):
-        raise ModelError(f"{folder}: {name} is of {library!r}, valid values are diffusers and transformers")
+        raise ModelError(f"{folder}: {name} is of {library!r}; valid values are diffusers and transformers")
     with quick_imports():
         component = getattr(importlib.import_module(library), class_name, None)
     if not isinstance(component, type) or not issubclass(component, kind):

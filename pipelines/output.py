@@ -152,7 +152,7 @@ class VideoDiTPipelineOutput(BaseOutput):
         Raises:
             InputError: latents instead of frames, or a path that cannot be written (checked before anything is).
         """
-        from videodit.animations import check_output, format_of
+        from videodit.clip_files import check_output, format_of
 
         if self.output_type == "latent":
             raise InputError("latents cannot be saved as a clip; call the pipeline with another output_type")

@@ -1,5 +1,7 @@
 """VideoDiTPipeline: encode the prompt → draw latents → denoise in a loop → decode. The one sampling loop."""
 
+# Long, since what a call takes is declared and described here, once, for all families.
+
 from __future__ import annotations
 
 import inspect
@@ -674,7 +676,8 @@ class VideoDiTPipeline(
         draws, actions = self.check_plan(plan, output_type), self.actions_for(plan.num_inference_steps)
         for notice in plan.notices:
             logger.warning(notice)
-        watch, device = Stopwatch(self._execution_device), self._execution_device
+        device = self._execution_device
+        watch = Stopwatch(device)
         self._begin_call(plan)
 
         # 1. Text

@@ -21,7 +21,7 @@ from videodit.errors import InputError
 from videodit.json_types import JsonObject
 from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region, check_fit, edit_steps
 from videodit.pipelines.pixels import fingerprint, fitted, read_frames, read_mask
-from videodit.pipelines.settings import Settings
+from videodit.pipelines.settings import Settings, check_frames
 from videodit.pipelines.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def place_conditions(
             conditions for the same frame, what cannot be read, or what the model cannot take.
     """
     check_fit(fit)
+    check_frames(spec, conditions, settings.num_frames)
     placer = _Placer(spec, settings, fit)
     for condition in conditions:
         if isinstance(condition, Frames):
@@ -202,7 +203,11 @@ class _Placer:
                 f"the conditions fix all {self.frames} frames, so that nothing is left to make; fix fewer of them, or "
                 "make a longer clip"
             )
-        self._check_model()
+        given = self.known.nonzero()[:, 0].tolist()
+        if self.spec.takes_first_alone and given not in ([], [0]):
+            raise InputError(
+                f"this model takes the first frame alone, not {_frames(given[0], given[-1] - given[0] + 1, be=False)}"
+            )
         return PlacedConditions(
             clip=self.clip if anything else None,
             known=self.known if anything else None,
@@ -214,26 +219,6 @@ class _Placer:
             record=self.record,
             notices=list(dict.fromkeys(self.notices)),
         )
-
-    def _check_model(self) -> None:
-        """See that the model can take it.
-
-        Raises:
-            InputError: it cannot.
-        """
-        kind, given = self.spec.image_kind, self.known.nonzero()[:, 0].tolist()
-        if not given:
-            return
-        if kind is None:
-            raise InputError("this model makes clips from text alone and takes no image and no other frames")
-        if self.spec.keeps_any:
-            return
-        if kind in ("keep_first", "concat") and given != [0]:
-            raise InputError(
-                f"this model takes the first frame alone, not {_frames(given[0], given[-1] - given[0] + 1, be=False)}"
-            )
-        if any(0 < one["strength"] < 1 for one in self.record if "frames" in one):
-            raise InputError("strength must be 1: this model keeps frames as they are")
 
     def _whole(self, source: Pixels, name: str) -> tuple[Tensor, str]:
         """A clip as long as the one that is made."""

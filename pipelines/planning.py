@@ -287,8 +287,8 @@ def _conditions(
     check_fit(request.fit)
     if not conditions:
         return None
-    check_frames(spec, conditions, settings.num_frames)
     if not read_media:
+        check_frames(spec, conditions, settings.num_frames)
         return None
     from videodit.pipelines.placing import place_conditions
 

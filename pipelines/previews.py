@@ -21,9 +21,10 @@ from diffusers.callbacks import PipelineCallback
 from PIL import Image
 from torch import Tensor
 
+from videodit.clip_files import check_place
 from videodit.errors import InputError
 from videodit.files import write_whole
-from videodit.media import check_place, frame_rate
+from videodit.frame_rates import frame_rate
 from videodit.pipelines.preview_maps import PreviewMap, preview_map
 from videodit.ranges import short
 

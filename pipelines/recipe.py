@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import reprlib
 from collections.abc import Sequence
@@ -155,6 +156,7 @@ def _common(pipe: RecordedPipeline, plan: Plan) -> JsonObject:
     from videodit.pipelines.origin import dtype_of
 
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    device = pipe._execution_device.type
     return {
         "steps": plan.num_inference_steps,
         "guidance": plan.guidance_scale,
@@ -167,10 +169,10 @@ def _common(pipe: RecordedPipeline, plan: Plan) -> JsonObject:
         "model": pipe._model_id,
         "model_hash": pipe.model_hash,
         "files_hash": pipe._files_hash,
-        "device": pipe._execution_device.type,
+        "device": device,
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "dtypes": {name: dtype_of(part) for name, part in networks.items()},
-        **({"threads": torch.get_num_threads()} if pipe._execution_device.type == "cpu" else {}),
+        **({"threads": torch.get_num_threads()} if device == "cpu" else {}),
         "versions": {name: _version(name) for name in ("videodit", "torch", "diffusers", "transformers")},
     }
 
@@ -182,6 +184,7 @@ def mark_changed(recipes: Sequence[JsonObject]) -> None:
         recipe |= {"seed": None, "not_recorded": [*parts, "callback_on_step_end"]}
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -186,6 +186,23 @@ class Request:
         """Whether a part of a prompt counts more or less than the rest."""
         return any(any(weights or ()) for weights in (self.prompt_weights, self.negative_prompt_weights))
 
+    @property
+    def offloads(self) -> bool:
+        """Whether weights wait in the CPU's memory."""
+        return self.offload not in (None, "none")
+
+    @property
+    def accel_config(self) -> AccelConfig | None:
+        """What ``acceleration`` comes to.
+
+        Raises:
+            InputError: the name of no preset.
+        """
+        from videodit.acceleration import AccelConfig
+
+        wanted = self.acceleration
+        return AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted
+
     def to_json(self) -> JsonObject:
         """The fields that are set, as JSON can hold them; :meth:`from_json` reads them.
 

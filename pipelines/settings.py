@@ -320,7 +320,7 @@ def check_frames(spec: ModelSpec, conditions: Sequence[AnyCondition], num_frames
         if spec.keeps_any:
             continue
         first = one.at + num_frames if one.at < 0 else one.at
-        if spec.image_kind in ("keep_first", "concat") and 0 < first < num_frames:
+        if spec.takes_first_alone and 0 < first < num_frames:
             raise InputError(f"this model takes the first frame alone, not frame {first}")
         if isinstance(one.strength, (int, float)) and 0 < one.strength < 1:
             raise InputError("strength must be 1: this model keeps frames as they are")

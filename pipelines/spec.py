@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from videodit.control.branch_spec import BranchSpec
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families.autoencoders import OURS, autoencoder_named
 from videodit.families.sampling import OWN, Sampling
-from videodit.pipelines.folders import check_model, family_of_index, resolve_model
+from videodit.pipelines.folders import NETWORKS, check_model, family_of_index, model_hash, resolve_model
 from videodit.shapes import Size3D, VideoGeometry
 
 if TYPE_CHECKING:
@@ -93,6 +95,11 @@ class ModelSpec:
     hidden: int | None = None
     layers: int | None = None
     branches: tuple[BranchSpec, ...] = ()
+
+    @property
+    def takes_first_alone(self) -> bool:
+        """Whether the first frame is the only one that can be given."""
+        return not self.keeps_any and self.image_kind in ("keep_first", "concat")
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelSpec:
@@ -183,6 +190,23 @@ class ModelFolder:
     index: JsonObject
     spec: ModelSpec
 
+    @cached_property
+    def weights_hash(self) -> str:
+        """See :func:`videodit.pipelines.folders.model_hash`; of the files as they are when it is first asked for."""
+        return model_hash(self.path)
+
+    @cached_property
+    def parameters(self) -> dict[str, int]:
+        """The number of parameters of each network that the folder holds, from the headers of its files."""
+        from videodit.checkpoints import weight_files
+        from videodit.weights import read_headers
+
+        return {
+            name: sum(math.prod(entry.shape) for entry in read_headers(weight_files(self.path / name)).values())
+            for name in NETWORKS
+            if _is_there(self.index, name)
+        }
+
     @classmethod
     def find(
         cls, name: str | os.PathLike[str], *, variant: str | None = None, **hub: Unpack[HubOptions]
@@ -200,3 +224,8 @@ class ModelFolder:
         """
         path = resolve_model(name, variant=variant, **hub)
         return cls(os.fspath(name), path, check_model(path), ModelSpec.from_folder(path))
+
+
+def _is_there(index: JsonObject, name: str) -> bool:
+    entry = index.get(name)
+    return isinstance(entry, list) and entry[:1] != [None]

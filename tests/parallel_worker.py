@@ -1,11 +1,14 @@
 """What test_parallel runs with torchrun, on two processes that talk by gloo: ``parallel_worker.py MODEL FOLDER``.
 
-The first process writes what it saw into ``FOLDER/seen.json``.
+Each process writes what it saw into ``FOLDER/seen-RANK.json``; what `examples/parallel.py` makes goes into
+``FOLDER/example``.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -236,10 +239,22 @@ def clips(seen: dict[str, Any], folder: str) -> None:
     seen["refused"]["odd clip"] = refusal(lambda: make(pipe, height=16, width=16))
 
 
+def example(model: str, folder: Path) -> None:
+    """The script, as torchrun runs it: it begins and ends the group of processes itself."""
+    script = Path(__file__).parent.parent / "examples" / "parallel.py"
+    folder.mkdir(exist_ok=True)
+    words = ["--model", model, "--parallel", "guidance", "--steps", "2", "--seed", "5", "--out", f"{folder}/clip.mp4"]
+    with mock.patch("sys.argv", [str(script), "a red ball", *words]):
+        assert runpy.run_path(str(script))["main"]() == 0
+
+
 def main() -> None:
     model, folder = sys.argv[1:]
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    example(model, Path(folder, "example"))
+    # A second group cannot meet where the first one did.
+    meeting = Path(folder, "meeting").resolve().as_uri()
+    dist.init_process_group("gloo", init_method=meeting, rank=int(os.environ["RANK"]), world_size=2)
     torch.manual_seed(0)
     seen: dict[str, Any] = {
         "world": dist.get_world_size(),

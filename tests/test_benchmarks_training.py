@@ -6,7 +6,7 @@ import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,8 +40,11 @@ def resume() -> ModuleType:
 
 
 @pytest.fixture
-def train_step() -> Iterator[ModuleType]:
-    yield importlib.import_module("train_step")
+def train_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """train_step, without collections, which here would walk through all that a whole session of tests holds."""
+    module = importlib.import_module("train_step")
+    monkeypatch.setattr(module, "gc", SimpleNamespace(collect=lambda: 0))
+    yield module
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

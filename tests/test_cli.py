@@ -441,7 +441,7 @@ def test_ctrl_c_before_the_work_begins_says_so(
     monkeypatch.setattr(ModelFolder, "find", staticmethod(interrupt))
     assert main(["generate", "a ball"]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "stopped: nothing was made"
-    monkeypatch.setattr(doctor, "_versions", interrupt)
+    monkeypatch.setattr(doctor, "_try_forward", interrupt)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "stopped"
 

@@ -84,7 +84,7 @@ def test_edit_makes_a_clip_of_the_same_length(tiny_model: Path, capsys: pytest.C
     assert recipe["prompt"] == PROMPT
 
 
-@pytest.mark.parametrize("name", ["with a space", "100%d of it", "back\\slash", "ünïcode"])
+@pytest.mark.parametrize("name", ["100%d of ünïcode", "back\\slash"])
 def test_paths_with_odd_signs(tiny_model: Path, name: str) -> None:
     """A backslash is a sign of a name here and divides folders on Windows: both have to work."""
     folder, model = Path(f"{name} dir"), Path("my model")

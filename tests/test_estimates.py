@@ -26,7 +26,7 @@ from videodit.cli import estimates, measured
 from videodit.cli.estimates import duration
 from videodit.cli.main import main
 from videodit.cli.measured import Measured
-from videodit.pipelines.costs import Memory, growth, memory_of, parameters_of
+from videodit.pipelines.costs import Memory, growth, memory_of
 from videodit.pipelines.planning import plan
 from videodit.pipelines.request import Inputs, Request
 from videodit.pipelines.spec import ModelFolder
@@ -112,7 +112,7 @@ def test_the_nearest_measurement_counts() -> None:
         measured.keep(dataclasses.replace(ONE, threads=threads, tokens=tokens))
 
     def found(threads: int, tokens: int, **other: str) -> tuple[int, int] | None:
-        one = measured.nearest(threads, tokens, **{**LIKE, **other})
+        one = measured.nearest(measured.load(), threads, tokens, **{**LIKE, **other})
         return None if one is None else (one.threads, one.tokens)
 
     assert found(1, 120) == (1, 100)  # of as many threads first
@@ -289,7 +289,7 @@ def test_memory_of_a_clip_is_what_its_making_holds(tiny_model: Path, monkeypatch
     tight = memory_of(planned, model, lambda name: 4, batched=False, free=lambda: 0)
     assert tight is not None
     assert tight.decoding == memory.decoding // planned.latent_shape[1]
-    assert parameters_of(model)["vae"] == sum(parameter.numel() for parameter in pipe.vae.parameters())
+    assert model.parameters["vae"] == sum(parameter.numel() for parameter in pipe.vae.parameters())
 
 
 def test_memory_is_in_a_dry_run(

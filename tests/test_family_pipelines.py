@@ -215,7 +215,7 @@ def changed_index(source: Path, target: Path, **changes: Any) -> Path:
             "is of class 'OtterPipeline'; valid values are VideoDiTPipeline, WanPipeline",
         ),
         ({"_class_name": ["pipeline", "My"]}, "is of class ..pipeline., .My..; valid values are VideoDiTPipeline"),
-        ({"text_encoder": ["os", "system"]}, "text_encoder is of 'os', valid values are diffusers and transformers"),
+        ({"text_encoder": ["os", "system"]}, "text_encoder is of 'os'; valid values are diffusers and transformers"),
         (
             {"scheduler": ["diffusers", "utils"]},
             "scheduler is a utils of diffusers; it must be a SchedulerMixin",

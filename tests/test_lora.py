@@ -518,7 +518,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "kohya"}, "layout is 'kohya', valid values are diffusers, native"),
+        ({"layout": "kohya"}, "layout is 'kohya'; valid values are diffusers, native"),
         ({"adapter_name": "other"}, "adapter_name is 'other'; there are default"),
         ({"metadata": {"modelspec.date": 3}}, "metadata must be texts by name, got 'modelspec.date': 3"),
         ({"metadata": {"videodit.layout": "x"}}, "metadata holds 'videodit.layout', which is written by save_lora"),

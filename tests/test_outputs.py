@@ -15,7 +15,8 @@ from clips_made import numbered_frames
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from videodit.animations import check_output, files_of, rate_notices, write_clip
+from videodit.animations import write_clip
+from videodit.clip_files import check_output, files_of, rate_notices
 from videodit.errors import InputError
 from videodit.limits import Limits, use_limits
 from videodit.media import read_recipe, write_video

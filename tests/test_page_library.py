@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("playwright")
 
 from browser import browsing, check_clip, open_page
-from live_server import LiveServer
 from playwright.sync_api import Browser, Page, expect
+from servers import LiveServer
 
 from videodit.media import read_video, write_video
 from videodit.serving.keys import KeyRing

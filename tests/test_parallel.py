@@ -38,11 +38,16 @@ def run(*command: str | Path, cwd: Path, expect: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def seen(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes saw of `parallel_worker.py`."""
+def worked(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder in which two processes ran `parallel_worker.py`, and what they printed."""
     folder = tmp_path_factory.mktemp("parallel")
-    run(Path(__file__).with_name("parallel_worker.py"), tiny_model, folder, cwd=folder)
-    found = [json.loads((folder / f"seen-{rank}.json").read_text()) for rank in range(2)]
+    return folder, run(Path(__file__).with_name("parallel_worker.py"), tiny_model, folder, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def seen(worked: tuple[Path, str]) -> list[dict[str, Any]]:
+    """What each of the two saw."""
+    found = [json.loads((worked[0] / f"seen-{rank}.json").read_text()) for rank in range(2)]
     assert [one["world"] for one in found] == [2, 2]
     return found
 
@@ -139,16 +144,12 @@ def test_all_processes_end_with_the_same_bits(seen) -> None:
         assert one["seeds"] == seen[0]["seeds"]
 
 
-def test_the_example_writes_one_clip(tiny_model, tmp_path, root) -> None:
-    example = root / "examples" / "parallel.py"
-    told = run(
-        example, "a red ball", "--model", tiny_model, "--parallel", "guidance", "--steps", "2", "--seed", "5",
-        "--out", "clip.mp4", cwd=tmp_path,
-    )  # fmt: skip
+def test_the_example_writes_one_clip(worked) -> None:
+    folder, told = worked[0] / "example", worked[1]
     assert told.count("guidance, one prediction on each of 2 processes") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
-    assert read_recipe(tmp_path / "clip.mp4")["seed"] == 5
-    assert len(read_video(tmp_path / "clip.mp4").frames) == 17
+    assert [path.name for path in folder.iterdir()] == ["clip.mp4"]
+    assert read_recipe(folder / "clip.mp4")["seed"] == 5
+    assert len(read_video(folder / "clip.mp4").frames) == 17
 
 
 # ---- one process ---------------------------------------------------------------------------------------

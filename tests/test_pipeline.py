@@ -86,8 +86,7 @@ def test_loop_equals_one_written_out(pipe: VideoDiTPipeline) -> None:
     torch.testing.assert_close(ours.double(), x, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("scheduler", [UniPCMultistepScheduler, DPMSolverMultistepScheduler])
-def test_second_order_solvers_come_closer_than_euler(pipe: VideoDiTPipeline, scheduler: Any) -> None:
+def test_second_order_solvers_come_closer_than_euler(pipe: VideoDiTPipeline) -> None:
     """Of two solvers with few steps, the one of second order lands nearer to Euler's with many."""
     shift = pipe.scheduler.config.shift
     noise = torch.randn(1, *pipe.check_inputs(PROMPT).latent_shape, generator=seeded(2))
@@ -99,8 +98,10 @@ def test_second_order_solvers_come_closer_than_euler(pipe: VideoDiTPipeline, sch
 
     euler = FlowMatchEulerDiscreteScheduler(shift=shift)
     exact = latents(300, euler)
-    second = scheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
-    assert (latents(12, second) - exact).norm() < (latents(12, euler) - exact).norm()
+    error = (latents(12, euler) - exact).norm()
+    for scheduler in (UniPCMultistepScheduler, DPMSolverMultistepScheduler):
+        second = scheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+        assert (latents(12, second) - exact).norm() < error, scheduler
 
 
 @pytest.mark.parametrize(
@@ -483,7 +484,9 @@ def weights(folder: Path, part: str) -> Path:
 
 @pytest.mark.parametrize("name", ["mimi", "Mini"])
 def test_unknown_model_gets_close_names(name: str) -> None:
-    with pytest.raises(ValueError, match=f"unknown model '{name}'; did you mean 'mini'"):
+    with pytest.raises(
+        ValueError, match=f"unknown model '{name}'; did you mean 'mini'[?] Valid values are mini, a folder"
+    ):
         VideoDiTPipeline.from_pretrained(name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -109,38 +110,55 @@ def test_arguments_are_split_by_what_can_be_written_down() -> None:
 # ---- plans ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mini", "wan-i2v", "ltx-0.9.1", "flux-dev", "cogvideox-2b"])
-def test_a_plan_without_pixels_loads_neither_torch_nor_diffusers(name: str, folder: Callable[[str], Path]) -> None:
-    path = ModelFolder.find("mini").path if name == "mini" else folder(name)
+def test_a_plan_without_pixels_loads_neither_torch_nor_diffusers(folder: Callable[[str], Path]) -> None:
+    families = ("wan-i2v", "ltx-0.9.1", "flux-dev", "cogvideox-2b")
     code = (
         "import sys; from pathlib import Path; from videodit.pipelines.spec import ModelSpec\n"
         "from videodit.pipelines.planning import plan; from videodit.pipelines.request import Inputs, Request\n"
         "from videodit.errors import InputError\n"
-        f"spec = ModelSpec.from_folder(Path({str(path)!r}))\n"
-        "try: made = plan(Request(prompt='a ball', negative_prompt=None), Inputs(), spec).estimate\n"
-        "except InputError as error: made = error\n"
-        "print(made); print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
+        "for path in sys.argv[1:]:\n"
+        "    spec = ModelSpec.from_folder(Path(path))\n"
+        "    try: made = plan(Request(prompt='a ball', negative_prompt=None), Inputs(), spec).estimate\n"
+        "    except InputError as error: made = error\n"
+        "    print(made, sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    made, loaded = done.stdout.splitlines()
-    assert loaded == "[]"
-    assert "forwards" in made or "give image" in made
+    paths = [ModelFolder.find("mini").path, *map(folder, families)]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, paths)], capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == len(paths)
+    for line in done.stdout.splitlines():
+        assert line.endswith(" []")
+        assert "forwards" in line or "give image" in line
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("--accelerate", "balanced"), ("--loop",), ("--prompts", "prompts.jsonl", "-o", ".")]
+    ("commands", "unused"),
+    [
+        (
+            [
+                ["generate", "a red ball"],
+                ["generate", "a red ball", "--accelerate", "balanced"],
+                ["generate", "a red ball", "--loop"],
+                ["generate", "--prompts", "prompts.jsonl", "-o", "."],
+            ],
+            {"diffusers", "peft", "torchao", "torch._dynamo", "av"},
+        ),
+        ([["info", "mini"], ["info", "mini", "--vocabulary"], ["families"]], {"torch", "av"}),
+    ],
+    ids=["dry runs", "tables"],
 )
-def test_a_dry_run_loads_no_diffusers(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    """Importing it takes as long as all the rest."""
+def test_commands_that_make_nothing_import_little(commands: list[list[str]], unused: set[str], tmp_path: Path) -> None:
+    """Importing the rest takes as long as all that they do."""
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a red ball"}')
-    prompt = () if "--prompts" in arguments else ("a red ball",)
     code = (
-        "import sys; from videodit.cli.main import main; code = main(sys.argv[1:]);"
-        "print(sorted({'diffusers', 'peft', 'torchao', 'torch._dynamo'} & set(sys.modules))); sys.exit(code)"
+        "import json, sys; from videodit.cli.main import main\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    more = ['--dry-run', '--device', 'cpu'] if words[0] == 'generate' else []\n"
+        "    print(main([*words, *more]), *sorted(set(sys.argv[2:]) & set(sys.modules)), sep='|')"
     )
-    words = [sys.executable, "-c", code, "generate", *prompt, "--dry-run", "--device", "cpu", *arguments]
+    words = [sys.executable, "-c", code, json.dumps(commands), *unused]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout.splitlines()[-1] == "[]"
+    ends = [line for line in done.stdout.splitlines() if re.match(r"\d+(\||$)", line)]
+    assert ends == ["0"] * len(commands)
 
 
 def test_options_that_are_checked_without_diffusers_are_those_of_the_classes() -> None:

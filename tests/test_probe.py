@@ -214,6 +214,7 @@ def test_no_more_objects_are_found_than_can_be_matched() -> None:
     assert len(read.objects) == MOST_FOUND
 
 
+@pytest.mark.slow
 def test_clips_that_never_were_files_are_read_without_pyav() -> None:
     code = """
 import sys

@@ -290,7 +290,6 @@ def test_what_one_command_said_does_not_hold_for_the_next(capsys: pytest.Capture
     assert "note: seed 7" in captured.err
 
 
-@pytest.mark.slow
 def test_commands_without_a_model_print_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     for command in (
         ["doctor"],

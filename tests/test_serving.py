@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
 from servers import QUICK, LocalServer, server_process
 
 from videodit.media import probe, read_recipe
 from videodit.serving.cards import Card
+from videodit.serving.config import ServerLimits
 from videodit.serving.records import Claim
+from videodit.serving.store import JobStore
+
+
+def _in_this_thread(store: JobStore) -> Callable[[Callable[[JobStore], Any]], Awaitable[Any]]:
+    async def write(change: Callable[[JobStore], Any]) -> Any:
+        return change(store)
+
+    return write
 
 
 @pytest.fixture
@@ -36,6 +51,67 @@ def test_a_request_becomes_a_clip(server: LocalServer, tmp_path: Path) -> None:
     assert (info.width, info.height, info.num_frames) == (32, 32, 5)
     assert recipe is not None
     assert (recipe["prompt"], recipe["seed"], recipe["model"]) == (QUICK["prompt"], 7, "mini")
+
+
+def test_who_polls_does_not_wait_while_a_job_is_written_down(server: LocalServer) -> None:
+    job = server.create()
+    with contextlib.closing(sqlite3.connect(server.folder.jobs_file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(1) as thread:
+            asked = thread.submit(server.create)
+            for _ in range(20):
+                assert server.job(job["id"])["status"] == "queued"
+            waits = not asked.done()
+            other.execute("ROLLBACK")
+            assert waits
+            assert asked.result()["queue_position"] == 2
+
+
+def test_the_same_request_at_the_same_time_is_one_job(server: LocalServer) -> None:
+    def ask(_: int) -> str:
+        answer = server.client.post("/v1/videos", json=QUICK, headers={"Idempotency-Key": "a"})
+        return str(answer.json()["id"])
+
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(ask, range(8)))) == 1
+    assert len(server.client.get("/v1/videos").json()["data"]) == 1
+
+
+def test_who_polls_waits_for_no_burst_of_others(tmp_path: Path) -> None:
+    with LocalServer(tmp_path / "data", limits=ServerLimits(queue=1)) as server:
+        job, ended = server.create(), list[str]()
+
+        async def ask(client: httpx2.AsyncClient, method: str, path: str) -> None:
+            await client.request(method, path, json=QUICK if method == "POST" else None)
+            ended.append(method)
+
+        async def crowd() -> None:
+            transport = httpx2.ASGITransport(server.app)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+                burst = [asyncio.create_task(ask(client, "POST", "/v1/videos")) for _ in range(50)]
+                await asyncio.gather(ask(client, "GET", f"/v1/videos/{job['id']}"), *burst)
+
+        assert server.client.portal is not None
+        server.client.portal.call(crowd)
+        assert len(ended) == 51
+        assert ended.index("GET") < 25
+
+
+def test_what_requests_look_up_takes_no_longer_with_many_jobs(server: LocalServer) -> None:
+    job, statements = server.create(), list[str]()
+    state = server.app.state.server
+    state.write = _in_this_thread(state.store)
+    assert server.client.portal is not None
+    server.client.portal.call(state.store.connection.set_trace_callback, statements.append)
+    server.create(seed=1)
+    server.job(job["id"])
+    server.client.get("/v1/videos")
+    server.client.get("/v1/system")
+    read = [one for one in statements if one.startswith(("SELECT", "UPDATE")) and " jobs " in one]
+    assert len(read) > 5
+    for one in read:
+        for row in server.worker.store.connection.execute(f"EXPLAIN QUERY PLAN {one}"):
+            assert " jobs" not in row["detail"] or " INDEX " in row["detail"], one
 
 
 def test_a_job_that_waits_is_cancelled_at_once_and_one_that_runs_at_its_next_step(server: LocalServer) -> None:

@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +15,10 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-import uvicorn
-from servers import QUICK, ServerProcess, server_process
+from servers import QUICK, LiveServer, ServerProcess, server_process
 from test_serving_uploads import picture, png
 
-from videodit.serving.app import create_app
-from videodit.serving.config import ServerConfig, ServerLimits
-from videodit.serving.folder import DataFolder
-from videodit.serving.making import Models
-from videodit.serving.worker import Worker
+from videodit.serving.config import ServerLimits
 
 pytestmark = pytest.mark.services
 LIMITS = {
@@ -37,6 +31,8 @@ LIMITS = {
     "inspect_seconds": 60,
     "queue": 10,
 }
+EXAMPLES = "25"
+"""Of requests for each operation: more than 500 in all."""
 
 
 @pytest.fixture(scope="module")
@@ -163,32 +159,11 @@ def test_memory_is_bounded(server: ServerProcess) -> None:
     assert memory(server) - before < 60_000_000
 
 
-@contextlib.contextmanager
-def workless_server(data: Path) -> Iterator[str]:
-    """A server whose queue takes thousands of jobs, and which makes none of them."""
-    limits = ServerLimits(queue=10**6, per_key=10**6)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = ServerConfig(data=data, limits=limits)
-        server = uvicorn.Server(uvicorn.Config(create_app(config, workers=False), log_level="error", ws="none"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            while not server.started:
-                assert thread.is_alive()
-                time.sleep(0.05)
-            worker = Worker("publisher", DataFolder(data), Models(config.models))
-            worker.publish()
-            worker.store.close()
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 def test_any_request_that_the_description_allows_is_answered(tmp_path: Path) -> None:
-    with workless_server(tmp_path / "data") as url:
-        command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"]
-        flags = ["--checks", "not_a_server_error", "--phases", "fuzzing", "--max-examples", "60", "--no-color"]
+    limits = ServerLimits(queue=10**6, per_key=10**6)  # jobs are taken and not made
+    with LiveServer(tmp_path / "data", limits=limits) as server:
+        command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
+        flags = ["--checks", "not_a_server_error", "--phases", "fuzzing", "--max-examples", EXAMPLES, "--no-color"]
         flags += ["--exclude-path", "/v1/events"]  # it never ends
         seed = ["--seed", "1", "--workers", "1", "--generation-database", "none", "--continue-on-failure"]
         done = subprocess.run([*command, *flags, *seed], capture_output=True, text=True, cwd=tmp_path)
@@ -196,7 +171,7 @@ def test_any_request_that_the_description_allows_is_answered(tmp_path: Path) -> 
         told = re.search(r"(\d+) generated, \1 passed", done.stdout)
         assert told is not None, done.stdout[-8000:] + done.stderr[-2000:]
         assert int(told[1]) >= 500
-        assert httpx2.get(f"{url}/health", trust_env=False).status_code == 200
+        assert server.client.get("/health").status_code == 200
 
 
 def test_a_server_with_keys_answers_those_who_have_one(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +17,14 @@ import pytest
 from clips_made import make_clip
 from servers import QUICK, LocalServer
 
+import videodit
 from videodit.media import probe, read_recipe
-from videodit.serving import catalogue, content, recipes, videos
+from videodit.serving import actions, catalogue, content, recipes, videos
+from videodit.serving.config import ServerLimits
+from videodit.serving.making import Models
 from videodit.serving.records import Upload, new_id
 from videodit.serving.requests import CreateVideo, EditVideo, parsed, read_defaults, with_defaults
+from videodit.serving.store import JobStore
 
 
 @pytest.fixture
@@ -680,3 +687,158 @@ def test_the_syntax_of_prompts_is_the_operators_to_allow(tmp_path: Path) -> None
         recipe = read_recipe(server.folder.job(job["id"]) / "video.mp4")
         assert recipe is not None
         assert recipe["prompt_weights"] == [[2, 10, 1.4]]
+
+
+# ---- jobs that wait, and all that belongs to them
+
+
+def test_a_job_that_waits_keeps_the_media_that_it_is_changed_to(server: LocalServer, tmp_path: Path) -> None:
+    job, picture = server.create(), tmp_path / "a.png"
+    PIL.Image.new("RGB", (32, 32), "red").save(picture)
+    id = add_upload(server, picture)
+    answer = server.client.patch(f"/v1/videos/{job['id']}", json={"input_reference": {"id": id}})
+    assert answer.status_code == 200, answer.text
+    assert server.client.delete(f"/v1/uploads/{id}").status_code == 200
+    assert server.work()
+    done = server.job(job["id"])
+    assert done["status"] == "completed", done["error"]
+    recipe = read_recipe(server.folder.job(job["id"]) / "video.mp4")
+    assert recipe is not None
+    assert len(recipe["conditions"]) == 1
+
+
+def test_a_change_of_a_job_that_was_deleted_meanwhile_leaves_no_files(
+    server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, picture = server.create(), tmp_path / "a.png"
+    PIL.Image.new("RGB", (32, 32), "red").save(picture)
+    id, keep = add_upload(server, picture), actions.keep_sources_of
+
+    def delete_and_keep(*args: Any) -> None:
+        with contextlib.closing(JobStore(server.folder.jobs_file)) as store:
+            store.delete(job["id"])
+        keep(*args)
+
+    monkeypatch.setattr(actions, "keep_sources_of", delete_and_keep)
+    answer = server.client.patch(f"/v1/videos/{job['id']}", json={"input_reference": {"id": id}})
+    assert answer.status_code == 404
+    assert not server.folder.job(job["id"]).exists()
+
+
+def test_files_of_a_request_that_is_sent_again_are_kept_once(server: LocalServer, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    PIL.Image.new("RGB", (32, 32), "red").save(picture)
+    made = set()
+    for _ in range(2):
+        answer = server.client.post(
+            "/v1/videos",
+            data=QUICK,
+            files={"input_reference": ("a.png", picture.read_bytes())},
+            headers={"Idempotency-Key": "one"},
+        )
+        assert answer.status_code == 200, answer.text
+        made.add(answer.json()["id"])
+    assert len(made) == 1
+    assert len(server.folder.uploads()) == 1
+    assert server.work()
+    assert server.job(made.pop())["status"] == "completed"
+
+
+@pytest.mark.parametrize(("limits", "whose"), [({"queue": 2}, "the queue"), ({"per_key": 2}, "the queue of 'local'")])
+def test_copies_are_made_all_or_none(tmp_path: Path, limits: dict[str, int], whose: str) -> None:
+    with LocalServer(tmp_path / "data", limits=ServerLimits(**limits)) as server:
+        job = server.create()
+        answer = post(server, f"videos/{job['id']}/copy?count=2", 429)
+        assert answer["error"]["message"] == f"{whose} has no room for 2 more jobs: 1 of 2 jobs"
+        assert [one["id"] for one in server.client.get("/v1/videos").json()["data"]] == [job["id"]]
+        assert [one.name for one in (server.folder.path / "jobs").iterdir()] == []
+        assert len(post(server, f"videos/{job['id']}/copy?count=1")["data"]) == 1
+
+
+def test_two_clips_are_connected_by_conditions(server: LocalServer, tmp_path: Path) -> None:
+    ids = [add_upload(server, clip_of_frames(tmp_path / f"{count}.mp4", count)) for count in (5, 4)]
+    ends = [{"content": {"id": ids[0]}, "at": 0}, {"content": {"id": ids[1]}, "at": -4}]
+    job = server.create(conditions=ends, num_frames=13)
+    assert server.work()
+    job = server.job(job["id"])
+    assert job["status"] == "completed", job["error"]
+    assert probe(server.folder.job(job["id"]) / "video.mp4").num_frames == 13
+    recipe = read_recipe(server.folder.job(job["id"]) / "video.mp4")
+    assert recipe is not None
+    assert len(recipe["conditions"]) == 2
+
+
+def test_a_model_that_was_published_anew_is_planned_by_what_it_is_now(server: LocalServer) -> None:
+    own = post(server, "videos/plan", prompt="a ball")["settings"]["steps"]
+    card = server.worker.store.cards()["mini"]
+    card["spec"]["defaults"]["num_inference_steps"] = own + 3
+    server.worker.store.publish("mini", card)
+    assert post(server, "videos/plan", prompt="a ball")["settings"]["steps"] == own + 3
+
+
+def test_presets_load_no_model_anew_but_to_be_without_one_again(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads, load = list[str](), Models._load
+    monkeypatch.setattr(Models, "_load", lambda self, name: (loads.append(name), load(self, name))[1])
+    jobs = []
+    for preset in (None, "lossless", "fast", "fast", None):
+        jobs.append(server.create(accelerate=preset, seed=5, num_inference_steps=20))
+        assert server.work()
+        assert server.job(jobs[-1]["id"])["status"] == "completed", server.job(jobs[-1]["id"])["error"]
+    assert loads == ["mini"] * 2
+    clips = [(server.folder.job(job["id"]) / "video.mp4").read_bytes() for job in jobs]
+    assert clips[0] == clips[4]
+    assert clips[2] == clips[3] != clips[0]
+
+
+def test_a_preset_that_the_model_lacks_keeps_it_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(Path(videodit.__file__).parent / "presets" / "mini", model)
+    (model / "acceleration.json").unlink()
+    with LocalServer(tmp_path / "data", models={"own": str(model)}) as server:
+        server.create()
+        assert server.work()
+        monkeypatch.setattr(Models, "_load", lambda self, name: pytest.fail("it was loaded anew"))
+        failed, made = server.create(accelerate="fast"), server.create()
+        assert server.work()
+        assert server.work()
+        assert server.job(failed["id"])["status"] == "failed"
+        assert server.job(made["id"])["status"] == "completed"
+
+
+def test_a_job_that_is_deleted_as_it_ends_leaves_no_files(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = server.create()
+    claimed = server.worker.store.claim("worker-test", ["mini"])
+    assert claimed is not None
+    assert claimed.claim is not None
+    (server.folder.job(job["id"])).mkdir()
+    running = server.worker.store.get(job["id"])
+    server.worker.store.complete(claimed.claim, output={"bytes": 1}, recipe={}, expires=None)
+    monkeypatch.setattr(videos, "find_job", lambda *args: running)
+    assert server.client.delete(f"/v1/videos/{job['id']}").status_code == 200
+    assert not server.folder.job(job["id"]).exists()
+
+
+def test_a_file_that_goes_away_before_it_is_sent_is_told(server: LocalServer) -> None:
+    job = server.create()
+    assert server.work()
+    (server.folder.job(job["id"]) / "thumbnail.webp").unlink()
+    answer = server.client.get(f"/v1/videos/{job['id']}/content?variant=thumbnail")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_what_looks_at_all_jobs_does_so_beside_the_event_loop(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.create()
+    threads, page = list[str](), JobStore.page
+
+    def noted(*args: Any, **more: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return page(*args, **more)
+
+    monkeypatch.setattr(JobStore, "page", noted)
+    for asked in ("", "?query=ball", "?sort=bytes"):
+        assert len(server.client.get(f"/v1/videos{asked}").json()["data"]) == 1
+    assert [name.startswith("writer") for name in threads] == [False, True, True]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import sqlite3
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from servers import LocalServer
 
 from videodit.serving.events import changes
 from videodit.serving.records import Claim
+from videodit.serving.store import JobStore
 
 
 @pytest.fixture
@@ -65,6 +69,36 @@ def test_who_comes_back_gets_each_changed_job_once_as_it_is_now(server: LocalSer
     ]
     assert [int(id) for *_, id in events] == sorted(int(id) for *_, id in events)
     assert read_events(server, 1, after=int(events[-1][2]))[0][0] != "video"
+
+
+class FailsOnce:
+    """A store that cannot be read the first time that it is looked at."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store, self.failed = store, False
+
+    @property
+    def written(self) -> tuple[int, int]:
+        if not self.failed:
+            self.failed = True
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._store.written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def test_a_look_that_fails_ends_no_stream(server: LocalServer) -> None:
+    hub = server.app.state.server.hub
+    hub._store = store = FailsOnce(hub._store)
+    with ThreadPoolExecutor(1) as thread:
+        events = thread.submit(read_events, server, 2)
+        while not store.failed:
+            assert not events.done()
+            time.sleep(0.01)
+        job = server.create()
+        assert [kind for kind, *_ in events.result()] == ["open", "video"]
+        assert events.result()[1][1]["id"] == job["id"]
 
 
 def test_streams_hold_the_jobs_of_their_own_key_alone(server: LocalServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,24 @@ def test_create_and_poll_download_list_and_delete(sdk: openai.OpenAI, tmp_path: 
         assert (gone.id, gone.deleted, gone.object) == (one.id, True, "video.deleted")
     with pytest.raises(openai.NotFoundError):
         sdk.videos.retrieve(video.id)
+
+
+def test_the_lines_in_the_documents_make_a_clip(
+    server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    address = "http://127.0.0.1:8000"
+    assert lines.count(address) == 1
+    monkeypatch.chdir(tmp_path)
+    exec(compile(lines.replace(address, server.url), "docs/serving.md", "exec"), found := {})
+    found["client"].close()
+    video = found["video"]
+    assert video.status == "completed", video.error
+    recipe = read_recipe(tmp_path / "clip.mp4")
+    assert recipe is not None
+    assert (recipe["prompt"], recipe["seed"]) == ("a red ball bounces on the grass", 7)
+    assert probe(tmp_path / "clip.mp4").num_frames == recipe["num_frames"] == video.settings["num_frames"]
 
 
 def test_seconds_and_fields_of_all_kinds_come_through_forms(sdk: openai.OpenAI) -> None:

@@ -16,12 +16,13 @@ import pytest
 
 from videodit.errors import InputError
 from videodit.serving import database
+from videodit.serving.claims import ClaimLost
 from videodit.serving.config import ServerLimits
 from videodit.serving.database import MIGRATIONS, StoreUnavailable
 from videodit.serving.folder import DataFolder
 from videodit.serving.records import FINISHED, MOST_ATTEMPTS, Claim, Job, Upload, new_id
 from videodit.serving.retention import RetentionStore
-from videodit.serving.store import ClaimLost, JobStore
+from videodit.serving.store import JobStore
 from videodit.serving.upkeep import TOMBSTONE_SECONDS, Upkeep
 
 DAY = 86_400.0

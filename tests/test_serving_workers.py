@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from videodit.media import probe, read_recipe, read_video
 from videodit.serving import supervisor as supervising
 from videodit.serving import worker as working
 from videodit.serving.config import ServerConfig
+from videodit.serving.database import StoreUnavailable
 from videodit.serving.folder import DataFolder
 from videodit.serving.records import Claim, Job, new_id
 from videodit.serving.store import JobStore
@@ -210,6 +213,52 @@ def test_a_model_that_cannot_be_read_is_told_and_the_others_work(tmp_path: Path)
         job = server.create(model="mini")
         assert server.work()
         assert server.job(job["id"])["status"] == "completed"
+
+
+def test_a_worker_that_can_claim_nothing_keeps_its_models_and_tries_again(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = server.create()
+    monkeypatch.setattr(working, "_PAUSE", 0.0)
+    with monkeypatch.context() as full:
+        full.setattr(server.worker.store, "claim", fail_to_write)
+        assert not server.work()
+    assert server.work()
+    assert server.job(job["id"])["status"] == "completed"
+
+
+def fail_to_write(*_: Any) -> None:
+    raise StoreUnavailable("jobs cannot be written down now: the disk is full")
+
+
+STARTS_AND_ENDS = """
+import os, signal, subprocess, sys, time
+command = [sys.executable, "-m", "videodit.serving.worker_process", "--name", "a"]
+worker = subprocess.Popen(command, stdin=subprocess.PIPE)
+while True:
+    told = open(f"/proc/{worker.pid}/status").read()
+    if int(told.partition("SigIgn:")[2].split()[0], 16) >> signal.SIGTERM - 1 & 1:
+        break
+    time.sleep(0.005)
+os.kill(worker.pid, signal.SIGSTOP)
+print(worker.pid, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process that is stopped")
+def test_a_worker_that_is_stopped_before_it_has_read_anything_ends_with_its_server() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", STARTS_AND_ENDS], capture_output=True, text=True, check=True, timeout=60
+    )
+    worker = Path(f"/proc/{int(told.stdout)}/stat")
+    for _ in range(500):
+        with contextlib.suppress(OSError):
+            if worker.read_text().rpartition(")")[2].split()[0] not in "ZX":
+                time.sleep(0.01)
+                continue
+        return
+    pytest.fail("it is still there")
 
 
 # ---- the supervisor, with processes in place of workers that do as they are told

@@ -371,6 +371,7 @@ print(*(peak - before for peak in (draw(2, 8), save(2, 12), save(2, 20), draw(20
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is counted otherwise elsewhere")
 def test_peak_of_a_stream_does_not_grow_with_the_clip(tmp_path: Path) -> None:
     """Nor is that of a whole clip above what :meth:`latent_frames_that_fit` counts with."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from live_server import LiveServer
+from servers import LiveServer
 
 from videodit.cli import ui as command
 from videodit.cli.main import main

@@ -13,116 +13,34 @@ import io
 import itertools
 import logging
 import os
-import re
 import struct
 import time
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from videodit.arguments import check_iterable, check_path
+from videodit.arguments import check_iterable
+from videodit.clip_files import SHORTEST, TICKS, check_output, files_of, format_of, rate_notices
 from videodit.errors import InputError
 from videodit.files import replacing, scratch_folder
 from videodit.frame_rates import frame_rate
-from videodit.media import as_frames, check_place, check_writable, pack_comment, read_recipe, write_video
+from videodit.media import as_frames, pack_comment, read_recipe, write_video
 from videodit.reading.animations import PNG_KEYWORD, pack_exif
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FORMATS", "check_output", "files_of", "format_of", "rate_notices", "write_clip"]
-
 logger = logging.getLogger(__name__)
 _rate_logger = logging.getLogger(f"{__name__}.rate")  # of its own: the commands tell of rates before they start
 
-Format = Literal["mp4", "gif", "webp", "png"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-_NUMBERED = re.compile(r"([^%]*)%(?:0([1-9]))?d([^%]*\.png)", re.IGNORECASE)
-_TICKS = 100  # of a GIF's second
-_SHORTEST = 2  # ticks of a frame; players show shorter ones for ten
-_LONGEST = 2**16 - 1
 _MAX_SIDE = {"gif": 65_535, "webp": 16_383, "png": 65_535}
 _WEBP_QUALITY = 90
 _PNG_LEVEL = 3  # of zlib: a fifth larger than the best, several times as fast
-
-
-def format_of(path: str | os.PathLike[str]) -> Format:
-    """Which of :data:`FORMATS` a name asks for.
-
-    Raises:
-        InputError: none of them.
-    """
-    name = check_path(path).name
-    suffix = Path(path).suffix.lower().removeprefix(".")
-    if suffix == "png" and _NUMBERED.fullmatch(name) is None:
-        hint = f"{Path(path).stem.replace('%', '') or 'clip'}-%04d.png"
-        raise InputError(
-            f"cannot write {os.fspath(path)!r}: a clip is one PNG for each frame, so the name must have one place for "
-            f"the frame's number, such as {hint!r}"
-        )
-    for kind in FORMATS:
-        if suffix == kind:
-            return kind
-    raise InputError(
-        f"cannot write {os.fspath(path)!r}: the name must end in .mp4, .gif, .webp, or -%04d.png for one PNG a frame"
-    )
-
-
-def check_output(path: str | os.PathLike[str]) -> None:
-    """Make sure that :func:`write_clip` can write to ``path``, and leave no trace of having tried.
-
-    What is there already is fine: it will be replaced. The folder of a sequence of PNGs may be missing, but not the
-    one that it is to be in.
-
-    Raises:
-        InputError: no format of that name, or the place is not writable.
-    """
-    target, kind = Path(path), format_of(path)
-    if kind == "mp4":
-        check_writable(target)
-    elif kind == "png" and not target.parent.exists():
-        check_place(target.parent)
-    else:
-        check_place(target)
-
-
-def files_of(path: str | os.PathLike[str]) -> list[Path]:
-    """The files that are there under the name of an output: one, or a sequence's."""
-    target = Path(path)
-    match = _NUMBERED.fullmatch(target.name)
-    if match is None or not target.parent.is_dir():
-        return [target] if target.exists() else []
-    before, _, behind = match.groups()
-    one = re.compile(f"{re.escape(before)}[0-9]+{re.escape(behind)}")
-    return sorted(file for file in target.parent.iterdir() if one.fullmatch(file.name))
-
-
-def rate_notices(path: str | os.PathLike[str], fps: float | Fraction) -> list[str]:
-    """What becomes of a rate in the format of ``path``, where it cannot be kept.
-
-    Raises:
-        InputError: the format cannot show frames for so long, or there is none of that name.
-    """
-    if format_of(path) != "gif":
-        return []
-    rate = frame_rate(fps)
-    if rate * _SHORTEST > _TICKS:
-        fastest = _TICKS // _SHORTEST
-        return [f"a GIF has at most {fastest} fps: the clip plays at {fastest}, not {float(rate):g} fps"]
-    shortest, rest = divmod(_TICKS, rate)
-    if shortest + bool(rest) > _LONGEST:
-        raise InputError(f"cannot write {os.fspath(path)!r}: at {float(fps):g} fps a frame lasts too long for a GIF")
-    if not rest:
-        return []
-    return [
-        f"a GIF counts time in hundredths of a second: frames last {shortest} or {shortest + 1} of them, "
-        f"{float(rate):g} fps on average"
-    ]
 
 
 def write_clip(
@@ -214,7 +132,7 @@ def _durations(fps: Fraction, ticks: int, shortest: int) -> Iterator[int]:
 def _write_gif(path: Path, images: Iterator[Image.Image], fps: Fraction, comment: str | None) -> None:
     """Frame by frame, each with its own colours. (Pillow's writer holds all of them, and merges those that agree.)"""
     with replacing(path) as partial, partial.open("wb") as file:
-        for index, (image, delay) in enumerate(zip(images, _durations(fps, _TICKS, _SHORTEST), strict=False)):
+        for index, (image, delay) in enumerate(zip(images, _durations(fps, TICKS, SHORTEST), strict=False)):
             if index == 0:
                 file.write(b"GIF89a" + struct.pack("<HHBBB", *image.size, 0x70, 0, 0))
                 file.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01\0\0\0")  # plays for ever

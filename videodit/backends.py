@@ -25,5 +25,6 @@ def backend_of(processor: object) -> str:
 def backends_of(networks: Iterable[nn.Module | None]) -> list[str]:
     """The backends of all attentions of networks, each once, in alphabetical order; ``None`` has none."""
     modules = (module for network in networks if network is not None for module in network.modules())
-    processors = (getattr(module, "processor", None) for module in modules)
+    # Not getattr: of the modules without one it asks their parameters, buffers and modules first, at each step.
+    processors = (vars(module).get("processor") or module._modules.get("processor") for module in modules)
     return sorted({backend_of(one) for one in processors if hasattr(one, "_attention_backend")})

@@ -30,8 +30,9 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from videodit.arguments import check_iterable, check_path
+from videodit.clip_files import check_writable
 from videodit.errors import InputError
-from videodit.files import replacing, try_to_write
+from videodit.files import replacing
 from videodit.frame_rates import frame_rate
 from videodit.json_types import JsonObject
 from videodit.limits import current_limits
@@ -108,40 +109,6 @@ class MediaInfo:
     size_bytes: int
     recipe: JsonObject | None
     notices: tuple[str, ...] = ()
-
-
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Make sure that an MP4 can be written to ``path``, and leave no trace of having tried.
-
-    An existing file is fine: it will be replaced.
-
-    Raises:
-        InputError: the suffix is not ``.mp4``, the folder is missing or not writable, or ``path`` is a
-            folder or a read-only file.
-    """
-    target = check_path(path)
-    if target.suffix.lower() != ".mp4":
-        raise InputError(f"cannot write {str(target)!r}: the name must end in .mp4")
-    check_place(target)
-
-
-def check_place(target: Path) -> None:
-    """Make sure that a file can be written to ``target``, and leave no trace of having tried.
-
-    Raises:
-        InputError: the folder is missing or not writable, or ``target`` is a folder or a read-only file.
-    """
-    try:
-        if target.is_dir():
-            raise InputError(f"cannot write {str(target)!r}: it is a folder; name a file in it")
-        if not target.parent.is_dir():
-            raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
-        if target.exists() and not os.access(target, os.W_OK):
-            raise InputError(f"cannot write {str(target)!r}: the file is read-only")
-        # Permission bits do not tell of read-only mounts and the like; only trying does.
-        try_to_write(target.parent)
-    except OSError as error:
-        raise InputError(f"cannot write {str(target)!r}: {error.strerror}") from error
 
 
 class VideoWriter:

@@ -8,14 +8,14 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from videodit.errors import ModelError, VideoDiTError
 
-Model = TypeVar("Model", bound=nn.Module)
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Model = TypeVar("Model", bound="nn.Module")
 
 FLOATING = ("F64", "F32", "F16", "BF16")
 _NAMED = 5  # how many names an error lists
@@ -126,6 +126,8 @@ def build(make: Callable[[], Model], where: object) -> Model:
     Raises:
         ModelError: a config of which no model can be built, with the reason.
     """
+    import torch
+
     try:
         with torch.device("meta"):
             return make()
@@ -209,6 +211,8 @@ def check_against(model: nn.Module, entries: Mapping[str, Entry], where: object)
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers of a tensor are; one reduction, without a mask as large as it is."""
+    import torch
+
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return True
     return bool(torch.isfinite(torch.stack(torch.aminmax(tensor.detach()))).all())
@@ -237,6 +241,8 @@ def check_model_finite(model: nn.Module, where: object) -> None:
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor holds its numbers as they are: it is not packed by a quantizer."""
+    from torch import Tensor, nn
+
     return type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
 
 

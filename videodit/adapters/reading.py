@@ -391,15 +391,13 @@ class _Reader:
         given = set(parts)
         rank = (self.source.shape(parts["down"][1]) or [0])[0] if "down" in given else 0
         if rank > _MAX_RANK:
-            raise ModelError(
-                f"LoRA {self.source.name!r}: {module} has rank {rank}, valid values are ranks up to {_MAX_RANK}"
-            )
+            raise ModelError(f"LoRA {self.source.name!r}: {module} has rank {rank}; it must be at most {_MAX_RANK}")
         tensors = {part: self._tensor(part, name) for part, (_, name) in parts.items()}
         if len(given & {"down", "up"}) == 1:
             raise ModelError(f"LoRA {self.source.name!r}: {module} has one of lora_A and lora_B, both are needed")
         if "diff" in given and given & {"down", "magnitude"}:
             raise ModelError(
-                f"LoRA {self.source.name!r}: {module} has a difference beside LoRA or DoRA; it must be one"
+                f"LoRA {self.source.name!r}: {module} has a difference beside LoRA or DoRA; it must have one of them"
             )
         if "diff" in given:  # of full rank: the difference times an identity
             diff = self._widened(place, tensors["diff"], native)
@@ -429,9 +427,7 @@ class _Reader:
         if part == "alpha":
             return self.source.get(name)
         if not self.source.is_float(name):
-            raise ModelError(
-                f"LoRA {self.source.name!r}: {name} holds whole numbers; valid values are floating-point ones"
-            )
+            raise ModelError(f"LoRA {self.source.name!r}: {name} holds whole numbers; it must hold floating-point ones")
         tensor = self.source.get(name, header_only=self.header_only)
         if not tensor.numel():
             raise ModelError(f"LoRA {self.source.name!r}: {name} is empty, of shape {list(tensor.shape)}")

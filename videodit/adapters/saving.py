@@ -62,7 +62,7 @@ def save_lora(
     """
     path = Path(path)
     if layout not in get_args(SaveLayout):
-        raise InputError(f"layout is {layout!r}, valid values are {', '.join(get_args(SaveLayout))}")
+        raise InputError(f"layout is {layout!r}; valid values are {', '.join(get_args(SaveLayout))}")
     if path.suffix != ".safetensors":
         raise InputError(f"path is {str(path)!r}; it must end in .safetensors")
     if path.is_file() and not _is_own(path):

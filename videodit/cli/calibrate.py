@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videodit.acceleration.places import file_to_write
-from videodit.acceleration.schedule import Calibration, Schedule, is_calibration, read_calibrations, write_calibrations
 from videodit.cli.common import note, quiet_libraries
 from videodit.cli.flags import Device, Dtype, integer, number
 from videodit.cli.progress import show_progress
@@ -18,6 +16,10 @@ from videodit.cli.results import emit
 from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
 from videodit.files import sole_maker
+
+if TYPE_CHECKING:
+    from videodit.acceleration import Calibration, Schedule
+    from videodit.json_types import JsonObject
 
 PROMPTS = (
     "a red ball bounces on the grass",
@@ -63,7 +65,10 @@ def calibrate(
     least. `balanced` and `fast` are the cheapest ways that keep the PSNRs that were asked for. A file holds them for
     each number of steps and each sampler; the others in it stay.
     """
+    from videodit.acceleration import Calibration
     from videodit.acceleration.calibrate import choose, descend, evaluator
+    from videodit.acceleration.places import file_to_write
+    from videodit.acceleration.schedule import write_calibrations
     from videodit.hardware import parse_device, parse_dtype
     from videodit.pipelines.folders import model_hash
     from videodit.pipelines.request import Request
@@ -112,20 +117,19 @@ def calibrate(
 
         found = descend(count, evaluate, psnr=min(psnr, psnr_fast), report=show)
         schedules = {"balanced": choose(found, target=psnr), "fast": choose(found, target=psnr_fast)}
-        calibration = Calibration(
-            model_hash=weights,
-            scheduler=type(pipe.scheduler).__name__,
-            steps=count,
-            guidance=planned.guidance_scale,
-            schedules=schedules,
-        )
+        scheduler, guidance = type(pipe.scheduler).__name__, planned.guidance_scale
+        calibration = Calibration(weights, scheduler, count, guidance, schedules)
         write_calibrations(target, [*others, calibration])
-    keys = ("actions", "evaluations", "psnr")
-    values = {name: {key: getattr(one, key) for key in keys} for name, one in schedules.items()}
+    values = {name: _values(one) for name, one in schedules.items()}
     emit("calibration", output=target, prompts=len(told), seed=seed, num_inference_steps=count, schedules=values)
     print(f"{target}: {len(told)} prompts, seed {seed}, {tries} tries, {time.monotonic() - started:.0f} s")
     for name, one in schedules.items():
         print(f"{name:<9} {one.actions}  {one.evaluations} of {2 * count} predictions, {one.psnr:.1f} dB")
+
+
+def _values(schedule: Schedule) -> JsonObject:
+    """What a schedule is, under the keys of ``--json``."""
+    return {key: getattr(schedule, key) for key in ("actions", "evaluations", "psnr")}
 
 
 def _others(target: Path, key: tuple[str, str, int], *, overwrite: bool) -> list[Calibration]:
@@ -134,6 +138,8 @@ def _others(target: Path, key: tuple[str, str, int], *, overwrite: bool) -> list
     Raises:
         InputError: a file that cannot be written, is no calibration, or is damaged or has one of this key already.
     """
+    from videodit.acceleration.schedule import is_calibration, read_calibrations
+
     if not target.parent.is_dir():
         raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
     if not os.access(target.parent, os.W_OK):

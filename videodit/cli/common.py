@@ -49,13 +49,9 @@ def parse_size(text: str, name: str = "--size", *, bounded: bool = True) -> tupl
     """``(width, height)`` in pixels from "WxH".
 
     Args:
-        text: what was typed.
-        name: of the flag or key.
-        bounded: at most what a generation can have.
-
-    Args:
         text: as it was typed.
         name: of the flag or the key that it was typed for.
+        bounded: at most what a generation can have.
 
     Raises:
         InputError: ``text`` has another form, or a side that no clip has.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import typer
 
 from videodit.cli.common import note, parse_cfg, parse_size
-from videodit.cli.typed_names import key_names
+from videodit.cli.typed_names import default_names
 from videodit.errors import InputError
 from videodit.ranges import short
 from videodit.schema import is_plain
@@ -78,9 +78,6 @@ OF_THIS_MACHINE = ("model", "lora", "device", "dtype", "offload", "lora-folder")
 """Keys that do not hold where ``--server`` makes the clip."""
 
 _PATHS = {"model", "output", "lora", "lora-folder", "wildcards"}  # where ~ is the home folder
-_FIELDS = {"num_inference_steps": "steps", "guidance_scale": "cfg", "negative_prompt": "negative"} | {
-    "acceleration": "accelerate"
-}
 
 
 @dataclass(frozen=True)
@@ -284,9 +281,7 @@ def tell_defaults(context: typer.Context) -> dict[str, str]:
         return {}
     told = [f"{key} {_shown(value)}{f' ({origin})' if origin else ''}" for key, (value, origin) in used.items()]
     note(f"from {str(file)!r}: {', '.join(told)}")
-    sentence = f"{{}} in {str(file)!r}"
-    keys = key_names({key: key for key in used} | {name: key for name, key in _FIELDS.items() if key in used}, sentence)
-    return keys | {f"--{key}": sentence.format(key) for key in used}
+    return default_names(used, f"{{}} in {str(file)!r}")
 
 
 def _is_default(context: typer.Context, key: str) -> bool:

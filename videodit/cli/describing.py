@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from videodit.cli import results
+from videodit.cli import measured, results
 from videodit.cli.common import print_rows
 from videodit.cli.controls import describe_control
 from videodit.cli.estimates import estimate
@@ -17,8 +17,9 @@ from videodit.pipelines.storyboard import Storyboard
 
 def describe_jobs(jobs: Sequence[Job]) -> None:
     """Print what :func:`videodit.cli.jobs.run_jobs` would do."""
+    kept = measured.load()
     for job in jobs:
-        request, plan, cost = job.request, job.plan, estimate(job)
+        request, plan, cost = job.request, job.plan, estimate(job, kept)
         results.emit("plan", **_plan_values(job), estimate=plan.estimate | cost.document)
         print_rows(
             [
@@ -44,7 +45,7 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
                 ("dtype", job.dtype_name),
                 ("time", cost.time_text),
                 ("memory", cost.memory_text),
-                *([("offload", request.offload)] if request.offload not in (None, "none") else []),
+                *([("offload", request.offload)] if request.offloads else []),
                 *([("vae", "in tiles")] if request.vae_tiling else []),
                 *([("preview", job.order.preview)] if job.order.preview is not None else []),
                 ("output", _output_name(job)),

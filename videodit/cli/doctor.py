@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from videodit.cli.common import print_rows, quiet_libraries
 from videodit.cli.progress import show_progress
 from videodit.cli.results import emit
+from videodit.importing import quick_imports
 from videodit.user_folders import config_file, data_folder
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def doctor() -> None:
     """Show versions, devices and the attention backends that work here, measured, and try one small forward."""
     with show_progress() as progress:
         progress.stage("loading torch")
-        from videodit.hardware import default_device, default_dtype
+        with quick_imports():
+            from videodit.hardware import default_device, default_dtype
 
         device = default_device()
         dtype, reason = default_dtype(device)
@@ -80,22 +81,26 @@ def doctor() -> None:
 
 
 def _versions() -> list[tuple[str, str]]:
+    from importlib.metadata import PackageNotFoundError, version
+
     rows = [("python", platform.python_version())]
     for package in _PACKAGES:
         try:
-            rows.append((package, importlib.metadata.version(package)))
-        except importlib.metadata.PackageNotFoundError:
+            rows.append((package, version(package)))
+        except PackageNotFoundError:
             rows.append((package, "not installed"))
     return rows
 
 
 def _extras() -> list[tuple[str, str]]:
     """Packages that are not needed, and what they are for."""
+    from importlib.metadata import PackageNotFoundError, version
+
     rows = []
     for package, purpose in _EXTRAS.items():
         try:
-            rows.append((package, f"{importlib.metadata.version(package)}, for {purpose}"))
-        except importlib.metadata.PackageNotFoundError:
+            rows.append((package, f"{version(package)}, for {purpose}"))
+        except PackageNotFoundError:
             rows.append((package, f"not installed; it is for {purpose}"))
     return rows
 
@@ -240,7 +245,7 @@ def _try_forward(device: str, dtype: torch.dtype) -> list[tuple[str, str]]:
     """One forward of a small random model, timed the second time, when everything is loaded."""
     import torch
 
-    from videodit.transformer import VideoDiT
+    from videodit import VideoDiT
 
     quiet_libraries()
     try:

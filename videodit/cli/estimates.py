@@ -96,17 +96,22 @@ def _threads(count: int) -> str:
     return f"{count} thread{'' if count == 1 else 's'}"
 
 
-def estimate(job: Job) -> Estimate:
-    """What a clip will take, from what others took on this machine and the headers of the model's files."""
-    return replace(estimate_time(job), memory=_memory(job))
+def estimate(job: Job, kept: Sequence[Measured]) -> Estimate:
+    """What a clip will take, from what others took on this machine and the headers of the model's files.
+
+    Args:
+        job: the clip.
+        kept: of :func:`videodit.cli.measured.load`.
+    """
+    return replace(estimate_time(job, kept), memory=_memory(job))
 
 
-def estimate_time(job: Job) -> Estimate:
+def estimate_time(job: Job, kept: Sequence[Measured]) -> Estimate:
     """The same without the memory."""
     from videodit.pipelines.costs import growth
 
     plan, threads = job.plan, _threads_of(job)
-    basis = measured.nearest(threads, plan.window_tokens, **_kind_of(job))
+    basis = measured.nearest(kept, threads, plan.window_tokens, **_kind_of(job))
     if basis is None:
         return Estimate()
     grown = growth(plan.spec, job.model, plan.window_tokens, basis.tokens)
@@ -182,7 +187,8 @@ def confirm(jobs: Sequence[Job]) -> None:
     Raises:
         Stopped: the answer is no.
     """
-    found = [estimate_time(job) for job in jobs]
+    kept = measured.load()
+    found = [estimate_time(job, kept) for job in jobs]
     known = [one for one in found if one.work is not None]
     total = sum(one.work or 0.0 for one in known) + max((one.start or 0.0 for one in known), default=0.0)
     if total <= LONG:
@@ -197,16 +203,14 @@ def confirm(jobs: Sequence[Job]) -> None:
 
 def _kind_of(job: Job) -> dict[str, str]:
     """What a measurement has to have in common with a clip."""
-    from videodit.pipelines.folders import model_hash
-
     request = job.request
     machine, device = measured.this_machine(job.device)
-    memory = f", offload {request.offload}" if request.offload not in (None, "none") else ""
+    memory = f", offload {request.offload}" if request.offloads else ""
     memory += ", tiles" if request.vae_tiling else ""
     steered = sorted({one.branch for one in job.plan.controls if one.scale != 0})
     memory += f", control {'+'.join(steered)}" if steered else ""
     return {
-        "model": str(model_hash(job.model.path)),
+        "model": str(job.model.weights_hash),
         "machine": machine,
         "device": device,
         "dtype": job.dtype_name,
@@ -230,8 +234,5 @@ def _pixels(job: Job) -> int:
 
 
 def _batches_guidance(job: Job) -> bool:
-    from videodit.acceleration import AccelConfig
-
-    wanted = job.request.acceleration
-    config = AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted
+    config = job.request.accel_config
     return config is not None and config.guidance != "sequential"

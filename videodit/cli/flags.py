@@ -313,6 +313,8 @@ def with_clip_flags(command: Callable[..., None]) -> Callable[..., None]:
         if values["server"] is not None:
             leave_out_machine(context, values, {one.name: one.default for one in shared})
         flags = ClipFlags(**{one.name: values.pop(one.name) for one in shared})
+        if flags.detach and flags.server is None:
+            raise InputError("--detach is for --server URL; a clip that is made here is waited for")
         with naming(tell_defaults(context)):
             command(**values, flags=flags)
 

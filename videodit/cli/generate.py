@@ -79,7 +79,7 @@ def generate(
 ) -> None:
     """Make a clip from a sentence, or one from each line of a file."""
     _check_sources(prompt, prompts, storyboard)
-    if flags.server is not None or flags.detach:
+    if flags.server is not None:
         from videodit.cli.remote import check_flags
 
         check_flags(flags)

@@ -290,6 +290,7 @@ def _parts(folder: Path) -> dict[str, dict[str, Any]]:
     """Class, parameter count and bytes of each part of a model, from the headers of its files."""
     from videodit.checkpoints import check_weights
     from videodit.configs import read_json
+    from videodit.weights import read_headers
 
     parts = {}
     for path in sorted(folder.glob("*/config.json")):
@@ -299,17 +300,10 @@ def _parts(folder: Path) -> dict[str, dict[str, Any]]:
         shards = sorted(path.parent.glob("*.safetensors"))
         parts[path.parent.name] = {
             "class": name,
-            "parameters": sum(map(_parameter_count, shards)),
+            "parameters": sum(math.prod(entry.shape) for entry in read_headers(shards).values()),
             "bytes": sum(shard.stat().st_size for shard in shards),
         }
     return parts
-
-
-def _parameter_count(shard: Path) -> int:
-    from safetensors import safe_open
-
-    with safe_open(shard, framework="pt") as tensors:
-        return sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
 
 
 def _print_vocabulary(name: str) -> None:

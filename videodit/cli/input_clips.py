@@ -109,8 +109,6 @@ def make_one(made: tuple[Request, list[str]], name: str, flags: ClipFlags, input
     Raises:
         InputError: see :func:`videodit.cli.jobs.plan_jobs` and :func:`videodit.cli.jobs.run_jobs`.
     """
-    if flags.detach:
-        raise InputError("--detach is for --server URL; a clip that is made here is waited for")
     request, notices = made
     for notice in notices:
         note(notice)

@@ -38,7 +38,6 @@ from videodit.pipelines.request import LoRARequest, Request, as_list
 from videodit.prompts import is_blank
 
 if TYPE_CHECKING:
-    from videodit.acceleration import AccelConfig
     from videodit.adapters import LoRAInfo
     from videodit.pipelines import VideoDiTPipeline
     from videodit.pipelines.acceleration import Timings
@@ -170,7 +169,7 @@ def _check_place(order: Order) -> None:
     Raises:
         InputError: it cannot.
     """
-    from videodit import animations
+    from videodit import clip_files
 
     if order.preview is not None:
         check_preview_place(order)
@@ -180,15 +179,15 @@ def _check_place(order: Order) -> None:
         return
     check_output_name(order.output)
     check_output(order.output, inputs=order.inputs, overwrite=order.overwrite)
-    animations.check_output(order.output)
+    clip_files.check_output(order.output)
     wanted = results.current().stdout_format
-    if wanted is not None and wanted != animations.format_of(order.output):
+    if wanted is not None and wanted != clip_files.format_of(order.output):
         raise InputError(f"--format is for -o -; name a file {order.output.stem}.{wanted} for a file of that format")
 
 
 def _rates(job: Job) -> list[str]:
     """What becomes of a clip's rate in the format of its file."""
-    from videodit.animations import rate_notices
+    from videodit.clip_files import rate_notices
 
     output = job.output
     if output == results.STDOUT:
@@ -218,18 +217,11 @@ def _check_memory(request: Request, device: str) -> None:
     from videodit.pipelines.memory import check_offload
 
     check_offload(request.offload, device)
-    wanted = _acceleration_of(request)
-    if wanted is None or request.offload in (None, "none"):
+    wanted = request.accel_config
+    if wanted is None or not request.offloads:
         return
     if wanted.quantize is not None or wanted.offload is not None or request.offload == "sequential":
         raise InputError(f"offload {request.offload!r} and acceleration {wanted!r} do not go together; leave one out")
-
-
-def _acceleration_of(request: Request) -> AccelConfig | None:
-    from videodit.acceleration import AccelConfig
-
-    wanted = request.acceleration
-    return AccelConfig.preset(wanted) if isinstance(wanted, str) else wanted
 
 
 def _check_acceleration(request: Request, plan: Plan, model: ModelFolder) -> None:
@@ -238,15 +230,14 @@ def _check_acceleration(request: Request, plan: Plan, model: ModelFolder) -> Non
     Raises:
         InputError: it does not.
     """
-    config = _acceleration_of(request)
+    config = request.accel_config
     if config is None or config.cache is None:
         return
     from videodit.acceleration.finding import find_schedules
     from videodit.acceleration.schedule import pick_schedule
-    from videodit.pipelines.folders import model_hash
 
     wanted, steps = request.acceleration, plan.num_inference_steps
-    found, _ = find_schedules(config.cache, folder=model.path, model_hash=model_hash(model.path))
+    found, _ = find_schedules(config.cache, folder=model.path, model_hash=model.weights_hash)
     if isinstance(found, dict):
         pick_schedule(found, model.index["scheduler"][1], steps, what=f"acceleration {wanted!r}", model=request.model)
     elif len(found) != steps:
@@ -285,11 +276,11 @@ def _run_jobs(jobs: Sequence[Job], *, profile: bool, keep: bool = True) -> list[
             with _sole_maker(job):
                 _announce(job, keep)
                 if job.request.loras != loaded:  # a line's prompt may call others than the one before
-                    if _offloads(job):  # what moves weights knows those that were there
+                    if job.request.offloads:  # what moves weights knows those that were there
                         pipe.remove_all_hooks()
                     pipe.unload_lora_weights()
                     load_loras(pipe, job.request.loras, job.loras)
-                    if _offloads(job):
+                    if job.request.offloads:
                         pipe.offload(job.request.offload, job.device)
                     loaded = job.request.loras
                 with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
@@ -338,7 +329,7 @@ def _load_all(job: Job) -> VideoDiTPipeline:
         pipe = _load(job)
         if job.request.vae_tiling:
             pipe.enable_vae_tiling()
-        wanted = _acceleration_of(job.request)
+        wanted = job.request.accel_config
         quantized = wanted is not None and wanted.quantize is not None
         if wanted is not None and quantized:  # LoRAs go beside quantized weights, which cannot be made under them
             pipe.accelerate(wanted)
@@ -348,7 +339,7 @@ def _load_all(job: Job) -> VideoDiTPipeline:
                 one if one is None or is_hub_id(one) else branch_folder(one) for one in (branch.source, branch.source_2)
             ]
             pipe.add_control(branch.name, *places)
-        if _offloads(job):
+        if job.request.offloads:
             pipe.offload(job.request.offload, job.device)
         if wanted is not None and not quantized:
             pipe.accelerate(wanted)
@@ -366,11 +357,7 @@ def _load(job: Job) -> VideoDiTPipeline:
         dtype = {"default": dtype} | {name: getattr(torch, one) for name, one in dtypes.items()}
     pipe = VideoDiTPipeline.from_folder(job.model, dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
-    return pipe if _offloads(job) else pipe.to(job.device)
-
-
-def _offloads(job: Job) -> bool:
-    return job.request.offload not in (None, "none")
+    return pipe if job.request.offloads else pipe.to(job.device)
 
 
 def _announce(job: Job, keep: bool) -> None:

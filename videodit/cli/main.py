@@ -6,12 +6,13 @@ diffusers, av) is imported inside the commands, so that `videodit --help` answer
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -125,12 +126,7 @@ def _main(arguments: list[str], settings: _Settings) -> int:
     handler.addFilter(lambda record: not record.name.startswith(("videodit.pipelines", "videodit.animations.rate")))
     logging.getLogger("videodit").addHandler(handler)
     try:
-        code = app(
-            args=arguments,
-            prog_name="videodit",
-            standalone_mode=False,
-            obj=settings,
-        )
+        code = _command()(args=arguments, prog_name="videodit", standalone_mode=False, obj=settings)
         return code if isinstance(code, int) else 0
     except PastTyper as error:
         if str(error.stop):
@@ -142,6 +138,12 @@ def _main(arguments: list[str], settings: _Settings) -> int:
         raise InputError(_usage_message(error)) from error
     finally:
         logging.getLogger("videodit").removeHandler(handler)
+
+
+@functools.cache
+def _command() -> Callable[..., object]:
+    """What typer makes of :data:`app`, once a process."""
+    return typer.main.get_command(app)
 
 
 def _usage_message(error: Any) -> str:

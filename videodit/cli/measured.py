@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -57,6 +58,10 @@ class Measured:
     day: str
 
 
+_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+_FIELDS = {one.name: _KINDS[str(one.type)] for one in dataclasses.fields(Measured)}
+
+
 def file() -> Path:
     """Where measurements are kept; it need not exist."""
     return data_folder() / "measured.json"
@@ -89,11 +94,9 @@ def load() -> list[Measured]:
 
 
 def _checked(entry: Any) -> Measured | None:
-    kinds: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
-    fields = {one.name: kinds[str(one.type)] for one in dataclasses.fields(Measured)}
-    if not isinstance(entry, dict) or set(entry) != set(fields):
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS.keys():
         return None
-    if not all(is_plain(entry[name], types) for name, types in fields.items()):
+    if not all(is_plain(entry[name], types) for name, types in _FIELDS.items()):
         return None
     one = Measured(**entry)
     return one if one.tokens > 0 and min(one.forward, one.pixel, one.start, one.threads) >= 0 else None
@@ -112,14 +115,15 @@ def _key(one: Measured) -> tuple[object, ...]:
     return (*(getattr(one, name) for name in _LIKE), one.threads, one.tokens)
 
 
-def nearest(threads: int, tokens: int, **like: str) -> Measured | None:
+def nearest(kept: Sequence[Measured], threads: int, tokens: int, **like: str) -> Measured | None:
     """The measurement of the same model on the same device that is nearest: first by threads, then by tokens.
 
     Args:
+        kept: of :func:`load`.
         threads: that a clip will have.
         tokens: of it in a forward.
         like: what is the same: ``model``, ``machine``, ``device``, ``dtype`` and ``way``.
     """
-    fitting = [one for one in load() if all(getattr(one, name) == like[name] for name in _LIKE)]
+    fitting = [one for one in kept if all(getattr(one, name) == like[name] for name in _LIKE)]
     same = [one for one in fitting if one.threads == threads]
     return min(same or fitting, key=lambda one: abs(math.log(one.tokens / tokens)), default=None)

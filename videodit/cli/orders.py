@@ -72,6 +72,6 @@ class Job:
     @property
     def there(self) -> list[Path]:
         """Files of the output that exist."""
-        from videodit.animations import files_of
+        from videodit.clip_files import files_of
 
         return files_of(self.output)

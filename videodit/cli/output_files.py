@@ -44,7 +44,7 @@ def check_output(output: Path, *, inputs: Iterable[str | os.PathLike[str]] = (),
             raise InputError(
                 f"output {str(output)!r} is the same file as the input {os.fspath(path)!r}; choose another name with -o"
             )
-    from videodit.animations import files_of
+    from videodit.clip_files import files_of
 
     if not overwrite and (os.path.lexists(output) or files_of(output)):
         raise InputError(f"{str(output)!r} exists; choose another name with -o, or replace it with --overwrite")

@@ -30,34 +30,21 @@ from videodit.pipelines.prompt_expansion import expand_request
 from videodit.pipelines.request import Request
 from videodit.pipelines.storyboard import Storyboard
 
-_LOCAL = {
-    "device": "--device",
-    "dtype": "--dtype",
-    "limit": "--limit",
-    "lora_folder": "--lora-folder",
-    "offload": "--offload",
-    "vae_tiling": "--vae-tiling",
-    "preview": "--preview",
-    "profile": "--profile",
-}
-
-
+_LOCAL = ("device", "dtype", "limit", "lora_folder", "offload", "vae_tiling", "preview", "profile")
+"""Flags that are about the machine that makes the clip."""
 _PATHS = {"create": "/v1/videos", "edit": "/v1/videos/edits", "extension": "/v1/videos/extensions"}
 
 
 def check_flags(flags: ClipFlags) -> None:
-    """See that the flags fit where the clip is made: here, or by a server, which cannot do all that this machine can.
+    """See that a server can do what the flags say; it cannot do all that this machine can.
 
     Raises:
-        InputError: naming the flag that does not.
+        InputError: naming the flag that it cannot honour.
     """
-    if flags.server is None:
-        if flags.detach:
-            raise InputError("--detach is for --server URL; a clip that is made here is waited for")
-        return
     if flags.control or flags.control_model:
         raise InputError("--control is not sent to a server yet; leave it out, or make the clip here without --server")
-    for name, flag in _LOCAL.items():
+    for name in _LOCAL:
+        flag = f"--{name.replace('_', '-')}"
         if getattr(flags, name):
             raise InputError(f"{flag} is about this machine, and --server makes the clip on another; leave {flag} out")
     if os.path.exists(flags.model) and ("/" in flags.model or "\\" in flags.model):
@@ -89,12 +76,12 @@ def body_of(request: Request, server: Server | None) -> JsonObject:
         raise InputError("weights of words, as in (word:1.2), are not sent to a server; leave them out")
     if request.control or request.control_models:
         raise InputError("control is not sent to a server yet; leave it out")
-    scenes = [list(scene) for scene in request.prompt.scenes] if isinstance(request.prompt, Storyboard) else None
+    prompt, scenes = request.prompt, None
+    if isinstance(prompt, Storyboard):
+        prompt, scenes = None, [list(scene) for scene in prompt.scenes]
     body: JsonObject = {
-        "prompt": request.prompt if scenes is None else None,
-        "storyboard": [list(scene) for scene in request.prompt.scenes]
-        if isinstance(request.prompt, Storyboard)
-        else None,
+        "prompt": prompt,
+        "storyboard": scenes,
         "negative_prompt": request.negative_prompt,
         "model": request.model,
         "seconds": request.seconds,
@@ -110,13 +97,12 @@ def body_of(request: Request, server: Server | None) -> JsonObject:
         "fit": request.fit if request.fit != "crop" else None,
         "loop": request.loop or None,
     }
-    if server is None:
-        return {name: value for name, value in body.items() if value is not None}
-    for field, medium in (("input_reference", request.image), ("last_reference", request.last_image)):
-        if medium is not None:
-            body[field] = {"id": server.upload(Path(medium))}
-    if request.conditions:
-        body["conditions"] = [_condition(one, server) for one in request.conditions]
+    if server is not None:
+        for field, medium in (("input_reference", request.image), ("last_reference", request.last_image)):
+            if medium is not None:
+                body[field] = {"id": server.upload(Path(medium))}
+        if request.conditions:
+            body["conditions"] = [_condition(one, server) for one in request.conditions]
     return {name: value for name, value in body.items() if value is not None}
 
 

@@ -161,10 +161,9 @@ def _name(id: str) -> str:
     Raises:
         InputError: something else.
     """
-    import re
-
     from videodit.errors import InputError
+    from videodit.serving.records import is_id
 
-    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", id) is None:
+    if not is_id(id, "video"):
         raise InputError(f"{id!r} is not the id of a job; `videodit jobs list` shows them")
     return id

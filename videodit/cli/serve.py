@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,11 @@ from videodit.cli import results
 from videodit.cli.common import note, print_rows
 from videodit.cli.flags import integer
 from videodit.cli.result_flags import with_result_flags
+from videodit.cli.server_flags import Data, Devices, DType, LoRAs, Models, Port
 from videodit.cli.typed_names import named_as_typed
 from videodit.cli.typer_commands import Command, Group
 from videodit.errors import InputError
+from videodit.importing import quick_imports
 from videodit.limits import current_limits
 from videodit.user_folders import data_folder
 
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from videodit.serving.config import ServerConfig
     from videodit.serving.keys import KeyRing
 
-Data = Annotated[Path | None, typer.Option(help="Where jobs, clips and keys are kept.")]
 Name = Annotated[str, typer.Argument(help="Of the key's user; jobs belong to this name.")]
 
 
@@ -34,22 +36,15 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on. Others than this machine's own need a key.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 8000,
+    port: Port = 8000,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A name that clients know the server by, such as a proxy's. Repeatable."),
     ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", "-m", metavar="[NAME=]MODEL", help="A model that may be used. Repeatable."),
-    ] = None,
-    lora: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FILE", help="A LoRA that may be used. Repeatable.")
-    ] = None,
-    device: Annotated[
-        list[str] | None, typer.Option(help="A worker for each: cpu, cuda:0, cuda:1 … Repeatable.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    model: Models = None,
+    lora: LoRAs = None,
+    device: Devices = None,
+    dtype: DType = None,
     data: Data = None,
     limit: Annotated[
         list[str] | None,
@@ -105,7 +100,7 @@ def run_server(config: ServerConfig, listening: Callable[[str], object] = lambda
     Raises:
         InputError: a package is missing, the address is in use, or another server has the data folder.
     """
-    with needs_extra():
+    with needs_extra(), quick_imports():
         import uvicorn
 
         from videodit.serving.app import create_app
@@ -128,7 +123,9 @@ def run_server(config: ServerConfig, listening: Callable[[str], object] = lambda
             server_header=False,
             timeout_graceful_shutdown=5,
         )
-        uvicorn.Server(settings).run(sockets=[listener])
+        server = uvicorn.Server(settings)
+        gc.freeze()  # the collector need not walk through all that was imported, again and again, while clients wait
+        server.run(sockets=[listener])
 
 
 def add(

@@ -23,7 +23,7 @@ def check_sheet(path: Path, *, overwrite: bool) -> None:
     Raises:
         InputError: it cannot, or there is a file that may not be replaced.
     """
-    from videodit.media import check_place
+    from videodit.clip_files import check_place
 
     if path.suffix.lower() != ".png":
         raise InputError(f"cannot write the sheet {str(path)!r}: the name must end in .png")

@@ -47,7 +47,7 @@ def _named(path: Path, first: int, seed: int) -> Path:
 
 def first_file(path: Path) -> Path:
     """The file of a clip, or the first one where there is one for each frame."""
-    from videodit.animations import files_of
+    from videodit.clip_files import files_of
 
     return next(iter(files_of(path)), path)
 
@@ -68,7 +68,7 @@ def write_sheet(path: Path, clips: Sequence[tuple[Path, int | None]]) -> None:
 
 def _some_frames(path: Path) -> list[np.ndarray]:
     """A few frames of a clip that was just written, spread over its length, uint8 ``[H, W, 3]``."""
-    from videodit.animations import files_of, format_of
+    from videodit.clip_files import files_of, format_of
     from videodit.reading.pictures import frames_of
 
     kind = format_of(path)

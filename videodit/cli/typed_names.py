@@ -10,7 +10,7 @@ import contextlib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, get_args
 
@@ -63,6 +63,20 @@ def key_names(keys: Mapping[str, str], sentence: str = "{}") -> dict[str, str]:
     if "size" in keys:
         found |= {name: f"the {name} of {found['size']}" for name in ("height", "width")}
     return found
+
+
+def default_names(keys: Collection[str], sentence: str) -> dict[str, str]:
+    """The same for a file whose keys are named after flags, with the names of these flags.
+
+    Args:
+        keys: that hold.
+        sentence: how a key stands in a sentence.
+    """
+    names = key_names({key: key for key in keys}, sentence)
+    for name, (parameter, part, _) in _ALIASES.items():
+        if parameter in keys:
+            names[name] = part.format(sentence.format(parameter))
+    return names | {f"--{key}": sentence.format(key) for key in keys}
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 import webbrowser
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +13,7 @@ import typer
 from videodit.cli import results
 from videodit.cli.common import note
 from videodit.cli.serve import named_sources, needs_extra, run_server, server_folder
+from videodit.cli.server_flags import Data, Devices, DType, LoRAs, Models, Port
 from videodit.errors import InputError
 from videodit.limits import current_limits
 
@@ -21,20 +21,13 @@ _TITLE = b"<title>videodit</title>"
 
 
 def ui(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the server; 0: any that is free.")] = 8000,
+    port: Port = 8000,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", "-m", metavar="[NAME=]MODEL", help="A model that may be used. Repeatable."),
-    ] = None,
-    lora: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FILE", help="A LoRA that may be used. Repeatable.")
-    ] = None,
-    device: Annotated[
-        list[str] | None, typer.Option(help="A worker for each: cpu, cuda:0, cuda:1 … Repeatable.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Where jobs and clips are kept.")] = None,
+    model: Models = None,
+    lora: LoRAs = None,
+    device: Devices = None,
+    dtype: DType = None,
+    data: Data = None,
 ) -> None:
     """Make clips in the browser, with a server that already runs on the port, or one that is started here."""
     url = f"http://127.0.0.1:{port}"

@@ -13,7 +13,8 @@ from videodit.serving.documented import ERRORS, VideoAnswer, body_of
 from videodit.serving.errors import APIError
 from videodit.serving.records import Job
 from videodit.serving.requests import CreateVideo, merged
-from videodit.serving.videos import Owner, State, add_job, as_video, find_job, new_job
+from videodit.serving.store import JobStore
+from videodit.serving.videos import Owner, State, add_jobs, as_video, find_job, keep_sources_of, new_job, source_gone
 
 router = APIRouter(prefix="/v1", responses=ERRORS)
 MOST_COPIES = 64
@@ -37,7 +38,17 @@ async def change(id: str, request: Request, state: State, owner: Owner) -> Any:
     body = await read_body(request, state, owner)
     fields = merged(job.extra.get("body", {}), body)
     new = new_job(fields, state, owner, kind=job.kind, parent=job.parent, again=job)
-    changed = state.store.replan(job.id, new)
+
+    def write(store: JobStore) -> bool:
+        keep_sources_of(new, id, state)
+        changed = store.replan(id, new)
+        state.data.clear(id, store.needs(id))  # of a job that was deleted meanwhile nothing comes back
+        return changed
+
+    try:
+        changed = await state.write(write)
+    except FileNotFoundError:
+        raise source_gone() from None
     job = find_job(id, owner, state)
     if not changed:
         raise _no_longer_waits(job)
@@ -49,11 +60,9 @@ async def copy(id: str, state: State, owner: Owner, count: Annotated[int, Query(
     """Ask for a clip again, with other seeds."""
     job = find_job(id, owner, state)
     body = job.extra.get("body", {})
-    made = []
-    for _ in range(count):
-        seeded = body | {"seed": secrets.randbelow(2**31)}
-        made.append(add_job(new_job(seeded, state, owner, kind=job.kind, parent=job.parent, again=job), state))
-    return {"object": "list", "data": [as_video(one, state) for one in made]}
+    bodies = [body | {"seed": secrets.randbelow(2**31)} for _ in range(count)]
+    copies = [new_job(one, state, owner, kind=job.kind, parent=job.parent, again=job) for one in bodies]
+    return {"object": "list", "data": [as_video(one, state) for one in await add_jobs(copies, state)]}
 
 
 @router.post("/videos/{id}/move")
@@ -62,7 +71,7 @@ async def move(id: str, to: Move, state: State, owner: Owner) -> Any:
     job = find_job(id, owner, state)
     if to.before is not None:
         find_job(to.before, owner, state)
-    if not state.store.move(job.id, owner, to.before):
+    if not await state.write(lambda store: store.move(job.id, owner, to.before)):
         raise _no_longer_waits(find_job(id, owner, state))
     return as_video(find_job(id, owner, state), state)
 
@@ -70,17 +79,17 @@ async def move(id: str, to: Move, state: State, owner: Owner) -> Any:
 @router.post("/videos/{id}/pause")
 async def pause(id: str, state: State, owner: Owner) -> Any:
     """Have a clip that waits be passed over until it is resumed."""
-    return _pause(id, state, owner, paused=True)
+    return await _pause(id, state, owner, paused=True)
 
 
 @router.post("/videos/{id}/resume")
 async def resume(id: str, state: State, owner: Owner) -> Any:
     """Undo a pause."""
-    return _pause(id, state, owner, paused=False)
+    return await _pause(id, state, owner, paused=False)
 
 
-def _pause(id: str, state: State, owner: str, *, paused: bool) -> Any:
+async def _pause(id: str, state: State, owner: str, *, paused: bool) -> Any:
     job = find_job(id, owner, state)
-    if not state.store.pause(job.id, paused):
+    if not await state.write(lambda store: store.pause(job.id, paused)):
         raise _no_longer_waits(find_job(id, owner, state))
     return as_video(find_job(id, owner, state), state)

@@ -18,6 +18,7 @@ from videodit.serving.metrics import CONTENT_TYPE, exposition, make_registry
 from videodit.serving.state import ServerState
 from videodit.serving.store import JobStore
 from videodit.serving.supervisor import Supervisor, put_back_all
+from videodit.serving.writer import Writer
 
 
 def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers: bool = True) -> FastAPI:
@@ -32,8 +33,12 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with data.held(), contextlib.closing(JobStore(data.jobs_file, durable=True)) as store:
-            app.state.server = ServerState(config, data, store)
+        with (
+            data.held(),
+            contextlib.closing(JobStore(data.jobs_file, durable=True)) as store,
+            contextlib.closing(Writer(data.jobs_file)) as write,
+        ):
+            app.state.server = ServerState(config, data, store, write)
             hub = app.state.server.hub
             app.state.registry = make_registry(app.state.server)
             put_back_all(store)  # no worker of an earlier server is left

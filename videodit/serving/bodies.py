@@ -57,6 +57,12 @@ async def read_body(request: Request, state: ServerState, owner: str) -> dict[st
     return values
 
 
+def forget_files(request: Request, state: ServerState) -> None:
+    """Remove the files that came with a request: nobody needs them."""
+    while request.state.fresh_uploads:
+        state.uploads.remove(request.state.fresh_uploads.pop())
+
+
 def parse_json(data: bytes) -> Any:
     """What a JSON text holds. Nothing of it is ambiguous, endless or impossible to send on.
 

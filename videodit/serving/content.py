@@ -61,11 +61,14 @@ async def content(
         if state.store.get(job.id, owner) is None:  # deleted meanwhile
             state.data.remove_job(job.id)
             raise not_found(f"video {job.id!r}")
-    if not path.is_file():
-        raise APIError(404, f"video {job.id} has no {variant}", code="not_found")
+    try:
+        found = path.stat()
+    except FileNotFoundError:  # some clips have none, and any may be deleted meanwhile
+        raise APIError(404, f"video {job.id} has no {variant}", code="not_found") from None
     suffix = Path(name).suffix
     filename = f"{job.id}{suffix}" if variant in ("video", *_ANIMATED) else f"{job.id}-{variant}{suffix}"
-    return FileResponse(path, media_type=media, filename=filename, headers={"X-Content-Type-Options": "nosniff"})
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return FileResponse(path, media_type=media, filename=filename, headers=headers, stat_result=found)
 
 
 @router.get(
@@ -78,7 +81,7 @@ async def preview(
 ) -> Any:
     """The newest preview of a clip that is being made; they are drawn while somebody listens to the events or asks."""
     job = find_job(id, owner, state)
-    state.store.watch("previews", _WATCHED)
+    await state.write(lambda store: store.watch("previews", _WATCHED))
     path = state.data.job(job.id) / PREVIEW
     try:
         content = path.read_bytes()

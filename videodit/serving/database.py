@@ -84,6 +84,12 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE TABLE watchers (name TEXT PRIMARY KEY, until REAL NOT NULL);
     """,
+    # What is asked for with each request is answered from these alone, without the jobs' long rows.
+    """
+    DROP INDEX jobs_queue;
+    CREATE INDEX jobs_queue ON jobs (state, position, paused, deleted, owner);
+    CREATE INDEX jobs_room ON jobs (owner, removed, deleted, expires, output) WHERE output IS NOT NULL;
+    """,
 )
 """Scripts that bring a file from one format to the next; ``PRAGMA user_version`` counts those that were run."""
 

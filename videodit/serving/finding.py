@@ -37,6 +37,11 @@ class Found:
     sort: Sort = "created"
 
     @property
+    def reads_all(self) -> bool:
+        """Whether no index leads to the jobs, so that all of them are looked at."""
+        return bool(self.query) or self.sort != "created"
+
+    @property
     def key(self) -> str:
         """The expression that jobs are ordered by."""
         return _SORTED[self.sort]

@@ -55,6 +55,7 @@ class Gate:
         self._app, self._config = app, config
         self._hosts = _hosts(config)
         self._is_open: bool | None = None
+        self._turns = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -64,6 +65,9 @@ class Gate:
         headers = _Headers(scope)
         send = _with_headers(scope, send)
         try:
+            if is_unsafe(scope):
+                async with self._turns:  # one each time that the loop comes round: a burst keeps no poll waiting
+                    await asyncio.sleep(0)
             body_limit = self._admit(scope, headers, state)
         except APIError as error:
             if scope["type"] == "websocket":
@@ -116,8 +120,7 @@ class Gate:
                 code="wrong_host",
             )
         by_key, owner = self._who(headers, state.keys)
-        is_unsafe = scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS
-        if is_unsafe and not by_key:
+        if is_unsafe(scope) and not by_key:
             _check_origin(headers, host, needed=headers.cookie(COOKIE) is not None)
         path: str = scope["path"]
         if owner is None and path not in OPEN_PATHS and not is_page(path):
@@ -136,7 +139,7 @@ class Gate:
         limit = limits.body_bytes if owner is not None and (has_files or is_upload) else limits.json_bytes
         if length is not None and length > limit:
             raise too_large(limit)
-        if owner is not None and is_unsafe:
+        if owner is not None and is_unsafe(scope):
             if scope["method"] == "POST" and CREATES_JOBS.fullmatch(path):
                 state.check_room(owner, headers.get("idempotency-key") or None)
             if has_files or is_upload:
@@ -190,6 +193,11 @@ class _Body:
         if self._bytes > self._limit:
             raise too_large(self._limit)
         return message
+
+
+def is_unsafe(scope: Scope) -> bool:
+    """Whether a request may change something."""
+    return scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS
 
 
 def too_large(limit: int) -> APIError:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 
+from videodit.serving.database import StoreUnavailable
 from videodit.serving.errors import APIError
 from videodit.serving.store import JobStore
+from videodit.serving.writer import Writer
 
 MOST_STREAMS = 500
 """Streams at once, of all keys together."""
@@ -20,10 +23,11 @@ class Hub:
 
     Args:
         store: of the event loop's thread.
+        write: changes what the store holds.
     """
 
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
+    def __init__(self, store: JobStore, write: Writer) -> None:
+        self._store, self._write = store, write
         self._changed = asyncio.Condition()
         self._streams = 0
         self._task: asyncio.Task[None] | None = None
@@ -49,10 +53,10 @@ class Hub:
     async def stream(self) -> AsyncIterator[None]:
         """Count a stream; the store is looked at while there are any."""
         self._streams += 1
-        self._store.watch("events", _WATCH)
-        if self._task is None:
-            self._task = asyncio.create_task(self._look())
         try:
+            await self._watch()
+            if self._task is None:
+                self._task = asyncio.create_task(self._look())
             yield
         finally:
             self._streams -= 1
@@ -70,17 +74,25 @@ class Hub:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
+    async def _watch(self) -> None:
+        with contextlib.suppress(StoreUnavailable):  # there are events without previews
+            await self._write(lambda store: store.watch("events", _WATCH))
+
     async def _look(self) -> None:
         turn, written = 0, (-1, -1)
         while self._streams:
             if turn % int(_WATCH / 2 / _LOOK) == 0:
-                self._store.watch("events", _WATCH)
+                await self._watch()
             turn += 1
-            if (now := self._store.written) != written:
-                written, revision = now, self._store.revision
-                if revision != self.revision:
-                    async with self._changed:
-                        self.revision = revision
-                        self._changed.notify_all()
+            with contextlib.suppress(sqlite3.OperationalError):  # such as of a disk that is full: perhaps next time
+                if (now := self._store.written) != written:
+                    await self._wake(self._store.revision)
+                    written = now
             await asyncio.sleep(_LOOK)
         self._task = None
+
+    async def _wake(self, revision: int) -> None:
+        if revision != self.revision:
+            async with self._changed:
+                self.revision = revision
+                self._changed.notify_all()

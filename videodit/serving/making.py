@@ -88,7 +88,8 @@ class Models:
         self.models, self.loras = dict(models), dict(loras or {})
         self._device, self._dtype = device, dtype
         self._folders: dict[str, ModelFolder] = {}
-        self._loaded: tuple[str, str | None] | None = None
+        self._loaded: str | None = None
+        self._acceleration: str | None = None
         self._with: tuple[LoRARequest, ...] | None = ()  # None: nobody knows, since loading failed on the way
         self._pipe: VideoDiTPipeline | None = None
 
@@ -110,6 +111,8 @@ class Models:
     def pipeline(self, name: str, *, acceleration: str | None, loras: tuple[LoRARequest, ...]) -> VideoDiTPipeline:
         """A pipeline, ready for a clip. Another model takes the place of the one that is loaded; LoRAs alone do not.
 
+        Nor do presets; but what they change cannot be undone, so a clip without one after one with one loads anew.
+
         Args:
             name: of the model.
             acceleration: a preset's name.
@@ -118,12 +121,13 @@ class Models:
         Raises:
             InputError: a LoRA or a preset that does not fit the model.
         """
-        if self._pipe is None or self._loaded != (name, acceleration):
+        slower = self._acceleration is not None and acceleration is None
+        if self._pipe is None or self._loaded != name or slower:
             self._pipe, self._loaded, self._with = None, None, ()
-            pipe = self._load(name)
-            if acceleration is not None:
-                pipe.accelerate(acceleration)
-            self._pipe, self._loaded = pipe, (name, acceleration)
+            self._pipe, self._loaded, self._acceleration = self._load(name), name, None
+        if acceleration is not None and acceleration != self._acceleration:
+            self._pipe.accelerate(acceleration)
+            self._acceleration = acceleration
         if loras != self._with:
             self._with = None
             self._pipe.unload_lora_weights()
@@ -143,16 +147,17 @@ class Models:
         return self._pipe
 
     def _load(self, name: str) -> VideoDiTPipeline:
-        import torch
-
         from videodit.hardware import parse_device, parse_dtype
         from videodit.pipelines import VideoDiTPipeline
 
         device = parse_device(self._device)
         dtype = parse_dtype(self._dtype, device)
-        with torch.inference_mode(False):
-            pipe = VideoDiTPipeline.from_folder(self.folder(name), dtype=dtype)
+        pipe = VideoDiTPipeline.from_folder(self.folder(name), dtype=dtype)
         pipe.set_progress_bar_config(disable=True)
+        if self._acceleration is not None:  # a preset's attention is set for the whole process
+            for network in (pipe.transformer, pipe.transformer_2):
+                if network is not None:
+                    network.set_attention_backend("native")
         return pipe.to(device)
 
 

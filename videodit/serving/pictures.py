@@ -17,7 +17,7 @@ SPRITESHEET = "spritesheet.webp"
 """Names in a job's folder."""
 _THUMB, _TILE = 512, 192  # pixels of the longer side, at most
 _COLUMNS, _ROWS = 4, 4
-_QUALITY = 85
+_QUALITY, _METHOD = 85, 2  # of WebP's seven methods the slower ones take off little, and the next job waits
 
 
 class Pictures:
@@ -68,5 +68,5 @@ def _small(frame: np.ndarray, side: int) -> PIL.Image.Image:
 
 def _write(path: Path, picture: PIL.Image.Image) -> None:
     buffer = io.BytesIO()
-    picture.save(buffer, "webp", quality=_QUALITY)
+    picture.save(buffer, "webp", quality=_QUALITY, method=_METHOD)
     write_whole(path, buffer.getvalue())

@@ -306,7 +306,7 @@ def read_defaults(written: Iterable[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         name = _SHORT.get(name.strip(), name.strip())
         if not equals or name not in legal:
-            raise InputError(f"the default {text!r} is not NAME=VALUE; legal names are {', '.join(legal)}")
+            raise InputError(f"the default {text!r} is not NAME=VALUE; valid names are {', '.join(legal)}")
         found[name] = value
     try:
         return parsed(CreateVideo, found).said()

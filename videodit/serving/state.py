@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from videodit.serving.hub import Hub
 from videodit.serving.keys import FailedLogins, KeyRing
 from videodit.serving.store import JobStore, QueueFull
 from videodit.serving.uploads import Uploads
+from videodit.serving.writer import Writer
 
 
 class ServerState:
@@ -25,16 +27,17 @@ class ServerState:
         config: of the server.
         data: its folder.
         store: its jobs, for the thread of the event loop.
+        write: changes them, in a thread of its own.
     """
 
-    def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore) -> None:
-        self.config, self.data, self.store = config, data, store
+    def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore, write: Writer) -> None:
+        self.config, self.data, self.store, self.write = config, data, store, write
         self.keys = KeyRing(store)
         self.failed_logins = FailedLogins(config.limits.failed_logins)
-        self.uploads = Uploads(config, data, store)
-        self.hub = Hub(store)
+        self.uploads = Uploads(config, data, store, write)
+        self.hub = Hub(store, write)
         self.started = time.monotonic()
-        self._cards: dict[str, Card] = {}
+        self._cards: dict[str, tuple[str, Card]] = {}  # by model: what was published last, and the same read
 
     def card(self, name: str | None) -> Card:
         """What is known of a registered model.
@@ -46,16 +49,17 @@ class ServerState:
         if name not in self.config.models:
             legal = ", ".join(self.config.models)
             raise APIError(404, f"there is no model {name[:200]!r}; valid values are {legal}", code="model_not_found")
-        known = self._cards.get(name)
-        if known is None or (known.loras is None and self.config.loras):  # more is published once it is known
-            found = self.store.cards().get(name)
-            if found is None:
-                why = f"the model {name!r} is not known yet: its worker is starting"
-                if (problem := self.store.problems().get(name)) is not None:
-                    why = f"the model {name!r} cannot be used: {problem}"
-                raise APIError(503, why, code="model_not_ready", headers={"Retry-After": "1"})
-            self._cards[name] = Card.from_json(found)
-        return self._cards[name]
+        published = self.store.card(name)
+        if published is None:
+            why = f"the model {name!r} is not known yet: its worker is starting"
+            if (problem := self.store.problems().get(name)) is not None:
+                why = f"the model {name!r} cannot be used: {problem}"
+            raise APIError(503, why, code="model_not_ready", headers={"Retry-After": "1"})
+        text, known = self._cards.get(name, ("", None))
+        if known is None or text != published:  # a worker that starts again may find another model there
+            known = Card.from_json(json.loads(published))
+            self._cards[name] = published, known
+        return known
 
     def check_limits(self, settings: JsonObject) -> None:
         """See that a clip is not more than the operator allows.
@@ -95,11 +99,11 @@ class ServerState:
         """
         if repeated is not None and self.store.answered(owner, repeated) is not None:
             return
-        self.uploads.check_room(owner, 0)
-        try:
+        try:  # first, since it costs least, and a full queue is asked most
             self.store.check_room(owner, queue_limit=self.config.limits.queue, owner_limit=self.owner_limit(owner))
         except QueueFull as full:
             raise queue_full(full) from None
+        self.uploads.check_room(owner, 0)
 
 
 def queue_full(full: QueueFull) -> APIError:
@@ -107,13 +111,14 @@ def queue_full(full: QueueFull) -> APIError:
     return APIError(429, str(full), code="queue_full", headers={"Retry-After": "5"})
 
 
-def state_of(request: Request) -> ServerState:
+# Coroutines, although they wait for nothing: FastAPI calls plain functions in a thread.
+async def state_of(request: Request) -> ServerState:
     """For FastAPI's dependencies."""
     state: ServerState = request.app.state.server
     return state
 
 
-def owner_of(request: Request) -> str:
+async def owner_of(request: Request) -> str:
     """The name of the key that a request comes with: :class:`videodit.serving.gate.Gate` found it."""
     owner: str = request.state.owner
     return owner

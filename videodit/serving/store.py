@@ -12,10 +12,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from videodit.json_types import JsonObject
-from videodit.serving.database import FIELDS, Database, packed, unpacked
+from videodit.serving.claims import CANCELLED, Claims
+from videodit.serving.database import FIELDS, packed, unpacked
 from videodit.serving.finding import Found
-from videodit.serving.records import MOST_ATTEMPTS, Cancel, Claim, Job, State, Upload
+from videodit.serving.publications import Publications
+from videodit.serving.records import Cancel, Job, Upload
 
 Needs = Literal["all", "sources", "nothing", "unknown"]
 """What of a job's files is to stay. Of a failed one that is what it started from, so that it can be asked for again."""
@@ -28,31 +29,16 @@ class QueueFull(Exception):
         waiting: jobs that wait.
         limit: how many may.
         what: whose limit it is.
+        more: jobs that were to be added.
     """
 
-    def __init__(self, waiting: int, limit: int, what: str = "the queue") -> None:
-        super().__init__(f"{what} is full: {waiting} of {limit} jobs")
+    def __init__(self, waiting: int, limit: int, what: str = "the queue", more: int = 1) -> None:
+        room = "is full" if more == 1 else f"has no room for {more} more jobs"
+        super().__init__(f"{what} {room}: {waiting} of {limit} jobs")
         self.waiting, self.limit = waiting, limit
 
 
-class ClaimLost(Exception):
-    """A job is no longer the worker's: it was deleted, is finished, or its lease was over and another one began it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Wishes:
-    """What a worker learns at each step.
-
-    Attributes:
-        cancel: stop, and how.
-        watched: somebody looks, so a preview is worth its time.
-    """
-
-    cancel: Cancel | None
-    watched: bool
-
-
-class JobStore(Database):
+class JobStore(Claims, Publications):
     """Jobs, models, uploads and who looks at them; see :class:`~videodit.serving.database.Database`."""
 
     # ---- what the web process asks for
@@ -79,7 +65,7 @@ class JobStore(Database):
         now = self._clock()
         with self._transaction():
             self.check_room(job.owner, queue_limit=queue_limit, owner_limit=owner_limit)
-            (last,) = self._db.execute("SELECT coalesce(max(position), 0) FROM jobs").fetchone()
+            last = self._one("SELECT coalesce(max(position), 0) FROM jobs WHERE state IN ('queued', 'in_progress')")
             job = dataclasses.replace(job, created=now, position=last + 1.0, revision=self._next_revision())
             values = [packed(name, getattr(job, name)) for name in FIELDS]
             marks = ", ".join("?" * len(FIELDS))
@@ -88,20 +74,20 @@ class JobStore(Database):
                 self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", (job.owner, *answer, job.id, now))
         return job
 
-    def check_room(self, owner: str, *, queue_limit: int | None, owner_limit: int | None) -> None:
-        """See that a job could be added now; see :meth:`add`.
+    def check_room(self, owner: str, *, queue_limit: int | None, owner_limit: int | None, more: int = 1) -> None:
+        """See that so many jobs could be added now; see :meth:`add`.
 
         Raises:
             QueueFull: a limit is reached.
         """
         if queue_limit is not None:
             waiting = self._count("state = 'queued' AND deleted IS NULL")
-            if waiting >= queue_limit:
-                raise QueueFull(waiting, queue_limit)
+            if waiting + more > queue_limit:
+                raise QueueFull(waiting, queue_limit, more=more)
         if owner_limit is not None:
-            own = self._count("owner = ? AND state IN ('queued', 'in_progress') AND deleted IS NULL", owner)
-            if own >= owner_limit:
-                raise QueueFull(own, owner_limit, f"the queue of {owner!r}")
+            own = self._count(_UNFINISHED, owner)
+            if own + more > owner_limit:
+                raise QueueFull(own, owner_limit, f"the queue of {owner!r}", more)
 
     def answered(self, owner: str, key: str) -> tuple[str, str] | None:
         """The fingerprint and the job of an earlier request with the same ``Idempotency-Key``."""
@@ -262,8 +248,7 @@ class JobStore(Database):
     def unfinished(self, owner: str) -> list[Job]:
         """Jobs of an owner that wait or run, in the order of the queue."""
         rows = self._db.execute(
-            "SELECT * FROM jobs WHERE owner = ? AND state IN ('queued', 'in_progress') AND deleted IS NULL "
-            "ORDER BY state = 'queued', position",
+            f"SELECT * FROM jobs WHERE {_UNFINISHED} ORDER BY state = 'queued', position",
             (owner,),
         )
         return [unpacked(row) for row in rows]
@@ -324,119 +309,6 @@ class JobStore(Database):
         """Jobs in a state."""
         return self._count("state = ? AND deleted IS NULL", state)
 
-    # ---- what workers ask for
-
-    def claim(self, worker: str, models: Sequence[str]) -> Job | None:
-        """Take the first job that waits for one of the models; :meth:`beat` keeps it.
-
-        Args:
-            worker: the name of who asks.
-            models: that it can load.
-        """
-        first = (
-            "SELECT id FROM jobs WHERE state = 'queued' AND paused = 0 AND deleted IS NULL "
-            f"AND model IN ({', '.join('?' * len(models))}) ORDER BY position LIMIT 1"
-        )
-        if self._one(first, *models) is None:  # who only looks keeps nobody from writing
-            return None
-        with self._transaction():
-            row = self._db.execute(
-                "UPDATE jobs SET state = 'in_progress', worker = ?, beats = 0, attempts = attempts + 1, "
-                "started = coalesce(started, ?), stage = 'starting', step = 0, steps = 0, seconds_left = NULL, "
-                f"revision = ? WHERE id = ({first}) RETURNING *",
-                (worker, self._clock(), self._next_revision(), *models),
-            ).fetchone()
-        return None if row is None else unpacked(row)
-
-    def beat(self, claim: Claim, **reached: Any) -> Wishes:
-        """Give a sign of life, and say what the job has reached.
-
-        Args:
-            claim: of the job.
-            reached: ``stage``, ``step``, ``steps``, ``seconds_left``, ``preview``, ``settings`` or ``notices``.
-
-        Raises:
-            ClaimLost: the job is no longer this worker's; nothing was written.
-        """
-        sets = ["beats = beats + 1", *(f"{name} = ?" for name in reached)]
-        values = [packed(name, value) for name, value in reached.items()]
-        with self._transaction():
-            if reached:
-                sets.append("revision = ?")
-                values.append(self._next_revision())
-            row = self._db.execute(
-                f"UPDATE jobs SET {', '.join(sets)} WHERE {_CLAIMED} RETURNING cancel", (*values, *_claimed(claim))
-            ).fetchone()
-            if row is None:
-                raise ClaimLost(claim.job)
-            watched = self._one("SELECT 1 FROM watchers WHERE until > ? LIMIT 1", self._clock())
-        return Wishes(row["cancel"], watched is not None)
-
-    def complete(self, claim: Claim, *, output: JsonObject, recipe: JsonObject, expires: float | None) -> bool:
-        """Say that a job is done, once its files are in their place.
-
-        Returns:
-            Whether it counts: not if the job was deleted meanwhile, or is no longer this worker's.
-        """
-        with self._transaction():
-            done = self._change(
-                "state = 'completed', output = ?, recipe = ?, finished = ?, expires = ?, stage = NULL, "
-                "step = steps, seconds_left = NULL",
-                f"{_CLAIMED} AND deleted IS NULL",
-                (json.dumps(output), json.dumps(recipe), self._clock(), expires, *_claimed(claim)),
-            )
-            if not done:
-                self._failed(claim, CANCELLED)
-        return done > 0
-
-    def fail(self, claim: Claim, code: str, message: str) -> bool:
-        """Say that a job failed. Returns whether it still was this worker's."""
-        with self._transaction():
-            return self._failed(claim, {"code": code, "message": message}) > 0
-
-    def _failed(self, claim: Claim, error: JsonObject) -> int:
-        return self._change(
-            "state = 'failed', error = ?, finished = ?, stage = NULL, seconds_left = NULL",
-            _CLAIMED,
-            (json.dumps(error), self._clock(), *_claimed(claim)),
-        )
-
-    def running(self) -> list[Job]:
-        """Jobs in progress, deleted ones among them."""
-        return [unpacked(row) for row in self._db.execute("SELECT * FROM jobs WHERE state = 'in_progress'")]
-
-    def put_back(self, claim: Claim, *, counted: bool = True) -> State | None:
-        """Have a job begin again whose worker is gone.
-
-        One whose stop was asked for is stopped; if finished windows of it are to be kept, it is begun once more for
-        that. One that was begun :data:`~records.MOST_ATTEMPTS` times fails.
-
-        Args:
-            claim: of the worker; whatever that still says of the job counts no more.
-            counted: the attempt counts.
-
-        Returns:
-            What the job is now; ``None`` if it was no longer that worker's.
-        """
-        with self._transaction():
-            row = self._db.execute(f"SELECT * FROM jobs WHERE {_CLAIMED}", _claimed(claim)).fetchone()
-            if row is None:
-                return None
-            last = counted and claim.attempt >= MOST_ATTEMPTS
-            if row["deleted"] is not None or row["cancel"] == "drop" or (row["cancel"] is not None and last):
-                self._failed(claim, CANCELLED)
-                return "failed"
-            if last:
-                lost = f"its worker was lost {MOST_ATTEMPTS} times; the server's log may say why"
-                self._failed(claim, {"code": "worker_lost", "message": lost})
-                return "failed"
-            self._change(
-                "state = 'queued', worker = NULL, stage = NULL, step = 0, steps = 0, seconds_left = NULL, attempts = ?",
-                "id = ?",
-                (claim.attempt if counted else claim.attempt - 1, claim.job),
-            )
-        return "queued"
-
     def needs(self, id: str) -> Needs:
         """What of a job's files is to stay."""
         row = self._db.execute("SELECT state, deleted, removed FROM jobs WHERE id = ?", (id,)).fetchone()
@@ -458,64 +330,6 @@ class JobStore(Database):
                 (json.dumps(error), self._clock(), *models),
             )
 
-    # ---- models, and who looks
-
-    def publish(self, name: str, card: JsonObject) -> None:
-        """Say what a model is; see :mod:`videodit.serving.cards`."""
-        with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO models VALUES (?, ?, NULL)", (name, json.dumps(card)))
-
-    def publish_problem(self, name: str, problem: str) -> None:
-        """Say why a model cannot be used; :meth:`publish` takes it back."""
-        with self._transaction():
-            self._db.execute(
-                "INSERT INTO models VALUES (?, NULL, ?) ON CONFLICT (name) DO UPDATE SET problem = excluded.problem",
-                (name, problem),
-            )
-
-    def cards(self) -> dict[str, JsonObject]:
-        """What is known of models, by name."""
-        rows = self._db.execute("SELECT name, card FROM models WHERE card IS NOT NULL")
-        return {row["name"]: json.loads(row["card"]) for row in rows}
-
-    def problems(self) -> dict[str, str]:
-        """Why models cannot be used, by name."""
-        rows = self._db.execute("SELECT name, problem FROM models WHERE problem IS NOT NULL")
-        return {row["name"]: row["problem"] for row in rows}
-
-    def set_worker(self, name: str, state: Literal["starting", "ready"] | None) -> None:
-        """Say how far a worker is; ``None``: it is gone."""
-        with self._transaction():
-            if state is None:
-                self._db.execute("DELETE FROM workers WHERE name = ?", (name,))
-            else:
-                self._db.execute(
-                    "INSERT INTO workers VALUES (?, ?, NULL) ON CONFLICT (name) DO UPDATE SET state = excluded.state",
-                    (name, state),
-                )
-
-    def workers(self) -> dict[str, str]:
-        """How far workers are, by name: ``starting`` or ``ready``."""
-        return {row["name"]: row["state"] for row in self._db.execute("SELECT * FROM workers")}
-
-    def publish_machine(self, worker: str, facts: JsonObject) -> None:
-        """Say what a worker computes with; see :mod:`videodit.serving.machine`."""
-        with self._transaction():
-            self._db.execute(
-                "INSERT INTO workers VALUES (?, 'starting', ?) ON CONFLICT (name) DO UPDATE SET facts = excluded.facts",
-                (worker, json.dumps(facts)),
-            )
-
-    def machines(self) -> dict[str, JsonObject]:
-        """What workers compute with, by their names; without those that have not told of it yet."""
-        rows = self._db.execute("SELECT name, facts FROM workers WHERE facts IS NOT NULL ORDER BY name")
-        return {row["name"]: json.loads(row["facts"]) for row in rows}
-
-    def watch(self, name: str, seconds: float) -> None:
-        """Say that somebody looks at running jobs, for so long."""
-        with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO watchers VALUES (?, ?)", (name, self._clock() + seconds))
-
     # ---- uploads
 
     def add_upload(self, upload: Upload) -> None:
@@ -533,10 +347,6 @@ class JobStore(Database):
         return Upload(**dict(row) | {"info": json.loads(row["info"])})
 
 
-CANCELLED: JsonObject = {"code": "cancelled", "message": "the job was cancelled"}
 _UPLOAD_INFO = [one.name for one in dataclasses.fields(Upload)].index("info")
-_CLAIMED = "id = ? AND worker = ? AND attempts = ? AND state = 'in_progress'"
-
-
-def _claimed(claim: Claim) -> tuple[str, str, int]:
-    return claim.job, claim.worker, claim.attempt
+# The sign keeps SQLite from going through all jobs of the owner: few are unfinished, and those it finds by their state.
+_UNFINISHED = "+owner = ? AND state IN ('queued', 'in_progress') AND deleted IS NULL"

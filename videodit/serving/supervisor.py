@@ -178,7 +178,7 @@ class Supervisor:
         """Start a worker in the server's folder, so that no module of the current one is taken for ours."""
         place.name, place.started = f"worker-{secrets.token_hex(4)}", now
         place.next_start = now + _LONGEST_PAUSE  # if nothing can be started at all
-        command = [sys.executable, "-m", "videodit.serving.worker", "--name", place.name]
+        command = [sys.executable, "-m", "videodit.serving.worker_process", "--name", place.name]
         temp = str(self._data.temp)
         environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), temp)
         environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self._data.path / "compiled"))

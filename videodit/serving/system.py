@@ -25,7 +25,6 @@ async def system(
 ) -> Any:
     """The machine's devices, memory and versions, the queue and its limits, and the room that is left."""
     limits, disk = state.config.limits, shutil.disk_usage(state.data.path)
-    uploads, clips = state.uploads.kept_bytes(owner)
     return {
         "object": "system",
         "version": videodit.__version__,
@@ -41,7 +40,7 @@ async def system(
             "own_limit": state.owner_limit(owner),
         },
         "storage": {
-            "own_bytes": uploads + clips,
+            "own_bytes": state.uploads.own_bytes(owner),
             "own_limit_bytes": limits.owner_bytes,
             "free_bytes": disk.free,
             "disk_bytes": disk.total,

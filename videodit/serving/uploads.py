@@ -24,6 +24,7 @@ from videodit.serving.errors import APIError, not_found
 from videodit.serving.folder import DataFolder
 from videodit.serving.records import Upload, is_id, new_id
 from videodit.serving.store import JobStore
+from videodit.serving.writer import Writer
 
 _MOST_TOLD = 1_000_000  # bytes that the process which looks at a file may say of it
 _FREE = 200_000_000  # bytes of the disk that uploads leave free
@@ -38,10 +39,11 @@ class Uploads:
         config: of the server.
         data: its folder.
         store: of the event loop's thread.
+        write: changes what the store holds.
     """
 
-    def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore) -> None:
-        self._config, self._data, self._store = config, data, store
+    def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore, write: Writer) -> None:
+        self._config, self._data, self._store, self._write = config, data, store, write
         self._lookers = anyio.CapacityLimiter(config.limits.inspections)
 
     def check_room(self, owner: str, more: int) -> None:
@@ -55,31 +57,34 @@ class Uploads:
             raise no_disk("favourites and uploads have all that the operator allows; delete some")
         if shutil.disk_usage(self._data.path).free < more + _FREE:
             raise no_disk()
-        uploads, clips = self.kept_bytes(owner)
-        if uploads + clips + more > limits.owner_bytes:
+        own = self.own_bytes(owner)
+        if own + more > limits.owner_bytes:
             raise APIError(
                 429,
-                f"the uploads and clips of {owner!r} have {uploads + clips:,} bytes, and {more:,} more are above the "
+                f"the uploads and clips of {owner!r} have {own:,} bytes, and {more:,} more are above the "
                 f"limit of {limits.owner_bytes:,}: delete some",
                 code="quota_exceeded",
                 headers={"x-should-retry": "false"},
             )
-        if self.kept_bytes(None)[0] + more > limits.quota_bytes:  # old clips give way, uploads do not
+        if self._upload_bytes(None) + more > limits.quota_bytes:  # old clips give way, uploads do not
             raise no_disk("uploads have all that the operator allows")
 
-    def kept_bytes(self, owner: str | None) -> tuple[int, int]:
-        """Bytes of all uploads, and of all clips, of an owner; ``None``: of everybody."""
-        now = time.time()
+    def own_bytes(self, owner: str) -> int:
+        """Bytes of all uploads and clips of an owner."""
+        (clips,) = self._store.connection.execute(
+            "SELECT coalesce(sum(json_extract(output, '$.bytes')), 0) FROM jobs WHERE owner = ? "
+            "AND output IS NOT NULL AND removed IS NULL AND deleted IS NULL AND (expires IS NULL OR expires > ?)",
+            (owner, time.time()),
+        ).fetchone()
+        return self._upload_bytes(owner) + int(clips)
+
+    def _upload_bytes(self, owner: str | None) -> int:
+        """Bytes of all uploads of an owner; ``None``: of everybody."""
         (uploads,) = self._store.connection.execute(
             "SELECT coalesce(sum(bytes), 0) FROM uploads WHERE (? IS NULL OR owner = ?) AND expires > ?",
-            (owner, owner, now),
+            (owner, owner, time.time()),
         ).fetchone()
-        (clips,) = self._store.connection.execute(
-            "SELECT coalesce(sum(json_extract(output, '$.bytes')), 0) FROM jobs WHERE (? IS NULL OR owner = ?) "
-            "AND output IS NOT NULL AND removed IS NULL AND deleted IS NULL AND (expires IS NULL OR expires > ?)",
-            (owner, owner, now),
-        ).fetchone()
-        return int(uploads), int(clips)
+        return int(uploads)
 
     async def take(self, file: Path, owner: str) -> Upload:
         """Look at a file of the spool and keep it. After an error the file is gone.
@@ -97,7 +102,7 @@ class Uploads:
             file.unlink(missing_ok=True)
         kind = str(info.pop("kind"))
         upload = Upload(id, owner, kind, size, info, now, now + self._config.limits.upload_seconds)
-        self._store.add_upload(upload)
+        await self._write(lambda store: store.add_upload(upload))
         return upload
 
     def find(self, id: str, owner: str) -> Upload:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from videodit.json_types import JsonObject
 from videodit.serving.answers import POLL_HEADER, as_video
-from videodit.serving.bodies import read_body
+from videodit.serving.bodies import forget_files, read_body
 from videodit.serving.documented import ERRORS, VideoAnswer, VideoDeleted, VideoList, VideoPlan, body_of
 from videodit.serving.errors import APIError, not_found
 from videodit.serving.finding import Found, Sort
@@ -21,38 +22,93 @@ from videodit.serving.records import Job, Kind, is_id
 from videodit.serving.requests import CreateVideo, EditVideo, ExtendVideo, PlanVideo, RemixVideo
 from videodit.serving.sources import keep_sources, original_file
 from videodit.serving.state import ServerState, owner_of, queue_full, state_of
-from videodit.serving.store import QueueFull
+from videodit.serving.store import JobStore, QueueFull
 
-__all__ = ["Owner", "State", "add_job", "as_video", "find_job", "new_job", "plan_request", "router"]
+__all__ = ["Owner", "State", "add_jobs", "as_video", "find_job", "new_job", "plan_request", "router"]
 
 router = APIRouter(prefix="/v1", responses=ERRORS)
 State = Annotated[ServerState, Depends(state_of)]
 Owner = Annotated[str, Depends(owner_of)]
 
 
-def add_job(job: Job, state: ServerState, answer: tuple[str, str] | None = None) -> Job:
-    """Put a job into the queue, with what it starts from in its folder.
+async def add_jobs(jobs: Sequence[Job], state: ServerState, answer: tuple[str, str] | None = None) -> list[Job]:
+    """Put jobs of one owner into the queue, all or none, with what they start from in their folders.
+
+    The gate has seen that the disk has room.
 
     Args:
-        job: of :func:`videodit.serving.preparing.new_job`.
+        jobs: of :func:`videodit.serving.preparing.new_job`; one, where there is an answer.
         state: of the server.
         answer: see :meth:`videodit.serving.store.JobStore.add`.
 
+    Returns:
+        The jobs, or the one that was added before with the same answer.
+
     Raises:
-        APIError: the queue is full, or the room for clips, or what it starts from is gone.
+        APIError: the queue is full, what they start from is gone, or the key of the answer was used for something else.
     """
-    state.uploads.check_room(job.owner, 0)
-    most, own = state.config.limits.queue, state.owner_limit(job.owner)
+    owner = jobs[0].owner
+    most, own = state.config.limits.queue, state.owner_limit(owner)
+
+    def write(store: JobStore) -> list[Job]:
+        if answer is not None and (before := _answered(answer, owner, store)) is not None:
+            return [before]
+        store.check_room(owner, queue_limit=most, owner_limit=own, more=len(jobs))
+        added = list[Job]()
+        try:
+            for job in jobs:
+                keep_sources_of(job, job.id, state)
+            for job in jobs:
+                added.append(store.add(job, queue_limit=most, owner_limit=own, answer=answer))
+        except BaseException:
+            for job in jobs[len(added) :]:
+                state.data.remove_job(job.id)
+            raise
+        return added
+
     try:
-        kept = {id: one.get("kept_by") for id, one in job.extra.get("sources", {}).items()}
-        keep_sources(state.data, job.id, kept)
-        return state.store.add(job, queue_limit=most, owner_limit=own, answer=answer)
+        return await state.write(write)
     except FileNotFoundError:
-        state.data.remove_job(job.id)
-        raise APIError(404, "what the clip starts from is gone", code="not_found") from None
+        raise source_gone() from None
     except QueueFull as full:
-        state.data.remove_job(job.id)
         raise queue_full(full) from None
+
+
+def keep_sources_of(job: Job, id: str, state: ServerState) -> None:
+    """Link what a job starts from into the folder of the job with that id.
+
+    Raises:
+        FileNotFoundError: one is gone.
+    """
+    keep_sources(state.data, id, {one: said.get("kept_by") for one, said in job.extra.get("sources", {}).items()})
+
+
+def source_gone() -> APIError:
+    """A file that a job starts from was removed between two looks."""
+    return APIError(404, "what the clip starts from is gone", code="not_found")
+
+
+def _answered(answer: tuple[str, str], owner: str, store: JobStore) -> Job | None:
+    """The job of an earlier request with the same ``Idempotency-Key``.
+
+    Args:
+        answer: the key, and the fingerprint of the request.
+        owner: who asks.
+        store: to look at.
+
+    Raises:
+        APIError: it was another request, or its job was deleted.
+    """
+    key, fingerprint = answer
+    if (before := store.answered(owner, key)) is None:
+        return None
+    if before[0] != fingerprint:
+        why = "this Idempotency-Key was sent before with another request; send a new key"
+        raise APIError(409, why, code="idempotency_key_reused")
+    if (job := store.get(before[1], owner)) is None:
+        why = "the video of this Idempotency-Key was deleted; send a new key"
+        raise APIError(409, why, code="idempotency_key_reused")
+    return job
 
 
 # ---- asking for clips ----------------------------------------------------------------------------
@@ -67,15 +123,14 @@ async def _take(
         if not 0 < len(key) <= 255:
             raise APIError(400, "Idempotency-Key must have 1 to 255 characters", code="invalid_value")
         answer = (key, await asyncio.to_thread(_fingerprint, request.url.path, body, state))
-        if (before := state.store.answered(owner, key)) is not None:
-            if before[0] != answer[1]:
-                why = "this Idempotency-Key was sent before with another request; send a new key"
-                raise APIError(409, why, code="idempotency_key_reused")
-            if (job := state.store.get(before[1], owner)) is None:
-                why = "the video of this Idempotency-Key was deleted; send a new key"
-                raise APIError(409, why, code="idempotency_key_reused")
-            return as_video(job, state)
-    return as_video(add_job(new_job(body, state, owner, kind=kind, parent=parent), state, answer), state)
+        if (before := _answered(answer, owner, state.store)) is not None:
+            forget_files(request, state)
+            return as_video(before, state)
+    job = new_job(body, state, owner, kind=kind, parent=parent)
+    (taken,) = await add_jobs([job], state, answer)
+    if taken.id != job.id:
+        forget_files(request, state)
+    return as_video(taken, state)
 
 
 def _fingerprint(path: str, body: JsonObject, state: ServerState) -> str:
@@ -169,8 +224,12 @@ async def list_videos(
 ) -> Any:
     """The clips of this key, a page at a time."""
     found = Found(query=query, status=status, favourite=favourite, binned=binned, sort=sort)
-    try:
-        jobs, more = state.store.page(owner, after=after, limit=limit, order=order, found=found)
+
+    def look(store: JobStore) -> tuple[list[Job], bool]:
+        return store.page(owner, after=after, limit=limit, order=order, found=found)
+
+    try:  # what looks at every job of the owner does so in a thread, so that polls do not wait for it
+        jobs, more = await state.write(look) if found.reads_all else look(state.store)
     except KeyError:
         raise not_found(f"video {str(after)[:64]!r} to go on after") from None
     videos = [as_video(job, state) for job in jobs]
@@ -198,9 +257,12 @@ async def retrieve(id: str, response: Response, state: State, owner: Owner) -> A
 async def delete(id: str, state: State, owner: Owner) -> Any:
     """Delete a clip; one that is being made is stopped."""
     job = find_job(id, owner, state)
-    state.store.delete(job.id)
-    if job.state != "in_progress":
-        state.data.remove_job(job.id)
+
+    def write(store: JobStore) -> None:
+        store.delete(job.id)
+        state.data.clear(job.id, store.needs(job.id))  # those of one that is being made are its worker's to remove
+
+    await state.write(write)
     return {"id": job.id, "deleted": True, "object": "video.deleted"}
 
 
@@ -208,7 +270,7 @@ async def delete(id: str, state: State, owner: Owner) -> Any:
 async def cancel(id: str, state: State, owner: Owner, keep: bool = False) -> Any:
     """Stop a clip; with ``keep``, what is finished of a long one stays."""
     job = find_job(id, owner, state)
-    return as_video(state.store.cancel(job.id, "keep" if keep else "drop") or job, state)
+    return as_video(await state.write(lambda store: store.cancel(job.id, "keep" if keep else "drop")) or job, state)
 
 
 class Favourite(BaseModel):
@@ -229,11 +291,13 @@ class Binned(BaseModel):
 async def mark_favourite(id: str, state: State, owner: Owner, mark: Favourite | None = None) -> Any:
     """Mark a clip, or take the mark away."""
     job = find_job(id, owner, state)
-    return as_video(state.store.mark(job.id, favourite=mark is None or mark.favourite) or job, state)
+    favourite = mark is None or mark.favourite
+    return as_video(await state.write(lambda store: store.mark(job.id, favourite=favourite)) or job, state)
 
 
 @router.post("/videos/{id}/bin", responses={200: {"model": VideoAnswer}})
 async def put_into_bin(id: str, state: State, owner: Owner, mark: Binned | None = None) -> Any:
     """Put a clip into the bin, or take it out."""
     job = find_job(id, owner, state)
-    return as_video(state.store.mark(job.id, binned=mark is None or mark.binned) or job, state)
+    binned = mark is None or mark.binned
+    return as_video(await state.write(lambda store: store.mark(job.id, binned=binned)) or job, state)

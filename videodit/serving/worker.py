@@ -1,20 +1,14 @@
-"""A worker: a process that takes jobs from the store, one after the other, with its models loaded.
+"""A worker: takes jobs from the store, one after the other, with its models loaded.
 
-It ends with the process that started it: that holds the other end of its stdin. Signals that a terminal or a service
-manager sends to all processes at once are left to that one. It logs to stderr, which is the server's.
+It has a process of its own, see :mod:`videodit.serving.worker_process`.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import importlib
-import json
 import logging
-import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,18 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from videodit.errors import VideoDiTError
+from videodit.json_types import JsonObject
 from videodit.limits import Limits, use_limits
 from videodit.serving.cards import Card, lora_facts
+from videodit.serving.claims import CANCELLED, ClaimLost
 from videodit.serving.database import StoreUnavailable
 from videodit.serving.folder import DataFolder
 from videodit.serving.making import Models, Stopped, make
 from videodit.serving.records import Claim, Job
 from videodit.serving.sources import source_file
-from videodit.serving.store import CANCELLED, ClaimLost, JobStore
+from videodit.serving.store import JobStore
 from videodit.serving.supervisor import LEASE
 from videodit.serving.wording import without_paths
 
-_POLL = 0.1
+_POLL = 0.05  # seconds between two looks for a job
+_PAUSE = 1.0  # seconds before the next one after none could be claimed
 _CODES = {"ModelError": "model_error", "OutOfMemory": "out_of_memory", "InternalError": "internal_error"}
 _MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError", "OutOfMemory")
 _DISK_ERRORS = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EROFS)
@@ -113,7 +110,12 @@ class Worker:
 
     def work_once(self) -> bool:
         """Make one job, if one waits. Returns whether one did."""
-        job = self.store.claim(self.name, list(self.models.models))
+        try:
+            job = self.store.claim(self.name, list(self.models.models))
+        except StoreUnavailable as error:  # the models stay loaded until jobs can be claimed again
+            logger.error("%s", error)
+            time.sleep(_PAUSE)
+            return False
         if job is None:
             return False
         claim = Claim(job.id, self.name, job.attempts)
@@ -189,40 +191,13 @@ def _reason(error: Exception) -> tuple[str, str]:
     return "internal_error", "the worker ran into an error that its log describes"
 
 
-def _end_with_parent() -> None:
-    """Leave at once when stdin ends, as it does when the process that started this one is gone.
+def work(name: str, settings: JsonObject) -> None:
+    """Load what the settings say, tell the web process of it, and take jobs for ever.
 
-    On Linux the system itself ends it then, even if it is stopped or hangs.
+    Args:
+        name: of the worker.
+        settings: that :class:`~videodit.serving.supervisor.Supervisor` sends.
     """
-
-    def wait() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(0, 4096):
-                pass
-        os._exit(0)
-
-    if sys.platform == "linux":
-        import ctypes
-
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it ended before
-            os._exit(0)
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def main() -> None:
-    """Read the first line of stdin, which holds the settings as JSON, and work."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--name", required=True)
-    name = parser.parse_args().name
-    logging.basicConfig(format=f"%(asctime)s {name}: %(message)s", stream=sys.stderr)
-    logging.getLogger("videodit.serving").setLevel(logging.INFO)
-    settings = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
-    _end_with_parent()
     models = Models(settings["models"], settings["loras"], device=settings.get("device"), dtype=settings.get("dtype"))
     worker = Worker(name, DataFolder(Path(settings["data"])), models, keep_seconds=settings.get("keep_seconds"))
     worker.publish(loras=False)
@@ -246,7 +221,3 @@ def _quiet_libraries() -> None:
     with quick_imports():
         importlib.import_module("videodit.pipelines.pipeline")
     quiet_libraries()
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 import videodit
 from videodit.errors import InputError
 from videodit.files import write_whole
+from videodit.reading.files import Media
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 MODEL_FOLDER = "model"
@@ -109,10 +109,4 @@ def _write_mark(folder: Path, wrote: dict[str, str] | None) -> None:
 
 def _digest(path: Path) -> str:
     """Of a file; nothing of a folder, which goes by its name."""
-    if not path.is_file():
-        return ""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return Media(path).content_hash() if path.is_file() else ""

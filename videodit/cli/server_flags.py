@@ -1,0 +1,22 @@
+"""The options that `videodit serve` and `videodit ui` share: what a server has, and where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any that is free.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", metavar="[NAME=]MODEL", help="A model that may be used. Repeatable."),
+]
+LoRAs = Annotated[
+    list[str] | None, typer.Option("--lora", metavar="NAME=FILE", help="A LoRA that may be used. Repeatable.")
+]
+Devices = Annotated[
+    list[str] | None, typer.Option("--device", help="A worker for each: cpu, cuda:0, cuda:1 … Repeatable.")
+]
+DType = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Where jobs, clips and keys are kept.")]
