@@ -44,7 +44,14 @@ def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> S
     device, request, latents = pipe._execution_device, plan.request, plan.inputs.latents
     generators = make_generators(plan.inputs.generator, videos, seed=request.seed)
     if pipe.processes is not None:
-        told = (request.prompt, request.negatives, plan.settings, plan.condition_record, request.guidance_scale_2)
+        told = (
+            request.prompt,
+            request.negatives,
+            plan.settings,
+            plan.condition_record,
+            plan.control_record,
+            request.guidance_scale_2,
+        )
         latents = pipe.processes.share(generators, latents, told=told)
     seeds: list[int | None] = seeds_of(generators) if latents is None else [None] * videos
     condition = prepare_condition(

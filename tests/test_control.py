@@ -128,7 +128,8 @@ def test_wrong_data_are_named(read: Any, values: Any, message: str) -> None:
     [
         ({"depth": "no.mp4"}, (), "this model has no control branch; add one first, with pipe.add_control"),
         ({"pose": "no.mp4"}, TWO, "takes 'pose'; valid values are edges, sketch, depth, boxes, masks"),
-        ({"canny": "no.mp4"}, TWO, "control kind is 'canny'; valid values are edges"),
+        ({"canny": "no.mp4"}, TWO, "control kind is 'canny'; valid values are edges.*and the branches lines, space"),
+        ({"spase": "no.mp4"}, TWO, "control kind is 'spase'.*did you mean 'space'"),
         ({"edges": "a", "sketch": "b"}, TWO, "'edges' and 'sketch' are both for branch 'lines', which takes one at a"),
         ({"edges": "a", "lines": Control("b", kind="sketch")}, TWO, "are both for branch 'lines'"),
         ({"lines": "a"}, TWO, "control 'lines' does not say its kind.*kinds are edges, sketch"),

@@ -303,8 +303,10 @@ class VideoDiT(
             encoder_hidden_states_image,
             fps,
         )
-        x, text, context, condition, keys_values = entered = self.enter(inputs, prepared)  # [B, S, D], [B, L, D]
+        entered = self.enter(inputs, prepared)
         hints = add_up(control, inputs, entered, prepared, self.division) if control else {}  # [B, S, D] by block
+        x, text, context, condition, keys_values = entered  # [B, S, D], [B, L, D]
+        del entered  # or the first block's tokens would be held until the last one is done
 
         for i, block in enumerate(self.blocks):
             if keys_values is not None:

@@ -159,14 +159,14 @@ def _check_places(target: Path, show: Path | None, clip: Path, kind: Kind, overw
     Raises:
         InputError: it cannot.
     """
-    from videodit import animations, media
+    from videodit import clip_files
 
     if target.suffix.lower() == ".json":
         if kind.data is None:
             raise InputError(f"cannot write {str(target)!r}: {kind.name} is made of frames; name an .mp4")
-        media.check_place(target)
+        clip_files.check_place(target)
     else:
-        animations.check_output(target)
+        clip_files.check_output(target)
     check_output(target, inputs=[clip], overwrite=overwrite)
     if show is not None:
         check_sheet(show, overwrite=overwrite)

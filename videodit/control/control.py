@@ -137,7 +137,7 @@ def check_controls(controls: object, branches: Sequence[BranchSpec]) -> list[Che
         if control.kind is not None:
             kind_named(control.kind)
         if not any(branch.name == slot for branch in branches):
-            kind_named(slot)
+            kind_named(slot, [branch.name for branch in branches])
         branch, kind = branch_for(slot, control.kind, branches)
         taker = next((one.slot for one in found if one.branch == branch), None)
         if taker is not None:
@@ -271,17 +271,22 @@ def _holds_pixels(value: object) -> bool:
     return hasattr(value, "getbands") or (hasattr(value, "shape") and hasattr(value, "dtype"))
 
 
+def _is_number(value: object, high: float) -> bool:
+    """Whether something is a number from 0 to ``high``."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= high
+
+
 def _share(value: object, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+    if not _is_number(value, 1):
         raise InputError(f"{what} must be a number from 0 to 1, got {short(value)}")
-    return float(value)
+    return float(value)  # type: ignore[arg-type]
 
 
 def _weights(value: object, what: str) -> float | tuple[float, ...]:
     many = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-    weights = list(value) if many else [value]  # type: ignore[call-overload]
+    weights: list[Any] = list(value) if isinstance(value, Sequence) and many else [value]
     for one in weights:
-        if isinstance(one, bool) or not isinstance(one, Real) or not 0 <= one <= MAX_WEIGHT:
+        if not _is_number(one, MAX_WEIGHT):
             raise InputError(f"weight of {what} must be a number from 0 to {MAX_WEIGHT:g}, got {short(one)}")
     if not weights:
         raise InputError(f"weight of {what} is an empty list; give one number, or one for each layer of the branch")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -204,7 +204,11 @@ def read_palette(values: object) -> tuple[Color, ...]:
     return tuple(found)
 
 
-READERS = {"boxes": read_boxes, "tracks": read_tracks, "palette": read_palette}
+READERS: dict[str, Callable[[object], tuple[Drawn, ...]]] = {
+    "boxes": read_boxes,
+    "tracks": read_tracks,
+    "palette": read_palette,
+}
 """What reads each sort of data."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -195,17 +195,22 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
 """All kinds, by name."""
 
 
-def kind_named(name: object) -> Kind:
+def kind_named(name: object, branches: Sequence[str] = ()) -> Kind:
     """A kind by its name.
+
+    Args:
+        name: of the kind.
+        branches: names that would do as well, for the message.
 
     Raises:
         InputError: there is none of that name.
     """
     found = KINDS.get(name) if isinstance(name, str) else None
     if found is None:
-        close = difflib.get_close_matches(str(name), KINDS, n=1)
+        close = difflib.get_close_matches(str(name), [*KINDS, *branches], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"control kind is {name!r}; valid values are {', '.join(KINDS)}{hint}")
+        also = f", and the branches {', '.join(branches)}" if branches else ""
+        raise InputError(f"control kind is {name!r}; valid values are {', '.join(KINDS)}{also}{hint}")
     return found
 
 
