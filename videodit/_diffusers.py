@@ -117,6 +117,7 @@ READ = {
 }
 
 OVERRIDDEN = {
+    "_all_hooks": Part(f"{_PIPELINE}.enable_model_cpu_offload", "control branches are offloaded with the rest"),
     "_attention_backend": Part(f"{_MODEL}.set_attention_backend", "the backend of a layer, kept by its processor"),
     "_available_processors": Part(f"{_ATTENTION}:AttentionModuleMixin", "the processors of a layer"),
     "_callback_tensor_inputs": Part(
