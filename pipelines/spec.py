@@ -131,6 +131,7 @@ class ModelSpec:
     def keeps_first(self) -> bool:
         """A first picture is kept clean among the latents."""
         return self.channels == KEPT
+
     branches: tuple[BranchSpec, ...] = ()
 
     @property
