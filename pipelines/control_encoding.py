@@ -72,7 +72,8 @@ def encode_control(pipe: ControllingPipeline, control: PlacedControl, branch: Co
         return vace_input(pipe, pixels, made)
     if branch.config.encoder is None:
         return _latents(pipe, pixels)
-    return branch.encode(pixels.to(branch.dtype)).float()
+    channels: Tensor = branch.encode(pixels.to(branch.dtype))
+    return channels.float()
 
 
 def _latents(pipe: ControllingPipeline, pixels: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def _read(
     if (own := _own_size(source, frames)) != size:
         notices.append(f"{what}: {own[1]}x{own[0]} becomes {size[1]}x{size[0]}")
     if frames.shape[1:3] != size:
-        box = Fitting(*frames.shape[1:3], *size, fit, name=what)
+        box = Fitting(frames.shape[1], frames.shape[2], size[0], size[1], fit, name=what)
         frames = np.stack([box.apply(frame) for frame in frames])
         notices += box.notices
     if frames.dtype != np.uint8:

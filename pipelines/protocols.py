@@ -212,15 +212,15 @@ class EncodingPipeline(Protocol):
     def spec(self) -> ModelSpec:
         """Strides, channels and defaults of the model."""
 
+    @property
+    def sampling(self) -> Sampling:
+        """How clips are made with the model."""
+
 
 class PreparingPipeline(EncodingPipeline, Protocol):
     """What noise and conditions are made with."""
 
     processes: Processes | None
-
-    @property
-    def sampling(self) -> Sampling:
-        """How clips are made with the model."""
 
     @property
     def _execution_device(self) -> torch.device:

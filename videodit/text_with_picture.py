@@ -35,7 +35,7 @@ def read_with_picture(
         ModelError: the tokenizer makes another number of marks of a text than one.
     """
     config = model.config
-    marks = ids == config.image_token_index
+    marks = ids.eq(config.image_token_index)
     if not (marks.sum(dim=1) == 1).all():
         raise ModelError(
             f"the tokenizer makes {int(marks.sum(dim=1).max())} tokens {config.image_token_index} of the template, "
@@ -47,7 +47,7 @@ def read_with_picture(
         torch.stack([row.repeat_interleave(count) for row, count in zip(rows, times, strict=True)])
         for rows in (ids, marks)
     )  # [B, I + L - 1]
-    attended = (wide != config.pad_token_id).to(ids.dtype)
+    attended = wide.ne(config.pad_token_id).to(ids.dtype)
     states = model(
         input_ids=wide,
         attention_mask=attended,

@@ -85,8 +85,9 @@ def _boxes(rendering: Rendering, clip: int) -> Extracted:
     for slot, own in enumerate(_part(rendering, "boxes", clip), start=1):
         for frame, (left, top, right, bottom) in enumerate(own):
             if np.isfinite(left):
-                sides = (float(v) for v in (left / width, top / height, right / width, bottom / height))
-                found.append(Box(*sides, frame / max(1, count - 1), f"object {slot}"))  # type: ignore[arg-type]
+                sides = [float(v) for v in (left / width, top / height, right / width, bottom / height)]
+                at, name = frame / max(1, count - 1), f"object {slot}"
+                found.append(Box(sides[0], sides[1], sides[2], sides[3], at, name))
     return Extracted(draw_boxes(found, count, height, width), tuple(found))
 
 

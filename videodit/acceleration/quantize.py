@@ -51,7 +51,7 @@ def quantize_blocks(transformer: VideoDiT | ControlBranch, kind: str) -> str:
     else:
         how = Int8WeightOnlyConfig()
     count = 0
-    network: VideoDiT = getattr(transformer, "network", transformer)
+    network = cast("VideoDiT", getattr(transformer, "network", transformer))
     blocks = network.blocks
     may_be = {layer for block in blocks for layer in cast("Block", block).quantizable()}
 

@@ -185,7 +185,7 @@ def _read(clip: Path, fps: float | None, size: tuple[int, int] | None, fit: str)
     check_no_address(clip)
     frames, notices = read_frames(clip, fps=fps, name="the clip", size=size, fit=fit)  # type: ignore[arg-type]
     if size is not None and frames.shape[1:3] != size:
-        box = Box(*frames.shape[1:3], *size, fit, name="the clip")  # type: ignore[arg-type]
+        box = Box(frames.shape[1], frames.shape[2], size[0], size[1], fit, name="the clip")  # type: ignore[arg-type]
         frames, notices = np.stack([box.apply(frame) for frame in frames]), [*notices, *box.notices]
     rate = fps
     if rate is None and len(frames) > 1:

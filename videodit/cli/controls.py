@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from videodit.cli.common import note, printable
 from videodit.cli.results import emit
@@ -51,7 +51,7 @@ def parse_controls(
         control = replace(control, kind=kind or None)
         if slot in found:
             raise InputError(f"--control names {slot!r} twice; leave one out")
-        found[slot] = replace(control, fit=fit)
+        found[slot] = replace(control, fit=cast(ShortClip, fit))
     for text in masks or ():
         slot, is_there, file = text.partition("=")
         if not is_there or not file or slot not in found:

@@ -28,8 +28,6 @@ from videodit.cli.sheets import check_sheet
 from videodit.cli.stopping import when_stopped
 from videodit.cli.takes import takes_of
 from videodit.cli.typed_names import as_typed, naming
-from videodit.configs import is_hub_id
-from videodit.control.branch_spec import branch_folder
 from videodit.errors import InputError, ModelError
 from videodit.files import sole_maker
 from videodit.importing import quick_imports
@@ -335,10 +333,7 @@ def _load_all(job: Job) -> VideoDiTPipeline:
             pipe.accelerate(wanted)
         load_loras(pipe, job.request.loras, job.loras)
         for branch in job.request.control_models:
-            places = [
-                one if one is None or is_hub_id(one) else branch_folder(one) for one in (branch.source, branch.source_2)
-            ]
-            pipe.add_control(branch.name, *places)
+            pipe.add_control(branch.name, branch.source, branch.source_2)
         if job.request.offloads:
             pipe.offload(job.request.offload, job.device)
         if wanted is not None and not quantized:

@@ -126,7 +126,7 @@ def _main(arguments: list[str], settings: _Settings) -> int:
     handler.addFilter(lambda record: not record.name.startswith(("videodit.pipelines", "videodit.animations.rate")))
     logging.getLogger("videodit").addHandler(handler)
     try:
-        code = _command()(args=arguments, prog_name="videodit", standalone_mode=False, obj=settings)
+        code = _commands()(args=arguments, prog_name="videodit", standalone_mode=False, obj=settings)
         return code if isinstance(code, int) else 0
     except PastTyper as error:
         if str(error.stop):
@@ -141,7 +141,7 @@ def _main(arguments: list[str], settings: _Settings) -> int:
 
 
 @functools.cache
-def _command() -> Callable[..., object]:
+def _commands() -> Callable[..., object]:
     """What typer makes of :data:`app`, once a process."""
     return typer.main.get_command(app)
 

@@ -78,7 +78,8 @@ def body_of(request: Request, server: Server | None) -> JsonObject:
         raise InputError("control is not sent to a server yet; leave it out")
     prompt, scenes = request.prompt, None
     if isinstance(prompt, Storyboard):
-        prompt, scenes = None, [list(scene) for scene in prompt.scenes]
+        scenes = [list(scene) for scene in prompt.scenes]
+        prompt = None
     body: JsonObject = {
         "prompt": prompt,
         "storyboard": scenes,

@@ -53,7 +53,7 @@ def estimate(job: Job, state: ServerState) -> JsonObject:
     """
     spec, machines = state.card(job.model).spec, list(state.store.machines().values())
     needs = [need for one in machines if (need := _memory(job, spec, one)) is not None]
-    costs = next((one["models"][job.model] for one in machines if one.get("models", {}).get(job.model)), {})
+    costs: JsonObject = next((one["models"][job.model] for one in machines if one.get("models", {}).get(job.model)), {})
     return {
         **{name: job.settings[name] for name in ("forwards", "tokens")},
         "seconds": _seconds(job, spec, costs.get("parameters", 0), state.store.recent(job.model, _CLIPS)),

@@ -271,7 +271,8 @@ async def delete(id: str, state: State, owner: Owner) -> Any:
 async def cancel(id: str, state: State, owner: Owner, keep: bool = False) -> Any:
     """Stop a clip; with ``keep``, what is finished of a long one stays."""
     job = find_job(id, owner, state)
-    return as_video(await state.write(lambda store: store.cancel(job.id, "keep" if keep else "drop")) or job, state)
+    cancelled = await state.write(lambda store: store.cancel(job.id, "keep" if keep else "drop"))
+    return as_video(cancelled or job, state)
 
 
 class Favourite(BaseModel):
@@ -293,7 +294,8 @@ async def mark_favourite(id: str, state: State, owner: Owner, mark: Favourite | 
     """Mark a clip, or take the mark away."""
     job = find_job(id, owner, state)
     favourite = mark is None or mark.favourite
-    return as_video(await state.write(lambda store: store.mark(job.id, favourite=favourite)) or job, state)
+    marked = await state.write(lambda store: store.mark(job.id, favourite=favourite))
+    return as_video(marked or job, state)
 
 
 @router.post("/videos/{id}/bin", responses={200: {"model": VideoAnswer}})
@@ -301,4 +303,5 @@ async def put_into_bin(id: str, state: State, owner: Owner, mark: Binned | None 
     """Put a clip into the bin, or take it out."""
     job = find_job(id, owner, state)
     binned = mark is None or mark.binned
-    return as_video(await state.write(lambda store: store.mark(job.id, binned=binned)) or job, state)
+    marked = await state.write(lambda store: store.mark(job.id, binned=binned))
+    return as_video(marked or job, state)
