@@ -35,7 +35,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,7 @@ class Maker:
     words: ToyboxProbe
     geometry: GeometryProbe
     seed: int = 0
+    _first: dict[tuple[int, str | None, float], np.ndarray] = field(default_factory=dict)  # for sheets
 
     def clip(self, number: int, truth: Truth, kind: str | None = None, weight: float = 0.0) -> np.ndarray:
         """A clip ``[T, H, W, 3]`` of a scene's caption, from the noise of its number.
@@ -111,6 +112,8 @@ class Maker:
             kind: of the control; ``None`` for none.
             weight: of it.
         """
+        if (number, kind, weight) in self._first:
+            return self._first[number, kind, weight]
         control = {} if kind is None else {BRANCH: Control(truth.controls[kind], kind=kind, weight=weight)}
         out = self.pipe(
             canonical_caption(truth.scene),
@@ -121,6 +124,8 @@ class Maker:
             output_type="np",
         )
         clip: np.ndarray = (out.frames[0] * 255).round().astype(np.uint8)
+        if number < SHOWN:
+            self._first[number, kind, weight] = clip
         return clip
 
     def read(self, clip: np.ndarray, truth: Truth) -> dict[str, Any]:

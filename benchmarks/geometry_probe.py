@@ -1,9 +1,11 @@
 """Train the small network that `control.py` reads depth, objects and boxes with, and say how well it reads.
 
     python benchmarks/geometry_probe.py --minutes 10 --out probe.safetensors
+    python benchmarks/geometry_probe.py --minutes 10 --start probe.safetensors --seed 100000 --out longer.safetensors
     python benchmarks/geometry_probe.py --check
 
-It is trained on renders of the world, most of them through the model's autoencoder, and its weights go into one file.
+It is trained on renders of the world, some of them through the model's autoencoder, and its weights go into one file;
+with ``--start`` it goes on from those of a file, on other scenes if the seed is another.
 It is then tried on clips of combinations of shape, colour and motion that training never showed: as they were drawn,
 and through the autoencoder. With ``--check`` a file is tried alone, the bundled one by default. One core is enough.
 """
@@ -45,12 +47,18 @@ def _cell(kept: Sequence[dict[str, float]], key: str) -> str:
     return mean("", "", [one[key] for one in kept if key in one]).cells()[2]
 
 
+def tell(line: str) -> None:
+    """Say how training goes."""
+    print(line, flush=True)
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_options(parser)
     parser.add_argument("--minutes", type=float, default=10.0, help="of training; default: 10")
     parser.add_argument("--training-steps", type=int, metavar="N", help="in place of the minutes")
+    parser.add_argument("--start", type=Path, metavar="FILE", help="weights to go on from")
     parser.add_argument("--preset", choices=list(PRESETS), default="cpu", help="how much at once; default: cpu")
     parser.add_argument("--check", action="store_true", help="train nothing")
     parser.add_argument("--num-clips", type=int, default=48, help="that it is tried on; default: 48")
@@ -71,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     pipe, how = load(args.model, device=args.device, steps=args.steps, cfg=args.cfg)
     if not args.check:
-        tell = lambda line: print(line, flush=True)  # noqa: E731
-        sizes = PRESETS[args.preset]
-        trained = train(pipe, minutes=args.minutes, seed=args.seed, sizes=sizes, steps=args.training_steps, tell=tell)
+        start = args.start and GeometryProbe.load(args.start)
+        sizes, steps = PRESETS[args.preset], args.training_steps
+        trained = train(pipe, minutes=args.minutes, seed=args.seed, sizes=sizes, steps=steps, start=start, tell=tell)
         trained.save(args.out)
         print(f"wrote {args.out}, {args.out.stat().st_size // 1000} kB", flush=True)
     with torch.no_grad():

@@ -162,7 +162,9 @@ def test_the_network_is_trained_by_a_command(
     small = ["--preset", "tiny", "--training-steps", "10", "--num-clips", "2", "--device", "cpu"]
     training.main(["-m", str(tiny_model), *small, "--out", str(out)])
     assert "depth: correlation" in capsys.readouterr().out
-    network.GeometryProbe.load(out)
+    trained = network.GeometryProbe.load(out)
+    training.main(["-m", str(tiny_model), *small, "--start", str(out), "--out", str(out)])
+    assert not torch.equal(network.GeometryProbe.load(out).conv_in.weight, trained.conv_in.weight)
     with pytest.raises(SystemExit):
         training.main(["--minutes", "0"])
     assert "--minutes must be above 0; got 0" in capsys.readouterr().err

@@ -28,6 +28,8 @@ MEASURES = {"depth": ("depth", "depth_objects"), "masks": ("masks", "masks_each"
 """By which of these a clip under a kind of control is judged; the first is the main one."""
 SMALLEST = 6
 """Pixels of an object in a frame, of `SIZE` to a side; what is smaller is not looked for."""
+MOST = 8
+"""Objects of a frame that are looked for."""
 _CANDIDATES = 64
 _SAME = 0.5
 """IoU from which two pixels tell the same box."""
@@ -136,7 +138,7 @@ def objects_in(there: np.ndarray, boxes: np.ndarray) -> list[tuple[np.ndarray, n
     places = np.flatnonzero(there)
     told = boxes.reshape(4, -1)[:, places].T
     found = []
-    while len(places) >= SMALLEST:
+    while len(places) >= SMALLEST and len(found) < MOST:
         chosen = np.linspace(0, len(places) - 1, min(_CANDIDATES, len(places))).astype(int)
         agree = box_iou(told[chosen], told) >= _SAME
         members = agree[agree.sum(1).argmax()]
