@@ -30,7 +30,7 @@ SMALLEST = 6
 """Pixels of an object in a frame, of `SIZE` to a side; what is smaller is not looked for."""
 MOST = 8
 """Objects of a frame that are looked for."""
-_CANDIDATES = 64
+_CANDIDATES = 32
 _SAME = 0.5
 """IoU from which two pixels tell the same box."""
 
@@ -153,10 +153,11 @@ def objects_in(there: np.ndarray, boxes: np.ndarray) -> list[tuple[np.ndarray, n
 
 def box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes ``[A, 4]`` and ``[B, 4]``, left, top, right and bottom: ``[A, B]``."""
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
-    shared = (high - low).clip(0).prod(-1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).clip(0).prod(-1) for boxes in (one, other)]
+    sides = [
+        np.minimum(one[:, None, n + 2], other[:, n + 2]) - np.maximum(one[:, None, n], other[:, n]) for n in (0, 1)
+    ]
+    shared = sides[0].clip(0) * sides[1].clip(0)
+    areas = [(x[:, 2] - x[:, 0]).clip(0) * (x[:, 3] - x[:, 1]).clip(0) for x in (one, other)]
     both: np.ndarray = shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
     return both
 
