@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from videodit.datasets.clips.latents.latent_cache import CachedSample, prepare_c
 from videodit.datasets.clips.latents.latent_shards import ShardWriter, make_key
 from videodit.datasets.toybox import Scene, render
 from videodit.datasets.toybox.probe import ToyboxProbe
+from videodit.files import write_whole
 from videodit.hardware import parse_device, parse_dtype
 from videodit.pipelines.clip_encoder import ClipEncoder
 from videodit.pipelines.request import Request
@@ -184,6 +186,54 @@ def write_random_cache(
             )
     writer.write()
     write_samples(folder, listed)
+
+
+# ---- what is kept -----------------------------------------------------------------------------------
+
+
+class Rows:
+    """What was measured of finished clips, in a file of JSON lines whose first one says how they were made.
+
+    Args:
+        path: the file; ``None`` to keep nothing.
+        settings: how clips are made.
+
+    Attributes:
+        rows: by the name of how a clip was made and by its number.
+
+    Raises:
+        SystemExit: the file is there and was made in another way, with one line that says so.
+    """
+
+    def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
+        self.path = path
+        self.rows: dict[tuple[str, int], dict[str, Any]] = {}
+        if path is None:
+            return
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        lines = [line for line in lines if line.endswith("\n")]  # the last may have been cut off
+        if lines:
+            self._check(json.loads(lines[0]), settings)
+        for row in map(json.loads, lines[1:]):
+            self.rows[row["source"], row["clip"]] = row
+        beside = path.with_name(f".{path.name}.part")
+        write_whole(beside, "".join(lines or [json.dumps(settings) + "\n"]).encode())
+        beside.replace(path)
+
+    def _check(self, before: dict[str, Any], settings: dict[str, Any]) -> None:
+        for name in before | settings:
+            if before.get(name) != settings.get(name):
+                raise SystemExit(
+                    f"error: {self.path} holds clips of {name} {before.get(name)}, not {settings.get(name)}; "
+                    "delete it or name another --json"
+                )
+
+    def keep(self, source: str, clip: int, row: dict[str, Any]) -> None:
+        """Add what was measured of a clip."""
+        self.rows[source, clip] = row = {"source": source, "clip": clip, **row}
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
 
 
 # ---- shares ----------------------------------------------------------------------------------------

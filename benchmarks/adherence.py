@@ -38,6 +38,7 @@ import numpy as np
 from _common import (
     BATCH,
     ClipForm,
+    Rows,
     Share,
     add_count_options,
     add_model_options,
@@ -94,43 +95,17 @@ def asked_scenes(split: Split, count: int, objects: str) -> list[Scene]:
     return [sample_scene(seed, split=split, num_objects=numbers[seed % len(numbers)]) for seed in range(count)]
 
 
-class Kept:
-    """Results of finished clips, in a file of JSON lines whose first one says how they were made.
-
-    Raises:
-        SystemExit: the file is there and was made in another way, with one line that says so.
-    """
+class Kept(Rows):
+    """Results of finished clips; see :class:`_common.Rows`."""
 
     def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
-        self.path = path
-        self.results: dict[tuple[str, int], Result] = {}
-        if path is None:
-            return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        lines = [line for line in lines if line.endswith("\n")]  # the last may have been cut off
-        if lines:
-            self._check(json.loads(lines[0]), settings)
-        for row in map(json.loads, lines[1:]):
-            self.results[row["source"], row["clip"]] = Result(reading_of(row["reading"]), row["seconds"])
-        beside = path.with_name(f".{path.name}.part")
-        write_whole(beside, "".join(lines or [json.dumps(settings) + "\n"]).encode())
-        beside.replace(path)
-
-    def _check(self, before: dict[str, Any], settings: dict[str, Any]) -> None:
-        for name in before | settings:
-            if before.get(name) != settings.get(name):
-                raise SystemExit(
-                    f"error: {self.path} holds clips of {name} {before.get(name)}, not {settings.get(name)}; "
-                    "delete it or name another --json"
-                )
+        super().__init__(path, settings)
+        self.results = {key: Result(reading_of(row["reading"]), row["seconds"]) for key, row in self.rows.items()}
 
     def add(self, source: str, clip: int, result: Result) -> None:
         """Keep a result."""
         self.results[source, clip] = result
-        if self.path is not None:
-            row = {"source": source, "clip": clip, "seconds": result.seconds, "reading": asdict(result.reading)}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+        self.keep(source, clip, {"seconds": result.seconds, "reading": asdict(result.reading)})
 
 
 def reading_of(values: dict[str, Any]) -> Reading:
