@@ -12,11 +12,15 @@ from videodit.text_spec import PictureTokens
 
 if TYPE_CHECKING:
     import numpy as np
-    from transformers import BaseImageProcessor, PreTrainedTokenizerBase
+    from transformers import BaseImageProcessor, LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
 
 def read_with_picture(
-    model: torch.nn.Module, ids: Tensor, picture: np.ndarray, processor: BaseImageProcessor, layer: int | None
+    model: LlavaForConditionalGeneration,
+    ids: Tensor,
+    picture: np.ndarray,
+    processor: BaseImageProcessor,
+    layer: int | None,
 ) -> tuple[Tensor, Tensor]:
     """What a language model makes of texts, each with a mark where it sees the picture.
 
