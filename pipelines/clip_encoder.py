@@ -88,6 +88,7 @@ class ClipEncoder:
             "stride": tuple(spec.geometry.vae_stride),
             "patch": tuple(spec.geometry.patch),
             "causal": spec.geometry.causal,
+            "padded": spec.geometry.padded,
             "latent_channels": spec.latent_channels,
             "text_length": text.max_length if zeros else None,
             "empty_takes_length": text.spec.negative_takes_mask,

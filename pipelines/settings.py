@@ -267,7 +267,7 @@ def _windows(
     at_once = spec.window if window is None else whole_number("window", window, 1, None)
     if at_once is None or frames <= at_once:
         return None
-    if spec.geometry.padded and spec.geometry.patch.t > 1:
+    if spec.geometry.padded:
         raise InputError("windows need a transformer whose patches are one latent frame long")
     if spec.decoded_front:
         raise InputError("windows need a model that decodes no latents in front of a clip's own")

@@ -179,9 +179,9 @@ class ModelSpec:
             return cls(
                 geometry=VideoGeometry(
                     strides,
-                    Size3D(*transformer["patch_size"]),
+                    patch := Size3D(*transformer["patch_size"]),
                     causal=sampling.causal,
-                    padded=sampling.in_front == "whole_patches",
+                    padded=sampling.in_front == "whole_patches" and patch.t > 1,
                 ),
                 latent_channels=channels,
                 defaults=Defaults(**{name: defaults[name] for name in Defaults.__dataclass_fields__}),

@@ -26,8 +26,9 @@ from videodit.acceleration import AccelConfig
 from videodit.control.branch import ControlBranch
 from videodit.control.hints import ControlHint
 from videodit.families.parity import FIRST_OF_FAMILY, MEMBERS, randomize
+from videodit.shapes import Size3D
 
-SIZE = (3, 4, 4)
+SIZE = Size3D(3, 4, 4)
 SMALL: dict[str, Any] = {
     "num_attention_heads": 2,
     "attention_head_dim": 16,
@@ -49,7 +50,7 @@ STEPS = 6
 
 def inputs(dit: VideoDiT, *, text: int, kind: str) -> dict[str, Tensor]:
     """Two clips whose timestep is that of the clip, of each frame or of each token; ``text`` tokens, some masked."""
-    grid = dit.geometry.token_size(SIZE)  # type: ignore[arg-type]  # three numbers
+    grid = dit.geometry.token_size(SIZE)
     shapes = {"clip": (2,), "frame": (2, grid.t), "token": (2, grid.numel)}
     given = {
         "hidden_states": torch.randn(2, 4, *SIZE),

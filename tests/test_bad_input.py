@@ -235,9 +235,12 @@ def test_what_checkpoints_take_and_make_is_what_their_configs_say(family: Family
     for title, one in family.published.items():
         config = family.native_config(one.config)
         out = config.get("out_channels") or config["in_channels"]
-        # Channels beyond those that it makes are a picture's; models that predict a variance, too, make twice as many.
-        pictures = config["in_channels"] > out
-        assert ("a first" in one.takes and "maybe a first" not in one.takes) == pictures, title
+        # Channels beyond those that it makes are a picture's or a clip's; models that predict a variance, too, make
+        # twice as many. A picture in place of latents that are kept needs no channels.
+        seen = config["in_channels"] > out or one.config.get("image_condition_type") == "token_replace"
+        takes_clip = one.takes == "text, a clip"
+        assert takes_clip or ("a first" in one.takes and "maybe a first" not in one.takes) == seen, title
+        assert seen or not takes_clip, title
         assert ("a first and a last" in one.takes) == (config.get("image_tokens") is not None), title
         assert (one.makes == "pictures") == all(sampling.images for sampling in family.sampling.values()), title
 

@@ -135,7 +135,7 @@ def options_of(member: Member) -> dict[str, Any]:
 
 def other_choice(name: str, value: Any) -> Any:
     """The next value in the table of a choice that is on."""
-    values = list(CHOICES[name])
+    values = [one for one in CHOICES[name] if one is not None or name != "final_layer"]  # which predicts nothing
     return values[(values.index(value) + 1) % len(values)]
 
 

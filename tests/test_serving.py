@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,16 @@ def test_cards_say_what_planning_needs() -> None:
     card = Card.from_folder("mini", folder)
     assert Card.from_json(card.to_json()) == card
     assert "ball" in card.words
+
+
+def test_cards_of_families_stay_the_same_as_json(folder: Callable[[str], Path]) -> None:
+    from videodit.control.branch_spec import BranchSpec
+
+    for name in ("wan-i2v", "cogvideox-1.5-5b-i2v", "hunyuan_video-i2v-33ch", "skyreels_v2", "pixart-sigma"):
+        card = Card.from_folder(name, folder(name))
+        branch = BranchSpec("depth", ("depth", "masks"), 16, 2)
+        card = replace(card, spec=replace(card.spec, branches=(branch,)))
+        assert Card.from_json(json.loads(json.dumps(card.to_json()))) == card, name
 
 
 def test_the_web_process_loads_neither_torch_nor_av() -> None:

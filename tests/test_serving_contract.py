@@ -641,6 +641,7 @@ def test_every_flag_of_the_commands_has_a_field_or_a_reason() -> None:
         "profile": "the settings and the stages of a job tell it", "dry_run": "/v1/videos/plan",
         "server": "the client's", "detach": "the client's", "preset": "the client's: it stands for other flags",
         "context": "no flag", "vae_tiling": "the operator's: the machine's memory", "preview": "the events of a job",
+        **dict.fromkeys(("control", "control_mask", "control_fit", "control_model", "show_control"), "refused so far"),
     }  # fmt: skip
     shared = {one.name for one in dataclasses.fields(ClipFlags)}
     for command, kind in ((generate, CreateVideo), (edit, EditVideo), (extend, ExtendVideo)):

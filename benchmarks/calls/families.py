@@ -9,11 +9,12 @@ from calls.room import LEFT_OUT, Call, Made, Room, clip, right_half, said, seede
 
 NAMES = (
     "wan", "wan-euler", "wan-two-experts", "wan-i2v", "wan-flf2v", "wan-2.2-i2v", "wan-2.2-ti2v", "skyreels_v2",
-    "ltx-0.9.0", "ltx-0.9.1", "ltx-0.9.7", "cogvideox-2b", "cogvideox-5b", "cogvideox-5b-i2v", "hunyuan_video", "latte",
+    "skyreels_v2-df", "skyreels_v2-df-i2v", "ltx-0.9.0", "ltx-0.9.1", "ltx-0.9.7", "cogvideox-2b", "cogvideox-5b",
+    "cogvideox-5b-i2v", "cogvideox-1.5-5b", "cogvideox-1.5-5b-i2v", "hunyuan_video", "hunyuan_video-i2v", "latte",
     "allegro", "pixart-sigma", "pixart-alpha", "flux-dev", "flux-schnell", "mochi",
 )  # fmt: skip
 """In ``tiny_families``."""
-UNGUIDED = ("flux-dev", "flux-schnell", "hunyuan_video")
+UNGUIDED = ("flux-dev", "flux-schnell", "hunyuan_video", "hunyuan_video-i2v")
 
 
 def family(name: str, *, prepare: Callable[[Room, Any], Any] | None = None, **options: Any) -> Call:
@@ -101,6 +102,20 @@ def region(name: str, frames: int) -> Call:
     return call
 
 
+def edited(name: str, frames: int) -> Call:
+    """A call of a model that sees the clip that it changes."""
+
+    def call(room: Room) -> Made:
+        from tiny_families import CASES
+
+        from videodit import Edit
+
+        height, width = (CASES[name].call[side] for side in ("height", "width"))
+        return family(name, conditions=[Edit(clip(frames, 0, height, width))])(room)
+
+    return call
+
+
 def storyboard(room: Room) -> Made:
     from tiny_families import NEGATIVE, PROMPT
 
@@ -123,6 +138,7 @@ CALLS: dict[str, Call] = {
     "wan-two-experts-lora": family(
         "wan-two-experts", prepare=lambda room, pipe: with_lora(room, pipe, load_into_transformer_2=True)
     ),
+    "lucy-edit": edited("lucy-edit", 5),
     "wan-inpaint": region("wan", 9),
     "wan-ti2v-inpaint": region("wan-2.2-ti2v", 9),
     "cogvideox-inpaint": region("cogvideox-2b", 9),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from videodit.configs import read_json
+from videodit.control.branch_spec import BranchSpec
 from videodit.errors import VideoDiTError
 from videodit.json_types import JsonObject
 from videodit.pipelines.folders import model_hash
@@ -82,7 +83,11 @@ class Card:
         spec: dict[str, Any] = dict(values["spec"])
         geometry = spec["geometry"]
         spec["geometry"] = VideoGeometry(
-            Size3D(*geometry["vae_stride"]), Size3D(*geometry["patch"]), causal=geometry["causal"]
+            **{**geometry, "vae_stride": Size3D(*geometry["vae_stride"]), "patch": Size3D(*geometry["patch"])}
+        )
+        spec["channels"] = tuple(spec["channels"])
+        spec["branches"] = tuple(
+            BranchSpec(**{**branch, "kinds": tuple(branch["kinds"])}) for branch in spec["branches"]
         )
         spec["defaults"] = Defaults(**spec["defaults"])
         spec["text"] = TextNeeds(**spec["text"])

@@ -71,6 +71,7 @@ class CacheInfo:
             replaces (Latte).
         empty_text: key of the empty prompt.
         code_version: `CODE_VERSION` of the code that made it.
+        padded: what latents lack of whole patches along time stands in front of them.
     """
 
     model: str
@@ -89,11 +90,12 @@ class CacheInfo:
     empty_takes_length: bool
     empty_text: str
     code_version: int = CODE_VERSION
+    padded: bool = False
 
     @property
     def geometry(self) -> VideoGeometry:
         """The shapes of pixels, latents and tokens."""
-        return VideoGeometry(Size3D(*self.stride), Size3D(*self.patch), causal=self.causal)
+        return VideoGeometry(Size3D(*self.stride), Size3D(*self.patch), causal=self.causal, padded=self.padded)
 
     def differences(self, other: CacheInfo) -> list[str]:
         """The fields in which another cache differs so that its entries cannot be used here, each in a few words."""
