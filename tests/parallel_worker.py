@@ -125,7 +125,7 @@ def forwards(seen: dict[str, Any]) -> None:
     for name in families_that_split():
         member = MEMBERS[name]
         whole = member.ours(randomize(member.theirs()))
-        size = next(size for size in member.sizes if whole.geometry.token_size(size).numel % 2 == 0)  # type: ignore[arg-type]
+        size = next(size for size in member.sizes if whole.geometry.token_size(Size3D(*size)).numel % 2 == 0)
         x = member.draw(whole, size)
         expected_of_family = whole(**x).sample
         with split(whole, "ulysses") as model:
