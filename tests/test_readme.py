@@ -182,6 +182,8 @@ def provide_files(words: list[str]) -> None:
             Path(word).write_text('{"prompt": "a red ball"}\n', encoding="utf-8")
         elif re.fullmatch(r"[\w-]+\.txt", word):
             Path(word).write_text(storyboard(), encoding="utf-8")
+        elif boxes := re.fullmatch(r"boxes=([\w-]+\.json)", word):
+            Path(boxes[1]).write_text('[{"left": 0.1, "top": 0.4, "right": 0.4, "bottom": 0.7}]', encoding="utf-8")
         elif (picture := re.fullmatch(r"([\w-]+\.png)(@\d+)?", word)) and before not in ("-o", "--sheet"):
             Image.new("RGB", (128, 128), "gray").save(picture[1])
         elif re.fullmatch(r"[\w-]+\.mp4", word) and before != "-o":
