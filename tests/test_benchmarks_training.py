@@ -117,8 +117,9 @@ def test_a_cache_of_ones_own_is_counted(
 @pytest.mark.slow
 def test_workers_count_with_their_cpu_time(loader: ModuleType, tiny_model: Path, tmp_path: Path) -> None:
     found = measured(loader, tiny_model, tmp_path, "--workers", "1", "--per-step", "3")
-    for record in found["records"]:
-        assert 0 < record["own_cpu_ms_per_sample"] < record["cpu_ms_per_sample"]
+    pairs = [(record["own_cpu_ms_per_sample"], record["cpu_ms_per_sample"]) for record in found["records"]]
+    assert all(0 < own <= both for own, both in pairs)
+    assert any(own < both for own, both in pairs)  # the system counts a worker's time in hundredths of a second
 
 
 @pytest.mark.parametrize(
