@@ -296,3 +296,12 @@ def check_count(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     """Refuse what cannot be counted."""
     if args.num_prompts < 1:
         parser.error(f"--num-prompts must be at least 1; got {args.num_prompts}")
+
+
+def check_outputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse a ``--json`` that cannot be written, and a ``--sheets`` (where there is that option) that is no folder."""
+    if args.json is not None and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
+        parser.error(f"--json must be a file in a folder that exists; got {args.json}")
+    sheets = getattr(args, "sheets", None)
+    if sheets is not None and not sheets.is_dir():
+        parser.error(f"--sheets must be a folder that exists; got {sheets}")

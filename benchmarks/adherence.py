@@ -43,6 +43,7 @@ from _common import (
     add_count_options,
     add_model_options,
     check_count,
+    check_outputs,
     generate,
     load,
     load_probe,
@@ -234,8 +235,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     check_count(parser, args)
     if args.batch < 1:
         parser.error(f"--batch must be at least 1; got {args.batch}")
-    if args.json is not None and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
-        parser.error(f"--json must be a file in a folder that exists; got {args.json}")
+    check_outputs(parser, args)
     if args.real and not (args.steps is args.cfg is args.accelerate is None):
         parser.error("--steps, --cfg and --accelerate go with a model, and --real reads no model's clips")
     return args

@@ -42,7 +42,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import add_model_options, load, load_probe, print_rows
+from _common import add_model_options, check_outputs, load, load_probe, print_rows
 from abilities import longer, parts, short
 from abilities.bench import Bench, Case
 from abilities.measures import HEADER, Figure
@@ -147,10 +147,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--clips must be at least 1; got {args.clips}")
     if not 0 < args.seconds < math.inf:  # false for NaN, too
         parser.error(f"--seconds must be above 0; got {args.seconds}")
-    if args.json is not None and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
-        parser.error(f"--json must be a file in a folder that exists; got {args.json}")
-    if args.sheets is not None and not args.sheets.is_dir():
-        parser.error(f"--sheets must be a folder that exists; got {args.sheets}")
+    check_outputs(parser, args)
     return args
 
 

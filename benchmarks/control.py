@@ -45,6 +45,7 @@ from _common import (
     ClipForm,
     Rows,
     add_model_options,
+    check_outputs,
     load,
     load_probe,
     print_rows,
@@ -291,10 +292,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args.weights = sorted({*args.weights})
     if not args.seconds > 0:
         parser.error(f"--seconds must be above 0; got {args.seconds}")
-    if args.json is not None and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
-        parser.error(f"--json must be a file in a folder that exists; got {args.json}")
-    if args.sheets is not None and not args.sheets.is_dir():
-        parser.error(f"--sheets must be a folder that exists; got {args.sheets}")
+    check_outputs(parser, args)
     return args
 
 

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from videodit.json_types import JsonObject
 from videodit.pipelines.conditions import Fit
 from videodit.pipelines.pixels import Fitting, fingerprint, read_frames, read_mask
 from videodit.pipelines.settings import Settings
+from videodit.reading.files import Media
 
 if TYPE_CHECKING:
     from videodit.control.control import Pixels
@@ -197,16 +197,8 @@ def _mask(source: Pixels, what: str, settings: Settings, fit: Fit, short: ShortC
         frames, told = _of_length(frames, settings.num_frames, short, what)
         notices += told
         source = frames.mean(-1, dtype=np.float32) / 255
-    try:
-        free, told = read_mask(source, *shape, fps=float(settings.fps), fit=fit)
-    except InputError as error:
-        message = str(error)
-        for start in ("the mask is all", "the mask has", "a mask"):
-            if message.startswith(start):
-                said = "; white is where the control says nothing, black where it holds" if "all" in start else ""
-                told_of = message.partition(";")[0] if said else message
-                raise InputError(f"{what}{told_of.removeprefix('the mask').removeprefix('a mask')}{said}") from None
-        raise InputError(f"{what}: {error}") from error
+    meaning = "white is where the control says nothing, black where it holds"
+    free, told = read_mask(source, *shape, fps=float(settings.fps), fit=fit, name=what, meaning=meaning)
     return free.numpy(), [*notices, *told]
 
 
@@ -247,16 +239,7 @@ def sha256_of(path: Path) -> str:
     Raises:
         InputError: it cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
+        return Media(path).content_hash()
     except OSError as error:
         raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
-    return digest.hexdigest()
-
-
-def in_grey(control: PlacedControl) -> PlacedControl:
-    """The same with what says nothing in grey, for branches that see no mask."""
-    return replace(control, frames=control.shown, mask=None)

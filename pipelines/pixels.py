@@ -218,9 +218,17 @@ def _check_range(array: np.ndarray, name: str) -> None:
 
 
 def read_mask(
-    source: object, num_frames: int, height: int, width: int, *, fps: float | None = None, fit: Fit = "stretch"
+    source: object,
+    num_frames: int,
+    height: int,
+    width: int,
+    *,
+    fps: float | None = None,
+    fit: Fit = "stretch",
+    name: str = "the mask",
+    meaning: str = "white is made anew, black is kept",
 ) -> tuple[Tensor, list[str]]:
-    """Where something is to be made anew.
+    """Where something is to be made anew, or whatever else white means.
 
     Args:
         source: as for :func:`read_frames`, and arrays ``[H, W]`` or ``[T, H, W]``, boolean or numbers: what is half
@@ -231,6 +239,8 @@ def read_mask(
         width: pixels.
         fps: see :func:`read_frames`.
         fit: see :func:`fitted`.
+        name: of the mask, for messages.
+        meaning: of its colours, likewise.
 
     Returns:
         Boolean ``[num_frames, height, width]``, and what should be announced.
@@ -245,20 +255,20 @@ def read_mask(
             source = (source.float() if source.is_floating_point() else source).numpy()  # numpy knows no bfloat16
         array = source
         if array.ndim not in (2, 3) or array.size == 0:
-            raise InputError(f"a mask must be [H, W] or [T, H, W], got {list(array.shape)}")
+            raise InputError(f"{name} must be [H, W] or [T, H, W], got {list(array.shape)}")
         grey = array.astype(np.float32) / (255 if array.dtype.kind in "ui" and array.max() > 1 else 1)
-        _check_range(grey, "a mask")
+        _check_range(grey, name)
         frames = np.repeat((grey if grey.ndim == 3 else grey[None])[..., None], 3, axis=-1)
     else:
-        frames, notices = read_frames(source, fps=fps, name="the mask", size=(height, width), fit=fit)
+        frames, notices = read_frames(source, fps=fps, name=name, size=(height, width), fit=fit)
     if len(frames) not in (1, num_frames):
         raise InputError(
-            f"the mask has {len(frames)} frames and the clip {num_frames}; a mask has one frame, or as many as the clip"
+            f"{name} has {len(frames)} frames and the clip {num_frames}; a mask has one frame, or as many as the clip"
         )
-    pixels, told = fitted(frames, height, width, fit, name="the mask")
+    pixels, told = fitted(frames, height, width, fit, name=name)
     made = (pixels.mean(dim=0) >= 0).expand(num_frames, -1, -1)
     if not made.any() or made.all():
-        raise InputError(f"the mask is {'all white' if made.any() else 'all black'}; white is made anew, black is kept")
+        raise InputError(f"{name} is {'all white' if made.any() else 'all black'}; {meaning}")
     return made, [*notices, *told]
 
 

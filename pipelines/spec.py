@@ -176,10 +176,11 @@ class ModelSpec:
                     f"the transformer takes {channels + beside} channels and gives {out}, which is not how "
                     f"{index.get('sampled_as') or index['_class_name']} samples"
                 )
+            patch = Size3D(*transformer["patch_size"])
             return cls(
                 geometry=VideoGeometry(
                     strides,
-                    patch := Size3D(*transformer["patch_size"]),
+                    patch,
                     causal=sampling.causal,
                     padded=sampling.in_front == "whole_patches" and patch.t > 1,
                 ),

@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from test_cli import _restored_logging
 
 from videodit import VideoDiTPipeline
 from videodit.cli.main import main
 from videodit.media import read_recipe, read_video, write_video
+
+__all__ = ["_restored_logging"]
 
 RUN = [sys.executable, "-m", "videodit"]
 QUICK = ("--steps", "2", "--seed", "3", "--device", "cpu", "--dtype", "float32")
@@ -29,18 +32,6 @@ PROMPT = "a red ball"
 @pytest.fixture(autouse=True)
 def _folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def _restored_logging() -> Any:
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    before = [library.get_verbosity() for library in (diffusers_logging, transformers_logging)]
-    yield
-    for library, level in zip((diffusers_logging, transformers_logging), before, strict=True):
-        library.set_verbosity(level)
-        library.enable_progress_bar()
 
 
 def smooth_clip(frames: int, size: tuple[int, int] = (32, 32)) -> np.ndarray:

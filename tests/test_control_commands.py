@@ -13,6 +13,7 @@ import pytest
 import torch
 from clips_panned import moving
 from PIL import Image
+from test_cli import _restored_logging
 
 from videodit import Control, VideoDiTPipeline
 from videodit.cli.controls import parse_control, parse_controls, parse_models
@@ -21,6 +22,8 @@ from videodit.errors import InputError
 from videodit.media import probe, read_recipe, read_video, write_video
 from videodit.pipelines.request import ControlModel
 
+__all__ = ["_restored_logging"]
+
 PROMPT = "a red ball"
 QUICK = ("--steps", "2", "--seed", "3", "--device", "cpu", "--dtype", "float32")
 
@@ -28,18 +31,6 @@ QUICK = ("--steps", "2", "--seed", "3", "--device", "cpu", "--dtype", "float32")
 @pytest.fixture(autouse=True)
 def _folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def _restored_logging() -> Any:
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    before = [library.get_verbosity() for library in (diffusers_logging, transformers_logging)]
-    yield
-    for library, level in zip((diffusers_logging, transformers_logging), before, strict=True):
-        library.set_verbosity(level)
-        library.enable_progress_bar()
 
 
 @pytest.fixture(scope="module")

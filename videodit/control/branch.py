@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -128,7 +129,8 @@ class ControlBranch(CheckedLoading, DiffusersOverrides, ModelMixin, ConfigMixin,
         _check(self.config)
         options = full_options(network)
         dim = options.num_attention_heads * options.attention_head_dim
-        patch = options.patch_size[0] * options.patch_size[1] * options.patch_size[2]
+        self._patch_size = options.patch_size
+        patch = math.prod(options.patch_size)
         made: type[PixelEncoder] | None = choose("encoder", encoder, ENCODERS)
         self.pixel_encoder = None if made is None else made(pixel_channels, pixel_stride, control_channels)
         embedded = start == "hidden" or join == "add"
@@ -434,7 +436,7 @@ class ControlBranch(CheckedLoading, DiffusersOverrides, ModelMixin, ConfigMixin,
     def _embedded(self, control: Tensor, row: Tensor | None) -> Tensor:
         """``[B, C, T, H, W] → [B, S, D]``."""
         assert self.patch is not None
-        pt, ph, pw = full_options(self.config.network).patch_size
+        pt, ph, pw = self._patch_size
         c = self.patch(rearrange(control, "b c (t i) (h j) (w k) -> b (t h w) (c i j k)", i=pt, j=ph, k=pw))
         return c if row is None else c + row
 
@@ -444,7 +446,7 @@ class ControlBranch(CheckedLoading, DiffusersOverrides, ModelMixin, ConfigMixin,
             return None
         if kind is None or kind not in self.config.kinds:
             raise InputError(f"kind must be one of {', '.join(self.config.kinds)}, got {kind!r}")
-        number = torch.tensor([[list(self.config.kinds).index(kind)]], device=self.device)
+        number = torch.full([1, 1], list(self.config.kinds).index(kind), device=self.device)  # which waits for no GPU
         row: Tensor = self.kind_embedder(number)
         return row
 

@@ -40,11 +40,7 @@ def low_res(frames: np.ndarray, *, factor: int) -> Extracted:
         frames: uint8 ``[T, H, W, 3]``.
         factor: by which the sides become shorter.
     """
-    height, width = frames.shape[1:3]
-    small = max(1, round(width / factor)), max(1, round(height / factor))
-    box, nearest = PIL.Image.Resampling.BOX, PIL.Image.Resampling.NEAREST
-    coarse = (PIL.Image.fromarray(frame).resize(small, box).resize((width, height), nearest) for frame in frames)
-    return Extracted(np.stack([np.asarray(frame) for frame in coarse]))
+    return _smaller(frames, factor, PIL.Image.Resampling.NEAREST)
 
 
 def tile(frames: np.ndarray, *, factor: int) -> Extracted:
@@ -54,8 +50,12 @@ def tile(frames: np.ndarray, *, factor: int) -> Extracted:
         frames: uint8 ``[T, H, W, 3]``.
         factor: by which the sides become shorter.
     """
+    return _smaller(frames, factor, PIL.Image.Resampling.BICUBIC)
+
+
+def _smaller(frames: np.ndarray, factor: int, back: PIL.Image.Resampling) -> Extracted:
+    """Frames made smaller by the mean of each square, and brought back to their size by another filter."""
     height, width = frames.shape[1:3]
-    small = max(1, round(width / factor)), max(1, round(height / factor))
-    box, smooth = PIL.Image.Resampling.BOX, PIL.Image.Resampling.BICUBIC
-    soft = (PIL.Image.fromarray(frame).resize(small, box).resize((width, height), smooth) for frame in frames)
-    return Extracted(np.stack([np.asarray(frame) for frame in soft]))
+    small, box = (max(1, round(width / factor)), max(1, round(height / factor))), PIL.Image.Resampling.BOX
+    reduced = (PIL.Image.fromarray(frame).resize(small, box).resize((width, height), back) for frame in frames)
+    return Extracted(np.stack([np.asarray(frame) for frame in reduced]))
