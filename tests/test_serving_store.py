@@ -89,6 +89,22 @@ def test_an_older_file_is_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         store.close()
 
 
+def test_cards_of_an_older_form_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "jobs.sqlite3"
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:2])
+        older = JobStore(path)
+        older.publish("mini", {"name": "mini", "spec": {"image_kind": "keep_first"}})
+        older.close()
+    store = JobStore(path)
+    assert store.cards() == {}
+    store.publish("mini", {"name": "mini"})
+    store.close()
+    again = JobStore(path)
+    assert again.cards() == {"mini": {"name": "mini"}}
+    again.close()
+
+
 def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "jobs.sqlite3"
     JobStore(path).close()

@@ -90,6 +90,8 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX jobs_queue ON jobs (state, position, paused, deleted, owner);
     CREATE INDEX jobs_room ON jobs (owner, removed, deleted, expires, output) WHERE output IS NOT NULL;
     """,
+    # Cards of another form: each worker publishes them anew as it starts.
+    "DELETE FROM models;",
 )
 """Scripts that bring a file from one format to the next; ``PRAGMA user_version`` counts those that were run."""
 
