@@ -770,7 +770,10 @@ class VideoDiTPipeline(
         if self.processes is not None:
             scenes = isinstance(plan.request.prompt, Storyboard) and plan.spec.geometry.patch.t == 1
             tokens = plan.divided_tokens(scenes=scenes)
-            self.processes.check(tokens, guided=plan.guided, keep_windows=plan.request.keep_windows)
+            references = sum(one.tokens for one in plan.references)
+            self.processes.check(
+                tokens, guided=plan.guided, references=references, keep_windows=plan.request.keep_windows
+            )
 
     def _may_guide(self, plan: Plan) -> bool:
         """Whether there is guidance, or a callback may turn it on."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import torch
-from tiny_families import DYNAMIC, PROMPT, flux_parts, pack_flux
+from tiny_families import DYNAMIC, NEGATIVE, PROMPT, flux_parts, pack_flux
 from torch import Tensor
 
-from videodit import VideoDiT, VideoDiTPipeline
+from videodit import Reference, Storyboard, VideoDiT, VideoDiTPipeline
 from videodit.control.branch import ControlBranch
 from videodit.control.hints import ControlHint
 from videodit.errors import InputError
@@ -189,3 +191,157 @@ def test_kontext_makes_the_pictures_of_diffusers(kontext) -> None:
     assert (out.frames[0] - expected).abs().max() <= 1 / 255
     plain = ours(PROMPT, latents=latents, **call)
     assert (out.frames[0] - plain.frames[0]).abs().max() > 1 / 255
+
+
+@torch.no_grad()
+def test_ltx_videos_later_pictures_make_the_frames_of_diffusers(folder, monkeypatch) -> None:
+    """A picture at a later frame, which diffusers puts in front of the clip's tokens."""
+    import diffusers.pipelines.ltx.pipeline_ltx_condition as module
+
+    # Theirs draws a picture's latents from their posterior; ours takes its middle.
+    monkeypatch.setattr(module, "retrieve_latents", lambda out, generator: out.latent_dist.mode())
+    theirs = diffusers.LTXConditionPipeline.from_pretrained(folder("ltx-0.9.7"))
+    ours = VideoDiTPipeline.from_pretrained(folder("ltx-0.9.7"))
+    for pipe in (theirs, ours):
+        pipe.set_progress_bar_config(disable=True)
+    seen = picture(96, 64)
+    call = {
+        "prompt": PROMPT, "negative_prompt": NEGATIVE, "num_frames": 17, "height": 64, "width": 96,
+        "num_inference_steps": 3, "guidance_scale": 3.5, "output_type": "pt",
+    }  # fmt: skip
+    condition = module.LTXVideoCondition(image=seen, frame_index=8, strength=1.0)
+    expected = theirs(**call, conditions=[condition], image_cond_noise_scale=0.0, generator=generator()).frames[0]
+    found = ours(**call, references=Reference(seen, at=8), generator=generator()).frames[0]
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1 / 255
+    elsewhere = ours(**call, references=Reference(seen, at=16), generator=generator()).frames[0]
+    assert (found - elsewhere).abs().max() > 1 / 255
+
+
+@torch.no_grad()
+def test_phantoms_subjects_are_frames_behind(folder, monkeypatch, deviation) -> None:
+    """Phantom's loop (Liu et al., 2025), written down: subjects on white are frames behind in each forward of a Wan.
+
+    With the scale of its pictures at 1, its three predictions are the two of guidance.
+    """
+    import diffusers.pipelines.wan.pipeline_wan as module
+
+    monkeypatch.setattr(module, "ftfy", SimpleNamespace(fix_text=lambda text: text), raising=False)
+    theirs = diffusers.WanPipeline.from_pretrained(folder("wan"))
+    ours = VideoDiTPipeline.from_pretrained(folder("wan"))
+    ours.set_progress_bar_config(disable=True)
+    subjects, noise = [picture(24, 16, 0), picture(16, 32, 1)], torch.randn(1, 4, 3, 4, 6, generator=generator())
+    texts = theirs.encode_prompt(PROMPT, NEGATIVE, max_sequence_length=512)
+    mean, std = (torch.tensor(theirs.vae.config[f"latents_{name}"]).view(1, -1, 1, 1, 1) for name in ("mean", "std"))
+    seen = []
+    for subject in subjects:
+        on_white = PIL.ImageOps.pad(subject, (48, 32), PIL.Image.Resampling.LANCZOS, color=(255, 255, 255))
+        pixels = torch.from_numpy(np.array(on_white)).permute(2, 0, 1)[None, :, None] / 127.5 - 1
+        seen.append((theirs.vae.encode(pixels).latent_dist.mode() - mean) / std)
+    theirs.scheduler.set_timesteps(3)
+    latents = noise
+    for t in theirs.scheduler.timesteps:
+        longer = torch.cat([latents, *seen], dim=2)
+        cond, uncond = (theirs.transformer(longer, t.expand(1), one, return_dict=False)[0][:, :, :3] for one in texts)
+        latents = theirs.scheduler.step(uncond + 4.0 * (cond - uncond), t, latents, return_dict=False)[0]
+    call = {"height": 32, "width": 48, "num_frames": 9, "num_inference_steps": 3, "guidance_scale": 4.0}
+    call |= {"prompt": PROMPT, "negative_prompt": NEGATIVE, "output_type": "latent", "latents": noise}
+    found = ours(**call, references=subjects, reference_layout="behind").frames
+    assert deviation(found, latents) <= 1e-4
+    assert deviation(found, ours(**call).frames) > 1e-2
+
+
+# ---- with everything else ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pipe(tiny_model: Path) -> VideoDiTPipeline:
+    made = VideoDiTPipeline.from_pretrained(tiny_model)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+SUBJECTS = (picture(32, 32, 1), picture(20, 40, 2))
+
+
+def make(pipe: VideoDiTPipeline, references: Any = SUBJECTS, layout: str | None = "behind", **options: Any) -> Tensor:
+    """Latents of a clip from one seed."""
+    call = {"prompt": "a red ball", "num_inference_steps": 3, "guidance_scale": 3.0, "generator": generator()}
+    latents: Tensor = pipe(
+        **call | options, references=references, reference_layout=layout, output_type="latent"
+    ).frames
+    return latents
+
+
+def test_batches_of_clips_and_of_guidance_are_each_alone(pipe, deviation) -> None:
+    prompts = ["a red ball", "a tiny blue cone on the grass"]
+
+    def both(*references: Any) -> Tensor:
+        return make(pipe, *references, prompt=prompts, generator=[generator(), generator()])
+
+    alone = torch.cat([make(pipe, prompt=one) for one in prompts])
+    assert deviation(both(), alone) <= 1e-5
+    pipe.batch_guidance = True
+    assert deviation(both(), alone) <= 1e-5
+    assert deviation(both((), None), alone) > 1e-2
+
+
+def test_caches_and_schedules_of_steps(pipe, deviation) -> None:
+    """A cache that keeps nothing changes nothing, and one that keeps all computes the later blocks once."""
+    from diffusers import FirstBlockCacheConfig
+
+    expected = make(pipe)
+    computed: list[int] = []
+    pipe.transformer.blocks[1].ffn.register_forward_hook(lambda *_: computed.append(1))
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.0))
+    assert deviation(make(pipe), expected) <= 1e-5
+    assert len(computed) == 6
+    pipe.transformer.disable_cache()
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=1e9))
+    assert make(pipe).isfinite().all()
+    assert len(computed) == 8
+    pipe.transformer.disable_cache()
+    pipe.step_actions = "FRF"
+    assert make(pipe).isfinite().all()
+
+
+def test_compiled_blocks_take_references(pipe, deviation) -> None:
+    expected = make(pipe)
+    for block in pipe.transformer.blocks:
+        block.compile(backend="eager", fullgraph=True)
+    assert deviation(make(pipe), expected) <= 1e-5
+
+
+def grids(pipe: VideoDiTPipeline) -> list[tuple[int, list[ReferenceTokens]]]:
+    """Of each forward from now on: how many latent frames it has, and its references."""
+    seen: list[tuple[int, list[ReferenceTokens]]] = []
+    pipe.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((args[0].shape[2], kwargs.get("references"))), with_kwargs=True
+    )
+    return seen
+
+
+def test_windows_loops_and_storyboards_have_references_in_each_part(pipe) -> None:
+    seen = grids(pipe)
+    board = Storyboard([(0.0, "a red ball"), (0.5, "a blue cube")], handover=0.1)
+    for options in ({"num_frames": 33, "window": 17, "overlap": 8}, {"loop": True}, {"prompt": board}):
+        assert make(pipe, **options).isfinite().all()
+    assert all(len(references) == 2 for _, references in seen)
+    assert all(one.behind and one.latents.shape[2] == 1 for _, references in seen for one in references)
+
+
+def test_a_guide_goes_along_with_windows_and_scenes(pipe) -> None:
+    """Each part sees the frames of the guide that are its own."""
+    seen = grids(pipe)
+    guide = np.random.default_rng(0).integers(0, 256, (33, 32, 32, 3), dtype=np.uint8)
+    long = {"num_frames": 33, "window": 17, "overlap": 8}
+    make(pipe, guide, "guide", **long)
+    whole = seen[0][1][0].latents
+    assert {frames for frames, _ in seen} == {5}
+    firsts = {float(references[0].latents[0, 0, 0, 0, 0]) for _, references in seen}
+    assert len(firsts) > 1
+    assert all(references[0].latents.shape[2] == 5 for _, references in seen)
+    assert whole.shape[2] == 5
+    for options in (long, {"num_frames": 33, "prompt": Storyboard([(0.0, "a red ball"), (1.0, "a blue cube")])}):
+        with pytest.raises(InputError, match="a guide must be a clip as long as the one that is made"):
+            make(pipe, guide[:17], "guide", **options)
