@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +17,16 @@ from tiny_families import DYNAMIC, NEGATIVE, PROMPT, flux_parts, pack_flux
 from torch import Tensor
 
 from videodit import Reference, Storyboard, VideoDiT, VideoDiTPipeline
+from videodit.cli.main import main
+from videodit.cli.references import match_references, parse_references
 from videodit.control.branch import ControlBranch
 from videodit.control.hints import ControlHint
 from videodit.errors import InputError
 from videodit.families.parity import MEMBERS, randomize
+from videodit.media import read_recipe, read_video
+from videodit.pipelines.planning import plan
+from videodit.pipelines.request import Inputs, Request
+from videodit.pipelines.spec import ModelFolder
 from videodit.reference_tokens import ReferenceTokens
 
 
@@ -345,3 +352,155 @@ def test_a_guide_goes_along_with_windows_and_scenes(pipe) -> None:
     for options in (long, {"num_frames": 33, "prompt": Storyboard([(0.0, "a red ball"), (1.0, "a blue cube")])}):
         with pytest.raises(InputError, match="a guide must be a clip as long as the one that is made"):
             make(pipe, guide[:17], "guide", **options)
+
+
+# ---- what is refused before weights --------------------------------------------------------------
+
+
+def test_what_no_plan_takes(pipe, tmp_path) -> None:
+    """Each by its name, before anything is computed."""
+    clip = np.zeros((17, 32, 32, 3), np.uint8)
+    glass = PIL.Image.new("RGBA", (32, 32), (255, 0, 0, 100))
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    one = SUBJECTS[0]
+    for references, layout, message in (
+        ([one], None, "this model was not trained with references. Models that were: edit: FLUX.1 Kontext; guide: LTX"),
+        ([one], "sideways", "reference_layout is 'sideways'; valid values are edit, guide, behind"),
+        ([one], "front", "reference_layout is 'front'; valid values are edit, guide, behind"),
+        ([], "behind", "reference_layout is 'behind', and there are no references; leave it out"),
+        ([one], "edit", "reference_layout 'edit' is for models of pictures"),
+        ([one] * 5, "behind", "there are 5 references; a model with the layout 'behind' takes at most 4"),
+        ([Reference(one, "hat")], "behind", "role of reference 1 is 'hat'; valid values .* are subject, scene, style"),
+        ([Reference(one, "subject")], "guide", "role of reference 1 is 'subject'; valid values .* are guide"),
+        ([Reference(one, at=4)], "behind", "reference 1 stands at frame 4; the layout 'behind' has no frames"),
+        ([Reference(one, at=-1)], "guide", "at of reference 1 is -1; it must be a frame of the clip"),
+        ([Reference(one, at=17)], "guide", "reference 1 stands at frame 17 of a clip of 17; valid values are 0 to 16"),
+        ([one, clip], "behind", "reference 2 is a clip of 17 frames; the layout 'behind' takes pictures alone"),
+        ([glass], "behind", "reference 1: .*(transparent|alpha)"),
+        ([tmp_path / "none.png"], "behind", "none.png"),
+        ([tmp_path / "broken.png"], "behind", "broken.png"),
+        ([7], "behind", "each of references must be a Reference, a file or pixels, got 7"),
+        (7, "behind", "references must be a Reference, a file or pixels, got 7"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pipe.check_inputs("a red ball", references=references, reference_layout=layout)
+    with pytest.raises(InputError, match="references of the layout 'guide' and a loop exclude each other"):
+        pipe.check_inputs("a red ball", references=clip, reference_layout="guide", loop=True)
+
+
+def test_models_that_can_have_none(folder) -> None:
+    for name, message in (
+        ("latte", "this model takes no references: attention='factorized'"),
+        ("cogvideox-2b", "this model takes no references: position_embedding='sincos_3d'"),
+        ("mochi", "this model takes no references: rope='learned'"),
+        ("wan-i2v", "this model takes no references: it sees pictures or clips in channels beside the latents"),
+        ("cogvideox-1.5-5b", "this model takes no references: a token is 2 latent frames long"),
+    ):
+        spec = ModelFolder.find(str(folder(name))).spec
+        image = {"image": picture(32, 32)} if spec.needs_picture else {}
+        request = Request(prompt=PROMPT, reference_layout="behind")
+        with pytest.raises(InputError, match=message):
+            plan(request, Inputs(references=(Reference(SUBJECTS[0]),), **image), spec)
+
+
+def test_a_model_that_was_trained_with_them_keeps_its_layout(kontext) -> None:
+    spec = ModelFolder.find(str(kontext)).spec
+    assert spec.references == "edit"
+    seen = (Reference(SUBJECTS[0]),)
+    with pytest.raises(InputError, match="reference_layout is 'behind'; this model was trained with 'edit'"):
+        plan(Request(prompt=PROMPT, reference_layout="behind"), Inputs(references=seen), spec)
+    with pytest.raises(InputError, match="there are 2 references; a model with the layout 'edit' takes at most 1"):
+        plan(Request(prompt=PROMPT), Inputs(references=seen * 2), spec)
+    made = plan(Request(prompt=PROMPT, height=32, width=48), Inputs(references=seen), spec)
+    assert made.references[0].frames.shape == (1, 1024, 1024, 3)
+    assert made.estimate["tokens"] == 2 * 3 + 64 * 64
+    assert "reference 1: 32x32 becomes 1024x1024" in made.notices
+
+
+# ---- commands and recipes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("face.png", Reference(Path("face.png"))),
+        ("face.png:subject", Reference(Path("face.png"), "subject")),
+        ("pose.mp4:guide@8", Reference(Path("pose.mp4"), "guide", 8)),
+        ("pose.mp4@0", Reference(Path("pose.mp4"), at=0)),
+        (r"C:\faces\me.png", Reference(Path(r"C:\faces\me.png"))),
+        (r"C:\faces\me.png:style", Reference(Path(r"C:\faces\me.png"), "style")),
+        ("me@home.png", Reference(Path("me@home.png"))),
+    ],
+)
+def test_a_reference_is_typed(text, reference) -> None:
+    assert parse_references([text]) == (reference,)
+
+
+def test_commands_recipes_and_remake(tiny_model, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, seen in zip(("cat.png", "room.png"), SUBJECTS, strict=True):
+        seen.save(name)
+    quick = ("--steps", "2", "--seed", "3", "--device", "cpu", "--dtype", "float32")
+    flags = ("--reference", "cat.png", "--reference", "room.png:scene", "--reference-layout", "behind")
+    model = ("-m", str(tiny_model))
+    assert main(["generate", "a red ball", *model, *quick, *flags, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "subject: cat.png, as frames behind the clip, at its timestep" in shown
+    assert "scene: room.png" in shown
+    assert main(["generate", "a red ball", *model, *quick, *flags, "-o", "a.mp4"]) == 0
+    assert main(["generate", "a red ball", *model, *quick, "-o", "plain.mp4"]) == 0
+    recipe = read_recipe("a.mp4")
+    assert recipe is not None
+    assert recipe["reference_layout"] == "behind"
+    assert [(one["role"], one["file"]) for one in recipe["references"]] == [
+        ("subject", "cat.png"),
+        ("scene", "room.png"),
+    ]
+    assert str(tmp_path) not in json.dumps(recipe)
+    assert main(["remake", "a.mp4", *model, "--device", "cpu", "-o", "b.mp4"]) == 0
+    frames = [read_video(name).frames for name in ("a.mp4", "b.mp4", "plain.mp4")]
+    assert np.array_equal(frames[0], frames[1])
+    assert not np.array_equal(frames[0], frames[2])
+    Path("away").mkdir()
+    Path("cat.png").rename("away/kitten.png")
+    again = ["remake", "a.mp4", *model, "--device", "cpu", "--dry-run"]
+    capsys.readouterr()
+    assert main(again) == 2
+    assert "was made with 'cat.png', which it does not carry" in capsys.readouterr().err
+    assert main([*again, "--reference", "away/kitten.png"]) == 0
+    capsys.readouterr()
+    picture(8, 8).save("other.png")
+    assert main([*again, "--reference", "away/kitten.png", "--reference", "other.png"]) == 2
+    assert "--reference names 'other.png', which is no file that 'a.mp4' was made with" in capsys.readouterr().err
+    assert main(["remake", "plain.mp4", *model, "--reference", "other.png"]) == 2
+    assert "was made without references; leave --reference out" in capsys.readouterr().err
+    assert main(["generate", "x", "--reference", "other.png", "--server", "http://127.0.0.1:9"]) == 2
+    assert "--reference is not sent to a server yet" in capsys.readouterr().err
+
+
+def test_a_broken_recipe_opens_no_file(tmp_path) -> None:
+    clip = tmp_path / "a.mp4"
+    for entries, message in (
+        (3, "it must be a list"),
+        ([], "it must be a list"),
+        ([{"role": "subject"}] * 9, "it must be a list"),
+        ([{"role": "subject"}], "it must have a role, a file and its sha256"),
+        ([{"role": "subject", "file": "/etc/hosts", "sha256": "0"}], "say where it is with --reference FILE"),
+        ([{"role": "subject", "file": "x.png", "sha256": "0", "at": "1"}], "its frame must be a number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            match_references({"references": entries}, None, clip)
+
+
+def test_a_stored_request_names_its_references() -> None:
+    request = Request(prompt="x", references=(Reference("a.png", "scene"), Reference("b.mp4", at=8)))
+    assert Request.from_json(json.loads(json.dumps(request.to_json()))) == request
+    with pytest.raises(InputError, match="references holds pixels"):
+        Request(prompt="x", references=(Reference(SUBJECTS[0]),)).to_json()
+    with pytest.raises(InputError, match=r"a reference is \{'face': 1\}; its keys are source, role, at"):
+        Request.from_json({"prompt": "x", "references": [{"face": 1}]})
+
+
+def test_pixels_are_not_recorded(pipe) -> None:
+    output = pipe("a red ball", references=SUBJECTS[0], reference_layout="behind", num_inference_steps=1)
+    assert output.recipes[0]["not_recorded"] == ["the pixels of reference 1"]

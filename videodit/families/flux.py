@@ -126,7 +126,6 @@ FAMILY = Family(
             {"guidance_embeds": True},
             11_901_408_320,
             T5_XXL + CLIP_L + FLUX_VAE,
-            "FLUX.1 [dev] Non-Commercial",
             takes="text, a picture to change",
             makes="pictures",
         ),
