@@ -131,10 +131,15 @@ class Plan(Settings):
         return replace(self, latent_shape=(channels, front + frames, height, width))
 
     @property
+    def forward_tokens(self) -> int:
+        """Tokens that the transformer sees at once, those of references among them."""
+        return self.window_tokens + sum(one.tokens for one in self.references)
+
+    @property
     def estimate(self) -> dict[str, int]:
         """What it costs: ``forwards`` of the transformer, of a batch of all clips, and ``tokens`` in each of a clip."""
         forwards = self.steps_taken * len(self.spans) * (2 if self.guided else 1)
-        return {"forwards": forwards, "tokens": self.window_tokens + sum(one.tokens for one in self.references)}
+        return {"forwards": forwards, "tokens": self.forward_tokens}
 
 
 def plan(

@@ -364,7 +364,11 @@ def test_what_no_plan_takes(pipe, tmp_path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     one = SUBJECTS[0]
     for references, layout, message in (
-        ([one], None, "this model was not trained with references. Models that were: edit: FLUX.1 Kontext; guide: LTX"),
+        (
+            [one],
+            None,
+            "this model was not trained with references, as FLUX.1 Kontext, .*, Phantom, VACE were",
+        ),
         ([one], "sideways", "reference_layout is 'sideways'; valid values are edit, guide, behind"),
         ([one], "front", "reference_layout is 'front'; valid values are edit, guide, behind"),
         ([], "behind", "reference_layout is 'behind', and there are no references; leave it out"),
