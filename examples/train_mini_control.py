@@ -2,11 +2,11 @@
 
     python examples/train_mini_control.py --minutes 60 --out runs/mini-control
 
-Two blocks beside the model learn what depth maps, masks of objects, boxes, edges, sketches, tracks and palettes say of
-a clip; the model itself stays as it is. Clips are drawn and encoded beside the training. Everything is in one process
-of one thread; the same command goes on where it ended, and `--minutes` counts all starts together. The branch is
-exported to `OUT/mini-control`, with the hash of its model, by the share of the prediction's error that it takes away on
-clips that are held out:
+Two blocks beside the model learn what depth maps, masks of objects, boxes and edges say of a clip; the model itself
+stays as it is. Clips are drawn and encoded beside the training. Everything is in one process of one thread; the same
+command goes on where it ended, and `--minutes` counts all starts together. The branch is exported to
+`OUT/mini-control`, with the hash of its model, by the share of the prediction's error that it takes away on clips that
+are held out:
 
     pipe = VideoDiTPipeline.from_pretrained("mini")
     pipe.add_control("depth", "runs/mini-control/mini-control")

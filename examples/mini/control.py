@@ -1,4 +1,4 @@
-"""A control branch for `mini`: depth, masks, boxes and more of the world, from the renderer's exact knowledge."""
+"""A control branch for `mini`: depth, masks, boxes and edges of the world, from the renderer's exact knowledge."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ from videodit.errors import InputError
 from videodit.flow import add_noise, denoising_loss, sample_sigma, training_target
 from videodit.pipelines.autoencoders import encode_posterior
 
-KINDS = ("depth", "masks", "boxes", "edges", "sketch", "tracks", "palette")
+KINDS = ("depth", "masks", "boxes", "edges")
 """Of the branch."""
-TURNS = ("masks", "edges", "depth", "boxes", "sketch", "masks", "edges", "tracks", "palette")
+TURNS = ("masks", "edges", "depth", "masks", "edges", "boxes")
 """The kinds of one step after the other: those that say most of an object's form come twice."""
 LAYERS = (0, 4)
 """Of the base, after which the branch's two hints are added."""
 KIND_ROWS = "kind_embedder.weight"
+FIRST_RATE, LATER_RATE = 1e-3, 3e-4
+"""Of learning, for the matrices: from nothing, and from a branch that has learned."""
 VALIDATION = 32
 SHIFT = 3.0
 """Of the noise levels, which clips of so many tokens want."""
@@ -260,8 +262,6 @@ def train_control(
     sizes: Sizes,
     steps: int | None = None,
     init: str | None = None,
-    muon_lr: float = 1e-3,
-    adam_lr: float = 5e-4,
 ) -> Path:
     """Train a branch beside a model that stays as it is, and export the best one.
 
@@ -274,15 +274,13 @@ def train_control(
         sizes: of what it is trained on.
         steps: in place of the minutes.
         init: the folder of a branch that a new run begins with, see :func:`start_branch`.
-        muon_lr: of the matrices.
-        adam_lr: of everything else.
 
     Returns:
         The folder of the exported branch.
     """
     pipe = VideoDiTPipeline.from_pretrained(model, dtype=torch.bfloat16).to(device)
     pipe.transformer.requires_grad_(False).eval()
-    branch = start_branch(pipe, init)
+    branch, rate = start_branch(pipe, init), FIRST_RATE if init is None else LATER_RATE
     if device.type == "cpu":
         attend_plainly(pipe.transformer)
         attend_plainly(branch)  # type: ignore[arg-type]  # which has the same layers
@@ -292,7 +290,7 @@ def train_control(
     trainer = Trainer(
         out / "control",
         {"branch": branch},
-        muon_and_adamw([branch], muon_lr=muon_lr, adam_lr=adam_lr),
+        muon_and_adamw([branch], muon_lr=rate, adam_lr=rate / 2),
         minutes=minutes,
         steps=steps,
         seed=seed,
