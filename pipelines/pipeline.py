@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
     from videodit.control.control import AnyControl
+    from videodit.control.references import AnyReferences
     from videodit.json_types import Config
     from videodit.pipelines.conditions import Pixels
 
@@ -586,6 +587,8 @@ class VideoDiTPipeline(
         last_image: Pixels | None = None,
         conditions: Sequence[AnyCondition] = (),
         control: Mapping[str, AnyControl] | None = None,
+        references: AnyReferences = (),
+        reference_layout: str | None = None,
         fit: Fit = "crop",
         loop: bool = False,
         window: int | None = None,
@@ -633,6 +636,11 @@ class VideoDiTPipeline(
             control: what steers the clips besides their prompts, by kind, or by the name of a branch that
                 :meth:`add_control` added: a :class:`~videodit.Control`, a file, or for ``boxes``, ``tracks`` and
                 ``palette`` a list; see :mod:`videodit.control.control`.
+            references: pictures and clips of what the clips should show, for models that were trained with them: a
+                :class:`~videodit.Reference`, a file or pixels, or a list of these; see
+                :mod:`videodit.control.references`.
+            reference_layout: how a LoRA or other weights take references that were trained for them, where the model's
+                files do not tell: ``"edit"``, ``"guide"`` or ``"behind"``.
             fit: what becomes of pictures of another aspect ratio: ``"crop"``, ``"pad"``, ``"stretch"`` or ``"error"``.
             loop: make a clip whose last frame goes on with its first.
             window: frames that are made at once where there are more; ``None`` takes the model's own, if it has one.
@@ -762,7 +770,10 @@ class VideoDiTPipeline(
         if self.processes is not None:
             scenes = isinstance(plan.request.prompt, Storyboard) and plan.spec.geometry.patch.t == 1
             tokens = plan.divided_tokens(scenes=scenes)
-            self.processes.check(tokens, guided=plan.guided, keep_windows=plan.request.keep_windows)
+            references = sum(one.tokens for one in plan.references)
+            self.processes.check(
+                tokens, guided=plan.guided, references=references, keep_windows=plan.request.keep_windows
+            )
 
     def _may_guide(self, plan: Plan) -> bool:
         """Whether there is guidance, or a callback may turn it on."""
@@ -782,7 +793,10 @@ def _sampled_as(transformer: object) -> str | None:
     name = config.get("family")
     if name is None or name not in FAMILIES:
         return None
-    legal = sorted(pipeline for pipeline, sampling in FAMILIES[name].sampling.items() if sampling.fits(config))
+    fitting = {pipeline: one for pipeline, one in FAMILIES[name].sampling.items() if one.fits(config)}
+    # A pipeline that differs from another by its references alone is another checkpoint, which nobody named.
+    plain = {key: replace(one, references=None, reference_sizes=()) for key, one in fitting.items()}
+    legal = sorted(key for key in fitting if not any(plain[key] == fitting[other] for other in fitting.keys() - {key}))
     if len(legal) > 1:
         raise InputError(f"a transformer of family {name!r} needs sampled_as; valid values are {', '.join(legal)}")
     return legal[0] if legal else None

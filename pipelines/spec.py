@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from videodit.configs import read_json
 from videodit.control.branch_spec import BranchSpec
+from videodit.control.references import obstacle_to_references
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families.autoencoders import OURS, autoencoder_named
 from videodit.families.sampling import KEPT, OWN, Sampling
@@ -81,6 +82,10 @@ class ModelSpec:
         decoded_front: latents in front of a clip's own that are decoded with them; see ``in_front`` of
             :class:`videodit.families.sampling.Sampling`.
         branches: control branches that stand beside it.
+        references: the layout in which it was trained with references; see
+            :data:`videodit.control.references.LAYOUTS`. ``None``: none that is known.
+        reference_sizes: see :class:`videodit.families.sampling.Sampling`.
+        reference_obstacle: why it can have none among its tokens; ``None`` where it can.
     """
 
     geometry: VideoGeometry
@@ -101,6 +106,9 @@ class ModelSpec:
     layers: int | None = None
     decoded_front: int = 0
     keeps_frames: bool = False
+    references: str | None = None
+    reference_sizes: tuple[tuple[int, int], ...] = ()
+    reference_obstacle: str | None = None
 
     @property
     def takes_pictures(self) -> bool:
@@ -201,6 +209,9 @@ class ModelSpec:
                 layers=transformer.get("num_layers", 0) + transformer.get("num_single_layers", 0) or None,
                 decoded_front=int(sampling.in_front == "decoded_latent"),
                 keeps_frames=sampling.forcing,
+                references=sampling.references,
+                reference_sizes=sampling.reference_sizes,
+                reference_obstacle=_obstacle(transformer, beside),
             )
         except KeyError as error:
             raise ModelError(f"the model's configs lack the entry {error}") from None
@@ -208,6 +219,17 @@ class ModelSpec:
             raise
         except (ValueError, TypeError, ArithmeticError, AttributeError, IndexError) as error:
             raise ModelError(f"the model's configs hold a wrong entry: {error}") from None
+
+
+def _obstacle(transformer: Config, beside: int) -> str | None:
+    """Why a model can have no references among its tokens; ``beside``: channels beside its latents'."""
+    if beside:
+        return "it sees pictures or clips in channels beside the latents, of which references have none"
+    if transformer["patch_size"][0] > 1:
+        return f"a token is {transformer['patch_size'][0]} latent frames long, and a picture has one"
+    return obstacle_to_references(
+        transformer.get("attention", "full"), transformer.get("position_embedding"), transformer.get("rope", "grid")
+    )
 
 
 def channels_of(part: Part, latent_channels: int, strides: Size3D) -> int:
