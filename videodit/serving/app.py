@@ -29,7 +29,7 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
         data: its folder, if the caller holds it already.
         workers: start workers on this machine.
     """
-    data = DataFolder(config.data) if data is None else data
+    data = DataFolder(config.data, config.database) if data is None else data
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -41,10 +41,11 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
             app.state.server = ServerState(config, data, store, write)
             hub = app.state.server.hub
             app.state.registry = make_registry(app.state.server)
-            put_back_all(store)  # no worker of an earlier server is left
-            store.refuse_others(list(config.models))
-            for name in store.workers():
-                store.set_worker(name, None)
+            if not data.is_shared:
+                put_back_all(store)  # no worker of an earlier server is left
+                store.refuse_others(list(config.models))
+                for name in store.workers():
+                    store.set_worker(name, None)
             supervisor = Supervisor(config, data)
             if workers:
                 supervisor.start()

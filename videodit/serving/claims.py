@@ -42,6 +42,8 @@ class Claims(Database):
             worker: the name of who asks.
             models: that it can load.
         """
+        if not models:
+            return None
         first = (
             "SELECT id FROM jobs WHERE state = 'queued' AND paused = 0 AND deleted IS NULL "
             f"AND model IN ({', '.join('?' * len(models))}) ORDER BY position LIMIT 1"

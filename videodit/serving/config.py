@@ -87,6 +87,8 @@ class ServerConfig:
 
     Attributes:
         data: its folder; see :class:`videodit.serving.folder.DataFolder`.
+        database: the URL of a database of PostgreSQL, which several servers share with the folder; ``None``: jobs are
+            kept in a file of the folder, which then is this server's alone.
         host: address to listen on.
         port: to listen on.
         names: hosts that it is asked for as, beside this machine's own names.
@@ -101,6 +103,7 @@ class ServerConfig:
     """
 
     data: Path
+    database: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     names: tuple[str, ...] = ()

@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 from starlette.responses import RedirectResponse
 
 from videodit.serving.config import LOCAL_NAMES, ServerConfig
-from videodit.serving.errors import APIError
+from videodit.serving.errors import APIError, busy
 from videodit.serving.keys import LOCAL, KeyRing
 from videodit.serving.pages import is_page
 from videodit.serving.state import ServerState
+from videodit.serving.unavailable import StoreUnavailable
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -68,7 +69,7 @@ class Gate:
             if is_unsafe(scope):
                 async with self._turns:  # one each time that the loop comes round: a burst keeps no poll waiting
                     await asyncio.sleep(0)
-            body_limit = self._admit(scope, headers, state)
+            body_limit = self._admitted(scope, headers, state)
         except APIError as error:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
@@ -101,6 +102,12 @@ class Gate:
             if status >= 400 or _KEEPS_NO_FILES.fullmatch(scope["path"]):
                 for id in scope["state"]["fresh_uploads"]:
                     state.uploads.remove(id)
+
+    def _admitted(self, scope: Scope, headers: _Headers, state: ServerState) -> int:
+        try:
+            return self._admit(scope, headers, state)
+        except StoreUnavailable as error:  # a database that is away
+            raise busy(error) from None
 
     def _admit(self, scope: Scope, headers: _Headers, state: ServerState) -> int:
         """Decide by a request's headers.

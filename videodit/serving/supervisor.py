@@ -142,7 +142,8 @@ class Supervisor:
             self._look_after(place, store)
         running = {claim: job for job in store.running() if (claim := job.claim) is not None}
         for claim in self._hanging(running):
-            self._end(claim.worker)
+            if not self._end(claim.worker):  # of another server, or of a machine that is gone
+                store.set_worker(claim.worker, None)
             store.put_back(claim)
 
     def _look_after(self, place: _Place, store: JobStore) -> None:
@@ -188,6 +189,7 @@ class Supervisor:
         )
         settings = {
             "data": str(self._data.path),
+            "database": self._config.database,
             "models": self._config.models,
             "loras": self._config.loras,
             "device": place.device,
@@ -221,12 +223,18 @@ class Supervisor:
                 logger.warning("worker %s did not heed a stop and loses %s", claim.worker, claim.job)
                 yield claim
 
-    def _end(self, worker: str) -> None:
-        """End a worker, so that two never make the same job; :meth:`_look_after` starts another one."""
+    def _end(self, worker: str) -> bool:
+        """End a worker, so that two never make the same job; :meth:`_look_after` starts another one.
+
+        Returns:
+            Whether it is one of this server's.
+        """
         for place in self._places:
             if place.name == worker and place.process is not None:
                 place.process.kill()
                 place.process.wait()
+                return True
+        return False
 
 
 def put_back_all(store: JobStore, *, counted: bool = True, workers: set[str] | None = None) -> None:

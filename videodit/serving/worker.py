@@ -21,7 +21,6 @@ from videodit.json_types import JsonObject
 from videodit.limits import Limits, use_limits
 from videodit.serving.cards import Card, lora_facts
 from videodit.serving.claims import CANCELLED, ClaimLost
-from videodit.serving.database import StoreUnavailable
 from videodit.serving.estimates import model_costs
 from videodit.serving.folder import DataFolder
 from videodit.serving.making import Models, Stopped, make
@@ -29,6 +28,7 @@ from videodit.serving.records import Claim, Job
 from videodit.serving.sources import source_file
 from videodit.serving.store import JobStore
 from videodit.serving.supervisor import LEASE
+from videodit.serving.unavailable import StoreUnavailable
 from videodit.serving.wording import without_paths
 
 _POLL = 0.05  # seconds between two looks for a job
@@ -211,7 +211,12 @@ def work(name: str, settings: JsonObject) -> None:
         settings: that :class:`~videodit.serving.supervisor.Supervisor` sends.
     """
     models = Models(settings["models"], settings["loras"], device=settings.get("device"), dtype=settings.get("dtype"))
-    worker = Worker(name, DataFolder(Path(settings["data"])), models, keep_seconds=settings.get("keep_seconds"))
+    worker = Worker(
+        name,
+        DataFolder(Path(settings["data"]), settings.get("database")),
+        models,
+        keep_seconds=settings.get("keep_seconds"),
+    )
     worker.publish(loras=False)
     _quiet_libraries()
     if settings.get("preload", True):
