@@ -71,7 +71,7 @@ def serve(
                 raise InputError(f"{name} of `videodit serve keys` stands at the end: {at_end}")
         return
     with needs_extra():
-        from videodit.serving.config import ServerConfig, ServerLimits, raised_limits
+        from videodit.serving.config import ServerConfig, ServerLimits, named_sources, raised_limits
         from videodit.serving.requests import read_defaults
     limits, media = raised_limits(ServerLimits(), current_limits(), limit or [])
     config = ServerConfig(
@@ -254,16 +254,3 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"cannot listen on --host {host} --port {port}: {reason}") from error
-
-
-def named_sources(texts: list[str]) -> dict[str, str]:
-    """Sources by name; without a name, what stands last in the source is the name."""
-    found = {}
-    for text in texts:
-        name, equals, source = text.partition("=")
-        if not equals:
-            source, name = text, Path(text).name
-        if Path(source).exists():
-            source = str(Path(source).absolute())
-        found[name] = source
-    return found
