@@ -19,7 +19,7 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from typing_extensions import Self
 
-from videodit.arguments import check_iterable, check_kind
+from videodit.arguments import check_iterable, check_kind, check_path
 from videodit.checkpoints import HUB_OPTIONS
 from videodit.control.branch_spec import BranchSpec
 from videodit.errors import InputError
@@ -36,7 +36,7 @@ from videodit.pipelines.control_encoding import encode_controls
 from videodit.pipelines.controls import ControlledPipeline, frames_in_front
 from videodit.pipelines.denoising import make_denoiser
 from videodit.pipelines.exchange import parts_of_diffusers, to_diffusers
-from videodit.pipelines.folders import family_of_index, files_hash, model_hash
+from videodit.pipelines.folders import check_model, family_of_index, files_hash, model_hash
 from videodit.pipelines.latent_conditions import as_bytes
 from videodit.pipelines.loading import load_components
 from videodit.pipelines.memory import MemoryPipeline
@@ -52,6 +52,7 @@ from videodit.pipelines.request import Inputs, Request, split_arguments
 from videodit.pipelines.running import RunState, callback_inputs
 from videodit.pipelines.sampling import Callback, Watcher, sample
 from videodit.pipelines.scheduling import check_generators
+from videodit.pipelines.single_files import complete
 from videodit.pipelines.spec import Defaults, ModelFolder, ModelSpec, text_needs
 from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.window_store import WindowStore
@@ -187,6 +188,7 @@ class VideoDiTPipeline(
         self.video_processor = VideoProcessor()
         self._encoded: EncodedPrompts | None = None
         self._folder: Path | None = None
+        self._files: Mapping[str, Path] = {}
         self._model_id: str | None = None
         self._known_spec: tuple[Config, Config, Config, ModelSpec] | None = None
 
@@ -218,6 +220,41 @@ class VideoDiTPipeline(
         )
 
     @classmethod
+    def from_single_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        base: str | os.PathLike[str] | None = None,
+        transformer_2: str | os.PathLike[str] | ModelMixin | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a pipeline around a file of a transformer's weights; see :meth:`videodit.VideoDiT.from_single_file`.
+
+        Args:
+            path: the file.
+            base: the folder or the hub id of the model that has all else. ``None``: the folder that the file lies in,
+                or the one published model with such a transformer that is in the hub's cache.
+            transformer_2: a file for the second transformer, or that transformer, of models that have two.
+            kwargs: see :meth:`from_pretrained`.
+
+        Raises:
+            InputError: no model that completes the file, with what to fetch, or several; else see
+                :meth:`from_pretrained`.
+            ModelError: a file of another model's weights; else see :meth:`from_pretrained`.
+        """
+        hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+        if kwargs.get("variant") is not None:
+            raise InputError(f"variant is {kwargs['variant']!r}; a file of weights has none")
+        check_path(path, "a file of weights")
+        file_2 = transformer_2 if isinstance(transformer_2, (str, os.PathLike)) else None
+        folder, files = complete(path, base=base, second=file_2 or (path if transformer_2 is not None else None), **hub)
+        if transformer_2 is not None and file_2 is None:
+            kwargs["transformer_2"] = transformer_2
+            del files["transformer_2"]
+        spec = ModelSpec.from_folder(folder)
+        return cls.from_folder(ModelFolder(os.fspath(path), folder, check_model(folder, files), spec, files), **kwargs)
+
+    @classmethod
     def from_folder(cls, model: ModelFolder, **kwargs: Any) -> Self:
         """Load the weights of a model that was found and checked before.
 
@@ -232,12 +269,13 @@ class VideoDiTPipeline(
         check_kind(model, ModelFolder, "a ModelFolder, which ModelFolder.find gives", "model")
         parameters = inspect.signature(VideoDiTPipeline.__init__).parameters.keys() - {"self"}
         family = family_of_index(model.index, model.path)
-        pipe = cls(**load_components(model.path, model.index, family, parameters, **kwargs))
-        pipe._folder = model.path
+        pipe = cls(**load_components(model.path, model.index, family, parameters, files=model.files, **kwargs))
+        pipe._folder, pipe._files = model.path, model.files
         pipe.hf_device_map = device_map_of(pipe.components, kwargs.get("device_map"))
         pipe._origin = Origin.of(pipe, model.path, model.index, kwargs)
         # A path is the business of this machine alone and stays out of recipes.
-        pipe._model_id = model.path.resolve().name if Path(model.name).expanduser().is_dir() else model.name
+        local = model.path if Path(model.name).expanduser().is_dir() else model.files.get("transformer")
+        pipe._model_id = model.name if local is None else local.resolve().name
         if not kwargs.keys() & inspect.signature(cls.__init__).parameters.keys():
             pipe._known_spec = (*pipe._configs, model.spec)
         return pipe
@@ -266,6 +304,7 @@ class VideoDiTPipeline(
         own = {**pipeline.config, **pipeline.components}
         made = cls(**{name: own[name] for name in names if name in own} | kwargs)
         made._folder, made._model_id, made._origin = pipeline._folder, pipeline._model_id, pipeline._origin
+        made._files = pipeline._files
         if not {"transformer", "transformer_2"} & kwargs.keys():
             made._branches, made._branch_notes = dict(pipeline._branches), dict(pipeline._branch_notes)
         return made
@@ -291,7 +330,7 @@ class VideoDiTPipeline(
     @cached_property
     def model_hash(self) -> str | None:
         """A fingerprint of the weights that were loaded; ``None`` if it was made of parts."""
-        return model_hash(self._folder) if self._folder is not None else None
+        return model_hash(self._folder, self._files) if self._folder is not None else None
 
     @cached_property
     def _files_hash(self) -> str | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from videodit.control.references import obstacle_to_references
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families.autoencoders import OURS, autoencoder_named
 from videodit.families.sampling import KEPT, OWN, Sampling
+from videodit.path_kinds import is_weights_file
 from videodit.pipelines.folders import NETWORKS, check_model, family_of_index, model_hash, resolve_model
 from videodit.shapes import Size3D, VideoGeometry
 
@@ -266,26 +268,31 @@ class ModelFolder:
         path: its folder.
         index: contents of its ``model_index.json``.
         spec: what planning needs to know of it.
+        files: elsewhere, which hold the weights of networks in place of the folder's, by the networks' names.
     """
 
     name: str
     path: Path
     index: JsonObject
     spec: ModelSpec
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     @cached_property
     def weights_hash(self) -> str:
         """See :func:`videodit.pipelines.folders.model_hash`; of the files as they are when it is first asked for."""
-        return model_hash(self.path)
+        return model_hash(self.path, self.files)
 
     @cached_property
     def parameters(self) -> dict[str, int]:
         """The number of parameters of each network that the folder holds, from the headers of its files."""
         from videodit.checkpoints import weight_files
+        from videodit.families.opening import numbers_in
         from videodit.weights import read_headers
 
         return {
-            name: sum(math.prod(entry.shape) for entry in read_headers(weight_files(self.path / name)).values())
+            name: numbers_in(self.files[name])
+            if name in self.files
+            else sum(math.prod(entry.shape) for entry in read_headers(weight_files(self.path / name)).values())
             for name in NETWORKS
             if _is_there(self.index, name)
         }
@@ -297,7 +304,8 @@ class ModelFolder:
         """Find a model by its name, and check its files' headers and configs.
 
         Args:
-            name: see :func:`videodit.pipelines.folders.resolve_model`.
+            name: see :func:`videodit.pipelines.folders.resolve_model`; or a file of a transformer's weights, see
+                :func:`videodit.pipelines.single_files.complete`.
             variant: of the weight files, such as ``"fp16"``.
             hub: options for a model of the Hub: ``revision``, ``cache_dir``, ``token``, ``local_files_only``.
 
@@ -305,6 +313,13 @@ class ModelFolder:
             InputError: there is no such model.
             ModelError: its files are damaged.
         """
+        if is_weights_file(name):
+            from videodit.pipelines.single_files import complete
+
+            if variant is not None:
+                raise InputError(f"variant is {variant!r}; a file of weights, such as {os.fspath(name)!r}, has none")
+            path, files = complete(name, **hub)
+            return cls(os.fspath(name), path, check_model(path, files), ModelSpec.from_folder(path), files)
         path = resolve_model(name, variant=variant, **hub)
         return cls(os.fspath(name), path, check_model(path), ModelSpec.from_folder(path))
 

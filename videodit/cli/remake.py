@@ -150,10 +150,10 @@ def _whole_recipe(clip: Path) -> dict[str, Any]:
 
 def _tell_changed_model(recipe: dict[str, Any], model: ModelFolder) -> None:
     """Say where a model is not as it was when it made the clip."""
-    from videodit.pipelines.folders import files_hash, model_hash
+    from videodit.pipelines.folders import files_hash
     from videodit.pipelines.recipe import levels_changed
 
-    if "model_hash" in recipe and recipe["model_hash"] != model_hash(model.path):
+    if "model_hash" in recipe and recipe["model_hash"] != model.weights_hash:
         note(f"the clip will differ: model {model.name!r} has other weights than the one that made it; see -m")
     elif "files_hash" in recipe and recipe["files_hash"] != files_hash(model.path):
         note(f"the clip will differ: model {model.name!r} has other configs than the one that made it; see -m")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from videodit.errors import InputError
+from videodit.families import config_from_shapes
 from videodit.families.base import APACHE, MMDIT, ORIGINAL_MMDIT, Family, Original, Published, Rule
 from videodit.families.sampling import Sampling
 from videodit.families.sizes import CLIP_L, FLUX_VAE, T5_XXL
@@ -76,6 +77,17 @@ ORIGINAL = Original(
         Rule(f"{_SINGLE}.norm.linear.{{rest}}", "single_blocks.{n}.modulation.lin.{rest}"),
         *ORIGINAL_MMDIT,
     ),
+    whole=(
+        *(
+            Rule(f"{_DOUBLE}.attn.norm_{added}{x}.weight", f"double_blocks.{{n}}.{theirs}_attn.norm.{name}_norm.scale")
+            for added, theirs in (("", "img"), ("added_", "txt"))
+            for x, name in (("q", "query"), ("k", "key"))
+        ),
+        *(
+            Rule(f"{_SINGLE}.attn.norm_{x}.weight", f"single_blocks.{{n}}.norm.{name}_norm.scale")
+            for x, name in (("q", "query"), ("k", "key"))
+        ),
+    ),
 )
 
 KONTEXT_SIZES = (
@@ -107,6 +119,7 @@ FAMILY = Family(
         *MMDIT,
     ),
     original=ORIGINAL,
+    config_from_shapes=config_from_shapes.flux,
     sampling={
         "FluxPipeline": _SAMPLING,
         "FluxKontextPipeline": replace(_SAMPLING, references="edit", reference_sizes=KONTEXT_SIZES),
