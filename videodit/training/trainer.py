@@ -195,8 +195,14 @@ class Trainer:
     def _collator(self, **shares: float) -> Collator:
         """What reads the samples and draws so large shares of what is dropped or given."""
         kinds = () if self.config.control is None else self.config.control.kinds
-        found = {"controls": self.inputs.controls, "references": self.inputs.references}
-        return Collator(self.cache, seed=self.config.train.seed, kinds=kinds, **found, **shares)
+        return Collator(
+            self.cache,
+            seed=self.config.train.seed,
+            controls=self.inputs.controls,
+            kinds=kinds,
+            references=self.inputs.references,
+            **shares,
+        )
 
     def _make_optimizer(self, trained: nn.Module) -> torch.optim.Optimizer:
         train = self.config.train
