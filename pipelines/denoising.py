@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from videodit.forwards import Prepared
 from videodit.objectives import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.controls import Controls
-from videodit.pipelines.guidance import Batched, Growing, Guided, InTurn, Pair, Shared, steady
+from videodit.pipelines.guidance import Batched, Growing, Guided, InTurn, LedByReferences, Pair, Shared, steady
 from videodit.pipelines.latent_conditions import Condition
 from videodit.pipelines.planning import Plan
 from videodit.pipelines.predicting import Experts, Moment, Predict, Reused, Ring, Scene, Scenes
@@ -276,9 +276,20 @@ class _Composer:
             cond, uncond = self.predict("cond", lambda: prompts.cond), self.predict("uncond", prompts.negative)
         if processes is not None and processes.kind == "guidance":
             return Shared(cond, uncond, processes)
+        made: Pair = InTurn(cond, uncond)
         if batched and not parts:
-            return Batched(self.predict("both", lambda: prompts.pair), cond)
-        return InTurn(cond, uncond)
+            made = Batched(self.predict("both", lambda: prompts.pair), cond)
+        scale = self.plan.request.reference_guidance
+        return made if scale is None else LedByReferences(made, self.bare(parts), scale)
+
+    def bare(self, parts: Sequence[_Part]) -> Predict:
+        """The unconditional prediction with zeros for references."""
+        zeros = tuple(replace(one, latents=torch.zeros_like(one.latents)) for one in self.condition.references)
+        condition = replace(self.condition, references=zeros)
+        other = _Composer(self.pipe, self.plan, condition, self.prompts, self.controls)
+        name = "no reference"
+        negative = self.prompts.negative
+        return other.scenes(name, parts, negative) if parts else other.predict(name, negative)
 
 
 def make_denoiser(

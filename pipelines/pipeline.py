@@ -586,6 +586,13 @@ class VideoDiTPipeline(
         draws = probe_scheduler(self.scheduler, plan, self._objective, self._sampling.sigmas)
         if plan.stagger is not None and self.actions_for(plan.num_inference_steps) is not None:
             raise InputError("staggered frames take every step; pipe.accelerate() leaves some out")
+        if plan.request.reference_guidance is not None:
+            if "C" in (self.actions_for(plan.num_inference_steps) or ""):
+                raise InputError(
+                    "reference_guidance needs all predictions of a step; pipe.accelerate() leaves out one in some steps"
+                )
+            if self.processes is not None and self.processes.kind == "guidance":
+                raise InputError("parallel='guidance' shares two predictions; reference_guidance makes a third")
         if draws == "generator":
             check_generators(inputs.generator, self._execution_device)
         if request.keep_windows is not None and inputs.negative_prompt_embeds is not None and plan.windows is not None:
@@ -628,6 +635,7 @@ class VideoDiTPipeline(
         control: Mapping[str, AnyControl] | None = None,
         references: AnyReferences = (),
         reference_layout: str | None = None,
+        reference_guidance: float | None = None,
         fit: Fit = "crop",
         loop: bool = False,
         window: int | None = None,
@@ -680,6 +688,9 @@ class VideoDiTPipeline(
                 :mod:`videodit.control.references`.
             reference_layout: how a LoRA or other weights take references that were trained for them, where the model's
                 files do not tell: ``"edit"``, ``"guide"`` or ``"behind"``.
+            reference_guidance: how far references of the layout ``"behind"`` lead, beside guidance by the prompt, from
+                a third prediction without them: Phantom's authors take 5 beside a ``guidance_scale`` of 7.5. ``None``:
+                there are two predictions, which is what 1 gives.
             fit: what becomes of pictures of another aspect ratio: ``"crop"``, ``"pad"``, ``"stretch"`` or ``"error"``.
             loop: make a clip whose last frame goes on with its first.
             window: frames that are made at once where there are more; ``None`` takes the model's own, if it has one.

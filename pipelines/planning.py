@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from videodit.arguments import check_kind, check_path
 from videodit.control.control import check_controls, check_steps
-from videodit.control.references import check_references
+from videodit.control.references import check_reference_guidance, check_references
 from videodit.errors import InputError
 from videodit.path_kinds import names_a_file
 from videodit.pipelines.conditions import Edit, check_fit, edit_steps, ends_given, images_as_frames
@@ -131,6 +131,11 @@ class Plan(Settings):
         return replace(self, latent_shape=(channels, front + frames, height, width))
 
     @property
+    def predictions(self) -> int:
+        """Of the transformer in each step."""
+        return 1 + self.guided + (self.request.reference_guidance is not None)
+
+    @property
     def forward_tokens(self) -> int:
         """Tokens that the transformer sees at once, those of references among them."""
         return self.window_tokens + sum(one.tokens for one in self.references)
@@ -138,7 +143,7 @@ class Plan(Settings):
     @property
     def estimate(self) -> dict[str, int]:
         """What it costs: ``forwards`` of the transformer, of a batch of all clips, and ``tokens`` in each of a clip."""
-        forwards = self.steps_taken * len(self.spans) * (2 if self.guided else 1)
+        forwards = self.steps_taken * len(self.spans) * self.predictions
         return {"forwards": forwards, "tokens": self.forward_tokens}
 
 
@@ -195,7 +200,7 @@ def plan(
     if stagger is not None and conditions is not None:
         _check_staggered(stagger, conditions)
     controls, told = _controls(checked, request, settings, conditions, read_media)
-    references, more = _references(request, inputs, spec, settings, checked, read_media)
+    references, more = _references(request, inputs, spec, settings, checked, read_media, guided=guided)
     if inputs.tensors or inputs.generator is not None:
         from videodit.pipelines.live_inputs import check_live
 
@@ -258,6 +263,8 @@ def _references(
     settings: Settings,
     controls: list[CheckedControl],
     read_media: bool,
+    *,
+    guided: bool,
 ) -> tuple[tuple[PlacedReference, ...], list[str]]:
     """References of what the clips should show, checked, read and placed, and what is announced of them."""
     checked = check_references(
@@ -269,7 +276,10 @@ def _references(
         branches=spec.branches,
     )
     if checked is None:
+        if request.reference_guidance is not None:
+            raise InputError("reference_guidance is for references, and there are none; leave it out")
         return (), []
+    check_reference_guidance(request.reference_guidance, checked.layout, guided=guided)
     _check_references_beside(checked, request, inputs, settings, controls)
     if not read_media:
         return (), []

@@ -47,7 +47,7 @@ PARAMETERS = {
     "causal_frames control references",
     "VideoDiTPipeline.__call__": "self prompt * negative_prompt height width num_frames num_inference_steps "
     "guidance_scale num_videos_per_prompt generator latents image last_image conditions control references "
-    "reference_layout fit loop window overlap keep_windows prompt_embeds prompt_attention_mask "
+    "reference_layout reference_guidance fit loop window overlap keep_windows prompt_embeds prompt_attention_mask "
     "pooled_prompt_embeds negative_prompt_embeds negative_prompt_attention_mask "
     "negative_pooled_prompt_embeds max_sequence_length sigmas timesteps eta attention_kwargs "
     "guidance_scale_2 dynamic_guidance stagger stagger_block fps callback_on_step_end "

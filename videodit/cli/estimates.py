@@ -164,7 +164,7 @@ def keep_measured(job: Job, timings: Timings, loading: float) -> None:
     if not steps:
         return
     rest = steps[1:] or steps  # the first sets up kernels and caches
-    each = sum(rest) / len(rest) / (2 if job.plan.guided else 1)
+    each = sum(rest) / len(rest) / job.plan.predictions
     seconds: dict[str, Any] = dict(timings)
     writing = sum(seconds.get(kind, 0.0) for kind in _KINDS)
     after = max(0.0, seconds.get("vae", 0.0) + writing - seconds.get("overlap", 0.0))

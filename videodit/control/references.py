@@ -209,6 +209,27 @@ def _checked(reference: Reference, what: str, layout: Layout) -> Reference:
     return replace(reference, role=role)
 
 
+def check_reference_guidance(scale: object, layout: Layout, *, guided: bool) -> None:
+    """See that references can lead a third prediction.
+
+    Args:
+        scale: how far; ``None``: they do not.
+        layout: in which the model takes them.
+        guided: two predictions are led apart by the prompt.
+
+    Raises:
+        InputError: no number from 0 to 100, a layout without it, or a call without guidance.
+    """
+    if scale is None:
+        return
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale <= 100:
+        raise InputError(f"reference_guidance is {short(scale)}; it must be a number from 0 to 100")
+    if layout.name != "behind":
+        raise InputError(f"reference_guidance is for the layout 'behind'; this call has {layout.name!r}: leave it out")
+    if not guided:
+        raise InputError("reference_guidance needs guidance by the prompt: a guidance_scale above 1")
+
+
 def obstacle_to_references(attention: str, position_embedding: str | None, rope: str | None) -> str | None:
     """Why tokens cannot follow those of a clip in a model; ``None`` where they can.
 
