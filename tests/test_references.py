@@ -546,3 +546,11 @@ def test_a_stored_request_names_its_references() -> None:
 def test_pixels_are_not_recorded(pipe) -> None:
     output = pipe("a red ball", references=SUBJECTS[0], reference_layout="behind", num_inference_steps=1)
     assert output.recipes[0]["not_recorded"] == ["the pixels of reference 1"]
+
+
+def test_parts_of_a_flux_are_no_kontext_unless_they_say_so(kontext) -> None:
+    """Both pipelines are of the same parts; nobody who makes one of parts has to say that it is not the other."""
+    parts = VideoDiTPipeline.from_pretrained(kontext).components
+    assert VideoDiTPipeline(**parts).spec.references is None
+    assert VideoDiTPipeline(**parts, sampled_as="FluxKontextPipeline").spec.references == "edit"
+    assert type(VideoDiTPipeline.from_pretrained(kontext).to_diffusers()) is diffusers.FluxKontextPipeline
