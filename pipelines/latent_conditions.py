@@ -14,10 +14,28 @@ from videodit.families.sampling import Part
 from videodit.objectives import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.autoencoders import encode_image, encode_posterior
 from videodit.pipelines.conditions import edit_steps
+from videodit.pipelines.flow_terms import FlowTerms
 from videodit.pipelines.placing import FREE, Pictures, PlacedConditions
 from videodit.pipelines.protocols import EncodingPipeline, Scheduler
 from videodit.pipelines.scheduling import at_level
 from videodit.shapes import Size3D
+
+
+@dataclass(frozen=True)
+class FlowStart:
+    """Where an edit by two prompts begins; see :mod:`videodit.pipelines.flow_editing`.
+
+    Attributes:
+        terms: what it is about.
+        clip: latents ``[B, C, T, H, W]`` that are edited.
+        free: ``[1, 1, T, H, W]``: 1 where they may change, 0 where not; ``None``: everywhere.
+        generators: one a clip, for the noise of each step.
+    """
+
+    terms: FlowTerms
+    clip: Tensor
+    free: Tensor | None
+    generators: Sequence[torch.Generator]
 
 
 @dataclass(frozen=True)
@@ -36,6 +54,7 @@ class Condition:
             Infinite where nothing is given.
         renoised: given latents get the noise level of the rest, and no timestep of their own.
         start: latents ``[B, C, T, H, W]`` of a clip that is edited.
+        flow: the edit is one by two prompts, which adds no noise to them.
         strength: the share of the steps that an edit takes.
         tint: what is mixed into the noise: the latent of the first picture ``[1, C, 1, H, W]`` and its share.
     """
@@ -46,6 +65,7 @@ class Condition:
     level: Tensor | None = None
     renoised: bool = False
     start: Tensor | None = None
+    flow: FlowStart | None = None
     strength: float = 1.0
     tint: tuple[Tensor, float] | None = None
 
@@ -63,6 +83,8 @@ class Condition:
 
     def first(self, noise: Tensor, scheduler: Scheduler, step: int) -> Tensor:
         """The latents that the loop starts with at a step, from noise of its level."""
+        if self.flow is not None:
+            return self.flow.clip.clone()
         latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
         if self.start is not None:
             start = self.start
@@ -188,6 +210,9 @@ def prepare_condition(
         start, _ = encode_posterior(pipe.vae, placed.start[None].to(device))
         start = _led(start, front).expand(batch, -1, -1, -1, -1)
         condition = replace(condition, start=start, channels=start if spec.sees_clip else None)
+        if placed.flow is not None:  # what is kept of the clip does not move; nothing else is given beside it
+            free = None if placed.level is None else (placed.level == FREE)[None, None].float().to(device)
+            return replace(condition, flow=FlowStart(placed.flow, start, free, generators))
     if placed.clip is None or placed.known is None or placed.level is None:
         return condition
     if pipe.transformer.config.image_dim is not None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from videodit.checkpoints import HubOptions
     from videodit.families.sampling import Part
     from videodit.json_types import Config, JsonObject
+    from videodit.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class ModelSpec:
         layers: its blocks; likewise.
         decoded_front: latents in front of a clip's own that are decoded with them; see ``in_front`` of
             :class:`videodit.families.sampling.Sampling`.
+        objective: what it predicts.
         branches: control branches that stand beside it.
     """
 
@@ -101,6 +103,7 @@ class ModelSpec:
     layers: int | None = None
     decoded_front: int = 0
     keeps_frames: bool = False
+    objective: Objective = "flow"
 
     @property
     def takes_pictures(self) -> bool:
@@ -201,6 +204,7 @@ class ModelSpec:
                 layers=transformer.get("num_layers", 0) + transformer.get("num_single_layers", 0) or None,
                 decoded_front=int(sampling.in_front == "decoded_latent"),
                 keeps_frames=sampling.forcing,
+                objective="flow" if found is None else found[0].objective,
             )
         except KeyError as error:
             raise ModelError(f"the model's configs lack the entry {error}") from None
