@@ -5,12 +5,14 @@ Letters: ``C`` channels, ``T H W`` latent frames, height and width; ``F h w`` fr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from videodit.control.branch_spec import OWN_CHANNELS
 from videodit.errors import InputError
 from videodit.pipelines.autoencoders import encode_posterior
 from videodit.pipelines.control_placing import PlacedControl
@@ -20,7 +22,7 @@ from videodit.pipelines.vace import vace_input
 
 if TYPE_CHECKING:
     from videodit.control.branch import ControlBranch
-    from videodit.pipelines.protocols import ControllingPipeline
+    from videodit.pipelines.protocols import ControllingPipeline, EncodingPipeline
 
 
 @torch.no_grad()
@@ -36,7 +38,7 @@ def encode_controls(pipe: ControllingPipeline, plan: Plan) -> list[PreparedContr
     """
     found = []
     for control in plan.controls:
-        if control.scale == 0:
+        if control.scale == 0 or control.branch == OWN_CHANNELS.name:
             continue
         branch = pipe.controls[control.branch]
         values = encode_control(pipe, control, branch)
@@ -58,14 +60,24 @@ def encode_controls(pipe: ControllingPipeline, plan: Plan) -> list[PreparedContr
     return found
 
 
+@torch.no_grad()
+def own_control(pipe: EncodingPipeline, controls: Sequence[PlacedControl], device: torch.device) -> Tensor | None:
+    """Latents of the control that the model itself sees, fp32 ``[1, C, T, H, W]``; ``None`` where it counts nothing.
+
+    Args:
+        pipe: the pipeline, for its autoencoder.
+        controls: of a plan.
+        device: where the result goes.
+    """
+    own = next((one for one in controls if one.branch == OWN_CHANNELS.name), None)
+    if own is None or own.scale == 0:
+        return None
+    return _latents(pipe, _pixels(own, device)[0])
+
+
 def encode_control(pipe: ControllingPipeline, control: PlacedControl, branch: ControlBranch) -> Tensor:
     """What a branch takes of a control, fp32 ``[1, C, T, H, W]``."""
-    device = pipe._execution_device
-    pixels = rearrange(torch.from_numpy(control.frames).to(device, torch.float32), "f h w c -> 1 c f h w") / 127.5 - 1
-    free = torch.ones(control.frames.shape[:3], device=device)
-    if control.mask is not None:
-        free = torch.from_numpy(control.mask).to(device, torch.float32)
-        pixels = pixels * (1 - free)  # 0 is the grey that says nothing
+    pixels, free = _pixels(control, pipe._execution_device)
     if branch.config.layout == "vace":
         # What steers says nothing of which pixels are there: with a mask of ones everything is made.
         made = free if control.kind == "clip" else torch.ones_like(free)
@@ -76,5 +88,14 @@ def encode_control(pipe: ControllingPipeline, control: PlacedControl, branch: Co
     return channels.float()
 
 
-def _latents(pipe: ControllingPipeline, pixels: Tensor) -> Tensor:
+def _pixels(control: PlacedControl, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Its pixels ``[1, 3, F, h, w]`` in [-1, 1], grey where it says nothing, and where that is, ``[F, h, w]``."""
+    pixels = rearrange(torch.from_numpy(control.frames).to(device, torch.float32), "f h w c -> 1 c f h w") / 127.5 - 1
+    if control.mask is None:
+        return pixels, torch.ones(control.frames.shape[:3], device=device)
+    free = torch.from_numpy(control.mask).to(device, torch.float32)
+    return pixels * (1 - free), free  # 0 is the grey that says nothing
+
+
+def _latents(pipe: EncodingPipeline, pixels: Tensor) -> Tensor:
     return encode_posterior(pipe.vae, pixels)[0]

@@ -37,7 +37,7 @@ own."""
 
 MASK_LEVEL = 0.6
 """The noise level at which it is found out where two prompts differ."""
-MASK_SHARE = 0.25
+MASK_SHARE = 0.3
 """Of the largest difference of predictions by two prompts; where it is above that, they differ."""
 
 

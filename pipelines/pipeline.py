@@ -21,7 +21,7 @@ from typing_extensions import Self
 
 from videodit.arguments import check_iterable, check_kind
 from videodit.checkpoints import HUB_OPTIONS
-from videodit.control.branch_spec import BranchSpec
+from videodit.control.branch_spec import OWN_CHANNELS, BranchSpec
 from videodit.errors import InputError
 from videodit.families import sampling_of
 from videodit.families.autoencoders import autoencoder_of
@@ -561,7 +561,8 @@ class VideoDiTPipeline(
         if request.keep_windows is not None and inputs.controls:
             raise InputError("windows cannot be kept of clips whose controls are tensors: no recipe tells them apart")
         if request.keep_windows is not None and plan.controls:
-            unknown = [one.branch for one in plan.controls if self.controls[one.branch].fingerprint is None]
+            names = [one.branch for one in plan.controls if one.branch != OWN_CHANNELS.name]
+            unknown = [name for name in names if self.controls[name].fingerprint is None]
             if unknown:
                 raise InputError(
                     f"windows can be kept of clips whose control branches come from folders, and {unknown[0]!r} was "

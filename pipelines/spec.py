@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.configs import read_json
-from videodit.control.branch_spec import BranchSpec
+from videodit.control.branch_spec import OWN_CHANNELS, BranchSpec
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families.autoencoders import OURS, autoencoder_named
 from videodit.families.sampling import KEPT, OWN, Sampling
@@ -113,7 +113,7 @@ class ModelSpec:
     @property
     def sees_pictures(self) -> bool:
         """Pictures are channels beside the latents."""
-        return len(self.channels) > 1 and not self.sees_clip
+        return bool(set(self.channels) - {"latents", "clip", "control"})
 
     @property
     def sees_clip(self) -> bool:
@@ -121,9 +121,19 @@ class ModelSpec:
         return "clip" in self.channels
 
     @property
+    def sees_control(self) -> bool:
+        """What steers a clip is channels beside the latents, and it makes none without that."""
+        return "control" in self.channels
+
+    @property
+    def takers(self) -> tuple[BranchSpec, ...]:
+        """What takes controls: branches, and the model itself where it sees them."""
+        return (*((OWN_CHANNELS,) if self.sees_control else ()), *self.branches)
+
+    @property
     def needs_picture(self) -> bool:
         """It makes no clip without a first picture."""
-        return self.sees_pictures or self.text.picture
+        return (self.sees_pictures and not self.sees_control) or self.text.picture
 
     @property
     def takes_last(self) -> bool:

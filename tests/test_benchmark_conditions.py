@@ -267,7 +267,7 @@ def test_short_cases_are_measured_kept_and_drawn(
 
     monkeypatch.setattr(conditions.Bench, "make", make)
     conditions.main(command)
-    assert given == [Region, Region, *[Edit] * 4, *[Edit] * 2, Region, *[Edit] * 2, Region, Edit]
+    assert given == [Region, Region, *[Edit] * 4, Edit, Region, *[Edit] * 2, Region, Edit]
     printed = capsys.readouterr().out
     assert all(
         f"\n{name}" in printed

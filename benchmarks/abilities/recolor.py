@@ -21,7 +21,6 @@ OUTSIDE = Target(least=30.0)
 Way = Callable[[np.ndarray, np.ndarray, str], list[Any]]
 """A clip, a mask of what may change and the clip's own caption to conditions."""
 WAYS: dict[str, Way] = {
-    "strength 0.5": lambda clip, mask, caption: [Edit(clip, 0.5)],
     "strength 0.7": lambda clip, mask, caption: [Edit(clip, 0.7)],
     "mask": lambda clip, mask, caption: [Region(mask, clip)],
     "prompts": lambda clip, mask, caption: [Edit(clip, source_prompt=caption)],
