@@ -99,6 +99,7 @@ def check_flow_edit(
         ("a storyboard", isinstance(request.prompt, Storyboard)),
         ("dynamic_guidance", request.dynamic_guidance),
         ("latents", inputs.latents is not None),
+        ("references", bool(request.references or inputs.references)),
     ):
         if asked:
             raise InputError(f"{what} does not go with {name}; leave one of them out")

@@ -17,7 +17,10 @@ from videodit.pipelines.conditions import edit_steps
 from videodit.pipelines.flow_terms import FlowTerms
 from videodit.pipelines.placing import FREE, Pictures, PlacedConditions
 from videodit.pipelines.protocols import EncodingPipeline, Scheduler
+from videodit.pipelines.reference_encoding import encode_references
+from videodit.pipelines.reference_placing import PlacedReference
 from videodit.pipelines.scheduling import at_level
+from videodit.reference_tokens import ReferenceTokens
 from videodit.shapes import Size3D
 
 IMAGE_TOKENS = 257
@@ -60,6 +63,7 @@ class Condition:
         flow: the edit is one by two prompts, which adds no noise to them.
         strength: the share of the steps that an edit takes.
         tint: what is mixed into the noise: the latent of the first picture ``[1, C, 1, H, W]`` and its share.
+        references: tokens that stand beside those of the clip.
     """
 
     channels: Tensor | None = None
@@ -71,6 +75,7 @@ class Condition:
     flow: FlowStart | None = None
     strength: float = 1.0
     tint: tuple[Tensor, float] | None = None
+    references: tuple[ReferenceTokens, ...] = ()
 
     @property
     def kept_in_front(self) -> int:
@@ -169,7 +174,12 @@ class Condition:
             return None if tensor is None else tensor[:, :, span]
 
         part = replace(
-            self, channels=cut(self.channels), clean=cut(self.clean), level=cut(self.level), start=cut(self.start)
+            self,
+            channels=cut(self.channels),
+            clean=cut(self.clean),
+            level=cut(self.level),
+            start=cut(self.start),
+            references=tuple(one.window(span) for one in self.references),
         )
         if done is None or keep is None or keep.start == keep.stop:
             if part.level is not None and (part.level == FREE).all():
@@ -197,6 +207,7 @@ def prepare_condition(
     device: torch.device,
     front: int = 0,
     control: Tensor | None = None,
+    references: Sequence[PlacedReference] = (),
 ) -> Condition:
     """Encode what is placed.
 
@@ -208,9 +219,14 @@ def prepare_condition(
         device: where the result goes.
         front: latents in front of the clip's own, of those of ``latent_shape``.
         control: latents ``[1, C, T, H, W]`` of what steers the clips, for models that see it; ``None``: nothing does.
+        references: see :func:`videodit.pipelines.reference_placing.place_references`.
     """
     spec, batch = pipe.spec, len(generators)
-    condition = Condition(strength=placed.strength, renoised=placed.renoised)
+    condition = Condition(
+        strength=placed.strength,
+        renoised=placed.renoised,
+        references=encode_references(pipe, references, device),
+    )
     if spec.sees_control:
         condition = _steered(pipe, condition, placed, control, latent_shape, generators, device, front)
     if placed.start is not None:

@@ -51,6 +51,7 @@ def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> S
             plan.settings,
             plan.condition_record,
             plan.control_record,
+            plan.reference_record,
             request.guidance_scale_2,
         )
         latents = pipe.processes.share(generators, latents, told=told)
@@ -63,6 +64,7 @@ def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> S
         device=device,
         front=plan.front,
         control=own_control(pipe, plan.controls, device),
+        references=plan.references,
     )
     if latents is None:
         first = pipe.sampling.frames_first
