@@ -31,7 +31,7 @@ PUBLIC = [
 # Public callable -> its parameters in order; `*` stands before the keyword-only ones.
 PARAMETERS = {
     "Control.__init__": "self source from_clip data kind weight start end mask fit options",
-    "Edit.__init__": "self clip strength",
+    "Edit.__init__": "self clip strength source_prompt source_guidance_scale n_avg auto_mask",
     "Frames.__init__": "self content at strength",
     "Preview.__init__": "self target * every size fps callback callback_tensor_inputs",
     "Reference.__init__": "self source role at",
