@@ -31,6 +31,8 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     T5Config,
     T5EncoderModel,
     UMT5Config,
@@ -118,6 +120,7 @@ class Case:
         theirs: keywords of their call alone.
         ours: keywords of our call alone.
         seeded: theirs takes no initial latents, and both draw them.
+        unguided: theirs calls the scale by another name.
         pack: our latents in their layout.
         frames: the frames in their output as a tensor ``[T, 3, H, W]``.
     """
@@ -129,13 +132,37 @@ class Case:
     theirs: dict[str, Any] = field(default_factory=dict)
     ours: dict[str, Any] = field(default_factory=dict)
     seeded: bool = False
+    unguided: bool = False
     pack: Callable[[Tensor], Tensor] = lambda x: x
     frames: Callable[[Any], Tensor] = lambda out: out.frames[0]
 
 
 def pack_flux(x: Tensor) -> Tensor:
     b, c, _, h, w = x.shape
-    return x.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, 4 * c)
+    return x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, 4 * c)
+
+
+def qwen_parts() -> dict[str, Any]:
+    text = {
+        "vocab_size": len(VOCABULARY), "hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0,
+        "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 1]}, "max_window_layers": 2,
+    }  # fmt: skip
+    vision = {
+        "depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": 12, "patch_size": 14,
+        "fullatt_block_indexes": [0],
+    }  # fmt: skip
+    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.7, 1.0, 2.0],
+    )  # fmt: skip
+    return {
+        "tokenizer": tokenizer(), "text_encoder": randomize(model), "transformer": denoiser("qwen_image"), "vae": vae,
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02
+        ),
+    }  # fmt: skip
 
 
 def llava_parts() -> dict[str, Any]:
@@ -393,6 +420,10 @@ CASES = {
     "flux-dev": Case(
         "FluxPipeline", lambda: flux_parts("flux-dev", DYNAMIC), (4, 1, 4, 6), {"height": 32, "width": 48},
         pack=pack_flux, frames=lambda out: out.images,
+    ),
+    "qwen_image": Case(
+        "QwenImagePipeline", qwen_parts, (4, 1, 4, 6), {"height": 32, "width": 48}, {"true_cfg_scale": 3.5},
+        pack=pack_flux, frames=lambda out: out.images, unguided=True,
     ),
     "mochi": Case("MochiPipeline", mochi_parts, (12, 2, 4, 6), {"num_frames": 7, "height": 32, "width": 48}),
     "flux-schnell": Case(

@@ -325,6 +325,26 @@ def test_ltx_videos_own_names(pairs: Pairs) -> None:
     assert_same(read(ours, own), read(ours, prefixed(tensors)))
 
 
+@pytest.mark.parametrize("spelling", ["diffusion_model", "lora_unet", "default"])
+def test_qwen_images_spellings_are_what_diffusers_makes_of_them(spelling: str, pairs: Pairs) -> None:
+    _, theirs, ours = pairs("qwen_image")
+    tensors = draw(theirs)
+    if spelling == "diffusion_model":
+        written = prefixed(tensors, "diffusion_model.")
+    elif spelling == "default":
+        written = {key.replace(".weight", ".default.weight"): value for key, value in tensors.items()}
+    else:
+        written = {}
+        for key, value in tensors.items():
+            module, _, end = key.partition(".lora_")
+            flat = f"lora_unet_{module.replace('.', '_')}"
+            written[f"{flat}.lora_{'down' if end[0] == 'A' else 'up'}.weight"] = value
+            written[f"{flat}.alpha"] = torch.tensor(2.0)
+    expected = conversions._convert_non_diffusers_qwen_lora_to_diffusers(dict(written))
+    assert set(expected) == set(prefixed(tensors))
+    assert_same(read(ours, written), read(ours, expected))
+
+
 # --- alpha, DoRA, differences --------------------------------------------------------------------
 
 

@@ -17,13 +17,11 @@ from typing_extensions import Self
 from videodit.errors import InputError
 from videodit.schema import Part
 from videodit.shapes import Size3D
+from videodit.text_positions import centred_table, outside_inference_mode
 from videodit.transformer_config import TransformerConfig
 
-RotaryKind = Literal["grid", "fractional", "learned"]
+RotaryKind = Literal["grid", "fractional", "learned", "centred"]
 PositionEmbedding = Literal["sincos_2d", "sincos_3d", "learned"]
-
-# Tables are shared between calls; made under inference mode they could not be used in training afterwards.
-_outside_inference_mode = torch.inference_mode(False)
 
 
 def split_head_dim(head_dim: int) -> Size3D:
@@ -70,7 +68,7 @@ def axis_positions(
 
 
 @lru_cache(maxsize=16)
-@_outside_inference_mode
+@outside_inference_mode
 def rotary_3d(
     grid: Size3D,
     dims: Size3D,
@@ -105,7 +103,7 @@ def rotary_3d(
 
 
 @lru_cache(maxsize=16)
-@_outside_inference_mode
+@outside_inference_mode
 def rotary_fractional(
     grid: Size3D,
     heads: int,
@@ -211,6 +209,18 @@ class GridRotary(RotaryTables):
         return rotary_3d(grid, self.dims, self.theta, device, self.scale, self.base)  # type: ignore[arg-type]
 
 
+class CentredRotary(GridRotary):
+    """As a grid's, counted from the middle, and turning the text, too: :func:`centred_table`."""
+
+    @classmethod
+    def check(cls, config: TransformerConfig) -> None:
+        if config.position_base is not None or tuple(config.position_scale) != (1.0, 1.0, 1.0):
+            raise InputError("rope='centred' takes no position_base and no position_scale")
+
+    def forward(self, grid: Size3D, device: torch.device, fps: float, text: int = 0) -> Tensor:
+        return centred_table(grid, text, self.dims, self.theta, device)
+
+
 class FractionalRotary(RotaryTables):
     """Fractions of a base extent, over the whole width: :func:`rotary_fractional`.
 
@@ -301,6 +311,7 @@ ROTARY: dict[str | None, type[RotaryTables] | None] = {
     "grid": GridRotary,
     "fractional": FractionalRotary,
     "learned": LearnedRotary,
+    "centred": CentredRotary,
 }
 """The class of the rotary table, by the value of VideoDiT's ``rope``."""
 
@@ -343,7 +354,7 @@ def sincos_1d(positions: Tensor, dim: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-@_outside_inference_mode
+@outside_inference_mode
 def sincos_2d(grid: Size3D, dim: int, device: torch.device, base: tuple[float, float]) -> Tensor:
     """Half of the channels for the column, half for the row, the same in each frame (DiT, PixArt, Latte).
 
@@ -363,7 +374,7 @@ def sincos_2d(grid: Size3D, dim: int, device: torch.device, base: tuple[float, f
 
 
 @lru_cache(maxsize=16)
-@_outside_inference_mode
+@outside_inference_mode
 def sincos_3d(grid: Size3D, dim: int, device: torch.device, scale: tuple[float, float, float]) -> Tensor:
     """A quarter of the channels for the frame, three eighths each for column and row (CogVideoX-2B).
 
@@ -383,7 +394,7 @@ def sincos_3d(grid: Size3D, dim: int, device: torch.device, scale: tuple[float, 
 
 
 @lru_cache(maxsize=16)
-@_outside_inference_mode
+@outside_inference_mode
 def sincos_frames(grid: Size3D, dim: int, device: torch.device) -> Tensor:
     """The frame's number alone (Latte's temporal embedding).
 

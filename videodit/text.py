@@ -107,6 +107,7 @@ class TextEncoder(PromptReader):
             [spec.written(prompt) for prompt in prompts],
             padding=spec.padding,
             truncation=True,
+            **({"padding_side": "right"} if spec.template_tokens else {}),  # so that the template is in front
             max_length=(self.max_length if max_length is None else max_length) + spec.template_tokens,
             return_tensors="pt",
         )

@@ -97,7 +97,8 @@ class VideoDiT(
             :class:`videodit.schema.Part`); ``None`` for their defaults.
 
         text_embedding: **Text and image.** ``"mlp"`` of two layers, one ``"linear"`` layer, a ``"refiner"``, a small
-            transformer that knows the timestep and the mask, or ``"pooling"`` for the condition beside a linear layer.
+            transformer that knows the timestep and the mask, ``"pooling"`` for the condition beside a linear layer, or
+            a ``"normed_linear"`` one.
         num_refiner_layers: its blocks.
         image_dim: width of an image encoder's tokens that the cross-attention sees, too; ``None`` for none.
         image_tokens: how many of them, where their positions are learned.
@@ -109,7 +110,8 @@ class VideoDiT(
             others.
 
         rope: **Positions.** ``"grid"``: each axis turns its share of every head. ``"fractional"``: LTX-Video's, over
-            the whole width and in seconds. ``"learned"``: by learned frequencies. ``None``: none.
+            the whole width and in seconds. ``"learned"``: by learned frequencies. ``"centred"``: from the middle of a
+            picture, its text behind it. ``None``: none.
         rope_theta: base of the rotary frequencies.
         rope_axes: channels of a head for time, height and width; ``None`` for an even split.
         rope_lag: how far tokens after the first frame are behind along time, as a share of a token, with

@@ -38,7 +38,7 @@ from videodit.blocks.modulation import MODULATION, Modulation, add_gated, modula
 from videodit.blocks.sandwich import SandwichBlock
 
 BlockKind = Literal["cross", "joint", "tied_joint", "sandwich"]
-TextEmbeddingKind = Literal["mlp", "linear", "refiner", "pooling"]
+TextEmbeddingKind = Literal["mlp", "linear", "refiner", "pooling", "normed_linear"]
 FinalLayerKind = Literal["table", "linear"]
 
 BLOCKS: dict[str, type[Block]] = {

@@ -93,7 +93,7 @@ class Block(nn.Module, Part):
         keeps_text: blocks pass the text on as it is, and :meth:`keys_values` makes of it what no timestep changes.
         compiled: it is compiled as one; else its parts are, which are blocks.
         one_row: its linear layers that see one row for each clip, which kernels of quantized layers cannot do.
-        silent: its linear layers whose result nothing sees, which published files hold all the same: no use to adapt.
+        silent: its layers whose result nothing sees, which published files hold all the same: no use to train or adapt.
         attention_names: regular expressions for where it has attention of a kind that caches of diffusers' tell apart
             (``"spatial"``, ``"temporal"``, ``"cross"``); ``None`` for diffusers' own.
     """

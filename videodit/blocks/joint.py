@@ -40,6 +40,7 @@ class JointBlock(Block):
     joined = True
     fp32 = ("norm1", "norm2")
     one_row = ("modulation", "text_modulation")
+    text_goes_on: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -70,7 +71,9 @@ class JointBlock(Block):
         shared, width = shared_options(config), cond_dim(config)
         if index >= config.num_layers:
             return SingleBlock(**shared, cond_dim=width)
-        return cls(**shared, cond_dim=width, tied=config.block == "tied_joint")
+        tied = config.block == "tied_joint"
+        last = index == config.num_layers - 1 and not config.num_single_layers and not tied
+        return (LastJointBlock if last else cls)(**shared, cond_dim=width, tied=tied)
 
     def init_weights(self) -> None:
         """Output projections start at 0, gates at 1."""
@@ -99,13 +102,21 @@ class JointBlock(Block):
         else:
             h, c = self.attn(h, c, context.text_mask, context.rotary)
         x = add_gated(x, h, gate1, row).to(dtype)
-        text = add_gated(text, c, text_gate1).to(dtype)
-
         h = modulate(self.norm2(x), shift2, scale2, row).to(dtype)
+        x = context.hinted(add_gated(x, self.ffn(h), gate2, row).to(dtype))
+        if not self.text_goes_on:
+            return x, text
+
+        text = add_gated(text, c, text_gate1).to(dtype)
         c = modulate(self.norm2(text), text_shift2, text_scale2).to(dtype)
-        x = add_gated(x, self.ffn(h), gate2, row).to(dtype)
-        text = add_gated(text, (self.text_ffn or self.ffn)(c), text_gate2).to(dtype)
-        return context.hinted(x), text
+        return x, add_gated(text, (self.text_ffn or self.ffn)(c), text_gate2).to(dtype)
+
+
+class LastJointBlock(JointBlock):
+    """The last layer of a model without single blocks: nothing sees the text that comes out, and it stays as it is."""
+
+    silent = ("attn.add_q_proj", "attn.norm_added_q", "attn.to_add_out", "text_ffn.net.0.proj", "text_ffn.net.2")
+    text_goes_on = False
 
 
 class SingleBlock(Block):

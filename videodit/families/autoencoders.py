@@ -117,6 +117,13 @@ AUTOENCODERS: dict[str, Autoencoder] = {
             "AutoencoderKLWan", strides=_scale_factors, statistics="config", scaled=False, loads_as=OURS.class_name
         ),
         Autoencoder(
+            "AutoencoderKLQwenImage",
+            strides=_scale_factors,
+            statistics="config",
+            scaled=False,
+            loads_as=OURS.class_name,
+        ),
+        Autoencoder(
             "AutoencoderKLLTXVideo", strides=_patches_and_halvings, statistics="buffers", timestep_conditioning=True
         ),
         Autoencoder("AutoencoderKLCogVideoX", inverts_scale=True),

@@ -29,6 +29,7 @@ class Sampling:
         images: one frame only.
         frames_first: noise is drawn with frames before channels, so that a seed gives what it gives in diffusers.
         guided: two predictions are led apart by the guidance scale; else it is an input of the model, or plays no part.
+        keeps_norm: a guided prediction is as long, in each token, as the one that the prompt gives.
         sigmas: the scheduler's own noise levels, evenly spaced ones from 1 to 1/n or to 0 (exclusive), or Movie Gen's
             linear, then quadratic ones.
         overrides: options of the transformer that its config does not tell.
@@ -59,6 +60,7 @@ class Sampling:
     images: bool = False
     frames_first: bool = False
     guided: bool = True
+    keeps_norm: bool = False
     sigmas: Sigmas = "own"
     overrides: Mapping[str, object] = field(default_factory=dict)
     image_condition: tuple[Part, ...] = ()
