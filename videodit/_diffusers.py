@@ -85,6 +85,9 @@ IMPORTED = {
         "diffusers.pipelines.qwenimage.pipeline_qwenimage:QwenImagePipeline",
         "the prompt template that Qwen-Image was trained with",
     ),
+    "format_input": Part(
+        "diffusers.pipelines.flux2.pipeline_flux2:format_input", "the conversation that FLUX.2 dev was trained with"
+    ),
     "apply_forward_hook": Part(
         "diffusers.utils.accelerate_utils:apply_forward_hook", "CPU offload at encode() and decode()"
     ),

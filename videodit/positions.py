@@ -17,10 +17,10 @@ from typing_extensions import Self
 from videodit.errors import InputError
 from videodit.schema import Part
 from videodit.shapes import Size3D
-from videodit.text_positions import centred_table, outside_inference_mode
+from videodit.text_positions import centred_table, outside_inference_mode, text_axis_table
 from videodit.transformer_config import TransformerConfig
 
-RotaryKind = Literal["grid", "fractional", "learned", "centred"]
+RotaryKind = Literal["grid", "fractional", "learned", "centred", "text_axis"]
 PositionEmbedding = Literal["sincos_2d", "sincos_3d", "learned"]
 
 
@@ -190,6 +190,8 @@ class GridRotary(RotaryTables):
         base: Sequence[float] | None,
     ) -> None:
         super().__init__()
+        if axes is not None and len(axes) != 3:
+            raise InputError(f"rope_axes must be three numbers, got {tuple(axes)}")
         self.dims = split_head_dim(head_dim) if axes is None else Size3D(*axes)
         if sum(self.dims) != head_dim or any(dim % 2 for dim in self.dims):
             raise InputError(f"rope_axes must be even and add up to attention_head_dim {head_dim}, got {axes}")
@@ -219,6 +221,38 @@ class CentredRotary(GridRotary):
 
     def forward(self, grid: Size3D, device: torch.device, fps: float, text: int = 0) -> Tensor:
         return centred_table(grid, text, self.dims, self.theta, device)
+
+
+class TextAxisRotary(RotaryTables):
+    """The text has an axis of its own, the fourth: :func:`text_axis_table`.
+
+    Args:
+        dims: channels of a head that each axis rotates.
+        theta: base of the frequencies.
+    """
+
+    def __init__(self, dims: tuple[int, ...], theta: float) -> None:
+        super().__init__()
+        self.dims, self.theta = dims, theta
+
+    @classmethod
+    def check(cls, config: TransformerConfig) -> None:
+        axes = config.rope_axes
+        if axes is None or len(axes) != 4 or sum(axes) != config.attention_head_dim or any(dim % 2 for dim in axes):
+            raise InputError(
+                "rope='text_axis' needs rope_axes of four even numbers that add up to attention_head_dim "
+                f"{config.attention_head_dim}, got {axes}"
+            )
+        if config.position_base is not None or tuple(config.position_scale) != (1.0, 1.0, 1.0):
+            raise InputError("rope='text_axis' takes no position_base and no position_scale")
+
+    @classmethod
+    def of(cls, config: TransformerConfig) -> Self:
+        assert config.rope_axes is not None
+        return cls(tuple(config.rope_axes), config.rope_theta)
+
+    def forward(self, grid: Size3D, device: torch.device, fps: float, text: int = 0) -> Tensor:
+        return text_axis_table(grid, text, self.dims, self.theta, device)
 
 
 class FractionalRotary(RotaryTables):
@@ -312,6 +346,7 @@ ROTARY: dict[str | None, type[RotaryTables] | None] = {
     "fractional": FractionalRotary,
     "learned": LearnedRotary,
     "centred": CentredRotary,
+    "text_axis": TextAxisRotary,
 }
 """The class of the rotary table, by the value of VideoDiT's ``rope``."""
 

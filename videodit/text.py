@@ -103,8 +103,8 @@ class TextEncoder(PromptReader):
                 else "this model reads a prompt without a picture"
             )
         device = device if device is not None else next(self.model.parameters()).device
-        tokens = self.tokenizer(
-            [spec.written(prompt) for prompt in prompts],
+        tokens = self.tokenize(
+            [self.written(prompt) for prompt in prompts],
             padding=spec.padding,
             truncation=True,
             **({"padding_side": "right"} if spec.template_tokens else {}),  # so that the template is in front
@@ -127,7 +127,9 @@ class TextEncoder(PromptReader):
         if spec.hidden_layer is None:
             embeds = self.model(input_ids=ids, **given).last_hidden_state
         else:
-            embeds = self.model(input_ids=ids, output_hidden_states=True, **given).hidden_states[spec.hidden_layer]
+            states = self.model(input_ids=ids, output_hidden_states=True, **given).hidden_states
+            layers = spec.hidden_layer if isinstance(spec.hidden_layer, tuple) else (spec.hidden_layer,)
+            embeds = states[layers[0]] if len(layers) == 1 else torch.cat([states[one] for one in layers], dim=-1)
         embeds, mask = embeds[:, spec.template_tokens :].to(device), mask[:, spec.template_tokens :].bool()
         if spec.zero_padding:
             embeds = embeds * mask[..., None].to(embeds.dtype)

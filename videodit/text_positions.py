@@ -38,6 +38,27 @@ def centred_table(grid: Size3D, text: int, dims: Size3D, theta: float, device: t
     return _table(torch.cat([places, behind[:, None].expand(-1, 3)]), dims, theta, device)
 
 
+@lru_cache(maxsize=16)
+@outside_inference_mode
+def text_axis_table(grid: Size3D, text: int, dims: tuple[int, ...], theta: float, device: torch.device) -> Tensor:
+    """Positions along four axes: frames, rows and columns of the picture, and the text's own, each 0 for the other
+    (Black Forest Labs, "FLUX.2", 2025).
+
+    Args:
+        grid: tokens along time, height and width.
+        text: tokens of the text.
+        dims: channels of a head that each of the four axes rotates; even numbers.
+        theta: base of the frequencies.
+        device: where the table lives.
+
+    Returns:
+        fp32 ``[1, S + text, 1, head_dim / 2, 2]``. Shared between callers: do not change it in place.
+    """
+    picture = torch.cartesian_prod(_count(grid.t), _count(grid.h), _count(grid.w), _count(1))  # [S, 4]
+    words = torch.cartesian_prod(_count(1), _count(1), _count(1), _count(text))  # [text, 4]
+    return _table(torch.cat([picture, words]), dims, theta, device)
+
+
 def _count(n: int) -> Tensor:
     return torch.arange(n, dtype=torch.float64, device="cpu")
 

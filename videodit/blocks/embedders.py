@@ -47,14 +47,15 @@ class LinearText(nn.Linear, Part):
     sees: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def of(cls, config: TransformerConfig, width: int) -> Self:
+    def of(cls, config: TransformerConfig, width: int, *, bias: bool = True) -> Self:
         """That of a VideoDiT.
 
         Args:
             config: the model's.
             width: of the text's tokens in the blocks.
+            bias: linear layers have biases; those of one linear layer alone can be without.
         """
-        return cls(config.text_dim, width)
+        return cls(config.text_dim, width, bias=bias)
 
 
 class NormedLinearText(nn.Module, Part):
@@ -69,7 +70,7 @@ class NormedLinearText(nn.Module, Part):
         self.proj = nn.Linear(text_dim, width)
 
     @classmethod
-    def of(cls, config: TransformerConfig, width: int) -> Self:
+    def of(cls, config: TransformerConfig, width: int, *, bias: bool = True) -> Self:
         """See :class:`LinearText`."""
         return cls(config.text_dim, width)
 
@@ -84,7 +85,7 @@ class MLPText(PixArtAlphaTextProjection, Part):
     sees: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def of(cls, config: TransformerConfig, width: int) -> Self:
+    def of(cls, config: TransformerConfig, width: int, *, bias: bool = True) -> Self:
         """See :class:`LinearText`."""
         return cls(config.text_dim, width, act_fn="gelu_tanh")
 
@@ -112,7 +113,7 @@ class TextRefiner(nn.Module, Part):
         self.blocks = nn.ModuleList(RefinerBlock(dim, heads) for _ in range(layers))
 
     @classmethod
-    def of(cls, config: TransformerConfig, width: int) -> Self:
+    def of(cls, config: TransformerConfig, width: int, *, bias: bool = True) -> Self:
         """See :class:`LinearText`."""
         return cls(config.text_dim, width, config.num_attention_heads, config.num_refiner_layers, config.freq_dim)
 
@@ -193,7 +194,7 @@ class PoolingText(nn.Module, Part):
         self.to_pooled = nn.Linear(text_dim, cond_dim)
 
     @classmethod
-    def of(cls, config: TransformerConfig, width: int) -> Self:
+    def of(cls, config: TransformerConfig, width: int, *, bias: bool = True) -> Self:
         """See :class:`LinearText`."""
         return cls(config.text_dim, width, cond_dim(config), cls.setting(config, "pooling_heads"))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from videodit.attention import Attention, JointAttention, QKNorm
 from videodit.blocks.base import Block, BlockContext, cond_dim, shared_options
-from videodit.blocks.layers import MLP, BlockNorm, block_norm, linear_gelu
+from videodit.blocks.layers import FFN, BlockNorm, block_norm, linear_gelu
 from videodit.blocks.modulation import add_gated, modulate, open_gates
 from videodit.initialization import initialize
 from videodit.transformer_config import TransformerConfig
@@ -41,6 +41,7 @@ class JointBlock(Block):
     fp32 = ("norm1", "norm2")
     one_row = ("modulation", "text_modulation")
     text_goes_on: ClassVar[bool] = True
+    ffn_kind: ClassVar[str] = "gelu"
 
     def __init__(
         self,
@@ -57,14 +58,15 @@ class JointBlock(Block):
         norm_affine: bool,
     ) -> None:
         super().__init__()
-        self.modulation = nn.Linear(cond_dim, 6 * dim)
-        self.text_modulation = nn.Linear(cond_dim, 6 * dim)
+        self.modulation = self.modulation_layer(cond_dim, dim)
+        self.text_modulation = self.modulation_layer(cond_dim, dim)
         self.norm1 = block_norm(norm, dim, eps, norm_affine)
         attention = Attention if tied else JointAttention
-        self.tied, self.attn = tied, attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps)
+        self.tied = tied
+        self.attn = attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps, bias=self.biases)
         self.norm2 = block_norm(norm, dim, eps, norm_affine)
-        self.ffn = MLP(dim, ffn_dim)
-        self.text_ffn = None if tied else MLP(dim, ffn_dim)
+        self.ffn = FFN[self.ffn_kind](dim, ffn_dim)
+        self.text_ffn = None if tied else FFN[self.ffn_kind](dim, ffn_dim)
 
     @classmethod
     def build(cls, config: TransformerConfig, index: int) -> Block:
@@ -74,6 +76,10 @@ class JointBlock(Block):
         tied = config.block == "tied_joint"
         last = index == config.num_layers - 1 and not config.num_single_layers and not tied
         return (LastJointBlock if last else cls)(**shared, cond_dim=width, tied=tied)
+
+    def modulation_layer(self, cond_dim: int, dim: int) -> nn.Module:
+        """What makes shift, scale and gate of attention and MLP for one stream."""
+        return nn.Linear(cond_dim, 6 * dim)
 
     def init_weights(self) -> None:
         """Output projections start at 0, gates at 1."""
@@ -137,6 +143,7 @@ class SingleBlock(Block):
     modulation_kind = "linear"
     joined = True
     one_row = ("modulation",)
+    mlp_parts: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -152,11 +159,21 @@ class SingleBlock(Block):
         norm_affine: bool,
     ) -> None:
         super().__init__()
-        self.modulation = nn.Linear(cond_dim, 3 * dim)
+        self.modulation = self.modulation_layer(cond_dim, dim)
         self.norm = block_norm(norm, dim, eps, norm_affine)
-        self.attn = Attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps, project_out=False)
-        self.proj_mlp = nn.Linear(dim, ffn_dim)
-        self.proj_out = nn.Linear(dim + ffn_dim, dim)
+        self.attn = Attention(
+            dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps, bias=self.biases, project_out=False
+        )
+        self.proj_mlp = nn.Linear(dim, self.mlp_parts * ffn_dim, bias=self.biases)
+        self.proj_out = nn.Linear(dim + ffn_dim, dim, bias=self.biases)
+
+    def modulation_layer(self, cond_dim: int, dim: int) -> nn.Module:
+        """What makes shift, scale and gate."""
+        return nn.Linear(cond_dim, 3 * dim)
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """The MLP's hidden units of normalised tokens: ``[B, S + L, D] → [B, S + L, ffn_dim]``."""
+        return linear_gelu(self.proj_mlp, tokens)
 
     def init_weights(self) -> None:
         """The output projection starts at 0, the gate at 1."""
@@ -177,6 +194,6 @@ class SingleBlock(Block):
         c = modulate(self.norm(text), text_shift, text_scale).to(dtype)
         joined = torch.cat([h, c], dim=1)  # [B, S + L, D]
         attended = self.attn(joined, None, context.text_mask, context.rotary)
-        joined = torch.cat([attended, linear_gelu(self.proj_mlp, joined)], dim=-1)  # [B, S + L, D + ffn_dim]
+        joined = torch.cat([attended, self.hidden(joined)], dim=-1)  # [B, S + L, D + ffn_dim]
         h, c = self.proj_out(joined).split([x.shape[1], text.shape[1]], dim=1)
         return context.hinted(add_gated(x, h, gate, row).to(dtype)), add_gated(text, c, text_gate).to(dtype)

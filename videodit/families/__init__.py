@@ -9,6 +9,7 @@ from videodit.families import (
     allegro,
     cogvideox,
     flux,
+    flux2,
     hunyuan_video,
     latte,
     ltx,
@@ -24,7 +25,7 @@ from videodit.ranges import short
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.name: module.FAMILY
-    for module in (wan, skyreels, ltx, cogvideox, hunyuan_video, latte, allegro, pixart, flux, mochi, qwen_image)
+    for module in (wan, skyreels, ltx, cogvideox, hunyuan_video, latte, allegro, pixart, flux, mochi, qwen_image, flux2)
 }
 
 

@@ -303,6 +303,21 @@ def _qwen_image(theirs: ModelMixin, x: Inputs) -> Tensor:
     return _unpacked(out, rows, columns)
 
 
+def _flux2(theirs: ModelMixin, x: Inputs) -> Tensor:
+    _, _, _, height, width = x["hidden_states"].shape
+    one, words = torch.arange(1), torch.arange(x["encoder_hidden_states"].shape[1])
+    out = theirs(
+        x["hidden_states"].flatten(2).transpose(1, 2),
+        x["encoder_hidden_states"],
+        x["timestep"] / 1000,
+        torch.cartesian_prod(one, torch.arange(height), torch.arange(width), one),
+        torch.cartesian_prod(one, one, one, words),
+        x.get("guidance"),
+        return_dict=False,
+    )[0]
+    return out.transpose(1, 2).unflatten(2, (1, height, width))
+
+
 def _mochi(theirs: ModelMixin, x: Inputs) -> Tensor:
     """Its time runs from noise to clean, and so does what it predicts."""
     with warnings.catch_warnings():  # it turns autocast to fp32, which on a CPU is to turn it off
@@ -346,6 +361,10 @@ _HUNYUAN = {
     "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2,
     "num_single_layers": 2, "num_refiner_layers": 2, "text_embed_dim": 12, "pooled_projection_dim": 10,
     "rope_axes_dim": (4, 6, 6),
+}  # fmt: skip
+_FLUX2 = {
+    "in_channels": 16, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
+    "joint_attention_dim": 12, "timestep_guidance_channels": 16, "axes_dims_rope": (4, 4, 4, 4),
 }  # fmt: skip
 _IMAGES = ((1, 4, 4), (1, 6, 10), (1, 2, 14))
 
@@ -471,6 +490,8 @@ MEMBERS = {
         sizes=_IMAGES,
         inputs=("mask",),
     ),
+    "flux2-dev": Member("flux2", _FLUX2, _flux2, sizes=_IMAGES, inputs=("guidance",)),
+    "flux2-klein": Member("flux2", _FLUX2 | {"guidance_embeds": False}, _flux2, sizes=_IMAGES),
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 Sigmas = Literal["own", "to_last_step", "to_zero", "linear_quadratic"]
+Shift = Literal["of_scheduler", "by_steps"]
 Part = Literal["latents", "mask4", "mask1", "frames", "image", "drawn_image", "clip"]
 """Channels of a transformer's input; what they hold is in :class:`Sampling`."""
 InFront = Literal["whole_patches", "decoded_latent"]
@@ -32,6 +33,8 @@ class Sampling:
         keeps_norm: a guided prediction is as long, in each token, as the one that the prompt gives.
         sigmas: the scheduler's own noise levels, evenly spaced ones from 1 to 1/n or to 0 (exclusive), or Movie Gen's
             linear, then quadratic ones.
+        shift: a dynamic shift of these levels grows with the tokens as the scheduler's config says, or falls with the
+            steps, too, as FLUX.2's does.
         overrides: options of the transformer that its config does not tell.
         text_component: which of two text encoders gives the tokens.
         image_condition: what the transformer sees of a clip and of the pictures that it starts from: channels, in their
@@ -50,7 +53,7 @@ class Sampling:
         pooled_component: which gives the pooled embedding.
         scheduler: entries of the scheduler's config that diffusers' pipeline needs, and what they are here, where all
             models count time alike.
-        by_config: the fields that another config of the transformer (ours) changes.
+        by_config: the fields that another config changes: the transformer's (ours), with entries of the pipeline's own.
     """
 
     text: TextSpec
@@ -62,6 +65,7 @@ class Sampling:
     guided: bool = True
     keeps_norm: bool = False
     sigmas: Sigmas = "own"
+    shift: Shift = "of_scheduler"
     overrides: Mapping[str, object] = field(default_factory=dict)
     image_condition: tuple[Part, ...] = ()
     in_front: InFront | None = None
@@ -74,7 +78,7 @@ class Sampling:
     by_config: Callable[[Config], Mapping[str, Any]] = lambda config: {}
 
     def for_model(self, config: Config) -> Sampling:
-        """What it is for a transformer's config.
+        """What it is for a transformer's config, maybe with entries of the pipeline's own.
 
         Raises:
             ModelError: a transformer that the pipeline is not for.
