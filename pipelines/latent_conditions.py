@@ -16,7 +16,10 @@ from videodit.pipelines.autoencoders import encode_image, encode_posterior
 from videodit.pipelines.conditions import edit_steps
 from videodit.pipelines.placing import FREE, Pictures, PlacedConditions
 from videodit.pipelines.protocols import EncodingPipeline, Scheduler
+from videodit.pipelines.reference_encoding import encode_references
+from videodit.pipelines.reference_placing import PlacedReference
 from videodit.pipelines.scheduling import at_level
+from videodit.reference_tokens import ReferenceTokens
 from videodit.shapes import Size3D
 
 
@@ -38,6 +41,7 @@ class Condition:
         start: latents ``[B, C, T, H, W]`` of a clip that is edited.
         strength: the share of the steps that an edit takes.
         tint: what is mixed into the noise: the latent of the first picture ``[1, C, 1, H, W]`` and its share.
+        references: tokens that stand beside those of the clip.
     """
 
     channels: Tensor | None = None
@@ -48,6 +52,7 @@ class Condition:
     start: Tensor | None = None
     strength: float = 1.0
     tint: tuple[Tensor, float] | None = None
+    references: tuple[ReferenceTokens, ...] = ()
 
     @property
     def kept_in_front(self) -> int:
@@ -144,7 +149,12 @@ class Condition:
             return None if tensor is None else tensor[:, :, span]
 
         part = replace(
-            self, channels=cut(self.channels), clean=cut(self.clean), level=cut(self.level), start=cut(self.start)
+            self,
+            channels=cut(self.channels),
+            clean=cut(self.clean),
+            level=cut(self.level),
+            start=cut(self.start),
+            references=tuple(one.window(span) for one in self.references),
         )
         if done is None or keep is None or keep.start == keep.stop:
             if part.level is not None and (part.level == FREE).all():
@@ -171,6 +181,7 @@ def prepare_condition(
     generators: Sequence[torch.Generator],
     device: torch.device,
     front: int = 0,
+    references: Sequence[PlacedReference] = (),
 ) -> Condition:
     """Encode what is placed.
 
@@ -181,9 +192,14 @@ def prepare_condition(
         generators: one a clip, for autoencoders whose latents are drawn.
         device: where the result goes.
         front: latents in front of the clip's own, of those of ``latent_shape``.
+        references: see :func:`videodit.pipelines.reference_placing.place_references`.
     """
     spec, batch = pipe.spec, len(generators)
-    condition = Condition(strength=placed.strength, renoised=placed.renoised)
+    condition = Condition(
+        strength=placed.strength,
+        renoised=placed.renoised,
+        references=encode_references(pipe, references, device),
+    )
     if placed.start is not None:
         start, _ = encode_posterior(pipe.vae, placed.start[None].to(device))
         start = _led(start, front).expand(batch, -1, -1, -1, -1)

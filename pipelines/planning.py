@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from videodit.arguments import check_kind, check_path
 from videodit.control.control import check_controls, check_steps
+from videodit.control.references import check_references
 from videodit.errors import InputError
 from videodit.path_kinds import names_a_file
 from videodit.pipelines.conditions import Edit, check_fit, edit_steps, ends_given, images_as_frames
@@ -26,10 +27,14 @@ from videodit.pipelines.windows import Window, windows_of
 from videodit.threads import check_threads
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from videodit.control.control import CheckedControl
+    from videodit.control.references import CheckedReferences
     from videodit.json_types import JsonObject
     from videodit.pipelines.control_placing import PlacedControl
     from videodit.pipelines.placing import PlacedConditions
+    from videodit.pipelines.reference_placing import PlacedReference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,7 @@ class Plan(Settings):
         conditions: what is fixed of the clips, placed; ``None``: nothing is.
         stagger: how latent frames follow one another; ``None``: all take each step together.
         controls: what steers them, as the model will see it.
+        references: of what they should show, likewise.
     """
 
     request: Request
@@ -57,6 +63,7 @@ class Plan(Settings):
     conditions: PlacedConditions | None = None
     stagger: Stagger | None = None
     controls: tuple[PlacedControl, ...] = ()
+    references: tuple[PlacedReference, ...] = ()
 
     @property
     def settings(self) -> Settings:
@@ -72,6 +79,15 @@ class Plan(Settings):
     def control_record(self) -> dict[str, JsonObject]:
         """What the controls were made from, and how much they count."""
         return {control.slot: control.record for control in self.controls}
+
+    @property
+    def reference_record(self) -> list[JsonObject]:
+        """What the references were made from, and how the model takes them."""
+        return [one.record for one in self.references]
+
+    def pictures_of(self, branch: str) -> list[np.ndarray]:
+        """References that a control branch sees in front of the clip, uint8 ``[H, W, 3]``."""
+        return [one.frames[0] for one in self.references if one.branch == branch]
 
     @property
     def renoised(self) -> bool:
@@ -118,7 +134,7 @@ class Plan(Settings):
     def estimate(self) -> dict[str, int]:
         """What it costs: ``forwards`` of the transformer, of a batch of all clips, and ``tokens`` in each of a clip."""
         forwards = self.steps_taken * len(self.spans) * (2 if self.guided else 1)
-        return {"forwards": forwards, "tokens": self.window_tokens}
+        return {"forwards": forwards, "tokens": self.window_tokens + sum(one.tokens for one in self.references)}
 
 
 def plan(
@@ -174,11 +190,12 @@ def plan(
     if stagger is not None and conditions is not None:
         _check_staggered(stagger, conditions)
     controls, told = _controls(checked, request, settings, conditions, read_media)
+    references, more = _references(request, inputs, spec, settings, checked, read_media)
     if inputs.tensors or inputs.generator is not None:
         from videodit.pipelines.live_inputs import check_live
 
         check_live(inputs, videos=videos, latent_shape=settings.latent_shape)
-    notices = [*notes, *settings.notices, *([] if conditions is None else conditions.notices), *told]
+    notices = [*notes, *settings.notices, *([] if conditions is None else conditions.notices), *told, *more]
     notices += [notice for text in as_list(request.prompt) for notice in _file_notice(text)]
     if text_notices is not None:
         notices += [notice for text in request.texts for notice in text_notices(text)]
@@ -197,6 +214,7 @@ def plan(
         conditions=conditions,
         stagger=stagger,
         controls=controls,
+        references=references,
     )
 
 
@@ -226,6 +244,65 @@ def _controls(
     from videodit.pipelines.control_placing import place_controls
 
     return place_controls(checked, settings, fit=request.fit)
+
+
+def _references(
+    request: Request,
+    inputs: Inputs,
+    spec: ModelSpec,
+    settings: Settings,
+    controls: list[CheckedControl],
+    read_media: bool,
+) -> tuple[tuple[PlacedReference, ...], list[str]]:
+    """References of what the clips should show, checked, read and placed, and what is announced of them."""
+    checked = check_references(
+        inputs.references or request.references,
+        own=spec.references,
+        chosen=request.reference_layout,
+        obstacle=spec.reference_obstacle,
+        images=spec.images,
+        branches=spec.branches,
+    )
+    if checked is None:
+        return (), []
+    _check_references_beside(checked, request, inputs, settings, controls)
+    if not read_media:
+        return (), []
+    from videodit.pipelines.reference_placing import check_along, place_references
+
+    placed, notices = place_references(checked, spec, settings, fit=request.fit)
+    parts = "windows" if settings.windows is not None else "a storyboard"
+    if settings.windows is not None or isinstance(request.prompt, Storyboard):
+        check_along(placed, settings, parts=parts)
+    return placed, notices
+
+
+def _check_references_beside(
+    checked: CheckedReferences, request: Request, inputs: Inputs, settings: Settings, controls: list[CheckedControl]
+) -> None:
+    """See that references go with what else is asked for.
+
+    Raises:
+        InputError: they do not.
+    """
+    name = checked.layout.name
+    others = {"stagger": bool(request.stagger)}
+    if name == "guide":
+        others["a loop"] = request.loop
+    if name == "front":
+        conditions = (request.image, request.last_image, inputs.image, inputs.last_image)
+        others |= {
+            "a loop": request.loop,
+            "windows": settings.windows is not None,
+            "latents": inputs.latents is not None,
+            "images, frames or an edit": bool(request.conditions or inputs.conditions)
+            or any(one is not None for one in conditions),
+            f"control for another branch than {checked.branch.name!r}" if checked.branch is not None else "": any(
+                one.branch != checked.branch for one in controls
+            ),
+        }
+    if what := [other for other, there in others.items() if there]:
+        raise InputError(f"references of the layout {name!r} and {what[0]} exclude each other; leave one out")
 
 
 def _file_notice(prompt: str) -> list[str]:

@@ -50,6 +50,7 @@ def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> S
             plan.settings,
             plan.condition_record,
             plan.control_record,
+            plan.reference_record,
             request.guidance_scale_2,
         )
         latents = pipe.processes.share(generators, latents, told=told)
@@ -61,6 +62,7 @@ def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> S
         generators=generators,
         device=device,
         front=plan.front,
+        references=plan.references,
     )
     if latents is None:
         first = pipe.sampling.frames_first

@@ -42,6 +42,7 @@ FIELDS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
     ("height", "height", (int,)),
     ("num_frames", "num_frames", (int,)),
     ("fps", "fps", (int, float)),
+    ("reference_layout", "reference_layout", (str,)),
     ("loop", "loop", (bool,)),
     ("window", "window", (int,)),
     ("overlap", "overlap", (int,)),
@@ -94,7 +95,9 @@ def write_recipes(
         "conditions": record or None,  # which pixels they were, not what they show
         "control": plan.control_record or None,
         "control_models": _control_models(pipe, plan) or None,
-        "fit": request.fit if record or plan.controls else None,
+        "references": plan.reference_record or None,
+        "reference_layout": request.reference_layout,
+        "fit": request.fit if record or plan.controls or plan.references else None,
         "handover": request.prompt.handover if isinstance(request.prompt, Storyboard) else None,
         "loop": request.loop or None,
         "window": int(request.window or plan.spec.window or 0) if windowed else None,
@@ -145,7 +148,8 @@ def _not_recorded(plan: Plan) -> list[str]:
     """What made a clip and is in no recipe."""
     inputs = plan.inputs
     controls = [f"the pixels of control {slot}" for slot, one in plan.control_record.items() if "not_recorded" in one]
-    return [*inputs.embeds_used, *(["latents"] if inputs.latents is not None else []), *controls]
+    pixels = [f"the pixels of reference {i}" for i, one in enumerate(plan.reference_record, 1) if "file" not in one]
+    return [*inputs.embeds_used, *(["latents"] if inputs.latents is not None else []), *controls, *pixels]
 
 
 def _control_models(pipe: RecordedPipeline, plan: Plan) -> JsonObject:

@@ -18,7 +18,6 @@ from videodit.blocks.base import cond_dim
 from videodit.errors import InputError
 from videodit.flow import NUM_TRAIN_TIMESTEPS
 from videodit.schema import Part
-from videodit.shapes import Size3D
 from videodit.transformer_config import TransformerConfig
 
 _FPS_APART = 16
@@ -162,19 +161,19 @@ class ConditionModel:
         return Added(values, others.to(latents.dtype))
 
     def _embed_last(
-        self, condition: Modulation, timestep: Tensor, extra: Added | None, grid: Size3D, dtype: torch.dtype
+        self, condition: Modulation, timestep: Tensor, extra: Added | None, dtype: torch.dtype
     ) -> Modulation:
         """The condition of the final layer: that of the blocks, or of the clip's timestep ``[B]`` for all tokens."""
         if not Condition.setting(self.config, "replaced_tokens"):
             return condition
-        return self._embed_timestep(timestep, extra, grid, dtype)
+        return self._embed_timestep(timestep, extra, 1, dtype)
 
-    def _embed_timestep(self, timestep: Tensor, extra: Added | None, grid: Size3D, dtype: torch.dtype) -> Modulation:
-        """The condition of the distinct timesteps and, for one timestep a token, the row of each token."""
+    def _embed_timestep(self, timestep: Tensor, extra: Added | None, tokens: int, dtype: torch.dtype) -> Modulation:
+        """The condition of the distinct timesteps and, for one timestep for each of the tokens, the row of each."""
         token_row = sample = None
         if timestep.ndim == 1:
             timestep = timestep[:, None]  # [B, 1]
-        elif timestep.shape[1] == grid.numel:
+        elif timestep.shape[1] == tokens:
             # A timestep's bits and, where something is added to them, its sample as one whole number: Apple's GPUs have
             # no fp64, which would hold both.
             keys = timestep.float().view(torch.int32).long() & _BITS

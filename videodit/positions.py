@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,27 @@ def split_head_dim(head_dim: int) -> Size3D:
     return Size3D(head_dim - 2 * side, side, side)
 
 
+class Place(NamedTuple):
+    """Where a grid of tokens stands: along time, height and width, in tokens of a clip.
+
+    Attributes:
+        start: of its first token.
+        spacing: from one token to the next.
+    """
+
+    start: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+ORIGIN = Place()
+"""That of a clip."""
+
+
 def axis_positions(
-    grid: Size3D, scale: tuple[float, float, float] = (1.0, 1.0, 1.0), base: tuple[float, float] | None = None
+    grid: Size3D,
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    base: tuple[float, float] | None = None,
+    place: Place = ORIGIN,
 ) -> list[Tensor]:
     """Positions of the tokens along time, height and width, three fp64 vectors.
 
@@ -48,6 +67,7 @@ def axis_positions(
         scale: what one token is long.
         base: fit height and width into a grid of this size, centred and in proportion (CogVideoX's way to other
             sizes than the trained one; at that size it changes nothing).
+        place: where the grid stands.
     """
     starts, ends = [0.0, 0.0, 0.0], [float(n) for n in grid]
     if base is not None:
@@ -59,8 +79,8 @@ def axis_positions(
             starts[axis + 1] = float(round((base[axis] - fitted[axis]) / 2))
             ends[axis + 1] = starts[axis + 1] + fitted[axis]
     return [
-        factor * torch.linspace(start, end * (n - 1) / n, n, dtype=torch.float64, device="cpu")
-        for n, factor, start, end in zip(grid, scale, starts, ends, strict=True)
+        factor * (first + step * torch.linspace(start, end * (n - 1) / n, n, dtype=torch.float64, device="cpu"))
+        for n, factor, start, end, first, step in zip(grid, scale, starts, ends, *place, strict=True)
     ]
 
 
@@ -76,6 +96,7 @@ def rotary_3d(
     device: torch.device,
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
     base: tuple[float, float] | None = None,
+    place: Place = ORIGIN,
 ) -> Tensor:
     """Cosines and sines of 3D rotary positions (Su et al., "RoFormer", 2021, one table for each axis).
 
@@ -86,13 +107,14 @@ def rotary_3d(
         device: where the tables live.
         scale: see :func:`axis_positions`.
         base: see :func:`axis_positions`.
+        place: where the grid stands.
 
     Returns:
         fp32 ``[1, S, 1, head_dim / 2, 2]``: the axes' frequencies one after the other, cosine and sine of each. Shared
         between callers: do not change it in place.
     """
     angles = []
-    for axis, (positions, dim) in enumerate(zip(axis_positions(grid, scale, base), dims, strict=True)):
+    for axis, (positions, dim) in enumerate(zip(axis_positions(grid, scale, base, place), dims, strict=True)):
         frequencies = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64, device="cpu") / dim)  # [dim/2]
         angle = torch.outer(positions, frequencies)  # [length, dim/2]
         shape = [1, 1, 1, dim // 2]
@@ -112,6 +134,7 @@ def rotary_fractional(
     device: torch.device,
     scale: tuple[float, float, float],
     lag: float = 0.0,
+    place: Place = ORIGIN,
 ) -> Tensor:
     """LTX-Video's rotary positions: fractions of a base extent, over the whole width instead of each head
     (HaCohen et al., "LTX-Video", 2024, section 2.2).
@@ -128,14 +151,16 @@ def rotary_fractional(
         device: where the tables live.
         scale: what part of the base extent one token is.
         lag: how far tokens after the first are behind along time, as a share of a token.
+        place: where the grid stands; along time, its first token, which has no lag.
 
     Returns:
         fp32 ``[1, S, N, head_dim / 2, 2]``, cosine and sine of each angle.
     """
     width = heads * head_dim
     frequencies = theta ** torch.linspace(0, 1, width // 6) * math.pi / 2  # [width/6]
-    t, h, w = axis_positions(grid)
-    axes = ((t - lag).clamp(min=0) * scale[0], h * scale[1], w * scale[2])
+    (first, *corner), spacing = place
+    t, h, w = axis_positions(grid, place=Place((0.0, *corner), spacing))
+    axes = (((t - lag).clamp(min=0) + first) * scale[0], h * scale[1], w * scale[2])
     places = torch.meshgrid(*(axis.float() for axis in axes), indexing="ij")
     fractions = torch.stack(places, dim=-1).flatten(0, 2)  # [S, 3]
     angles = (frequencies[:, None] * (2 * fractions[:, None] - 1)).flatten(1)  # [S, width/6 · 3]
@@ -152,8 +177,8 @@ class RotaryTables(nn.Module, Part):
         """That of a VideoDiT with this config."""
         raise NotImplementedError
 
-    def table(self, grid: Size3D, device: torch.device, fps: float) -> Tensor:
-        """Cosines and sines of the video's tokens ``[1, S, 1 or N, head_dim / 2, 2]``."""
+    def table(self, grid: Size3D, device: torch.device, fps: float, place: Place = ORIGIN) -> Tensor:
+        """Cosines and sines of tokens of a grid ``[1, S, 1 or N, head_dim / 2, 2]``; the clip's stand at the origin."""
         raise NotImplementedError
 
     def forward(self, grid: Size3D, device: torch.device, fps: float, text: int = 0) -> Tensor:
@@ -207,8 +232,8 @@ class GridRotary(RotaryTables):
             base=config.position_base,
         )
 
-    def table(self, grid: Size3D, device: torch.device, fps: float) -> Tensor:
-        return rotary_3d(grid, self.dims, self.theta, device, self.scale, self.base)  # type: ignore[arg-type]
+    def table(self, grid: Size3D, device: torch.device, fps: float, place: Place = ORIGIN) -> Tensor:
+        return rotary_3d(grid, self.dims, self.theta, device, self.scale, self.base, place)  # type: ignore[arg-type]
 
 
 class CentredRotary(GridRotary):
@@ -280,10 +305,10 @@ class FractionalRotary(RotaryTables):
             lag=config.rope_lag,
         )
 
-    def table(self, grid: Size3D, device: torch.device, fps: float) -> Tensor:
+    def table(self, grid: Size3D, device: torch.device, fps: float, place: Place = ORIGIN) -> Tensor:
         seconds, height, width = self.scale
         scale = (seconds / fps, height, width)
-        return rotary_fractional(grid, self.heads, self.head_dim, self.theta, device, scale, self.lag)
+        return rotary_fractional(grid, self.heads, self.head_dim, self.theta, device, scale, self.lag, place)
 
 
 class LearnedRotary(RotaryTables):
@@ -325,7 +350,7 @@ class LearnedRotary(RotaryTables):
             self.frequencies[axis, :, first : first + dim // 2] = usual.to(self.frequencies)
             first += dim // 2
 
-    def table(self, grid: Size3D, device: torch.device, fps: float) -> Tensor:
+    def table(self, grid: Size3D, device: torch.device, fps: float, place: Place = ORIGIN) -> Tensor:
         frequencies = self.frequencies.float()
         stretch = (self.area / (grid.h * grid.w)) ** 0.5
         angles = torch.zeros((), device=device)

@@ -52,6 +52,7 @@ from videodit.initialization import initialize
 from videodit.json_types import JsonObject
 from videodit.options import AttentionKind, check_options, names_in_fp32
 from videodit.positions import POSITIONS, ROTARY, PositionEmbedding, RotaryKind
+from videodit.reference_tokens import ReferenceTokens, join_references
 from videodit.shapes import Size3D, VideoGeometry
 
 
@@ -270,6 +271,7 @@ class VideoDiT(
         prepared: Prepared | None = None,
         causal_frames: int = 1,
         control: Sequence[ControlHint] = (),
+        references: Sequence[ReferenceTokens] = (),
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict the velocity (or what the objective names) of noisy latents.
 
@@ -290,13 +292,16 @@ class VideoDiT(
             causal_frames: latent frames of tokens that see one another and those before them, but none behind; with 1
                 all see all.
             control: branches that control the prediction, each with what it controls it by and how strongly.
+            references: what the clip's tokens attend to beside one another, at places and timesteps of its own; see
+                :class:`~videodit.reference_tokens.ReferenceTokens`. Nothing is predicted of it.
 
         Returns:
             ``sample``: ``[B, out_channels, T, H, W]``.
 
         Raises:
-            InputError: latents, timesteps, text, a mask or a control whose shape does not fit, a condition that is
-                missing or that the model does not have, or a branch of another model.
+            InputError: latents, timesteps, text, a mask, a control or a reference whose shape does not fit, a condition
+                that is missing or that the model does not have, a branch of another model, or references of a model
+                that knows no place for them.
         """
         if self.proj_out is None:
             raise InputError("this VideoDiT has final_layer=None and predicts nothing: it is the trunk of a branch")
@@ -310,6 +315,7 @@ class VideoDiT(
             encoder_hidden_states_image,
             fps,
             causal_frames,
+            references,
         )
         entered = self.enter(inputs, prepared)
         hints = add_up(control, inputs, entered, prepared, self.division) if control else {}  # [B, S, D] by block
@@ -328,6 +334,7 @@ class VideoDiT(
 
         t, h, w = context.grid
         pt, ph, pw = self.geometry.patch
+        x = x[:, : x.shape[1] - context.references]  # [B, S, D]: the clip's tokens alone
         shift, scale = self.final_class.rows(self, condition)  # [B, G, D] or [U, D]
         x = modulate(self.norm_out(self.norm_final(x)), shift, scale, condition.token_row).to(hidden_states.dtype)
         x = self.proj_out(x)  # [B, S, patch·C], S whole again
@@ -376,7 +383,6 @@ class VideoDiT(
         seen = self._see(inputs.text, inputs.image, noisiest, mask, prepared)
         assert seen.text is not None
         extra = self._embed_extras(inputs.pooled, inputs.guidance, seen.pooled, latents)  # [B, K] or None
-        condition = self._embed_timestep(timestep, extra, grid, dtype)  # [B, G, K], or [U, K] and [B, S]
         x, text = self.positions_class.add(self, x, seen.text, grid)  # [B, S, D], [B, L, D]
         if lead is not None:
             text = torch.cat([lead.to(text.dtype).expand(len(text), -1, -1), text], dim=1)
@@ -385,12 +391,21 @@ class VideoDiT(
         joined = text.shape[1] if self.block_class.joined else 0  # text tokens in one sequence with the video's
         # [1, S or S + L, 1 or N, head_dim / 2, 2]
         rotary = None if self.rotary is None else self.rotary(grid, x.device, inputs.fps, joined)
+        if inputs.references:  # from here on they count among the video's S tokens, the clip's first
+            behind = join_references(self, inputs.references, grid, x, timestep, rotary, inputs.fps)
+            x, timestep, rotary = behind  # [B, S, D], [B] or [B, S], [1, S or S + L, …]
+        references = x.shape[1] - grid.numel
+        condition = self._embed_timestep(timestep, extra, x.shape[1], dtype)  # [B, G, K], or [U, K] and [B, S]
         if own_share is None and self.division is not None:
             own_share = self.division.share
-        if own_share is not None and (causal := inputs.causal_frames) > 1:
-            raise InputError(f"causal_frames is {causal}; it must be 1 where processes share the tokens")
+        if (own_share is not None or references) and (causal := inputs.causal_frames) > 1:
+            raise InputError(
+                f"causal_frames is {causal}; it must be 1 with references, and where processes share the tokens"
+            )
         if own_share is not None:  # from here on S and L are this process's share
-            x, text, rotary, mask, condition = own_share(Tokens(x, text, rotary, mask, condition))
+            x, text, rotary, mask, condition, references = own_share(
+                Tokens(x, text, rotary, mask, condition, references)
+            )
         context = BlockContext(
             grid=grid,
             rotary=rotary,
@@ -399,12 +414,14 @@ class VideoDiT(
             # [1, 1, S, S] or None
             self_mask=self.block_class.self_mask(self.config, grid, inputs.causal_frames, x.device),
             **self.modulation_class.told(
-                self._projection(inputs.fps), condition, lambda: self._embed_timestep(noisiest, extra, grid, dtype)
+                self._projection(inputs.fps), condition, lambda: self._embed_timestep(noisiest, extra, 1, dtype)
             ),
+            references=references,
             **self.block_class.more_context(self.config, grid, x),
         )
 
-        condition = self._embed_last(condition, noisiest, extra, grid, dtype)  # [B, G, K] or [U, K]
+        condition = condition.first(x.shape[1] - references)
+        condition = self._embed_last(condition, noisiest, extra, dtype)  # [B, G, K] or [U, K]
         return Entered(x, text, context, condition, seen.keys_values)
 
     def _check_shapes(self, latents: Tensor, timestep: Tensor, text: Tensor, mask: Tensor | None) -> Size3D:

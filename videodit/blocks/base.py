@@ -42,6 +42,7 @@ class BlockContext(NamedTuple):
             everywhere.
         hint: ``[B, S, D]`` of controls, which this block adds to its video tokens, or ``None``. The block itself does:
             what a cache keeps of a block, or leaves out with it, has the hint in it.
+        references: how many of the video tokens, the last ones, are those of references: ``R`` of ``S + R``.
     """
 
     grid: Size3D
@@ -55,10 +56,14 @@ class BlockContext(NamedTuple):
     frame_embedding: Tensor | None = None
     self_mask: Tensor | None = None
     hint: Tensor | None = None
+    references: int = 0
 
     def hinted(self, x: Tensor) -> Tensor:
-        """A block's video tokens ``[B, S, D]`` with its hint."""
-        return x if self.hint is None else x + self.hint.to(x.dtype)
+        """A block's video tokens ``[B, S, D]`` with its hint; references get none."""
+        if self.hint is None:
+            return x
+        hint = self.hint.to(x.dtype)
+        return x + (F.pad(hint, (0, 0, 0, self.references)) if self.references else hint)
 
 
 class MoreContext(TypedDict, total=False):

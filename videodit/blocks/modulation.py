@@ -27,6 +27,10 @@ class Modulation(NamedTuple):
     values: Tensor
     token_row: Tensor | None = None
 
+    def first(self, tokens: int) -> Modulation:
+        """The same for the first tokens alone."""
+        return self if self.token_row is None else self._replace(token_row=self.token_row[:, :tokens])
+
     def chunks(self, table: Tensor) -> list[Tensor]:
         """Add a block's own ``[n, D]`` table and split: ``n`` tensors ``[B, G, D]`` or ``[U, D]``, at least in fp32."""
         wide = torch.promote_types(self.values.dtype, torch.float32)

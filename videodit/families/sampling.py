@@ -36,6 +36,10 @@ class Sampling:
         shift: a dynamic shift of these levels grows with the tokens as the scheduler's config says, or falls with the
             steps, too, as FLUX.2's does.
         overrides: options of the transformer that its config does not tell.
+        references: the layout in which the model was trained with references; see
+            :data:`videodit.control.references.LAYOUTS`. ``None``: it was not.
+        reference_sizes: widths and heights that references are brought to, the nearest in proportion; empty: what the
+            layout says.
         text_component: which of two text encoders gives the tokens.
         image_condition: what the transformer sees of a clip and of the pictures that it starts from: channels, in their
             order. ``"latents"``, always the first, are those that are denoised; alone, the picture's latent is kept
@@ -72,6 +76,8 @@ class Sampling:
     tint: float = 0.0
     written_over: bool = False
     forcing: bool = False
+    references: str | None = None
+    reference_sizes: tuple[tuple[int, int], ...] = ()
     text_component: Literal["text_encoder", "text_encoder_2"] = "text_encoder"
     pooled_component: Literal["text_encoder", "text_encoder_2"] | None = None
     scheduler: Mapping[str, tuple[object, object]] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -19,22 +20,28 @@ ON_ITS_WAY = 3600.0
 """Seconds in which a job or an upload whose files are there gets its record."""
 
 
+_PARTS = "servers"  # folder with a part for each of several servers
+
+
 class DataFolder:
     """Where a server's files are. Names from outside become paths here alone, and only ids do.
 
     Args:
         path: the folder; made by :meth:`held`.
+        database: the URL of a database of PostgreSQL, which has the jobs in place of a file in the folder. Then several
+            servers may share both.
 
     Attributes:
-        jobs_file: see :mod:`videodit.serving.database`.
+        jobs_file: what :class:`videodit.serving.database.Database` opens.
         spool: what is on its way in.
         temp: the temp folder of the workers.
+        is_shared: other servers may have it, too.
         full: set while what is kept is more than the operator allows, and nothing of it may be removed.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.jobs_file = path / "jobs.sqlite3"
+    def __init__(self, path: Path, database: str | None = None) -> None:
+        self.path, self.is_shared = path, database is not None
+        self.jobs_file: Path | str = path / "jobs.sqlite3" if database is None else database
         self.spool, self.temp = path / "spool", path / "temp"
         self.full = False
         self._held = False
@@ -43,7 +50,7 @@ class DataFolder:
     def held(self) -> Iterator[None]:
         """Be the one server of the folder; make what is missing, for this user alone, and forget what was on its way.
 
-        Blocks may be nested.
+        One of several servers has a part of the folder for what is on its way. Blocks may be nested.
 
         Raises:
             InputError: another server has it.
@@ -52,8 +59,15 @@ class DataFolder:
         if self._held:
             yield
             return
+        if self.is_shared:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _forget_ended(self.path / _PARTS)
+            own = self.path / _PARTS / secrets.token_hex(8)
+            self.spool, self.temp = own / "spool", own / "temp"
+        else:
+            own = self.path
         try:
-            lock = FolderLock(self.path)
+            lock = FolderLock(own)
         except InputError:
             raise InputError(
                 f"another server keeps its jobs in {str(self.path)!r}; stop it, or choose another folder with --data"
@@ -70,6 +84,8 @@ class DataFolder:
                 yield
             finally:
                 self._held = False
+                if self.is_shared:
+                    shutil.rmtree(own, ignore_errors=True)
 
     def job(self, id: str) -> Path:
         """The folder of a job's files.
@@ -129,3 +145,10 @@ class DataFolder:
             for file in files:
                 total += file.stat().st_size
         return total
+
+
+def _forget_ended(parts: Path) -> None:
+    """Remove the parts of servers that ended without doing it."""
+    for part in list(parts.iterdir()) if parts.is_dir() else ():
+        with contextlib.suppress(InputError, OSError), contextlib.closing(FolderLock(part)):
+            shutil.rmtree(part, ignore_errors=True)
