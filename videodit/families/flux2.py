@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from videodit.errors import InputError
+from videodit.families import config_from_shapes
 from videodit.families.base import ITS_CARD, SWAP_HALVES, Family, Published, Rule, Tensors, Transform
 from videodit.families.flux2_original import ORIGINAL
 from videodit.families.sampling import Sampling
@@ -54,7 +55,7 @@ def _join(x: Tensors, config: Config) -> Tensors:
     return [torch.cat([*qkv, *SWAP_HALVES.save([gated], config)])]
 
 
-FUSED = Transform(_split, _join)
+FUSED = Transform(_split, _join, rows=True)
 """Queries, keys, values, and gate and value of the MLP in one layer; here the MLP has its value first."""
 
 
@@ -132,6 +133,7 @@ FAMILY = Family(
         Rule("proj_out.{rest}", "proj_out.{rest}"),
     ),
     original=ORIGINAL,
+    config_from_shapes=config_from_shapes.flux2,
     sampling={
         "Flux2Pipeline": _sampling(_DEV, (10, 20, 30), guided=False),
         "Flux2KleinPipeline": _sampling(

@@ -33,4 +33,13 @@ ORIGINAL = Original(
         Rule("norm_out.linear.{rest}", "final_layer.adaLN_modulation.1.{rest}", SWAP_HALVES),
         Rule("proj_out.{rest}", "final_layer.linear.{rest}"),
     ),
+    whole=tuple(
+        Rule(f"{ours}{x}.weight", f"{theirs}.{name}_norm.scale")
+        for ours, theirs in (
+            (f"{_DOUBLE}.attn.norm_", "double_blocks.{n}.img_attn.norm"),
+            (f"{_DOUBLE}.attn.norm_added_", "double_blocks.{n}.txt_attn.norm"),
+            (f"{_SINGLE}.attn.norm_", "single_blocks.{n}.norm"),
+        )
+        for x, name in (("q", "query"), ("k", "key"))
+    ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from videodit.errors import InputError
+from videodit.families import config_from_shapes
 from videodit.families.base import CHANNEL_FIRST, SWAP_HALVES, Family, Published, Rule, block_rules
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import QWEN_2_5_VL_7B, WAN_VAE_2_1
@@ -66,6 +67,7 @@ FAMILY = Family(
         Rule("proj_out.weight", "proj_out.weight", CHANNEL_FIRST),
         Rule("proj_out.bias", "proj_out.bias", CHANNEL_FIRST),
     ),
+    config_from_shapes=config_from_shapes.qwen_image,
     sampling={
         "QwenImagePipeline": Sampling(
             text=TextSpec(
