@@ -103,6 +103,10 @@ def test_a_prompt_in_a_conversation(name: str, folder: Callable[[str], Path]) ->
     assert text.lost_text(" ".join(["red"] * (600 - len(lost)))) == ""
     with pytest.raises(InputError, match="reads a prompt inside a template"):
         text.check_weights()
+    stack: Any = getattr(text.model.model, "language_model", text.model.model)
+    stack.layers = stack.layers[:2]
+    with pytest.raises(ModelError, match="the text encoder has 2 layers; this model reads the layers"):
+        text([PROMPT])
     text.tokenizer.chat_template = None
     with pytest.raises(ModelError, match="the tokenizer has no chat template"):
         text([PROMPT])

@@ -89,6 +89,7 @@ class TextEncoder(PromptReader):
         Raises:
             InputError: no prompt at all, a single string, which would be read letter by letter, or a picture that is
                 missing or that the model does not read.
+            ModelError: a tokenizer or an encoder that is not the model's.
         """
         if isinstance(prompts, str):
             raise InputError(f"expected a list of prompts, got the single string {prompts!r}")
@@ -129,6 +130,11 @@ class TextEncoder(PromptReader):
         else:
             states = self.model(input_ids=ids, output_hidden_states=True, **given).hidden_states
             layers = spec.hidden_layer if isinstance(spec.hidden_layer, tuple) else (spec.hidden_layer,)
+            if max(layers) >= len(states):
+                raise ModelError(
+                    f"the text encoder has {len(states) - 1} layers; this model reads the layers "
+                    f"{', '.join(map(str, layers))} of one"
+                )
             embeds = states[layers[0]] if len(layers) == 1 else torch.cat([states[one] for one in layers], dim=-1)
         embeds, mask = embeds[:, spec.template_tokens :].to(device), mask[:, spec.template_tokens :].bool()
         if spec.zero_padding:
