@@ -119,6 +119,7 @@ class TextEncoder(PromptReader):
             ids, mask = ids * said, mask * said
         if picture is not None and spec.picture is not None:
             assert self.image_processor is not None
+            assert not isinstance(spec.hidden_layer, tuple)
             end = token_number(self.tokenizer, spec.picture.header_end)
             parts = read_with_picture(self.model, ids, picture, self.image_processor, spec.hidden_layer)
             own = tokens["input_ids"]  # on the CPU
