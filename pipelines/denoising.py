@@ -347,6 +347,7 @@ def make_denoiser(
         composer.led_apart,
         grown=Growing(plan.num_inference_steps) if plan.request.dynamic_guidance else steady,
         negative=text.uncond is not None,
+        kept_norm=plan.spec.geometry.patch if pipe.sampling.keeps_norm else None,
         actions=actions,
     )
     if actions is not None:

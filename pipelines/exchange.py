@@ -76,7 +76,7 @@ def to_diffusers(pipe: _Convertible) -> DiffusionPipeline:
             parts[part] = foreign_transformer(parts[part], part)
     if parts["vae"] is not None and (theirs := autoencoder_named(pipe.sampling.vae)).loads_as is not None:
         parts["vae"] = foreign_vae(parts["vae"], theirs)
-    settings = ("boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt")
+    settings = ("boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt", "is_distilled")
     parts |= {key: pipe.config[key] for key in settings if pipe.config[key]}
     if parts["scheduler"] is not None and (entries := pipe.sampling.scheduler):
         parts["scheduler"] = with_entries(parts["scheduler"], {key: value for key, (value, _) in entries.items()})

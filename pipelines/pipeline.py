@@ -107,6 +107,7 @@ class VideoDiTPipeline(
         window: frames that longer clips are made of at a time, window by window; ``None``: clips of any length are made
             at once.
         force_zeros_for_empty_prompt: an empty prompt is tokens of 0, all of them padding (Mochi).
+        is_distilled: the model was distilled to few steps and takes no guidance (FLUX.2 klein).
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->transformer->transformer_2->vae"
@@ -144,6 +145,7 @@ class VideoDiTPipeline(
         sampled_as: str | None = None,
         window: int | None = None,
         force_zeros_for_empty_prompt: bool = False,
+        is_distilled: bool = False,
     ) -> None:
         super().__init__()
         if sampled_as is None:
@@ -175,7 +177,12 @@ class VideoDiTPipeline(
             "max_text_length": max_text_length,
         }
         network = {} if self.transformer is None else self.transformer.config
-        known = {**network, "boundary_ratio": boundary_ratio, "expand_timesteps": expand_timesteps}
+        known = {
+            **network,
+            "boundary_ratio": boundary_ratio,
+            "expand_timesteps": expand_timesteps,
+            "is_distilled": is_distilled,
+        }
         self.register_to_config(
             **settle_defaults(settings, self._sampling, known),
             boundary_ratio=boundary_ratio,
@@ -183,9 +190,10 @@ class VideoDiTPipeline(
             sampled_as=sampled_as,
             window=window,
             force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
+            is_distilled=is_distilled,
         )
         if self.transformer is not None:
-            self._sampling = self._sampling.for_model(self.transformer.config)
+            self._sampling = self._sampling.for_model(known)
         self.video_processor = VideoProcessor()
         self._encoded: EncodedPrompts | None = None
         self._folder: Path | None = None
@@ -585,7 +593,7 @@ class VideoDiTPipeline(
             self.check_components(["image_encoder", "image_processor"], "a model that sees its first image")
         if self.text_spec.picture is not None and request.prompt is not None:
             self.check_components(["image_processor"], "a model that reads its first image with the prompt")
-        draws = probe_scheduler(self.scheduler, plan, self._objective, self._sampling.sigmas)
+        draws = probe_scheduler(self.scheduler, plan, self._objective, self._sampling)
         if plan.stagger is not None and self.actions_for(plan.num_inference_steps) is not None:
             raise InputError("staggered frames take every step; pipe.accelerate() leaves some out")
         if plan.request.reference_guidance is not None:

@@ -167,6 +167,7 @@ def _begin_window(pipe: RunningPipeline, plan: Plan, device: torch.device) -> No
         pipe.scheduler,
         plan.num_inference_steps,
         spacing=pipe.sampling.sigmas,
+        shifting=pipe.sampling.shift,
         num_tokens=plan.window_tokens,
         device=device,
         levels=plan.levels,

@@ -186,7 +186,7 @@ class ModelSpec:
                 transformer = found[0].native_config(transformer)
             defaults = index if found is None or "height" in index else found[1].defaults({**transformer, **index})
             channels, out = transformer["in_channels"], transformer.get("out_channels") or transformer["in_channels"]
-            sampling = OWN if found is None else found[1].for_model(transformer)
+            sampling = OWN if found is None else found[1].for_model({**index, **transformer})
             parts = sampling.image_condition
             if index.get("expand_timesteps") and "clip" not in parts:
                 parts = KEPT

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from videodit._diffusers import FeedForward, PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
-from videodit.blocks import Modulation
+from videodit.blocks import Block, Modulation
 from videodit.blocks.base import cond_dim
 from videodit.errors import InputError
 from videodit.flow import NUM_TRAIN_TIMESTEPS
@@ -70,18 +70,20 @@ class ConditionModel:
     config: TransformerConfig
     pooled_embedder: PixArtAlphaTextProjection | None
     guidance_embedder: TimestepEmbedding | None
-    time_proj: nn.Linear | None
+    time_proj: nn.Module | None
+    block_class: type[Block]
 
     def _build_condition(self) -> None:
         """The layers, as the config says."""
         config, width = self.config, cond_dim(self.config)
         self.timesteps = Timesteps(config.freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
-        self.time_embedder = TimestepEmbedding(config.freq_dim, width)
+        biases = self.block_class.biases
+        self.time_embedder = TimestepEmbedding(config.freq_dim, width, sample_proj_bias=biases)
         self.pooled_embedder, self.guidance_embedder = None, None
         if config.pooled_dim is not None:
             self.pooled_embedder = PixArtAlphaTextProjection(config.pooled_dim, width, act_fn="silu")
         if config.guidance_embeds:
-            self.guidance_embedder = TimestepEmbedding(config.freq_dim, width)
+            self.guidance_embedder = TimestepEmbedding(config.freq_dim, width, sample_proj_bias=biases)
         if config.size_condition_stride is not None:
             self.resolution_embedder = TimestepEmbedding(config.freq_dim, width // 3)
             self.aspect_ratio_embedder = TimestepEmbedding(config.freq_dim, width // 3)

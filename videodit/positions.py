@@ -17,13 +17,11 @@ from typing_extensions import Self
 from videodit.errors import InputError
 from videodit.schema import Part
 from videodit.shapes import Size3D
+from videodit.text_positions import centred_table, outside_inference_mode, text_axis_table
 from videodit.transformer_config import TransformerConfig
 
-RotaryKind = Literal["grid", "fractional", "learned"]
+RotaryKind = Literal["grid", "fractional", "learned", "centred", "text_axis"]
 PositionEmbedding = Literal["sincos_2d", "sincos_3d", "learned"]
-
-# Tables are shared between calls; made under inference mode they could not be used in training afterwards.
-_outside_inference_mode = torch.inference_mode(False)
 
 
 def split_head_dim(head_dim: int) -> Size3D:
@@ -90,7 +88,7 @@ def axis_positions(
 
 
 @lru_cache(maxsize=16)
-@_outside_inference_mode
+@outside_inference_mode
 def rotary_3d(
     grid: Size3D,
     dims: Size3D,
@@ -127,7 +125,7 @@ def rotary_3d(
 
 
 @lru_cache(maxsize=16)
-@_outside_inference_mode
+@outside_inference_mode
 def rotary_fractional(
     grid: Size3D,
     heads: int,
@@ -217,6 +215,8 @@ class GridRotary(RotaryTables):
         base: Sequence[float] | None,
     ) -> None:
         super().__init__()
+        if axes is not None and len(axes) != 3:
+            raise InputError(f"rope_axes must be three numbers, got {tuple(axes)}")
         self.dims = split_head_dim(head_dim) if axes is None else Size3D(*axes)
         if sum(self.dims) != head_dim or any(dim % 2 for dim in self.dims):
             raise InputError(f"rope_axes must be even and add up to attention_head_dim {head_dim}, got {axes}")
@@ -234,6 +234,50 @@ class GridRotary(RotaryTables):
 
     def table(self, grid: Size3D, device: torch.device, fps: float, place: Place = ORIGIN) -> Tensor:
         return rotary_3d(grid, self.dims, self.theta, device, self.scale, self.base, place)  # type: ignore[arg-type]
+
+
+class CentredRotary(GridRotary):
+    """As a grid's, counted from the middle, and turning the text, too: :func:`centred_table`."""
+
+    @classmethod
+    def check(cls, config: TransformerConfig) -> None:
+        if config.position_base is not None or tuple(config.position_scale) != (1.0, 1.0, 1.0):
+            raise InputError("rope='centred' takes no position_base and no position_scale")
+
+    def forward(self, grid: Size3D, device: torch.device, fps: float, text: int = 0) -> Tensor:
+        return centred_table(grid, text, self.dims, self.theta, device)
+
+
+class TextAxisRotary(RotaryTables):
+    """The text has an axis of its own, the fourth: :func:`text_axis_table`.
+
+    Args:
+        dims: channels of a head that each axis rotates.
+        theta: base of the frequencies.
+    """
+
+    def __init__(self, dims: tuple[int, ...], theta: float) -> None:
+        super().__init__()
+        self.dims, self.theta = dims, theta
+
+    @classmethod
+    def check(cls, config: TransformerConfig) -> None:
+        axes = config.rope_axes
+        if axes is None or len(axes) != 4 or sum(axes) != config.attention_head_dim or any(dim % 2 for dim in axes):
+            raise InputError(
+                "rope='text_axis' needs rope_axes of four even numbers that add up to attention_head_dim "
+                f"{config.attention_head_dim}, got {axes}"
+            )
+        if config.position_base is not None or tuple(config.position_scale) != (1.0, 1.0, 1.0):
+            raise InputError("rope='text_axis' takes no position_base and no position_scale")
+
+    @classmethod
+    def of(cls, config: TransformerConfig) -> Self:
+        assert config.rope_axes is not None
+        return cls(tuple(config.rope_axes), config.rope_theta)
+
+    def forward(self, grid: Size3D, device: torch.device, fps: float, text: int = 0) -> Tensor:
+        return text_axis_table(grid, text, self.dims, self.theta, device)
 
 
 class FractionalRotary(RotaryTables):
@@ -326,6 +370,8 @@ ROTARY: dict[str | None, type[RotaryTables] | None] = {
     "grid": GridRotary,
     "fractional": FractionalRotary,
     "learned": LearnedRotary,
+    "centred": CentredRotary,
+    "text_axis": TextAxisRotary,
 }
 """The class of the rotary table, by the value of VideoDiT's ``rope``."""
 
@@ -368,7 +414,7 @@ def sincos_1d(positions: Tensor, dim: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-@_outside_inference_mode
+@outside_inference_mode
 def sincos_2d(grid: Size3D, dim: int, device: torch.device, base: tuple[float, float]) -> Tensor:
     """Half of the channels for the column, half for the row, the same in each frame (DiT, PixArt, Latte).
 
@@ -388,7 +434,7 @@ def sincos_2d(grid: Size3D, dim: int, device: torch.device, base: tuple[float, f
 
 
 @lru_cache(maxsize=16)
-@_outside_inference_mode
+@outside_inference_mode
 def sincos_3d(grid: Size3D, dim: int, device: torch.device, scale: tuple[float, float, float]) -> Tensor:
     """A quarter of the channels for the frame, three eighths each for column and row (CogVideoX-2B).
 
@@ -408,7 +454,7 @@ def sincos_3d(grid: Size3D, dim: int, device: torch.device, scale: tuple[float, 
 
 
 @lru_cache(maxsize=16)
-@_outside_inference_mode
+@outside_inference_mode
 def sincos_frames(grid: Size3D, dim: int, device: torch.device) -> Tensor:
     """The frame's number alone (Latte's temporal embedding).
 

@@ -84,6 +84,7 @@ class VideoDiT(
         block: **Blocks.** ``"cross"``: self-attention, then cross-attention to the text. ``"joint"``: video and text
             attend together, each with its own weights. ``"tied_joint"``: with one set of weights for both.
             ``"sandwich"``: each with its own, text of its own width, and norms around each sublayer.
+            ``"shared_joint"``: each with its own, without biases, and with one modulation for all blocks.
         attention: ``"full"`` lets every token see every other; ``"factorized"`` sees within frames, then along
             time, in two halves of each layer (cross blocks only).
         frame_embedding: sinusoids of the frame's number before the first temporal block (factorized attention).
@@ -98,7 +99,8 @@ class VideoDiT(
             :class:`videodit.schema.Part`); ``None`` for their defaults.
 
         text_embedding: **Text and image.** ``"mlp"`` of two layers, one ``"linear"`` layer, a ``"refiner"``, a small
-            transformer that knows the timestep and the mask, or ``"pooling"`` for the condition beside a linear layer.
+            transformer that knows the timestep and the mask, ``"pooling"`` for the condition beside a linear layer, or
+            a ``"normed_linear"`` one.
         num_refiner_layers: its blocks.
         image_dim: width of an image encoder's tokens that the cross-attention sees, too; ``None`` for none.
         image_tokens: how many of them, where their positions are learned.
@@ -110,9 +112,10 @@ class VideoDiT(
             others.
 
         rope: **Positions.** ``"grid"``: each axis turns its share of every head. ``"fractional"``: LTX-Video's, over
-            the whole width and in seconds. ``"learned"``: by learned frequencies. ``None``: none.
+            the whole width and in seconds. ``"learned"``: by learned frequencies. ``"centred"``: from the middle of a
+            picture, its text behind it. ``"text_axis"``: the text has an axis of its own, the fourth. ``None``: none.
         rope_theta: base of the rotary frequencies.
-        rope_axes: channels of a head for time, height and width; ``None`` for an even split.
+        rope_axes: channels of a head for time, height and width, and the text's axis; ``None`` for an even split.
         rope_lag: how far tokens after the first frame are behind along time, as a share of a token, with
             ``"fractional"`` positions.
         position_embedding: added to the tokens: ``"sincos_2d"``, ``"sincos_3d"``, ``"learned"`` or ``None``.
@@ -173,7 +176,7 @@ class VideoDiT(
         image_dim: int | None = None,
         image_tokens: int | None = None,
         rope: RotaryKind | None = "grid",
-        rope_axes: tuple[int, int, int] | None = None,
+        rope_axes: tuple[int, ...] | None = None,
         position_embedding: PositionEmbedding | None = None,
         position_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
         position_base: tuple[float, float] | None = None,
@@ -200,7 +203,7 @@ class VideoDiT(
 
         # What comes in: latents and their positions
         self.rotary = None if rotary is None else rotary.of(self.config)
-        self.patch_embed = nn.Linear(in_channels * patch.numel, dim)
+        self.patch_embed = nn.Linear(in_channels * patch.numel, dim, bias=self.block_class.biases)
         if (learned := self.positions_class.new_parameter(self.config)) is not None:
             self.learned_positions = learned
 
@@ -209,7 +212,8 @@ class VideoDiT(
         self.time_proj = self.modulation_class.shared_layer(dim, time_embed_dim or dim)
 
         # the text, and an image
-        self.text_embedder = TEXT_EMBEDDERS[text_embedding].of(self.config, self.block_class.text_width(self.config))
+        text_width, biases = self.block_class.text_width(self.config), self.block_class.biases
+        self.text_embedder = TEXT_EMBEDDERS[text_embedding].of(self.config, text_width, bias=biases)
         self.image_embedder = None if image_dim is None else ImageEmbedder(image_dim, dim, image_tokens)
 
         self.split_tokens = nn.Identity()  # where context parallel takes hold
@@ -226,7 +230,7 @@ class VideoDiT(
             self.norm_final = FP32LayerNorm(dim, eps) if final_layer_norm else nn.Identity()
             self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=norm_affine)
             self.final_class.build(self, self.config, dim)
-            self.proj_out = nn.Linear(dim, (out_channels or in_channels) * patch.numel)
+            self.proj_out = nn.Linear(dim, (out_channels or in_channels) * patch.numel, bias=self.block_class.biases)
         self.gradient_checkpointing = False
         self.init_weights()
 

@@ -11,6 +11,7 @@ from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 Sigmas = Literal["own", "to_last_step", "to_zero", "linear_quadratic"]
+Shift = Literal["of_scheduler", "by_steps"]
 Part = Literal["latents", "mask4", "mask1", "frames", "image", "drawn_image", "clip", "control"]
 """Channels of a transformer's input; what they hold is in :class:`Sampling`."""
 InFront = Literal["whole_patches", "decoded_latent"]
@@ -29,8 +30,11 @@ class Sampling:
         images: one frame only.
         frames_first: noise is drawn with frames before channels, so that a seed gives what it gives in diffusers.
         guided: two predictions are led apart by the guidance scale; else it is an input of the model, or plays no part.
+        keeps_norm: a guided prediction is as long, in each token, as the one that the prompt gives.
         sigmas: the scheduler's own noise levels, evenly spaced ones from 1 to 1/n or to 0 (exclusive), or Movie Gen's
             linear, then quadratic ones.
+        shift: a dynamic shift of these levels grows with the tokens as the scheduler's config says, or falls with the
+            steps, too, as FLUX.2's does.
         overrides: options of the transformer that its config does not tell.
         references: the layout in which the model was trained with references; see
             :data:`videodit.control.references.LAYOUTS`. ``None``: it was not.
@@ -54,7 +58,7 @@ class Sampling:
         pooled_component: which gives the pooled embedding.
         scheduler: entries of the scheduler's config that diffusers' pipeline needs, and what they are here, where all
             models count time alike.
-        by_config: the fields that another config of the transformer (ours) changes.
+        by_config: the fields that another config changes: the transformer's (ours), with entries of the pipeline's own.
     """
 
     text: TextSpec
@@ -64,7 +68,9 @@ class Sampling:
     images: bool = False
     frames_first: bool = False
     guided: bool = True
+    keeps_norm: bool = False
     sigmas: Sigmas = "own"
+    shift: Shift = "of_scheduler"
     overrides: Mapping[str, object] = field(default_factory=dict)
     image_condition: tuple[Part, ...] = ()
     in_front: InFront | None = None
@@ -79,7 +85,7 @@ class Sampling:
     by_config: Callable[[Config], Mapping[str, Any]] = lambda config: {}
 
     def for_model(self, config: Config) -> Sampling:
-        """What it is for a transformer's config.
+        """What it is for a transformer's config, maybe with entries of the pipeline's own.
 
         Raises:
             ModelError: a transformer that the pipeline is not for.

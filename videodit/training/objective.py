@@ -32,7 +32,6 @@ from videodit.training.data import MicroBatch
 
 if TYPE_CHECKING:
     from videodit.pipelines import VideoDiTPipeline
-    from videodit.pipelines.protocols import Scheduler
     from videodit.pipelines.spec import ModelSpec
 
 
@@ -113,7 +112,7 @@ class Diffusion:
             if noise.shift != "auto":
                 raise InputError(f"noise.shift is {noise.shift}; models that predict {objective} have none: use auto")
             return cls(**shared, signal=scheduler.alphas_cumprod.float())
-        shift, tokens = (float(noise.shift), None) if noise.shift != "auto" else _own_shift(scheduler, spec)
+        shift, tokens = (float(noise.shift), None) if noise.shift != "auto" else _own_shift(pipe)
         found_levels = (0.0, 1.0)
         if expert is not None:
             boundary = torch.tensor(float(pipe.config.boundary_ratio))
@@ -203,10 +202,11 @@ def check_kind(spec: ModelSpec, noise: Noise, *, expert: str | None) -> None:
         )
 
 
-def _own_shift(scheduler: Scheduler, spec: ModelSpec) -> tuple[float, int]:
+def _own_shift(pipe: VideoDiTPipeline) -> tuple[float, int]:
     """The shift that a model is sampled with, and the tokens of the clip for which it is that."""
-    defaults, config = spec.defaults, scheduler.config
+    spec, config = pipe.spec, pipe.scheduler.config
+    defaults = spec.defaults
     tokens = spec.geometry.num_tokens(defaults.num_frames, defaults.height, defaults.width)
     if config.get("use_dynamic_shifting"):
-        return math.exp(dynamic_mu(config, tokens)), tokens
+        return math.exp(dynamic_mu(config, tokens, pipe.sampling.shift, defaults.num_inference_steps)), tokens
     return float(config.get("shift") or config.get("flow_shift") or 1.0), tokens
