@@ -20,6 +20,7 @@ from videodit.cli.data_options import (
     MaxBuckets,
     MaxTokens,
     Model,
+    OnRay,
     Reader,
     SourceArgument,
     Split,
@@ -37,9 +38,11 @@ from videodit.cli.data_options import (
 )
 from videodit.cli.flags import Device, DryRun, Dtype
 from videodit.cli.progress import show_progress
+from videodit.cli.ray_batches import EncodeOnRay, read_on_ray
 from videodit.cli.results import emit
 from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
+from videodit.on_ray import start_ray
 
 if TYPE_CHECKING:
     from videodit.datasets.clips.latents.encode_clips import EncodeResult
@@ -62,6 +65,7 @@ def encode(
     dtype: Dtype = None,
     timeout: Timeout = 30.0,
     workers: Workers = 1,
+    ray: OnRay = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away latents in the folder that another model has made.")
     ] = False,
@@ -91,6 +95,8 @@ def encode(
     one_of("reader", reader, READERS)
     flags, counts, controls = parse_drop(drop), parse_frames(frames), _parse_controls(control or [], control_pixels)
     _check_writable(out)
+    if ray:
+        start_ray()
     with when_stopped("what was read is kept, and the same command goes on"), show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.datasets.clips.latents.buckets import plan_samples
@@ -117,6 +123,7 @@ def encode(
             workers=workers,
             reader=decoder,
             report=lambda done, total: show("reading clips", done, total),
+            run=read_on_ray if ray else None,
         )
         plan = plan_samples(scanned, spec, drop_flags=flags)
     for message in (*clips.notices, *notices, *plan.notices):
@@ -141,6 +148,7 @@ def encode(
             workers=workers,
             restart=restart,
             prune=prune,
+            spread=EncodeOnRay(model, where, kind, decoder) if ray else None,
             report=reporter(progress),
         )
         if controls:
