@@ -20,6 +20,7 @@ from videodit.cli.data_options import (
     MaxBuckets,
     MaxTokens,
     Model,
+    OnRay,
     Reader,
     SourceArgument,
     Split,
@@ -37,10 +38,12 @@ from videodit.cli.data_options import (
 )
 from videodit.cli.flags import Device, DryRun, Dtype
 from videodit.cli.progress import show_progress
+from videodit.cli.ray_batches import EncodeOnRay, read_on_ray
 from videodit.cli.results import emit
 from videodit.cli.stopping import when_stopped
 from videodit.control.references import CHOSEN
 from videodit.errors import InputError
+from videodit.on_ray import start_ray
 
 if TYPE_CHECKING:
     from videodit.datasets.clips.latents.encode_clips import EncodeResult
@@ -63,6 +66,7 @@ def encode(
     dtype: Dtype = None,
     timeout: Timeout = 30.0,
     workers: Workers = 1,
+    ray: OnRay = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away latents in the folder that another model has made.")
     ] = False,
@@ -106,6 +110,8 @@ def encode(
         raise InputError(f"--reference is {str(reference)!r}; it must be an existing folder")
     one_of("reference-layout", reference_layout, CHOSEN)
     _check_writable(out)
+    if ray:
+        start_ray()
     with when_stopped("what was read is kept, and the same command goes on"), show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.datasets.clips.latents.buckets import plan_samples
@@ -132,6 +138,7 @@ def encode(
             workers=workers,
             reader=decoder,
             report=lambda done, total: show("reading clips", done, total),
+            run=read_on_ray if ray else None,
         )
         plan = plan_samples(scanned, spec, drop_flags=flags)
     for message in (*clips.notices, *notices, *plan.notices):
@@ -156,6 +163,7 @@ def encode(
             workers=workers,
             restart=restart,
             prune=prune,
+            spread=EncodeOnRay(model, where, kind, decoder) if ray else None,
             report=reporter(progress),
         )
         if controls:
