@@ -312,8 +312,6 @@ def _references(
             raise InputError("reference_guidance is for references, and there are none; leave it out")
         return (), []
     check_reference_guidance(request.reference_guidance, checked.layout, guided=guided)
-    if request.reference_guidance is not None and _flow_edits(request, inputs):
-        raise InputError("reference_guidance and an edit by two prompts exclude each other; leave one out")
     _check_references_beside(checked, request, inputs, settings, controls)
     if not read_media:
         return (), []

@@ -16,7 +16,7 @@ import torch
 from tiny_families import DYNAMIC, NEGATIVE, PROMPT, flux_parts, pack_flux
 from torch import Tensor
 
-from videodit import Edit, Reference, Storyboard, VideoDiT, VideoDiTPipeline
+from videodit import Reference, Storyboard, VideoDiT, VideoDiTPipeline
 from videodit.cli.main import main
 from videodit.cli.references import match_references, parse_references
 from videodit.control.branch import ControlBranch
@@ -398,39 +398,24 @@ def test_what_no_plan_takes(pipe, tmp_path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             pipe.check_inputs("a red ball", references=references, reference_layout=layout)
-    for options, message in (
-        ({"reference_guidance": -1}, "reference_guidance is -1; it must be a number from 0 to 100"),
-        ({"reference_guidance": 5, "guidance_scale": 1.0}, "reference_guidance needs guidance by the prompt"),
-        ({"reference_guidance": 5, "reference_layout": "guide"}, "reference_guidance is for the layout 'behind'"),
-        (
-            {"reference_guidance": 5, "conditions": [Edit(clip, source_prompt="x")]},
-            "and an edit by two prompts exclude",
-        ),
-        (
-            {"reference_guidance": 5, "references": (), "reference_layout": None},
-            "is for references, and there are none",
-        ),
-    ):
-        given = {"references": one, "reference_layout": "behind", "guidance_scale": 3.0} | options
-        with pytest.raises(InputError, match=message):
-            pipe.check_inputs("a red ball", **given)
-    assert (
-        pipe.check_inputs(
-            "x",
-            references=one,
-            reference_layout="behind",
-            reference_guidance=5,
-            num_inference_steps=2,
-            guidance_scale=3,
-        ).estimate["forwards"]
-        == 6
-    )
-    pipe.step_actions = "FC"
-    with pytest.raises(InputError, match="reference_guidance needs all predictions of a step"):
-        pipe.check_inputs("x", references=one, reference_layout="behind", reference_guidance=5, num_inference_steps=2)
-    pipe.step_actions = None
     with pytest.raises(InputError, match="references of the layout 'guide' and a loop exclude each other"):
         pipe.check_inputs("a red ball", references=clip, reference_layout="guide", loop=True)
+
+
+def test_guidance_of_references_that_cannot_be(pipe) -> None:
+    call = {"references": SUBJECTS[0], "reference_layout": "behind", "reference_guidance": 5, "num_inference_steps": 2}
+    for options, message in (
+        ({"reference_guidance": -1}, "reference_guidance is -1; it must be a number from 0 to 100"),
+        ({"guidance_scale": 1.0}, "reference_guidance needs guidance by the prompt"),
+        ({"reference_layout": "guide"}, "reference_guidance is for the layout 'behind'"),
+        ({"references": (), "reference_layout": None}, "is for references, and there are none"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pipe.check_inputs("a red ball", **call | {"guidance_scale": 3.0} | options)
+    assert pipe.check_inputs("x", **call, guidance_scale=3.0).estimate["forwards"] == 6
+    pipe.step_actions = "FC"
+    with pytest.raises(InputError, match="reference_guidance needs all predictions of a step"):
+        pipe.check_inputs("x", **call, guidance_scale=3.0)
 
 
 def test_models_that_can_have_none(folder) -> None:
