@@ -118,6 +118,7 @@ export class Make {
     this.second = new MediaPicker(M.secondVideo, "clip", changed);
     this.backward = h("select", {}, option("", M.forward), option("true", M.backward));
     this.strength = number({ min: 0.05, max: 1, step: 0.05 });
+    this.source = h("input", { type: "text", placeholder: M.sourceHint });
     this.painter = new MaskPainter(changed);
     this.outWidth = number({ step: 1, min: 1 });
     this.outHeight = number({ step: 1, min: 1 });
@@ -146,7 +147,7 @@ export class Make {
       this.modeReason,
       part("extension edit connect", h("div", { class: "row top" }, this.video.element, part("connect", this.second.element))),
       part("extension", labelled(M.direction, this.backward)),
-      part("edit", h("div", { class: "row top" }, labelled(M.strength, this.strength), h("div", { class: "field" }, this.painter.element))),
+      part("edit", h("div", { class: "row top" }, labelled(M.strength, this.strength), h("div", { class: "field" }, this.painter.element)), labelled(M.source, this.source)),
       this.prompt.element,
       part("create", this.board.element),
       h("div", { class: "row" }, labelled(M.size, this.size), part("create extension connect", this.secondsField)),
@@ -240,7 +241,7 @@ export class Make {
     this.steps.placeholder = own.num_inference_steps;
     this.guidance.placeholder = own.guidance_scale;
     this.fps.placeholder = own.fps;
-    this.strength.placeholder = this.painter.reference ? M.strengthOfMask : "0.6";
+    this.strength.placeholder = this.source.value.trim() ? "0.8" : this.painter.reference ? M.strengthOfMask : "0.6";
     this.prompt.label.textContent = this.needsPrompt ? M.prompt : M.promptGoesOn;
     this.prompt.area.placeholder = (mode !== "create" && this.video.source?.prompt) || M.promptPlaceholder;
   }
@@ -317,7 +318,7 @@ export class Make {
     if (mode === "extension") Object.assign(body, { video: this.video.reference, seconds: seconds ?? 2, backward: this.backward.value ? true : undefined });
     if (mode === "edit") {
       const outpaint = pair(this.outWidth, this.outHeight);
-      Object.assign(body, { video: this.video.reference, strength: numeric(this.strength), mask: this.painter.reference, outpaint });
+      Object.assign(body, { video: this.video.reference, strength: numeric(this.strength), mask: this.painter.reference, outpaint, source_prompt: this.source.value.trim() || undefined });
       if (outpaint) delete body.size;
     }
     if (mode === "connect") Object.assign(body, this.bridge(seconds ?? 1));
@@ -501,6 +502,7 @@ export class Make {
     this.count.value = fields.count ?? 1;
     this.backward.value = fields.backward ? "true" : "";
     this.strength.value = fields.strength ?? "";
+    this.source.value = fields.source_prompt ?? "";
     [this.outWidth.value, this.outHeight.value] = (fields.outpaint ?? "x").split("x");
     this.loras.put(fields.lora ?? []);
     const [video, second] = mode === "connect" ? (fields.conditions ?? []).map((one) => one.content) : [fields.video];

@@ -31,6 +31,8 @@ export const T = {
     video: "The clip",
     secondVideo: "The second clip",
     strength: "How much may change (0 to 1)",
+    source: "What the clip shows",
+    sourceHint: "then only what the prompt says differently changes",
     strengthOfMask: "all of the mask",
     outWidth: "Widen to: width",
     outHeight: "Widen to: height",
