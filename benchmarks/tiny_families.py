@@ -386,6 +386,12 @@ CASES = {
         (4, 3, 6, 10), {"num_frames": 9, "height": 48, "width": 80, "image": image(0)},
         pack=lambda x: x.transpose(1, 2),
     ),
+    "cogvideox-fun-control": Case(
+        "CogVideoXFunControlPipeline",
+        lambda: cogvideox_parts("cogvideox-5b-i2v", "CogVideoXDDIMScheduler"),
+        (4, 3, 6, 10), {"height": 48, "width": 80}, {"control_video": [image(i) for i in range(9)]},
+        ours={"control": {"edges": [image(i) for i in range(9)]}, "num_frames": 9}, pack=lambda x: x.transpose(1, 2),
+    ),
     "skyreels_v2": Case(
         "SkyReelsV2Pipeline", lambda: wan_parts(transformer=denoiser("skyreels_v2")),
         (4, 2, 4, 4), {"num_frames": 5, "height": 32, "width": 32},

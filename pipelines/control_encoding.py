@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from videodit.control.branch_spec import OWN_CHANNELS
 from videodit.errors import InputError
 from videodit.pipelines.autoencoders import encode_posterior
 from videodit.pipelines.control_placing import GREY, PlacedControl
@@ -23,7 +24,7 @@ from videodit.pipelines.vace import vace_input
 
 if TYPE_CHECKING:
     from videodit.control.branch import ControlBranch
-    from videodit.pipelines.protocols import ControllingPipeline
+    from videodit.pipelines.protocols import ControllingPipeline, EncodingPipeline
 
 
 @torch.no_grad()
@@ -67,9 +68,24 @@ def encode_controls(pipe: ControllingPipeline, plan: Plan) -> list[PreparedContr
     return found
 
 
+@torch.no_grad()
+def own_control(pipe: EncodingPipeline, controls: Sequence[PlacedControl], device: torch.device) -> Tensor | None:
+    """Latents of the control that the model itself sees, fp32 ``[1, C, T, H, W]``; ``None`` where it counts nothing.
+
+    Args:
+        pipe: the pipeline, for its autoencoder.
+        controls: of a plan.
+        device: where the result goes.
+    """
+    own = next((one for one in controls if one.branch == OWN_CHANNELS.name), None)
+    if own is None or own.scale == 0:
+        return None
+    return _latents(pipe, _pixels(own, device)[0])
+
+
 def _with_references(plan: Plan) -> list[PlacedControl]:
     """The controls of a plan, and for references that a branch sees without a control one that says nothing."""
-    controls = [one for one in plan.controls if one.scale != 0]
+    controls = [one for one in plan.controls if one.scale != 0 and one.branch != OWN_CHANNELS.name]
     for name in dict.fromkeys(one.branch for one in plan.references if one.branch is not None):
         if not any(one.branch == name for one in controls):
             grey = np.full((plan.num_frames, plan.height, plan.width, 3), GREY, np.uint8)
@@ -90,11 +106,7 @@ def encode_control(
         pictures: references in front of it, uint8 ``[H, W, 3]`` of any size.
     """
     device = pipe._execution_device
-    pixels = rearrange(torch.from_numpy(control.frames).to(device, torch.float32), "f h w c -> 1 c f h w") / 127.5 - 1
-    free = torch.ones(control.frames.shape[:3], device=device)
-    if control.mask is not None:
-        free = torch.from_numpy(control.mask).to(device, torch.float32)
-        pixels = pixels * (1 - free)  # 0 is the grey that says nothing
+    pixels, free = _pixels(control, device)
     if branch.config.layout == "vace":
         # What steers says nothing of which pixels are there: with a mask of ones everything is made.
         made = free if control.kind == "clip" else torch.ones_like(free)
@@ -105,5 +117,14 @@ def encode_control(
     return channels.float()
 
 
-def _latents(pipe: ControllingPipeline, pixels: Tensor) -> Tensor:
+def _pixels(control: PlacedControl, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Its pixels ``[1, 3, F, h, w]`` in [-1, 1], grey where it says nothing, and where that is, ``[F, h, w]``."""
+    pixels = rearrange(torch.from_numpy(control.frames).to(device, torch.float32), "f h w c -> 1 c f h w") / 127.5 - 1
+    if control.mask is None:
+        return pixels, torch.ones(control.frames.shape[:3], device=device)
+    free = torch.from_numpy(control.mask).to(device, torch.float32)
+    return pixels * (1 - free), free  # 0 is the grey that says nothing
+
+
+def _latents(pipe: EncodingPipeline, pixels: Tensor) -> Tensor:
     return encode_posterior(pipe.vae, pixels)[0]

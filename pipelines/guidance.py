@@ -103,6 +103,33 @@ class Shared:
         return self.processes.first(lambda: self.cond(latents, at), latents)
 
 
+@dataclass(frozen=True)
+class LedByReferences:
+    """Two predictions, both led away from a third without references: ``+ (r − 1)·(uncond − bare)``.
+
+    Guided by a scale ``s``, they are ``bare + r·(uncond − bare) + s·(cond − uncond)`` (Liu et al., "Phantom", 2025).
+
+    Attributes:
+        pair: makes the two, with references.
+        bare: the unconditional prediction without references.
+        scale: of references, ``r``.
+    """
+
+    pair: Pair
+    bare: Predict
+    scale: float
+
+    def both(self, latents: Tensor, at: Moment) -> tuple[Tensor, Tensor]:
+        """See :class:`Pair`."""
+        cond, uncond = self.pair.both(latents, at)
+        led = (self.scale - 1) * (uncond - self.bare(latents, at))
+        return cond + led, uncond + led
+
+    def first(self, latents: Tensor, at: Moment) -> Tensor:
+        """See :class:`Pair`."""
+        return self.pair.first(latents, at)
+
+
 def steady(scale: float, at: Moment) -> float:
     """A scale that stays as it is."""
     return scale

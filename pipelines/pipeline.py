@@ -21,7 +21,7 @@ from typing_extensions import Self
 
 from videodit.arguments import check_iterable, check_kind, check_path
 from videodit.checkpoints import HUB_OPTIONS
-from videodit.control.branch_spec import BranchSpec
+from videodit.control.branch_spec import OWN_CHANNELS, BranchSpec
 from videodit.errors import InputError
 from videodit.families import sampling_of
 from videodit.families.autoencoders import autoencoder_of
@@ -36,6 +36,7 @@ from videodit.pipelines.control_encoding import encode_controls
 from videodit.pipelines.controls import ControlledPipeline, frames_in_front
 from videodit.pipelines.denoising import make_denoiser
 from videodit.pipelines.exchange import parts_of_diffusers, to_diffusers
+from videodit.pipelines.flow_editing import check_euler, check_flow_run
 from videodit.pipelines.folders import check_model, family_of_index, files_hash, model_hash
 from videodit.pipelines.latent_conditions import as_bytes
 from videodit.pipelines.loading import load_components
@@ -582,7 +583,8 @@ class VideoDiTPipeline(
             raise InputError("the plan is for another model; plan it with this pipeline")
         request, inputs, placed = plan.request, plan.inputs, plan.conditions
         check_attention_kwargs(request.attention_kwargs)
-        check_encoders(self, request, inputs, guided=plan.guided)
+        shown = None if plan.flow is None else plan.flow.source_prompt
+        check_encoders(self, request, inputs, guided=plan.guided, source=shown)
         callback_inputs(inputs, self._callback_tensor_inputs)
         clip = placed is not None and placed.clip is not None
         if clip or (placed is not None and placed.start is not None) or output_type != "latent":
@@ -594,15 +596,28 @@ class VideoDiTPipeline(
         draws = probe_scheduler(self.scheduler, plan, self._objective, self._sampling)
         if plan.stagger is not None and self.actions_for(plan.num_inference_steps) is not None:
             raise InputError("staggered frames take every step; pipe.accelerate() leaves some out")
+        if plan.request.reference_guidance is not None:
+            if "C" in (self.actions_for(plan.num_inference_steps) or ""):
+                raise InputError(
+                    "reference_guidance needs all predictions of a step; pipe.accelerate() leaves out one in some steps"
+                )
+            if self.processes is not None and self.processes.kind == "guidance":
+                raise InputError("parallel='guidance' shares two predictions; reference_guidance makes a third")
         if draws == "generator":
             check_generators(inputs.generator, self._execution_device)
+        if plan.flow is not None:
+            check_flow_run(
+                self.scheduler, [self.transformer, self.transformer_2], self.actions_for(plan.num_inference_steps)
+            )
+            draws = "generator"  # fresh noise in each step, from wherever the generator lives
         if request.keep_windows is not None and inputs.negative_prompt_embeds is not None and plan.windows is not None:
             # No recipe tells them from others.
             raise InputError("windows can be kept of clips whose prompts are known: give negative_prompt as text")
         if request.keep_windows is not None and inputs.controls:
             raise InputError("windows cannot be kept of clips whose controls are tensors: no recipe tells them apart")
         if request.keep_windows is not None and plan.controls:
-            unknown = [one.branch for one in plan.controls if self.controls[one.branch].fingerprint is None]
+            names = [one.branch for one in plan.controls if one.branch != OWN_CHANNELS.name]
+            unknown = [name for name in names if self.controls[name].fingerprint is None]
             if unknown:
                 raise InputError(
                     f"windows can be kept of clips whose control branches come from folders, and {unknown[0]!r} was "
@@ -636,6 +651,7 @@ class VideoDiTPipeline(
         control: Mapping[str, AnyControl] | None = None,
         references: AnyReferences = (),
         reference_layout: str | None = None,
+        reference_guidance: float | None = None,
         fit: Fit = "crop",
         loop: bool = False,
         window: int | None = None,
@@ -688,6 +704,9 @@ class VideoDiTPipeline(
                 :mod:`videodit.control.references`.
             reference_layout: how a LoRA or other weights take references that were trained for them, where the model's
                 files do not tell: ``"edit"``, ``"guide"`` or ``"behind"``.
+            reference_guidance: how far references of the layout ``"behind"`` lead, beside guidance by the prompt, from
+                a third prediction without them: Phantom's authors take 5 beside a ``guidance_scale`` of 7.5. ``None``:
+                there are two predictions, which is what 1 gives.
             fit: what becomes of pictures of another aspect ratio: ``"crop"``, ``"pad"``, ``"stretch"`` or ``"error"``.
             loop: make a clip whose last frame goes on with its first.
             window: frames that are made at once where there are more; ``None`` takes the model's own, if it has one.
@@ -747,7 +766,8 @@ class VideoDiTPipeline(
             ModelError: numbers that are not finite, and in which part they arose.
         """
         draws, actions = self.check_plan(plan, output_type), self.actions_for(plan.num_inference_steps)
-        for notice in plan.notices:
+        told = None if plan.flow is None else check_euler(self.scheduler)
+        for notice in [*plan.notices, *([] if told is None else [told])]:
             logger.warning(notice)
         device = self._execution_device
         watch = Stopwatch(device)
@@ -755,7 +775,9 @@ class VideoDiTPipeline(
 
         # 1. Text
         picture = self._picture_of(plan)
-        text = encode(self, plan.request, plan.inputs, device, guided=self._may_guide(plan), picture=picture)
+        source = None if plan.flow is None else plan.flow.source_prompt
+        guided = self._may_guide(plan)
+        text = encode(self, plan.request, plan.inputs, device, guided=guided, picture=picture, source=source)
         text.check()
         watch.mark("text")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from videodit.pipelines.control_encoding import own_control
 from videodit.pipelines.latent_conditions import Condition, prepare_condition
 from videodit.pipelines.placing import PlacedConditions
 from videodit.pipelines.planning import Plan
@@ -62,6 +63,7 @@ def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> S
         generators=generators,
         device=device,
         front=plan.front,
+        control=own_control(pipe, plan.controls, device),
         references=plan.references,
     )
     if latents is None:

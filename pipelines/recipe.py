@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.configs import read_json
+from videodit.control.branch_spec import OWN_CHANNELS
 from videodit.errors import InputError
 from videodit.pipelines.folders import family_of_index
 from videodit.pipelines.planning import Plan
@@ -43,6 +44,7 @@ FIELDS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
     ("num_frames", "num_frames", (int,)),
     ("fps", "fps", (int, float)),
     ("reference_layout", "reference_layout", (str,)),
+    ("reference_guidance", "reference_guidance", (int, float)),
     ("loop", "loop", (bool,)),
     ("window", "window", (int,)),
     ("overlap", "overlap", (int,)),
@@ -97,6 +99,7 @@ def write_recipes(
         "control_models": _control_models(pipe, plan) or None,
         "references": plan.reference_record or None,
         "reference_layout": request.reference_layout,
+        "reference_guidance": request.reference_guidance,
         "fit": request.fit if record or plan.controls or plan.references else None,
         "handover": request.prompt.handover if isinstance(request.prompt, Storyboard) else None,
         "loop": request.loop or None,
@@ -154,7 +157,8 @@ def _not_recorded(plan: Plan) -> list[str]:
 
 def _control_models(pipe: RecordedPipeline, plan: Plan) -> JsonObject:
     """The branches that a run's controls go to: the fingerprint of each, and ``None`` where nobody knows it."""
-    return {name: pipe.controls[name].fingerprint for name in dict.fromkeys(one.branch for one in plan.controls)}
+    names = dict.fromkeys(one.branch for one in plan.controls if one.branch != OWN_CHANNELS.name)
+    return {name: pipe.controls[name].fingerprint for name in names}
 
 
 def _common(pipe: RecordedPipeline, plan: Plan) -> JsonObject:

@@ -12,7 +12,7 @@ from torch import Tensor
 from videodit.pipelines.autoencoders import encode_posterior
 from videodit.pipelines.protocols import EncodingPipeline
 from videodit.pipelines.reference_placing import PlacedReference
-from videodit.reference_tokens import ReferenceTokens
+from videodit.reference_tokens import ReferenceTokens, tokens_in_layout
 
 
 def as_pixels(frames: np.ndarray, device: torch.device) -> Tensor:
@@ -36,12 +36,7 @@ def encode_references(
         if one.branch is not None:
             continue
         latents = encode_posterior(pipe.vae, as_pixels(one.frames, device)[None])[0]  # [1, C, T, H, W]
-        if one.layout == "edit":
-            found.append(ReferenceTokens(latents, start=(1.0, 0.0, 0.0)))
-        elif one.layout == "behind":
-            found.append(ReferenceTokens(latents, start=(float(len(found)), 0.0, 0.0), behind=True))
-        else:
-            found.append(ReferenceTokens(latents, start=(_token_at(pipe, one.at), 0.0, 0.0), timestep=0.0))
+        found.append(tokens_in_layout(one.layout, latents, number=len(found), at=_token_at(pipe, one.at)))
     return tuple(found)
 
 

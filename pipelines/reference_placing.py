@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 
+from videodit.control.reference_pictures import on_white
 from videodit.control.references import CheckedReferences, Reference
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
@@ -21,8 +21,6 @@ from videodit.pipelines.control_placing import sha256_of
 from videodit.pipelines.pixels import Fitting, fingerprint, read_frames
 from videodit.pipelines.settings import Settings
 from videodit.pipelines.spec import ModelSpec
-
-WHITE = 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +117,7 @@ def _guide(
             notices.append(f"{what}: of {own} frames the first {legal} are used, as many as go with the clip from {at}")
         frames = frames[:legal]
     if frames.shape[1:3] != (settings.height, settings.width):
-        box = Fitting(*frames.shape[1:3], settings.height, settings.width, fit, name=what)
+        box = Fitting(frames.shape[1], frames.shape[2], settings.height, settings.width, fit, name=what)
         frames, notices = np.stack([box.apply(frame) for frame in frames]), [*notices, *box.notices]
     if at == 0:
         notices.append(
@@ -156,24 +154,6 @@ def _resized(frame: np.ndarray, size: tuple[int, int], what: str) -> tuple[np.nd
     box = Fitting(height, width, *size, "stretch", name=what)
     told = [] if (height, width) == size else [f"{what}: {width}x{height} becomes {size[1]}x{size[0]}"]
     return box.apply(frame)[None], told
-
-
-def on_white(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A picture as large as fits, in the middle of a white one.
-
-    Args:
-        frame: uint8 ``[H, W, 3]``.
-        height: of the white one.
-        width: of it, too.
-    """
-    scale = min(height / frame.shape[0], width / frame.shape[1])
-    rows, columns = max(1, round(frame.shape[0] * scale)), max(1, round(frame.shape[1] * scale))
-    if frame.shape[:2] != (rows, columns):
-        frame = np.asarray(PIL.Image.fromarray(frame).resize((columns, rows), PIL.Image.Resampling.LANCZOS))
-    canvas = np.full((height, width, 3), WHITE, np.uint8)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    canvas[top : top + rows, left : left + columns] = frame
-    return canvas
 
 
 def check_along(references: Sequence[PlacedReference], settings: Settings, *, parts: str) -> None:

@@ -86,6 +86,7 @@ class Request:
         references: pictures and clips of what the clips should show; see :mod:`videodit.control.references`.
         reference_layout: how a LoRA or other weights take them that were trained for references, where the model's
             files do not tell.
+        reference_guidance: how far references behind a clip lead, beside guidance by the prompt.
         fit: what becomes of pictures of another aspect ratio.
         loop: the last frame goes on with the first.
         window: frames that are made at once where there are more.
@@ -135,6 +136,7 @@ class Request:
     control: Mapping[str, AnyControl] | None = None
     references: tuple[Reference, ...] = ()
     reference_layout: str | None = None
+    reference_guidance: float | None = None
     fit: Fit = "crop"
     loop: bool = False
     window: int | None = None

@@ -397,6 +397,6 @@ def test_vaces_references_alone_are_frames_in_front_of_grey(folder, tmp_path, mo
         with pytest.raises(InputError, match=f"references of the layout 'front' and {what} exclude each other"):
             pipe(**call, references=pictures, **options)
     pipe.add_control("other", ControlBranch.from_base(pipe.transformer, layers=(0,), kinds=("edges",)))
-    edges = {"edges": still}
+    edges = {"other": Control(still, kind="edges")}
     with pytest.raises(InputError, match="and control for another branch than 'vace' exclude each other"):
         pipe(**call, references=pictures, control=edges)

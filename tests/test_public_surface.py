@@ -31,7 +31,7 @@ PUBLIC = [
 # Public callable -> its parameters in order; `*` stands before the keyword-only ones.
 PARAMETERS = {
     "Control.__init__": "self source from_clip data kind weight start end mask fit options",
-    "Edit.__init__": "self clip strength",
+    "Edit.__init__": "self clip strength source_prompt source_guidance_scale n_avg auto_mask",
     "Frames.__init__": "self content at strength",
     "Preview.__init__": "self target * every size fps callback callback_tensor_inputs",
     "Reference.__init__": "self source role at",
@@ -47,7 +47,7 @@ PARAMETERS = {
     "causal_frames control references",
     "VideoDiTPipeline.__call__": "self prompt * negative_prompt height width num_frames num_inference_steps "
     "guidance_scale num_videos_per_prompt generator latents image last_image conditions control references "
-    "reference_layout fit loop window overlap keep_windows prompt_embeds prompt_attention_mask "
+    "reference_layout reference_guidance fit loop window overlap keep_windows prompt_embeds prompt_attention_mask "
     "pooled_prompt_embeds negative_prompt_embeds negative_prompt_attention_mask "
     "negative_pooled_prompt_embeds max_sequence_length sigmas timesteps eta attention_kwargs "
     "guidance_scale_2 dynamic_guidance stagger stagger_block fps callback_on_step_end "

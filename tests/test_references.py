@@ -226,7 +226,8 @@ def test_ltx_videos_later_pictures_make_the_frames_of_diffusers(folder, monkeypa
 
 
 @torch.no_grad()
-def test_phantoms_subjects_are_frames_behind(folder, monkeypatch, deviation) -> None:
+@pytest.mark.parametrize("scale", [None, 3.0])
+def test_phantoms_subjects_are_frames_behind(scale, folder, monkeypatch, deviation) -> None:
     """Phantom's loop (Liu et al., 2025), written down: subjects on white are frames behind in each forward of a Wan.
 
     With the scale of its pictures at 1, its three predictions are the two of guidance.
@@ -250,12 +251,21 @@ def test_phantoms_subjects_are_frames_behind(folder, monkeypatch, deviation) -> 
     for t in theirs.scheduler.timesteps:
         longer = torch.cat([latents, *seen], dim=2)
         cond, uncond = (theirs.transformer(longer, t.expand(1), one, return_dict=False)[0][:, :, :3] for one in texts)
-        latents = theirs.scheduler.step(uncond + 4.0 * (cond - uncond), t, latents, return_dict=False)[0]
+        led = uncond + 4.0 * (cond - uncond)
+        if scale is not None:
+            longer = torch.cat([latents, *map(torch.zeros_like, seen)], dim=2)
+            bare = theirs.transformer(longer, t.expand(1), texts[1], return_dict=False)[0][:, :, :3]
+            led = bare + scale * (uncond - bare) + 4.0 * (cond - uncond)
+        latents = theirs.scheduler.step(led, t, latents, return_dict=False)[0]
     call = {"height": 32, "width": 48, "num_frames": 9, "num_inference_steps": 3, "guidance_scale": 4.0}
     call |= {"prompt": PROMPT, "negative_prompt": NEGATIVE, "output_type": "latent", "latents": noise}
-    found = ours(**call, references=subjects, reference_layout="behind").frames
+    more = {"reference_layout": "behind", "reference_guidance": scale}
+    found = ours(**call, references=subjects, **more).frames
     assert deviation(found, latents) <= 1e-4
     assert deviation(found, ours(**call).frames) > 1e-2
+    if scale is not None:
+        ours.batch_guidance = True
+        assert deviation(ours(**call, references=subjects, **more).frames, latents) <= 1e-4
 
 
 # ---- with everything else ------------------------------------------------------------------------
@@ -364,7 +374,11 @@ def test_what_no_plan_takes(pipe, tmp_path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     one = SUBJECTS[0]
     for references, layout, message in (
-        ([one], None, "this model was not trained with references. Models that were: edit: FLUX.1 Kontext; guide: LTX"),
+        (
+            [one],
+            None,
+            "this model was not trained with references, as FLUX.1 Kontext, .*, Phantom, VACE were",
+        ),
         ([one], "sideways", "reference_layout is 'sideways'; valid values are edit, guide, behind"),
         ([one], "front", "reference_layout is 'front'; valid values are edit, guide, behind"),
         ([], "behind", "reference_layout is 'behind', and there are no references; leave it out"),
@@ -384,6 +398,33 @@ def test_what_no_plan_takes(pipe, tmp_path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             pipe.check_inputs("a red ball", references=references, reference_layout=layout)
+    for options, message in (
+        ({"reference_guidance": -1}, "reference_guidance is -1; it must be a number from 0 to 100"),
+        ({"reference_guidance": 5, "guidance_scale": 1.0}, "reference_guidance needs guidance by the prompt"),
+        ({"reference_guidance": 5, "reference_layout": "guide"}, "reference_guidance is for the layout 'behind'"),
+        (
+            {"reference_guidance": 5, "references": (), "reference_layout": None},
+            "is for references, and there are none",
+        ),
+    ):
+        given = {"references": one, "reference_layout": "behind", "guidance_scale": 3.0} | options
+        with pytest.raises(InputError, match=message):
+            pipe.check_inputs("a red ball", **given)
+    assert (
+        pipe.check_inputs(
+            "x",
+            references=one,
+            reference_layout="behind",
+            reference_guidance=5,
+            num_inference_steps=2,
+            guidance_scale=3,
+        ).estimate["forwards"]
+        == 6
+    )
+    pipe.step_actions = "FC"
+    with pytest.raises(InputError, match="reference_guidance needs all predictions of a step"):
+        pipe.check_inputs("x", references=one, reference_layout="behind", reference_guidance=5, num_inference_steps=2)
+    pipe.step_actions = None
     with pytest.raises(InputError, match="references of the layout 'guide' and a loop exclude each other"):
         pipe.check_inputs("a red ball", references=clip, reference_layout="guide", loop=True)
 
@@ -442,6 +483,7 @@ def test_commands_recipes_and_remake(tiny_model, tmp_path, monkeypatch, capsys) 
         seen.save(name)
     quick = ("--steps", "2", "--seed", "3", "--device", "cpu", "--dtype", "float32")
     flags = ("--reference", "cat.png", "--reference", "room.png:scene", "--reference-layout", "behind")
+    flags += ("--reference-cfg", "2.5")
     model = ("-m", str(tiny_model))
     assert main(["generate", "a red ball", *model, *quick, *flags, "--dry-run"]) == 0
     shown = capsys.readouterr().out
@@ -451,7 +493,7 @@ def test_commands_recipes_and_remake(tiny_model, tmp_path, monkeypatch, capsys) 
     assert main(["generate", "a red ball", *model, *quick, "-o", "plain.mp4"]) == 0
     recipe = read_recipe("a.mp4")
     assert recipe is not None
-    assert recipe["reference_layout"] == "behind"
+    assert (recipe["reference_layout"], recipe["reference_guidance"]) == ("behind", 2.5)
     assert [(one["role"], one["file"]) for one in recipe["references"]] == [
         ("subject", "cat.png"),
         ("scene", "room.png"),
@@ -504,3 +546,11 @@ def test_a_stored_request_names_its_references() -> None:
 def test_pixels_are_not_recorded(pipe) -> None:
     output = pipe("a red ball", references=SUBJECTS[0], reference_layout="behind", num_inference_steps=1)
     assert output.recipes[0]["not_recorded"] == ["the pixels of reference 1"]
+
+
+def test_parts_of_a_flux_are_no_kontext_unless_they_say_so(kontext) -> None:
+    """Both pipelines are of the same parts; nobody who makes one of parts has to say that it is not the other."""
+    parts = VideoDiTPipeline.from_pretrained(kontext).components
+    assert VideoDiTPipeline(**parts).spec.references is None
+    assert VideoDiTPipeline(**parts, sampled_as="FluxKontextPipeline").spec.references == "edit"
+    assert type(VideoDiTPipeline.from_pretrained(kontext).to_diffusers()) is diffusers.FluxKontextPipeline

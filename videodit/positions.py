@@ -158,8 +158,8 @@ def rotary_fractional(
     """
     width = heads * head_dim
     frequencies = theta ** torch.linspace(0, 1, width // 6) * math.pi / 2  # [width/6]
-    (first, *corner), spacing = place
-    t, h, w = axis_positions(grid, place=Place((0.0, *corner), spacing))
+    first, row, column = place.start
+    t, h, w = axis_positions(grid, place=Place((0.0, row, column), place.spacing))
     axes = (((t - lag).clamp(min=0) + first) * scale[0], h * scale[1], w * scale[2])
     places = torch.meshgrid(*(axis.float() for axis in axes), indexing="ij")
     fractions = torch.stack(places, dim=-1).flatten(0, 2)  # [S, 3]

@@ -55,6 +55,22 @@ class ReferenceTokens:
         return Place((time + clip.t if self.behind else time, row, column), self.spacing)
 
 
+def tokens_in_layout(layout: str, latents: Tensor, *, number: int = 0, at: float = 0.0) -> ReferenceTokens:
+    """Latents of a reference where a layout has its tokens; see :data:`videodit.control.references.LAYOUTS`.
+
+    Args:
+        layout: ``"edit"``, ``"guide"`` or ``"behind"``.
+        latents: ``[1 or B, C, T, H, W]``.
+        number: of references behind the clip that go before.
+        at: where a guide begins along time, in tokens.
+    """
+    if layout == "edit":
+        return ReferenceTokens(latents, start=(1.0, 0.0, 0.0))
+    if layout == "behind":
+        return ReferenceTokens(latents, start=(float(number), 0.0, 0.0), behind=True)
+    return ReferenceTokens(latents, start=(at, 0.0, 0.0), timestep=0.0)
+
+
 class ReferableModel(Protocol):
     """What references need of a :class:`~videodit.VideoDiT`."""
 

@@ -219,6 +219,17 @@ ReferenceLayout = Annotated[
         "tell: edit, guide or behind.",
     ),
 ]
+ReferenceCfg = Annotated[
+    float | None,
+    typer.Option(
+        "--reference-cfg",
+        parser=number,
+        metavar="X",
+        rich_help_panel="Control",
+        help="How far references of the layout behind lead, beside --cfg; a step takes half as long again. Left out: "
+        "as far as 1.",
+    ),
+]
 Server = Annotated[
     str | None,
     typer.Option(
@@ -284,6 +295,7 @@ class ClipFlags:
     show_control: ShowControl = None
     reference: References = None
     reference_layout: ReferenceLayout = None
+    reference_cfg: ReferenceCfg = None
     server: Server = None
     detach: Detach = False
 
@@ -314,6 +326,7 @@ class ClipFlags:
             "control_models": parse_models(self.control_model),
             "references": parse_references(self.reference),
             "reference_layout": self.reference_layout,
+            "reference_guidance": self.reference_cfg,
         }
 
 

@@ -72,7 +72,7 @@ def match_references(recipe: Mapping[str, Any], typed: Sequence[str] | None, cli
     Raises:
         InputError: a broken recipe, a file that is none of its references, or one that is not here.
     """
-    from videodit.pipelines.reference_placing import sha256_of
+    from videodit.pipelines.control_placing import sha256_of
 
     entries, given = recipe.get("references"), parse_references(typed)
     if entries is None:
@@ -94,7 +94,7 @@ def match_references(recipe: Mapping[str, Any], typed: Sequence[str] | None, cli
 
 def _restored(entry: Any, there: Mapping[str, Path], clip: Path) -> Reference:
     """A reference of a recipe; its role and frame are checked with those of any other, when the clip is planned."""
-    from videodit.pipelines.reference_placing import sha256_of
+    from videodit.pipelines.control_placing import sha256_of
 
     where = f"the recipe in {str(clip)!r} has the reference {reprlib.repr(entry)}"
     if not isinstance(entry, dict) or not all(is_plain(entry.get(key), (str,)) for key in ("role", "file", "sha256")):

@@ -43,7 +43,7 @@ def check_flags(flags: ClipFlags) -> None:
     """
     if flags.control or flags.control_model:
         raise InputError("--control is not sent to a server yet; leave it out, or make the clip here without --server")
-    if flags.reference or flags.reference_layout:
+    if flags.reference or flags.reference_layout or flags.reference_cfg is not None:
         raise InputError(
             "--reference is not sent to a server yet; leave it out, or make the clip here without --server"
         )

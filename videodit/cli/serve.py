@@ -16,7 +16,7 @@ from videodit.cli import results
 from videodit.cli.common import note, print_rows
 from videodit.cli.flags import integer
 from videodit.cli.result_flags import with_result_flags
-from videodit.cli.server_flags import Data, Database, Devices, DType, LoRAs, Models, Port
+from videodit.cli.server_flags import Data, Database, Devices, DType, LoRAs, Models, Outputs, Port
 from videodit.cli.typed_names import named_as_typed
 from videodit.cli.typer_commands import Command, Group
 from videodit.errors import InputError
@@ -47,6 +47,7 @@ def serve(
     dtype: DType = None,
     data: Data = None,
     database: Database = None,
+    outputs: Outputs = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,6 +78,7 @@ def serve(
     config = ServerConfig(
         data=server_folder(data),
         database=_checked(database),
+        outputs=outputs,
         host=host,
         port=port,
         names=tuple(allow_host or []),

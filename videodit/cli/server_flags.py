@@ -27,4 +27,8 @@ Database = Annotated[
         help="postgresql://…: jobs and keys are kept there, and several servers may share it and the folder of --data.",
     ),
 ]
+Outputs = Annotated[
+    str | None,
+    typer.Option("--outputs", metavar="URL", help="Where finished clips are kept, such as s3://bucket/clips."),
+]
 Data = Annotated[Path | None, typer.Option("--data", help="Where jobs, clips and keys are kept.")]

@@ -78,16 +78,16 @@ LAYOUTS = {
             ("guide",),
             4,
             True,
-            "LTX-Video 0.9.5 and later: pictures at a frame, and with an IC-LoRA clips",
+            "LTX-Video 0.9.5 and later",
         ),
-        Layout("behind", "as frames behind the clip, at its timestep", OF_THINGS, 4, False, "Phantom (Wan 2.1)"),
+        Layout("behind", "as frames behind the clip, at its timestep", OF_THINGS, 4, False, "Phantom"),
         Layout(
             "front",
             "as frames in front of the clip, which a control branch sees",
             OF_THINGS,
             4,
             False,
-            "VACE (Wan 2.1 and 2.2)",
+            "VACE",
         ),
     )
 }
@@ -181,10 +181,10 @@ def check_references(
 
 def _layout(own: str | None, chosen: str | None, obstacle: str | None) -> Layout:
     if own is None and chosen is None:
-        known = "; ".join(f"{one.name}: {one.published}" for one in LAYOUTS.values())
+        trained = ", ".join(one.published for one in LAYOUTS.values())
         raise InputError(
-            f"this model was not trained with references. Models that were: {known}. For a LoRA or other weights that "
-            f"were, reference_layout says how they take them: valid values are {', '.join(CHOSEN)}"
+            f"this model was not trained with references, as {trained} were; for a LoRA or other weights that take "
+            f"them, reference_layout says how: valid values are {', '.join(CHOSEN)}"
         )
     if obstacle is not None:
         raise InputError(f"this model takes no references: {obstacle}")
@@ -207,6 +207,27 @@ def _checked(reference: Reference, what: str, layout: Layout) -> Reference:
     if at and layout.name != "guide":
         raise InputError(f"{what} stands at frame {at}; the layout {layout.name!r} has no frames for references")
     return replace(reference, role=role)
+
+
+def check_reference_guidance(scale: object, layout: Layout, *, guided: bool) -> None:
+    """See that references can lead a third prediction.
+
+    Args:
+        scale: how far; ``None``: they do not.
+        layout: in which the model takes them.
+        guided: two predictions are led apart by the prompt.
+
+    Raises:
+        InputError: no number from 0 to 100, a layout without it, or a call without guidance.
+    """
+    if scale is None:
+        return
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale <= 100:
+        raise InputError(f"reference_guidance is {short(scale)}; it must be a number from 0 to 100")
+    if layout.name != "behind":
+        raise InputError(f"reference_guidance is for the layout 'behind'; this call has {layout.name!r}: leave it out")
+    if not guided:
+        raise InputError("reference_guidance needs guidance by the prompt: a guidance_scale above 1")
 
 
 def obstacle_to_references(attention: str, position_embedding: str | None, rope: str | None) -> str | None:
@@ -234,7 +255,7 @@ def to_json(references: Sequence[Reference]) -> list[dict[str, Any]]:
     found = []
     for one in references:
         source = one.source
-        values = {"source": os.fspath(source) if isinstance(source, os.PathLike) else source}
+        values: dict[str, Any] = {"source": os.fspath(source) if isinstance(source, os.PathLike) else source}
         values |= {key: value for key, value in (("role", one.role), ("at", one.at)) if value}
         found.append(values)
     return found

@@ -12,7 +12,7 @@ from videodit.text_spec import TextSpec
 
 Sigmas = Literal["own", "to_last_step", "to_zero", "linear_quadratic"]
 Shift = Literal["of_scheduler", "by_steps"]
-Part = Literal["latents", "mask4", "mask1", "frames", "image", "drawn_image", "clip"]
+Part = Literal["latents", "mask4", "mask1", "frames", "image", "drawn_image", "clip", "control"]
 """Channels of a transformer's input; what they hold is in :class:`Sampling`."""
 InFront = Literal["whole_patches", "decoded_latent"]
 
@@ -46,7 +46,8 @@ class Sampling:
             clean at the first frame. ``"image"``: the first frame's latent, and zeros behind it; ``"drawn_image"``: one
             drawn from its posterior; ``"mask1"``: one at the first latent frame. ``"mask4"``: which frames are given, a
             channel for each frame of a latent; ``"frames"``: the latents of a clip that is grey where none is given.
-            ``"clip"``: the latents of a whole clip, which is edited. Empty: clips are made from text alone.
+            ``"clip"``: the latents of a whole clip, which is edited.
+            ``"control"``: those of what steers the clip. Empty: clips are made from text alone.
         in_front: latents that are denoised in front of a clip's own: those that its own lack of ``"whole_patches"``; or
             a ``"decoded_latent"``, which is decoded with them before its frames are left out.
         tint: the share of the first frame's latent in the noise of all.

@@ -41,7 +41,7 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
         data: its folder, if the caller holds it already.
         workers: start workers on this machine.
     """
-    data = DataFolder(config.data, config.database) if data is None else data
+    data = DataFolder(config.data, config.database, config.outputs) if data is None else data
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

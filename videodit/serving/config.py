@@ -91,6 +91,7 @@ class ServerConfig:
         data: its folder; see :class:`videodit.serving.folder.DataFolder`.
         database: the URL of a database of PostgreSQL, which several servers share with the folder; ``None``: jobs are
             kept in a file of the folder, which then is this server's alone.
+        outputs: where finished clips are kept, such as ``s3://bucket/clips``; ``None``: in the folder.
         host: address to listen on.
         port: to listen on.
         names: hosts that it is asked for as, beside this machine's own names.
@@ -108,6 +109,7 @@ class ServerConfig:
 
     data: Path
     database: str | None = None
+    outputs: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     names: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from typing import Literal
 
 from videodit.errors import InputError
 from videodit.files import FolderLock, try_to_write
+from videodit.serving.outputs import Outputs
 from videodit.serving.records import is_id
 
 SOURCES = "sources"
@@ -30,6 +31,10 @@ class DataFolder:
         path: the folder; made by :meth:`held`.
         database: the URL of a database of PostgreSQL, which has the jobs in place of a file in the folder. Then several
             servers may share both.
+        outputs: a store for finished clips; see :mod:`videodit.serving.outputs`.
+
+    Raises:
+        InputError: no such kind of store.
 
     Attributes:
         jobs_file: what :class:`videodit.serving.database.Database` opens.
@@ -39,7 +44,8 @@ class DataFolder:
         full: set while what is kept is more than the operator allows, and nothing of it may be removed.
     """
 
-    def __init__(self, path: Path, database: str | None = None) -> None:
+    def __init__(self, path: Path, database: str | None = None, outputs: str | None = None) -> None:
+        self.outputs = None if outputs is None else Outputs(outputs)
         self.path, self.is_shared = path, database is not None
         self.jobs_file: Path | str = path / "jobs.sqlite3" if database is None else database
         self.spool, self.temp = path / "spool", path / "temp"
@@ -110,6 +116,39 @@ class DataFolder:
     def remove_job(self, id: str) -> None:
         """Remove all files of a job."""
         shutil.rmtree(self.job(id), ignore_errors=True)
+        if self.outputs is not None:
+            self.outputs.remove(id)
+
+    def keep(self, id: str) -> None:
+        """Bring the files of a finished clip to where they stay.
+
+        Raises:
+            OSError: it cannot be done.
+        """
+        if self.outputs is not None:
+            self.outputs.keep(id, self.job(id))
+
+    def fetch(self, id: str, name: str) -> Path:
+        """A file of a finished clip, brought here if it is in the store alone; it may be gone.
+
+        Raises:
+            OSError: the store cannot be used.
+        """
+        path = self.job(id) / name
+        if self.outputs is not None and not path.is_file():
+            self.outputs.fetch(id, self.job(id))
+        return path
+
+    def drop_copies(self, id: str) -> None:
+        """Remove those of a job's files that the store has, too, and that are some time old."""
+        if self.outputs is None:
+            return
+        with contextlib.suppress(OSError):
+            for file in list(self.job(id).iterdir()):
+                status = file.stat()
+                old = file.is_file() and time.time() - status.st_mtime > ON_ITS_WAY
+                if old and self.outputs.has(id, file.name, status.st_size):
+                    file.unlink()
 
     def clear(self, id: str, needed: Literal["all", "sources", "nothing", "unknown"]) -> None:
         """Remove those of a job's files that are not needed any more.

@@ -46,6 +46,7 @@ class RayArguments(BaseModel):
         data: folder of jobs, uploads and clips. Where there are several heads, or a head may move to another node, it
             is on a volume that all of them mount.
         database: see :class:`ServerConfig`; several heads need one.
+        outputs: see :class:`ServerConfig`; the web process writes there.
         model: models with commas between them, each ``NAME=SOURCE`` or a source. Each node needs their files.
         lora: LoRAs in the same way.
         dtype: to compute in.
@@ -54,6 +55,8 @@ class RayArguments(BaseModel):
             machine's own, which is the default here, it takes requests with a key alone.
         allow_host: names that clients know the server by, with commas.
         heads: web processes.
+        head_resource: name of a resource of the nodes on which they run, such as those that have the folder; Ray gives
+            it to a node that was started with ``--resources='{"NAME": 1}'``.
         min_workers: that always run.
         max_workers: that run when many jobs wait.
         gpus: of each worker; left out: 1 where the cluster has any, else 0.
@@ -68,6 +71,7 @@ class RayArguments(BaseModel):
 
     data: str
     database: str | None = None
+    outputs: str | None = None
     model: str = "mini"
     lora: str = ""
     dtype: str | None = None
@@ -75,6 +79,7 @@ class RayArguments(BaseModel):
     host: str = "0.0.0.0"
     allow_host: str = ""
     heads: int = Field(1, ge=1)
+    head_resource: str | None = None
     min_workers: int = Field(1, ge=1)
     max_workers: int = Field(1, ge=1)
     gpus: float | None = Field(None, ge=0)
@@ -100,6 +105,7 @@ class RayArguments(BaseModel):
         return ServerConfig(
             data=Path(self.data).absolute(),
             database=self.database,
+            outputs=self.outputs,
             host=self.host,
             names=tuple(_parts(self.allow_host)),
             models=named_sources(_parts(self.model)),
@@ -133,7 +139,7 @@ class RayWorker:
         from videodit.serving.remote_worker import RemoteWorker
 
         self._scratch = Path(tempfile.mkdtemp(prefix="videodit-worker-"))
-        store = RemoteStore(url, key, f"ray-{secrets.token_hex(4)}")
+        store = RemoteStore(url, key, f"ray-{os.getpid()}-{secrets.token_hex(4)}")
         self._worker: RemoteWorker = RemoteWorker(store, self._scratch, Models(models, loras, dtype=dtype))
         self._asks = store.again()
         self._dtype, self._media = dtype, media
@@ -148,10 +154,6 @@ class RayWorker:
         begin(self._worker, device=None, dtype=self._dtype)
         with use_limits(self._media, how="the server's limit {name}=NUMBER"):
             self._worker.run()
-
-    def pid(self) -> int:
-        """Of the replica's process."""
-        return os.getpid()
 
     def check_health(self) -> None:
         """Have Serve end this replica and start another one, if it makes nothing any more.
@@ -228,12 +230,13 @@ def app(arguments: RayArguments) -> Application:
 
         return create_app(config)
 
+    place = {} if arguments.head_resource is None else {arguments.head_resource: 0.001}
     head = serve.deployment(
         serve.ingress(build)(_Head),
         name="head",
         num_replicas=arguments.heads,
         max_ongoing_requests=_STREAMS,
-        ray_actor_options={"num_cpus": 0.1},
+        ray_actor_options={"num_cpus": 0.1, "resources": place},
     )
     return head.bind(workers)
 

@@ -188,6 +188,7 @@ class Supervisor:
         settings = {
             "data": str(self._data.path),
             "database": self._config.database,
+            "outputs": self._config.outputs,
             "models": self._config.models,
             "loras": self._config.loras,
             "device": place.device,

@@ -159,7 +159,8 @@ class Worker:
         return source_file(self.data, claim.job, id)
 
     def _deliver(self, claim: Claim, made: Made) -> None:
-        """Bring the files of a finished clip to where they are served from; here they are there."""
+        """Bring the files of a finished clip to where they are served from."""
+        self.data.keep(claim.job)
 
     def _make(self, job: Job, claim: Claim) -> None:
         folder = self.data.job(job.id)
@@ -251,7 +252,7 @@ def work(name: str, settings: JsonObject) -> None:
     models = Models(settings["models"], settings["loras"], device=settings.get("device"), dtype=settings.get("dtype"))
     worker = Worker(
         name,
-        DataFolder(Path(settings["data"]), settings.get("database")),
+        DataFolder(Path(settings["data"]), settings.get("database"), settings.get("outputs")),
         models,
         keep_seconds=settings.get("keep_seconds"),
         lease=settings.get("lease", LEASE),

@@ -118,12 +118,18 @@ async def complete(
     keep = state.config.limits.keep_seconds
     expires = None if keep is None else time.time() + keep
 
-    def write(store: JobStore) -> bool:
+    def take(store: JobStore) -> bool:
         try:
             store.beat(claim)
         except ClaimLost:
             return False
         _take_files(state.data.job(claim.job), claim)
+        return True
+
+    if await state.write(take):
+        await asyncio.to_thread(state.data.keep, claim.job)
+
+    def write(store: JobStore) -> bool:
         return store.complete(claim, output=output, recipe=recipe, expires=expires)
 
     return {"counts": await _ended(claim, state, write)}
