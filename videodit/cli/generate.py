@@ -16,6 +16,7 @@ from videodit.cli.flags import ClipFlags, Seconds, integer, with_clip_flags
 from videodit.cli.jobs import begun_seed, draw_seed, plan_jobs, run_jobs
 from videodit.cli.orders import Order
 from videodit.cli.output_files import choose_output
+from videodit.cli.references import reference_files
 from videodit.cli.typed_names import key_names
 from videodit.errors import InputError
 from videodit.path_kinds import check_no_address
@@ -106,7 +107,11 @@ def generate(
     if flags.size is not None:
         settings["width"], settings["height"] = parse_size(flags.size)
     files = [image, last_image, prompts, storyboard, *(one.content for one in conditions)]
-    inputs = (*(path for path in files if path is not None), *control_files(settings["control"]))
+    inputs = (
+        *(path for path in files if path is not None),
+        *control_files(settings["control"]),
+        *reference_files(settings["references"]),
+    )
     if prompts is not None:
         orders = _read_prompts(prompts, _folder_for_many(flags.output), settings, flags, inputs, again=ray)
     elif storyboard is not None:
