@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from videodit.pipelines.control_placing import PlacedControl
     from videodit.pipelines.placing import PlacedConditions
 
+    PlaceControls = Callable[..., tuple[tuple[PlacedControl, ...], list[str]]]
+    """As :func:`videodit.pipelines.control_placing.place_controls`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Settings):
@@ -128,6 +131,7 @@ def plan(
     *,
     text_notices: Callable[[str], list[str]] | None = None,
     read_media: bool = True,
+    place_controls: PlaceControls | None = None,
 ) -> Plan:
     """Check a request against a model, and decide everything that can be decided without weights.
 
@@ -138,6 +142,8 @@ def plan(
         text_notices: what a user should know about a prompt, such as words that the model does not know.
         read_media: off, pictures and clips are not read, only checked as far as that goes, and the plan has no
             ``conditions``: for who has no files, or no library that decodes them.
+        place_controls: reads and derives controls in place of
+            :func:`videodit.pipelines.control_placing.place_controls`, such as in another process.
 
     Returns:
         The plan; its ``notices`` say what differs from what was asked.
@@ -173,7 +179,7 @@ def plan(
     conditions = _conditions(request, inputs, spec, settings, read_media)
     if stagger is not None and conditions is not None:
         _check_staggered(stagger, conditions)
-    controls, told = _controls(checked, request, settings, conditions, read_media)
+    controls, told = _controls(checked, request, settings, conditions, read_media, place_controls)
     if inputs.tensors or inputs.generator is not None:
         from videodit.pipelines.live_inputs import check_live
 
@@ -214,6 +220,7 @@ def _controls(
     settings: Settings,
     conditions: PlacedConditions | None,
     read_media: bool,
+    place: PlaceControls | None,
 ) -> tuple[tuple[PlacedControl, ...], list[str]]:
     """What steers the clips, read, derived and placed, and what is announced of that."""
     steps = settings.num_inference_steps
@@ -223,9 +230,9 @@ def _controls(
         check_steps(one, steps, steps - taken)
     if not checked or not read_media:
         return (), []
-    from videodit.pipelines.control_placing import place_controls
-
-    return place_controls(checked, settings, fit=request.fit)
+    if place is None:
+        from videodit.pipelines.control_placing import place_controls as place
+    return place(checked, settings, fit=request.fit)
 
 
 def _file_notice(prompt: str) -> list[str]:

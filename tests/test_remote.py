@@ -101,6 +101,8 @@ def test_a_job_that_failed_leaves_no_file(
         (["--device", "cpu"], "--device is about this machine, and --server makes the clip on another"),
         (["--dtype", "float32"], "--dtype is about this machine"),
         (["--lora", "loras/x.safetensors:0.5"], "--lora is 'loras/x.safetensors:0.5', a file of this machine"),
+        (["--control-model", "branch"], "--control-model is 'branch', a folder of this machine"),
+        (["--control", "palette=#f00,#00f"], "the server refuses it: no control branch of this model takes 'palette'"),
         (["-m", "./"], "--model is './', a folder of this machine"),
         (["-o", "-"], "-o - does not go together with --server"),
         (["-o", "x-%04d.png"], "with --server it must end in .mp4, .gif, .webp"),
@@ -142,6 +144,7 @@ def test_detach_is_for_a_server(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_all_of_a_request_is_sent(tmp_path: Path) -> None:
+    from videodit import Control
     from videodit.pipelines.conditions import Edit, Frames, Region
     from videodit.pipelines.request import LoRARequest, Request
     from videodit.pipelines.storyboard import Storyboard
@@ -169,11 +172,18 @@ def test_all_of_a_request_is_sent(tmp_path: Path) -> None:
         model="m",
         loras=(LoRARequest("x", 0.5),),
         acceleration="fast",
+        control={
+            "depth": Control(Path("d.mp4"), weight=(0.5, 1.0), start=0.1, end=0.6, mask=Path("dm.png"), fit="hold"),
+            "b": Control(from_clip=Path("f.mp4"), kind="edges", options={"low": 50}),
+            "boxes": Control(data=([0.1, 0.2, 0.3, 0.4],)),
+        },
     )
     sent: Any = remote.body_of(request, Uploads())  # type: ignore[arg-type]
     read = CreateVideo.model_validate(json.loads(json.dumps(sent))).as_request("m").to_json()
     expected = request.to_json()
     media = {"image": "upload_one", "last_image": "upload_two", "conditions": read["conditions"]}
+    for slot, name, id in (("depth", "source", "d"), ("depth", "mask", "dm"), ("b", "from_clip", "f")):
+        expected["control"][slot][name] = f"upload_{id}"
     assert read == expected | media
     assert [one.get("content", one.get("clip")) for one in read["conditions"]] == ["upload_f", "upload_c", "upload_e"]
 

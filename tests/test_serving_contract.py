@@ -83,6 +83,11 @@ JSON_BODY: dict[str, Any] = {
     "input_reference": {"id": "upload_0"},
     "last_reference": {"id": "upload_1"},
     "conditions": [{"kind": "frames", "content": {"id": "upload_2"}, "at": -4, "strength": 0.5}],
+    "control": {
+        "depth": {"id": "upload_3", "weight": 0.8, "start": 0, "end": 0.6, "mask": {"id": "upload_4"}, "fit": "hold"},
+        "edges": {"from_clip": {"id": "video_5"}, "options": {"low": 50, "high": 150.5}, "weight": [0.5, 1]},
+        "boxes": [[0.1, 0.4, 0.3, 0.6]],
+    },
     "loop": True,
     "model": "mini",
 }
@@ -101,8 +106,19 @@ BRACKETS = {
     "conditions[][content][id]": "upload_2",
     "conditions[][at]": "-4",
     "conditions[][strength]": "0.5",
+    "control[depth][source][id]": "upload_3",
+    "control[depth][weight]": "0.8",
+    "control[depth][start]": "0",
+    "control[depth][end]": "0.6",
+    "control[depth][mask]": '{"id": "upload_4"}',
+    "control[depth][fit]": "hold",
+    "control[edges][from_clip][id]": "video_5",
+    "control[edges][options][low]": "50",
+    "control[edges][options][high]": "150.5",
+    "control[edges][weight]": "[0.5, 1]",
+    "control[boxes]": "[[0.1, 0.4, 0.3, 0.6]]",
 }
-TEXT = {name: json.dumps(JSON_BODY[name]) for name in ("lora", "conditions")}
+TEXT = {name: json.dumps(JSON_BODY[name]) for name in ("lora", "conditions", "control")}
 
 
 @pytest.mark.parametrize("nesting", [BRACKETS, TEXT], ids=["brackets", "JSON text"])
@@ -632,6 +648,7 @@ def test_every_flag_of_the_commands_has_a_field_or_a_reason() -> None:
     names = {
         "image": "input_reference", "last_image": "last_reference", "keyframe": "conditions", "frames": "num_frames",
         "steps": "num_inference_steps", "cfg": "guidance_scale", "negative": "negative_prompt", "clip": "video",
+        "control_mask": "control", "control_fit": "control",
     }  # fmt: skip
     left_out = {
         "prompts": "several requests",
@@ -640,8 +657,8 @@ def test_every_flag_of_the_commands_has_a_field_or_a_reason() -> None:
         "lora_folder": "the operator registers LoRAs", "wildcards": "the operator's",
         "profile": "the settings and the stages of a job tell it", "dry_run": "/v1/videos/plan",
         "server": "the client's", "detach": "the client's", "preset": "the client's: it stands for other flags",
+        "control_model": "the operator registers branches", "show_control": "/v1/videos/controls",
         "context": "no flag", "vae_tiling": "the operator's: the machine's memory", "preview": "the events of a job",
-        **dict.fromkeys(("control", "control_mask", "control_fit", "control_model", "show_control"), "refused so far"),
     }  # fmt: skip
     shared = {one.name for one in dataclasses.fields(ClipFlags)}
     for command, kind in ((generate, CreateVideo), (edit, EditVideo), (extend, ExtendVideo)):

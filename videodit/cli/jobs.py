@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from videodit.cli import results
 from videodit.cli.common import count_of, file_size, note, print_rows, printable, quiet_libraries
-from videodit.cli.controls import branch_specs, show_controls
+from videodit.cli.controls import show_controls
 from videodit.cli.estimates import confirm, keep_measured
 from videodit.cli.loras import check_loras, load_loras
 from videodit.cli.orders import MAX_SEED, Job, Order
@@ -131,6 +131,7 @@ class _Planner:
             InputError: see :func:`plan_jobs`.
         """
         from videodit.hardware import parse_device, parse_dtype
+        from videodit.pipelines.branches import branch_specs
         from videodit.pipelines.planning import plan
         from videodit.pipelines.prompt_expansion import expand_request
         from videodit.pipelines.prompt_readers import load_prompt_reader

@@ -7,6 +7,7 @@ import gc
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +15,10 @@ import typer
 
 from videodit.cli import results
 from videodit.cli.common import note, print_rows
+from videodit.cli.controls import parse_models
 from videodit.cli.flags import integer
 from videodit.cli.result_flags import with_result_flags
-from videodit.cli.server_flags import Data, Devices, DType, LoRAs, Models, Port
+from videodit.cli.server_flags import ControlModels, Data, Devices, DType, LoRAs, Models, Port
 from videodit.cli.typed_names import named_as_typed
 from videodit.cli.typer_commands import Command, Group
 from videodit.errors import InputError
@@ -25,6 +27,7 @@ from videodit.limits import current_limits
 from videodit.user_folders import data_folder
 
 if TYPE_CHECKING:
+    from videodit.pipelines.request import ControlModel
     from videodit.serving.config import ServerConfig
     from videodit.serving.keys import KeyRing
 
@@ -43,6 +46,7 @@ def serve(
     ] = None,
     model: Models = None,
     lora: LoRAs = None,
+    control_model: ControlModels = None,
     device: Devices = None,
     dtype: DType = None,
     data: Data = None,
@@ -78,6 +82,7 @@ def serve(
         names=tuple(allow_host or []),
         models=named_sources(model or ["mini"]),
         loras=named_sources(lora or []),
+        controls=named_branches(control_model),
         devices=tuple(device or [None]),
         dtype=dtype,
         defaults=read_defaults(default or []),
@@ -239,3 +244,13 @@ def named_sources(texts: list[str]) -> dict[str, str]:
             source = str(Path(source).absolute())
         found[name] = source
     return found
+
+
+def named_branches(texts: list[str] | None) -> tuple[ControlModel, ...]:
+    """Control branches by name; their folders are found from anywhere."""
+
+    def absolute(source: str | None) -> str | None:
+        return str(Path(source).absolute()) if source is not None and Path(source).exists() else source
+
+    found = parse_models(texts)
+    return tuple(replace(one, source=absolute(one.source), source_2=absolute(one.source_2)) for one in found)

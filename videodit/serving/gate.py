@@ -29,7 +29,7 @@ OPEN_PATHS = frozenset({"/health", "/ready", "/login", "/logout"})
 """What is answered without a key, beside the page's own files: it asks for the key by itself."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CREATES_JOBS = re.compile(r"/v1/videos(?:/edits|/extensions|/[^/]+/(?:remix|copy))?/?")
-_KEEPS_NO_FILES = re.compile(r"/v1/videos/plan/?")
+_KEEPS_NO_FILES = re.compile(r"/v1/videos/(?:plan|controls)/?")
 _LINGER = 2.0  # seconds for which what a refused client still sends is thrown away, so that it sees the answer
 
 _HEADERS = {
