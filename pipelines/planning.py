@@ -210,7 +210,10 @@ def _check_controls(request: Request, inputs: Inputs, spec: ModelSpec) -> list[C
     """What steers the clips, checked as far as that goes without its files."""
     checked = check_controls(request.control if inputs.control is None else inputs.control, spec.branches)
     if checked and request.loop:
-        raise InputError("a loop takes no control")
+        raise InputError(
+            "a loop takes no control: a control has a first frame and a last one, and a loop has neither; leave one "
+            "of them out"
+        )
     return checked
 
 
