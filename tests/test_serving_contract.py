@@ -860,4 +860,23 @@ def test_what_looks_at_all_jobs_does_so_beside_the_event_loop(
     monkeypatch.setattr(JobStore, "page", noted)
     for asked in ("", "?query=ball", "?sort=bytes"):
         assert len(server.client.get(f"/v1/videos{asked}").json()["data"]) == 1
-    assert [name.startswith("writer") for name in threads] == [False, True, True]
+    assert [name.startswith("searcher") for name in threads] == [False, True, True]
+
+
+def test_a_search_does_not_wait_for_what_is_written(server: LocalServer) -> None:
+    server.create()
+    held, go = threading.Event(), threading.Event()
+    state, portal = server.app.state.server, server.client.portal
+    assert portal is not None
+
+    def hold(_: JobStore) -> None:
+        held.set()
+        go.wait(30)
+
+    writing = portal.start_task_soon(state.write, hold)
+    try:
+        assert held.wait(30)
+        assert len(server.client.get("/v1/videos?query=ball").json()["data"]) == 1
+        assert not writing.done()
+    finally:
+        go.set()

@@ -37,8 +37,9 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
             data.held(),
             contextlib.closing(JobStore(data.jobs_file, durable=True)) as store,
             contextlib.closing(Writer(data.jobs_file)) as write,
+            contextlib.closing(Writer(data.jobs_file, "searcher")) as search,
         ):
-            app.state.server = ServerState(config, data, store, write)
+            app.state.server = ServerState(config, data, store, write, search)
             hub = app.state.server.hub
             app.state.registry = make_registry(app.state.server)
             put_back_all(store)  # no worker of an earlier server is left

@@ -245,8 +245,8 @@ async def list_videos(
     def look(store: JobStore) -> tuple[list[Job], bool]:
         return store.page(owner, after=after, limit=limit, order=order, found=found)
 
-    try:  # what looks at every job of the owner does so in a thread, so that polls do not wait for it
-        jobs, more = await state.write(look) if found.reads_all else look(state.store)
+    try:  # what looks at every job of the owner does so in a thread, so that neither polls nor writes wait for it
+        jobs, more = await state.search(look) if found.reads_all else look(state.store)
     except KeyError:
         raise not_found(f"video {str(after)[:64]!r} to go on after") from None
     videos = [as_video(job, state) for job in jobs]

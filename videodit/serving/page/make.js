@@ -348,8 +348,10 @@ export class Make {
     const { group, lead } = groupsOf(this.chosen);
     const [first, second] = [this.video.source, this.second.source].map((source) => this.framesOf(source));
     const between = Math.max(group, Math.round((seconds * this.rate) / group) * group);
+    let count = Math.max(1, whole(first, group, lead)) + between + whole(second, group, 0);
+    while (count < first + second + group) count += group; // what is left of groups at both ends has its place, too
     return {
-      num_frames: Math.max(1, whole(first, group, lead)) + between + whole(second, group, 0),
+      num_frames: count,
       conditions: [{ kind: "frames", content: { id: this.video.source.id }, at: 0 }, { kind: "frames", content: { id: this.second.source.id }, at: -second }],
     };
   }
