@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from videodit.configs import check_class, check_config, is_hub_id, read_json
@@ -116,8 +118,12 @@ def _close(hub_id: str) -> list[str]:
     return [name for name in close_names(Path(hub_id)) if is_there(Path(name) / "model_index.json")]
 
 
-def check_model(folder: Path) -> JsonObject:
+def check_model(folder: Path, files: Collection[str] = ()) -> JsonObject:
     """Check a model folder before its weights are read.
+
+    Args:
+        folder: the model's.
+        files: networks whose weights are in a file elsewhere; of them, the folder's configs are read alone.
 
     Returns:
         The contents of ``model_index.json``.
@@ -140,7 +146,7 @@ def check_model(folder: Path) -> JsonObject:
     for name in NETWORKS:
         if (folder / name / "adapter_config.json").exists():
             raise ModelError(f"{folder / name} holds an adapter, which points at weights elsewhere; merge it first")
-        if (folder / name).is_dir():
+        if (folder / name).is_dir() and name not in files:
             check_weights(folder / name)
             path = folder / name / "config.json"
             config = read_json(path)
@@ -192,7 +198,7 @@ def check_settings(index: JsonObject, where: object) -> None:
         wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high
         if wrong or (name == "fps" and value == 0):
             raise ModelError(f"{where}: {name} is {value!r}; it must be a number up to {high}")
-    for name in ("expand_timesteps", "force_zeros_for_empty_prompt"):
+    for name in ("expand_timesteps", "force_zeros_for_empty_prompt", "is_distilled"):
         if type(index.get(name, False)) not in (bool, type(None)):
             raise ModelError(f"{where}: {name} is {index[name]!r}; it must be true or false")
 
@@ -210,15 +216,23 @@ def family_of_index(index: Config, where: object) -> tuple[Family, Sampling] | N
     return sampling_of(pipeline, where)
 
 
-def model_hash(folder: Path) -> str:
+def model_hash(folder: Path, files: Mapping[str, Path] = MappingProxyType({})) -> str:
     """A fingerprint of a model's weights: 16 hexadecimal digits.
 
     SHA-256 over each safetensors file's name and size and over evenly spaced blocks of it, so that it takes no minutes
     for large models.
+
+    Args:
+        folder: the model's.
+        files: elsewhere, which hold the weights of networks in place of the folder's.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*/*.safetensors")):
-        digest.update(f"{path.relative_to(folder).as_posix()}:{path.stat().st_size};".encode())
+        if path.parent.name not in files:
+            digest.update(f"{path.relative_to(folder).as_posix()}:{path.stat().st_size};".encode())
+            add_blocks(digest, path)
+    for name, path in sorted(files.items()):
+        digest.update(f"{name}:{path.stat().st_size};".encode())
         add_blocks(digest, path)
     return digest.hexdigest()[:16]
 

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from videodit.configs import check_config, read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families import Family, Sampling, sampled_as
 from videodit.families.autoencoders import AUTOENCODERS
+from videodit.families.opening import read_entries
 from videodit.importing import quick_imports
 from videodit.pipelines.encoder_configs import check_encoder_config, check_tokenizer
 from videodit.pipelines.folders import own_class
@@ -58,6 +60,7 @@ def load_components(
     found: tuple[Family, Sampling] | None,
     parameters: Collection[str],
     *,
+    files: Mapping[str, Path] = MappingProxyType({}),
     dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     torch_dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     variant: str | None = None,
@@ -75,6 +78,7 @@ def load_components(
         index: contents of its ``model_index.json``.
         found: the family and how it makes clips; ``None`` for a model that was made here.
         parameters: names of the components and settings that the pipeline's class takes.
+        files: elsewhere, which hold the weights of transformers in place of the folder's, by component.
         dtype: of all networks, or by component, with ``"default"`` for the others; fp32 where nothing is said.
         torch_dtype: the same.
         variant: of the weight files, such as ``"fp16"``; networks that have none are read from their plain files, with
@@ -104,7 +108,7 @@ def load_components(
     dtypes = _dtypes(dtype if dtype is not None else torch_dtype, networks)
     _check_options(low_cpu_mem_usage, quantization_config)
     variants = _variants(folder, networks, variant)
-    sizes = {} if device_map is None else _bytes_of(folder, networks, dtypes, variants)
+    sizes = {} if device_map is None else _bytes_of(folder, networks, dtypes, variants, files)
     places = place_components(sizes, device_map, max_memory)
     parts: dict[str, object] = {name: value for name, value in given.items() if name in COMPONENTS}
     for name in present:
@@ -119,7 +123,10 @@ def load_components(
                 chosen = quantization_of(quantization_config, name, is_diffusers=name not in _ENCODERS)
                 if chosen is not None:
                     options["quantization_config"] = chosen
-            parts[name] = _load_part(name, component, home, found, dtypes[name], options)
+            if name in files:
+                parts[name] = _load_file(files[name], home, found, dtypes[name], options)
+            else:
+                parts[name] = _load_part(name, component, home, found, dtypes[name], options)
         _tell_loaded(name, parts[name], folder)
     for name in ("tokenizer", "tokenizer_2"):
         check_tokenizer(parts.get(name), parts.get(name.replace("tokenizer", "text_encoder")), folder / name)
@@ -175,6 +182,17 @@ def _load_part(
     return load_network(component, home, dtype=dtype, **options)
 
 
+def _load_file(
+    file: Path, home: Path, found: tuple[Family, Sampling] | None, dtype: torch.dtype, options: JsonObject
+) -> object:
+    """A transformer from a file of weights, of the model that a folder's config says."""
+    from videodit import VideoDiT
+
+    overrides = {} if found is None else found[1].overrides
+    options = {key: value for key, value in options.items() if key != "variant"}
+    return VideoDiT.from_single_file(file, config=home / "config.json", overrides=overrides, dtype=dtype, **options)
+
+
 def _loaded_class(name: str) -> str:
     """The class whose weights those of an autoencoder are loaded as; other networks' is their own."""
     return AUTOENCODERS[name].loaded.class_name if name in AUTOENCODERS else name
@@ -189,7 +207,7 @@ def _settings(index: JsonObject, parameters: Collection[str] | None) -> JsonObje
 
 def foreign_settings(config: Config) -> JsonObject:
     """The settings of ours that the config of a pipeline of diffusers' holds, ``_class_name`` among its entries."""
-    names = ("boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt")
+    names = ("boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt", "is_distilled")
     settings = {name: config[name] for name in names if config.get(name) is not None}
     return settings | {"sampled_as": sampled_as(config["_class_name"])}
 
@@ -212,15 +230,20 @@ def _dtypes(dtype: torch.dtype | Mapping[str, torch.dtype] | None, networks: lis
 
 
 def _bytes_of(
-    folder: Path, networks: list[str], dtypes: dict[str, torch.dtype], variants: Mapping[str, str | None]
+    folder: Path,
+    networks: list[str],
+    dtypes: dict[str, torch.dtype],
+    variants: Mapping[str, str | None],
+    files: Mapping[str, Path],
 ) -> dict[str, int]:
     """Bytes that each network takes in its dtype."""
-    return {
-        name: sum(
-            math.prod(entry.shape) * dtypes[name].itemsize
-            for entry in read_headers(weight_files(folder / name, variants[name])).values()
-        )
+    headers = {
+        name: read_entries(files[name]) if name in files else read_headers(weight_files(folder / name, variants[name]))
         for name in networks
+    }
+    return {
+        name: sum(math.prod(entry.shape) for entry in entries.values()) * dtypes[name].itemsize
+        for name, entries in headers.items()
     }
 
 
@@ -354,6 +377,10 @@ def class_of(entry: object, name: str, folder: Path) -> type:
         library = "videodit"
     elif library not in ("diffusers", "transformers"):
         raise ModelError(f"{folder}: {name} is of {library!r}; valid values are diffusers and transformers")
+    if kind.__name__ == "PreTrainedTokenizerBase" and library == "transformers" and class_name.endswith("Processor"):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer  # of what reads pictures, too, the tokenizer alone is needed
     with quick_imports():
         component = getattr(importlib.import_module(library), class_name, None)
     if not isinstance(component, type) or not issubclass(component, kind):

@@ -19,9 +19,9 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from typing_extensions import Self
 
-from videodit.arguments import check_iterable, check_kind
+from videodit.arguments import check_iterable, check_kind, check_path
 from videodit.checkpoints import HUB_OPTIONS
-from videodit.control.branch_spec import BranchSpec
+from videodit.control.branch_spec import OWN_CHANNELS, BranchSpec
 from videodit.errors import InputError
 from videodit.families import sampling_of
 from videodit.families.autoencoders import autoencoder_of
@@ -36,7 +36,8 @@ from videodit.pipelines.control_encoding import encode_controls
 from videodit.pipelines.controls import ControlledPipeline, frames_in_front
 from videodit.pipelines.denoising import make_denoiser
 from videodit.pipelines.exchange import parts_of_diffusers, to_diffusers
-from videodit.pipelines.folders import family_of_index, files_hash, model_hash
+from videodit.pipelines.flow_editing import check_euler, check_flow_run
+from videodit.pipelines.folders import check_model, family_of_index, files_hash, model_hash
 from videodit.pipelines.latent_conditions import as_bytes
 from videodit.pipelines.loading import load_components
 from videodit.pipelines.memory import MemoryPipeline
@@ -52,6 +53,7 @@ from videodit.pipelines.request import Inputs, Request, split_arguments
 from videodit.pipelines.running import RunState, callback_inputs
 from videodit.pipelines.sampling import Callback, Watcher, sample
 from videodit.pipelines.scheduling import check_generators
+from videodit.pipelines.single_files import complete
 from videodit.pipelines.spec import Defaults, ModelFolder, ModelSpec, text_needs
 from videodit.pipelines.storyboard import Storyboard
 from videodit.pipelines.window_store import WindowStore
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
     from videodit.control.control import AnyControl
+    from videodit.control.references import AnyReferences
     from videodit.json_types import Config
     from videodit.pipelines.conditions import Pixels
 
@@ -104,6 +107,7 @@ class VideoDiTPipeline(
         window: frames that longer clips are made of at a time, window by window; ``None``: clips of any length are made
             at once.
         force_zeros_for_empty_prompt: an empty prompt is tokens of 0, all of them padding (Mochi).
+        is_distilled: the model was distilled to few steps and takes no guidance (FLUX.2 klein).
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->transformer->transformer_2->vae"
@@ -141,6 +145,7 @@ class VideoDiTPipeline(
         sampled_as: str | None = None,
         window: int | None = None,
         force_zeros_for_empty_prompt: bool = False,
+        is_distilled: bool = False,
     ) -> None:
         super().__init__()
         if sampled_as is None:
@@ -172,7 +177,12 @@ class VideoDiTPipeline(
             "max_text_length": max_text_length,
         }
         network = {} if self.transformer is None else self.transformer.config
-        known = {**network, "boundary_ratio": boundary_ratio, "expand_timesteps": expand_timesteps}
+        known = {
+            **network,
+            "boundary_ratio": boundary_ratio,
+            "expand_timesteps": expand_timesteps,
+            "is_distilled": is_distilled,
+        }
         self.register_to_config(
             **settle_defaults(settings, self._sampling, known),
             boundary_ratio=boundary_ratio,
@@ -180,12 +190,14 @@ class VideoDiTPipeline(
             sampled_as=sampled_as,
             window=window,
             force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
+            is_distilled=is_distilled,
         )
         if self.transformer is not None:
-            self._sampling = self._sampling.for_model(self.transformer.config)
+            self._sampling = self._sampling.for_model(known)
         self.video_processor = VideoProcessor()
         self._encoded: EncodedPrompts | None = None
         self._folder: Path | None = None
+        self._files: Mapping[str, Path] = {}
         self._model_id: str | None = None
         self._known_spec: tuple[Config, Config, Config, ModelSpec] | None = None
 
@@ -217,6 +229,41 @@ class VideoDiTPipeline(
         )
 
     @classmethod
+    def from_single_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        base: str | os.PathLike[str] | None = None,
+        transformer_2: str | os.PathLike[str] | ModelMixin | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a pipeline around a file of a transformer's weights; see :meth:`videodit.VideoDiT.from_single_file`.
+
+        Args:
+            path: the file.
+            base: the folder or the hub id of the model that has all else. ``None``: the folder that the file lies in,
+                or the one published model with such a transformer that is in the hub's cache.
+            transformer_2: a file for the second transformer, or that transformer, of models that have two.
+            kwargs: see :meth:`from_pretrained`.
+
+        Raises:
+            InputError: no model that completes the file, with what to fetch, or several; else see
+                :meth:`from_pretrained`.
+            ModelError: a file of another model's weights; else see :meth:`from_pretrained`.
+        """
+        hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+        if kwargs.get("variant") is not None:
+            raise InputError(f"variant is {kwargs['variant']!r}; a file of weights has none")
+        check_path(path, "a file of weights")
+        file_2 = transformer_2 if isinstance(transformer_2, (str, os.PathLike)) else None
+        folder, files = complete(path, base=base, second=file_2 or (path if transformer_2 is not None else None), **hub)
+        if transformer_2 is not None and file_2 is None:
+            kwargs["transformer_2"] = transformer_2
+            del files["transformer_2"]
+        spec = ModelSpec.from_folder(folder)
+        return cls.from_folder(ModelFolder(os.fspath(path), folder, check_model(folder, files), spec, files), **kwargs)
+
+    @classmethod
     def from_folder(cls, model: ModelFolder, **kwargs: Any) -> Self:
         """Load the weights of a model that was found and checked before.
 
@@ -231,12 +278,13 @@ class VideoDiTPipeline(
         check_kind(model, ModelFolder, "a ModelFolder, which ModelFolder.find gives", "model")
         parameters = inspect.signature(VideoDiTPipeline.__init__).parameters.keys() - {"self"}
         family = family_of_index(model.index, model.path)
-        pipe = cls(**load_components(model.path, model.index, family, parameters, **kwargs))
-        pipe._folder = model.path
+        pipe = cls(**load_components(model.path, model.index, family, parameters, files=model.files, **kwargs))
+        pipe._folder, pipe._files = model.path, model.files
         pipe.hf_device_map = device_map_of(pipe.components, kwargs.get("device_map"))
         pipe._origin = Origin.of(pipe, model.path, model.index, kwargs)
         # A path is the business of this machine alone and stays out of recipes.
-        pipe._model_id = model.path.resolve().name if Path(model.name).expanduser().is_dir() else model.name
+        local = model.path if Path(model.name).expanduser().is_dir() else model.files.get("transformer")
+        pipe._model_id = model.name if local is None else local.resolve().name
         if not kwargs.keys() & inspect.signature(cls.__init__).parameters.keys():
             pipe._known_spec = (*pipe._configs, model.spec)
         return pipe
@@ -265,6 +313,7 @@ class VideoDiTPipeline(
         own = {**pipeline.config, **pipeline.components}
         made = cls(**{name: own[name] for name in names if name in own} | kwargs)
         made._folder, made._model_id, made._origin = pipeline._folder, pipeline._model_id, pipeline._origin
+        made._files = pipeline._files
         if not {"transformer", "transformer_2"} & kwargs.keys():
             made._branches, made._branch_notes = dict(pipeline._branches), dict(pipeline._branch_notes)
         return made
@@ -290,7 +339,7 @@ class VideoDiTPipeline(
     @cached_property
     def model_hash(self) -> str | None:
         """A fingerprint of the weights that were loaded; ``None`` if it was made of parts."""
-        return model_hash(self._folder) if self._folder is not None else None
+        return model_hash(self._folder, self._files) if self._folder is not None else None
 
     @cached_property
     def _files_hash(self) -> str | None:
@@ -534,7 +583,8 @@ class VideoDiTPipeline(
             raise InputError("the plan is for another model; plan it with this pipeline")
         request, inputs, placed = plan.request, plan.inputs, plan.conditions
         check_attention_kwargs(request.attention_kwargs)
-        check_encoders(self, request, inputs, guided=plan.guided)
+        shown = None if plan.flow is None else plan.flow.source_prompt
+        check_encoders(self, request, inputs, guided=plan.guided, source=shown)
         callback_inputs(inputs, self._callback_tensor_inputs)
         clip = placed is not None and placed.clip is not None
         if clip or (placed is not None and placed.start is not None) or output_type != "latent":
@@ -543,18 +593,31 @@ class VideoDiTPipeline(
             self.check_components(["image_encoder", "image_processor"], "a model that sees its first image")
         if self.text_spec.picture is not None and request.prompt is not None:
             self.check_components(["image_processor"], "a model that reads its first image with the prompt")
-        draws = probe_scheduler(self.scheduler, plan, self._objective, self._sampling.sigmas)
+        draws = probe_scheduler(self.scheduler, plan, self._objective, self._sampling)
         if plan.stagger is not None and self.actions_for(plan.num_inference_steps) is not None:
             raise InputError("staggered frames take every step; pipe.accelerate() leaves some out")
+        if plan.request.reference_guidance is not None:
+            if "C" in (self.actions_for(plan.num_inference_steps) or ""):
+                raise InputError(
+                    "reference_guidance needs all predictions of a step; pipe.accelerate() leaves out one in some steps"
+                )
+            if self.processes is not None and self.processes.kind == "guidance":
+                raise InputError("parallel='guidance' shares two predictions; reference_guidance makes a third")
         if draws == "generator":
             check_generators(inputs.generator, self._execution_device)
+        if plan.flow is not None:
+            check_flow_run(
+                self.scheduler, [self.transformer, self.transformer_2], self.actions_for(plan.num_inference_steps)
+            )
+            draws = "generator"  # fresh noise in each step, from wherever the generator lives
         if request.keep_windows is not None and inputs.negative_prompt_embeds is not None and plan.windows is not None:
             # No recipe tells them from others.
             raise InputError("windows can be kept of clips whose prompts are known: give negative_prompt as text")
         if request.keep_windows is not None and inputs.controls:
             raise InputError("windows cannot be kept of clips whose controls are tensors: no recipe tells them apart")
         if request.keep_windows is not None and plan.controls:
-            unknown = [one.branch for one in plan.controls if self.controls[one.branch].fingerprint is None]
+            names = [one.branch for one in plan.controls if one.branch != OWN_CHANNELS.name]
+            unknown = [name for name in names if self.controls[name].fingerprint is None]
             if unknown:
                 raise InputError(
                     f"windows can be kept of clips whose control branches come from folders, and {unknown[0]!r} was "
@@ -586,6 +649,9 @@ class VideoDiTPipeline(
         last_image: Pixels | None = None,
         conditions: Sequence[AnyCondition] = (),
         control: Mapping[str, AnyControl] | None = None,
+        references: AnyReferences = (),
+        reference_layout: str | None = None,
+        reference_guidance: float | None = None,
         fit: Fit = "crop",
         loop: bool = False,
         window: int | None = None,
@@ -633,6 +699,14 @@ class VideoDiTPipeline(
             control: what steers the clips besides their prompts, by kind, or by the name of a branch that
                 :meth:`add_control` added: a :class:`~videodit.Control`, a file, or for ``boxes``, ``tracks`` and
                 ``palette`` a list; see :mod:`videodit.control.control`.
+            references: pictures and clips of what the clips should show, for models that were trained with them: a
+                :class:`~videodit.Reference`, a file or pixels, or a list of these; see
+                :mod:`videodit.control.references`.
+            reference_layout: how a LoRA or other weights take references that were trained for them, where the model's
+                files do not tell: ``"edit"``, ``"guide"`` or ``"behind"``.
+            reference_guidance: how far references of the layout ``"behind"`` lead, beside guidance by the prompt, from
+                a third prediction without them: Phantom's authors take 5 beside a ``guidance_scale`` of 7.5. ``None``:
+                there are two predictions, which is what 1 gives.
             fit: what becomes of pictures of another aspect ratio: ``"crop"``, ``"pad"``, ``"stretch"`` or ``"error"``.
             loop: make a clip whose last frame goes on with its first.
             window: frames that are made at once where there are more; ``None`` takes the model's own, if it has one.
@@ -692,7 +766,8 @@ class VideoDiTPipeline(
             ModelError: numbers that are not finite, and in which part they arose.
         """
         draws, actions = self.check_plan(plan, output_type), self.actions_for(plan.num_inference_steps)
-        for notice in plan.notices:
+        told = None if plan.flow is None else check_euler(self.scheduler)
+        for notice in [*plan.notices, *([] if told is None else [told])]:
             logger.warning(notice)
         device = self._execution_device
         watch = Stopwatch(device)
@@ -700,7 +775,9 @@ class VideoDiTPipeline(
 
         # 1. Text
         picture = self._picture_of(plan)
-        text = encode(self, plan.request, plan.inputs, device, guided=self._may_guide(plan), picture=picture)
+        source = None if plan.flow is None else plan.flow.source_prompt
+        guided = self._may_guide(plan)
+        text = encode(self, plan.request, plan.inputs, device, guided=guided, picture=picture, source=source)
         text.check()
         watch.mark("text")
 
@@ -762,7 +839,10 @@ class VideoDiTPipeline(
         if self.processes is not None:
             scenes = isinstance(plan.request.prompt, Storyboard) and plan.spec.geometry.patch.t == 1
             tokens = plan.divided_tokens(scenes=scenes)
-            self.processes.check(tokens, guided=plan.guided, keep_windows=plan.request.keep_windows)
+            references = sum(one.tokens for one in plan.references)
+            self.processes.check(
+                tokens, guided=plan.guided, references=references, keep_windows=plan.request.keep_windows
+            )
 
     def _may_guide(self, plan: Plan) -> bool:
         """Whether there is guidance, or a callback may turn it on."""
@@ -782,7 +862,10 @@ def _sampled_as(transformer: object) -> str | None:
     name = config.get("family")
     if name is None or name not in FAMILIES:
         return None
-    legal = sorted(pipeline for pipeline, sampling in FAMILIES[name].sampling.items() if sampling.fits(config))
+    fitting = {pipeline: one for pipeline, one in FAMILIES[name].sampling.items() if one.fits(config)}
+    # A pipeline that differs from another by its references alone is another checkpoint, which nobody named.
+    plain = {key: replace(one, references=None, reference_sizes=()) for key, one in fitting.items()}
+    legal = sorted(key for key in fitting if not any(plain[key] == fitting[other] for other in fitting.keys() - {key}))
     if len(legal) > 1:
         raise InputError(f"a transformer of family {name!r} needs sampled_as; valid values are {', '.join(legal)}")
     return legal[0] if legal else None

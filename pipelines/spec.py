@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.configs import read_json
-from videodit.control.branch_spec import BranchSpec
+from videodit.control.branch_spec import OWN_CHANNELS, BranchSpec
+from videodit.control.references import obstacle_to_references
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families.autoencoders import OURS, autoencoder_named
 from videodit.families.sampling import KEPT, OWN, Sampling
+from videodit.path_kinds import is_weights_file
 from videodit.pipelines.folders import NETWORKS, check_model, family_of_index, model_hash, resolve_model
 from videodit.shapes import Size3D, VideoGeometry
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from videodit.checkpoints import HubOptions
     from videodit.families.sampling import Part
     from videodit.json_types import Config, JsonObject
+    from videodit.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,12 @@ class ModelSpec:
         layers: its blocks; likewise.
         decoded_front: latents in front of a clip's own that are decoded with them; see ``in_front`` of
             :class:`videodit.families.sampling.Sampling`.
+        objective: what it predicts.
         branches: control branches that stand beside it.
+        references: the layout in which it was trained with references; see
+            :data:`videodit.control.references.LAYOUTS`. ``None``: none that is known.
+        reference_sizes: see :class:`videodit.families.sampling.Sampling`.
+        reference_obstacle: why it can have none among its tokens; ``None`` where it can.
     """
 
     geometry: VideoGeometry
@@ -101,6 +110,10 @@ class ModelSpec:
     layers: int | None = None
     decoded_front: int = 0
     keeps_frames: bool = False
+    objective: Objective = "flow"
+    references: str | None = None
+    reference_sizes: tuple[tuple[int, int], ...] = ()
+    reference_obstacle: str | None = None
 
     @property
     def takes_pictures(self) -> bool:
@@ -110,7 +123,7 @@ class ModelSpec:
     @property
     def sees_pictures(self) -> bool:
         """Pictures are channels beside the latents."""
-        return len(self.channels) > 1 and not self.sees_clip
+        return bool(set(self.channels) - {"latents", "clip", "control"})
 
     @property
     def sees_clip(self) -> bool:
@@ -118,9 +131,19 @@ class ModelSpec:
         return "clip" in self.channels
 
     @property
+    def sees_control(self) -> bool:
+        """What steers a clip is channels beside the latents, and it makes none without that."""
+        return "control" in self.channels
+
+    @property
+    def takers(self) -> tuple[BranchSpec, ...]:
+        """What takes controls: branches, and the model itself where it sees them."""
+        return (*((OWN_CHANNELS,) if self.sees_control else ()), *self.branches)
+
+    @property
     def needs_picture(self) -> bool:
         """It makes no clip without a first picture."""
-        return self.sees_pictures or self.text.picture
+        return (self.sees_pictures and not self.sees_control) or self.text.picture
 
     @property
     def takes_last(self) -> bool:
@@ -163,7 +186,7 @@ class ModelSpec:
                 transformer = found[0].native_config(transformer)
             defaults = index if found is None or "height" in index else found[1].defaults({**transformer, **index})
             channels, out = transformer["in_channels"], transformer.get("out_channels") or transformer["in_channels"]
-            sampling = OWN if found is None else found[1].for_model(transformer)
+            sampling = OWN if found is None else found[1].for_model({**index, **transformer})
             parts = sampling.image_condition
             if index.get("expand_timesteps") and "clip" not in parts:
                 parts = KEPT
@@ -201,6 +224,10 @@ class ModelSpec:
                 layers=transformer.get("num_layers", 0) + transformer.get("num_single_layers", 0) or None,
                 decoded_front=int(sampling.in_front == "decoded_latent"),
                 keeps_frames=sampling.forcing,
+                objective="flow" if found is None else found[0].objective,
+                references=sampling.references,
+                reference_sizes=sampling.reference_sizes,
+                reference_obstacle=_obstacle(transformer, beside),
             )
         except KeyError as error:
             raise ModelError(f"the model's configs lack the entry {error}") from None
@@ -208,6 +235,17 @@ class ModelSpec:
             raise
         except (ValueError, TypeError, ArithmeticError, AttributeError, IndexError) as error:
             raise ModelError(f"the model's configs hold a wrong entry: {error}") from None
+
+
+def _obstacle(transformer: Config, beside: int) -> str | None:
+    """Why a model can have no references among its tokens; ``beside``: channels beside its latents'."""
+    if beside:
+        return "it sees pictures or clips in channels beside the latents, of which references have none"
+    if transformer["patch_size"][0] > 1:
+        return f"a token is {transformer['patch_size'][0]} latent frames long, and a picture has one"
+    return obstacle_to_references(
+        transformer.get("attention", "full"), transformer.get("position_embedding"), transformer.get("rope", "grid")
+    )
 
 
 def channels_of(part: Part, latent_channels: int, strides: Size3D) -> int:
@@ -244,26 +282,31 @@ class ModelFolder:
         path: its folder.
         index: contents of its ``model_index.json``.
         spec: what planning needs to know of it.
+        files: elsewhere, which hold the weights of networks in place of the folder's, by the networks' names.
     """
 
     name: str
     path: Path
     index: JsonObject
     spec: ModelSpec
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     @cached_property
     def weights_hash(self) -> str:
         """See :func:`videodit.pipelines.folders.model_hash`; of the files as they are when it is first asked for."""
-        return model_hash(self.path)
+        return model_hash(self.path, self.files)
 
     @cached_property
     def parameters(self) -> dict[str, int]:
         """The number of parameters of each network that the folder holds, from the headers of its files."""
         from videodit.checkpoints import weight_files
+        from videodit.families.opening import numbers_in
         from videodit.weights import read_headers
 
         return {
-            name: sum(math.prod(entry.shape) for entry in read_headers(weight_files(self.path / name)).values())
+            name: numbers_in(self.files[name])
+            if name in self.files
+            else sum(math.prod(entry.shape) for entry in read_headers(weight_files(self.path / name)).values())
             for name in NETWORKS
             if _is_there(self.index, name)
         }
@@ -275,7 +318,8 @@ class ModelFolder:
         """Find a model by its name, and check its files' headers and configs.
 
         Args:
-            name: see :func:`videodit.pipelines.folders.resolve_model`.
+            name: see :func:`videodit.pipelines.folders.resolve_model`; or a file of a transformer's weights, see
+                :func:`videodit.pipelines.single_files.complete`.
             variant: of the weight files, such as ``"fp16"``.
             hub: options for a model of the Hub: ``revision``, ``cache_dir``, ``token``, ``local_files_only``.
 
@@ -283,6 +327,13 @@ class ModelFolder:
             InputError: there is no such model.
             ModelError: its files are damaged.
         """
+        if is_weights_file(name):
+            from videodit.pipelines.single_files import complete
+
+            if variant is not None:
+                raise InputError(f"variant is {variant!r}; a file of weights, such as {os.fspath(name)!r}, has none")
+            path, files = complete(name, **hub)
+            return cls(os.fspath(name), path, check_model(path, files), ModelSpec.from_folder(path), files)
         path = resolve_model(name, variant=variant, **hub)
         return cls(os.fspath(name), path, check_model(path), ModelSpec.from_folder(path))
 

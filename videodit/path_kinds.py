@@ -25,9 +25,11 @@ __all__ = [
     "check_output_name",
     "close_names",
     "describe_path",
+    "expanded",
     "is_file",
     "is_folder",
     "is_there",
+    "is_weights_file",
     "kind_of",
     "names_a_file",
 ]
@@ -90,6 +92,19 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
 def is_file(path: str | os.PathLike[str]) -> bool:
     """Whether there is a file; a name that no file can have is none."""
     return _is(os.path.isfile, path)
+
+
+def is_weights_file(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a file of weights by its suffix, or a pickle of them."""
+    suffix = Path(path).suffix.lower()
+    return suffix in (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin") and is_file(expanded(path))
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with the user's folder in place of ``~``."""
+    with suppress(RuntimeError):  # a user who is not there
+        return Path(path).expanduser()
+    return Path(path)
 
 
 def is_there(path: str | os.PathLike[str]) -> bool:

@@ -14,7 +14,7 @@ from videodit.cli.results import emit
 from videodit.cli.stopping import when_stopped
 from videodit.configs import read_json
 from videodit.errors import InputError
-from videodit.path_kinds import describe_path
+from videodit.path_kinds import describe_path, is_file
 
 
 class Layout(str, Enum):
@@ -25,17 +25,24 @@ class Layout(str, Enum):
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="The folder of a transformer: config.json and safetensors files.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder of a transformer, config.json and safetensors files, or a file of its weights alone."
+        ),
+    ],
     target: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
     to: Annotated[Layout, typer.Option(help="The layout to write: VideoDiT's own, or the family's in diffusers.")] = (
         Layout.native
     ),
 ) -> None:
     """Rewrite a transformer of a known family for videodit, or one that came from there for diffusers."""
-    _check_source(source, to)
+    alone = is_file(source)
+    if not alone:
+        _check_source(source, to)
     with when_stopped(f"nothing of {str(target)!r} is kept"), show_progress() as progress:
         progress.stage("loading the libraries")
-        from videodit.families.loading import convert_transformer
+        from videodit.families.loading import convert_file, convert_transformer
         from videodit.transformer import VideoDiT
 
         progress.stage("converting")
@@ -45,7 +52,8 @@ def convert(
                 progress.stage("converting", total)
             progress.step(done)
 
-        convert_transformer(VideoDiT, source, target, to=to.value, on_tensor=on_tensor)
+        make = convert_file if alone else convert_transformer
+        make(VideoDiT, source, target, to=to.value, on_tensor=on_tensor)
     size = sum(path.stat().st_size for path in target.glob("*.safetensors"))
     emit("conversion", output=target, layout=to.value, bytes=size)
     print(f"{printable(str(target))}: {to.value} layout, {file_size(size)}")

@@ -22,8 +22,8 @@ _SIZES = frozenset(
 
 _ABOUT = """\
 The last column is the weights of all parts, on disk and, loaded at once, in memory. What a clip needs on top depends on
-its size: `videodit generate PROMPT -m MODEL --dry-run` says it. Controls, such as depth and poses, need a branch beside
-the model: docs/control.md.
+its size: `videodit generate PROMPT -m MODEL --dry-run` says it. docs/control.md and docs/references.md say what can
+steer which model.
 Read a licence before you use a model: its card on the Hub has the text."""
 
 

@@ -29,12 +29,17 @@ _LONGEST = 200  # characters of a value that are shown
 
 
 def info(
-    target: Annotated[str, typer.Argument(help="A clip, a LoRA, or a model's name or folder.", show_default=False)],
+    target: Annotated[str, typer.Argument(help="A clip, a LoRA, a model's name, folder or file.", show_default=False)],
     vocabulary: Annotated[bool, typer.Option("--vocabulary", help="Print the words that the model knows.")] = False,
     limit: Limit = None,
 ) -> None:
     """Show a clip's format and recipe, a LoRA's ranks and words, or a model's sizes and defaults."""
     _check_kind(target)
+    if kind_of(target).kind == "weights" and Path(target).expanduser().is_file():
+        if vocabulary:
+            raise InputError(f"{target!r} is a file of weights alone; only a model has a --vocabulary")
+        _print_weights(Path(target).expanduser())
+        return
     is_lora_folder = Path(target).is_dir() and not (Path(target) / "model_index.json").is_file()
     if Path(target).suffix == ".safetensors" or (is_lora_folder and any(Path(target).glob("*.safetensors"))):
         if vocabulary:
@@ -111,6 +116,40 @@ def _print_lora(name: str) -> None:
             ),
             indent=2,
         )
+
+
+def _print_weights(path: Path) -> None:
+    """Whose weights a file holds."""
+    with show_progress() as progress:
+        progress.stage("loading the libraries")
+        from videodit.families.opening import read_entries
+        from videodit.pipelines.single_files import whose
+
+        found = whose(path)
+        entries = read_entries(path)
+    total = sum(math.prod(part.shape) for part in found.parts.values())
+    dtypes = sorted({entry.dtype for entry in entries.values()})
+    emit(
+        "weights",
+        path=path,
+        family=found.family.name,
+        layout=found.layout,
+        prefix=found.prefix,
+        published=found.published,
+        parameters=total,
+        dtypes=dtypes,
+        bytes=path.stat().st_size,
+    )
+    print_rows(
+        [
+            ("family", found.family.title),
+            ("names", f"{found.layout}{f', behind {found.prefix}' if found.prefix else ''}"),
+            ("of", ", ".join(found.published) or "no published checkpoint of this size"),
+            ("weights", f"{total / 1e6:.2f} M parameters"),
+            ("dtype", ", ".join(dtypes)),
+            ("file", file_size(path.stat().st_size)),
+        ]
+    )
 
 
 def _print_clip(path: Path) -> None:

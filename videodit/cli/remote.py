@@ -47,6 +47,10 @@ def check_flags(flags: ClipFlags) -> None:
             f"--control-model is {flags.control_model[0]!r}, a folder of this machine; with --server --control goes to "
             "the branches that the server has (`videodit jobs models --json`)"
         )
+    if flags.reference or flags.reference_layout or flags.reference_cfg is not None:
+        raise InputError(
+            "--reference is not sent to a server yet; leave it out, or make the clip here without --server"
+        )
     for name in _LOCAL:
         flag = f"--{name.replace('_', '-')}"
         if getattr(flags, name):
@@ -78,6 +82,8 @@ def body_of(request: Request, server: Server | None) -> JsonObject:
         raise InputError("the prompt calls a LoRA, and with --server LoRAs are called by --lora NAME:WEIGHT alone")
     if request.has_weights:
         raise InputError("weights of words, as in (word:1.2), are not sent to a server; leave them out")
+    if request.references or request.reference_layout:
+        raise InputError("references are not sent to a server yet; leave them out")
     prompt, scenes = request.prompt, None
     if isinstance(prompt, Storyboard):
         scenes = [list(scene) for scene in prompt.scenes]

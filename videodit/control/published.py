@@ -18,7 +18,7 @@ from videodit.control.layouts import PublishedBranch, published_of
 from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES
 from videodit.families.base import to_foreign, to_native
-from videodit.families.loading import TensorFiles
+from videodit.families.stored import TensorFiles
 from videodit.files import replacing
 from videodit.json_types import Config, JsonObject
 from videodit.transformer_config import Configured, TransformerConfig, full_options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from einops import rearrange
 
+from videodit.families import config_from_shapes
 from videodit.families.base import (
     ADALN_SINGLE,
     OUTPUT,
@@ -30,7 +31,7 @@ def _halves(x: Tensors, config: Config) -> Tensors:
     return [rearrange(x[0], "(n a i j) ... -> (n a j i) ...", n=config["num_attention_heads"], a=3, j=2)]
 
 
-HALF_SPLIT = Transform(_pairs, _halves)
+HALF_SPLIT = Transform(_pairs, _halves, rows=True)
 
 
 def options(config: Config) -> JsonObject:
@@ -49,6 +50,7 @@ FAMILY = Family(
     class_name="AllegroTransformer3DModel",
     objective="epsilon",
     options=options,
+    config_from_shapes=config_from_shapes.allegro,
     rules=(
         *ADALN_SINGLE,
         *(

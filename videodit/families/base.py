@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from einops import rearrange
@@ -33,10 +34,17 @@ Tensors = list["Tensor"]
 
 
 class Transform(NamedTuple):
-    """A change of layout and its inverse. Both take tensors and our config."""
+    """A change of layout and its inverse.
+
+    Attributes:
+        load: takes tensors and our config.
+        save: likewise.
+        rows: both move whole rows, whatever these hold: the bytes of quantized ones, too.
+    """
 
     load: Callable[[Tensors, Config], Tensors]
     save: Callable[[Tensors, Config], Tensors]
+    rows: bool = False
 
 
 class Rule(NamedTuple):
@@ -85,7 +93,7 @@ class Published(NamedTuple):
     makes: str = "clips"
 
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "module.")
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.model.", "model.", "module.")
 """What files put before all names, the longest first."""
 
 
@@ -95,31 +103,63 @@ class Original:
 
     Attributes:
         rules: from diffusers' names ("ours" in a rule) to the authors'. One tensor of theirs may hold several of
-            diffusers', one under the other; such rules are for adapters alone, as are second names of the same tensor.
-            What no rule names is called the same in both.
-        mark: part of a tensor's name that only this layout has.
-        config: diffusers' config from the shapes of the renamed tensors; ``None`` where whole files are not read.
-        dropped: a regular expression for tensors of other networks in the same file.
+            diffusers', one under the other. What no rule names is called the same in both.
+        whole: further rules, of tensors that adapters do not change; they go before the others.
+        last: rules of the last block, which has other layers; they go before all.
+        respelled: regular expressions, and what to write for them, that bring other spellings of the layout to this.
+        dropped: a regular expression for tensors of other networks in the same file, and for tables that are computed.
     """
 
     rules: tuple[Rule, ...]
-    mark: str = ""
-    config: Callable[[Mapping[str, list[int]]], JsonObject] | None = None
+    whole: tuple[Rule, ...] = ()
+    last: tuple[Rule, ...] = ()
+    respelled: tuple[tuple[str, str], ...] = ()
     dropped: str | None = None
 
-    def rename(self, name: str) -> str | None:
-        """diffusers' name of a tensor, or ``None`` for one of another network."""
-        if self.dropped is not None and re.match(self.dropped, name):
-            return None
-        for prefix in PREFIXES:
-            if name.startswith(prefix):
-                name = name.removeprefix(prefix)
-                break
-        for rule in self.rules:
-            ours, theirs = rule.ours, rule.theirs
-            if isinstance(ours, str) and isinstance(theirs, str) and (found := _match(theirs, name)) is not None:
-                return ours.format(**found)
-        return name
+    def parts(self, shapes: Mapping[str, list[int]]) -> dict[str, Part]:
+        """Where in a file diffusers' tensors are.
+
+        Args:
+            shapes: of the file's tensors, by their names without a prefix.
+
+        Raises:
+            ModelError: tensors whose rows cannot be divided.
+        """
+        found: dict[str, Part] = {}
+        numbers = [int(match[1]) for name in shapes if (match := re.match(r"\w*blocks\.(\d+)\.", name))]
+        last = str(max(numbers, default=0))
+        for stored, shape in shapes.items():
+            name = stored
+            for pattern, spelling in self.respelled:
+                name = re.sub(pattern, spelling, name)
+            if self.dropped is not None and re.match(self.dropped, name):
+                continue
+            ours, transform = self._of(name, last)
+            if transform is not None:
+                whole = [_without_data(shape)]
+                made = transform.load(whole, {})
+                found |= {
+                    one: Part(stored, list(tensor.shape), None, transform, index)
+                    for index, (one, tensor) in enumerate(zip(ours, made, strict=True))
+                }
+            elif len(ours) == 1:
+                found[ours[0]] = Part(stored, shape)
+            else:
+                rows = _divide(stored, shapes, len(ours))
+                for one, (start, stop) in zip(ours, rows, strict=True):
+                    found[one] = Part(stored, [stop - start, *shape[1:]], (start, stop))
+        return found
+
+    def _of(self, name: str, last: str) -> tuple[tuple[str, ...], Transform | None]:
+        """Which of diffusers' tensors one of the authors' holds, and how."""
+        for rules in (self.last, self.whole, self.rules):
+            for rule in rules:
+                if isinstance(rule.theirs, str) and (found := _match(rule.theirs, name)) is not None:
+                    if rules is self.last and found.get("n") != last:
+                        continue
+                    ours = rule.ours if isinstance(rule.ours, tuple) else (rule.ours,)
+                    return tuple(pattern.format(**found) for pattern in ours), rule.transform
+        return (name,), None
 
     def names_of(self, name: str) -> Iterator[Group]:
         """For one of diffusers' tensors: each tensor of the authors' that holds it, and all that this one holds."""
@@ -129,6 +169,53 @@ class Original:
             if found is not None and isinstance(rule.theirs, str):
                 theirs = (rule.theirs.format(**found),)
                 yield Group(tuple(pattern.format(**found) for pattern in ours), theirs, rule.transform)
+
+
+class Part(NamedTuple):
+    """Where in a file a tensor is.
+
+    Attributes:
+        stored: the name of the file's tensor.
+        shape: of the part.
+        rows: the first, and the one behind the last; ``None`` for all of them.
+        transform: from the file's tensor to several.
+        index: which of these it is.
+    """
+
+    stored: str
+    shape: list[int]
+    rows: tuple[int, int] | None = None
+    transform: Transform | None = None
+    index: int = 0
+
+
+def _without_data(shape: list[int]) -> Tensor:
+    """A tensor without data."""
+    import torch
+
+    return torch.empty(shape, device="meta")
+
+
+def _divide(name: str, shapes: Mapping[str, list[int]], count: int) -> list[tuple[int, int]]:
+    """The rows of each of the layers that are fused in one.
+
+    Two or three are as large as each other. Of four, the first three, which are queries, keys and values, have as many
+    rows as the layer has inputs; the last, which goes into the MLP, has the rest.
+
+    Raises:
+        ModelError: rows that cannot be divided so.
+    """
+    rows = shapes[name][0] if shapes[name] else 0
+    if count < 4:
+        each = rows // count
+        if rows % count:
+            raise ModelError(f"{name} has {rows} rows, which cannot be divided by {count}")
+        return [(each * i, each * (i + 1)) for i in range(count)]
+    weight = shapes.get(f"{name.rpartition('.')[0]}.weight", [])
+    each = weight[1] if len(weight) == 2 else rows
+    if (count - 1) * each >= rows:
+        raise ModelError(f"{name} has {rows} rows, which must be more than {count - 1} times its {each} inputs")
+    return [*((each * i, each * (i + 1)) for i in range(count - 1)), (each * (count - 1), rows)]
 
 
 def count_blocks(names: Iterable[str], prefix: str) -> int:
@@ -155,6 +242,8 @@ class Family:
         pipeline_aliases: other classes of pipelines whose base samples as one of ``sampling`` does, by name.
         ignored_entries: of their config, of other networks in the same files.
         settled_by_weights: entries of their config that the names of the weights decide, where files leave them out.
+        config_from_shapes: diffusers' config from the shapes of its tensors, for files of weights alone. It raises
+            ``KeyError``, ``IndexError`` or ``ValueError`` for another network's. ``None``: published configs are tried.
         sampling: how diffusers' pipelines of the family make clips, by their class.
     """
 
@@ -172,6 +261,7 @@ class Family:
     pipeline_aliases: Mapping[str, str] = field(default_factory=dict)
     ignored_entries: tuple[str, ...] = ()
     settled_by_weights: Callable[[set[str]], JsonObject] = lambda names: {}
+    config_from_shapes: Callable[[Mapping[str, list[int]]], JsonObject] | None = None
     sampling: Mapping[str, Sampling] = field(default_factory=dict)
 
     def native_config(self, config: Config, names: Iterable[str] | None = None) -> JsonObject:
@@ -251,10 +341,14 @@ class Family:
 _PARTS = {"n": r"(?P<n>\d+)", "s": r"(?P<s>\d+)", "rest": r"(?P<rest>.+)"}
 
 
+@cache
+def _expression(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", lambda m: _PARTS[m[1]], re.escape(pattern)))
+
+
 def _match(pattern: str, key: str, num_layers: int | None = None) -> dict[str, str | int] | None:
     """What stands in a pattern's braces, single blocks counted from the first of them, or ``None``."""
-    expression = re.sub(r"\\\{(\w+)\\\}", lambda m: _PARTS[m[1]], re.escape(pattern))
-    match = re.fullmatch(expression, key)
+    match = _expression(pattern).fullmatch(key)
     if match is None:
         return None
     found: dict[str, str | int] = dict(match.groupdict())
@@ -298,6 +392,7 @@ LEADING_AXIS = Transform(lambda x, _: [x[0][0]], lambda x, _: [x[0][None]])
 CHANNEL_FIRST = Transform(
     lambda x, config: [rearrange(x[0], "(c p) ... -> (p c) ...", p=_patch_numel(config))],
     lambda x, config: [rearrange(x[0], "(p c) ... -> (c p) ...", p=_patch_numel(config))],
+    rows=True,
 )
 """Rows of the final projection in the order channel, place in the patch."""
 
@@ -306,7 +401,7 @@ def _swap_halves(x: Tensors, _: Config) -> Tensors:
     return [x[0].roll(len(x[0]) // 2, dims=0)]
 
 
-SWAP_HALVES = Transform(_swap_halves, _swap_halves)
+SWAP_HALVES = Transform(_swap_halves, _swap_halves, rows=True)
 """Scale and shift in the other order."""
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from einops import rearrange
 
 from videodit.families import cogvideox_1_5 as of_1_5
+from videodit.families import config_from_shapes, original_layouts
 from videodit.families.base import (
     APACHE,
     CHANNEL_FIRST,
@@ -30,7 +31,7 @@ def _by_stream(x: Tensors, _: Config) -> Tensors:
     return [rearrange(list(pair), "layer rows ... -> (layer rows) ...") for pair in ((video1, video2), (text1, text2))]
 
 
-REGROUP = Transform(_by_stream, _by_stream)  # a transposition of a 2×2 grid undoes itself
+REGROUP = Transform(_by_stream, _by_stream, rows=True)  # a transposition of a 2×2 grid undoes itself
 
 
 def options(config: Config) -> JsonObject:
@@ -103,6 +104,8 @@ FAMILY = Family(
     class_name="CogVideoXTransformer3DModel",
     objective="v",
     options=options,
+    original=original_layouts.COGVIDEOX,
+    config_from_shapes=config_from_shapes.cogvideox,
     rules=(
         Rule("patch_embed.weight", "patch_embed.proj.weight", of_1_5.PATCHES),
         Rule("patch_embed.bias", "patch_embed.proj.bias"),
@@ -128,6 +131,7 @@ FAMILY = Family(
     sampling={
         "CogVideoXPipeline": _SAMPLING,
         "CogVideoXImageToVideoPipeline": replace(_SAMPLING, image_condition=("latents", "drawn_image")),
+        "CogVideoXFunControlPipeline": replace(_SAMPLING, image_condition=("latents", "control")),
     },
     required={
         "attention_bias": True,

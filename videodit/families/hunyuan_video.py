@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from videodit.families import config_from_shapes, original_layouts
 from videodit.families import hunyuan_video_i2v as i2v
 from videodit.families.base import (
     CONV3D,
@@ -102,6 +103,8 @@ ORIGINAL = Original(
         Rule(f"{_SINGLE}.norm.linear.{{rest}}", "single_blocks.{n}.modulation.linear.{rest}"),
         *ORIGINAL_MMDIT,
     ),
+    whole=original_layouts.HUNYUAN_NORMS,
+    respelled=original_layouts.HUNYUAN_IN_COMFYUI,
 )
 
 SAMPLING = Sampling(
@@ -133,6 +136,7 @@ FAMILY = Family(
         *MMDIT,
     ),
     original=ORIGINAL,
+    config_from_shapes=config_from_shapes.hunyuan_video,
     sampling={
         "HunyuanVideoPipeline": SAMPLING,
         "HunyuanVideoImageToVideoPipeline": i2v.sampling(SAMPLING),

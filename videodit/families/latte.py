@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from videodit.families import config_from_shapes
 from videodit.families.base import ADALN_SINGLE, OUTPUT, Family, Published, block_rules
 from videodit.families.pixart import REQUIRED, image_positions, shared_options
 from videodit.families.sampling import Sampling, always
@@ -24,6 +25,7 @@ FAMILY = Family(
     class_name="LatteTransformer3DModel",
     objective="epsilon",
     options=options,
+    config_from_shapes=config_from_shapes.latte,
     rules=(
         *ADALN_SINGLE,
         *block_rules("blocks.{n}.spatial", "transformer_blocks.{n}"),

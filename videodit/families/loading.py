@@ -6,12 +6,10 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import Self
@@ -19,12 +17,9 @@ from typing_extensions import Self
 from videodit.arguments import check_path
 from videodit.checkpoints import (
     HUB_OPTIONS,
-    PICKLE_SUFFIXES,
     WEIGHTS_STEM,
     CheckedLoading,
     HubOptions,
-    check_file,
-    check_no_gguf,
     check_weights,
     fetch_weights,
     find_folder,
@@ -34,18 +29,19 @@ from videodit.configs import check_class, check_config, read_json
 from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES, family_of
 from videodit.families.base import Family, Group, to_foreign, to_native
+from videodit.families.opening import open_single_file, read_config
 from videodit.families.quantizing import LoadingQuantizer, Place
+from videodit.families.single_files import recognise
+from videodit.families.stored import Parts, Stored, TensorFiles
 from videodit.files import replacing
 from videodit.json_types import Config, JsonObject
 from videodit.schema import check_types
 from videodit.weights import (
-    TensorFile,
     build,
     check_counts,
     check_entries,
     check_names,
     is_finite,
-    read_header,
     read_headers,
 )
 
@@ -55,52 +51,6 @@ Model = TypeVar("Model", bound="FamilyLoading")
 Item = TypeVar("Item", Tensor, list[int])
 
 _LOAD_OPTIONS = ("device_map", "max_memory", "quantization_config")
-
-
-class TensorFiles:
-    """The tensors of one or more safetensors files, read one at a time. A context manager.
-
-    Args:
-        files: the files.
-        rename: from the names in the files to the names to know them by; ``None`` leaves a tensor out.
-
-    Raises:
-        ModelError: a tensor that is in two files.
-    """
-
-    def __init__(self, files: Iterable[Path], rename: Callable[[str], str | None] = lambda name: name) -> None:
-        self._stack = ExitStack()
-        self._places: dict[str, tuple[TensorFile, str]] = {}
-        for path in files:
-            file = self._stack.enter_context(safe_open(path, framework="pt"))
-            for stored in file.keys():  # noqa: SIM118 - a file is no mapping
-                name = rename(stored)
-                if name is None:
-                    continue
-                if name in self._places:
-                    raise ModelError(f"{path} holds {name}, which is in another file, too")
-                self._places[name] = (file, stored)
-
-    def __enter__(self) -> TensorFiles:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    @property
-    def names(self) -> set[str]:
-        """The names that tensors are known by."""
-        return set(self._places)
-
-    def shape(self, name: str) -> list[int]:
-        """A tensor's shape, without reading it."""
-        file, stored = self._places[name]
-        return list(file.get_slice(stored).get_shape())
-
-    def get(self, name: str) -> Tensor:
-        """Read a tensor."""
-        file, stored = self._places[name]
-        return file.get_tensor(stored)
 
 
 class FamilyLoading(CheckedLoading):
@@ -160,51 +110,39 @@ class FamilyLoading(CheckedLoading):
         *,
         dtype: torch.dtype = torch.float32,
         device_map: DeviceMap | None = None,
+        max_memory: MaxMemory | None = None,
+        quantization_config: object = None,
         overrides: Config | None = None,
+        config: Config | str | os.PathLike[str] | None = None,
     ) -> Self:
-        """Load a file in the layout of its authors (Wan and LTX-Video), whatever prefix it has.
+        """Load a file of weights alone, in the layout of diffusers or of the model's authors, whatever prefix it has.
 
-        A pipeline sets the options that such a file does not tell (:attr:`Sampling.overrides`) when it gets the model.
+        Whose weights they are is told from the names and shapes of the tensors. Those in fp8 are dequantized as they
+        are read, by the scales that ComfyUI or musubi-tuner wrote beside them. A pipeline sets the options that no file
+        tells (:attr:`Sampling.overrides`) when it gets the model.
 
         Args:
             path: a safetensors file.
             dtype: of the weights.
             device_map: see :meth:`from_pretrained`.
+            max_memory: see :meth:`from_pretrained`.
+            quantization_config: see :meth:`from_pretrained`.
             overrides: see :meth:`from_pretrained`.
+            config: diffusers' config of the transformer, or the path of its ``config.json``, for models whose tensors
+                do not tell which of several they are.
 
         Raises:
-            ModelError: a pickle, a broken file, a quantized one, or tensors that belong to neither.
+            ModelError: a pickle, a broken file, one quantized in another way, or tensors that are no family's.
         """
-        path = Path(path)
-        check_no_gguf(path)
-        if path.suffix in PICKLE_SUFFIXES:
-            raise ModelError(
-                f"{path} is a pickle, which can run code when opened; where you trust it, convert it: "
-                "safetensors.torch.save_file(torch.load(path, weights_only=True), target)"
-            )
-        check_file(path)
-        entries = read_header(path)
-        check_entries(entries, path)
-        names = list(entries)
-        whole = [(family, family.original) for family in FAMILIES.values() if family.original is not None]
-        whole = [(family, original) for family, original in whole if original.config is not None]
-        for family, original in reversed(whole):  # SkyReels-V2's files have all that Wan's have, and more
-            if any(original.mark in name for name in names):
-                with TensorFiles([path], original.rename) as files:
-                    assert original.config is not None
-                    shapes = {name: files.shape(name) for name in files.names}
-                    try:
-                        config = original.config(shapes)
-                    except (KeyError, IndexError, ValueError) as error:
-                        raise ModelError(
-                            f"{path} lacks tensors of {family.title}, or holds some of another shape: {error}"
-                        ) from None
-                    native = family.native_config(config) | dict(overrides or {})
-                    return _load(cls, family, native, files, path, dtype, device_map)
-        known = ", ".join(family.title for family, _ in whole)
-        raise ModelError(
-            f"{path} holds no transformer of {known}; the first of its tensors is {min(names, default='none')}"
-        )
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise InputError(f"dtype must be a floating torch.dtype such as torch.bfloat16, got {dtype!r}")
+        path = Path(check_path(path, "a file of weights"))
+        config = read_config(config)
+        with open_single_file(path) as stored:
+            found = recognise({name: stored.shape(name) for name in stored.names}, path, cls, config)
+            native = found.config | dict(overrides or {})
+            files = Parts(stored, found.parts)
+            return _load(cls, found.family, native, files, path, dtype, device_map, max_memory, quantization_config)
 
     @classmethod
     def _native_config(cls, config: JsonObject, where: object) -> JsonObject:
@@ -217,7 +155,7 @@ def _load(
     cls: type[Model],
     family: Family,
     config: Config,
-    files: TensorFiles,
+    files: Stored,
     where: Path,
     dtype: torch.dtype,
     device_map: DeviceMap | None = None,
@@ -256,7 +194,7 @@ def _load(
     return model
 
 
-def check_keys(family: Family, *, groups: list[Group], files: TensorFiles, where: Path) -> list[Group]:
+def check_keys(family: Family, *, groups: list[Group], files: Stored, where: Path) -> list[Group]:
     """The groups, once their tensors and those of the files are the same.
 
     Raises:
@@ -330,10 +268,7 @@ def convert_transformer(
         InputError: a source that is not in the other layout, whose weights came from no family, or that is broken; or
             a target that exists.
     """
-    if target.exists():
-        raise InputError(f"{target} exists; name a folder that does not")
-    if not target.absolute().parent.is_dir():
-        raise InputError(f"there is no folder {target.absolute().parent}")
+    _check_target(target)
     config = read_json(source / "config.json")
     check_weights(source)
     if to == "native":
@@ -366,6 +301,60 @@ def convert_transformer(
                 model.save_config(partial)
             else:
                 (partial / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+
+
+def convert_file(
+    model_class: type[FamilyLoading],
+    source: Path,
+    target: Path,
+    *,
+    to: str,
+    max_shard_bytes: int = 5_000_000_000,
+    on_tensor: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write a file of a transformer's weights as a folder, bit for bit; what is in scaled fp8 comes in fp32.
+
+    Args:
+        model_class: :class:`videodit.VideoDiT`.
+        source: see :meth:`FamilyLoading.from_single_file`.
+        target: see :func:`convert_transformer`.
+        to: ``"native"`` or ``"diffusers"``.
+        max_shard_bytes: at which a new file begins.
+        on_tensor: called with tensors done and in all.
+
+    Raises:
+        InputError: a target that exists.
+        ModelError: see :meth:`FamilyLoading.from_single_file`.
+    """
+    _check_target(target)
+    with open_single_file(source) as stored:
+        found = recognise({name: stored.shape(name) for name in stored.names}, source, model_class)
+        model = build(lambda: model_class(**found.config), source)
+        groups = found.family.plan(model.state_dict(), model.config)
+        files = Parts(stored, found.parts)
+        tensors = ((name, files.get(name)) for name in sorted(files.names))
+        if to == "native":
+            tensors = to_native(groups, files.get, model.config)
+        with replacing(target) as partial:
+            partial.mkdir()
+            _write_shards(tensors, partial, max_shard_bytes, lambda done: on_tensor(done, len(files.names)))
+            if to == "native":
+                model.save_config(partial)
+            else:
+                config = {"_class_name": found.family.class_name, **found.config["family_config"]}
+                (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_target(target: Path) -> None:
+    """See that a folder can be made.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if target.exists():
+        raise InputError(f"{target} exists; name a folder that does not")
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {target.absolute().parent}")
 
 
 def _checked(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from videodit.errors import InputError
-from videodit.families.base import OUTPUT, Family, Original, Published, Rule, block_rules, count_blocks
+from videodit.families import config_from_shapes
+from videodit.families.base import OUTPUT, Family, Original, Published, Rule, block_rules
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import LTX_VAE, T5_XXL
 from videodit.json_types import Config, JsonObject
@@ -42,24 +41,7 @@ def options(config: Config) -> JsonObject:
     }
 
 
-_HEADS = 32  # of every published LTX-Video
-
-
-def _config_from_shapes(shapes: Mapping[str, list[int]]) -> JsonObject:
-    dim, channels = shapes["proj_in.weight"]
-    return {
-        "in_channels": channels,
-        "out_channels": shapes["proj_out.weight"][0],
-        "num_attention_heads": _HEADS,
-        "attention_head_dim": dim // _HEADS,
-        "cross_attention_dim": dim,
-        "num_layers": count_blocks(shapes, "transformer_blocks"),
-        "caption_channels": shapes["caption_projection.linear_1.weight"][1],
-    }
-
-
 ORIGINAL = Original(
-    mark="patchify_proj.",
     rules=(
         Rule("proj_in.{rest}", "patchify_proj.{rest}"),
         Rule("time_embed.{rest}", "adaln_single.{rest}"),
@@ -72,8 +54,6 @@ ORIGINAL = Original(
             for x in ("q", "k")
         ),
     ),
-    config=_config_from_shapes,
-    dropped=r"vae\.|text_encoder",
 )
 
 FAMILY = Family(
@@ -91,6 +71,7 @@ FAMILY = Family(
         *OUTPUT,
     ),
     original=ORIGINAL,
+    config_from_shapes=config_from_shapes.ltx,
     sampling={
         "LTXPipeline": Sampling(
             text=TextSpec(max_length=128, padding="max_length", encoder_mask=False),
@@ -105,6 +86,7 @@ FAMILY = Family(
             defaults=always(512, 704, 161, 25.0, 50, 3.0),
             sigmas="linear_quadratic",
             overrides={"rope_lag": 7 / 8},
+            references="guide",
         ),
     },
     required={

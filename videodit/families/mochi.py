@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from videodit.families import config_from_shapes, original_layouts
 from videodit.families.base import APACHE, CONV2D, SWAP_HALVES, Family, Published, Rule, Transform, block_rules
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import MOCHI_VAE, T5_XXL
@@ -53,6 +54,8 @@ FAMILY = Family(
     class_name="MochiTransformer3DModel",
     objective="flow",
     options=options,
+    original=original_layouts.MOCHI,
+    config_from_shapes=config_from_shapes.mochi,
     rules=(
         Rule("patch_embed.weight", "patch_embed.proj.weight", CONV2D),
         Rule("patch_embed.bias", "patch_embed.proj.bias"),

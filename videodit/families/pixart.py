@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from videodit.errors import InputError
+from videodit.families import config_from_shapes, original_layouts
 from videodit.families.base import ADALN_SINGLE, OUTPUT, Family, Published, block_rules
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import IMAGE_VAE, T5_XXL
@@ -83,6 +84,8 @@ FAMILY = Family(
     class_name="PixArtTransformer2DModel",
     objective="epsilon",
     options=options,
+    original=original_layouts.PIXART,
+    config_from_shapes=config_from_shapes.pixart,
     rules=(*ADALN_SINGLE, *block_rules("blocks.{n}", "transformer_blocks.{n}"), *OUTPUT),
     required=REQUIRED,
     aliases=("Transformer2DModel",),

@@ -6,11 +6,10 @@ given, and can denoise a clip's frames one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from videodit.errors import ModelError
-from videodit.families import wan
+from videodit.families import config_from_shapes, wan
 from videodit.families.base import Published, Rule
 from videodit.families.sampling import KEPT, Sampling, always
 from videodit.families.sizes import UMT5_XXL, WAN_VAE_2_1
@@ -36,20 +35,14 @@ def _not_told(config: Config) -> JsonObject:
     return {}
 
 
-def _config_from_shapes(shapes: Mapping[str, list[int]]) -> JsonObject:
-    return wan.config_from_shapes(shapes) | {"inject_sample_info": True}
-
-
 # The authors' files carry Wan's names and load as Wan, but for those of models that are told the rate.
 ORIGINAL = replace(
     wan.ORIGINAL,
-    mark="fps_embedding.",
     rules=(
         Rule("fps_projection.net.0.proj.{rest}", "fps_projection.0.{rest}"),
         Rule("fps_projection.net.2.{rest}", "fps_projection.2.{rest}"),
         *wan.ORIGINAL.rules,
     ),
-    config=_config_from_shapes,
 )
 
 _SAMPLING = Sampling(
@@ -71,6 +64,7 @@ FAMILY = replace(
         *wan.RULES,
     ),
     original=ORIGINAL,
+    config_from_shapes=config_from_shapes.skyreels,
     sampling={
         "SkyReelsV2Pipeline": _SAMPLING,
         "SkyReelsV2DiffusionForcingPipeline": _FORCING,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from videodit.errors import InputError
+from videodit.families import config_from_shapes
 from videodit.families.base import (
     CONV3D,
     LEADING_AXIS,
     Family,
     Original,
     Rule,
-    count_blocks,
 )
 from videodit.families.sampling import Sampling, always
 from videodit.families.wan_published import PUBLISHED
@@ -46,32 +44,6 @@ def options(config: Config) -> JsonObject:
     return {name: config[name] for name in _SAME} | {"image_tokens": config["pos_embed_seq_len"]}
 
 
-_HEAD_DIM = 128  # of every published Wan
-
-
-def config_from_shapes(shapes: Mapping[str, list[int]]) -> JsonObject:
-    """diffusers' config from the shapes of its tensors."""
-    dim, channels = shapes["patch_embedding.weight"][:2]
-    patch = shapes["patch_embedding.weight"][2:]
-    image = shapes.get("condition_embedder.image_embedder.norm1.weight", [None])[0]
-    positions = shapes.get("condition_embedder.image_embedder.pos_embed")
-    head_dim = min(_HEAD_DIM, dim)
-    return {
-        "patch_size": tuple(patch),
-        "num_attention_heads": dim // head_dim,
-        "attention_head_dim": head_dim,
-        "in_channels": channels,
-        "out_channels": shapes["proj_out.weight"][0] // (patch[0] * patch[1] * patch[2]),
-        "text_dim": shapes["condition_embedder.text_embedder.linear_1.weight"][1],
-        "freq_dim": shapes["condition_embedder.time_embedder.linear_1.weight"][1],
-        "ffn_dim": shapes["blocks.0.ffn.net.0.proj.weight"][0],
-        "num_layers": count_blocks(shapes, "blocks"),
-        "image_dim": image,
-        "added_kv_proj_dim": None if image is None else dim,
-        "pos_embed_seq_len": None if positions is None else positions[1],
-    }
-
-
 _EMBEDDER, _IMAGE_EMBEDDER = "condition_embedder", "condition_embedder.image_embedder"
 _PROJECTIONS = {
     "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "o", "add_k_proj": "k_img", "add_v_proj": "v_img",
@@ -79,7 +51,6 @@ _PROJECTIONS = {
 }  # fmt: skip
 
 ORIGINAL = Original(
-    mark="self_attn.norm_q.",
     rules=(
         *(
             Rule(f"{_EMBEDDER}.{part}_embedder.linear_{i + 1}.{{rest}}", f"{part}_embedding.{2 * i}.{{rest}}")
@@ -104,7 +75,6 @@ ORIGINAL = Original(
             for name, short in _PROJECTIONS.items()
         ),
     ),
-    config=config_from_shapes,
 )
 
 # Padding is zero and attended to, as in training.
@@ -132,11 +102,16 @@ FAMILY = Family(
     aliases=("WanVACETransformer3DModel",),
     pipeline_aliases={"WanVACEPipeline": "WanPipeline"},
     original=ORIGINAL,
+    config_from_shapes=config_from_shapes.wan,
     sampling={
         "WanPipeline": Sampling(text=TEXT, vae="AutoencoderKLWan", defaults=_defaults),
         # With expand_timesteps (2.2 TI2V 5B) the image is kept at the first frame instead.
         "WanImageToVideoPipeline": Sampling(
             text=TEXT, vae="AutoencoderKLWan", defaults=_defaults, image_condition=("latents", "mask4", "frames")
+        ),
+        # diffusers has no such class; VideoX-Fun's pipeline has this name.
+        "WanFunControlPipeline": Sampling(
+            text=TEXT, vae="AutoencoderKLWan", defaults=_defaults, image_condition=("latents", "control", "image")
         ),
         "LucyEditPipeline": Sampling(
             text=TEXT,

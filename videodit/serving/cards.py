@@ -94,6 +94,7 @@ class Card:
             **{**geometry, "vae_stride": Size3D(*geometry["vae_stride"]), "patch": Size3D(*geometry["patch"])}
         )
         spec["channels"] = tuple(spec["channels"])
+        spec["reference_sizes"] = tuple(map(tuple, spec.get("reference_sizes", ())))
         spec["branches"] = tuple(
             BranchSpec(**{**branch, "kinds": tuple(branch["kinds"])}) for branch in spec["branches"]
         )
@@ -101,8 +102,9 @@ class Card:
         spec["text"] = TextNeeds(**spec["text"])
         if spec["learned_grid"] is not None:
             spec["learned_grid"] = Size3D(*spec["learned_grid"])
-        rest = {name: values[name] for name in ("name", "pipeline", "bytes", "hash", "created", "loras", "controls")}
-        return cls(spec=ModelSpec(**spec), words=frozenset(values["words"]), licence=values.get("licence"), **rest)
+        rest = {name: values[name] for name in ("name", "pipeline", "bytes", "hash", "created", "loras")}
+        rest |= {name: values.get(name) for name in ("licence", "controls")}  # younger than some cards
+        return cls(spec=ModelSpec(**spec), words=frozenset(values["words"]), **rest)
 
 
 def with_controls(card: Card, folder: Path, registered: Iterable[ControlModel]) -> Card:

@@ -73,7 +73,7 @@ def _controls(card: Card) -> JsonObject | None:
     """The control branches of a model, and the kinds that requests may name; ``None`` while nobody knows them."""
     if card.controls is None:
         return None
-    branches = card.spec.branches
+    branches = card.spec.takers
     takers = {kind: [one.name for one in branches if one.takes(kind)] for kind in KINDS}
     return {
         "branches": [

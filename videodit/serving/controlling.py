@@ -52,7 +52,7 @@ async def show_controls(job: Job, state: ServerState) -> JsonObject:
         return original_file(state.data, id) if kept[id] is None else source_file(state.data, kept[id], id)
 
     request = with_files(Request.from_json(job.request), file)
-    checked = check_controls(request.control, state.card(job.model).spec.branches)
+    checked = check_controls(request.control, state.card(job.model).spec.takers)
     limits = state.config.limits
     place = partial(
         _placed,

@@ -218,7 +218,8 @@ def make(job: Job, folder: Path, models: Models, upload: Callable[[str], Path], 
     asked, controls = job.request, set[str]()
     if asked.get("control"):
         said = Request.from_json({"control": asked["control"]}).control
-        controls = {one.branch.name for one in check_controls(said, models.spec(job.model).branches)}
+        named = {one.branch.name for one in check_controls(said, models.spec(job.model).takers)}
+        controls = named & {one.name for one in models.controls}  # the model's own channels are no branch
     pipe = models.pipeline(job.model, acceleration=asked.get("acceleration"), loras=_loras(job), controls=controls)
     teller("planning")
     spec = replace(models.folder(job.model).spec, branches=pipe.spec.branches)
@@ -253,7 +254,7 @@ def _read(job: Job, spec: ModelSpec, upload: Callable[[str], Path]) -> tuple[Req
     Raises:
         InputError: a clip that cannot be read.
     """
-    from videodit.pipelines.clip_requests import ClipFile, edit_request, extend_request
+    from videodit.pipelines.clip_requests import ByPrompts, ClipFile, edit_request, extend_request
 
     request, from_clip = with_files(Request.from_json(job.request), upload), job.extra.get("from_clip")
     if from_clip is None:
@@ -263,6 +264,7 @@ def _read(job: Job, spec: ModelSpec, upload: Callable[[str], Path]) -> tuple[Req
     if kind == "extension":
         return extend_request(request, clip, spec, **options)
     mask = options.pop("mask", None)
+    options["prompts"] = ByPrompts(**options.pop("prompts", {}))  # which jobs of older versions do not say
     return edit_request(request, clip, spec, mask=None if mask is None else ClipFile(upload(mask), "mask"), **options)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 
+from videodit.control.branch_spec import OWN_CHANNELS
 from videodit.control.control import MEDIA
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
@@ -110,6 +111,7 @@ def as_request(recipe: JsonObject, state: ServerState, owner: str) -> tuple[Json
             fields["fit"] = recipe["fit"]
     told_of = {
         "conditions": "pictures or clips that it started from, which it does not carry",
+        "references": "references, which this server does not take yet",
         "not_recorded": "parts that its recipe does not carry",
         "changed": "a model that was changed after it was loaded",
         "prompt_weights": "weights of words in its prompt",
@@ -143,9 +145,13 @@ def _controls(recipe: JsonObject, state: ServerState, owner: str, model: str | N
         if not isinstance(entry, dict) or not all(is_plain(entry.get(name), (str,)) for name in ("kind", "branch")):
             raise InputError(f"the recipe in the clip has control {reprlib.repr(entry)}; it must say kind and branch")
         what, kind = f"control {reprlib.repr(slot)}", entry["kind"]
-        takers = [] if card is None else [one.name for one in card.spec.branches if one.takes(kind)]
+        takers = [] if card is None else [one.name for one in card.spec.takers if one.takes(kind)]
         facts = {} if card is None else card.controls or {}
-        alike = [name for name in takers if facts[name]["hash"] == hashes.get(entry["branch"])]
+        alike = [
+            name
+            for name in takers
+            if name == OWN_CHANNELS.name or facts.get(name, {}).get("hash") == hashes.get(entry["branch"])
+        ]
         if not takers:
             notices.append(f"the clip was made with {what}, for which no branch is registered here")
             continue

@@ -18,11 +18,11 @@ class Writer:
     """A store in a thread, which does one thing after the other; what was written outlasts a power cut.
 
     Args:
-        path: of the store's file.
+        path: what the store opens.
         name: of the thread.
     """
 
-    def __init__(self, path: Path, name: str = "writer") -> None:
+    def __init__(self, path: Path | str, name: str = "writer") -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._store = self._thread.submit(JobStore, path, durable=True)
 
