@@ -294,7 +294,9 @@ def _controls(
     if not checked or not read_media:
         return (), []
     if place is None:
-        from videodit.pipelines.control_placing import place_controls as place
+        from videodit.pipelines.control_placing import place_controls
+
+        place = place_controls
     return place(checked, settings, fit=request.fit)
 
 

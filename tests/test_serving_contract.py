@@ -673,7 +673,7 @@ def test_every_flag_of_the_commands_has_a_field_or_a_reason() -> None:
     names = {
         "image": "input_reference", "last_image": "last_reference", "keyframe": "conditions", "frames": "num_frames",
         "steps": "num_inference_steps", "cfg": "guidance_scale", "negative": "negative_prompt", "clip": "video",
-        "control_mask": "control", "control_fit": "control",
+        "control_mask": "control", "control_fit": "control", "source_cfg": "source_guidance_scale",
     }  # fmt: skip
     left_out = {
         "prompts": "several requests",

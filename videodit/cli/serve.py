@@ -266,8 +266,10 @@ def _listen(host: str, port: int) -> socket.socket:
 def named_branches(texts: list[str] | None) -> tuple[ControlModel, ...]:
     """Control branches by name; their folders are found from anywhere."""
 
-    def absolute(source: str | None) -> str | None:
-        return str(Path(source).absolute()) if source is not None and Path(source).exists() else source
+    def absolute(source: str) -> str:
+        return str(Path(source).absolute()) if Path(source).exists() else source
 
-    found = parse_models(texts)
-    return tuple(replace(one, source=absolute(one.source), source_2=absolute(one.source_2)) for one in found)
+    return tuple(
+        replace(one, source=absolute(one.source), source_2=None if one.source_2 is None else absolute(one.source_2))
+        for one in parse_models(texts)
+    )

@@ -37,8 +37,8 @@ def ui(
 
         from videodit.serving.config import ServerConfig, named_sources
     if port and is_served(url):
-        flags = {"--model": model, "--lora": lora, "--control-model": control_model, "--device": device}
-        flags |= {"--dtype": dtype, "--data": data}
+        flags: dict[str, object] = {"--model": model, "--lora": lora, "--control-model": control_model}
+        flags |= {"--device": device, "--dtype": dtype, "--data": data}
         if said := [name for name, value in flags.items() if value]:
             raise InputError(
                 f"a server already runs on port {port}, so {', '.join(said)} would change nothing; stop it first, or "

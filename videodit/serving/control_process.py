@@ -102,7 +102,7 @@ def main() -> None:
     out = sys.stdout.buffer
     out.write(json.dumps(told).encode() + b"\n")
     for array in arrays:
-        out.write(memoryview(array).cast("B"))
+        out.write(array.tobytes())
     out.flush()
 
 
