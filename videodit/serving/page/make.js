@@ -9,6 +9,7 @@ import { LoRAs } from "./loras.js";
 import { KeyFrames, MediaPicker } from "./media.js";
 import { MaskPainter } from "./painter.js";
 import { PromptBox } from "./prompt.js";
+import { Steering } from "./steering.js";
 import { Storyboard } from "./storyboard.js";
 import { T, fill } from "./strings.js";
 import { bytesInWords, sizeInWords, timeInWords } from "./words.js";
@@ -113,6 +114,7 @@ export class Make {
     this.first = new MediaPicker(M.first, "picture", changed);
     this.last = new MediaPicker(M.last, "picture", changed);
     this.keyFrames = new KeyFrames(changed);
+    this.steering = new Steering(changed, () => (this.missing() ? this.tellMissing() : this.planned()));
     this.board = new Storyboard(changed, () => this.duration);
     this.video = new MediaPicker(M.video, "clip", () => { this.painter.setClip(this.video.source); changed(); });
     this.second = new MediaPicker(M.secondVideo, "clip", changed);
@@ -154,6 +156,7 @@ export class Make {
       this.custom,
       part("create", h("div", { class: "row top" }, this.first.element, this.last.element)),
       part("create", h("details", { class: "more", id: "frames" }, h("summary", {}, M.keyFrames), this.keyFrames.element)),
+      h("details", { class: "more", id: "steering" }, h("summary", {}, M.steering), this.steering.element),
       h(
         "details",
         { class: "more", id: "more" },
@@ -263,6 +266,7 @@ export class Make {
     this.board.allow(lacks("storyboard"));
     this.painter.allow(lacks("mask", kinds.includes("region")));
     this.loras.allow(model.id);
+    this.steering.allow(model.control, lacks("control", false));
     const reasons = { extension: lacks("extension", kinds.includes("region")), edit: lacks("edit", kinds.includes("edit")), connect: lacks("connect", kinds.includes("region")) };
     for (const [mode, reason] of Object.entries(reasons)) {
       this.modes[mode].disabled = Boolean(reason);
@@ -313,6 +317,7 @@ export class Make {
       guidance_scale_2: this.guidance2Field.hidden ? undefined : numeric(this.guidance2),
       accelerate: this.accelerate.value,
       lora: this.loras.fields(),
+      control: this.steering.fields(),
     };
     if (mode === "create") Object.assign(body, { seconds, ...this.fixed() });
     if (mode === "extension") Object.assign(body, { video: this.video.reference, seconds: seconds ?? 2, backward: this.backward.value ? true : undefined });
@@ -344,8 +349,10 @@ export class Make {
     const { group, lead } = groupsOf(this.chosen);
     const [first, second] = [this.video.source, this.second.source].map((source) => this.framesOf(source));
     const between = Math.max(group, Math.round((seconds * this.rate) / group) * group);
+    let count = Math.max(1, whole(first, group, lead)) + between + whole(second, group, 0);
+    while (count < first + second + group) count += group; // what is left of groups at both ends has its place, too
     return {
-      num_frames: Math.max(1, whole(first, group, lead)) + between + whole(second, group, 0),
+      num_frames: count,
       conditions: [{ kind: "frames", content: { id: this.video.source.id }, at: 0 }, { kind: "frames", content: { id: this.second.source.id }, at: -second }],
     };
   }
@@ -368,7 +375,21 @@ export class Make {
     if (this.mode === "connect" && !this.second.source) return { text: M.needsSecondClip, at: this.second.zone };
     const scene = this.mode === "create" ? this.board.empty : null;
     if (scene) return { text: M.needsScene, at: scene };
+    const control = this.steering.missing();
+    if (control) return control;
     return this.needsPrompt && !this.prompt.text ? { text: M.needsPrompt, at: this.prompt.area } : null;
+  }
+
+  tellMissing() {
+    const { text, at } = this.missing();
+    say(text);
+    at.focus();
+    return null;
+  }
+
+  /** The body of a request, and what it asks for. */
+  planned() {
+    return { ...this.fields(), task: TASKS[this.mode] };
   }
 
   /** A clip that was made here goes on from its own prompt. */
@@ -400,7 +421,7 @@ export class Make {
     if (!this.chosen) return;
     this.asked?.abort();
     this.asked = new AbortController();
-    const body = { ...this.fields(), task: TASKS[this.mode] };
+    const body = this.planned();
     const missing = this.missing();
     if (missing && missing.at !== this.prompt.area) {
       fillWith(this.plan, h("p", {}, missing.text));
@@ -413,6 +434,7 @@ export class Make {
     try {
       const planned = await call("POST", "/v1/videos/plan", body, { signal: this.asked.signal });
       const s = planned.settings;
+      this.steering.setShape(s.width, s.height);
       const line = fill(T.plan.line, {
         size: sizeInWords(`${s.width}x${s.height}`), frames: s.num_frames, fps: +s.fps.toFixed(3),
         seconds: (s.num_frames / s.fps).toFixed(2), steps: s.steps === 1 ? T.plan.oneStep : fill(T.plan.steps, s),
@@ -428,15 +450,12 @@ export class Make {
 
   async send() {
     if (this.go.disabled) return;
-    const pickers = [this.first, this.last, this.video, this.second, ...this.keyFrames.pickers];
+    const pickers = [this.first, this.last, this.video, this.second, ...this.keyFrames.pickers, ...this.steering.pickers];
     this.go.disabled = true;
     this.go.textContent = M.sending;
     await Promise.all(pickers.map((picker) => picker.sending));
-    const missing = this.missing();
-    if (missing) {
-      say(missing.text);
-      missing.at.focus();
-    } else {
+    if (this.missing()) this.tellMissing();
+    else {
       const body = this.fields();
       const path = PATHS[this.mode];
       await act(async () => {
@@ -515,9 +534,11 @@ export class Make {
       this.video.restore(video ?? kept.video),
       this.second.restore(second ?? kept.second),
       this.keyFrames.put(frames.map((one) => ({ at: 0, ...one })), this.rate),
+      this.steering.put(fields.control),
     ]);
     this.painter.restore(fields.mask);
     this.element.querySelector("#frames").open = frames.length > 0;
+    this.element.querySelector("#steering").open = this.steering.rows.length > 0;
   }
 
   secondsOf(fields) {
