@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ from videodit.configs import check_class, check_config, read_json
 from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES, family_of
 from videodit.families.base import Family, Group, to_foreign, to_native
+from videodit.families.gguf_files import GGUFFile, GGUFQuantizer, Packed
 from videodit.families.opening import open_single_file, read_config
 from videodit.families.quantizing import LoadingQuantizer, Place
 from videodit.families.single_files import recognise
@@ -42,13 +44,16 @@ from videodit.weights import (
     check_entries,
     check_names,
     is_finite,
+    of_codes,
     read_headers,
 )
+
+logger = logging.getLogger(__name__)
 
 MaxMemory = dict[int | str, int | str]
 DeviceMap = str | dict[str, Place]
 Model = TypeVar("Model", bound="FamilyLoading")
-Item = TypeVar("Item", Tensor, list[int])
+Item = TypeVar("Item", Tensor, list[int], Tensor | Packed)
 
 _LOAD_OPTIONS = ("device_map", "max_memory", "quantization_config")
 
@@ -144,6 +149,19 @@ class FamilyLoading(CheckedLoading):
             files = Parts(stored, found.parts)
             return _load(cls, found.family, native, files, path, dtype, device_map, max_memory, quantization_config)
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """As diffusers' ``ModelMixin.save_pretrained``.
+
+        Raises:
+            InputError: a model of a GGUF file: its codes would not load again.
+        """
+        if any(of_codes(parameter) for parameter in self.parameters()):
+            raise InputError(
+                "a model of a GGUF file cannot be saved: its codes would not load again; keep the file, or write its "
+                "weights dequantized by `videodit convert FILE FOLDER`"
+            )
+        super().save_pretrained(save_directory, **kwargs)
+
     @classmethod
     def _native_config(cls, config: JsonObject, where: object) -> JsonObject:
         if config.get("_class_name") == cls.__name__:
@@ -171,10 +189,17 @@ def _load(
     groups = check_keys(family, groups=family.plan(shapes, model.config), files=files, where=where)
     wide = tuple(cls._keep_in_fp32_modules)
     places = _place(model, device_map, dtype, max_memory)
-    quantizer = None
-    if quantization_config is not None:
+    quantizer, codes = None, None
+    if isinstance(files, Parts) and isinstance(files.stored, GGUFFile):
+        codes = _of_codes(model, files, groups, dtype, places, quantization_config)
+    elif quantization_config is not None:
         quantizer = LoadingQuantizer(model, quantization_config, dtype, places)
-    for name, tensor in _checked(to_native(groups, files.get, model.config), shapes, where):
+    read = to_native(groups, files.get, model.config) if codes is None else codes.tensors(groups, model.config)
+    for name, tensor in _checked(read, shapes, where):
+        if isinstance(tensor, Packed):
+            assert codes is not None
+            codes.set(name, tensor, _device_of(name, places))
+            continue
         if not is_finite(tensor):
             raise ModelError(f"{where}: {name} holds values that are not finite (NaN or infinite)")
         kept = any(part in wide for part in name.split("."))
@@ -184,14 +209,40 @@ def _load(
             raise ModelError(f"{where}: {name} holds values that are beyond the range of {kind}")
         if quantizer is None or not quantizer.takes(name, value, place):
             set_module_tensor_to_device(model, name, place, value=value, dtype=kind)
-    if quantizer is not None:
-        quantizer.finish()
+    for one in (quantizer, codes):
+        if one is not None:
+            one.finish()
     if len(set(places.values())) > 1:
         from accelerate import dispatch_model
 
         dispatch_model(model, places)
     model.eval()
     return model
+
+
+def _of_codes(
+    model: FamilyLoading,
+    files: Parts,
+    groups: list[Group],
+    dtype: torch.dtype,
+    places: Mapping[str, Place],
+    quantization_config: object,
+) -> GGUFQuantizer:
+    """What keeps the codes of a GGUF file, and says so.
+
+    Raises:
+        InputError: another quantizer is asked for, or several devices.
+    """
+    if quantization_config is not None:
+        raise InputError(f"quantization_config is for weights that are not quantized; {files.stored.path} is")
+    if len(set(places.values())) > 1:
+        raise InputError("a model of a GGUF file is on one device; name it by device_map")
+    codes = GGUFQuantizer(model, files, groups, dtype)
+    logger.warning(
+        f"{files.stored.path}: {codes.num_kept} layers are kept as codes, and dequantized at each call; "
+        f"{codes.num_dequantized} are dequantized as they are read"
+    )
+    return codes
 
 
 def check_keys(family: Family, *, groups: list[Group], files: Stored, where: Path) -> list[Group]:
@@ -332,6 +383,8 @@ def convert_file(
         model = build(lambda: model_class(**found.config), source)
         groups = found.family.plan(model.state_dict(), model.config)
         files = Parts(stored, found.parts)
+        if isinstance(stored, GGUFFile):
+            logger.warning(f"{source}: codes are written as the weights in fp32 that they stand for")
         tensors = ((name, files.get(name)) for name in sorted(files.names))
         if to == "native":
             tensors = to_native(groups, files.get, model.config)
@@ -362,7 +415,7 @@ def _checked(
 ) -> Iterator[tuple[str, Item]]:
     """Our tensors, or their shapes, as they come, each of the shape that the config needs."""
     for name, tensor in tensors:
-        found = list(tensor.shape) if isinstance(tensor, Tensor) else tensor
+        found = list(tensor.shape) if isinstance(tensor, (Tensor, Packed)) else tensor
         if found != shapes[name]:
             raise ModelError(f"{where}: {name} has shape {found}, the config needs {shapes[name]}")
         yield name, tensor
