@@ -331,7 +331,7 @@ def _tensor(name: bytes = b"x", shape: tuple[int, ...] = (32,), kind: int = 0, o
         (struct.pack("<IQQ", 3, 1, 0) + _tensor(offset=2**62), "'x' is not whole"),
         (struct.pack("<IQQ", 3, 1, 0) + _tensor(shape=(0, 4)), r"'x' has shape \[4, 0\]"),
         (struct.pack("<IQQ", 3, 1, 0) + _tensor(shape=(33,), kind=8), "rows of 'x' have 33 numbers, no mult"),
-        (struct.pack("<IQQ", 3, 1, 0) + _tensor(kind=19), "'x' is of GGUF's kind 19; valid values are F32, F16, BF16, "),
+        (struct.pack("<IQQ", 3, 1, 0) + _tensor(kind=19), "'x' is of GGUF's kind 19; valid values are F32, F16, BF"),
         (struct.pack("<IQQ", 3, 2, 0) + _tensor() + _tensor(), "it holds 'x' twice"),
         (struct.pack("<IQQ", 3, 1, 0) + _tensor(b"a\x1b[31m"), "holds a tensor named .*; valid names"),
         (struct.pack("<IQQ", 3, 1, 0) + _tensor(), "holds no whole transformer of Wan"),

@@ -26,10 +26,11 @@ from videodit.checkpoints import (
     find_folder,
     weight_files,
 )
-from videodit.configs import check_class, check_config, read_json
+from videodit.configs import check_class, check_config, read_json, split_quantization
 from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES, family_of
 from videodit.families.base import Family, Group, to_foreign, to_native
+from videodit.families.bitsandbytes_folders import DequantizedBits, is_beside
 from videodit.families.gguf_files import GGUFFile, GGUFQuantizer, Packed
 from videodit.families.opening import open_single_file, read_config
 from videodit.families.quantizing import LoadingQuantizer, Place
@@ -39,6 +40,7 @@ from videodit.files import replacing
 from videodit.json_types import Config, JsonObject
 from videodit.schema import check_types
 from videodit.weights import (
+    Entry,
     build,
     check_counts,
     check_entries,
@@ -85,6 +87,7 @@ class FamilyLoading(CheckedLoading):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if kwargs.pop("use_safetensors", None) is False:
             raise InputError("use_safetensors=False is refused: weights are read from .safetensors files alone")
+        config, of_bits = split_quantization(config, folder / "config.json")
         check_config(config, folder / "config.json")
         family = family_of(config, folder)
         options = {key: kwargs.pop(key, None) for key in _LOAD_OPTIONS}
@@ -101,10 +104,12 @@ class FamilyLoading(CheckedLoading):
             folder = fetch_weights(name, kwargs.get("subfolder") or "", hub)
         check_weights(folder)
         paths = weight_files(folder, variant)
-        check_entries(entries := read_headers(paths), folder)
+        entries = read_headers(paths)
+        check_entries(entries if not of_bits else _without_bits(entries), folder)
         check_counts(config, len(entries), folder)
         family.check_config(config, folder)
-        with TensorFiles(paths) as files:
+        with TensorFiles(paths) as stored:
+            files = DequantizedBits(stored, entries, folder) if of_bits else stored
             native = family.native_config(config, files.names) | overrides
             return _load(cls, family, native, files, folder, dtype, **options)
 
@@ -167,6 +172,11 @@ class FamilyLoading(CheckedLoading):
         if config.get("_class_name") == cls.__name__:
             return config
         return {"_class_name": cls.__name__, **family_of(config, where).native_config(config)}
+
+
+def _without_bits(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """What of a folder of bitsandbytes' is not quantized."""
+    return {name: e for name, e in entries.items() if not is_beside(name) and e.dtype not in ("U8", "I8")}
 
 
 def _load(
