@@ -13,6 +13,7 @@
 | extend | a real clip | is it still the same scene four seconds later, and four seconds before |
 | inpaint | a real clip and a mask | is what is outside kept, and what was asked for inside |
 | edit | a real clip and another colour | is the new colour there, and the rest as it was, by strength |
+| recolor | the same, and the clip's own caption or a mask | is the new colour there, and the rest as it was, by way |
 | long | nothing | a minute: memory, drift of colours, the same scene and motion to the end |
 | windows | nothing | the same for several windows and overlaps |
 | storyboard | two prompts with times | is each seen in its part |
@@ -43,7 +44,7 @@ from typing import Any
 
 import numpy as np
 from _common import add_model_options, check_outputs, load, load_probe, print_rows
-from abilities import longer, parts, short
+from abilities import longer, parts, recolor, short
 from abilities.bench import Bench, Case
 from abilities.measures import HEADER, Figure
 from adherence import fingerprint
@@ -61,6 +62,7 @@ CASES: dict[str, Case] = {
     "extend": longer.extend,
     "inpaint": parts.inpaint,
     "edit": parts.edit,
+    "recolor": recolor.recolor,
     "long": longer.long,
     "windows": longer.windows,
     "storyboard": longer.storyboard,

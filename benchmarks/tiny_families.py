@@ -30,7 +30,13 @@ from transformers import (
     LlamaModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
     UMT5Config,
@@ -118,6 +124,8 @@ class Case:
         theirs: keywords of their call alone.
         ours: keywords of our call alone.
         seeded: theirs takes no initial latents, and both draw them.
+        unguided: theirs calls the scale by another name.
+        unnegated: theirs leads away from the empty prompt alone.
         pack: our latents in their layout.
         frames: the frames in their output as a tensor ``[T, 3, H, W]``.
     """
@@ -129,13 +137,90 @@ class Case:
     theirs: dict[str, Any] = field(default_factory=dict)
     ours: dict[str, Any] = field(default_factory=dict)
     seeded: bool = False
+    unguided: bool = False
+    unnegated: bool = False
     pack: Callable[[Tensor], Tensor] = lambda x: x
     frames: Callable[[Any], Tensor] = lambda out: out.frames[0]
 
 
 def pack_flux(x: Tensor) -> Tensor:
     b, c, _, h, w = x.shape
-    return x.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, 4 * c)
+    return x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, 4 * c)
+
+
+def qwen_parts() -> dict[str, Any]:
+    text = {
+        "vocab_size": len(VOCABULARY), "hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0,
+        "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 1]}, "max_window_layers": 2,
+    }  # fmt: skip
+    vision = {
+        "depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": 12, "patch_size": 14,
+        "fullatt_block_indexes": [0],
+    }  # fmt: skip
+    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.7, 1.0, 2.0],
+    )  # fmt: skip
+    return {
+        "tokenizer": tokenizer(), "text_encoder": randomize(model), "transformer": denoiser("qwen_image"), "vae": vae,
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02
+        ),
+    }  # fmt: skip
+
+
+def talker(template: str, **marks: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that writes conversations."""
+    found = tokenizer()
+    found.chat_template = template
+    found.add_special_tokens(marks)
+    return found
+
+
+def flux2_parts(name: str, tokenizer: Any, text_encoder: Any, **more: Any) -> dict[str, Any]:
+    vae = diffusers.AutoencoderKLFlux2(
+        block_out_channels=(4, 4, 4, 4), norm_num_groups=2, latent_channels=4, layers_per_block=1,
+    )  # fmt: skip
+    vae.bn.running_mean.normal_(std=0.3)
+    vae.bn.running_var.uniform_(0.5, 2)
+    return {
+        "tokenizer": tokenizer, "text_encoder": randomize(text_encoder.eval()), "transformer": denoiser(name),
+        "vae": vae, "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
+    } | more  # fmt: skip
+
+
+TINY_LANGUAGE_MODEL = {
+    "vocab_size": len(VOCABULARY), "hidden_size": 4, "intermediate_size": 6, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 2, "pad_token_id": 0,
+}  # fmt: skip
+
+
+def flux2_dev_parts() -> dict[str, Any]:
+    """Its layers 10, 20 and 30 are read; its conversation begins as texts do."""
+    template = (
+        "{{ bos_token }}{% for one in messages %}the {{ one['content'][0]['text'] }} {% endfor %}"
+        "{% if add_generation_prompt %}on{% endif %}"
+    )
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = Mistral3ForConditionalGeneration(
+        Mistral3Config(
+            text_config={"model_type": "mistral", "num_hidden_layers": 31, **TINY_LANGUAGE_MODEL},
+            vision_config={"model_type": "pixtral", "image_size": 28, "patch_size": 14, **vision},
+        )
+    )
+    return flux2_parts("flux2-dev", talker(template, bos_token="<unk>"), model)
+
+
+def flux2_klein_parts(**more: Any) -> dict[str, Any]:
+    """Its layers 9, 18 and 27 are read."""
+    template = (
+        "{% for one in messages %}the {{ one['content'] }} {% endfor %}{% if add_generation_prompt %}on{% endif %}"
+        "{% if enable_thinking is defined and not enable_thinking %} grass{% endif %}"
+    )
+    model = Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=28, tie_word_embeddings=True, **TINY_LANGUAGE_MODEL))
+    return flux2_parts("flux2-klein", talker(template), model, **more)
 
 
 def llava_parts() -> dict[str, Any]:
@@ -301,6 +386,12 @@ CASES = {
         (4, 3, 6, 10), {"num_frames": 9, "height": 48, "width": 80, "image": image(0)},
         pack=lambda x: x.transpose(1, 2),
     ),
+    "cogvideox-fun-control": Case(
+        "CogVideoXFunControlPipeline",
+        lambda: cogvideox_parts("cogvideox-5b-i2v", "CogVideoXDDIMScheduler"),
+        (4, 3, 6, 10), {"height": 48, "width": 80}, {"control_video": [image(i) for i in range(9)]},
+        ours={"control": {"edges": [image(i) for i in range(9)]}, "num_frames": 9}, pack=lambda x: x.transpose(1, 2),
+    ),
     "skyreels_v2": Case(
         "SkyReelsV2Pipeline", lambda: wan_parts(transformer=denoiser("skyreels_v2")),
         (4, 2, 4, 4), {"num_frames": 5, "height": 32, "width": 32},
@@ -393,6 +484,22 @@ CASES = {
     "flux-dev": Case(
         "FluxPipeline", lambda: flux_parts("flux-dev", DYNAMIC), (4, 1, 4, 6), {"height": 32, "width": 48},
         pack=pack_flux, frames=lambda out: out.images,
+    ),
+    "qwen_image": Case(
+        "QwenImagePipeline", qwen_parts, (4, 1, 4, 6), {"height": 32, "width": 48}, {"true_cfg_scale": 3.5},
+        pack=pack_flux, frames=lambda out: out.images, unguided=True,
+    ),
+    "flux2-dev": Case(
+        "Flux2Pipeline", flux2_dev_parts, (16, 1, 2, 3), {"height": 32, "width": 48},
+        pack=lambda x: x[:, :, 0], frames=lambda out: out.images,
+    ),
+    "flux2-klein": Case(
+        "Flux2KleinPipeline", flux2_klein_parts, (16, 1, 2, 3), {"height": 32, "width": 48},
+        ours={"negative_prompt": ""}, pack=lambda x: x[:, :, 0], frames=lambda out: out.images, unnegated=True,
+    ),
+    "flux2-klein-distilled": Case(
+        "Flux2KleinPipeline", lambda: flux2_klein_parts(is_distilled=True), (16, 1, 2, 3), {"height": 32, "width": 48},
+        frames=lambda out: out.images, seeded=True,
     ),
     "mochi": Case("MochiPipeline", mochi_parts, (12, 2, 4, 6), {"num_frames": 7, "height": 32, "width": 48}),
     "flux-schnell": Case(

@@ -2,10 +2,11 @@
 
     python examples/train_mini_control.py --minutes 60 --out runs/mini-control
 
-Two blocks beside the model learn what depth maps, masks of objects and boxes say of a clip; the model itself stays as
-it is. Clips are drawn and encoded beside the training. Everything is in one process of one thread; the same command
-goes on where it ended, and `--minutes` counts all starts together. The branch is exported to `OUT/mini-control`, with
-the hash of its model, by the share of the prediction's error that it takes away on clips that are held out:
+Two blocks beside the model learn what depth maps, masks of objects, boxes and edges say of a clip; the model itself
+stays as it is. Clips are drawn and encoded beside the training. Everything is in one process of one thread; the same
+command goes on where it ended, and `--minutes` counts all starts together. The branch is exported to
+`OUT/mini-control`, with the hash of its model, by the share of the prediction's error that it takes away on clips that
+are held out:
 
     pipe = VideoDiTPipeline.from_pretrained("mini")
     pipe.add_control("depth", "runs/mini-control/mini-control")
@@ -31,6 +32,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60.0, help="training time, all starts together")
     parser.add_argument("--steps", type=int, help="in place of the minutes")
     parser.add_argument("--model", default="mini", help="the base: mini, or the folder of one")
+    parser.add_argument("--init", help="folder of a branch that a new run begins with; default: nothing is learned yet")
     parser.add_argument("--preset", choices=("cpu", "tiny"), default="cpu")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="of a CPU; default: 1")
@@ -42,6 +44,8 @@ def parse() -> argparse.Namespace:
     for name, least in (("seed", 0), ("threads", 1), ("steps", 1)):
         if (value := getattr(args, name)) is not None and value < least:
             parser.error(f"--{name} must be at least {least}; got {value}")
+    if args.init is not None and not Path(args.init, "config.json").is_file():
+        parser.error(f"--init must be the folder of a branch; {args.init} has no config.json")
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"--out must be a folder; {args.out} is a file")
     return args
@@ -63,6 +67,7 @@ def main() -> int:
             args.seed,
             sizes=SIZES[args.preset],
             steps=args.steps,
+            init=args.init,
         )
 
     return run(train, debug=args.debug, less="--preset tiny")

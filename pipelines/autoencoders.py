@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import cast
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from videodit.errors import InputError
@@ -186,7 +187,7 @@ def encode_image(vae: VAE, clip: Tensor, generator: torch.Generator | None) -> T
     """
     about = autoencoder_of(vae)
     drawn = [one.mode() if generator is None else one.sample(generator) for one in _posteriors(vae, about, clip)]
-    z = _joined(about, drawn).float()
+    z = _packed(vae, about, _joined(about, drawn).float())
     check_finite(z, "the encoder's latents of an image")
     return _to_latents(vae, about, z)
 
@@ -208,7 +209,8 @@ def encode_posterior(vae: VAE, clip: Tensor) -> tuple[Tensor, Tensor]:
     """
     about = autoencoder_of(vae)
     posteriors = _posteriors(vae, about, clip)
-    mean, std = (_joined(about, [getattr(one, name) for one in posteriors]) for name in ("mean", "std"))
+    joined = (_joined(about, [getattr(one, name) for one in posteriors]) for name in ("mean", "std"))
+    mean, std = (_packed(vae, about, one) for one in joined)
     check_finite(mean, "the encoder's latents")
     check_finite(std, "the encoder's deviations")
     shift, scale = shift_and_scale(vae, about, mean.float())
@@ -217,12 +219,33 @@ def encode_posterior(vae: VAE, clip: Tensor) -> tuple[Tensor, Tensor]:
 
 def _statistics(vae: VAE, about: Autoencoder, like: Tensor) -> tuple[Tensor, Tensor] | None:
     """Mean and deviation of each channel, ``[1, C, 1, 1, 1]``, where an autoencoder has them, as ``like`` is."""
+    if about.statistics == "batch_norm":
+        norm = vae.bn
+        return tuple(
+            one.to(like).view(1, -1, 1, 1, 1) for one in (norm.running_mean, (norm.running_var + norm.eps).sqrt())
+        )
     home = {"config": vae.config, "buffers": vae, None: None}[about.statistics]
     found = [getattr(home, f"latents_{name}", None) for name in ("mean", "std")]
     if any(one is None for one in found):
         return None
     mean, std = (torch.as_tensor(one).to(like).view(1, -1, 1, 1, 1) for one in found)
     return mean, std
+
+
+def _packed(vae: VAE, about: Autoencoder, z: Tensor) -> Tensor:
+    """An autoencoder's latents ``[B, C, T, H, W]`` with patches of them as channels, where it has such."""
+    if not about.packed:
+        return z
+    rows, columns = vae.config.patch_size
+    return rearrange(z, "b c t (h i) (w j) -> b (c i j) t h w", i=rows, j=columns)
+
+
+def _unpacked(vae: VAE, about: Autoencoder, z: Tensor) -> Tensor:
+    """The inverse of :func:`_packed`."""
+    if not about.packed:
+        return z
+    rows, columns = vae.config.patch_size
+    return rearrange(z, "b (c i j) t h w -> b c t (h i) (w j)", i=rows, j=columns)
 
 
 def _shift(vae: VAE) -> float:
@@ -235,7 +258,7 @@ def _from_latents(vae: VAE, about: Autoencoder, latents: Tensor) -> Tensor:
     z = latents / vae.config.scaling_factor if about.scaled else latents
     if (statistics := _statistics(vae, about, latents)) is not None:
         mean, std = statistics
-        return z * std + mean
+        return _unpacked(vae, about, z * std + mean)
     return z + shift if (shift := _shift(vae)) else z
 
 

@@ -24,6 +24,21 @@ MAX_SECONDS = 86_400
 _Read = tuple[Request, list[str]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ByPrompts:
+    """An edit by what two prompts differ in; see :class:`~videodit.Edit`."""
+
+    source_prompt: str | None = None
+    source_guidance_scale: float | None = None
+    n_avg: int | None = None
+    auto_mask: bool | None = None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The arguments of an :class:`~videodit.Edit` that are set."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
 @dataclass(frozen=True)
 class ClipFile:
     """A clip or a picture, and what messages call it.
@@ -156,6 +171,23 @@ def check_outpaint(size: tuple[int, int], own: tuple[int, int], name: str = "out
         raise InputError(f"{name} is {width}x{height}; the clip is {own[1]}x{own[0]} already")
 
 
+def check_by_prompts(prompts: ByPrompts, outpainted: bool, name: str = "outpaint") -> None:
+    """See that what two prompts say goes with the rest.
+
+    Args:
+        prompts: of an edit.
+        outpainted: something is made around the clip.
+        name: of the argument that says so, for messages.
+
+    Raises:
+        InputError: it does not.
+    """
+    if prompts.said and outpainted:
+        raise InputError(
+            f"{name} makes what is around a clip, of which a source prompt says nothing; leave one of them out"
+        )
+
+
 # ---- what frames decide --------------------------------------------------------------------------
 
 
@@ -180,6 +212,7 @@ def edit_request(
     strength: float | None = None,
     mask: ClipFile | None = None,
     outpaint: tuple[int, int] | None = None,
+    prompts: ByPrompts = ByPrompts(),
     names: dict[str, str] | None = None,
 ) -> _Read:
     """A request that makes a clip into another: all of it by strength, the white of a mask, or what is around it.
@@ -192,6 +225,8 @@ def edit_request(
             the new size says.
         mask: a picture or a clip: what is white is made anew.
         outpaint: height and width of a clip that has this one in its middle.
+        prompts: what the clip shows, where it is edited by what that differs in from the request's prompt; a mask then
+            says where it may change.
         names: of the arguments ``mask``, ``outpaint`` and ``size`` in messages, where they have others.
 
     Returns:
@@ -201,6 +236,7 @@ def edit_request(
         InputError: arguments that exclude each other, or a clip that cannot be read.
     """
     called = {"mask": "mask", "outpaint": "outpaint", "size": "size"} | (names or {})
+    check_by_prompts(prompts, outpaint is not None, called["outpaint"])
     if mask is not None and outpaint is not None:
         raise InputError(f"give {called['mask']} or {called['outpaint']}, not both")
     if outpaint is not None and request.height is not None:
@@ -226,8 +262,8 @@ def edit_request(
         white, told = _mask(mask, request, spec, shape, count, len(frames))
         notices += told
         conditions.append(Region(white, frames))
-    if strength is not None or not conditions:
-        conditions.append(Edit(frames, strength))
+    if strength is not None or not conditions or prompts.said:
+        conditions.append(Edit(frames, strength, **prompts.said))
     return replace(request, conditions=tuple(conditions), num_frames=len(frames)), notices
 
 

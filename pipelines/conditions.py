@@ -58,16 +58,32 @@ class Region:
 
 @dataclass(frozen=True)
 class Edit:
-    """A clip that is made into another, by adding noise to it and starting from there (Meng et al., "SDEdit", 2022).
+    """A clip that is made into another.
+
+    With the prompt alone, by adding noise to the clip and starting from there (Meng et al., "SDEdit", 2022). With a
+    ``source_prompt``, by what the two prompts differ in (Kulikov et al., "FlowEdit: Inversion-Free Text-Based Editing
+    Using Pre-Trained Flow Models", 2024): in each step the model predicts the noisy clip by its own prompt, and the
+    clip as it is edited by now, with the same noise, by the new one; the difference moves the clip. What both prompts
+    say stays. See :mod:`videodit.pipelines.flow_editing`.
 
     Attributes:
         clip: as many frames as are made; see :func:`videodit.pipelines.pixels.read_frames`.
         strength: the share of the sampler's steps that are taken: near 0 the clip hardly changes, at 1 nothing of it is
-            left. ``None`` takes 0.6; of models that see the clip beside the noise (Lucy Edit), 1.
+            left. ``None`` takes 0.6; of models that see the clip beside the noise (Lucy Edit), 1; with a
+            ``source_prompt`` 0.7. FlowEdit's ``n_max`` is this share of the steps.
+        source_prompt: what the clip shows.
+        source_guidance_scale: guidance of the prediction by ``source_prompt``; that of the other is the call's.
+            ``None`` takes 1.
+        n_avg: noises that each step's difference is the mean of.
+        auto_mask: change only where the two prompts differ, which is found out first from predictions by both.
     """
 
     clip: Pixels
     strength: float | None = None
+    source_prompt: str | None = None
+    source_guidance_scale: float | None = None
+    n_avg: int = 1
+    auto_mask: bool = False
 
 
 AnyCondition = Frames | Region | Edit
@@ -75,6 +91,14 @@ AnyCondition = Frames | Region | Edit
 
 EDIT_STRENGTH = 0.6
 """Of an :class:`Edit` that says none, for models that see nothing of the clip but what they start from."""
+
+
+FLOW_EDIT_STRENGTH = 0.7
+"""The same of those with a ``source_prompt``."""
+SOURCE_GUIDANCE_SCALE = 1.0
+"""Of the prediction by a ``source_prompt``, where an :class:`Edit` says none."""
+MOST_AVERAGED = 64
+"""Noises of a step, at most."""
 
 
 def edit_strength(edit: Edit, *, sees_clip: bool) -> float:
@@ -86,6 +110,8 @@ def edit_strength(edit: Edit, *, sees_clip: bool) -> float:
     """
     if edit.strength is not None:
         return edit.strength
+    if edit.source_prompt is not None:
+        return FLOW_EDIT_STRENGTH
     return 1.0 if sees_clip else EDIT_STRENGTH
 
 

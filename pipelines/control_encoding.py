@@ -5,22 +5,26 @@ Letters: ``C`` channels, ``T H W`` latent frames, height and width; ``F h w`` fr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from videodit.control.branch_spec import OWN_CHANNELS
 from videodit.errors import InputError
 from videodit.pipelines.autoencoders import encode_posterior
-from videodit.pipelines.control_placing import PlacedControl
+from videodit.pipelines.control_placing import GREY, PlacedControl
 from videodit.pipelines.controls import PreparedControl
 from videodit.pipelines.planning import Plan
+from videodit.pipelines.reference_encoding import as_pixels
 from videodit.pipelines.vace import vace_input
 
 if TYPE_CHECKING:
     from videodit.control.branch import ControlBranch
-    from videodit.pipelines.protocols import ControllingPipeline
+    from videodit.pipelines.protocols import ControllingPipeline, EncodingPipeline
 
 
 @torch.no_grad()
@@ -35,15 +39,15 @@ def encode_controls(pipe: ControllingPipeline, plan: Plan) -> list[PreparedContr
         InputError: what a branch takes has other channels than it was made for.
     """
     found = []
-    for control in plan.controls:
-        if control.scale == 0:
-            continue
-        branch = pipe.controls[control.branch]
-        values = encode_control(pipe, control, branch)
-        if tuple(values.shape[2:]) != tuple(plan.latent_shape[1:]):
+    _, frames, *size = plan.latent_shape
+    for control in _with_references(plan):
+        branch, pictures = pipe.controls[control.branch], plan.pictures_of(control.branch)
+        values = encode_control(pipe, control, branch, pictures)
+        expected = [len(pictures) + frames, *size]
+        if list(values.shape[2:]) != expected:
             raise InputError(
                 f"control {control.slot!r} becomes {list(values.shape[2:])} latents and the clip has "
-                f"{list(plan.latent_shape[1:])}: branch {control.branch!r} was made for another autoencoder"
+                f"{expected}: branch {control.branch!r} was made for another autoencoder"
             )
         if values.shape[1] != branch.config.control_channels:
             raise InputError(
@@ -52,29 +56,75 @@ def encode_controls(pipe: ControllingPipeline, plan: Plan) -> list[PreparedContr
             )
         found.append(
             PreparedControl(
-                control.branch, values, scale=control.scale, start=control.start, end=control.end, kind=control.kind
+                control.branch,
+                values,
+                scale=control.scale,
+                start=control.start,
+                end=control.end,
+                kind=control.kind,
+                front=len(pictures),
             )
         )
     return found
 
 
-def encode_control(pipe: ControllingPipeline, control: PlacedControl, branch: ControlBranch) -> Tensor:
-    """What a branch takes of a control, fp32 ``[1, C, T, H, W]``."""
+@torch.no_grad()
+def own_control(pipe: EncodingPipeline, controls: Sequence[PlacedControl], device: torch.device) -> Tensor | None:
+    """Latents of the control that the model itself sees, fp32 ``[1, C, T, H, W]``; ``None`` where it counts nothing.
+
+    Args:
+        pipe: the pipeline, for its autoencoder.
+        controls: of a plan.
+        device: where the result goes.
+    """
+    own = next((one for one in controls if one.branch == OWN_CHANNELS.name), None)
+    if own is None or own.scale == 0:
+        return None
+    return _latents(pipe, _pixels(own, device)[0])
+
+
+def _with_references(plan: Plan) -> list[PlacedControl]:
+    """The controls of a plan, and for references that a branch sees without a control one that says nothing."""
+    controls = [one for one in plan.controls if one.scale != 0 and one.branch != OWN_CHANNELS.name]
+    for name in dict.fromkeys(one.branch for one in plan.references if one.branch is not None):
+        if not any(one.branch == name for one in controls):
+            grey = np.full((plan.num_frames, plan.height, plan.width, 3), GREY, np.uint8)
+            everywhere = np.ones(grey.shape[:3], dtype=bool)
+            controls.append(PlacedControl(name, "clip", name, grey, everywhere, 1.0, 0.0, 1.0, {}))
+    return controls
+
+
+def encode_control(
+    pipe: ControllingPipeline, control: PlacedControl, branch: ControlBranch, pictures: Sequence[np.ndarray] = ()
+) -> Tensor:
+    """What a branch takes of a control, fp32 ``[1, C, references + T, H, W]``.
+
+    Args:
+        pipe: the pipeline, for its autoencoder.
+        control: as the model will see it.
+        branch: that takes it.
+        pictures: references in front of it, uint8 ``[H, W, 3]`` of any size.
+    """
     device = pipe._execution_device
-    pixels = rearrange(torch.from_numpy(control.frames).to(device, torch.float32), "f h w c -> 1 c f h w") / 127.5 - 1
-    free = torch.ones(control.frames.shape[:3], device=device)
-    if control.mask is not None:
-        free = torch.from_numpy(control.mask).to(device, torch.float32)
-        pixels = pixels * (1 - free)  # 0 is the grey that says nothing
+    pixels, free = _pixels(control, device)
     if branch.config.layout == "vace":
         # What steers says nothing of which pixels are there: with a mask of ones everything is made.
         made = free if control.kind == "clip" else torch.ones_like(free)
-        return vace_input(pipe, pixels, made)
+        return vace_input(pipe, pixels, made, [as_pixels(one[None], device)[:, 0] for one in pictures])
     if branch.config.encoder is None:
         return _latents(pipe, pixels)
     channels: Tensor = branch.encode(pixels.to(branch.dtype))
     return channels.float()
 
 
-def _latents(pipe: ControllingPipeline, pixels: Tensor) -> Tensor:
+def _pixels(control: PlacedControl, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Its pixels ``[1, 3, F, h, w]`` in [-1, 1], grey where it says nothing, and where that is, ``[F, h, w]``."""
+    pixels = rearrange(torch.from_numpy(control.frames).to(device, torch.float32), "f h w c -> 1 c f h w") / 127.5 - 1
+    if control.mask is None:
+        return pixels, torch.ones(control.frames.shape[:3], device=device)
+    free = torch.from_numpy(control.mask).to(device, torch.float32)
+    return pixels * (1 - free), free  # 0 is the grey that says nothing
+
+
+def _latents(pipe: EncodingPipeline, pixels: Tensor) -> Tensor:
     return encode_posterior(pipe.vae, pixels)[0]

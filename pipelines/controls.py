@@ -14,6 +14,7 @@ from torch import Tensor
 from videodit._diffusers import cache_of, reset_cache
 from videodit.arguments import check_kind
 from videodit.configs import is_hub_id
+from videodit.control.branch_spec import OWN_CHANNELS
 from videodit.control.hints import ControlHint, Scale, check_scales
 from videodit.errors import InputError
 from videodit.pipelines.origin import NetworkNote, has_offloading
@@ -160,6 +161,8 @@ class ControlledPipeline:
         """
         if not isinstance(name, str) or not name or not name.isprintable() or set(name) & set(".:=@/"):
             raise InputError(f"a control's name is {name!r}; valid values are names without . : = @ and /")
+        if name == OWN_CHANNELS.name:
+            raise InputError(f"a control's name is {name!r}, which stands for the model itself; choose another one")
         if name in self._branches:
             raise InputError(f"there is a control {name!r} already; choose another name, or call remove_control first")
         self.check_components(["transformer"], "a control branch")

@@ -68,7 +68,7 @@ def memory_of(
     clips = plan.videos * (2 if batched and plan.guided else 1)
     return Memory(
         sum(count * itemsizes(name) for name, count in parameters.items()),
-        _denoising(plan.spec, clips * plan.window_tokens, itemsizes(TRANSFORMER)),
+        _denoising(plan.spec, clips * plan.forward_tokens, itemsizes(TRANSFORMER)),
         _decoding(plan, model.path / "vae", itemsizes("vae"), free),
     )
 

@@ -1,6 +1,7 @@
 """What the sampling loop calls in each step, put together from a plan.
 
-From the outside in: :class:`~videodit.pipelines.predicting.Reused` leaves out steps,
+From the outside in: :class:`~videodit.pipelines.flow_editing.FlowEdit`, of an edit by two prompts, takes the difference
+of two predictions; :class:`~videodit.pipelines.predicting.Reused` leaves out steps;
 :class:`~videodit.pipelines.guidance.Guided` leads two predictions apart, which a
 :class:`~videodit.pipelines.guidance.Pair` makes. Each is one for the prompt or for every scene of a storyboard
 (:class:`~videodit.pipelines.predicting.Scenes`), of a loop or not (:class:`~videodit.pipelines.predicting.Ring`), by
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from videodit.forwards import Prepared
 from videodit.objectives import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.controls import Controls
-from videodit.pipelines.guidance import Batched, Growing, Guided, InTurn, Pair, Shared, steady
-from videodit.pipelines.latent_conditions import Condition
+from videodit.pipelines.flow_editing import FlowEdit, PromptMask
+from videodit.pipelines.guidance import Batched, Growing, Guided, InTurn, LedByReferences, Pair, Shared, steady
+from videodit.pipelines.latent_conditions import Condition, FlowStart
 from videodit.pipelines.planning import Plan
 from videodit.pipelines.predicting import Experts, Moment, Predict, Reused, Ring, Scene, Scenes
 from videodit.pipelines.prompts import Text
@@ -144,6 +146,8 @@ class Prompted:
             inputs["encoder_hidden_states_image"] = _repeat(condition.tokens, batch).to(dtype)
         if condition.channels is not None:
             latents = torch.cat([latents, _repeat(condition.channels, batch)], dim=1)
+        if condition.references:
+            inputs["references"] = condition.references
         if hints := self.controls.hints(model, at, self.pipe._num_timesteps, batch):
             inputs["control"] = hints
         with model.cache_context(self.branch):
@@ -174,12 +178,14 @@ class Denoiser:
         prompts: that it reads.
         condition: parts of the clips that are fixed.
         models: the transformers and control branches that it calls.
+        source: the prompts of a clip that is edited, which callbacks do not see.
     """
 
     predict: Predict
     prompts: Prompts
     condition: Condition
     models: Sequence[nn.Module] = ()
+    source: Prompts | None = None
 
     def __post_init__(self) -> None:
         self._had_adapters = self._has_adapters()
@@ -198,7 +204,10 @@ class Denoiser:
     def change(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on with what a callback returned; see :meth:`Prompts.change`."""
         # It may have switched adapters, too, and so changed the keys and values of the text.
-        self.prompts.change(tensors, weights=self._had_adapters or self._has_adapters())
+        weights = self._had_adapters or self._has_adapters()
+        self.prompts.change(tensors, weights=weights)
+        if self.source is not None:
+            self.source.change({}, weights=weights)
 
     def _has_adapters(self) -> bool:
         return any(getattr(model, "peft_config", None) for model in self.models)
@@ -220,18 +229,30 @@ class _Part:
 
 
 class _Composer:
-    """Makes the predictions of a window; see :func:`make_denoiser`."""
+    """Makes the predictions of a window; see :func:`make_denoiser`.
+
+    Args:
+        source_scale: of guidance, for the prompt of a clip that is edited; ``None``: the call's.
+    """
 
     def __init__(
-        self, pipe: RunningPipeline, plan: Plan, condition: Condition, prompts: Prompts, controls: Controls
+        self,
+        pipe: RunningPipeline,
+        plan: Plan,
+        condition: Condition,
+        prompts: Prompts,
+        controls: Controls,
+        source_scale: float | None = None,
     ) -> None:
         self.pipe, self.plan, self.condition, self.prompts = pipe, plan, condition, prompts
-        self.controls = controls
+        self.controls, self.source_scale = controls, source_scale
         self.models = [pipe.transformer] if pipe.transformer_2 is None else [pipe.transformer, pipe.transformer_2]
         self.boundary = 0.0 if pipe.transformer_2 is None else pipe.config.boundary_ratio * NUM_TRAIN_TIMESTEPS
 
     def scale(self, at: Moment) -> float:
         """Of guidance, of the transformer for a noise level; callbacks may have changed it by now."""
+        if self.source_scale is not None:
+            return self.source_scale
         if len(self.models) == 1 or float(at.t) >= self.boundary:
             return self.pipe._guidance_scale
         return self.pipe._scale_2
@@ -243,6 +264,7 @@ class _Composer:
     def predict(self, branch: str, text: Callable[[], TextTokens], frames: slice | None = None) -> Predict:
         """The prediction for one set of prompts, of the whole window or of some of its latent frames."""
         condition, controls = self.condition, self.controls
+        branch = branch if self.source_scale is None else f"source {branch}"
         if frames is not None:
             condition, controls = condition.window(frames), controls.window(frames)
 
@@ -274,9 +296,20 @@ class _Composer:
             cond, uncond = self.predict("cond", lambda: prompts.cond), self.predict("uncond", prompts.negative)
         if processes is not None and processes.kind == "guidance":
             return Shared(cond, uncond, processes)
+        made: Pair = InTurn(cond, uncond)
         if batched and not parts:
-            return Batched(self.predict("both", lambda: prompts.pair), cond)
-        return InTurn(cond, uncond)
+            made = Batched(self.predict("both", lambda: prompts.pair), cond)
+        scale = self.plan.request.reference_guidance
+        return made if scale is None else LedByReferences(made, self.bare(parts), scale)
+
+    def bare(self, parts: Sequence[_Part]) -> Predict:
+        """The unconditional prediction with zeros for references."""
+        zeros = tuple(replace(one, latents=torch.zeros_like(one.latents)) for one in self.condition.references)
+        condition = replace(self.condition, references=zeros)
+        other = _Composer(self.pipe, self.plan, condition, self.prompts, self.controls)
+        name = "no reference"
+        negative = self.prompts.negative
+        return other.scenes(name, parts, negative) if parts else other.predict(name, negative)
 
 
 def make_denoiser(
@@ -314,11 +347,35 @@ def make_denoiser(
         composer.led_apart,
         grown=Growing(plan.num_inference_steps) if plan.request.dynamic_guidance else steady,
         negative=text.uncond is not None,
+        kept_norm=plan.spec.geometry.patch if pipe.sampling.keeps_norm else None,
         actions=actions,
     )
     if actions is not None:
         predict = Reused(predict, actions)
-    return Denoiser(predict, prompts, condition, [*composer.models, *controls.networks])
+    source = None
+    if condition.flow is not None and text.source is not None:
+        source = Prompts(text.source.cond, text.source.uncond)
+        own = _Composer(pipe, plan, condition, source, controls, condition.flow.terms.source_guidance_scale)
+        shown = Guided(own.pair([], batched=batched), own.led_apart, negative=source.uncond is not None)
+        predict = _flow_edit(pipe, condition.flow, predict, shown)
+    return Denoiser(predict, prompts, condition, [*composer.models, *controls.networks], source)
+
+
+def _flow_edit(pipe: RunningPipeline, start: FlowStart, target: Predict, source: Predict) -> FlowEdit:
+    """The difference of predictions by the new prompt and by the clip's own."""
+    scheduler = pipe.scheduler
+    find = PromptMask.of(scheduler) if start.terms.auto_mask else None
+    return FlowEdit(
+        target,
+        source,
+        start.clip,
+        start.free,
+        level=lambda at: float(scheduler.sigmas[at.step]),
+        generators=start.generators,
+        frames_first=pipe.sampling.frames_first,
+        n_avg=start.terms.n_avg,
+        find=find,
+    )
 
 
 def _parts(text: Text, plan: Plan, span: slice) -> list[_Part]:

@@ -46,7 +46,7 @@ def parts_of_diffusers(pipeline: DiffusionPipeline) -> dict[str, Any]:
 
     name = type(pipeline).__name__
     known = [one for family in FAMILIES.values() for one in family.sampling]
-    if name not in known or type(pipeline) is not getattr(diffusers, name):
+    if name not in known or type(pipeline) is not getattr(diffusers, name, None):
         raise InputError(f"from_pipe takes a VideoDiTPipeline or one of diffusers' {', '.join(known)}, got a {name}")
     if is_divided(pipeline):
         raise InputError("the pipeline is divided among devices; call its reset_device_map() first")
@@ -66,7 +66,9 @@ def to_diffusers(pipe: _Convertible) -> DiffusionPipeline:
     name = pipe.config.sampled_as
     if name is None:
         raise InputError("diffusers has no pipeline for a model of no published family")
-    component: type[DiffusionPipeline] = getattr(diffusers, name)
+    component: type[DiffusionPipeline] | None = getattr(diffusers, name, None)
+    if component is None:
+        raise InputError(f"diffusers has no {name}, so that this pipeline stays one of videodit")
     takes = inspect.signature(component.__init__).parameters
     parts = dict(pipe.components)
     for part in ("transformer", "transformer_2"):
@@ -74,7 +76,7 @@ def to_diffusers(pipe: _Convertible) -> DiffusionPipeline:
             parts[part] = foreign_transformer(parts[part], part)
     if parts["vae"] is not None and (theirs := autoencoder_named(pipe.sampling.vae)).loads_as is not None:
         parts["vae"] = foreign_vae(parts["vae"], theirs)
-    settings = ("boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt")
+    settings = ("boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt", "is_distilled")
     parts |= {key: pipe.config[key] for key in settings if pipe.config[key]}
     if parts["scheduler"] is not None and (entries := pipe.sampling.scheduler):
         parts["scheduler"] = with_entries(parts["scheduler"], {key: value for key, (value, _) in entries.items()})

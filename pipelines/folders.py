@@ -200,7 +200,7 @@ def check_settings(index: JsonObject, where: object) -> None:
         wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high
         if wrong or (name == "fps" and value == 0):
             raise ModelError(f"{where}: {name} is {value!r}; it must be a number up to {high}")
-    for name in ("expand_timesteps", "force_zeros_for_empty_prompt"):
+    for name in ("expand_timesteps", "force_zeros_for_empty_prompt", "is_distilled"):
         if type(index.get(name, False)) not in (bool, type(None)):
             raise ModelError(f"{where}: {name} is {index[name]!r}; it must be true or false")
 

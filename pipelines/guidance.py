@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+from einops import reduce, repeat
 from torch import Tensor
 
 from videodit.errors import InputError
 from videodit.pipelines.predicting import Moment, Predict
+from videodit.shapes import Size3D
 
 
 class Pair(Protocol):
@@ -101,6 +103,33 @@ class Shared:
         return self.processes.first(lambda: self.cond(latents, at), latents)
 
 
+@dataclass(frozen=True)
+class LedByReferences:
+    """Two predictions, both led away from a third without references: ``+ (r − 1)·(uncond − bare)``.
+
+    Guided by a scale ``s``, they are ``bare + r·(uncond − bare) + s·(cond − uncond)`` (Liu et al., "Phantom", 2025).
+
+    Attributes:
+        pair: makes the two, with references.
+        bare: the unconditional prediction without references.
+        scale: of references, ``r``.
+    """
+
+    pair: Pair
+    bare: Predict
+    scale: float
+
+    def both(self, latents: Tensor, at: Moment) -> tuple[Tensor, Tensor]:
+        """See :class:`Pair`."""
+        cond, uncond = self.pair.both(latents, at)
+        led = (self.scale - 1) * (uncond - self.bare(latents, at))
+        return cond + led, uncond + led
+
+    def first(self, latents: Tensor, at: Moment) -> Tensor:
+        """See :class:`Pair`."""
+        return self.pair.first(latents, at)
+
+
 def steady(scale: float, at: Moment) -> float:
     """A scale that stays as it is."""
     return scale
@@ -115,6 +144,8 @@ class Guided:
         scale: at a moment.
         grown: what becomes of a scale above 1 before it is used, as in :class:`Growing`.
         negative: there is something to lead away from.
+        kept_norm: latents a token, of models whose guided prediction is as long in each token as the conditional one;
+            ``None`` for others.
         actions: a letter a step; ``C`` computes the conditional prediction alone and takes the last difference of both.
             ``None``: every step computes both.
     """
@@ -123,6 +154,7 @@ class Guided:
     scale: Callable[[Moment], float]
     grown: Callable[[float, Moment], float] = steady
     negative: bool = True
+    kept_norm: Size3D | None = None
     actions: str | None = None
     _difference: Tensor | None = field(default=None, init=False)
 
@@ -142,11 +174,30 @@ class Guided:
                 "pass negative_prompt_embeds, or begin with guidance_scale above 1"
             )
         if self.actions is not None and self.actions[at.step] == "C" and self._difference is not None:
-            uncond = self.pair.first(latents, at) - self._difference
+            cond = self.pair.first(latents, at)
+            uncond = cond - self._difference
         else:
             cond, uncond = self.pair.both(latents, at)
             self._difference = cond - uncond
-        return uncond + self.grown(scale, at) * self._difference
+        guided = uncond + self.grown(scale, at) * self._difference
+        return guided if self.kept_norm is None else as_long(guided, cond, self.kept_norm)
+
+
+def as_long(guided: Tensor, cond: Tensor, patch: Size3D) -> Tensor:
+    """A prediction whose tokens are as long as those of another, both ``[B, C, T, H, W]``.
+
+    Args:
+        guided: the prediction.
+        cond: the other one.
+        patch: latents a token.
+    """
+    t, h, w = patch
+
+    def lengths(x: Tensor) -> Tensor:
+        square = reduce(x.square(), "b c (t i) (h j) (w k) -> b 1 t h w", "sum", i=t, j=h, k=w)
+        return repeat(square.sqrt(), "b 1 t h w -> b 1 (t i) (h j) (w k)", i=t, j=h, k=w)
+
+    return guided * (lengths(cond) / lengths(guided))
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,34 @@ from videodit.families.sampling import Part
 from videodit.objectives import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.autoencoders import encode_image, encode_posterior
 from videodit.pipelines.conditions import edit_steps
+from videodit.pipelines.flow_terms import FlowTerms
 from videodit.pipelines.placing import FREE, Pictures, PlacedConditions
 from videodit.pipelines.protocols import EncodingPipeline, Scheduler
+from videodit.pipelines.reference_encoding import encode_references
+from videodit.pipelines.reference_placing import PlacedReference
 from videodit.pipelines.scheduling import at_level
+from videodit.reference_tokens import ReferenceTokens
 from videodit.shapes import Size3D
+
+IMAGE_TOKENS = 257
+"""Tokens of a picture of the one image encoder that there is, CLIP's ViT-H/14 at 224×224 pixels."""
+
+
+@dataclass(frozen=True)
+class FlowStart:
+    """Where an edit by two prompts begins; see :mod:`videodit.pipelines.flow_editing`.
+
+    Attributes:
+        terms: what it is about.
+        clip: latents ``[B, C, T, H, W]`` that are edited.
+        free: ``[1, 1, T, H, W]``: 1 where they may change, 0 where not; ``None``: everywhere.
+        generators: one a clip, for the noise of each step.
+    """
+
+    terms: FlowTerms
+    clip: Tensor
+    free: Tensor | None
+    generators: Sequence[torch.Generator]
 
 
 @dataclass(frozen=True)
@@ -36,8 +60,10 @@ class Condition:
             Infinite where nothing is given.
         renoised: given latents get the noise level of the rest, and no timestep of their own.
         start: latents ``[B, C, T, H, W]`` of a clip that is edited.
+        flow: the edit is one by two prompts, which adds no noise to them.
         strength: the share of the steps that an edit takes.
         tint: what is mixed into the noise: the latent of the first picture ``[1, C, 1, H, W]`` and its share.
+        references: tokens that stand beside those of the clip.
     """
 
     channels: Tensor | None = None
@@ -46,8 +72,10 @@ class Condition:
     level: Tensor | None = None
     renoised: bool = False
     start: Tensor | None = None
+    flow: FlowStart | None = None
     strength: float = 1.0
     tint: tuple[Tensor, float] | None = None
+    references: tuple[ReferenceTokens, ...] = ()
 
     @property
     def kept_in_front(self) -> int:
@@ -63,6 +91,8 @@ class Condition:
 
     def first(self, noise: Tensor, scheduler: Scheduler, step: int) -> Tensor:
         """The latents that the loop starts with at a step, from noise of its level."""
+        if self.flow is not None:
+            return self.flow.clip.clone()
         latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
         if self.start is not None:
             start = self.start
@@ -144,7 +174,12 @@ class Condition:
             return None if tensor is None else tensor[:, :, span]
 
         part = replace(
-            self, channels=cut(self.channels), clean=cut(self.clean), level=cut(self.level), start=cut(self.start)
+            self,
+            channels=cut(self.channels),
+            clean=cut(self.clean),
+            level=cut(self.level),
+            start=cut(self.start),
+            references=tuple(one.window(span) for one in self.references),
         )
         if done is None or keep is None or keep.start == keep.stop:
             if part.level is not None and (part.level == FREE).all():
@@ -171,6 +206,8 @@ def prepare_condition(
     generators: Sequence[torch.Generator],
     device: torch.device,
     front: int = 0,
+    control: Tensor | None = None,
+    references: Sequence[PlacedReference] = (),
 ) -> Condition:
     """Encode what is placed.
 
@@ -181,25 +218,36 @@ def prepare_condition(
         generators: one a clip, for autoencoders whose latents are drawn.
         device: where the result goes.
         front: latents in front of the clip's own, of those of ``latent_shape``.
+        control: latents ``[1, C, T, H, W]`` of what steers the clips, for models that see it; ``None``: nothing does.
+        references: see :func:`videodit.pipelines.reference_placing.place_references`.
     """
     spec, batch = pipe.spec, len(generators)
-    condition = Condition(strength=placed.strength, renoised=placed.renoised)
+    condition = Condition(
+        strength=placed.strength,
+        renoised=placed.renoised,
+        references=encode_references(pipe, references, device),
+    )
+    if spec.sees_control:
+        condition = _steered(pipe, condition, placed, control, latent_shape, generators, device, front)
     if placed.start is not None:
         start, _ = encode_posterior(pipe.vae, placed.start[None].to(device))
         start = _led(start, front).expand(batch, -1, -1, -1, -1)
-        condition = replace(condition, start=start, channels=start if spec.sees_clip else None)
+        condition = replace(condition, start=start, channels=start if spec.sees_clip else condition.channels)
+        if placed.flow is not None:  # what is kept of the clip does not move; nothing else is given beside it
+            free = None if placed.level is None else (placed.level == FREE)[None, None].float().to(device)
+            return replace(condition, flow=FlowStart(placed.flow, start, free, generators))
     if placed.clip is None or placed.known is None or placed.level is None:
         return condition
-    if pipe.transformer.config.image_dim is not None:
+    if pipe.transformer.config.image_dim is not None and placed.known.any():
         condition = replace(condition, tokens=image_tokens(pipe, placed.pictures, batch, device))
     if pipe.sampling.tint and placed.known[0]:
         first = encode_image(pipe.vae, placed.clip[None, :, :1].to(device), None)
         condition = replace(condition, tint=(first, pipe.sampling.tint))
-    if spec.sees_pictures and placed.known.any():
+    if spec.sees_pictures and placed.known.any() and not spec.sees_control:
         channels = channels_beside(pipe, spec.channels, placed.clip, placed.known, latent_shape, generators, device)
         condition = replace(condition, channels=channels)
-        if (placed.level == FREE).all():  # no region beside them
-            return condition
+    if spec.sees_pictures and (placed.level == FREE).all():  # no region beside them
+        return condition
     kept = (placed.level < FREE).flatten(1).any(dim=1).nonzero()[:, 0]
     clip = placed.clip
     if spec.geometry.causal:  # what is behind the last kept frame does not change it
@@ -208,6 +256,34 @@ def prepare_condition(
     clean = torch.zeros(batch, *latent_shape, device=device)
     clean[:, :, : front + latents.shape[2]] = _led(latents, front)
     return replace(condition, clean=clean, level=placed.level[None, None].to(device))
+
+
+def _steered(
+    pipe: EncodingPipeline,
+    condition: Condition,
+    placed: PlacedConditions,
+    control: Tensor | None,
+    latent_shape: tuple[int, int, int, int],
+    generators: Sequence[torch.Generator],
+    device: torch.device,
+    front: int,
+) -> Condition:
+    """With the channels of a model that sees what steers the clips, and a picture where there is one.
+
+    What is missing is zeros, and so are the tokens of an image encoder without a picture, as in VideoX-Fun's
+    ``WanFunControlPipeline``.
+    """
+    spec, image_dim = pipe.spec, pipe.transformer.config.image_dim
+    clip, known = placed.clip, placed.known
+    if clip is None or known is None:
+        clip, known = torch.zeros(3, 1, 1, 1), torch.zeros(1, dtype=torch.bool)
+    empty = torch.zeros(1, *latent_shape, device=device)
+    control = empty if control is None else _led(control, front)
+    channels = channels_beside(pipe, spec.channels, clip, known, latent_shape, generators, device, control=control)
+    if image_dim is not None and not known.any():
+        tokens = torch.zeros(len(generators), IMAGE_TOKENS, image_dim, device=device)
+        condition = replace(condition, tokens=tokens)
+    return replace(condition, channels=channels)
 
 
 def _led(latents: Tensor, front: int) -> Tensor:
@@ -236,6 +312,7 @@ def channels_beside(
     latent_shape: tuple[int, int, int, int],
     generators: Sequence[torch.Generator],
     device: torch.device,
+    control: Tensor | None = None,
 ) -> Tensor:
     """What the transformer sees beside the latents, ``[B, C', T, H, W]``.
 
@@ -247,8 +324,9 @@ def channels_beside(
         latent_shape: ``(C, T, H, W)``.
         generators: one a clip.
         device: where the result goes.
+        control: latents ``[1, C, T, H, W]`` of what steers the clips, for models that see it.
     """
-    beside = _Beside(pipe, clip.to(device), known.to(device), latent_shape, generators)
+    beside = _Beside(pipe, clip.to(device), known.to(device), latent_shape, generators, control)
     made = [getattr(beside, part)() for part in parts if part != "latents"]
     return torch.cat([one.expand(len(generators), -1, -1, -1, -1) for one in made], dim=1)
 
@@ -262,11 +340,18 @@ class _Beside:
     known: Tensor
     shape: tuple[int, int, int, int]
     generators: Sequence[torch.Generator]
+    steers: Tensor | None = None
+
+    def control(self) -> Tensor:
+        assert self.steers is not None
+        return self.steers
 
     def drawn_image(self) -> Tensor:
         return self._first(torch.cat([encode_image(self.pipe.vae, self.clip[None, :, :1], g) for g in self.generators]))
 
     def image(self) -> Tensor:
+        if not self.known[0]:
+            return self.clip.new_zeros(1, *self.shape)
         return self._first(encode_image(self.pipe.vae, self.clip[None, :, :1], None))
 
     def mask1(self) -> Tensor:

@@ -207,7 +207,7 @@ def _settings(index: JsonObject, parameters: Collection[str] | None) -> JsonObje
 
 def foreign_settings(config: Config) -> JsonObject:
     """The settings of ours that the config of a pipeline of diffusers' holds, ``_class_name`` among its entries."""
-    names = ("boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt")
+    names = ("boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt", "is_distilled")
     settings = {name: config[name] for name in names if config.get(name) is not None}
     return settings | {"sampled_as": sampled_as(config["_class_name"])}
 
@@ -377,6 +377,10 @@ def class_of(entry: object, name: str, folder: Path) -> type:
         library = "videodit"
     elif library not in ("diffusers", "transformers"):
         raise ModelError(f"{folder}: {name} is of {library!r}; valid values are diffusers and transformers")
+    if kind.__name__ == "PreTrainedTokenizerBase" and library == "transformers" and class_name.endswith("Processor"):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer  # of what reads pictures, too, the tokenizer alone is needed
     with quick_imports():
         component = getattr(importlib.import_module(library), class_name, None)
     if not isinstance(component, type) or not issubclass(component, kind):

@@ -39,7 +39,14 @@ _HARMLESS_HOOKS = (
     "cp_output",
 )
 """Hooks of diffusers' that move weights or divide tokens: what a forward computes stays as it is."""
-_OWN_SETTINGS = ("max_text_length", "boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt", "sampled_as")
+_OWN_SETTINGS = (
+    "max_text_length",
+    "boundary_ratio",
+    "expand_timesteps",
+    "force_zeros_for_empty_prompt",
+    "is_distilled",
+    "sampled_as",
+)
 _TEXT_PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
 _PROBE = "A red ball, 2 cats & the quick brown fox; Ünïcode 猫 jump over 1234567890 lazy dogs."
 

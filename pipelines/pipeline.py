@@ -21,7 +21,7 @@ from typing_extensions import Self
 
 from videodit.arguments import check_iterable, check_kind, check_path
 from videodit.checkpoints import HUB_OPTIONS
-from videodit.control.branch_spec import BranchSpec
+from videodit.control.branch_spec import OWN_CHANNELS, BranchSpec
 from videodit.errors import InputError
 from videodit.families import sampling_of
 from videodit.families.autoencoders import autoencoder_of
@@ -36,6 +36,7 @@ from videodit.pipelines.control_encoding import encode_controls
 from videodit.pipelines.controls import ControlledPipeline, frames_in_front
 from videodit.pipelines.denoising import make_denoiser
 from videodit.pipelines.exchange import parts_of_diffusers, to_diffusers
+from videodit.pipelines.flow_editing import check_euler, check_flow_run
 from videodit.pipelines.folders import check_model, family_of_index, files_hash, model_hash
 from videodit.pipelines.latent_conditions import as_bytes
 from videodit.pipelines.loading import load_components
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
     from videodit.control.control import AnyControl
+    from videodit.control.references import AnyReferences
     from videodit.json_types import Config
     from videodit.pipelines.conditions import Pixels
 
@@ -105,6 +107,7 @@ class VideoDiTPipeline(
         window: frames that longer clips are made of at a time, window by window; ``None``: clips of any length are made
             at once.
         force_zeros_for_empty_prompt: an empty prompt is tokens of 0, all of them padding (Mochi).
+        is_distilled: the model was distilled to few steps and takes no guidance (FLUX.2 klein).
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->transformer->transformer_2->vae"
@@ -142,6 +145,7 @@ class VideoDiTPipeline(
         sampled_as: str | None = None,
         window: int | None = None,
         force_zeros_for_empty_prompt: bool = False,
+        is_distilled: bool = False,
     ) -> None:
         super().__init__()
         if sampled_as is None:
@@ -173,7 +177,12 @@ class VideoDiTPipeline(
             "max_text_length": max_text_length,
         }
         network = {} if self.transformer is None else self.transformer.config
-        known = {**network, "boundary_ratio": boundary_ratio, "expand_timesteps": expand_timesteps}
+        known = {
+            **network,
+            "boundary_ratio": boundary_ratio,
+            "expand_timesteps": expand_timesteps,
+            "is_distilled": is_distilled,
+        }
         self.register_to_config(
             **settle_defaults(settings, self._sampling, known),
             boundary_ratio=boundary_ratio,
@@ -181,9 +190,10 @@ class VideoDiTPipeline(
             sampled_as=sampled_as,
             window=window,
             force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
+            is_distilled=is_distilled,
         )
         if self.transformer is not None:
-            self._sampling = self._sampling.for_model(self.transformer.config)
+            self._sampling = self._sampling.for_model(known)
         self.video_processor = VideoProcessor()
         self._encoded: EncodedPrompts | None = None
         self._folder: Path | None = None
@@ -573,7 +583,8 @@ class VideoDiTPipeline(
             raise InputError("the plan is for another model; plan it with this pipeline")
         request, inputs, placed = plan.request, plan.inputs, plan.conditions
         check_attention_kwargs(request.attention_kwargs)
-        check_encoders(self, request, inputs, guided=plan.guided)
+        shown = None if plan.flow is None else plan.flow.source_prompt
+        check_encoders(self, request, inputs, guided=plan.guided, source=shown)
         callback_inputs(inputs, self._callback_tensor_inputs)
         clip = placed is not None and placed.clip is not None
         if clip or (placed is not None and placed.start is not None) or output_type != "latent":
@@ -582,18 +593,31 @@ class VideoDiTPipeline(
             self.check_components(["image_encoder", "image_processor"], "a model that sees its first image")
         if self.text_spec.picture is not None and request.prompt is not None:
             self.check_components(["image_processor"], "a model that reads its first image with the prompt")
-        draws = probe_scheduler(self.scheduler, plan, self._objective, self._sampling.sigmas)
+        draws = probe_scheduler(self.scheduler, plan, self._objective, self._sampling)
         if plan.stagger is not None and self.actions_for(plan.num_inference_steps) is not None:
             raise InputError("staggered frames take every step; pipe.accelerate() leaves some out")
+        if plan.request.reference_guidance is not None:
+            if "C" in (self.actions_for(plan.num_inference_steps) or ""):
+                raise InputError(
+                    "reference_guidance needs all predictions of a step; pipe.accelerate() leaves out one in some steps"
+                )
+            if self.processes is not None and self.processes.kind == "guidance":
+                raise InputError("parallel='guidance' shares two predictions; reference_guidance makes a third")
         if draws == "generator":
             check_generators(inputs.generator, self._execution_device)
+        if plan.flow is not None:
+            check_flow_run(
+                self.scheduler, [self.transformer, self.transformer_2], self.actions_for(plan.num_inference_steps)
+            )
+            draws = "generator"  # fresh noise in each step, from wherever the generator lives
         if request.keep_windows is not None and inputs.negative_prompt_embeds is not None and plan.windows is not None:
             # No recipe tells them from others.
             raise InputError("windows can be kept of clips whose prompts are known: give negative_prompt as text")
         if request.keep_windows is not None and inputs.controls:
             raise InputError("windows cannot be kept of clips whose controls are tensors: no recipe tells them apart")
         if request.keep_windows is not None and plan.controls:
-            unknown = [one.branch for one in plan.controls if self.controls[one.branch].fingerprint is None]
+            names = [one.branch for one in plan.controls if one.branch != OWN_CHANNELS.name]
+            unknown = [name for name in names if self.controls[name].fingerprint is None]
             if unknown:
                 raise InputError(
                     f"windows can be kept of clips whose control branches come from folders, and {unknown[0]!r} was "
@@ -625,6 +649,9 @@ class VideoDiTPipeline(
         last_image: Pixels | None = None,
         conditions: Sequence[AnyCondition] = (),
         control: Mapping[str, AnyControl] | None = None,
+        references: AnyReferences = (),
+        reference_layout: str | None = None,
+        reference_guidance: float | None = None,
         fit: Fit = "crop",
         loop: bool = False,
         window: int | None = None,
@@ -672,6 +699,14 @@ class VideoDiTPipeline(
             control: what steers the clips besides their prompts, by kind, or by the name of a branch that
                 :meth:`add_control` added: a :class:`~videodit.Control`, a file, or for ``boxes``, ``tracks`` and
                 ``palette`` a list; see :mod:`videodit.control.control`.
+            references: pictures and clips of what the clips should show, for models that were trained with them: a
+                :class:`~videodit.Reference`, a file or pixels, or a list of these; see
+                :mod:`videodit.control.references`.
+            reference_layout: how a LoRA or other weights take references that were trained for them, where the model's
+                files do not tell: ``"edit"``, ``"guide"`` or ``"behind"``.
+            reference_guidance: how far references of the layout ``"behind"`` lead, beside guidance by the prompt, from
+                a third prediction without them: Phantom's authors take 5 beside a ``guidance_scale`` of 7.5. ``None``:
+                there are two predictions, which is what 1 gives.
             fit: what becomes of pictures of another aspect ratio: ``"crop"``, ``"pad"``, ``"stretch"`` or ``"error"``.
             loop: make a clip whose last frame goes on with its first.
             window: frames that are made at once where there are more; ``None`` takes the model's own, if it has one.
@@ -731,7 +766,8 @@ class VideoDiTPipeline(
             ModelError: numbers that are not finite, and in which part they arose.
         """
         draws, actions = self.check_plan(plan, output_type), self.actions_for(plan.num_inference_steps)
-        for notice in plan.notices:
+        told = None if plan.flow is None else check_euler(self.scheduler)
+        for notice in [*plan.notices, *([] if told is None else [told])]:
             logger.warning(notice)
         device = self._execution_device
         watch = Stopwatch(device)
@@ -739,7 +775,9 @@ class VideoDiTPipeline(
 
         # 1. Text
         picture = self._picture_of(plan)
-        text = encode(self, plan.request, plan.inputs, device, guided=self._may_guide(plan), picture=picture)
+        source = None if plan.flow is None else plan.flow.source_prompt
+        guided = self._may_guide(plan)
+        text = encode(self, plan.request, plan.inputs, device, guided=guided, picture=picture, source=source)
         text.check()
         watch.mark("text")
 
@@ -801,7 +839,10 @@ class VideoDiTPipeline(
         if self.processes is not None:
             scenes = isinstance(plan.request.prompt, Storyboard) and plan.spec.geometry.patch.t == 1
             tokens = plan.divided_tokens(scenes=scenes)
-            self.processes.check(tokens, guided=plan.guided, keep_windows=plan.request.keep_windows)
+            references = sum(one.tokens for one in plan.references)
+            self.processes.check(
+                tokens, guided=plan.guided, references=references, keep_windows=plan.request.keep_windows
+            )
 
     def _may_guide(self, plan: Plan) -> bool:
         """Whether there is guidance, or a callback may turn it on."""
@@ -821,7 +862,10 @@ def _sampled_as(transformer: object) -> str | None:
     name = config.get("family")
     if name is None or name not in FAMILIES:
         return None
-    legal = sorted(pipeline for pipeline, sampling in FAMILIES[name].sampling.items() if sampling.fits(config))
+    fitting = {pipeline: one for pipeline, one in FAMILIES[name].sampling.items() if one.fits(config)}
+    # A pipeline that differs from another by its references alone is another checkpoint, which nobody named.
+    plain = {key: replace(one, references=None, reference_sizes=()) for key, one in fitting.items()}
+    legal = sorted(key for key in fitting if not any(plain[key] == fitting[other] for other in fitting.keys() - {key}))
     if len(legal) > 1:
         raise InputError(f"a transformer of family {name!r} needs sampled_as; valid values are {', '.join(legal)}")
     return legal[0] if legal else None

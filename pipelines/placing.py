@@ -20,6 +20,7 @@ from torch import Tensor
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
 from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region, check_fit, edit_steps, edit_strength
+from videodit.pipelines.flow_terms import FlowTerms, flow_terms
 from videodit.pipelines.pixels import fingerprint, fitted, read_frames, read_mask
 from videodit.pipelines.settings import Settings, check_frames
 from videodit.pipelines.spec import ModelSpec
@@ -46,6 +47,8 @@ class PlacedConditions:
             token.
         start: fp32 as ``clip``: what an :class:`Edit` starts from.
         strength: of the edit.
+        flow: of an edit by two prompts, whose ``clip`` is what it starts from, and whose ``level`` says where that may
+            change; ``None``: there is none.
         renoised: given latents, and those that windows share, get the noise level of the rest, since the model was not
             trained with clean ones.
         pictures: what was given for the first and the last frame, as uint8 or float ``[H, W, 3]`` of its own size, for
@@ -59,6 +62,7 @@ class PlacedConditions:
     level: Tensor | None = None
     start: Tensor | None = None
     strength: float = 1.0
+    flow: FlowTerms | None = None
     renoised: bool = False
     pictures: Pictures = (None, None)
     record: list[JsonObject] = field(default_factory=list)
@@ -110,6 +114,8 @@ class _Placer:
         self.region: Tensor | None = None  # where pixels are kept, [frames, height, width]
         self.start: Tensor | None = None
         self.strength = 1.0
+        self.flow: FlowTerms | None = None
+        self.edited = self.kept = ""  # fingerprints of the clips of an Edit and a Region
         self.pictures: dict[int, np.ndarray] = {}
         self.record: list[JsonObject] = []
         self.notices: list[str] = []
@@ -160,6 +166,7 @@ class _Placer:
         if self.region is not None:
             raise InputError("there are two Regions; put them into one mask")
         clip, fingerprint_of = self._whole(condition.clip, "the clip of a Region")
+        self.kept = fingerprint_of
         made, told = read_mask(condition.mask, self.frames, *self.size, fps=float(self.settings.fps), fit=self.fit)
         self.notices += told
         free = self._per_latent(made)
@@ -180,11 +187,17 @@ class _Placer:
         if edit_steps(steps, self.strength) < 1:
             least = math.ceil(1000 / steps) / 1000
             raise InputError(f"strength is {self.strength:g}, which leaves none of {steps} steps; {least:g} leaves one")
+        self.flow = flow_terms(condition)
         self.start, fingerprint_of = self._whole(condition.clip, "the clip of an Edit")
-        self.record.append({"edit": fingerprint_of, "strength": self.strength})
+        self.edited = fingerprint_of
+        self.record.append(
+            {"edit": fingerprint_of, "strength": self.strength} | ({} if self.flow is None else self.flow.record)
+        )
 
     def finish(self) -> PlacedConditions:
         anything = bool(self.known.any()) or self.region is not None
+        if self.flow is not None and self.kept not in ("", self.edited):
+            raise InputError("the clip of the Region is another than that of the Edit with source_prompt; use one clip")
         only_first = not self.known[1:].any() and not (self.level[1:] < FREE).any() and self.region is None
         if self.region is None and anything:
             at = self.known.nonzero()[:, 0]
@@ -214,6 +227,7 @@ class _Placer:
             level=self.level if anything else None,
             start=self.start,
             strength=self.strength,
+            flow=self.flow,
             renoised=not (
                 self.spec.keeps_any
                 or (self.spec.keeps_frames and self.region is None)

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from videodit.arguments import check_kind, check_path
-from videodit.control.control import check_controls, check_steps
+from videodit.control.control import check_controls, check_own_channels, check_steps
+from videodit.control.references import check_reference_guidance, check_references
 from videodit.errors import InputError
 from videodit.path_kinds import names_a_file
 from videodit.pipelines.conditions import Edit, check_fit, edit_steps, ends_given, images_as_frames
+from videodit.pipelines.flow_terms import MASK_DRAWS, check_flow_edit, flow_terms
 from videodit.pipelines.levels import Levels
 from videodit.pipelines.prompt_expansion import expand_request
 from videodit.pipelines.request import Inputs, Request, as_list
@@ -26,10 +28,15 @@ from videodit.pipelines.windows import Window, windows_of
 from videodit.threads import check_threads
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from videodit.control.control import CheckedControl
+    from videodit.control.references import CheckedReferences
     from videodit.json_types import JsonObject
     from videodit.pipelines.control_placing import PlacedControl
+    from videodit.pipelines.flow_terms import FlowTerms
     from videodit.pipelines.placing import PlacedConditions
+    from videodit.pipelines.reference_placing import PlacedReference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +53,7 @@ class Plan(Settings):
         conditions: what is fixed of the clips, placed; ``None``: nothing is.
         stagger: how latent frames follow one another; ``None``: all take each step together.
         controls: what steers them, as the model will see it.
+        references: of what they should show, likewise.
     """
 
     request: Request
@@ -57,6 +65,7 @@ class Plan(Settings):
     conditions: PlacedConditions | None = None
     stagger: Stagger | None = None
     controls: tuple[PlacedControl, ...] = ()
+    references: tuple[PlacedReference, ...] = ()
 
     @property
     def settings(self) -> Settings:
@@ -72,6 +81,15 @@ class Plan(Settings):
     def control_record(self) -> dict[str, JsonObject]:
         """What the controls were made from, and how much they count."""
         return {control.slot: control.record for control in self.controls}
+
+    @property
+    def reference_record(self) -> list[JsonObject]:
+        """What the references were made from, and how the model takes them."""
+        return [one.record for one in self.references]
+
+    def pictures_of(self, branch: str) -> list[np.ndarray]:
+        """References that a control branch sees in front of the clip, uint8 ``[H, W, 3]``."""
+        return [one.frames[0] for one in self.references if one.branch == branch]
 
     @property
     def renoised(self) -> bool:
@@ -115,10 +133,37 @@ class Plan(Settings):
         return replace(self, latent_shape=(channels, front + frames, height, width))
 
     @property
+    def predictions(self) -> int:
+        """Of the transformer in each step."""
+        return 1 + self.guided + (self.request.reference_guidance is not None)
+
+    @property
+    def forward_tokens(self) -> int:
+        """Tokens that the transformer sees at once, those of references among them."""
+        return self.window_tokens + sum(one.tokens for one in self.references)
+
+    @property
+    def flow(self) -> FlowTerms | None:
+        """What an edit by two prompts is about, if there is one."""
+        return next(iter(_flow_edits(self.request, self.inputs)), None)
+
+    def forwards(self, steps: int) -> int:
+        """Forwards of the transformer, of a batch of all clips.
+
+        Args:
+            steps: that are taken in each window.
+        """
+        if self.flow is None:
+            return steps * len(self.spans) * self.predictions
+        scales = (max(self.guidance_scale, self.request.guidance_scale_2 or 0), self.flow.source_guidance_scale)
+        guided = [self.spec.text.guided and scale > 1 for scale in scales]
+        noises = steps * self.flow.n_avg + (MASK_DRAWS if self.flow.auto_mask else 0)
+        return noises * (2 + sum(guided))
+
+    @property
     def estimate(self) -> dict[str, int]:
         """What it costs: ``forwards`` of the transformer, of a batch of all clips, and ``tokens`` in each of a clip."""
-        forwards = self.steps_taken * len(self.spans) * (2 if self.guided else 1)
-        return {"forwards": forwards, "tokens": self.window_tokens}
+        return {"forwards": self.forwards(self.steps_taken), "tokens": self.forward_tokens}
 
 
 def plan(
@@ -161,7 +206,12 @@ def plan(
     settings = plan_settings(request, spec, steps=levels.count)
     if isinstance(request.prompt, Storyboard):
         request.prompt.check(settings.seconds)
-    scales = (settings.guidance_scale, request.guidance_scale_2)
+    terms = _flow_edits(request, inputs)
+    scales = (
+        settings.guidance_scale,
+        request.guidance_scale_2,
+        *(one.source_guidance_scale for one in terms),
+    )
     guided = spec.text.guided and any(scale is not None and scale > 1 for scale in scales)
     count = check_prompts(request, inputs, spec.text)
     videos = count * whole_number("num_videos_per_prompt", request.num_videos_per_prompt, 1, None)
@@ -174,14 +224,16 @@ def plan(
     if stagger is not None and conditions is not None:
         _check_staggered(stagger, conditions)
     controls, told = _controls(checked, request, settings, conditions, read_media)
+    references, more = _references(request, inputs, spec, settings, checked, read_media, guided=guided)
     if inputs.tensors or inputs.generator is not None:
         from videodit.pipelines.live_inputs import check_live
 
         check_live(inputs, videos=videos, latent_shape=settings.latent_shape)
-    notices = [*notes, *settings.notices, *([] if conditions is None else conditions.notices), *told]
+    notices = [*notes, *settings.notices, *([] if conditions is None else conditions.notices), *told, *more]
     notices += [notice for text in as_list(request.prompt) for notice in _file_notice(text)]
     if text_notices is not None:
-        notices += [notice for text in request.texts for notice in text_notices(text)]
+        texts = dict.fromkeys([*request.texts, *(one.source_prompt for one in terms)])
+        notices += [notice for text in texts for notice in text_notices(text)]
     if request.has_weights and spec.text.pooled_dim is not None:
         notices.append("weights of words do not reach the pooled embedding of the prompt, which this model takes, too")
     if any(as_list(request.negative_prompt, "negative_prompt")) and not guided:
@@ -197,12 +249,20 @@ def plan(
         conditions=conditions,
         stagger=stagger,
         controls=controls,
+        references=references,
     )
+
+
+def _flow_edits(request: Request, inputs: Inputs) -> list[FlowTerms]:
+    """What edits by two prompts are about."""
+    edits = (one for one in inputs.conditions or request.conditions if isinstance(one, Edit))
+    return [terms for one in edits if (terms := flow_terms(one)) is not None]
 
 
 def _check_controls(request: Request, inputs: Inputs, spec: ModelSpec) -> list[CheckedControl]:
     """What steers the clips, checked as far as that goes without its files."""
-    checked = check_controls(request.control if inputs.control is None else inputs.control, spec.branches)
+    checked = check_controls(request.control if inputs.control is None else inputs.control, spec.takers)
+    check_own_channels(checked, spec.sees_control)
     if checked and request.loop:
         raise InputError("a loop takes no control")
     return checked
@@ -226,6 +286,70 @@ def _controls(
     from videodit.pipelines.control_placing import place_controls
 
     return place_controls(checked, settings, fit=request.fit)
+
+
+def _references(
+    request: Request,
+    inputs: Inputs,
+    spec: ModelSpec,
+    settings: Settings,
+    controls: list[CheckedControl],
+    read_media: bool,
+    *,
+    guided: bool,
+) -> tuple[tuple[PlacedReference, ...], list[str]]:
+    """References of what the clips should show, checked, read and placed, and what is announced of them."""
+    checked = check_references(
+        inputs.references or request.references,
+        own=spec.references,
+        chosen=request.reference_layout,
+        obstacle=spec.reference_obstacle,
+        images=spec.images,
+        branches=spec.branches,
+    )
+    if checked is None:
+        if request.reference_guidance is not None:
+            raise InputError("reference_guidance is for references, and there are none; leave it out")
+        return (), []
+    check_reference_guidance(request.reference_guidance, checked.layout, guided=guided)
+    _check_references_beside(checked, request, inputs, settings, controls)
+    if not read_media:
+        return (), []
+    from videodit.pipelines.reference_placing import check_along, place_references
+
+    placed, notices = place_references(checked, spec, settings, fit=request.fit)
+    parts = "windows" if settings.windows is not None else "a storyboard"
+    if settings.windows is not None or isinstance(request.prompt, Storyboard):
+        check_along(placed, settings, parts=parts)
+    return placed, notices
+
+
+def _check_references_beside(
+    checked: CheckedReferences, request: Request, inputs: Inputs, settings: Settings, controls: list[CheckedControl]
+) -> None:
+    """See that references go with what else is asked for.
+
+    Raises:
+        InputError: they do not.
+    """
+    name = checked.layout.name
+    others = {"stagger": bool(request.stagger)}
+    if name == "guide":
+        others["a loop"] = request.loop
+    if name == "front":
+        conditions = (request.image, request.last_image, inputs.image, inputs.last_image)
+        others |= {
+            "a loop": request.loop,
+            "windows": settings.windows is not None,
+            "latents": inputs.latents is not None,
+            "images, frames or an edit": bool(request.conditions or inputs.conditions)
+            or any(one is not None for one in conditions),
+            f"control for another branch than {checked.branch.name!r}" if checked.branch is not None else "": any(
+                one.branch != checked.branch for one in controls
+            ),
+        }
+    if what := [other for other, there in others.items() if there]:
+        raise InputError(f"references of the layout {name!r} and {what[0]} exclude each other; leave one out")
 
 
 def _file_notice(prompt: str) -> list[str]:
@@ -312,6 +436,7 @@ def _conditions(
     if request.loop and conditions:
         raise InputError("a loop has no beginning and no end: it takes no image and no other frames")
     check_fit(request.fit)
+    check_flow_edit(request, inputs, conditions, spec, settings)
     if not conditions:
         return None
     if not read_media:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from videodit.pipelines.control_encoding import own_control
 from videodit.pipelines.latent_conditions import Condition, prepare_condition
 from videodit.pipelines.placing import PlacedConditions
 from videodit.pipelines.planning import Plan
@@ -50,6 +51,7 @@ def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> S
             plan.settings,
             plan.condition_record,
             plan.control_record,
+            plan.reference_record,
             request.guidance_scale_2,
         )
         latents = pipe.processes.share(generators, latents, told=told)
@@ -61,6 +63,8 @@ def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> S
         generators=generators,
         device=device,
         front=plan.front,
+        control=own_control(pipe, plan.controls, device),
+        references=plan.references,
     )
     if latents is None:
         first = pipe.sampling.frames_first

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from videodit.errors import InputError
-from videodit.families.sampling import Sigmas
+from videodit.families.sampling import Sampling
 from videodit.objectives import NUM_TRAIN_TIMESTEPS, Objective
 from videodit.pipelines.planning import Plan
 from videodit.pipelines.protocols import Scheduler
@@ -28,14 +28,14 @@ _PREDICTION_TYPES = {"flow": "flow_prediction", "v": "v_prediction", "epsilon": 
 _MOST_STEPS = 50
 
 
-def probe_scheduler(scheduler: Scheduler, plan: Plan, objective: Objective, spacing: Sigmas) -> Draws:
+def probe_scheduler(scheduler: Scheduler, plan: Plan, objective: Objective, sampling: Sampling) -> Draws:
     """See that a scheduler can sample a model with the noise levels of a plan.
 
     Args:
         scheduler: any of diffusers'.
         plan: of the run.
         objective: what the model predicts.
-        spacing: see :class:`videodit.families.sampling.Sampling`.
+        sampling: of the model's family.
 
     Returns:
         Where its steps draw noise from.
@@ -58,7 +58,15 @@ def probe_scheduler(scheduler: Scheduler, plan: Plan, objective: Objective, spac
 
     def lay_out(one: Scheduler) -> None:
         place = torch.device("cpu")
-        set_timesteps(one, steps, spacing=spacing, num_tokens=plan.window_tokens, device=place, levels=plan.levels)
+        set_timesteps(
+            one,
+            steps,
+            spacing=sampling.sigmas,
+            shifting=sampling.shift,
+            num_tokens=plan.window_tokens,
+            device=place,
+            levels=plan.levels,
+        )
 
     return probe(scheduler, lay_out, objective, eta=plan.levels.eta)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from videodit.errors import InputError
+from videodit.pipelines.conditions import Edit
 from videodit.pipelines.request import LoRARequest, Request, as_list
 from videodit.pipelines.storyboard import Storyboard
 from videodit.prompt_syntax import Expanded, expand, generator
@@ -21,11 +22,20 @@ def expand_request(request: Request) -> tuple[Request, list[str]]:
         and the LoRAs that the prompts call behind its own; and what a user should know.
 
     Raises:
-        InputError: see :func:`videodit.prompt_syntax.expand`; or a LoRA that a negative prompt calls.
+        InputError: see :func:`videodit.prompt_syntax.expand`; or a LoRA that a negative prompt calls, or a
+            source prompt of an edit that is not plain.
     """
     if not request.syntax:
         return request, []
     request = replace(request, syntax=False)
+    for edit in request.conditions:
+        if isinstance(edit, Edit) and isinstance(shown := edit.source_prompt, str):
+            plain = expand(shown, generator(request.seed), what="the source prompt")
+            if plain.text != shown or plain.weights or plain.loras:
+                raise InputError(
+                    f"the source prompt {shown!r} is read as it is, without weights, alternatives and LoRAs; say what "
+                    "the clip shows in plain words"
+                )
     typed, expanded = as_list(request.prompt), []
     if request.prompt_weights is None and typed:
         story = isinstance(request.prompt, Storyboard)

@@ -31,11 +31,13 @@ class Text:
         cond: what the clips should show.
         uncond: what guidance leads away from; ``None`` without guidance.
         scenes: of a storyboard, in its order; empty for one prompt a clip.
+        source: what the clips that are edited show, where an edit says so.
     """
 
     cond: TextTokens
     uncond: TextTokens | None
     scenes: tuple[TextTokens, ...] = ()
+    source: Text | None = None
 
     @property
     def clips(self) -> int:
@@ -48,6 +50,8 @@ class Text:
         Raises:
             ModelError: naming what is not finite.
         """
+        if self.source is not None:
+            self.source.check()
         for encoded in (self.cond, self.uncond, *self.scenes):
             if encoded is None:
                 continue
@@ -56,7 +60,9 @@ class Text:
                 check_finite(encoded.pooled, "the text encoder's pooled tokens")
 
 
-def check_encoders(pipe: ReadingPipeline, request: Request, inputs: Inputs, *, guided: bool) -> None:
+def check_encoders(
+    pipe: ReadingPipeline, request: Request, inputs: Inputs, *, guided: bool, source: str | None = None
+) -> None:
     """See that the pipeline can read what it has to read.
 
     Args:
@@ -64,6 +70,7 @@ def check_encoders(pipe: ReadingPipeline, request: Request, inputs: Inputs, *, g
         request: of the call.
         inputs: live objects beside it.
         guided: a negative prompt is needed, the empty one at least.
+        source: what a clip that is edited shows.
 
     Raises:
         InputError: a component that is missing, or a ``max_sequence_length`` that the tokenizer does not take.
@@ -72,6 +79,8 @@ def check_encoders(pipe: ReadingPipeline, request: Request, inputs: Inputs, *, g
         pipe.check_text_components("prompt", "prompt_embeds")
     if guided and inputs.negative_prompt_embeds is None:
         pipe.check_text_components("guidance", "negative_prompt_embeds, or guidance_scale=1")
+    if source is not None:
+        pipe.check_text_components("source_prompt", "an Edit without it")
     if request.has_weights:
         if not isinstance(pipe.text, TextEncoder):
             raise InputError("prompts were encoded ahead; weights of words, as in (word:1.2), come too late")
@@ -96,6 +105,7 @@ def encode(
     *,
     guided: bool,
     picture: np.ndarray | None = None,
+    source: str | None = None,
 ) -> Text:
     """The prompts, what guidance leads away from, and a storyboard's scenes, once for each clip.
 
@@ -107,6 +117,7 @@ def encode(
         guided: there is something that guidance leads away from.
         picture: uint8 ``[H, W, 3]`` that the clips start from, for models that read it with a prompt. What guidance
             leads away from is read with a black one.
+        source: what a clip that is edited shows.
     """
     repeats, length = request.num_videos_per_prompt, request.max_sequence_length
 
@@ -140,17 +151,22 @@ def encode(
     else:
         own = read(as_list(request.prompt), request.prompt_weights) if inputs.prompt_embeds is None else taken("")
         cond = repeat(own, repeats)
+    shown = None if source is None else repeat(read([source]), len(cond.embeds))
     if not guided:
-        return Text(cond, None, scenes)
+        return Text(cond, None, scenes, None if shown is None else Text(shown, None))
     if inputs.negative_prompt_embeds is None:
         black = None if picture is None else np.zeros_like(picture)
-        uncond = read(request.negatives, request.negative_prompt_weights, black)
+        negative = read(request.negatives, request.negative_prompt_weights, black)
     else:
-        uncond = taken("negative_")
-    uncond = repeat(uncond, len(cond.embeds) // len(uncond.embeds))
-    if pipe.text_spec.negative_takes_mask:
-        uncond = replace(uncond, embeds=uncond.embeds[:, : cond.embeds.shape[1]], mask=cond.mask)
-    return Text(cond, uncond, scenes)
+        negative = taken("negative_")
+
+    def beside(text: TextTokens) -> TextTokens:
+        uncond = repeat(negative, len(text.embeds) // len(negative.embeds))
+        if pipe.text_spec.negative_takes_mask:
+            uncond = replace(uncond, embeds=uncond.embeds[:, : text.embeds.shape[1]], mask=text.mask)
+        return uncond
+
+    return Text(cond, beside(cond), scenes, None if shown is None else Text(shown, beside(shown)))
 
 
 def weighted(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.configs import read_json
+from videodit.control.branch_spec import OWN_CHANNELS
 from videodit.errors import InputError
 from videodit.pipelines.folders import family_of_index
 from videodit.pipelines.planning import Plan
@@ -42,6 +43,8 @@ FIELDS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
     ("height", "height", (int,)),
     ("num_frames", "num_frames", (int,)),
     ("fps", "fps", (int, float)),
+    ("reference_layout", "reference_layout", (str,)),
+    ("reference_guidance", "reference_guidance", (int, float)),
     ("loop", "loop", (bool,)),
     ("window", "window", (int,)),
     ("overlap", "overlap", (int,)),
@@ -94,7 +97,10 @@ def write_recipes(
         "conditions": record or None,  # which pixels they were, not what they show
         "control": plan.control_record or None,
         "control_models": _control_models(pipe, plan) or None,
-        "fit": request.fit if record or plan.controls else None,
+        "references": plan.reference_record or None,
+        "reference_layout": request.reference_layout,
+        "reference_guidance": request.reference_guidance,
+        "fit": request.fit if record or plan.controls or plan.references else None,
         "handover": request.prompt.handover if isinstance(request.prompt, Storyboard) else None,
         "loop": request.loop or None,
         "window": int(request.window or plan.spec.window or 0) if windowed else None,
@@ -145,12 +151,14 @@ def _not_recorded(plan: Plan) -> list[str]:
     """What made a clip and is in no recipe."""
     inputs = plan.inputs
     controls = [f"the pixels of control {slot}" for slot, one in plan.control_record.items() if "not_recorded" in one]
-    return [*inputs.embeds_used, *(["latents"] if inputs.latents is not None else []), *controls]
+    pixels = [f"the pixels of reference {i}" for i, one in enumerate(plan.reference_record, 1) if "file" not in one]
+    return [*inputs.embeds_used, *(["latents"] if inputs.latents is not None else []), *controls, *pixels]
 
 
 def _control_models(pipe: RecordedPipeline, plan: Plan) -> JsonObject:
     """The branches that a run's controls go to: the fingerprint of each, and ``None`` where nobody knows it."""
-    return {name: pipe.controls[name].fingerprint for name in dict.fromkeys(one.branch for one in plan.controls)}
+    names = dict.fromkeys(one.branch for one in plan.controls if one.branch != OWN_CHANNELS.name)
+    return {name: pipe.controls[name].fingerprint for name in names}
 
 
 def _common(pipe: RecordedPipeline, plan: Plan) -> JsonObject:

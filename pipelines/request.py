@@ -12,6 +12,10 @@ from videodit.arguments import check_iterable
 from videodit.control.control import from_json as controls_from_json
 from videodit.control.control import names_files
 from videodit.control.control import to_json as controls_to_json
+from videodit.control.references import Reference, as_references
+from videodit.control.references import from_json as references_from_json
+from videodit.control.references import names_files as references_name_files
+from videodit.control.references import to_json as references_to_json
 from videodit.errors import InputError
 from videodit.pipelines.conditions import AnyCondition, Edit, Fit, Frames, Region
 from videodit.pipelines.storyboard import Storyboard
@@ -79,6 +83,10 @@ class Request:
         last_image: the last frame, a file.
         conditions: what else of the clip is fixed.
         control: what steers the clips, by kind or by the name of a branch; see :mod:`videodit.control.control`.
+        references: pictures and clips of what the clips should show; see :mod:`videodit.control.references`.
+        reference_layout: how a LoRA or other weights take them that were trained for references, where the model's
+            files do not tell.
+        reference_guidance: how far references behind a clip lead, beside guidance by the prompt.
         fit: what becomes of pictures of another aspect ratio.
         loop: the last frame goes on with the first.
         window: frames that are made at once where there are more.
@@ -126,6 +134,9 @@ class Request:
     last_image: Path | None = None
     conditions: tuple[AnyCondition, ...] = ()
     control: Mapping[str, AnyControl] | None = None
+    references: tuple[Reference, ...] = ()
+    reference_layout: str | None = None
+    reference_guidance: float | None = None
     fit: Fit = "crop"
     loop: bool = False
     window: int | None = None
@@ -243,6 +254,7 @@ class Inputs:
         conditions: where any of them holds pixels.
         control: where any of it holds pixels.
         controls: controls as the sampling loop takes them.
+        references: where any of them holds pixels.
         prompt_embeds: encoded prompts ``[B, L, text_dim]``.
         prompt_attention_mask: ``[B, L]``.
         pooled_prompt_embeds: ``[B, pooled_dim]``.
@@ -260,6 +272,7 @@ class Inputs:
     conditions: tuple[AnyCondition, ...] = ()
     control: Mapping[str, AnyControl] | None = None
     controls: tuple[PreparedControl, ...] = ()
+    references: tuple[Reference, ...] = ()
     prompt_embeds: Tensor | None = None
     prompt_attention_mask: Tensor | None = None
     pooled_prompt_embeds: Tensor | None = None
@@ -288,6 +301,8 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[Request, Inputs]:
         arguments: by the names of fields of :class:`Request` and :class:`Inputs`; both have pictures and conditions.
     """
     asked = dict(arguments)
+    if "references" in asked:
+        asked["references"] = as_references(asked["references"])
     live: dict[str, Any] = {}
     for one in dataclasses.fields(Inputs):
         value = asked.get(one.name)
@@ -305,7 +320,7 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[Request, Inputs]:
 
 _TEXTS = ("prompt", "negative_prompt", "prompt_source", "negative_prompt_source")
 _WEIGHTS = ("prompt_weights", "negative_prompt_weights")
-_MEDIA = ("image", "last_image", "conditions", "control")
+_MEDIA = ("image", "last_image", "conditions", "control", "references")
 _CONDITIONS: dict[str, type[AnyCondition]] = {"frames": Frames, "region": Region, "edit": Edit}
 
 
@@ -317,6 +332,8 @@ def _by_reference(value: object) -> bool:
         return names_files(value)
     if not isinstance(value, (list, tuple)):
         return False
+    if all(isinstance(one, Reference) for one in value):
+        return references_name_files(value)
     media = ("content", "clip", "mask")
     return all(
         isinstance(one, tuple(_CONDITIONS.values()))
@@ -355,6 +372,8 @@ def _encoded(name: str, value: Any) -> object:
         return [{"kind": kinds[type(one)]} | {key: _plain(part) for key, part in vars(one).items()} for one in value]
     if name == "control":
         return controls_to_json(value)
+    if name == "references":
+        return references_to_json(value)
     if name in ("loras", "control_models"):
         return [dataclasses.asdict(one) for one in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -383,6 +402,8 @@ def _decoded(name: str, value: Any) -> Any:
             return tuple(ControlModel(**one) for one in value)
         if name == "control" and value is not None:
             return controls_from_json(value)
+        if name == "references":
+            return references_from_json(value)
         if name == "acceleration" and isinstance(value, dict):
             from videodit.acceleration import AccelConfig
 

@@ -16,6 +16,7 @@ from videodit.errors import InputError
 from videodit.pipelines.acceleration import Stopwatch
 from videodit.pipelines.clean_prediction import predicted_clean
 from videodit.pipelines.denoising import Denoiser
+from videodit.pipelines.flow_editing import EulerSteps
 from videodit.pipelines.planning import Plan
 from videodit.pipelines.preparing import Start
 from videodit.pipelines.protocols import RunningPipeline
@@ -166,6 +167,7 @@ def _begin_window(pipe: RunningPipeline, plan: Plan, device: torch.device) -> No
         pipe.scheduler,
         plan.num_inference_steps,
         spacing=pipe.sampling.sigmas,
+        shifting=pipe.sampling.shift,
         num_tokens=plan.window_tokens,
         device=device,
         levels=plan.levels,
@@ -210,7 +212,9 @@ def run(
     if stagger is not None:
         apart = StaggeredSteps(scheduler, stagger, noise.shape[2], condition.kept_in_front, make)
         timesteps = apart.timesteps
-    step = make(scheduler) if apart is None else apart
+    step: Callable[[Tensor, Tensor, Tensor], Tensor] = make(scheduler) if apart is None else apart
+    if condition.flow is not None:
+        step = EulerSteps(scheduler, begin)
     pipe._num_timesteps = len(timesteps)
     latents = condition.first(noise, scheduler, begin)
     with pipe.progress_bar(total=len(timesteps) - begin) as bar:

@@ -13,7 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteSche
 from torch import Tensor
 
 from videodit.errors import InputError
-from videodit.families.sampling import Sigmas
+from videodit.families.sampling import Shift, Sigmas
 from videodit.pipelines.levels import Levels
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def set_timesteps(
     steps: int,
     *,
     spacing: Sigmas,
+    shifting: Shift = "of_scheduler",
     num_tokens: int,
     device: torch.device,
     levels: Levels | None = None,
@@ -45,6 +46,7 @@ def set_timesteps(
         scheduler: any of diffusers'.
         steps: of the sampler.
         spacing: see :class:`videodit.families.sampling.Sampling`.
+        shifting: ``shift`` of it.
         num_tokens: of the transformer, on which a dynamic shift depends.
         device: where the timesteps go.
         levels: the call's own; ``None``: the family's.
@@ -57,7 +59,9 @@ def set_timesteps(
     """
     levels = Levels() if levels is None else levels
     config, name = scheduler.config, type(scheduler).__name__
-    shift: dict[str, object] = {"mu": dynamic_mu(config, num_tokens)} if config.get("use_dynamic_shifting") else {}
+    shift: dict[str, object] = {}
+    if config.get("use_dynamic_shifting"):
+        shift = {"mu": dynamic_mu(config, num_tokens, shifting, steps)}
     if isinstance(scheduler, _FLOW_MATCH):
         raw = noise_levels(steps, spacing) if levels.sigmas is None else np.array(levels.sigmas)
         _set_flow_levels(scheduler, raw, shift, levels.timesteps, device)
@@ -120,16 +124,31 @@ def _set_flow_levels(
     scheduler.timesteps, scheduler.sigmas = timesteps, levels
 
 
-def dynamic_mu(config: Config, num_tokens: int) -> float:
+_MANY_TOKENS, _FEW_STEPS, _MANY_STEPS = 4300, 10, 200
+"""From so many tokens on the steps play no part; below, the lines of so many steps are known (FLUX.2)."""
+
+
+def dynamic_mu(config: Config, num_tokens: int, shifting: Shift = "of_scheduler", steps: int = 50) -> float:
     """The logarithm of a dynamic shift: it grows with the number of tokens, in a straight line.
+
+    FLUX.2's falls with the steps, too: its lines for few and for many steps, and what lies between them, were fitted
+    by its authors (github.com/black-forest-labs/flux2, ``compute_empirical_mu``).
 
     Args:
         config: of a scheduler with ``use_dynamic_shifting``.
         num_tokens: of the transformer.
+        shifting: see ``shift`` of :class:`videodit.families.sampling.Sampling`.
+        steps: of the sampler.
 
     Raises:
         InputError: an entry that the config lacks.
     """
+    if shifting == "by_steps":
+        many = 0.00016927 * num_tokens + 0.45666666
+        if num_tokens > _MANY_TOKENS:
+            return many
+        few = 8.73809524e-05 * num_tokens + 1.89833333
+        return many + (many - few) * (steps - _MANY_STEPS) / (_MANY_STEPS - _FEW_STEPS)
     missing = [key for key in _SHIFT_KEYS if config.get(key) is None]
     if missing:
         raise InputError(f"the scheduler has use_dynamic_shifting, which needs {', '.join(missing)} in its config")

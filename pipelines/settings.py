@@ -119,7 +119,7 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
         "num_inference_steps", _or(steps, _or(request.num_inference_steps, d.num_inference_steps)), 1, MAX_STEPS
     )
     scale = _or(request.guidance_scale, d.guidance_scale)
-    _check_scale("guidance_scale", scale)
+    check_scale("guidance_scale", scale)
 
     size = geometry.snap_size(*asked)
     if size != asked and request.height is None and request.width is None:
@@ -315,7 +315,7 @@ def check_conditions(
             f"this model has one transformer: guidance_scale_2 is for models with two, got {guidance_scale_2!r}"
         )
     if guidance_scale_2 is not None:
-        _check_scale("guidance_scale_2", guidance_scale_2)
+        check_scale("guidance_scale_2", guidance_scale_2)
 
 
 def check_frames(spec: ModelSpec, conditions: Sequence[AnyCondition], num_frames: int) -> None:
@@ -338,7 +338,12 @@ def check_frames(spec: ModelSpec, conditions: Sequence[AnyCondition], num_frames
             raise InputError("strength must be 1: this model keeps frames as they are")
 
 
-def _check_scale(name: str, value: object) -> None:
+def check_scale(name: str, value: object) -> None:
+    """See that a guidance scale is one.
+
+    Raises:
+        InputError: it is no number from 0 to 100.
+    """
     if not isinstance(value, Real) or not 0 <= value <= 100:  # type: ignore[operator]  # NaN is neither
         raise InputError(f"{name} must be a number from 0 to 100, got {value}")
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.configs import read_json
-from videodit.control.branch_spec import BranchSpec
+from videodit.control.branch_spec import OWN_CHANNELS, BranchSpec
+from videodit.control.references import obstacle_to_references
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families.autoencoders import OURS, autoencoder_named
 from videodit.families.sampling import KEPT, OWN, Sampling
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from videodit.checkpoints import HubOptions
     from videodit.families.sampling import Part
     from videodit.json_types import Config, JsonObject
+    from videodit.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,12 @@ class ModelSpec:
         layers: its blocks; likewise.
         decoded_front: latents in front of a clip's own that are decoded with them; see ``in_front`` of
             :class:`videodit.families.sampling.Sampling`.
+        objective: what it predicts.
         branches: control branches that stand beside it.
+        references: the layout in which it was trained with references; see
+            :data:`videodit.control.references.LAYOUTS`. ``None``: none that is known.
+        reference_sizes: see :class:`videodit.families.sampling.Sampling`.
+        reference_obstacle: why it can have none among its tokens; ``None`` where it can.
     """
 
     geometry: VideoGeometry
@@ -103,6 +110,10 @@ class ModelSpec:
     layers: int | None = None
     decoded_front: int = 0
     keeps_frames: bool = False
+    objective: Objective = "flow"
+    references: str | None = None
+    reference_sizes: tuple[tuple[int, int], ...] = ()
+    reference_obstacle: str | None = None
 
     @property
     def takes_pictures(self) -> bool:
@@ -112,7 +123,7 @@ class ModelSpec:
     @property
     def sees_pictures(self) -> bool:
         """Pictures are channels beside the latents."""
-        return len(self.channels) > 1 and not self.sees_clip
+        return bool(set(self.channels) - {"latents", "clip", "control"})
 
     @property
     def sees_clip(self) -> bool:
@@ -120,9 +131,19 @@ class ModelSpec:
         return "clip" in self.channels
 
     @property
+    def sees_control(self) -> bool:
+        """What steers a clip is channels beside the latents, and it makes none without that."""
+        return "control" in self.channels
+
+    @property
+    def takers(self) -> tuple[BranchSpec, ...]:
+        """What takes controls: branches, and the model itself where it sees them."""
+        return (*((OWN_CHANNELS,) if self.sees_control else ()), *self.branches)
+
+    @property
     def needs_picture(self) -> bool:
         """It makes no clip without a first picture."""
-        return self.sees_pictures or self.text.picture
+        return (self.sees_pictures and not self.sees_control) or self.text.picture
 
     @property
     def takes_last(self) -> bool:
@@ -165,7 +186,7 @@ class ModelSpec:
                 transformer = found[0].native_config(transformer)
             defaults = index if found is None or "height" in index else found[1].defaults({**transformer, **index})
             channels, out = transformer["in_channels"], transformer.get("out_channels") or transformer["in_channels"]
-            sampling = OWN if found is None else found[1].for_model(transformer)
+            sampling = OWN if found is None else found[1].for_model({**index, **transformer})
             parts = sampling.image_condition
             if index.get("expand_timesteps") and "clip" not in parts:
                 parts = KEPT
@@ -203,6 +224,10 @@ class ModelSpec:
                 layers=transformer.get("num_layers", 0) + transformer.get("num_single_layers", 0) or None,
                 decoded_front=int(sampling.in_front == "decoded_latent"),
                 keeps_frames=sampling.forcing,
+                objective="flow" if found is None else found[0].objective,
+                references=sampling.references,
+                reference_sizes=sampling.reference_sizes,
+                reference_obstacle=_obstacle(transformer, beside),
             )
         except KeyError as error:
             raise ModelError(f"the model's configs lack the entry {error}") from None
@@ -210,6 +235,17 @@ class ModelSpec:
             raise
         except (ValueError, TypeError, ArithmeticError, AttributeError, IndexError) as error:
             raise ModelError(f"the model's configs hold a wrong entry: {error}") from None
+
+
+def _obstacle(transformer: Config, beside: int) -> str | None:
+    """Why a model can have no references among its tokens; ``beside``: channels beside its latents'."""
+    if beside:
+        return "it sees pictures or clips in channels beside the latents, of which references have none"
+    if transformer["patch_size"][0] > 1:
+        return f"a token is {transformer['patch_size'][0]} latent frames long, and a picture has one"
+    return obstacle_to_references(
+        transformer.get("attention", "full"), transformer.get("position_embedding"), transformer.get("rope", "grid")
+    )
 
 
 def channels_of(part: Part, latent_channels: int, strides: Size3D) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+    from postgres import PostgresServer
     from servers import ServerProcess
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,6 +61,17 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
     random.setstate(python_state)
     np.random.set_state(numpy_state)
     return result
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, or a skip that says why there is none."""
+    from postgres import postgres_server, why_not
+
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

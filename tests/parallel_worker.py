@@ -26,6 +26,7 @@ from videodit.acceleration import AccelConfig
 from videodit.control.branch import ControlBranch
 from videodit.control.hints import ControlHint
 from videodit.families.parity import FIRST_OF_FAMILY, MEMBERS, randomize
+from videodit.reference_tokens import ReferenceTokens
 from videodit.shapes import Size3D
 
 SIZE = Size3D(3, 4, 4)
@@ -157,6 +158,32 @@ def controlled(seen: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
+def referenced(seen: dict[str, Any]) -> None:
+    """References are split as the clip's tokens are, by themselves, and hints beside them keep to the clip."""
+    for name, config in MODELS.items():
+        whole = randomize(VideoDiT(**config)).eval()
+        branch = randomize(ControlBranch.from_base(whole, layers=range(len(whole.blocks))))
+        hint = ControlHint(branch, torch.randn(1, 4, *SIZE))
+        references = [
+            ReferenceTokens(torch.randn(1, 4, 1, *SIZE[1:]), behind=True),
+            ReferenceTokens(torch.randn(1, 4, *SIZE), start=(0.5, 0.0, 0.0), timestep=0.0),
+        ]
+        for kind in ("clip", "frame", "token"):
+            x = inputs(whole, text=4, kind=kind) | {"control": [hint]}
+            expected = whole(**x, references=references).sample
+            seen["same"][f"referenced {name} {kind}"] = not torch.allclose(whole(**x).sample, expected)
+            for parallel in ("ulysses", "ring"):
+                model = VideoDiT(**config).eval()
+                model.load_state_dict(whole.state_dict())
+                with split(model, parallel):
+                    found = model(**x, references=references).sample
+                    seen["off"][f"referenced {parallel} {name} {kind}"] = off(found, expected)
+                    odd = [ReferenceTokens(torch.randn(1, 4, 1, *model.config.patch_size[1:]), behind=True)]
+                    told = refusal(lambda: model(**x, references=odd))  # noqa: B023
+                    seen["odd references"] = told
+
+
+@torch.no_grad()
 def refusals(seen: dict[str, Any]) -> None:
     def enable(config: dict[str, Any], **degrees: int) -> Callable[[], object]:
         return lambda: VideoDiT(**config).enable_parallelism(config=ContextParallelConfig(**degrees))
@@ -267,6 +294,7 @@ def main() -> None:
     }
     forwards(seen)
     controlled(seen)
+    referenced(seen)
     refusals(seen)
     clips(seen, model)
     Path(folder, f"seen-{dist.get_rank()}.json").write_text(json.dumps(seen))

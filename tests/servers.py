@@ -48,7 +48,7 @@ class LocalServer:
 
     def __init__(self, data: Path, **config: Any) -> None:
         self.config = ServerConfig(data=data, **config)
-        self.folder = DataFolder(data)
+        self.folder = DataFolder(data, self.config.database, self.config.outputs)
         self.app = create_app(self.config, workers=False)
         self._stack = contextlib.ExitStack()
 
@@ -154,7 +154,7 @@ class LiveServer:
             assert self._thread.is_alive()
             time.sleep(0.01)
         self.client = httpx2.Client(base_url=self.url, timeout=30, trust_env=False)
-        folder = DataFolder(self.config.data)
+        folder = DataFolder(self.config.data, self.config.database, self.config.outputs)
         self.worker = Worker("worker-test", folder, Models(self.config.models, self.config.loras, device="cpu"))
         self.worker.publish()
         self.worker.publish_machine("cpu", "float32")

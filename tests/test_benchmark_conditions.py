@@ -154,7 +154,7 @@ def test_masks_grow_to_whole_tokens_and_groups(bench: Any) -> None:
 def test_things_to_inpaint_are_where_nothing_was(bench: Any) -> None:
     parts = importlib.import_module("abilities.parts")
     for job in parts._other_half(bench):
-        _, objects = parts._with_mask(bench, job.given)
+        _, objects = parts.with_mask(bench, job.given)
         assert not (objects & job.mask).any()
         assert job.asked.objects[0] == job.given.objects[0]
         column = np.nonzero(job.mask[0].all(axis=0))[0].mean() / job.mask.shape[2]
@@ -162,7 +162,7 @@ def test_things_to_inpaint_are_where_nothing_was(bench: Any) -> None:
         assert not parts._is_inside(job, perfect(job.asked, (1 - column, 0.5)))
         assert not parts._is_inside(job, perfect(job.given, (column, 0.5)))
     for job in parts._around_object(bench):
-        _, objects = parts._with_mask(bench, job.given)
+        _, objects = parts.with_mask(bench, job.given)
         assert not (objects & ~job.mask).any()
         assert job.asked.objects[0].color != job.given.objects[0].color
 
@@ -254,7 +254,7 @@ def test_short_cases_are_measured_kept_and_drawn(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    names = ["image", "first-last", "loop", "inpaint", "edit"]
+    names = ["image", "first-last", "loop", "inpaint", "edit", "recolor"]
     asked = [word for name in names for word in ("--case", name)]
     out = tmp_path / "conditions.json"
     command = [*arguments, *asked, "--json", str(out), "--sheets", str(tmp_path)]
@@ -267,9 +267,12 @@ def test_short_cases_are_measured_kept_and_drawn(
 
     monkeypatch.setattr(conditions.Bench, "make", make)
     conditions.main(command)
-    assert given == [Region, Region, *[Edit] * 4]
+    assert given == [Region, Region, *[Edit] * 4, Edit, Region, *[Edit] * 2, Region, Edit]
     printed = capsys.readouterr().out
-    assert all(f"\n{name}" in printed for name in ("image", "first-last", "loop", "inpaint, half", "edit, 0.9"))
+    assert all(
+        f"\n{name}" in printed
+        for name in ("image", "first-last", "loop", "inpaint, half", "edit, 0.9", "recolor, prompts")
+    )
     measured = json.loads(out.read_text())
     assert list(measured["cases"]) == names
     assert str(tmp_path) not in out.read_text()

@@ -38,7 +38,7 @@ def frames_for(name: str, encoder: ClipEncoder) -> np.ndarray:
 
 def reconstructed(vae: object, clip: Tensor) -> Tensor:
     """A clip there and back, by the autoencoder's own methods, its latents in its own numbers."""
-    if type(vae).__name__ == "AutoencoderKL":
+    if type(vae).__name__ in ("AutoencoderKL", "AutoencoderKLFlux2"):
         images = rearrange(clip, "b c t h w -> (b t) c h w")
         made = vae.decode(vae.encode(images).latent_dist.mode()).sample  # type: ignore[attr-defined]
         return rearrange(made, "(b t) c h w -> b c t h w", b=len(clip))

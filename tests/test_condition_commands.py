@@ -75,6 +75,28 @@ def test_edit_makes_a_clip_of_the_same_length(tiny_model: Path, capsys: pytest.C
     assert recipe["prompt"] == PROMPT
 
 
+def test_edit_by_two_prompts(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    terms = ("--source-prompt", "a blue ball", "--source-cfg", "2", "--n-avg", "2", "--auto-mask")
+    run(tiny_model, "edit", written("in.mp4", 17), PROMPT, *terms, "--strength", "0.5")
+    (record,) = read_recipe("in-edit-3.mp4")["conditions"]  # type: ignore[index]
+    del record["edit"]
+    assert record == {
+        "strength": 0.5,
+        "source_prompt": "a blue ball",
+        "source_guidance_scale": 2.0,
+        "n_avg": 2,
+        "auto_mask": True,
+    }
+    Image.fromarray(np.eye(32, dtype=np.uint8) * 255).save("mask.png")
+    run(tiny_model, "edit", "in.mp4", PROMPT, *terms[:2], "--mask", "mask.png", "-o", "b.mp4")
+    region, edit = read_recipe("b.mp4")["conditions"]  # type: ignore[index]
+    assert ("region" in region, edit["strength"], edit["auto_mask"]) == (True, 0.7, False)
+    assert main(["edit", "in.mp4", PROMPT, "--auto-mask", "--model", str(tiny_model), *QUICK]) == 2
+    assert "--auto-mask is True, which is for an Edit with --source-prompt" in capsys.readouterr().err
+    assert main(["edit", "in.mp4", PROMPT, *terms[:2], "--outpaint", "48x48", "--model", str(tiny_model), *QUICK]) == 2
+    assert "--outpaint makes what is around a clip" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["100%d of ünïcode", "back\\slash"])
 def test_paths_with_odd_signs(tiny_model: Path, name: str) -> None:
     """A backslash is a sign of a name here and divides folders on Windows: both have to work."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from videodit import Storyboard, VideoDiTPipeline
+from videodit import Control, Edit, Storyboard, VideoDiTPipeline
 from videodit.acceleration import AccelConfig
 from videodit.control.branch import ControlBranch
 from videodit.errors import InputError
@@ -320,13 +320,10 @@ def test_frames_in_front_are_made_and_cut_off(pipe) -> None:
 # ---- VACE ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("references", [0, 2])
-def test_vace_makes_the_frames_of_diffusers(folder, references, tmp_path, monkeypatch) -> None:
-    """The whole pipeline: what stays, what is made, its mask, and reference frames in front."""
+def vace_pipelines(folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, VideoDiTPipeline]:
+    """diffusers' WanVACEPipeline with tiny random weights, and ours of the same folder."""
     import diffusers.pipelines.wan.pipeline_wan_vace as module
     from diffusers import DiffusionPipeline, WanVACEPipeline, WanVACETransformer3DModel
-
-    from videodit.pipelines.vace import vace_input
 
     # Its clean-up of prompts, of a library that is not here, leaves ASCII as it is.
     monkeypatch.setattr(module, "ftfy", SimpleNamespace(fix_text=lambda text: text), raising=False)
@@ -341,6 +338,15 @@ def test_vace_makes_the_frames_of_diffusers(folder, references, tmp_path, monkey
     pipe = VideoDiTPipeline.from_pretrained(tmp_path / "vace")
     pipe.set_progress_bar_config(disable=True)
     pipe.add_control("vace", tmp_path / "vace" / "transformer")
+    return theirs, pipe
+
+
+@pytest.mark.parametrize("references", [0, 2])
+def test_vace_makes_the_frames_of_diffusers(folder, references, tmp_path, monkeypatch) -> None:
+    """The whole pipeline: what stays, what is made, its mask, and reference frames in front."""
+    from videodit.pipelines.vace import vace_input
+
+    theirs, pipe = vace_pipelines(folder, tmp_path, monkeypatch)
     rng = np.random.default_rng(0)
     video = [PIL.Image.fromarray(rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)) for _ in range(9)]
     masks = [PIL.Image.fromarray(np.uint8(255) * (rng.random((32, 48)) > 0.5).astype(np.uint8)) for _ in range(9)]
@@ -363,3 +369,34 @@ def test_vace_makes_the_frames_of_diffusers(folder, references, tmp_path, monkey
     found = pipe.run(pipe.plan(request, inputs), output_type="pt").frames
     assert found.shape == expected.shape
     assert float((found - expected).abs().max()) <= 1 / 255
+    shaped = pipe(
+        request.prompt, negative_prompt="x", height=32, width=48, num_frames=9, num_inference_steps=3,
+        guidance_scale=4.0, generator=torch.Generator().manual_seed(2), output_type="pt", references=pictures,
+        control={"vace": Control(np.stack(video), kind="clip", mask=masks, weight=0.8)},
+    ).frames  # fmt: skip
+    assert float((shaped - expected).abs().max()) <= 1 / 255
+
+
+def test_vaces_references_alone_are_frames_in_front_of_grey(folder, tmp_path, monkeypatch) -> None:
+    """Without a control, beside diffusers' pipeline without a clip."""
+    theirs, pipe = vace_pipelines(folder, tmp_path, monkeypatch)
+    pictures = [PIL.Image.new("RGB", (24, 40), (200, 30, 30)), PIL.Image.new("RGB", (48, 32), (0, 90, 10))]
+    call = {
+        "prompt": "a red ball", "negative_prompt": "x", "height": 32, "width": 48, "num_frames": 9,
+        "num_inference_steps": 2, "guidance_scale": 4.0, "output_type": "pt",
+    }  # fmt: skip
+    expected = theirs(**call, reference_images=pictures, generator=torch.Generator().manual_seed(2)).frames
+    found = pipe(**call, references=pictures, generator=torch.Generator().manual_seed(2)).frames
+    assert float((found - expected).abs().max()) <= 1 / 255
+    still = np.zeros((9, 32, 48, 3), np.uint8)
+    for options, what in (
+        ({"loop": True}, "a loop"),
+        ({"conditions": [Edit(still)]}, "images, frames or an edit"),
+        ({"latents": torch.zeros(1, 4, 3, 4, 6)}, "latents"),
+    ):
+        with pytest.raises(InputError, match=f"references of the layout 'front' and {what} exclude each other"):
+            pipe(**call, references=pictures, **options)
+    pipe.add_control("other", ControlBranch.from_base(pipe.transformer, layers=(0,), kinds=("edges",)))
+    edges = {"other": Control(still, kind="edges")}
+    with pytest.raises(InputError, match="and control for another branch than 'vace' exclude each other"):
+        pipe(**call, references=pictures, control=edges)

@@ -79,7 +79,8 @@ def test_a_pipeline_of_diffusers_is_made_again(name: str, folder: Callable[[str]
 @pytest.mark.parametrize("name", EVERY_CASE)
 def test_made_of_its_components_it_is_the_same(name: str, folder: Callable[[str], Path]) -> None:
     pipe = VideoDiTPipeline.from_pretrained(folder(name))
-    settings = {"boundary_ratio": pipe.config.boundary_ratio, "expand_timesteps": pipe.config.expand_timesteps}
+    names = ("boundary_ratio", "expand_timesteps", "is_distilled")
+    settings = {name: pipe.config[name] for name in names}
     (family,) = [family for family in FAMILIES.values() if CASES[name].pipeline in family.sampling]
     if len(family.sampling) > 1:
         settings["sampled_as"] = CASES[name].pipeline

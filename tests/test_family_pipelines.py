@@ -28,6 +28,7 @@ from videodit.pipelines.request import Request
 from videodit.pipelines.scheduling import noise_levels
 from videodit.pipelines.settings import Settings, check_conditions, plan_settings
 from videodit.pipelines.spec import ModelFolder
+from videodit.text import TextEncoder
 
 
 def planned(folder: Path, **asked: Any) -> Settings:
@@ -37,6 +38,10 @@ def planned(folder: Path, **asked: Any) -> Settings:
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(5)
+
+
+def _theirs(steps: dict[str, Any], unguided: bool) -> dict[str, Any]:
+    return {key: value for key, value in steps.items() if key != "guidance_scale" or not unguided}
 
 
 @torch.no_grad()
@@ -61,10 +66,10 @@ def test_makes_the_frames_of_diffusers(
     latents = torch.randn(1, *case.latent, generator=generator())
     noise, packed = ({}, {}) if case.seeded else ({"latents": latents}, {"latents": case.pack(latents).clone()})
     steps = {"num_inference_steps": 3, "guidance_scale": 3.5, **case.call}
-    negative = {"negative_prompt": NEGATIVE} if ours._sampling.guided else {}
+    negative = {"negative_prompt": NEGATIVE} if ours._sampling.guided and not case.unnegated else {}
     expected = case.frames(
         theirs(
-            prompt=PROMPT, **steps, **negative, **extra, **packed, generator=generator(),
+            prompt=PROMPT, **_theirs(steps, case.unguided), **negative, **extra, **packed, generator=generator(),
             output_type="pt",
         )
     )  # fmt: skip
@@ -77,6 +82,34 @@ def test_makes_the_frames_of_diffusers(
     assert expected.std() > 0.01
     assert out.frames[0].shape == expected.shape
     assert (out.frames[0] - expected).abs().max() <= 1 / 255
+
+
+def test_a_processors_tokenizer_is_read_without_the_processor(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """FLUX.2 dev's folder names a class that reads pictures, too, for which torchvision has to be there."""
+    source = changed_index(folder("flux2-dev"), tmp_path / "changed", tokenizer=["transformers", "PixtralProcessor"])
+    pipe, plain = VideoDiTPipeline.from_pretrained(source), VideoDiTPipeline.from_pretrained(folder("flux2-dev"))
+    assert torch.equal(pipe.text([PROMPT]).embeds, plain.text([PROMPT]).embeds)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["flux2-dev", "flux2-klein"])
+def test_a_prompt_in_a_conversation(name: str, folder: Callable[[str], Path]) -> None:
+    text = VideoDiTPipeline.from_pretrained(folder(name)).text
+    assert isinstance(text, TextEncoder)
+    assert text.lost_text(PROMPT) == ""
+    long = " ".join(["red"] * 600)
+    lost = text.lost_text(long).split()
+    assert set(lost) == {"red"}
+    assert text.lost_text(" ".join(["red"] * (600 - len(lost)))) == ""
+    with pytest.raises(InputError, match="reads a prompt inside a template"):
+        text.check_weights()
+    stack: Any = getattr(text.model.model, "language_model", text.model.model)
+    stack.layers = stack.layers[:2]
+    with pytest.raises(ModelError, match="the text encoder has 2 layers; this model reads the layers"):
+        text([PROMPT])
+    text.tokenizer.chat_template = None
+    with pytest.raises(ModelError, match="the tokenizer has no chat template"):
+        text([PROMPT])
 
 
 @torch.no_grad()

@@ -325,6 +325,61 @@ def test_ltx_videos_own_names(pairs: Pairs) -> None:
     assert_same(read(ours, own), read(ours, prefixed(tensors)))
 
 
+@pytest.mark.parametrize("spelling", ["diffusion_model", "lora_unet", "default"])
+def test_qwen_images_spellings_are_what_diffusers_makes_of_them(spelling: str, pairs: Pairs) -> None:
+    _, theirs, ours = pairs("qwen_image")
+    tensors = draw(theirs)
+    if spelling == "diffusion_model":
+        written = prefixed(tensors, "diffusion_model.")
+    elif spelling == "default":
+        written = {key.replace(".weight", ".default.weight"): value for key, value in tensors.items()}
+    else:
+        written = {}
+        for key, value in tensors.items():
+            module, _, end = key.partition(".lora_")
+            flat = f"lora_unet_{module.replace('.', '_')}"
+            written[f"{flat}.lora_{'down' if end[0] == 'A' else 'up'}.weight"] = value
+            written[f"{flat}.alpha"] = torch.tensor(2.0)
+    expected = conversions._convert_non_diffusers_qwen_lora_to_diffusers(dict(written))
+    assert set(expected) == set(prefixed(tensors))
+    assert_same(read(ours, written), read(ours, expected))
+
+
+@pytest.mark.parametrize("style", ["dotted", "kohya"])
+def test_flux2s_own_names_are_what_diffusers_makes_of_them(style: str, pairs: Pairs) -> None:
+    _, _, ours = pairs("flux2-dev")
+    dim, hidden = 32, 96
+    sizes = {}
+    for i in range(2):
+        sizes[f"single_blocks.{i}.linear1"] = (3 * dim + 2 * hidden, dim)
+        sizes[f"single_blocks.{i}.linear2"] = (dim, dim + hidden)
+        for stream in ("img", "txt"):
+            block = f"double_blocks.{i}.{stream}"
+            sizes |= {f"{block}_attn.qkv": (3 * dim, dim), f"{block}_attn.proj": (dim, dim)}
+            sizes |= {f"{block}_mlp.0": (2 * hidden, dim), f"{block}_mlp.2": (dim, hidden)}
+    sizes |= {
+        "img_in": (dim, 16), "txt_in": (dim, 12), "time_in.in_layer": (dim, 16), "time_in.out_layer": (dim, dim),
+        "guidance_in.in_layer": (dim, 16), "guidance_in.out_layer": (dim, dim), "final_layer.linear": (16, dim),
+        "single_stream_modulation.lin": (3 * dim, dim), "double_stream_modulation_img.lin": (6 * dim, dim),
+        "double_stream_modulation_txt.lin": (6 * dim, dim),
+    }  # fmt: skip
+    if style == "kohya":  # diffusers' converter knows no others
+        sizes = {name: size for name, size in sizes.items() if "modulation" not in name and "guidance" not in name}
+    tensors = original(sizes, style)
+    convert = {
+        "dotted": conversions._convert_non_diffusers_flux2_lora_to_diffusers,
+        "kohya": conversions._convert_kohya_flux2_lora_to_diffusers,
+    }[style]
+    found = read(ours, tensors)
+    assert found.info.layout == ("original" if style == "dotted" else "kohya")
+    assert found.info.matched == found.info.total
+    assert_same(found, read(ours, convert(dict(tensors))))
+    # diffusers' converter leaves the final modulation's halves as they are; the authors' files have shift first, as we.
+    final = original({"final_layer.adaLN_modulation.1": (2 * dim, dim)}, "dotted")
+    up = final["diffusion_model.final_layer.adaLN_modulation.1.lora_B.weight"]
+    assert torch.equal(read(ours, final).deltas["transformer"]["final_modulation"].up, up)
+
+
 # --- alpha, DoRA, differences --------------------------------------------------------------------
 
 

@@ -80,6 +80,17 @@ def test_hints_of_controls_are_split_as_tokens_are(seen, block, start) -> None:
         assert one["same"][f"controlled {block} {start}"]  # they change something
 
 
+@pytest.mark.parametrize("block", ["cross", "joint", "tied_joint"])
+def test_references_are_split_as_tokens_are(seen, block) -> None:
+    for one in seen:
+        mine = [case for case in one["off"] if case.startswith("referenced") and f" {block} " in case]
+        cases = {case: one["off"][case] for case in mine}
+        assert len(cases) == 6  # two ways, a timestep a clip, a frame and a token
+        assert max(cases.values()) <= 1e-5, cases
+        assert all(one["same"][f"referenced {block} {kind}"] for kind in ("clip", "frame", "token"))
+        assert "1 tokens of references cannot be split among 2 processes" in one["odd references"]
+
+
 def test_each_process_has_half_of_the_tokens(seen) -> None:
     assert all(set(one["shares"]) == {24} for one in seen)
 

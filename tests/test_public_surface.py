@@ -17,6 +17,7 @@ PUBLIC = [
     "Edit",
     "Frames",
     "Preview",
+    "Reference",
     "Region",
     "Storyboard",
     "TextEncoder",
@@ -30,9 +31,10 @@ PUBLIC = [
 # Public callable -> its parameters in order; `*` stands before the keyword-only ones.
 PARAMETERS = {
     "Control.__init__": "self source from_clip data kind weight start end mask fit options",
-    "Edit.__init__": "self clip strength",
+    "Edit.__init__": "self clip strength source_prompt source_guidance_scale n_avg auto_mask",
     "Frames.__init__": "self content at strength",
     "Preview.__init__": "self target * every size fps callback callback_tensor_inputs",
+    "Reference.__init__": "self source role at",
     "Region.__init__": "self mask clip",
     "Storyboard.__init__": "self scenes handover",
     "Storyboard.from_file": "path * handover",
@@ -42,13 +44,14 @@ PARAMETERS = {
     "CausalVideoVAE.decode": "self z return_dict * clamp",
     "VideoDiT.forward": "self hidden_states timestep encoder_hidden_states encoder_attention_mask "
     "pooled_projections guidance encoder_hidden_states_image fps attention_kwargs return_dict * prepared "
-    "causal_frames control",
+    "causal_frames control references",
     "VideoDiTPipeline.__call__": "self prompt * negative_prompt height width num_frames num_inference_steps "
-    "guidance_scale num_videos_per_prompt generator latents image last_image conditions control fit loop window "
-    "overlap keep_windows prompt_embeds prompt_attention_mask pooled_prompt_embeds negative_prompt_embeds "
-    "negative_prompt_attention_mask negative_pooled_prompt_embeds max_sequence_length sigmas timesteps eta "
-    "attention_kwargs guidance_scale_2 dynamic_guidance stagger stagger_block fps "
-    "callback_on_step_end callback_on_step_end_tensor_inputs output_type return_dict",
+    "guidance_scale num_videos_per_prompt generator latents image last_image conditions control references "
+    "reference_layout reference_guidance fit loop window overlap keep_windows prompt_embeds prompt_attention_mask "
+    "pooled_prompt_embeds negative_prompt_embeds negative_prompt_attention_mask "
+    "negative_pooled_prompt_embeds max_sequence_length sigmas timesteps eta attention_kwargs "
+    "guidance_scale_2 dynamic_guidance stagger stagger_block fps callback_on_step_end "
+    "callback_on_step_end_tensor_inputs output_type return_dict",
     "VideoDiTPipeline.from_pretrained": "pretrained_model_name_or_path kwargs",
     "VideoDiTPipeline.from_pipe": "pipeline kwargs",
     "VideoDiTPipeline.to_diffusers": "self",

@@ -82,6 +82,15 @@ def test_a_dynamic_shift_is_stretched_to_its_end(kind: Any, steps: int) -> None:
     np.testing.assert_allclose(torch.unique(timesteps).flip(0), 1000 * shifted, atol=1e-3)
 
 
+@pytest.mark.parametrize("tokens", [16, 1024, 4096, 4300, 4301, 9000])
+@pytest.mark.parametrize("steps", [1, 4, 50, 300])
+def test_flux2s_shift_falls_with_the_steps_as_in_diffusers(tokens: int, steps: int) -> None:
+    from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+
+    expected = compute_empirical_mu(tokens, steps)
+    assert dynamic_mu({}, tokens, "by_steps", steps) == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("kind", FLOW_MATCH)
 def test_timesteps_of_distilled_models_are_taken_as_they_are(kind: Any) -> None:
     own = (1000.0, 993.0, 987.0, 981.0, 975.0, 909.0, 725.0, 0.03)

@@ -308,8 +308,9 @@ def test_edits_take_a_strength_a_mask_or_a_larger_size(server: LocalServer, tmp_
         {"strength": 0.5},
         {"mask": {"id": add_upload(server, tmp_path / "mask.png")}},
         {"outpaint": "48x48"},
+        {"source_prompt": "a ball", "source_guidance_scale": 2, "n_avg": 2, "auto_mask": True, "strength": 0.5},
     ]
-    for one, steps, size in zip(more, (2, 4, 4), ("32x32", "32x32", "48x48"), strict=True):
+    for one, steps, size in zip(more, (2, 4, 4, 2), ("32x32", "32x32", "48x48", "32x32"), strict=True):
         job = post(server, "videos/edits", prompt="a cube", video={"id": clip}, num_inference_steps=4, **one)
         assert (job["settings"]["steps"], job["size"], job["settings"]["num_frames"]) == (steps, size, 9)
         assert server.work()
@@ -317,6 +318,30 @@ def test_edits_take_a_strength_a_mask_or_a_larger_size(server: LocalServer, tmp_
         assert (job["status"], job["settings"]["steps"], job["size"]) == ("completed", steps, size), job["error"]
         assert "the last 2 frames of video are left out: the model makes 4k+1 frames" in job["notices"]
         assert "conditions" in read_recipe(server.folder.job(job["id"]) / "video.mp4")  # type: ignore[operator]
+
+
+def test_edits_by_two_prompts_are_counted_and_recorded(server: LocalServer, tmp_path: Path) -> None:
+    clip = add_upload(server, clip_of_frames(tmp_path / "a.mp4", 9))
+    edit = {"prompt": "a cube", "video": {"id": clip}, "num_inference_steps": 4, "strength": 0.5}
+    plain = post(server, "videos/edits", **edit)
+    job = post(server, "videos/edits", **edit, source_prompt="a ball", n_avg=3)
+    assert job["settings"]["forwards"] == plain["settings"]["forwards"] // 2 * 3 * 3  # guided by the new prompt alone
+    assert server.work()
+    assert server.work()
+    (record,) = read_recipe(server.folder.job(job["id"]) / "video.mp4")["conditions"]  # type: ignore[index]
+    assert (record["source_prompt"], record["n_avg"]) == ("a ball", 3)
+    for more, message in (
+        ({"n_avg": 2}, "n_avg is 2, which is for an Edit with source_prompt"),
+        ({"source_prompt": "a ball", "outpaint": "48x48"}, "of which a source prompt says nothing"),
+        ({"source_prompt": "a ball", "n_avg": 65}, "n_avg"),
+    ):
+        assert message in post(server, "videos/edits", 400, **edit, **more)["error"]["message"]
+    conditions = [{"kind": "edit", "clip": {"id": clip}, "strength": 0.5, "source_prompt": "a ball"}]
+    same = post(server, "videos", prompt="a cube", num_frames=9, num_inference_steps=4, conditions=conditions)
+    assert same["settings"]["forwards"] == plain["settings"]["forwards"] // 2 * 3
+    frames = [{"kind": "frames", "content": {"id": clip}, "source_prompt": "a ball"}]
+    refused = post(server, "videos", 400, prompt="a cube", num_frames=17, conditions=frames)
+    assert "of the kind frames takes no source_prompt" in refused["error"]["message"]
 
 
 def test_what_a_job_starts_from_outlives_its_source(server: LocalServer, tmp_path: Path) -> None:

@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres import PostgresServer
 
 from videodit.errors import InputError
 from videodit.serving import database
 from videodit.serving.claims import ClaimLost
 from videodit.serving.config import ServerLimits
-from videodit.serving.database import MIGRATIONS, StoreUnavailable
+from videodit.serving.database import MIGRATIONS
+from videodit.serving.finding import Found
 from videodit.serving.folder import DataFolder
 from videodit.serving.records import FINISHED, MOST_ATTEMPTS, Claim, Job, Upload, new_id
 from videodit.serving.retention import RetentionStore
 from videodit.serving.store import JobStore
+from videodit.serving.unavailable import StoreUnavailable
 from videodit.serving.upkeep import TOMBSTONE_SECONDS, Upkeep
 
 DAY = 86_400.0
@@ -43,9 +46,18 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """What a store opens: each test of a store holds for both databases."""
+    if request.param == "sqlite":
+        return tmp_path / "jobs.sqlite3"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.database()
+
+
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[RetentionStore]:
-    store = RetentionStore(tmp_path / "jobs.sqlite3", clock=clock)
+def store(where: Path | str, clock: Clock) -> Iterator[RetentionStore]:
+    store = RetentionStore(where, clock=clock)
     yield store
     store.close()
 
@@ -139,7 +151,8 @@ def test_files_that_are_not_ours_are_refused_and_left_alone(tmp_path: Path) -> N
         assert (path.read_bytes() if path.exists() else None) == before
 
 
-def test_a_full_disk_is_said_and_loses_nothing(store: JobStore, tmp_path: Path) -> None:
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.sqlite3")
     claim = begun(store)
     pages = store._one("PRAGMA page_count")
     store._db.execute(f"PRAGMA max_page_count = {pages}")
@@ -149,6 +162,7 @@ def test_a_full_disk_is_said_and_loses_nothing(store: JobStore, tmp_path: Path) 
     store._db.execute(f"PRAGMA max_page_count = {pages + 1000}")
     store.add(new_job(request={"prompt": "a" * 100_000}))
     assert store.count("queued") == 1
+    store.close()
 
 
 def test_a_folder_has_one_server(tmp_path: Path) -> None:
@@ -303,14 +317,52 @@ def test_changes_are_seen_once_each_in_order_and_deletions_for_a_day(store: Rete
     assert store.forgotten == changes[-1].revision == store.revision
 
 
-def test_a_mark_changes_when_anybody_writes(store: JobStore, tmp_path: Path) -> None:
-    other = JobStore(tmp_path / "jobs.sqlite3")
+def test_a_mark_changes_when_anybody_writes(store: JobStore, where: Path | str) -> None:
+    other = JobStore(where)
     for writer in (store, other):
         before = store.written
         assert store.written == before
         writer.add(new_job())
         assert store.written != before
     other.close()
+
+
+# ---- lists
+
+
+PROMPTS = ["A red Ball", "a blue ball", "GREEN grass\0 and \\u0000", "Ärger über Öl", "zebra"]
+
+
+def listed(store: JobStore, **found: Any) -> list[str]:
+    return [job.request["prompt"] for job in store.page(None, found=Found(**found), order="asc", limit=100)[0]]
+
+
+def test_lists_find_and_order_the_same_whatever_the_database(store: JobStore, clock: Clock) -> None:
+    for number, prompt in enumerate(PROMPTS):
+        settings = {"width": 64, "height": 32, "seed": number, "steps": 4, "num_frames": 33 - number, "fps": 24.0}
+        claim = begun(store, request={"prompt": prompt, "loras": [{"source": "Film"}]}, settings=settings)
+        store.complete(claim, output={"bytes": 2_000_000_000 + number % 3}, recipe={}, expires=None)
+        clock.now += 1
+    assert listed(store) == PROMPTS
+    assert listed(store, sort="prompt") == [PROMPTS[at] for at in (1, 0, 2, 4, 3)]
+    assert listed(store, sort="seconds") == PROMPTS[::-1]
+    assert [prompt in PROMPTS[::3] for prompt in listed(store, sort="bytes")] == [True, True, False, False, False]
+    for query, at in {
+        "BALL red": [0],
+        "grass": [2],
+        "ÖL ärger": [3],
+        "64x32 film": [0, 1, 2, 3, 4],
+        "seed=4": [4],
+        "100%": [],
+        "mini": [0, 1, 2, 3, 4],
+    }.items():
+        assert listed(store, query=query) == [PROMPTS[one] for one in at], query
+    seen, last = list[str](), None
+    for _ in PROMPTS:
+        (job,), more = store.page("ann", after=last, limit=1, order="asc", found=Found(sort="prompt"))
+        seen, last = [*seen, job.request["prompt"]], job.id
+        assert more == (len(seen) < len(PROMPTS))
+    assert seen == listed(store, sort="prompt")
 
 
 # ---- what has had its time

@@ -21,12 +21,12 @@ from videodit.errors import ModelError
 from videodit.media import probe, read_recipe, read_video
 from videodit.serving import supervisor as supervising
 from videodit.serving import worker as working
-from videodit.serving.config import ServerConfig
-from videodit.serving.database import StoreUnavailable
+from videodit.serving.config import LEASE, ServerConfig
 from videodit.serving.folder import DataFolder
 from videodit.serving.records import Claim, Job, new_id
 from videodit.serving.store import JobStore
-from videodit.serving.supervisor import LEASE, Supervisor, put_back_all
+from videodit.serving.supervisor import Supervisor, put_back_all
+from videodit.serving.unavailable import StoreUnavailable
 
 MINI = Path(videodit.__file__).parent / "presets" / "mini"
 LONG = {"num_frames": 65, "seed": 3}

@@ -49,6 +49,9 @@ _SIZED: dict[str, dict[str, Any]] = {
     "flux-dev": {},
     "flux-schnell": {},
     "mochi": {},
+    "qwen_image": {},
+    "flux2-dev": {},
+    "flux2-klein": {},
 }
 
 
@@ -138,6 +141,30 @@ def flux_of_authors(weights: Tensors) -> Tensors:
         key = key.replace("attn.norm_q.weight", "img_attn.norm.query_norm.scale")
         found[key.replace("attn.norm_k.weight", "img_attn.norm.key_norm.scale")] = value
     return found
+
+
+def flux2_of_authors(weights: Tensors) -> Tensors:
+    _fused(weights, "transformer_blocks.{}.attn", ["to_q", "to_k", "to_v"], "double_blocks.{}.img_attn.qkv")
+    _fused(weights, "transformer_blocks.{}.attn", [f"add_{x}_proj" for x in "qkv"], "double_blocks.{}.txt_attn.qkv")
+    weights["norm_out.linear.weight"] = _swapped(weights["norm_out.linear.weight"])
+    names = {
+        r"single_transformer_blocks\.(\d+)\.attn\.norm_q\.weight": r"single_blocks.\1.norm.query_norm.scale",
+        r"single_transformer_blocks\.(\d+)\.attn\.norm_k\.weight": r"single_blocks.\1.norm.key_norm.scale",
+        r"single_transformer_blocks\.(\d+)\.attn\.to_qkv_mlp_proj": r"single_blocks.\1.linear1",
+        r"single_transformer_blocks\.(\d+)\.attn\.to_out": r"single_blocks.\1.linear2",
+        r"transformer_blocks\.(\d+)": r"double_blocks.\1", r"attn\.norm_q\.weight": "img_attn.norm.query_norm.scale",
+        r"attn\.norm_k\.weight": "img_attn.norm.key_norm.scale", r"attn\.to_out\.0": "img_attn.proj",
+        r"attn\.norm_added_q\.weight": "txt_attn.norm.query_norm.scale", r"attn\.to_add_out": "txt_attn.proj",
+        r"attn\.norm_added_k\.weight": "txt_attn.norm.key_norm.scale", r"ff\.linear_in": "img_mlp.0",
+        r"ff\.linear_out": "img_mlp.2", r"ff_context\.linear_in": "txt_mlp.0", r"ff_context\.linear_out": "txt_mlp.2",
+        r"time_guidance_embed\.timestep_embedder\.linear_1": "time_in.in_layer",
+        r"time_guidance_embed\.timestep_embedder\.linear_2": "time_in.out_layer",
+        r"time_guidance_embed\.guidance_embedder\.linear_1": "guidance_in.in_layer",
+        r"time_guidance_embed\.guidance_embedder\.linear_2": "guidance_in.out_layer",
+        r"(\w+_modulation(_\w+)?)\.linear": r"\1.lin", r"norm_out\.linear": "final_layer.adaLN_modulation.1",
+        "proj_out": "final_layer.linear", "x_embedder": "img_in", "context_embedder": "txt_in",
+    }  # fmt: skip
+    return _moved(weights, names)
 
 
 def hunyuan_of_comfyui(weights: Tensors) -> Tensors:
@@ -301,6 +328,8 @@ AUTHORS: dict[str, Callable[[Tensors], Tensors]] = {
     "pixart-sigma": pixart_of_authors,
     "pixart-alpha": pixart_of_authors,
     "mochi": mochi_of_authors,
+    "flux2-dev": flux2_of_authors,
+    "flux2-klein": flux2_of_authors,
     "cogvideox-2b": cogvideox_of_authors,
     "cogvideox-5b": cogvideox_of_authors,
     "cogvideox-1.5-5b-i2v": cogvideox_of_authors,

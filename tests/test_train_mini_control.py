@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from mini.control import KINDS, SIZES, train_control
+from mini.control import KINDS, SIZES, begin_with, start_branch, train_control
 
+import videodit
 from videodit import VideoDiTPipeline
+from videodit.control.branch import ControlBranch
+from videodit.errors import InputError
+
+BUNDLED = Path(videodit.__file__).parent / "presets" / "mini-control"
 
 
 @pytest.mark.slow
@@ -23,3 +29,29 @@ def test_a_branch_for_mini_is_trained_resumed_and_loaded(tmp_path, capsys) -> No
     assert tuple(branch.config.kinds) == KINDS
     assert branch.config.base["hash"] == pipe.model_hash
     assert max(float(layer.weight.detach().abs().max()) for layer in branch.after) > 0
+
+
+def test_a_branch_begins_with_one_that_knows_fewer_kinds() -> None:
+    pipe = VideoDiTPipeline.from_pretrained("mini")
+    branch = start_branch(pipe, str(BUNDLED))
+    before = ControlBranch.from_pretrained(BUNDLED).float()
+    own, weights = branch.state_dict(), before.state_dict()
+    assert tuple(branch.config.kinds) == KINDS
+    for name, value in weights.items():
+        if name != "kind_embedder.weight":
+            torch.testing.assert_close(own[name], value, rtol=0, atol=0)
+    rows = dict(zip(before.config.kinds, weights["kind_embedder.weight"], strict=True))
+    for kind, row in zip(KINDS, own["kind_embedder.weight"], strict=True):
+        expected = rows.get(kind, torch.stack(list(rows.values())).mean(0))
+        torch.testing.assert_close(row, expected)
+
+
+def test_a_branch_begins_with_one_of_the_same_base_and_form_alone() -> None:
+    pipe = VideoDiTPipeline.from_pretrained("mini")
+    branch, other = start_branch(pipe), ControlBranch.from_pretrained(BUNDLED)
+    other.register_to_config(base=other.config.base | {"hash": "0" * 16})
+    with pytest.raises(InputError, match=r"0000000000000000.*ce90a291a01a7aec"):
+        begin_with(branch, other)
+    wider = ControlBranch.from_base(pipe.transformer, layers=(0,), encoder="unshuffle", pixel_stride=(4, 8, 8))
+    with pytest.raises(InputError, match="kinds none"):
+        begin_with(branch, wider)

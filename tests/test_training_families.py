@@ -13,16 +13,18 @@ import torch
 from accelerate.state import AcceleratorState
 from tiny_families import CASES, PROMPT
 
-from videodit import VideoDiTPipeline
+from videodit import VideoDiT, VideoDiTPipeline
 from videodit.datasets.clips.latents.buckets import Bucket, Sample, SamplePlan, SampleSpec
 from videodit.datasets.clips.latents.encode_clips import encode
 from videodit.datasets.clips.reading.readers import open_clip
 from videodit.datasets.clips.reading.records import Clip, Media
 from videodit.datasets.clips.scanning.scan_clips import ScannedClip
 from videodit.families import sampling_of
+from videodit.families.parity import MEMBERS
 from videodit.media import write_video
 from videodit.pipelines.clip_encoder import ClipEncoder
-from videodit.training.config import TrainingConfig
+from videodit.training.config import Method, TrainingConfig
+from videodit.training.model import make_trainable, silent_layers, target_layers
 from videodit.training.trainer import Trainer
 
 # What a case's config says besides.
@@ -86,6 +88,21 @@ def clips_like(call: dict[str, Any], folder: Path) -> dict[str, Any]:
         call["image"].save(folder / "image.png")
         found["images"] = [str(folder / "image.png")]
     return found
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "mochi"])
+def test_what_nothing_sees_is_not_trained(name: str) -> None:
+    """Processes that share a training wait for the gradient of each parameter."""
+    member = MEMBERS[name]
+    dit = VideoDiT(**member.options)
+    make_trainable(dit, Method(kind="full"), seed=0)
+    inputs = member.draw(dit, member.sizes[0])
+    dit(**inputs).sample.square().sum().backward()
+    frozen = {n for n, parameter in dit.named_parameters() if not parameter.requires_grad}
+    assert frozen == {n for n, p in dit.named_parameters() if any(n.startswith(s + ".") for s in silent_layers(dit))}
+    assert frozen
+    assert all(parameter.grad is not None for parameter in dit.parameters() if parameter.requires_grad)
+    assert not silent_layers(dit) & set(target_layers(dit, ("add_q_proj", "to_q")))
 
 
 @pytest.mark.parametrize("name", dict.fromkeys(NAMES))

@@ -9,6 +9,7 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, DDIMScheduler
 from torch.testing import assert_close
 
+from videodit.families import sampling_of
 from videodit.flow import shift_sigma
 from videodit.shapes import Size3D
 from videodit.training.config import Noise
@@ -136,15 +137,16 @@ def test_longer_clips_are_noisier():
     assert_close(flow(shift=2.0).sigma(quantile, 400), shift_sigma(quantile, 2.0))
 
 
-def pipe(objective="flow", experts=1, keeps_first=True, **config) -> SimpleNamespace:
+def pipe(objective="flow", experts=1, keeps_first=True, way="WanPipeline", **config) -> SimpleNamespace:
     geometry = SimpleNamespace(patch=PATCH, num_tokens=lambda t, h, w: 80)
-    defaults = SimpleNamespace(num_frames=17, height=64, width=64)
+    defaults = SimpleNamespace(num_frames=17, height=64, width=64, num_inference_steps=50)
     scheduler = SimpleNamespace(config={"shift": 2.0} | config, alphas_cumprod=torch.linspace(1, 0, 1000))
     return SimpleNamespace(
         objective=objective,
         name_or_path="tiny",
         spec=SimpleNamespace(experts=experts, keeps_first=keeps_first, geometry=geometry, defaults=defaults),
         scheduler=scheduler,
+        sampling=sampling_of(way)[1],
         config=SimpleNamespace(boundary_ratio=0.875),
         transformer=SimpleNamespace(config=SimpleNamespace(guidance_embeds=False)),
     )
@@ -161,6 +163,13 @@ def test_a_dynamic_shift_is_that_of_the_models_own_clip():
     found = Diffusion.of(pipe(use_dynamic_shifting=True, **line), Noise(), expert=None, fps=16)
     mu = 0.5 + (1.15 - 0.5) / (4096 - 256) * (80 - 256)
     assert found.shift == pytest.approx(2.718281828**mu)
+
+
+def test_flux2_is_trained_at_the_shift_that_it_is_sampled_with():
+    from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+
+    found = Diffusion.of(pipe(way="Flux2Pipeline", use_dynamic_shifting=True), Noise(), expert=None, fps=16)
+    assert found.shift == pytest.approx(2.718281828 ** compute_empirical_mu(80, 50))
 
 
 def test_experts_share_the_noise_levels():

@@ -23,6 +23,7 @@ _HOME = {
     "Edit": "videodit.pipelines.conditions",
     "Frames": "videodit.pipelines.conditions",
     "Preview": "videodit.pipelines.previews",
+    "Reference": "videodit.control.references",
     "Region": "videodit.pipelines.conditions",
     "Storyboard": "videodit.pipelines.storyboard",
     "TextEncoder": "videodit.text",
@@ -34,6 +35,7 @@ _HOME = {
 
 if TYPE_CHECKING:
     from videodit.control.control import Control
+    from videodit.control.references import Reference
     from videodit.errors import VideoDiTError
     from videodit.pipelines import VideoDiTPipeline, VideoDiTPipelineOutput
     from videodit.pipelines.conditions import Edit, Frames, Region
@@ -49,6 +51,7 @@ __all__ = [
     "Edit",
     "Frames",
     "Preview",
+    "Reference",
     "Region",
     "Storyboard",
     "TextEncoder",

@@ -82,6 +82,13 @@ IMPORTED = {
     "Timesteps": Part(f"{_EMBEDDINGS}:Timesteps", "sinusoids of timesteps"),
     "TransformerBlockMetadata": Part("diffusers.hooks._helpers:TransformerBlockMetadata", "caches: what blocks return"),
     "TransformerBlockRegistry": Part("diffusers.hooks._helpers:TransformerBlockRegistry", "caches find our blocks"),
+    "QwenImagePipeline": Part(
+        "diffusers.pipelines.qwenimage.pipeline_qwenimage:QwenImagePipeline",
+        "the prompt template that Qwen-Image was trained with",
+    ),
+    "format_input": Part(
+        "diffusers.pipelines.flux2.pipeline_flux2:format_input", "the conversation that FLUX.2 dev was trained with"
+    ),
     "apply_forward_hook": Part(
         "diffusers.utils.accelerate_utils:apply_forward_hook", "CPU offload at encode() and decode()"
     ),
@@ -168,6 +175,13 @@ def __getattr__(name: str) -> Any:
             f"{IMPORTED[name].home} is missing ({error}); it may have gone in {library} {version(library)}: "
             "install a version that videodit was tested with"
         ) from error
+
+
+def qwen_image_template() -> str:
+    """The prompt template of a pipeline of Qwen-Image, which has it from its making on."""
+    parts = ("scheduler", "vae", "text_encoder", "tokenizer", "transformer")
+    template: str = find(IMPORTED["QwenImagePipeline"])(**dict.fromkeys(parts)).prompt_template_encode
+    return template
 
 
 def offloading_hook(module: object) -> ModelHook | None:

@@ -123,6 +123,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         image: keys and values of an image beside those of the text.
         project_out: end with an output projection.
         cross: it attends to the text; caches of diffusers' tell both kinds apart by ``is_cross_attention``.
+        bias: of all its linear layers.
 
     Raises:
         InputError: an unknown ``qk_norm`` or ``layout``.
@@ -145,6 +146,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         image: bool = False,
         project_out: bool = True,
         cross: bool = False,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if layout not in get_args(Layout):
@@ -153,16 +155,16 @@ class Attention(nn.Module, AttentionModuleMixin):
         inner = heads * head_dim
         self.heads, self.layout, self.is_cross_attention = heads, layout, cross
         self.norm_across = qk_norm == "rms_norm_across_heads"
-        self.to_q = nn.Linear(dim, inner)
-        self.to_k = nn.Linear(dim, inner)
-        self.to_v = nn.Linear(dim, inner)
+        self.to_q = nn.Linear(dim, inner, bias=bias)
+        self.to_k = nn.Linear(dim, inner, bias=bias)
+        self.to_v = nn.Linear(dim, inner, bias=bias)
         # A list, so that LoRA files find `to_out.0`.
-        self.to_out = nn.ModuleList([nn.Linear(inner, dim)]) if project_out else None
+        self.to_out = nn.ModuleList([nn.Linear(inner, dim, bias=bias)]) if project_out else None
         self.norm_q = norm()
         self.norm_k = norm()
         if image:
-            self.add_k_proj = nn.Linear(dim, inner)
-            self.add_v_proj = nn.Linear(dim, inner)
+            self.add_k_proj = nn.Linear(dim, inner, bias=bias)
+            self.add_v_proj = nn.Linear(dim, inner, bias=bias)
             self.norm_added_k = norm()
         self.processor = AttentionProcessor()
 
@@ -265,7 +267,8 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         qk_norm: see :class:`Attention`.
         eps: of that norm.
         text_dim: width of the text's tokens, ``E``; ``None`` for ``dim``.
-        bias: of the layers to queries, keys and values.
+        bias: of all its linear layers.
+        out_bias: of the output projections, where it is not the same.
         text_out: the text's tokens come out, too.
 
     Raises:
@@ -288,6 +291,7 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         eps: float,
         text_dim: int | None = None,
         bias: bool = True,
+        out_bias: bool | None = None,
         text_out: bool = True,
     ) -> None:
         super().__init__()
@@ -300,13 +304,14 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         self.to_v = nn.Linear(dim, inner, bias=bias)
         self.norm_q = norm()
         self.norm_k = norm()
-        self.to_out = nn.ModuleList([nn.Linear(inner, dim)])
+        out_bias = bias if out_bias is None else out_bias
+        self.to_out = nn.ModuleList([nn.Linear(inner, dim, bias=out_bias)])
         self.add_q_proj = nn.Linear(text_dim, inner, bias=bias)
         self.add_k_proj = nn.Linear(text_dim, inner, bias=bias)
         self.add_v_proj = nn.Linear(text_dim, inner, bias=bias)
         self.norm_added_q = norm()
         self.norm_added_k = norm()
-        self.to_add_out = nn.Linear(inner, text_dim) if text_out else None
+        self.to_add_out = nn.Linear(inner, text_dim, bias=out_bias) if text_out else None
         self.processor = JointAttentionProcessor()
 
     def init_weights(self) -> None:

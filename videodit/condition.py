@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from videodit._diffusers import FeedForward, PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
-from videodit.blocks import Modulation
+from videodit.blocks import Block, Modulation
 from videodit.blocks.base import cond_dim
 from videodit.errors import InputError
 from videodit.flow import NUM_TRAIN_TIMESTEPS
 from videodit.schema import Part
-from videodit.shapes import Size3D
 from videodit.transformer_config import TransformerConfig
 
 _FPS_APART = 16
@@ -71,18 +70,20 @@ class ConditionModel:
     config: TransformerConfig
     pooled_embedder: PixArtAlphaTextProjection | None
     guidance_embedder: TimestepEmbedding | None
-    time_proj: nn.Linear | None
+    time_proj: nn.Module | None
+    block_class: type[Block]
 
     def _build_condition(self) -> None:
         """The layers, as the config says."""
         config, width = self.config, cond_dim(self.config)
         self.timesteps = Timesteps(config.freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
-        self.time_embedder = TimestepEmbedding(config.freq_dim, width)
+        biases = self.block_class.biases
+        self.time_embedder = TimestepEmbedding(config.freq_dim, width, sample_proj_bias=biases)
         self.pooled_embedder, self.guidance_embedder = None, None
         if config.pooled_dim is not None:
             self.pooled_embedder = PixArtAlphaTextProjection(config.pooled_dim, width, act_fn="silu")
         if config.guidance_embeds:
-            self.guidance_embedder = TimestepEmbedding(config.freq_dim, width)
+            self.guidance_embedder = TimestepEmbedding(config.freq_dim, width, sample_proj_bias=biases)
         if config.size_condition_stride is not None:
             self.resolution_embedder = TimestepEmbedding(config.freq_dim, width // 3)
             self.aspect_ratio_embedder = TimestepEmbedding(config.freq_dim, width // 3)
@@ -160,19 +161,19 @@ class ConditionModel:
         return Added(values, others.to(latents.dtype))
 
     def _embed_last(
-        self, condition: Modulation, timestep: Tensor, extra: Added | None, grid: Size3D, dtype: torch.dtype
+        self, condition: Modulation, timestep: Tensor, extra: Added | None, dtype: torch.dtype
     ) -> Modulation:
         """The condition of the final layer: that of the blocks, or of the clip's timestep ``[B]`` for all tokens."""
         if not Condition.setting(self.config, "replaced_tokens"):
             return condition
-        return self._embed_timestep(timestep, extra, grid, dtype)
+        return self._embed_timestep(timestep, extra, 1, dtype)
 
-    def _embed_timestep(self, timestep: Tensor, extra: Added | None, grid: Size3D, dtype: torch.dtype) -> Modulation:
-        """The condition of the distinct timesteps and, for one timestep a token, the row of each token."""
+    def _embed_timestep(self, timestep: Tensor, extra: Added | None, tokens: int, dtype: torch.dtype) -> Modulation:
+        """The condition of the distinct timesteps and, for one timestep for each of the tokens, the row of each."""
         token_row = sample = None
         if timestep.ndim == 1:
             timestep = timestep[:, None]  # [B, 1]
-        elif timestep.shape[1] == grid.numel:
+        elif timestep.shape[1] == tokens:
             # A timestep's bits and, where something is added to them, its sample as one whole number: Apple's GPUs have
             # no fp64, which would hold both.
             keys = timestep.float().view(torch.int32).long() & _BITS

@@ -40,6 +40,7 @@ class Tokens(NamedTuple):
         rotary: ``[1, S, …]``, for joint blocks ``[1, S + L, …]``, or ``None``.
         text_mask: boolean ``[B, L]``, or ``None`` for all.
         condition: of the video's timesteps.
+        references: how many of the video's tokens, the last ones, are those of references.
     """
 
     video: Tensor
@@ -47,6 +48,7 @@ class Tokens(NamedTuple):
     rotary: Tensor | None
     text_mask: Tensor | None
     condition: Modulation
+    references: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,21 +133,27 @@ class ContextParallelModel(Base):
         return config
 
     def _own_share(self, tokens: Tokens) -> Tokens:
-        """What this process computes, out of everything.
+        """What this process computes, out of everything: of the clip, of references and of joined text a share each.
 
         Joint blocks get text that is padded to a multiple of the processes, and a mask that hides the padding.
 
         Raises:
             InputError: video tokens that are no multiple of the processes, or a mask that ring attention cannot have.
         """
-        x, text, rotary, mask, condition = tokens
+        x, text, rotary, mask, condition, references = tokens
         context = self.context_parallel
         assert context is not None
         processes = context.ring_degree * context.ulysses_degree
+        counts = [x.shape[1] - references, references] if references else [x.shape[1]]
         if not (context.ulysses_anything or context.ring_anything):
-            check_count(x.shape[1], processes)
+            for count, what in zip(counts, ("video", "references"), strict=False):
+                check_count(count, processes, what)
         split, length, missing = self.split_tokens, text.shape[1], 0
-        parts = [] if rotary is None else [split(rotary[:, : x.shape[1]])]
+
+        def split_video(values: Tensor) -> list[Tensor]:
+            return [split(part) for part in values.split(counts, dim=1)]
+
+        parts = [] if rotary is None else split_video(rotary[:, : x.shape[1]])
         if self.block_class.joined:
             missing = -length % processes
             if missing and mask is None:
@@ -165,8 +173,10 @@ class ContextParallelModel(Base):
             rows = rows.repeat_interleave(x.shape[1] // groups, dim=1)  # [B, S]
             condition = Modulation(condition.values.flatten(0, 1), rows)
         if condition.token_row is not None:
-            condition = condition._replace(token_row=split(condition.token_row))
-        return Tokens(split(x), text, torch.cat(parts, dim=1) if parts else None, mask, condition)
+            condition = condition._replace(token_row=torch.cat(split_video(condition.token_row), dim=1))
+        shares = split_video(x)
+        own = sum(share.shape[1] for share in shares[1:])
+        return Tokens(torch.cat(shares, dim=1), text, torch.cat(parts, dim=1) if parts else None, mask, condition, own)
 
 
 def meeting_device() -> torch.device:
@@ -196,15 +206,20 @@ def check_splittable(model: Configured, *, ulysses: int) -> None:
         raise InputError(f"{heads} heads cannot be shared by {ulysses} processes; legal numbers are {legal}")
 
 
-def check_count(tokens: int, processes: int) -> None:
-    """See whether video tokens can be split evenly.
+def check_count(tokens: int, processes: int, what: str = "video") -> None:
+    """See whether tokens can be split evenly.
+
+    Args:
+        tokens: how many.
+        processes: that share them.
+        what: they are of.
 
     Raises:
         InputError: naming both numbers.
     """
     if tokens % processes:
         raise InputError(
-            f"{tokens} tokens of video cannot be split among {processes} processes: choose a size or a number of "
+            f"{tokens} tokens of {what} cannot be split among {processes} processes: choose a size or a number of "
             f"frames that gives a multiple of {processes}"
         )
 

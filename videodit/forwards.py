@@ -6,10 +6,13 @@ tokens, ``D`` width, ``K`` width of the condition, ``N`` heads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
+
+from videodit.reference_tokens import ReferenceTokens, without
 
 if TYPE_CHECKING:
     from videodit.attention import KeysValues
@@ -29,6 +32,7 @@ class ModelInputs(NamedTuple):
         image: ``encoder_hidden_states_image``, ``[B, I, image_dim]``.
         fps: frames per second.
         causal_frames: latent frames of tokens that see one another.
+        references: what stands behind the clip's tokens.
     """
 
     latents: Tensor
@@ -40,13 +44,14 @@ class ModelInputs(NamedTuple):
     image: Tensor | None = None
     fps: float = 24.0
     causal_frames: int = 1
+    references: Sequence[ReferenceTokens] = ()
 
 
 class Entered(NamedTuple):
     """A forward in front of its first block.
 
     Attributes:
-        x: video tokens ``[B, S, D]``.
+        x: video tokens ``[B, S, D]``, those of references behind them.
         text: ``[B, L, D]``.
         context: of the blocks.
         condition: of the video's timesteps, as the final layer takes it.
@@ -58,6 +63,24 @@ class Entered(NamedTuple):
     context: BlockContext
     condition: Modulation
     keys_values: list[list[KeysValues]] | None
+
+    def without_references(self) -> Entered:
+        """The same for the clip's tokens alone."""
+        context, count = self.context, self.context.references
+        if count == 0:
+            return self
+        own = self.x.shape[1] - count
+        mask = context.text_mask
+        if mask is not None and mask.shape[-1] > self.text.shape[1]:  # of video and text in one sequence
+            mask = without(mask, own, count, dim=3)
+        context = context._replace(
+            modulation=None if context.modulation is None else context.modulation.first(own),
+            condition=None if context.condition is None else context.condition.first(own),
+            rotary=without(context.rotary, own, count),
+            text_mask=mask,
+            references=0,
+        )
+        return self._replace(x=self.x[:, :own], context=context)
 
 
 @dataclass

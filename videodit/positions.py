@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,11 @@ from typing_extensions import Self
 from videodit.errors import InputError
 from videodit.schema import Part
 from videodit.shapes import Size3D
+from videodit.text_positions import centred_table, outside_inference_mode, text_axis_table
 from videodit.transformer_config import TransformerConfig
 
-RotaryKind = Literal["grid", "fractional", "learned"]
+RotaryKind = Literal["grid", "fractional", "learned", "centred", "text_axis"]
 PositionEmbedding = Literal["sincos_2d", "sincos_3d", "learned"]
-
-# Tables are shared between calls; made under inference mode they could not be used in training afterwards.
-_outside_inference_mode = torch.inference_mode(False)
 
 
 def split_head_dim(head_dim: int) -> Size3D:
@@ -40,8 +38,27 @@ def split_head_dim(head_dim: int) -> Size3D:
     return Size3D(head_dim - 2 * side, side, side)
 
 
+class Place(NamedTuple):
+    """Where a grid of tokens stands: along time, height and width, in tokens of a clip.
+
+    Attributes:
+        start: of its first token.
+        spacing: from one token to the next.
+    """
+
+    start: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+ORIGIN = Place()
+"""That of a clip."""
+
+
 def axis_positions(
-    grid: Size3D, scale: tuple[float, float, float] = (1.0, 1.0, 1.0), base: tuple[float, float] | None = None
+    grid: Size3D,
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    base: tuple[float, float] | None = None,
+    place: Place = ORIGIN,
 ) -> list[Tensor]:
     """Positions of the tokens along time, height and width, three fp64 vectors.
 
@@ -50,6 +67,7 @@ def axis_positions(
         scale: what one token is long.
         base: fit height and width into a grid of this size, centred and in proportion (CogVideoX's way to other
             sizes than the trained one; at that size it changes nothing).
+        place: where the grid stands.
     """
     starts, ends = [0.0, 0.0, 0.0], [float(n) for n in grid]
     if base is not None:
@@ -61,8 +79,8 @@ def axis_positions(
             starts[axis + 1] = float(round((base[axis] - fitted[axis]) / 2))
             ends[axis + 1] = starts[axis + 1] + fitted[axis]
     return [
-        factor * torch.linspace(start, end * (n - 1) / n, n, dtype=torch.float64, device="cpu")
-        for n, factor, start, end in zip(grid, scale, starts, ends, strict=True)
+        factor * (first + step * torch.linspace(start, end * (n - 1) / n, n, dtype=torch.float64, device="cpu"))
+        for n, factor, start, end, first, step in zip(grid, scale, starts, ends, *place, strict=True)
     ]
 
 
@@ -70,7 +88,7 @@ def axis_positions(
 
 
 @lru_cache(maxsize=16)
-@_outside_inference_mode
+@outside_inference_mode
 def rotary_3d(
     grid: Size3D,
     dims: Size3D,
@@ -78,6 +96,7 @@ def rotary_3d(
     device: torch.device,
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
     base: tuple[float, float] | None = None,
+    place: Place = ORIGIN,
 ) -> Tensor:
     """Cosines and sines of 3D rotary positions (Su et al., "RoFormer", 2021, one table for each axis).
 
@@ -88,13 +107,14 @@ def rotary_3d(
         device: where the tables live.
         scale: see :func:`axis_positions`.
         base: see :func:`axis_positions`.
+        place: where the grid stands.
 
     Returns:
         fp32 ``[1, S, 1, head_dim / 2, 2]``: the axes' frequencies one after the other, cosine and sine of each. Shared
         between callers: do not change it in place.
     """
     angles = []
-    for axis, (positions, dim) in enumerate(zip(axis_positions(grid, scale, base), dims, strict=True)):
+    for axis, (positions, dim) in enumerate(zip(axis_positions(grid, scale, base, place), dims, strict=True)):
         frequencies = theta ** -(torch.arange(0, dim, 2, dtype=torch.float64, device="cpu") / dim)  # [dim/2]
         angle = torch.outer(positions, frequencies)  # [length, dim/2]
         shape = [1, 1, 1, dim // 2]
@@ -105,7 +125,7 @@ def rotary_3d(
 
 
 @lru_cache(maxsize=16)
-@_outside_inference_mode
+@outside_inference_mode
 def rotary_fractional(
     grid: Size3D,
     heads: int,
@@ -114,6 +134,7 @@ def rotary_fractional(
     device: torch.device,
     scale: tuple[float, float, float],
     lag: float = 0.0,
+    place: Place = ORIGIN,
 ) -> Tensor:
     """LTX-Video's rotary positions: fractions of a base extent, over the whole width instead of each head
     (HaCohen et al., "LTX-Video", 2024, section 2.2).
@@ -130,14 +151,16 @@ def rotary_fractional(
         device: where the tables live.
         scale: what part of the base extent one token is.
         lag: how far tokens after the first are behind along time, as a share of a token.
+        place: where the grid stands; along time, its first token, which has no lag.
 
     Returns:
         fp32 ``[1, S, N, head_dim / 2, 2]``, cosine and sine of each angle.
     """
     width = heads * head_dim
     frequencies = theta ** torch.linspace(0, 1, width // 6) * math.pi / 2  # [width/6]
-    t, h, w = axis_positions(grid)
-    axes = ((t - lag).clamp(min=0) * scale[0], h * scale[1], w * scale[2])
+    first, row, column = place.start
+    t, h, w = axis_positions(grid, place=Place((0.0, row, column), place.spacing))
+    axes = (((t - lag).clamp(min=0) + first) * scale[0], h * scale[1], w * scale[2])
     places = torch.meshgrid(*(axis.float() for axis in axes), indexing="ij")
     fractions = torch.stack(places, dim=-1).flatten(0, 2)  # [S, 3]
     angles = (frequencies[:, None] * (2 * fractions[:, None] - 1)).flatten(1)  # [S, width/6 · 3]
@@ -154,8 +177,8 @@ class RotaryTables(nn.Module, Part):
         """That of a VideoDiT with this config."""
         raise NotImplementedError
 
-    def table(self, grid: Size3D, device: torch.device, fps: float) -> Tensor:
-        """Cosines and sines of the video's tokens ``[1, S, 1 or N, head_dim / 2, 2]``."""
+    def table(self, grid: Size3D, device: torch.device, fps: float, place: Place = ORIGIN) -> Tensor:
+        """Cosines and sines of tokens of a grid ``[1, S, 1 or N, head_dim / 2, 2]``; the clip's stand at the origin."""
         raise NotImplementedError
 
     def forward(self, grid: Size3D, device: torch.device, fps: float, text: int = 0) -> Tensor:
@@ -192,6 +215,8 @@ class GridRotary(RotaryTables):
         base: Sequence[float] | None,
     ) -> None:
         super().__init__()
+        if axes is not None and len(axes) != 3:
+            raise InputError(f"rope_axes must be three numbers, got {tuple(axes)}")
         self.dims = split_head_dim(head_dim) if axes is None else Size3D(*axes)
         if sum(self.dims) != head_dim or any(dim % 2 for dim in self.dims):
             raise InputError(f"rope_axes must be even and add up to attention_head_dim {head_dim}, got {axes}")
@@ -207,8 +232,52 @@ class GridRotary(RotaryTables):
             base=config.position_base,
         )
 
-    def table(self, grid: Size3D, device: torch.device, fps: float) -> Tensor:
-        return rotary_3d(grid, self.dims, self.theta, device, self.scale, self.base)  # type: ignore[arg-type]
+    def table(self, grid: Size3D, device: torch.device, fps: float, place: Place = ORIGIN) -> Tensor:
+        return rotary_3d(grid, self.dims, self.theta, device, self.scale, self.base, place)  # type: ignore[arg-type]
+
+
+class CentredRotary(GridRotary):
+    """As a grid's, counted from the middle, and turning the text, too: :func:`centred_table`."""
+
+    @classmethod
+    def check(cls, config: TransformerConfig) -> None:
+        if config.position_base is not None or tuple(config.position_scale) != (1.0, 1.0, 1.0):
+            raise InputError("rope='centred' takes no position_base and no position_scale")
+
+    def forward(self, grid: Size3D, device: torch.device, fps: float, text: int = 0) -> Tensor:
+        return centred_table(grid, text, self.dims, self.theta, device)
+
+
+class TextAxisRotary(RotaryTables):
+    """The text has an axis of its own, the fourth: :func:`text_axis_table`.
+
+    Args:
+        dims: channels of a head that each axis rotates.
+        theta: base of the frequencies.
+    """
+
+    def __init__(self, dims: tuple[int, ...], theta: float) -> None:
+        super().__init__()
+        self.dims, self.theta = dims, theta
+
+    @classmethod
+    def check(cls, config: TransformerConfig) -> None:
+        axes = config.rope_axes
+        if axes is None or len(axes) != 4 or sum(axes) != config.attention_head_dim or any(dim % 2 for dim in axes):
+            raise InputError(
+                "rope='text_axis' needs rope_axes of four even numbers that add up to attention_head_dim "
+                f"{config.attention_head_dim}, got {axes}"
+            )
+        if config.position_base is not None or tuple(config.position_scale) != (1.0, 1.0, 1.0):
+            raise InputError("rope='text_axis' takes no position_base and no position_scale")
+
+    @classmethod
+    def of(cls, config: TransformerConfig) -> Self:
+        assert config.rope_axes is not None
+        return cls(tuple(config.rope_axes), config.rope_theta)
+
+    def forward(self, grid: Size3D, device: torch.device, fps: float, text: int = 0) -> Tensor:
+        return text_axis_table(grid, text, self.dims, self.theta, device)
 
 
 class FractionalRotary(RotaryTables):
@@ -236,10 +305,10 @@ class FractionalRotary(RotaryTables):
             lag=config.rope_lag,
         )
 
-    def table(self, grid: Size3D, device: torch.device, fps: float) -> Tensor:
+    def table(self, grid: Size3D, device: torch.device, fps: float, place: Place = ORIGIN) -> Tensor:
         seconds, height, width = self.scale
         scale = (seconds / fps, height, width)
-        return rotary_fractional(grid, self.heads, self.head_dim, self.theta, device, scale, self.lag)
+        return rotary_fractional(grid, self.heads, self.head_dim, self.theta, device, scale, self.lag, place)
 
 
 class LearnedRotary(RotaryTables):
@@ -281,7 +350,7 @@ class LearnedRotary(RotaryTables):
             self.frequencies[axis, :, first : first + dim // 2] = usual.to(self.frequencies)
             first += dim // 2
 
-    def table(self, grid: Size3D, device: torch.device, fps: float) -> Tensor:
+    def table(self, grid: Size3D, device: torch.device, fps: float, place: Place = ORIGIN) -> Tensor:
         frequencies = self.frequencies.float()
         stretch = (self.area / (grid.h * grid.w)) ** 0.5
         angles = torch.zeros((), device=device)
@@ -301,6 +370,8 @@ ROTARY: dict[str | None, type[RotaryTables] | None] = {
     "grid": GridRotary,
     "fractional": FractionalRotary,
     "learned": LearnedRotary,
+    "centred": CentredRotary,
+    "text_axis": TextAxisRotary,
 }
 """The class of the rotary table, by the value of VideoDiT's ``rope``."""
 
@@ -343,7 +414,7 @@ def sincos_1d(positions: Tensor, dim: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-@_outside_inference_mode
+@outside_inference_mode
 def sincos_2d(grid: Size3D, dim: int, device: torch.device, base: tuple[float, float]) -> Tensor:
     """Half of the channels for the column, half for the row, the same in each frame (DiT, PixArt, Latte).
 
@@ -363,7 +434,7 @@ def sincos_2d(grid: Size3D, dim: int, device: torch.device, base: tuple[float, f
 
 
 @lru_cache(maxsize=16)
-@_outside_inference_mode
+@outside_inference_mode
 def sincos_3d(grid: Size3D, dim: int, device: torch.device, scale: tuple[float, float, float]) -> Tensor:
     """A quarter of the channels for the frame, three eighths each for column and row (CogVideoX-2B).
 
@@ -383,7 +454,7 @@ def sincos_3d(grid: Size3D, dim: int, device: torch.device, scale: tuple[float, 
 
 
 @lru_cache(maxsize=16)
-@_outside_inference_mode
+@outside_inference_mode
 def sincos_frames(grid: Size3D, dim: int, device: torch.device) -> Tensor:
     """The frame's number alone (Latte's temporal embedding).
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from videodit.errors import InputError
+from videodit.errors import InputError, ModelError
 from videodit.nearest_words import WORD, check_table, nearest_sentence
 from videodit.prompt_syntax import Span
-from videodit.text_spec import TextSpec
+from videodit.text_spec import Chat, TextSpec
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 UNKNOWN = "the model does not know: "
 """How the notice about words begins."""
@@ -44,15 +44,42 @@ class PromptReader:
         self.known_words = frozenset(tokenizer.init_kwargs.get("known_words", ()))
         self.nearest_words = check_table(tokenizer.init_kwargs.get("nearest_words", {}))
 
+    def written(self, prompt: str) -> str:
+        """What the tokenizer reads for a prompt.
+
+        Raises:
+            InputError: a prompt that is too long, or no valid Unicode.
+            ModelError: a tokenizer without the chat template that the model needs.
+        """
+        text, chat = self.spec.written(prompt), self.spec.chat
+        return text if chat is None else self._as_chat(text, chat)
+
+    def _as_chat(self, text: str, chat: Chat) -> str:
+        if getattr(self.tokenizer, "chat_template", None) is None:
+            raise ModelError("the tokenizer has no chat template, which this model reads prompts in")
+        return str(self.tokenizer.apply_chat_template(chat.messages(text), tokenize=False, **chat.options))
+
+    def tokenize(self, texts: list[str], **options: Any) -> BatchEncoding:
+        """The tokens of what :meth:`written` gave; a template that begins as texts do is not begun twice."""
+        begin = getattr(self.tokenizer, "bos_token", None)
+        if self.spec.chat is not None and begin is not None and texts[0].startswith(begin):
+            options["add_special_tokens"] = False
+        return self.tokenizer(texts, **options)
+
+    def _behind(self) -> str:
+        """What is written behind a prompt."""
+        if self.spec.chat is not None:
+            return self._as_chat(_MARK, self.spec.chat).partition(_MARK)[2]
+        return "" if self.spec.template is None else self.spec.template().partition("{}")[2]
+
     def lost_text(self, prompt: str) -> str:
         """The end of a prompt that does not fit into ``max_length`` tokens; ``""`` when all fits."""
-        text, limit = self.spec.written(prompt), self.max_length + self.spec.template_tokens
-        tokens = self.tokenizer(text, truncation=True, max_length=limit, return_offsets_mapping=True)
-        if len(tokens["input_ids"]) < limit:  # nothing was cut, though some text may give no token
+        text, limit = self.written(prompt), self.max_length + self.spec.template_tokens
+        tokens = self.tokenize([text], truncation=True, max_length=limit, return_offsets_mapping=True)
+        if len(tokens["input_ids"][0]) < limit:  # nothing was cut, though some text may give no token
             return ""
-        end = max((stop for _, stop in tokens["offset_mapping"]), default=0)
-        ending = "" if self.spec.template is None else self.spec.template().partition("{}")[2]
-        return text[end:].removesuffix(ending).strip()
+        end = max((stop for _, stop in tokens["offset_mapping"][0]), default=0)
+        return text[end:].removesuffix(self._behind()).strip()
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words that the model has never seen, in order, without repeats; empty where no vocabulary is recorded."""
@@ -71,9 +98,11 @@ class PromptReader:
         unknown = self.tokenizer.unk_token_id
         if unknown in (None, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id):  # CLIP's ends texts, too
             return []
-        text, limit = self.spec.written(prompt), self.max_length + self.spec.template_tokens
-        tokens = self.tokenizer(text, truncation=True, max_length=limit, return_offsets_mapping=True)
-        places = (at for id, at in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True) if id == unknown)
+        text, limit = self.written(prompt), self.max_length + self.spec.template_tokens
+        tokens = self.tokenize([text], truncation=True, max_length=limit, return_offsets_mapping=True)
+        places = (
+            at for id, at in zip(tokens["input_ids"][0], tokens["offset_mapping"][0], strict=True) if id == unknown
+        )
         pieces = dict.fromkeys(text[start:stop].strip() for start, stop in places)
         return [piece for piece in pieces if piece]
 
@@ -83,7 +112,7 @@ class PromptReader:
         Raises:
             InputError: a prompt is read inside a template, or the tokenizer does not tell which token is which text.
         """
-        if self.spec.template is not None:
+        if self.spec.template is not None or self.spec.chat is not None:
             raise InputError(
                 "this model reads a prompt inside a template; weights of words, as in (word:1.2), cannot be applied to "
                 "it"
@@ -104,7 +133,7 @@ class PromptReader:
             spans: of its characters, see :func:`videodit.prompt_syntax.check_spans`.
             length: tokens.
         """
-        text = self.spec.written(prompt)
+        text = self.written(prompt)
         characters = [1.0] * len(text)
         for start, stop, weight in spans:
             for at in range(self._place(prompt, start), min(self._place(prompt, stop), len(text))):

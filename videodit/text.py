@@ -89,6 +89,7 @@ class TextEncoder(PromptReader):
         Raises:
             InputError: no prompt at all, a single string, which would be read letter by letter, or a picture that is
                 missing or that the model does not read.
+            ModelError: a tokenizer or an encoder that is not the model's.
         """
         if isinstance(prompts, str):
             raise InputError(f"expected a list of prompts, got the single string {prompts!r}")
@@ -103,10 +104,11 @@ class TextEncoder(PromptReader):
                 else "this model reads a prompt without a picture"
             )
         device = device if device is not None else next(self.model.parameters()).device
-        tokens = self.tokenizer(
-            [spec.written(prompt) for prompt in prompts],
+        tokens = self.tokenize(
+            [self.written(prompt) for prompt in prompts],
             padding=spec.padding,
             truncation=True,
+            **({"padding_side": "right"} if spec.template_tokens else {}),  # so that the template is in front
             max_length=(self.max_length if max_length is None else max_length) + spec.template_tokens,
             return_tensors="pt",
         )
@@ -117,6 +119,7 @@ class TextEncoder(PromptReader):
             ids, mask = ids * said, mask * said
         if picture is not None and spec.picture is not None:
             assert self.image_processor is not None
+            assert not isinstance(spec.hidden_layer, tuple)
             end = token_number(self.tokenizer, spec.picture.header_end)
             parts = read_with_picture(self.model, ids, picture, self.image_processor, spec.hidden_layer)
             own = tokens["input_ids"]  # on the CPU
@@ -126,7 +129,14 @@ class TextEncoder(PromptReader):
         if spec.hidden_layer is None:
             embeds = self.model(input_ids=ids, **given).last_hidden_state
         else:
-            embeds = self.model(input_ids=ids, output_hidden_states=True, **given).hidden_states[spec.hidden_layer]
+            states = self.model(input_ids=ids, output_hidden_states=True, **given).hidden_states
+            layers = spec.hidden_layer if isinstance(spec.hidden_layer, tuple) else (spec.hidden_layer,)
+            if max(layers) >= len(states):
+                raise ModelError(
+                    f"the text encoder has {len(states) - 1} layers; this model reads the layers "
+                    f"{', '.join(map(str, layers))} of one"
+                )
+            embeds = states[layers[0]] if len(layers) == 1 else torch.cat([states[one] for one in layers], dim=-1)
         embeds, mask = embeds[:, spec.template_tokens :].to(device), mask[:, spec.template_tokens :].bool()
         if spec.zero_padding:
             embeds = embeds * mask[..., None].to(embeds.dtype)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from videodit.prompts import check_text, collapse
 
@@ -27,6 +27,23 @@ class PictureTokens:
     header: int = 4
 
 
+def _by_user(prompt: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": prompt}]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """The conversation that a language model reads a prompt in, as its tokenizer's chat template writes it.
+
+    Attributes:
+        messages: of a prompt.
+        options: of the template.
+    """
+
+    messages: Callable[[str], list[dict[str, Any]]] = _by_user
+    options: Mapping[str, bool] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class TextSpec:
     """How a model wants its prompts.
@@ -42,8 +59,10 @@ class TextSpec:
         model_mask: the transformer is told which tokens are padding; else it attends to them, too.
         negative_takes_mask: guidance's other prompt has the mask of the prompt itself (Latte).
         zero_empty: an empty prompt is tokens of 0, all of them padding.
-        hidden_layer: index into the encoder's hidden states; ``None`` takes its last, normalised one.
+        hidden_layer: index into the encoder's hidden states, or of several, whose channels stand one after the other;
+            ``None`` takes its last, normalised one.
         template: gives a text with ``{}`` where the prompt goes, when it is needed.
+        chat: the prompt is part of a conversation, which is cut with it.
         template_tokens: how many tokens at the front belong to the template and are dropped.
         picture: the language model sees the picture that a clip starts from, too, where its template has a mark.
     """
@@ -56,9 +75,10 @@ class TextSpec:
     model_mask: bool = True
     negative_takes_mask: bool = False
     zero_empty: bool = False
-    hidden_layer: int | None = None
+    hidden_layer: int | tuple[int, ...] | None = None
     template: Callable[[], str] | None = None
     template_tokens: int = 0
+    chat: Chat | None = None
     picture: PictureTokens | None = None
 
     def cleaned(self, prompt: str) -> str:

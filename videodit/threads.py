@@ -139,7 +139,7 @@ def fixed_threads(run: Run) -> Run:
         device: torch.device = pipe._execution_device
         if device.type != "cpu" or not hasattr(plan, "request"):  # which the run itself refuses
             return run(pipe, plan, **options)
-        count = plan.request.threads or threads_for(plan.window_tokens, plan.spec.width, plan.videos)
+        count = plan.request.threads or threads_for(plan.forward_tokens, plan.spec.width, plan.videos)
         with use_threads(count):
             return run(pipe, plan, **options)
 

@@ -52,6 +52,7 @@ from videodit.initialization import initialize
 from videodit.json_types import JsonObject
 from videodit.options import AttentionKind, check_options, names_in_fp32
 from videodit.positions import POSITIONS, ROTARY, PositionEmbedding, RotaryKind
+from videodit.reference_tokens import ReferenceTokens, join_references
 from videodit.shapes import Size3D, VideoGeometry
 
 
@@ -83,6 +84,7 @@ class VideoDiT(
         block: **Blocks.** ``"cross"``: self-attention, then cross-attention to the text. ``"joint"``: video and text
             attend together, each with its own weights. ``"tied_joint"``: with one set of weights for both.
             ``"sandwich"``: each with its own, text of its own width, and norms around each sublayer.
+            ``"shared_joint"``: each with its own, without biases, and with one modulation for all blocks.
         attention: ``"full"`` lets every token see every other; ``"factorized"`` sees within frames, then along
             time, in two halves of each layer (cross blocks only).
         frame_embedding: sinusoids of the frame's number before the first temporal block (factorized attention).
@@ -97,7 +99,8 @@ class VideoDiT(
             :class:`videodit.schema.Part`); ``None`` for their defaults.
 
         text_embedding: **Text and image.** ``"mlp"`` of two layers, one ``"linear"`` layer, a ``"refiner"``, a small
-            transformer that knows the timestep and the mask, or ``"pooling"`` for the condition beside a linear layer.
+            transformer that knows the timestep and the mask, ``"pooling"`` for the condition beside a linear layer, or
+            a ``"normed_linear"`` one.
         num_refiner_layers: its blocks.
         image_dim: width of an image encoder's tokens that the cross-attention sees, too; ``None`` for none.
         image_tokens: how many of them, where their positions are learned.
@@ -109,9 +112,10 @@ class VideoDiT(
             others.
 
         rope: **Positions.** ``"grid"``: each axis turns its share of every head. ``"fractional"``: LTX-Video's, over
-            the whole width and in seconds. ``"learned"``: by learned frequencies. ``None``: none.
+            the whole width and in seconds. ``"learned"``: by learned frequencies. ``"centred"``: from the middle of a
+            picture, its text behind it. ``"text_axis"``: the text has an axis of its own, the fourth. ``None``: none.
         rope_theta: base of the rotary frequencies.
-        rope_axes: channels of a head for time, height and width; ``None`` for an even split.
+        rope_axes: channels of a head for time, height and width, and the text's axis; ``None`` for an even split.
         rope_lag: how far tokens after the first frame are behind along time, as a share of a token, with
             ``"fractional"`` positions.
         position_embedding: added to the tokens: ``"sincos_2d"``, ``"sincos_3d"``, ``"learned"`` or ``None``.
@@ -172,7 +176,7 @@ class VideoDiT(
         image_dim: int | None = None,
         image_tokens: int | None = None,
         rope: RotaryKind | None = "grid",
-        rope_axes: tuple[int, int, int] | None = None,
+        rope_axes: tuple[int, ...] | None = None,
         position_embedding: PositionEmbedding | None = None,
         position_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
         position_base: tuple[float, float] | None = None,
@@ -199,7 +203,7 @@ class VideoDiT(
 
         # What comes in: latents and their positions
         self.rotary = None if rotary is None else rotary.of(self.config)
-        self.patch_embed = nn.Linear(in_channels * patch.numel, dim)
+        self.patch_embed = nn.Linear(in_channels * patch.numel, dim, bias=self.block_class.biases)
         if (learned := self.positions_class.new_parameter(self.config)) is not None:
             self.learned_positions = learned
 
@@ -208,7 +212,8 @@ class VideoDiT(
         self.time_proj = self.modulation_class.shared_layer(dim, time_embed_dim or dim)
 
         # the text, and an image
-        self.text_embedder = TEXT_EMBEDDERS[text_embedding].of(self.config, self.block_class.text_width(self.config))
+        text_width, biases = self.block_class.text_width(self.config), self.block_class.biases
+        self.text_embedder = TEXT_EMBEDDERS[text_embedding].of(self.config, text_width, bias=biases)
         self.image_embedder = None if image_dim is None else ImageEmbedder(image_dim, dim, image_tokens)
 
         self.split_tokens = nn.Identity()  # where context parallel takes hold
@@ -225,7 +230,7 @@ class VideoDiT(
             self.norm_final = FP32LayerNorm(dim, eps) if final_layer_norm else nn.Identity()
             self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=norm_affine)
             self.final_class.build(self, self.config, dim)
-            self.proj_out = nn.Linear(dim, (out_channels or in_channels) * patch.numel)
+            self.proj_out = nn.Linear(dim, (out_channels or in_channels) * patch.numel, bias=self.block_class.biases)
         self.gradient_checkpointing = False
         self.init_weights()
 
@@ -266,6 +271,7 @@ class VideoDiT(
         prepared: Prepared | None = None,
         causal_frames: int = 1,
         control: Sequence[ControlHint] = (),
+        references: Sequence[ReferenceTokens] = (),
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict the velocity (or what the objective names) of noisy latents.
 
@@ -286,13 +292,16 @@ class VideoDiT(
             causal_frames: latent frames of tokens that see one another and those before them, but none behind; with 1
                 all see all.
             control: branches that control the prediction, each with what it controls it by and how strongly.
+            references: what the clip's tokens attend to beside one another, at places and timesteps of its own; see
+                :class:`~videodit.reference_tokens.ReferenceTokens`. Nothing is predicted of it.
 
         Returns:
             ``sample``: ``[B, out_channels, T, H, W]``.
 
         Raises:
-            InputError: latents, timesteps, text, a mask or a control whose shape does not fit, a condition that is
-                missing or that the model does not have, or a branch of another model.
+            InputError: latents, timesteps, text, a mask, a control or a reference whose shape does not fit, a condition
+                that is missing or that the model does not have, a branch of another model, or references of a model
+                that knows no place for them.
         """
         if self.proj_out is None:
             raise InputError("this VideoDiT has final_layer=None and predicts nothing: it is the trunk of a branch")
@@ -306,6 +315,7 @@ class VideoDiT(
             encoder_hidden_states_image,
             fps,
             causal_frames,
+            references,
         )
         entered = self.enter(inputs, prepared)
         hints = add_up(control, inputs, entered, prepared, self.division) if control else {}  # [B, S, D] by block
@@ -324,6 +334,7 @@ class VideoDiT(
 
         t, h, w = context.grid
         pt, ph, pw = self.geometry.patch
+        x = x[:, : x.shape[1] - context.references]  # [B, S, D]: the clip's tokens alone
         shift, scale = self.final_class.rows(self, condition)  # [B, G, D] or [U, D]
         x = modulate(self.norm_out(self.norm_final(x)), shift, scale, condition.token_row).to(hidden_states.dtype)
         x = self.proj_out(x)  # [B, S, patch·C], S whole again
@@ -372,7 +383,6 @@ class VideoDiT(
         seen = self._see(inputs.text, inputs.image, noisiest, mask, prepared)
         assert seen.text is not None
         extra = self._embed_extras(inputs.pooled, inputs.guidance, seen.pooled, latents)  # [B, K] or None
-        condition = self._embed_timestep(timestep, extra, grid, dtype)  # [B, G, K], or [U, K] and [B, S]
         x, text = self.positions_class.add(self, x, seen.text, grid)  # [B, S, D], [B, L, D]
         if lead is not None:
             text = torch.cat([lead.to(text.dtype).expand(len(text), -1, -1), text], dim=1)
@@ -381,12 +391,21 @@ class VideoDiT(
         joined = text.shape[1] if self.block_class.joined else 0  # text tokens in one sequence with the video's
         # [1, S or S + L, 1 or N, head_dim / 2, 2]
         rotary = None if self.rotary is None else self.rotary(grid, x.device, inputs.fps, joined)
+        if inputs.references:  # from here on they count among the video's S tokens, the clip's first
+            behind = join_references(self, inputs.references, grid, x, timestep, rotary, inputs.fps)
+            x, timestep, rotary = behind  # [B, S, D], [B] or [B, S], [1, S or S + L, …]
+        references = x.shape[1] - grid.numel
+        condition = self._embed_timestep(timestep, extra, x.shape[1], dtype)  # [B, G, K], or [U, K] and [B, S]
         if own_share is None and self.division is not None:
             own_share = self.division.share
-        if own_share is not None and (causal := inputs.causal_frames) > 1:
-            raise InputError(f"causal_frames is {causal}; it must be 1 where processes share the tokens")
+        if (own_share is not None or references) and (causal := inputs.causal_frames) > 1:
+            raise InputError(
+                f"causal_frames is {causal}; it must be 1 with references, and where processes share the tokens"
+            )
         if own_share is not None:  # from here on S and L are this process's share
-            x, text, rotary, mask, condition = own_share(Tokens(x, text, rotary, mask, condition))
+            x, text, rotary, mask, condition, references = own_share(
+                Tokens(x, text, rotary, mask, condition, references)
+            )
         context = BlockContext(
             grid=grid,
             rotary=rotary,
@@ -395,12 +414,14 @@ class VideoDiT(
             # [1, 1, S, S] or None
             self_mask=self.block_class.self_mask(self.config, grid, inputs.causal_frames, x.device),
             **self.modulation_class.told(
-                self._projection(inputs.fps), condition, lambda: self._embed_timestep(noisiest, extra, grid, dtype)
+                self._projection(inputs.fps), condition, lambda: self._embed_timestep(noisiest, extra, 1, dtype)
             ),
+            references=references,
             **self.block_class.more_context(self.config, grid, x),
         )
 
-        condition = self._embed_last(condition, noisiest, extra, grid, dtype)  # [B, G, K] or [U, K]
+        condition = condition.first(x.shape[1] - references)
+        condition = self._embed_last(condition, noisiest, extra, dtype)  # [B, G, K] or [U, K]
         return Entered(x, text, context, condition, seen.keys_values)
 
     def _check_shapes(self, latents: Tensor, timestep: Tensor, text: Tensor, mask: Tensor | None) -> Size3D:

@@ -29,12 +29,12 @@ class TransformerConfig(Mapping[str, object]):
     qk_norm: Literal["rms_norm_across_heads", "rms_norm", "layer_norm"] | None = "rms_norm_across_heads"
     eps: float = 1e-06
     rope_theta: float = 10000.0
-    block: Literal["cross", "joint", "tied_joint", "sandwich"] = "cross"
+    block: Literal["cross", "joint", "tied_joint", "sandwich", "shared_joint"] = "cross"
     num_single_layers: int = 0
     block_norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
     norm_affine: bool = False
     qk_norm_eps: float | None = None
-    text_embedding: Literal["mlp", "linear", "refiner", "pooling"] = "mlp"
+    text_embedding: Literal["mlp", "linear", "refiner", "pooling", "normed_linear"] = "mlp"
     num_refiner_layers: int = 2
     final_layer: Literal["table", "linear"] | None = "table"
     final_layer_norm: bool = False
@@ -44,8 +44,8 @@ class TransformerConfig(Mapping[str, object]):
     size_condition_stride: int | None = None
     image_dim: int | None = None
     image_tokens: int | None = None
-    rope: Literal["grid", "fractional", "learned"] | None = "grid"
-    rope_axes: tuple[int, int, int] | None = None
+    rope: Literal["grid", "fractional", "learned", "centred", "text_axis"] | None = "grid"
+    rope_axes: tuple[int, ...] | None = None
     position_embedding: Literal["sincos_2d", "sincos_3d", "learned"] | None = None
     position_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     position_base: tuple[float, float] | None = None

@@ -133,8 +133,8 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
 
     @classmethod
     def _native_config(cls, config: JsonObject, where: object) -> JsonObject:
-        """Also reads a config of diffusers' ``AutoencoderKLWan``, whose weights are this class's."""
-        if config.get("_class_name") != "AutoencoderKLWan":
+        """Also reads a config of diffusers' ``AutoencoderKLWan`` and its likes, whose weights are this class's."""
+        if config.get("_class_name") not in ("AutoencoderKLWan", "AutoencoderKLQwenImage"):
             return super()._native_config(config, where)
         from diffusers import AutoencoderKLWan
 

@@ -76,7 +76,7 @@ def _other_half(bench: Bench) -> list[Job]:
     half = bench.form.width // 2
     strangers = bench.stream(QUIET, camera="static", first=10**6)
     for scene in bench.stream(QUIET, camera="static"):
-        clip, objects = _with_mask(bench, scene)
+        clip, objects = with_mask(bench, scene)
         left, right = not objects[:, :, half:].any(), not objects[:, :, :half].any()
         if left != right:  # neither: it is in both, and both: it is not seen
             other = next(s.objects[0] for s in strangers if s.objects[0].color != scene.objects[0].color)
@@ -93,7 +93,7 @@ def _around_object(bench: Bench) -> list[Job]:
     """Clips whose object should have another colour; the mask is the box around it in each frame."""
     jobs: list[Job] = []
     for scene in bench.stream(camera="static"):
-        clip, objects = _with_mask(bench, scene)
+        clip, objects = with_mask(bench, scene)
         mask = np.zeros_like(objects)
         for frame, box in zip(objects, mask, strict=True):
             rows, columns = np.nonzero(frame)
@@ -108,7 +108,7 @@ def _around_object(bench: Bench) -> list[Job]:
     return jobs
 
 
-def _with_mask(bench: Bench, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+def with_mask(bench: Bench, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """A scene's clip, and where its objects are, boolean [T,H,W]."""
     shown = render([scene], **bench.form._asdict(), device=bench.probe.device, ground_truth=True)
     assert shown.mask is not None

@@ -116,6 +116,18 @@ def edited(name: str, frames: int) -> Call:
     return call
 
 
+def steered(name: str, frames: int) -> Call:
+    """A call of a model that sees what steers its clip."""
+
+    def call(room: Room) -> Made:
+        from tiny_families import CASES
+
+        height, width = (CASES[name].call[side] for side in ("height", "width"))
+        return family(name, num_frames=frames, control={"edges": clip(frames, 0, height, width)})(room)
+
+    return call
+
+
 def storyboard(room: Room) -> Made:
     from tiny_families import NEGATIVE, PROMPT
 
@@ -139,6 +151,7 @@ CALLS: dict[str, Call] = {
         "wan-two-experts", prepare=lambda room, pipe: with_lora(room, pipe, load_into_transformer_2=True)
     ),
     "lucy-edit": edited("lucy-edit", 5),
+    "cogvideox-fun-control": steered("cogvideox-fun-control", 9),
     "wan-inpaint": region("wan", 9),
     "wan-ti2v-inpaint": region("wan-2.2-ti2v", 9),
     "cogvideox-inpaint": region("cogvideox-2b", 9),

@@ -63,6 +63,7 @@ CALLS: dict[str, Call] = {
     "outpaint": conditions(("Region", *wider()), width=96),
     "edit": conditions(("Edit", clip(FRAMES))),
     "edit-little": conditions(("Edit", clip(FRAMES), 0.3), prompt=[PROMPT, OTHER]),
+    "edit-by-two-prompts": conditions(("Edit", clip(FRAMES), 0.5, OTHER)),
     "edit-inside-a-mask": conditions(("Edit", clip(FRAMES), 0.8), ("Region", right_half(), clip(FRAMES))),
     "edit-from-an-image": conditions(("Edit", clip(FRAMES), 0.8), ("Frames", picture(3))),
     "from-files": from_files,

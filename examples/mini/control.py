@@ -1,4 +1,4 @@
-"""A control branch for `mini`: depth, masks and boxes of the world, from the renderer's exact knowledge."""
+"""A control branch for `mini`: depth, masks, boxes and edges of the world, from the renderer's exact knowledge."""
 
 from __future__ import annotations
 
@@ -19,12 +19,19 @@ from videodit.control.branch import ControlBranch
 from videodit.control.hints import ControlHint
 from videodit.datasets.toybox import Scene, caption, render, sample_scene
 from videodit.datasets.toybox.controls import true_controls
+from videodit.errors import InputError
 from videodit.flow import add_noise, denoising_loss, sample_sigma, training_target
 from videodit.pipelines.autoencoders import encode_posterior
 
-KINDS = ("depth", "masks", "boxes")
+KINDS = ("depth", "masks", "boxes", "edges")
+"""Of the branch."""
+TURNS = ("masks", "edges", "depth", "masks", "edges", "boxes")
+"""The kinds of one step after the other: those that say most of an object's form come twice."""
 LAYERS = (0, 4)
 """Of the base, after which the branch's two hints are added."""
+KIND_ROWS = "kind_embedder.weight"
+FIRST_RATE, LATER_RATE = 1e-3, 3e-4
+"""Of learning, for the matrices: from nothing, and from a branch that has learned."""
 VALIDATION = 32
 SHIFT = 3.0
 """Of the noise levels, which clips of so many tokens want."""
@@ -100,8 +107,17 @@ class Draw:
         ]
 
 
-def start_branch(pipe: VideoDiTPipeline) -> ControlBranch:
-    """A branch of two blocks that has learned nothing."""
+def start_branch(pipe: VideoDiTPipeline, init: str | None = None) -> ControlBranch:
+    """A branch of two blocks.
+
+    Args:
+        pipe: its base.
+        init: the folder of a branch of the same form, for the same or fewer kinds, that it begins with; ``None``: it
+            has learned nothing.
+
+    Raises:
+        InputError: a branch of another base or form.
+    """
     stride = pipe.spec.geometry.vae_stride
     branch = ControlBranch.from_base(
         pipe.transformer,
@@ -111,7 +127,32 @@ def start_branch(pipe: VideoDiTPipeline) -> ControlBranch:
         kinds=KINDS,
         base_hash=pipe.model_hash,
     )
+    if init is not None:
+        begin_with(branch, ControlBranch.from_pretrained(init))
     return branch.float()
+
+
+@torch.no_grad()
+def begin_with(branch: ControlBranch, other: ControlBranch) -> None:
+    """Copy a branch's weights. A kind that it does not know begins as the mean of those that it knows.
+
+    Raises:
+        InputError: the other one is of another base or form, or knows a kind that the branch does not.
+    """
+    known, kinds = list(other.config.kinds), list(branch.config.kinds)
+    weights, own = other.state_dict(), branch.state_dict()
+    rows = weights.pop(KIND_ROWS, None)
+    like = {name: value.shape for name, value in own.items() if name != KIND_ROWS}
+    same = rows is not None and like == {name: value.shape for name, value in weights.items()}
+    if not same or other.config.base != branch.config.base or not set(known) <= set(kinds):
+        raise InputError(
+            f"the branch to begin with is for {other.config.base}, with the kinds {', '.join(known) or 'none'}; "
+            f"it must have the form of the new one, for {branch.config.base}, with the kinds {', '.join(kinds)}"
+        )
+    assert rows is not None
+    mean = rows.float().mean(0)
+    weights[KIND_ROWS] = torch.stack([rows[known.index(kind)].float() if kind in known else mean for kind in kinds])
+    branch.load_state_dict(weights)
 
 
 def loss_of(
@@ -220,8 +261,7 @@ def train_control(
     *,
     sizes: Sizes,
     steps: int | None = None,
-    muon_lr: float = 1e-3,
-    adam_lr: float = 5e-4,
+    init: str | None = None,
 ) -> Path:
     """Train a branch beside a model that stays as it is, and export the best one.
 
@@ -233,15 +273,14 @@ def train_control(
         seed: of the training's random numbers and its first scene.
         sizes: of what it is trained on.
         steps: in place of the minutes.
-        muon_lr: of the matrices.
-        adam_lr: of everything else.
+        init: the folder of a branch that a new run begins with, see :func:`start_branch`.
 
     Returns:
         The folder of the exported branch.
     """
     pipe = VideoDiTPipeline.from_pretrained(model, dtype=torch.bfloat16).to(device)
     pipe.transformer.requires_grad_(False).eval()
-    branch = start_branch(pipe)
+    branch, rate = start_branch(pipe, init), FIRST_RATE if init is None else LATER_RATE
     if device.type == "cpu":
         attend_plainly(pipe.transformer)
         attend_plainly(branch)  # type: ignore[arg-type]  # which has the same layers
@@ -251,7 +290,7 @@ def train_control(
     trainer = Trainer(
         out / "control",
         {"branch": branch},
-        muon_and_adamw([branch], muon_lr=muon_lr, adam_lr=adam_lr),
+        muon_and_adamw([branch], muon_lr=rate, adam_lr=rate / 2),
         minutes=minutes,
         steps=steps,
         seed=seed,
@@ -264,7 +303,7 @@ def train_control(
 
     def step(generator: torch.Generator) -> Step:
         rng = random.Random(trainer.seed + trainer.step)
-        clips, kind = stock.pick(rng), KINDS[trainer.step % len(KINDS)]
+        clips, kind = stock.pick(rng), TURNS[trainer.step % len(TURNS)]
         sentences = ["" if rng.random() < 0.1 else caption(clip.scene, seed=rng.randrange(2**31)) for clip in clips]
         hidden = [rng.random() < 0.1 for _ in clips]
         sigma = sample_sigma(len(clips), shift=SHIFT, generator=generator).to(device)

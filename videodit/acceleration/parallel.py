@@ -40,12 +40,13 @@ class Processes:
         self.kind, self.rank, self.count = kind, dist.get_rank(), dist.get_world_size()
         self._device = meeting_device()
 
-    def check(self, tokens: int, *, guided: bool, keep_windows: object = None) -> None:
+    def check(self, tokens: int, *, guided: bool, references: int = 0, keep_windows: object = None) -> None:
         """See whether a call can be shared.
 
         Args:
             tokens: of video; see :func:`videodit.pipelines.windows.divided_tokens`.
             guided: it has two predictions a step.
+            references: tokens of all of them.
             keep_windows: the folder that windows would be kept in.
 
         Raises:
@@ -56,6 +57,7 @@ class Processes:
             raise InputError(f"keep_windows={str(keep_windows)!r} is for one process, parallel={self.kind!r} is bound")
         if self.kind != "guidance":
             check_count(tokens, self.count)
+            check_count(references, self.count, "references")
         elif not guided:
             raise InputError("parallel='guidance' shares the two predictions of guidance, and this call has none")
 

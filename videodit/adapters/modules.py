@@ -219,9 +219,13 @@ def map_rows(deltas: list[Delta | None], rows: list[int], function: Rows | None,
         return given
     if len(deltas) == 1:
         (one,) = given
-        (up,) = function([one.up], config)
-        bias, magnitude = (None if x is None else function([x], config)[0] for x in (one.bias, one.magnitude))
-        return [Delta(one.down, up, one.alpha, bias, magnitude)]
+        ups = function([one.up], config)
+        none: list[Tensor | None] = [None] * len(ups)
+        biases, magnitudes = (none if x is None else function([x], config) for x in (one.bias, one.magnitude))
+        return [
+            Delta(one.down, up, one.alpha, bias, magnitude)
+            for up, bias, magnitude in zip(ups, biases, magnitudes, strict=True)
+        ]
     scales = {delta.scale for delta in given}
     scale = scales.pop() if len(scales) == 1 else 1.0
     down, ups = _stack(deltas, rows, scale)

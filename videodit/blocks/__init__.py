@@ -7,6 +7,7 @@
   Flow Transformers", 2024: HunyuanVideo, FLUX) or both with one set (Yang et al., "CogVideoX", 2024).
 - ``SingleBlock``: attention and MLP side by side over both streams (HunyuanVideo, FLUX).
 - ``SandwichBlock``: joint, with a norm before and after each sublayer (Mochi).
+- ``SharedJointBlock`` and ``SharedSingleBlock``: joint and single, with one modulation for all (FLUX.2).
 
 All are called as ``x, text = block(x, text, context)``. Norms, modulation and gates are computed in fp32. A class says
 itself what the model has to know of it: see :class:`Block`.
@@ -36,9 +37,10 @@ from videodit.blocks.joint import JointBlock, SingleBlock
 from videodit.blocks.layers import FFN, MLP, NORMS, BlockNorm, FP32LayerNorm, FP32RMSNorm, block_norm, linear_gelu
 from videodit.blocks.modulation import MODULATION, Modulation, add_gated, modulate
 from videodit.blocks.sandwich import SandwichBlock
+from videodit.blocks.shared import SharedJointBlock, SharedSingleBlock
 
-BlockKind = Literal["cross", "joint", "tied_joint", "sandwich"]
-TextEmbeddingKind = Literal["mlp", "linear", "refiner", "pooling"]
+BlockKind = Literal["cross", "joint", "tied_joint", "sandwich", "shared_joint"]
+TextEmbeddingKind = Literal["mlp", "linear", "refiner", "pooling", "normed_linear"]
 FinalLayerKind = Literal["table", "linear"]
 
 BLOCKS: dict[str, type[Block]] = {
@@ -46,6 +48,7 @@ BLOCKS: dict[str, type[Block]] = {
     "joint": JointBlock,
     "tied_joint": JointBlock,
     "sandwich": SandwichBlock,
+    "shared_joint": SharedJointBlock,
 }
 """The class that builds a model's layers, by the value of VideoDiT's ``block``."""
 
@@ -78,6 +81,8 @@ __all__ = [
     "Modulation",
     "RefinerBlock",
     "SandwichBlock",
+    "SharedJointBlock",
+    "SharedSingleBlock",
     "SingleBlock",
     "TextEmbeddingKind",
     "TextRefiner",

@@ -29,7 +29,8 @@ class BlockContext(NamedTuple):
     Attributes:
         grid: token extents.
         modulation: what the tables of cross blocks are added to, ``6·D`` wide; ``None`` for other blocks.
-        condition: SiLU of the condition, ``K`` wide, which joint and single blocks project by themselves.
+        condition: SiLU of the condition, ``K`` wide, which joint and single blocks project by themselves; of those that
+            share their modulation, the modulation.
         text_condition: the same for their text, ``[B, 1, K]``: text has one timestep a clip.
         rotary: position table, for joint and single blocks with the text's tokens after the video's, or ``None``.
         text_mask: ``[B, 1, 1, L]`` for cross blocks, ``[B, 1, 1, S + L]`` for the others, True where a token counts,
@@ -41,6 +42,7 @@ class BlockContext(NamedTuple):
             everywhere.
         hint: ``[B, S, D]`` of controls, which this block adds to its video tokens, or ``None``. The block itself does:
             what a cache keeps of a block, or leaves out with it, has the hint in it.
+        references: how many of the video tokens, the last ones, are those of references: ``R`` of ``S + R``.
     """
 
     grid: Size3D
@@ -54,10 +56,14 @@ class BlockContext(NamedTuple):
     frame_embedding: Tensor | None = None
     self_mask: Tensor | None = None
     hint: Tensor | None = None
+    references: int = 0
 
     def hinted(self, x: Tensor) -> Tensor:
-        """A block's video tokens ``[B, S, D]`` with its hint."""
-        return x if self.hint is None else x + self.hint.to(x.dtype)
+        """A block's video tokens ``[B, S, D]`` with its hint; references get none."""
+        if self.hint is None:
+            return x
+        hint = self.hint.to(x.dtype)
+        return x + (F.pad(hint, (0, 0, 0, self.references)) if self.references else hint)
 
 
 class MoreContext(TypedDict, total=False):
@@ -93,7 +99,8 @@ class Block(nn.Module, Part):
         keeps_text: blocks pass the text on as it is, and :meth:`keys_values` makes of it what no timestep changes.
         compiled: it is compiled as one; else its parts are, which are blocks.
         one_row: its linear layers that see one row for each clip, which kernels of quantized layers cannot do.
-        silent: its linear layers whose result nothing sees, which published files hold all the same: no use to adapt.
+        biases: its linear layers, and those of the model around, have biases.
+        silent: its layers whose result nothing sees, which published files hold all the same: no use to train or adapt.
         attention_names: regular expressions for where it has attention of a kind that caches of diffusers' tell apart
             (``"spatial"``, ``"temporal"``, ``"cross"``); ``None`` for diffusers' own.
     """
@@ -105,6 +112,7 @@ class Block(nn.Module, Part):
     keeps_text: ClassVar[bool] = False
     compiled: ClassVar[bool] = True
     one_row: ClassVar[tuple[str, ...]] = ()
+    biases: ClassVar[bool] = True
     silent: ClassVar[tuple[str, ...]] = ()
     attention_names: ClassVar[Mapping[AttentionName, Identifiers]] = {"spatial": None}
 

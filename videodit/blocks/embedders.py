@@ -16,7 +16,7 @@ from typing_extensions import Self
 from videodit._diffusers import FeedForward, PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from videodit.attention import Attention
 from videodit.blocks.base import cond_dim
-from videodit.blocks.layers import FP32LayerNorm
+from videodit.blocks.layers import FP32LayerNorm, FP32RMSNorm
 from videodit.blocks.modulation import Modulation, add_gated, open_gates
 from videodit.errors import InputError
 from videodit.initialization import initialize
@@ -47,14 +47,36 @@ class LinearText(nn.Linear, Part):
     sees: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def of(cls, config: TransformerConfig, width: int) -> Self:
+    def of(cls, config: TransformerConfig, width: int, *, bias: bool = True) -> Self:
         """That of a VideoDiT.
 
         Args:
             config: the model's.
             width: of the text's tokens in the blocks.
+            bias: linear layers have biases; those of one linear layer alone can be without.
         """
+        return cls(config.text_dim, width, bias=bias)
+
+
+class NormedLinearText(nn.Module, Part):
+    """One linear layer behind a norm; see :class:`LinearText`."""
+
+    sees: ClassVar[tuple[str, ...]] = ()
+    fp32 = ("norm",)
+
+    def __init__(self, text_dim: int, width: int) -> None:
+        super().__init__()
+        self.norm = FP32RMSNorm(text_dim, 1e-6)
+        self.proj = nn.Linear(text_dim, width)
+
+    @classmethod
+    def of(cls, config: TransformerConfig, width: int, *, bias: bool = True) -> Self:
+        """See :class:`LinearText`."""
         return cls(config.text_dim, width)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """``[B, L, text_dim] → [B, L, D]``."""
+        return self.proj(self.norm(text).to(text.dtype))
 
 
 class MLPText(PixArtAlphaTextProjection, Part):
@@ -63,7 +85,7 @@ class MLPText(PixArtAlphaTextProjection, Part):
     sees: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def of(cls, config: TransformerConfig, width: int) -> Self:
+    def of(cls, config: TransformerConfig, width: int, *, bias: bool = True) -> Self:
         """See :class:`LinearText`."""
         return cls(config.text_dim, width, act_fn="gelu_tanh")
 
@@ -91,7 +113,7 @@ class TextRefiner(nn.Module, Part):
         self.blocks = nn.ModuleList(RefinerBlock(dim, heads) for _ in range(layers))
 
     @classmethod
-    def of(cls, config: TransformerConfig, width: int) -> Self:
+    def of(cls, config: TransformerConfig, width: int, *, bias: bool = True) -> Self:
         """See :class:`LinearText`."""
         return cls(config.text_dim, width, config.num_attention_heads, config.num_refiner_layers, config.freq_dim)
 
@@ -172,7 +194,7 @@ class PoolingText(nn.Module, Part):
         self.to_pooled = nn.Linear(text_dim, cond_dim)
 
     @classmethod
-    def of(cls, config: TransformerConfig, width: int) -> Self:
+    def of(cls, config: TransformerConfig, width: int, *, bias: bool = True) -> Self:
         """See :class:`LinearText`."""
         return cls(config.text_dim, width, cond_dim(config), cls.setting(config, "pooling_heads"))
 
@@ -195,11 +217,14 @@ class PoolingText(nn.Module, Part):
         return EmbeddedText(self.proj(text), self.to_pooled(pooled.transpose(1, 2).flatten(1)))  # [B, L, E], [B, K]
 
 
-TEXT_EMBEDDERS: dict[str, type[MLPText] | type[LinearText] | type[TextRefiner] | type[PoolingText]] = {
+TEXT_EMBEDDERS: dict[
+    str, type[MLPText] | type[LinearText] | type[TextRefiner] | type[PoolingText] | type[NormedLinearText]
+] = {
     "mlp": MLPText,
     "linear": LinearText,
     "refiner": TextRefiner,
     "pooling": PoolingText,
+    "normed_linear": NormedLinearText,
 }
 """The class of the text's embedder, by the value of VideoDiT's ``text_embedding``."""
 

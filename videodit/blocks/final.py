@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videodit.blocks.base import cond_dim
+from videodit.blocks.base import Block, cond_dim
 from videodit.blocks.modulation import Modulation
 from videodit.errors import InputError
 from videodit.schema import Part
@@ -20,6 +20,7 @@ class FinalModel(Protocol):
 
     scale_shift_table: nn.Parameter
     final_modulation: nn.Linear
+    block_class: type[Block]
 
 
 class TableFinal(Part):
@@ -60,7 +61,7 @@ class LinearFinal(Part):
     @staticmethod
     def build(model: FinalModel, config: TransformerConfig, dim: int) -> None:
         """Give a model its layer."""
-        model.final_modulation = nn.Linear(cond_dim(config), 2 * dim)
+        model.final_modulation = nn.Linear(cond_dim(config), 2 * dim, bias=model.block_class.biases)
 
     @staticmethod
     def layers(model: FinalModel) -> tuple[nn.Module, ...]:

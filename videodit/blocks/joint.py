@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from videodit.attention import Attention, JointAttention, QKNorm
 from videodit.blocks.base import Block, BlockContext, cond_dim, shared_options
-from videodit.blocks.layers import MLP, BlockNorm, block_norm, linear_gelu
+from videodit.blocks.layers import FFN, BlockNorm, block_norm, linear_gelu
 from videodit.blocks.modulation import add_gated, modulate, open_gates
 from videodit.initialization import initialize
 from videodit.transformer_config import TransformerConfig
@@ -40,6 +40,8 @@ class JointBlock(Block):
     joined = True
     fp32 = ("norm1", "norm2")
     one_row = ("modulation", "text_modulation")
+    text_goes_on: ClassVar[bool] = True
+    ffn_kind: ClassVar[str] = "gelu"
 
     def __init__(
         self,
@@ -56,21 +58,28 @@ class JointBlock(Block):
         norm_affine: bool,
     ) -> None:
         super().__init__()
-        self.modulation = nn.Linear(cond_dim, 6 * dim)
-        self.text_modulation = nn.Linear(cond_dim, 6 * dim)
+        self.modulation = self.modulation_layer(cond_dim, dim)
+        self.text_modulation = self.modulation_layer(cond_dim, dim)
         self.norm1 = block_norm(norm, dim, eps, norm_affine)
         attention = Attention if tied else JointAttention
-        self.tied, self.attn = tied, attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps)
+        self.tied = tied
+        self.attn = attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps, bias=self.biases)
         self.norm2 = block_norm(norm, dim, eps, norm_affine)
-        self.ffn = MLP(dim, ffn_dim)
-        self.text_ffn = None if tied else MLP(dim, ffn_dim)
+        self.ffn = FFN[self.ffn_kind](dim, ffn_dim)
+        self.text_ffn = None if tied else FFN[self.ffn_kind](dim, ffn_dim)
 
     @classmethod
     def build(cls, config: TransformerConfig, index: int) -> Block:
         shared, width = shared_options(config), cond_dim(config)
         if index >= config.num_layers:
             return SingleBlock(**shared, cond_dim=width)
-        return cls(**shared, cond_dim=width, tied=config.block == "tied_joint")
+        tied = config.block == "tied_joint"
+        last = index == config.num_layers - 1 and not config.num_single_layers and not tied
+        return (LastJointBlock if last else cls)(**shared, cond_dim=width, tied=tied)
+
+    def modulation_layer(self, cond_dim: int, dim: int) -> nn.Module:
+        """What makes shift, scale and gate of attention and MLP for one stream."""
+        return nn.Linear(cond_dim, 6 * dim)
 
     def init_weights(self) -> None:
         """Output projections start at 0, gates at 1."""
@@ -99,13 +108,21 @@ class JointBlock(Block):
         else:
             h, c = self.attn(h, c, context.text_mask, context.rotary)
         x = add_gated(x, h, gate1, row).to(dtype)
-        text = add_gated(text, c, text_gate1).to(dtype)
-
         h = modulate(self.norm2(x), shift2, scale2, row).to(dtype)
+        x = context.hinted(add_gated(x, self.ffn(h), gate2, row).to(dtype))
+        if not self.text_goes_on:
+            return x, text
+
+        text = add_gated(text, c, text_gate1).to(dtype)
         c = modulate(self.norm2(text), text_shift2, text_scale2).to(dtype)
-        x = add_gated(x, self.ffn(h), gate2, row).to(dtype)
-        text = add_gated(text, (self.text_ffn or self.ffn)(c), text_gate2).to(dtype)
-        return context.hinted(x), text
+        return x, add_gated(text, (self.text_ffn or self.ffn)(c), text_gate2).to(dtype)
+
+
+class LastJointBlock(JointBlock):
+    """The last layer of a model without single blocks: nothing sees the text that comes out, and it stays as it is."""
+
+    silent = ("attn.add_q_proj", "attn.norm_added_q", "attn.to_add_out", "text_ffn.net.0.proj", "text_ffn.net.2")
+    text_goes_on = False
 
 
 class SingleBlock(Block):
@@ -126,6 +143,7 @@ class SingleBlock(Block):
     modulation_kind = "linear"
     joined = True
     one_row = ("modulation",)
+    mlp_parts: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -141,11 +159,21 @@ class SingleBlock(Block):
         norm_affine: bool,
     ) -> None:
         super().__init__()
-        self.modulation = nn.Linear(cond_dim, 3 * dim)
+        self.modulation = self.modulation_layer(cond_dim, dim)
         self.norm = block_norm(norm, dim, eps, norm_affine)
-        self.attn = Attention(dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps, project_out=False)
-        self.proj_mlp = nn.Linear(dim, ffn_dim)
-        self.proj_out = nn.Linear(dim + ffn_dim, dim)
+        self.attn = Attention(
+            dim, heads, dim // heads, qk_norm=qk_norm, eps=qk_norm_eps, bias=self.biases, project_out=False
+        )
+        self.proj_mlp = nn.Linear(dim, self.mlp_parts * ffn_dim, bias=self.biases)
+        self.proj_out = nn.Linear(dim + ffn_dim, dim, bias=self.biases)
+
+    def modulation_layer(self, cond_dim: int, dim: int) -> nn.Module:
+        """What makes shift, scale and gate."""
+        return nn.Linear(cond_dim, 3 * dim)
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """The MLP's hidden units of normalised tokens: ``[B, S + L, D] → [B, S + L, ffn_dim]``."""
+        return linear_gelu(self.proj_mlp, tokens)
 
     def init_weights(self) -> None:
         """The output projection starts at 0, the gate at 1."""
@@ -166,6 +194,6 @@ class SingleBlock(Block):
         c = modulate(self.norm(text), text_shift, text_scale).to(dtype)
         joined = torch.cat([h, c], dim=1)  # [B, S + L, D]
         attended = self.attn(joined, None, context.text_mask, context.rotary)
-        joined = torch.cat([attended, linear_gelu(self.proj_mlp, joined)], dim=-1)  # [B, S + L, D + ffn_dim]
+        joined = torch.cat([attended, self.hidden(joined)], dim=-1)  # [B, S + L, D + ffn_dim]
         h, c = self.proj_out(joined).split([x.shape[1], text.shape[1]], dim=1)
         return context.hinted(add_gated(x, h, gate, row).to(dtype)), add_gated(text, c, text_gate).to(dtype)

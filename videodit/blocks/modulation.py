@@ -27,6 +27,10 @@ class Modulation(NamedTuple):
     values: Tensor
     token_row: Tensor | None = None
 
+    def first(self, tokens: int) -> Modulation:
+        """The same for the first tokens alone."""
+        return self if self.token_row is None else self._replace(token_row=self.token_row[:, :tokens])
+
     def chunks(self, table: Tensor) -> list[Tensor]:
         """Add a block's own ``[n, D]`` table and split: ``n`` tensors ``[B, G, D]`` or ``[U, D]``, at least in fp32."""
         wide = torch.promote_types(self.values.dtype, torch.float32)
@@ -82,7 +86,7 @@ class TableModulation:
     """One projection of the condition for all blocks, to which each adds a table of its own (adaLN-single)."""
 
     @staticmethod
-    def shared_layer(dim: int, cond_dim: int) -> nn.Linear | None:
+    def shared_layer(dim: int, cond_dim: int) -> nn.Module | None:
         """The layer of the model that all blocks share, or ``None``."""
         return nn.Linear(cond_dim, 6 * dim)
 
@@ -105,7 +109,7 @@ class OwnModulation:
     """Each block projects the condition by layers of its own."""
 
     @staticmethod
-    def shared_layer(dim: int, cond_dim: int) -> nn.Linear | None:
+    def shared_layer(dim: int, cond_dim: int) -> nn.Module | None:
         """See :class:`TableModulation`."""
         return None
 
@@ -121,7 +125,61 @@ class OwnModulation:
         }
 
 
-MODULATION: dict[str, type[TableModulation] | type[OwnModulation]] = {"table": TableModulation, "linear": OwnModulation}
+class SharedProjection(nn.Module):
+    """One projection of the condition for all joint blocks' video, one for their text, and one for all single blocks.
+
+    Shifts and scales start at 0. Gates do not, or no gradient would reach what they gate, which does.
+
+    Args:
+        dim: width ``D``.
+        cond_dim: width ``K`` of the condition.
+    """
+
+    def __init__(self, dim: int, cond_dim: int) -> None:
+        super().__init__()
+        self.video = nn.Linear(cond_dim, 6 * dim, bias=False)
+        self.text = nn.Linear(cond_dim, 6 * dim, bias=False)
+        self.single = nn.Linear(cond_dim, 3 * dim, bias=False)
+
+    def init_weights(self) -> None:
+        """See the class."""
+        for layer, gates in ((self.video, (2, 5)), (self.text, (2, 5)), (self.single, (2,))):
+            weight = layer.weight.data.unflatten(0, (3 * len(gates), -1))  # [6 or 3, D, K]
+            nn.init.zeros_(weight)
+            for gate in gates:
+                nn.init.xavier_uniform_(weight[gate])
+
+    def forward(self, condition: Tensor, *, text: bool) -> Tensor:
+        """``[..., K] → [..., 9·D]``: for joint blocks, then for single ones."""
+        return torch.cat([(self.text if text else self.video)(condition), self.single(condition)], dim=-1)
+
+
+class SharedModulation:
+    """All blocks take their part of the same modulation: see :class:`SharedProjection`."""
+
+    @staticmethod
+    def shared_layer(dim: int, cond_dim: int) -> nn.Module | None:
+        """See :class:`TableModulation`."""
+        return SharedProjection(dim, cond_dim)
+
+    @staticmethod
+    def told(
+        layer: Callable[..., Tensor] | None, condition: Modulation, text_condition: Callable[[], Modulation]
+    ) -> Told:
+        """See :class:`TableModulation`."""
+        assert layer is not None
+        text = text_condition()
+        return {
+            "condition": condition._replace(values=layer(F.silu(condition.values), text=False)),  # [..., 9·D]
+            "text_condition": text._replace(values=layer(F.silu(text.values), text=True)),  # [B, 1, 9·D]
+        }
+
+
+MODULATION: dict[str, type[TableModulation] | type[OwnModulation] | type[SharedModulation]] = {
+    "table": TableModulation,
+    "linear": OwnModulation,
+    "shared": SharedModulation,
+}
 """How the condition reaches a block, by the block class's ``modulation_kind``."""
 
 

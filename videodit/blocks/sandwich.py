@@ -74,7 +74,7 @@ class SandwichBlock(Block):
         self.norm = block_norm(norm, dim, eps, False)
         self.text_norm = block_norm(norm, text_width, eps, False)
         attention = {"qk_norm": qk_norm, "eps": qk_norm_eps, "text_dim": text_width}
-        self.attn = JointAttention(dim, heads, dim // heads, **attention, bias=False, text_out=goes_on)  # type: ignore[arg-type]
+        self.attn = JointAttention(dim, heads, dim // heads, **attention, bias=False, out_bias=True, text_out=goes_on)  # type: ignore[arg-type]
         self.ffn = FFN[ffn](dim, ffn_dim)
         self.text_ffn = FFN[ffn](text_width, text_ffn_dim) if goes_on else None
 

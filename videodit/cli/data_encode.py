@@ -20,6 +20,7 @@ from videodit.cli.data_options import (
     MaxBuckets,
     MaxTokens,
     Model,
+    OnRay,
     Reader,
     SourceArgument,
     Split,
@@ -37,9 +38,12 @@ from videodit.cli.data_options import (
 )
 from videodit.cli.flags import Device, DryRun, Dtype
 from videodit.cli.progress import show_progress
+from videodit.cli.ray_batches import EncodeOnRay, read_on_ray
 from videodit.cli.results import emit
 from videodit.cli.stopping import when_stopped
+from videodit.control.references import CHOSEN
 from videodit.errors import InputError
+from videodit.on_ray import start_ray
 
 if TYPE_CHECKING:
     from videodit.datasets.clips.latents.encode_clips import EncodeResult
@@ -62,6 +66,7 @@ def encode(
     dtype: Dtype = None,
     timeout: Timeout = 30.0,
     workers: Workers = 1,
+    ray: OnRay = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away latents in the folder that another model has made.")
     ] = False,
@@ -80,6 +85,17 @@ def encode(
     control_pixels: Annotated[
         bool, typer.Option("--control-pixels", help="Keep controls as pixels, for a branch with an encoder of its own.")
     ] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            metavar="FOLDER",
+            help="A picture for each clip, of the clip's name, to train with references; for guides, a clip.",
+        ),
+    ] = None,
+    reference_layout: Annotated[
+        str, typer.Option("--reference-layout", metavar="NAME", help="How they will be taken: behind, edit or guide.")
+    ] = "behind",
     dry_run: DryRun = False,
 ) -> None:
     """Encode clips and captions for training, into a folder that training reads.
@@ -90,7 +106,12 @@ def encode(
     started = time.monotonic()
     one_of("reader", reader, READERS)
     flags, counts, controls = parse_drop(drop), parse_frames(frames), _parse_controls(control or [], control_pixels)
+    if reference is not None and not reference.is_dir():
+        raise InputError(f"--reference is {str(reference)!r}; it must be an existing folder")
+    one_of("reference-layout", reference_layout, CHOSEN)
     _check_writable(out)
+    if ray:
+        start_ray()
     with when_stopped("what was read is kept, and the same command goes on"), show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.datasets.clips.latents.buckets import plan_samples
@@ -117,6 +138,7 @@ def encode(
             workers=workers,
             reader=decoder,
             report=lambda done, total: show("reading clips", done, total),
+            run=read_on_ray if ray else None,
         )
         plan = plan_samples(scanned, spec, drop_flags=flags)
     for message in (*clips.notices, *notices, *plan.notices):
@@ -141,6 +163,7 @@ def encode(
             workers=workers,
             restart=restart,
             prune=prune,
+            spread=EncodeOnRay(model, where, kind, decoder) if ray else None,
             report=reporter(progress),
         )
         if controls:
@@ -149,6 +172,13 @@ def encode(
             made = encode_controls(
                 plan, encoder, out, controls, pixels=control_pixels, reader=decoder, report=reporter(progress)
             )
+        if reference is not None:
+            from videodit.datasets.clips.latents.cached_references import encode_references
+
+            seen = encode_references(
+                plan, encoder, out, reference, reference_layout, reader=decoder, report=reporter(progress)
+            )
+            note(f"references of the layout {reference_layout}: {seen} encoded now")
     if controls:
         note(f"controls of kinds {', '.join(controls)}: {made} encoded now")
     _print_result(result, out, time.monotonic() - started, prune, model)

@@ -71,6 +71,13 @@ Reader = Annotated[str, typer.Option(help="What decodes: pyav or decord.")]
 Timeout = Annotated[
     float, typer.Option(parser=number, metavar="X", help="Seconds that a file may take before it is given up.")
 ]
+OnRay = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help="Work on a Ray cluster (RAY_ADDRESS, or this machine's) in place of --workers; docs/scale-out.md.",
+    ),
+]
 Workers = Annotated[int, typer.Option(parser=integer, metavar="N", help="How many files are read at the same time.")]
 
 

@@ -22,6 +22,7 @@ from videodit.cli.data_options import (
     MaxBuckets,
     MaxTokens,
     Model,
+    OnRay,
     Reader,
     SourceArgument,
     Split,
@@ -39,8 +40,10 @@ from videodit.cli.data_options import (
     sample_spec_for,
 )
 from videodit.cli.progress import show_progress
+from videodit.cli.ray_batches import read_on_ray
 from videodit.cli.stopping import when_stopped
 from videodit.errors import InputError
+from videodit.on_ray import start_ray
 
 if TYPE_CHECKING:
     from videodit.datasets.clips.latents.buckets import SamplePlan
@@ -63,6 +66,7 @@ def scan(
     reader: Reader = "pyav",
     timeout: Timeout = 30.0,
     workers: Workers = 1,
+    ray: OnRay = False,
     report: Annotated[
         Path | None,
         typer.Option(help="A .jsonl file to write what was found to, one clip a line, in place of an older report."),
@@ -81,6 +85,8 @@ def scan(
     drop_flags = parse_drop(drop)
     if report is not None:
         _check_report(report)
+    if ray:
+        start_ray()
     kept_in = cache or default_cache(source)
     kept = "nothing is kept" if kept_in is None else "what was read is kept, and the same command goes on"
     with when_stopped(kept), show_progress() as progress:
@@ -109,6 +115,7 @@ def scan(
             workers=workers,
             reader=cast(ReaderName, reader),
             report=lambda done, total: show("reading clips", done, total),
+            run=read_on_ray if ray else None,
         )
         plan = plan_samples(scanned, spec, drop_flags=drop_flags)
     for notice in (*clips.notices, *notices, *plan.notices):

@@ -11,6 +11,7 @@ from videodit.cli.controls import describe_control
 from videodit.cli.estimates import estimate
 from videodit.cli.loras import weight_of
 from videodit.cli.orders import Job
+from videodit.cli.references import describe_reference
 from videodit.pipelines.request import Request, as_list
 from videodit.pipelines.storyboard import Storyboard
 
@@ -35,6 +36,7 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
                 ("frames", f"{plan.num_frames} at {float(plan.fps):g} fps{', a loop' if plan.loop else ''}"),
                 *(("keeps", _kept(record)) for record in plan.condition_record),
                 *(("control", describe_control(slot, record)) for slot, record in plan.control_record.items()),
+                *(("reference", describe_reference(record)) for record in plan.reference_record),
                 ("seconds", f"{plan.seconds:.2f}"),
                 ("steps", plan.num_inference_steps),
                 *([("accelerate", request.acceleration)] if request.acceleration is not None else []),
@@ -76,6 +78,7 @@ def _plan_values(job: Job) -> dict[str, object]:
         "loop": plan.loop,
         "conditions": plan.condition_record,
         "control": plan.control_record,
+        "references": plan.reference_record,
         "num_inference_steps": plan.num_inference_steps,
         "guidance_scale": plan.guidance_scale,
         "seed": request.seed,

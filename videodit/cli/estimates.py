@@ -111,12 +111,12 @@ def estimate_time(job: Job, kept: Sequence[Measured]) -> Estimate:
     from videodit.pipelines.costs import growth
 
     plan, threads = job.plan, _threads_of(job)
-    basis = measured.nearest(kept, threads, plan.window_tokens, **_kind_of(job))
+    basis = measured.nearest(kept, threads, plan.forward_tokens, **_kind_of(job))
     if basis is None:
         return Estimate()
-    grown = growth(plan.spec, job.model, plan.window_tokens, basis.tokens)
+    grown = growth(plan.spec, job.model, plan.forward_tokens, basis.tokens)
     work = plan.estimate["forwards"] * basis.forward * grown + _pixels(job) * basis.pixel
-    same = (basis.tokens, basis.threads) == (plan.window_tokens, threads)
+    same = (basis.tokens, basis.threads) == (plan.forward_tokens, threads)
     return Estimate(basis.start, work, None, basis, same)
 
 
@@ -164,7 +164,7 @@ def keep_measured(job: Job, timings: Timings, loading: float) -> None:
     if not steps:
         return
     rest = steps[1:] or steps  # the first sets up kernels and caches
-    each = sum(rest) / len(rest) / (2 if job.plan.guided else 1)
+    each = sum(rest) / len(rest) / job.plan.predictions
     seconds: dict[str, Any] = dict(timings)
     writing = sum(seconds.get(kind, 0.0) for kind in _KINDS)
     after = max(0.0, seconds.get("vae", 0.0) + writing - seconds.get("overlap", 0.0))
@@ -172,7 +172,7 @@ def keep_measured(job: Job, timings: Timings, loading: float) -> None:
         Measured(
             **_kind_of(job),
             threads=_threads_of(job),
-            tokens=job.plan.window_tokens,
+            tokens=job.plan.forward_tokens,
             forward=each,
             pixel=after / _pixels(job),
             start=loading + seconds.get("text", 0.0) + seconds.get("prepare", 0.0),
@@ -226,7 +226,7 @@ def _threads_of(job: Job) -> int:
     if torch.device(job.device).type != "cpu":
         return 0
     plan = job.plan
-    return job.request.threads or threads_for(plan.window_tokens, plan.spec.width, plan.videos)
+    return job.request.threads or threads_for(plan.forward_tokens, plan.spec.width, plan.videos)
 
 
 def _pixels(job: Job) -> int:

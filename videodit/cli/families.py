@@ -22,7 +22,8 @@ _SIZES = frozenset(
 
 _ABOUT = """\
 The last column is the weights of all parts, on disk and, loaded at once, in memory. What a clip needs on top depends on
-its size: `videodit generate PROMPT -m MODEL --dry-run` says it. No model takes control signals, such as depth or poses.
+its size: `videodit generate PROMPT -m MODEL --dry-run` says it. docs/control.md and docs/references.md say what can
+steer which model.
 Read a licence before you use a model: its card on the Hub has the text."""
 
 

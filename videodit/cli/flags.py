@@ -19,6 +19,8 @@ from videodit.cli.controls import parse_controls, parse_models
 from videodit.cli.defaults import apply_defaults, leave_out_machine, tell_defaults
 from videodit.cli.loras import HELP as LORA_HELP
 from videodit.cli.loras import parse_loras
+from videodit.cli.references import HELP as REFERENCE_HELP
+from videodit.cli.references import parse_references
 from videodit.cli.typed_names import naming
 from videodit.errors import InputError
 from videodit.prompt_syntax import use_folders
@@ -203,6 +205,31 @@ ShowControl = Annotated[
         help="Write a sheet of what the model will see of each control, before it begins; with --dry-run, too.",
     ),
 ]
+References = Annotated[
+    list[str] | None,
+    typer.Option("--reference", metavar="FILE[:ROLE]", rich_help_panel="Control", help=REFERENCE_HELP),
+]
+ReferenceLayout = Annotated[
+    str | None,
+    typer.Option(
+        "--reference-layout",
+        metavar="NAME",
+        rich_help_panel="Control",
+        help="How a LoRA or other weights take references that were trained for them, where the model's files do not "
+        "tell: edit, guide or behind.",
+    ),
+]
+ReferenceCfg = Annotated[
+    float | None,
+    typer.Option(
+        "--reference-cfg",
+        parser=number,
+        metavar="X",
+        rich_help_panel="Control",
+        help="How far references of the layout behind lead, beside --cfg; a step takes half as long again. Left out: "
+        "as far as 1.",
+    ),
+]
 Server = Annotated[
     str | None,
     typer.Option(
@@ -266,6 +293,9 @@ class ClipFlags:
     control_fit: ControlFit = "error"
     control_model: ControlModels = None
     show_control: ShowControl = None
+    reference: References = None
+    reference_layout: ReferenceLayout = None
+    reference_cfg: ReferenceCfg = None
     server: Server = None
     detach: Detach = False
 
@@ -294,6 +324,9 @@ class ClipFlags:
             "vae_tiling": self.vae_tiling,
             "control": control,
             "control_models": parse_models(self.control_model),
+            "references": parse_references(self.reference),
+            "reference_layout": self.reference_layout,
+            "reference_guidance": self.reference_cfg,
         }
 
 

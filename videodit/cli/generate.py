@@ -16,6 +16,7 @@ from videodit.cli.flags import ClipFlags, Seconds, integer, with_clip_flags
 from videodit.cli.jobs import begun_seed, draw_seed, plan_jobs, run_jobs
 from videodit.cli.orders import Order
 from videodit.cli.output_files import choose_output
+from videodit.cli.references import reference_files
 from videodit.cli.typed_names import key_names
 from videodit.errors import InputError
 from videodit.path_kinds import check_no_address
@@ -74,6 +75,13 @@ def generate(
         Path | None,
         typer.Option(help="In place of the prompt: a file with lines such as `2.5, a red ball bounces`."),
     ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="With --prompts: on a Ray cluster (RAY_ADDRESS, or this machine's); docs/scale-out.md.",
+        ),
+    ] = False,
     *,
     flags: ClipFlags,
 ) -> None:
@@ -83,6 +91,8 @@ def generate(
         from videodit.cli.remote import check_flags
 
         check_flags(flags)
+    if ray:
+        _check_ray(prompts, flags)
     conditions = tuple(_keyframe(text) for text in keyframe or ())
     settings: dict[str, Any] = {
         **flags.request_fields,
@@ -97,9 +107,13 @@ def generate(
     if flags.size is not None:
         settings["width"], settings["height"] = parse_size(flags.size)
     files = [image, last_image, prompts, storyboard, *(one.content for one in conditions)]
-    inputs = (*(path for path in files if path is not None), *control_files(settings["control"]))
+    inputs = (
+        *(path for path in files if path is not None),
+        *control_files(settings["control"]),
+        *reference_files(settings["references"]),
+    )
     if prompts is not None:
-        orders = _read_prompts(prompts, _folder_for_many(flags.output), settings, flags, inputs)
+        orders = _read_prompts(prompts, _folder_for_many(flags.output), settings, flags, inputs, again=ray)
     elif storyboard is not None:
         from videodit.pipelines.storyboard import Storyboard
 
@@ -111,6 +125,11 @@ def generate(
         from videodit.cli.remote import run_remote
 
         run_remote(orders, flags)
+        return
+    if ray and prompts is not None and not flags.dry_run:
+        from videodit.cli.ray_batches import generate_on_ray
+
+        generate_on_ray(orders, _folder_for_many(flags.output) / f".{prompts.stem}.made.jsonl")
         return
     jobs = plan_jobs(orders)
     if flags.dry_run:
@@ -133,6 +152,19 @@ def _check_sources(prompt: str | None, prompts: Path | None, storyboard: Path | 
         raise InputError(
             'give a prompt, as in `videodit generate "a red ball bounces"`, or --prompts FILE, or --storyboard FILE'
         )
+
+
+def _check_ray(prompts: Path | None, flags: ClipFlags) -> None:
+    """See that a batch can go to a cluster.
+
+    Raises:
+        InputError: it is none, or has what one machine alone can do.
+    """
+    if prompts is None:
+        raise InputError("--ray is for batches; name a file with --prompts")
+    here = {"--server": flags.server, "--preview": flags.preview, "--profile": flags.profile or None}
+    if said := [name for name, value in here.items() if value is not None]:
+        raise InputError(f"{' and '.join(said)} cannot be used together with --ray")
 
 
 def _keyframe(text: str) -> Any:
@@ -173,7 +205,13 @@ def _folder_for_many(output: Path | None) -> Path:
 
 
 def _read_prompts(
-    file: Path, folder: Path, settings: dict[str, Any], flags: ClipFlags, inputs: tuple[Path, ...]
+    file: Path,
+    folder: Path,
+    settings: dict[str, Any],
+    flags: ClipFlags,
+    inputs: tuple[Path, ...],
+    *,
+    again: bool,
 ) -> list[Order]:
     """One order for each line of ``file`` that is not blank; what a line says goes before ``settings``.
 
@@ -203,7 +241,8 @@ def _read_prompts(
         except ValueError as error:
             raise InputError(f"{origin}: {error}") from error
         if own_name is not None:
-            output = choose_output(folder, own_name, overwrite=flags.overwrite, taken=taken)
+            # A batch that goes on where it was stopped finds its clips under the same names.
+            output = choose_output(folder, own_name, overwrite=flags.overwrite or again, taken=taken)
         else:
             output = folder / str(name)
         taken.add(output)

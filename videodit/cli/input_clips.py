@@ -13,6 +13,7 @@ from videodit.cli.flags import ClipFlags
 from videodit.cli.jobs import begun_seed, plan_jobs, run_jobs
 from videodit.cli.orders import Order
 from videodit.cli.output_files import choose_output
+from videodit.cli.references import reference_files
 from videodit.errors import InputError
 from videodit.pipelines.request import Request
 
@@ -113,7 +114,7 @@ def make_one(made: tuple[Request, list[str]], name: str, flags: ClipFlags, input
     for notice in notices:
         note(notice)
     output = choose_output(flags.output, f"{name}-{request.seed}.mp4", overwrite=flags.overwrite)
-    inputs = (*inputs, *control_files(request.control))
+    inputs = (*inputs, *control_files(request.control), *reference_files(request.references))
     jobs = plan_jobs([Order(request, output, "", {}, inputs, flags.overwrite, flags.preview, flags.show_control)])
     if flags.dry_run:
         describe_jobs(jobs)

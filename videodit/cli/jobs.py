@@ -264,36 +264,52 @@ def run_jobs(jobs: Sequence[Job], *, profile: bool = False) -> list[dict[str, An
 def _run_jobs(jobs: Sequence[Job], *, profile: bool, keep: bool = True) -> list[dict[str, Any]]:
     started = time.monotonic()
     for job in jobs:  # before the model is loaded
-        with _sole_maker(job):
+        with sole_job(job):
             pass
     recipes: list[dict[str, Any]] = []
     with when_stopped(lambda: _left_behind(jobs, len(recipes)) if keep else "no clip was written"):
-        pipe, loaded = _load_all(jobs[0]), jobs[0].request.loras
+        maker = Maker(jobs[0])
         loading = time.monotonic() - started
         for index, job in enumerate(jobs, start=1):
-            with _sole_maker(job):
+            with sole_job(job):
                 _announce(job, keep)
-                if job.request.loras != loaded:  # a line's prompt may call others than the one before
-                    if job.request.offloads:  # what moves weights knows those that were there
-                        pipe.remove_all_hooks()
-                    pipe.unload_lora_weights()
-                    load_loras(pipe, job.request.loras, job.loras)
-                    if job.request.offloads:
-                        pipe.offload(job.request.offload, job.device)
-                    loaded = job.request.loras
                 with show_progress(f"clip {index}/{len(jobs)}: " if len(jobs) > 1 else "") as progress:
-                    recipe, timings = _make_clip(pipe, job, progress)
+                    recipe, timings = maker.make(job, progress)
             recipes.append(recipe)
             keep_measured(job, timings, loading)
-            _report(job, str(job.output) if keep else "stdout", time.monotonic() - started, recipe, timings)
+            report(job, str(job.output) if keep else "stdout", time.monotonic() - started, recipe, timings)
             if profile:
                 _print_timings(timings)
             started = time.monotonic()
     return recipes
 
 
+class Maker:
+    """A model with its LoRAs, loaded for one job and used for all others of the same model.
+
+    Args:
+        job: the first one.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._pipe, self._loaded = _load_all(job), job.request.loras
+
+    def make(self, job: Job, progress: Progress) -> tuple[dict[str, Any], Timings]:
+        """Write a clip. Returns its recipe, and how long its parts took."""
+        pipe = self._pipe
+        if job.request.loras != self._loaded:  # a line's prompt may call others than the one before
+            if job.request.offloads:  # what moves weights knows those that were there
+                pipe.remove_all_hooks()
+            pipe.unload_lora_weights()
+            load_loras(pipe, job.request.loras, job.loras)
+            if job.request.offloads:
+                pipe.offload(job.request.offload, job.device)
+            self._loaded = job.request.loras
+        return _make_clip(pipe, job, progress)
+
+
 @contextlib.contextmanager
-def _sole_maker(job: Job) -> Iterator[None]:
+def sole_job(job: Job) -> Iterator[None]:
     """Keep others from making the same file, and see that none has made it since it was planned."""
     with sole_maker(job.output):
         check_output(job.output, overwrite=job.order.overwrite)
@@ -419,7 +435,8 @@ def _windows_made(job: Job) -> int:
     return len(list(window_folder(job.output).glob("[0-9][0-9][0-9][0-9][0-9].safetensors")))
 
 
-def _report(job: Job, name: str, seconds: float, recipe: dict[str, Any], timings: Timings) -> None:
+def report(job: Job, name: str, seconds: float, recipe: dict[str, Any], timings: Timings) -> None:
+    """Say that a clip was made."""
     path, plan = job.output, job.plan
     files = job.there
     size = sum(file.stat().st_size for file in files)

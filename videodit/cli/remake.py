@@ -29,6 +29,7 @@ from videodit.cli.jobs import plan_jobs, run_jobs
 from videodit.cli.loras import match_recipe, parse_loras
 from videodit.cli.orders import Order
 from videodit.cli.output_files import choose_output
+from videodit.cli.references import match_references, reference_files
 from videodit.cli.typed_names import key_names
 from videodit.errors import InputError
 from videodit.pipelines.request import Request
@@ -73,6 +74,14 @@ def remake(
     ] = None,
     control_mask: ControlMasks = None,
     control_model: ControlModels = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel="Control",
+            help="Where a picture or a clip is now that the clip was made with as a reference. Repeatable.",
+        ),
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
     offload: Offload = None,
@@ -100,13 +109,14 @@ def remake(
         _tell_ambiguous(recipe)
     fields["threads"] = _threads_here(fields.get("threads"))
     fields |= match_controls(recipe, control, control_mask, clip)
+    fields |= match_references(recipe, reference, clip)
     fields["control_models"] = match_models(recipe, parse_models(control_model), clip)
     fields["loras"] = match_recipe(recipe.get("loras"), parse_loras(lora), clip)
     name = f"{slug(clip.stem)}-remake-{fields['seed']}.mp4"
     target = choose_output(output, name, overwrite=overwrite)
     keys = key_names({field: key for key, field, _ in FIELDS if key not in said}, f"{{}} of the recipe in {where}")
     request = Request(device=device, offload=offload, **fields)
-    inputs = (clip, *control_files(request.control))
+    inputs = (clip, *control_files(request.control), *reference_files(request.references))
     jobs = plan_jobs([Order(request, target, "", keys, inputs, overwrite, preview)])
     _tell_changed_model(recipe, jobs[0].model)
     if dry_run:
@@ -216,6 +226,11 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         before = (old.get("control") or {}).get(slot) or {}
         if before.get("frames") != record["frames"] or before.get("mask_pixels") != record.get("mask_pixels"):
             differences.append(f"control {slot!r} shows other pixels than before")
+    for i, (record, before) in enumerate(
+        zip(new.get("references") or [], old.get("references") or [], strict=False), 1
+    ):
+        if before.get("frames") != record["frames"]:
+            differences.append(f"reference {i} shows other pixels than before")
     recorded = old.get("versions")
     for package, version in (new.get("versions") or {}).items():
         before = recorded.get(package) if isinstance(recorded, dict) else None

@@ -43,6 +43,10 @@ def check_flags(flags: ClipFlags) -> None:
     """
     if flags.control or flags.control_model:
         raise InputError("--control is not sent to a server yet; leave it out, or make the clip here without --server")
+    if flags.reference or flags.reference_layout or flags.reference_cfg is not None:
+        raise InputError(
+            "--reference is not sent to a server yet; leave it out, or make the clip here without --server"
+        )
     for name in _LOCAL:
         flag = f"--{name.replace('_', '-')}"
         if getattr(flags, name):
@@ -76,6 +80,8 @@ def body_of(request: Request, server: Server | None) -> JsonObject:
         raise InputError("weights of words, as in (word:1.2), are not sent to a server; leave them out")
     if request.control or request.control_models:
         raise InputError("control is not sent to a server yet; leave it out")
+    if request.references or request.reference_layout:
+        raise InputError("references are not sent to a server yet; leave them out")
     prompt, scenes = request.prompt, None
     if isinstance(prompt, Storyboard):
         scenes = [list(scene) for scene in prompt.scenes]

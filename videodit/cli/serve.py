@@ -16,7 +16,7 @@ from videodit.cli import results
 from videodit.cli.common import note, print_rows
 from videodit.cli.flags import integer
 from videodit.cli.result_flags import with_result_flags
-from videodit.cli.server_flags import Data, Devices, DType, LoRAs, Models, Port
+from videodit.cli.server_flags import Data, Database, Devices, DType, LoRAs, Models, Outputs, Port
 from videodit.cli.typed_names import named_as_typed
 from videodit.cli.typer_commands import Command, Group
 from videodit.errors import InputError
@@ -46,6 +46,8 @@ def serve(
     device: Devices = None,
     dtype: DType = None,
     data: Data = None,
+    database: Database = None,
+    outputs: Outputs = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,15 +66,19 @@ def serve(
 ) -> None:
     """Make clips for others: a queue, workers, and the /v1/videos API."""
     if context.invoked_subcommand is not None:
-        if data is not None:
-            raise InputError("--data of `videodit serve keys` stands at the end: `videodit serve keys list --data …`")
+        for name, value in {"--data": data, "--database": database}.items():
+            if value is not None:
+                at_end = f"`videodit serve keys list {name} …`"
+                raise InputError(f"{name} of `videodit serve keys` stands at the end: {at_end}")
         return
     with needs_extra():
-        from videodit.serving.config import ServerConfig, ServerLimits, raised_limits
+        from videodit.serving.config import ServerConfig, ServerLimits, named_sources, raised_limits
         from videodit.serving.requests import read_defaults
     limits, media = raised_limits(ServerLimits(), current_limits(), limit or [])
     config = ServerConfig(
         data=server_folder(data),
+        database=_checked(database),
+        outputs=outputs,
         host=host,
         port=port,
         names=tuple(allow_host or []),
@@ -105,11 +111,15 @@ def run_server(config: ServerConfig, listening: Callable[[str], object] = lambda
 
         from videodit.serving.app import create_app
         from videodit.serving.lifetime import held_folder
+        from videodit.serving.postgres import without_password
         from videodit.serving.protocol import timed_protocol
     with held_folder(config, note) as folder:
         listener = _listen(config.host, config.port)
         address = f"[{config.host}]" if ":" in config.host else config.host
-        note(f"jobs and clips are kept in {str(config.data)!r}")
+        if config.database is not None:
+            note(f"jobs are kept in {without_password(config.database)!r}")
+        what = "jobs and clips" if config.database is None else "clips"
+        note(f"{what} are kept in {str(config.data)!r}")
         url = f"http://{address}:{listener.getsockname()[1]}"
         note(f"listening on {url}")
         results.emit("server", url=url)
@@ -134,17 +144,18 @@ def add(
         int | None, typer.Option(parser=integer, metavar="N", help="Jobs of it that may wait or run.")
     ] = None,
     data: Data = None,
+    database: Database = None,
 ) -> None:
     """Make a key, and print it: this once, since only its hash is kept."""
-    with _keys(server_folder(data)) as keys:
+    with _keys(server_folder(data), _checked(database)) as keys:
         key = keys.add(name, concurrency=concurrency)
     print(key)
     results.emit("key", name=name, key=key)
 
 
-def list_keys(data: Data = None) -> None:
+def list_keys(data: Data = None, database: Database = None) -> None:
     """Show whose keys there are."""
-    with _keys(server_folder(data)) as keys:
+    with _keys(server_folder(data), _checked(database)) as keys:
         found = keys.list()
     for key in found:
         created = time.strftime("%Y-%m-%d", time.localtime(key.created))
@@ -152,9 +163,9 @@ def list_keys(data: Data = None) -> None:
         results.emit("key", name=key.name, created=key.created, concurrency=key.concurrency)
 
 
-def remove(name: Name, data: Data = None) -> None:
+def remove(name: Name, data: Data = None, database: Database = None) -> None:
     """Have a key open nothing any more. Its jobs stay."""
-    with _keys(server_folder(data)) as keys:
+    with _keys(server_folder(data), _checked(database)) as keys:
         if not keys.remove(name):
             legal = ", ".join(one.name for one in keys.list()) or "none"
             raise InputError(f"there is no key {name!r}; there are: {legal}")
@@ -188,15 +199,29 @@ def server_folder(data: Path | None) -> Path:
     return (data or data_folder() / "server").absolute()
 
 
+def _checked(database: str | None) -> str | None:
+    """A database's URL, once it is known to be one.
+
+    Raises:
+        InputError: another form, or its package is missing.
+    """
+    if database is not None:
+        from videodit.serving.postgres import check_url
+
+        check_url(database)
+    return database
+
+
 @contextlib.contextmanager
-def _keys(folder: Path) -> Iterator[KeyRing]:
+def _keys(folder: Path, database: str | None = None) -> Iterator[KeyRing]:
     """The keys of a server, which may run meanwhile."""
     from videodit.serving.folder import DataFolder
     from videodit.serving.keys import KeyRing
     from videodit.serving.store import JobStore
 
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.closing(JobStore(DataFolder(folder).jobs_file)) as store:
+    if database is None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.closing(JobStore(DataFolder(folder, database).jobs_file)) as store:
         yield KeyRing(store)
 
 
@@ -206,12 +231,17 @@ def _check_has_key(config: ServerConfig) -> None:
     Raises:
         InputError: it has none.
     """
-    with _keys(config.data) as keys:
+    with _keys(config.data, config.database) as keys:
         if keys.is_empty:
             raise InputError(
                 f"--host {config.host} can be reached from other machines, and there is no key yet; add one with "
-                f"`videodit serve keys add NAME --data '{config.data}'`"
+                f"`videodit serve keys add NAME {_kept_in(config)}`"
             )
+
+
+def _kept_in(config: ServerConfig) -> str:
+    """The option that leads to the keys of a server."""
+    return f"--data '{config.data}'" if config.database is None else "--database …"
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -226,16 +256,3 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"cannot listen on --host {host} --port {port}: {reason}") from error
-
-
-def named_sources(texts: list[str]) -> dict[str, str]:
-    """Sources by name; without a name, what stands last in the source is the name."""
-    found = {}
-    for text in texts:
-        name, equals, source = text.partition("=")
-        if not equals:
-            source, name = text, Path(text).name
-        if Path(source).exists():
-            source = str(Path(source).absolute())
-        found[name] = source
-    return found

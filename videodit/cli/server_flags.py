@@ -19,4 +19,16 @@ Devices = Annotated[
     list[str] | None, typer.Option("--device", help="A worker for each: cpu, cuda:0, cuda:1 … Repeatable.")
 ]
 DType = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+Database = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        metavar="URL",
+        help="postgresql://…: jobs and keys are kept there, and several servers may share it and the folder of --data.",
+    ),
+]
+Outputs = Annotated[
+    str | None,
+    typer.Option("--outputs", metavar="URL", help="Where finished clips are kept, such as s3://bucket/clips."),
+]
 Data = Annotated[Path | None, typer.Option("--data", help="Where jobs, clips and keys are kept.")]

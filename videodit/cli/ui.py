@@ -12,7 +12,7 @@ import typer
 
 from videodit.cli import results
 from videodit.cli.common import note
-from videodit.cli.serve import named_sources, needs_extra, run_server, server_folder
+from videodit.cli.serve import needs_extra, run_server, server_folder
 from videodit.cli.server_flags import Data, Devices, DType, LoRAs, Models, Port
 from videodit.errors import InputError
 from videodit.limits import current_limits
@@ -34,7 +34,7 @@ def ui(
     with needs_extra():
         import httpx2  # noqa: F401
 
-        from videodit.serving.config import ServerConfig
+        from videodit.serving.config import ServerConfig, named_sources
     if port and is_served(url):
         flags = {"--model": model, "--lora": lora, "--device": device, "--dtype": dtype, "--data": data}
         if said := [name for name, value in flags.items() if value]:

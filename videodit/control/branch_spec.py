@@ -118,6 +118,10 @@ def branch_folder(source: str | os.PathLike[str]) -> Path:
     return path
 
 
+OWN_CHANNELS = BranchSpec("model")
+"""What stands for a branch where the model itself sees a control, as channels beside its latents."""
+
+
 def branch_for(slot: str, kind: str | None, branches: Sequence[BranchSpec]) -> tuple[BranchSpec, str]:
     """The branch that takes a control, and the control's kind.
 

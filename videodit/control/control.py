@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from videodit.control.branch_spec import BranchSpec, branch_for
+from videodit.control.branch_spec import OWN_CHANNELS, BranchSpec, branch_for
 from videodit.control.drawn import READERS, Drawn, plain
 from videodit.control.kinds import KINDS, OptionValue, checked_options, kind_named
 from videodit.errors import InputError
@@ -147,6 +147,33 @@ def check_controls(controls: object, branches: Sequence[BranchSpec]) -> list[Che
             )
         found.append(_checked(slot, kind, branch, control))
     return found
+
+
+def check_own_channels(controls: Sequence[CheckedControl], sees: bool) -> None:
+    """See that a model which sees a control beside its latents gets one, as it takes it: in every step, or not at all.
+
+    Args:
+        controls: of a call.
+        sees: whether the model does.
+
+    Raises:
+        InputError: there is none, it should count in some of the steps, or with a weight between or above 0 and 1.
+    """
+    own = next((one for one in controls if one.branch == OWN_CHANNELS), None)
+    if not sees:
+        return
+    if own is None:
+        raise InputError("this model sees what steers a clip beside the noise; give control, such as {'depth': FILE}")
+    if own.scale not in (0.0, 1.0):
+        raise InputError(
+            f"weight of control {own.slot!r} is {short(own.control.weight)}; this model sees it as channels, which "
+            "have no weight: valid values are 0 and 1"
+        )
+    if (own.control.start, own.control.end) != (0.0, 1.0):
+        raise InputError(
+            f"control {own.slot!r} counts from {own.control.start:g} to {own.control.end:g}; this model sees it as "
+            "channels in every step: valid values are 0 and 1"
+        )
 
 
 def _checked(slot: str, kind: str, branch: BranchSpec, control: Control) -> CheckedControl:

@@ -111,6 +111,7 @@ def add_up(
     Raises:
         InputError: see :meth:`videodit.VideoDiT.forward`.
     """
+    inputs, entered = inputs._replace(references=()), entered.without_references()
     total: dict[int, Tensor] = {}
     for one in controls:
         scales = one.scales

@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from videodit.errors import ModelError
-from videodit.families import allegro, cogvideox, flux, hunyuan_video, latte, ltx, mochi, pixart, skyreels, wan
+from videodit.families import (
+    allegro,
+    cogvideox,
+    flux,
+    flux2,
+    hunyuan_video,
+    latte,
+    ltx,
+    mochi,
+    pixart,
+    qwen_image,
+    skyreels,
+    wan,
+)
 from videodit.families.base import Family as Family
 from videodit.families.sampling import Sampling as Sampling
 from videodit.ranges import short
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.name: module.FAMILY
-    for module in (wan, skyreels, ltx, cogvideox, hunyuan_video, latte, allegro, pixart, flux, mochi)
+    for module in (wan, skyreels, ltx, cogvideox, hunyuan_video, latte, allegro, pixart, flux, mochi, qwen_image, flux2)
 }
 
 

@@ -15,7 +15,7 @@ from videodit.errors import ModelError
 from videodit.json_types import Config
 from videodit.shapes import Size3D
 
-Statistics = Literal["config", "buffers"]
+Statistics = Literal["config", "buffers", "batch_norm"]
 
 
 def _scale_factors(config: Config) -> Size3D:
@@ -28,6 +28,12 @@ def _compression_ratios(config: Config) -> Size3D:
     """Of most; the levels of the network say what the config does not."""
     space = config.get("spatial_compression_ratio") or 2 ** (len(config["block_out_channels"]) - 1)
     return Size3D(config.get("temporal_compression_ratio", 1), space, space)
+
+
+def _packed_ratios(config: Config) -> Size3D:
+    """Of FLUX.2's, whose latents are packed."""
+    ratios, (rows, columns) = _compression_ratios(config), config["patch_size"]
+    return Size3D(ratios.t, ratios.h * rows, ratios.w * columns)
 
 
 def _patches_and_halvings(config: Config) -> Size3D:
@@ -74,8 +80,11 @@ class Autoencoder:
         strides: pixels a latent along time, height and width, from the config. It raises ``KeyError`` for an entry
             that the config lacks.
         statistics: where the mean and the deviation of each channel are that its latents are normalised by: in the
-            config, as far as it has them, or in buffers. ``None``: one shift for all channels in the config, if any.
+            config, as far as it has them, in buffers, or in those of a batch norm. ``None``: one shift for all channels
+            in the config, if any.
         scaled: the config has a scaling factor, too.
+        packed: latents are cut into patches of the config's ``patch_size``, whose places become channels; the
+            statistics are of these.
         images: it knows images alone: a clip's frames go through it one by one.
         frames_before_channels: it decodes to ``[B, T, C, H, W]``.
         clips_alone: it takes one clip at a time.
@@ -92,6 +101,7 @@ class Autoencoder:
     strides: Callable[[Config], Size3D] = _compression_ratios
     statistics: Statistics | None = None
     scaled: bool = True
+    packed: bool = False
     images: bool = False
     frames_before_channels: bool = False
     clips_alone: bool = False
@@ -117,6 +127,13 @@ AUTOENCODERS: dict[str, Autoencoder] = {
             "AutoencoderKLWan", strides=_scale_factors, statistics="config", scaled=False, loads_as=OURS.class_name
         ),
         Autoencoder(
+            "AutoencoderKLQwenImage",
+            strides=_scale_factors,
+            statistics="config",
+            scaled=False,
+            loads_as=OURS.class_name,
+        ),
+        Autoencoder(
             "AutoencoderKLLTXVideo", strides=_patches_and_halvings, statistics="buffers", timestep_conditioning=True
         ),
         Autoencoder("AutoencoderKLCogVideoX", inverts_scale=True),
@@ -126,6 +143,14 @@ AUTOENCODERS: dict[str, Autoencoder] = {
             "AutoencoderKLAllegro", frames_before_channels=True, clips_alone=True, tiles=Tiles("kernel", "stride")
         ),
         Autoencoder("AutoencoderKL", images=True),
+        Autoencoder(
+            "AutoencoderKLFlux2",
+            strides=_packed_ratios,
+            statistics="batch_norm",
+            scaled=False,
+            packed=True,
+            images=True,
+        ),
     )
 }
 

@@ -131,6 +131,7 @@ FAMILY = Family(
     sampling={
         "CogVideoXPipeline": _SAMPLING,
         "CogVideoXImageToVideoPipeline": replace(_SAMPLING, image_condition=("latents", "drawn_image")),
+        "CogVideoXFunControlPipeline": replace(_SAMPLING, image_condition=("latents", "control")),
     },
     required={
         "attention_bias": True,

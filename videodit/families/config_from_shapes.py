@@ -99,6 +99,43 @@ def flux(shapes: Shapes) -> JsonObject:
     }
 
 
+def flux2(shapes: Shapes) -> JsonObject:
+    """Of FLUX.2; a head is divided evenly between its four axes."""
+    dim, channels = shapes["x_embedder.weight"]
+    (head_dim,) = shapes[f"{_JOINT}.0.attn.norm_q.weight"]
+    out = _out(shapes)
+    return {
+        "in_channels": channels,
+        "out_channels": None if out == channels else out,
+        "num_attention_heads": dim // head_dim,
+        "attention_head_dim": head_dim,
+        "num_layers": count_blocks(shapes, _JOINT),
+        "num_single_layers": count_blocks(shapes, _SINGLE),
+        "joint_attention_dim": shapes["context_embedder.weight"][1],
+        "timestep_guidance_channels": shapes["time_guidance_embed.timestep_embedder.linear_1.weight"][1],
+        "mlp_ratio": shapes[f"{_JOINT}.0.ff.linear_out.weight"][1] / dim,
+        "axes_dims_rope": (head_dim // 4,) * 4,
+        "guidance_embeds": "time_guidance_embed.guidance_embedder.linear_1.weight" in shapes,
+    }
+
+
+def qwen_image(shapes: Shapes) -> JsonObject:
+    """Of Qwen-Image."""
+    dim, channels = shapes["img_in.weight"]
+    (head_dim,) = shapes[f"{_JOINT}.0.attn.norm_q.weight"]
+    patch = 2
+    return {
+        "patch_size": patch,
+        "in_channels": channels,
+        "out_channels": _out(shapes, patch, patch),
+        "num_attention_heads": dim // head_dim,
+        "attention_head_dim": head_dim,
+        "num_layers": count_blocks(shapes, _JOINT),
+        "joint_attention_dim": shapes["txt_norm.weight"][0],
+        "axes_dims_rope": _axes(head_dim),
+    }
+
+
 def hunyuan_video(shapes: Shapes) -> JsonObject:
     """Of HunyuanVideo; where it keeps a picture clean among the latents, no shape tells it."""
     dim, channels, *patch = shapes["x_embedder.proj.weight"]

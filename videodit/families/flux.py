@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from videodit.errors import InputError
 from videodit.families import config_from_shapes
 from videodit.families.base import APACHE, MMDIT, ORIGINAL_MMDIT, Family, Original, Published, Rule
@@ -88,6 +90,23 @@ ORIGINAL = Original(
     ),
 )
 
+KONTEXT_SIZES = (
+    *((672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184), (944, 1104)),
+    *((1024, 1024), (1104, 944), (1184, 880), (1248, 832), (1328, 800), (1392, 752), (1456, 720), (1504, 688)),
+    (1568, 672),
+)
+"""Widths and heights of pictures that Kontext was trained with (diffusers: pipeline_flux_kontext)."""
+_SAMPLING = Sampling(
+    text=TextSpec(max_length=512, padding="max_length", encoder_mask=False, model_mask=False),
+    vae="AutoencoderKL",
+    defaults=_defaults,
+    images=True,
+    guided=False,
+    sigmas="to_last_step",
+    text_component="text_encoder_2",
+    pooled_component="text_encoder",
+)
+
 FAMILY = Family(
     name="flux",
     title="FLUX.1",
@@ -102,16 +121,8 @@ FAMILY = Family(
     original=ORIGINAL,
     config_from_shapes=config_from_shapes.flux,
     sampling={
-        "FluxPipeline": Sampling(
-            text=TextSpec(max_length=512, padding="max_length", encoder_mask=False, model_mask=False),
-            vae="AutoencoderKL",
-            defaults=_defaults,
-            images=True,
-            guided=False,
-            sigmas="to_last_step",
-            text_component="text_encoder_2",
-            pooled_component="text_encoder",
-        )
+        "FluxPipeline": _SAMPLING,
+        "FluxKontextPipeline": replace(_SAMPLING, references="edit", reference_sizes=KONTEXT_SIZES),
     },
     required={"patch_size": 1},
     published={
@@ -121,6 +132,14 @@ FAMILY = Family(
             11_901_408_320,
             T5_XXL + CLIP_L + FLUX_VAE,
             "FLUX.1 [dev] Non-Commercial",
+            makes="pictures",
+        ),
+        "FLUX.1 Kontext dev": Published(
+            "black-forest-labs/FLUX.1-Kontext-dev",
+            {"guidance_embeds": True},
+            11_901_408_320,
+            T5_XXL + CLIP_L + FLUX_VAE,
+            takes="text, a picture to change",
             makes="pictures",
         ),
         "FLUX.1 schnell": Published(

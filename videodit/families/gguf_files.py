@@ -390,7 +390,7 @@ class GGUFQuantizer:
     def _codes(self, name: str) -> Tensor:
         part = self._files.parts[name]
         codes = self._stored.codes(part.stored, part.rows)
-        return codes if part.transform is None else part.transform.load([codes], {})[part.index]
+        return codes if part.transform is None else part.transform.load([codes], {})[part.which]
 
     def set(self, name: str, packed: Packed, place: str | int | torch.device) -> None:
         """Set codes."""

@@ -46,7 +46,6 @@ from videodit.weights import (
     check_entries,
     check_names,
     is_finite,
-    of_codes,
     read_headers,
 )
 
@@ -154,19 +153,6 @@ class FamilyLoading(CheckedLoading):
             files = Parts(stored, found.parts)
             return _load(cls, found.family, native, files, path, dtype, device_map, max_memory, quantization_config)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """As diffusers' ``ModelMixin.save_pretrained``.
-
-        Raises:
-            InputError: a model of a GGUF file: its codes would not load again.
-        """
-        if any(of_codes(parameter) for parameter in self.parameters()):
-            raise InputError(
-                "a model of a GGUF file cannot be saved: its codes would not load again; keep the file, or write its "
-                "weights dequantized by `videodit convert FILE FOLDER`"
-            )
-        super().save_pretrained(save_directory, **kwargs)
-
     @classmethod
     def _native_config(cls, config: JsonObject, where: object) -> JsonObject:
         if config.get("_class_name") == cls.__name__:
@@ -201,7 +187,7 @@ def _load(
     places = _place(model, device_map, dtype, max_memory)
     quantizer, codes = None, None
     if isinstance(files, Parts) and isinstance(files.stored, GGUFFile):
-        codes = _of_codes(model, files, groups, dtype, places, quantization_config)
+        codes = _of_codes(model, files, files.stored.path, groups, dtype, places, quantization_config)
     elif quantization_config is not None:
         quantizer = LoadingQuantizer(model, quantization_config, dtype, places)
     read = to_native(groups, files.get, model.config) if codes is None else codes.tensors(groups, model.config)
@@ -233,6 +219,7 @@ def _load(
 def _of_codes(
     model: FamilyLoading,
     files: Parts,
+    path: Path,
     groups: list[Group],
     dtype: torch.dtype,
     places: Mapping[str, Place],
@@ -244,12 +231,12 @@ def _of_codes(
         InputError: another quantizer is asked for, or several devices.
     """
     if quantization_config is not None:
-        raise InputError(f"quantization_config is for weights that are not quantized; {files.stored.path} is")
+        raise InputError(f"quantization_config is for weights that are not quantized; {path} is")
     if len(set(places.values())) > 1:
         raise InputError("a model of a GGUF file is on one device; name it by device_map")
     codes = GGUFQuantizer(model, files, groups, dtype)
     logger.warning(
-        f"{files.stored.path}: {codes.num_kept} layers are kept as codes, and dequantized at each call; "
+        f"{path}: {codes.num_kept} layers are kept as codes, and dequantized at each call; "
         f"{codes.num_dequantized} are dequantized as they are read"
     )
     return codes
@@ -395,7 +382,7 @@ def convert_file(
         files = Parts(stored, found.parts)
         if isinstance(stored, GGUFFile):
             logger.warning(f"{source}: codes are written as the weights in fp32 that they stand for")
-        tensors = ((name, files.get(name)) for name in sorted(files.names))
+        tensors: Iterator[tuple[str, Tensor]] = ((name, files.get(name)) for name in sorted(files.names))
         if to == "native":
             tensors = to_native(groups, files.get, model.config)
         with replacing(target) as partial:

@@ -86,6 +86,7 @@ FAMILY = Family(
             defaults=always(512, 704, 161, 25.0, 50, 3.0),
             sigmas="linear_quadratic",
             overrides={"rope_lag": 7 / 8},
+            references="guide",
         ),
     },
     required={

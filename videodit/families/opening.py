@@ -34,9 +34,9 @@ def read_config(config: Config | str | os.PathLike[str] | None) -> Config | None
         config = read_json(path / "config.json" if path.is_dir() else path)
     if not isinstance(config, dict):
         raise InputError(f"config must be a dict or the path of a config.json, got {type(config).__name__}")
-    config = _as_lists(dict(config))
-    check_config(config, "the config")
-    return config
+    found: Config = _as_lists(dict(config))
+    check_config(found, "the config")
+    return found
 
 
 def _as_lists(value: Any) -> Any:

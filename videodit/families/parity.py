@@ -262,11 +262,9 @@ def _pixart(theirs: ModelMixin, x: Inputs) -> Tensor:
 def _flux(theirs: ModelMixin, x: Inputs) -> Tensor:
     _, _, _, height, width = x["hidden_states"].shape
     rows, columns = height // 2, width // 2
-    packed = x["hidden_states"][:, :, 0].unflatten(3, (columns, 2)).unflatten(2, (rows, 2))  # [B, C, h, 2, w, 2]
-    packed = packed.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
     ids = torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(columns))
     out = theirs(
-        packed,
+        _packed(x["hidden_states"]),
         x["encoder_hidden_states"],
         x["pooled_projections"],
         x["timestep"] / 1000,
@@ -275,8 +273,49 @@ def _flux(theirs: ModelMixin, x: Inputs) -> Tensor:
         x.get("guidance"),
         return_dict=False,
     )[0]
-    out = out.unflatten(2, (-1, 2, 2)).unflatten(1, (rows, columns))  # [B, h, w, C, 2, 2]
+    return _unpacked(out, rows, columns)
+
+
+def _packed(latents: Tensor) -> Tensor:
+    """Pictures ``[B, C, 1, H, W]`` as 2×2 patches ``[B, S, 4·C]``."""
+    columns, rows = latents.shape[4] // 2, latents.shape[3] // 2
+    packed = latents[:, :, 0].unflatten(3, (columns, 2)).unflatten(2, (rows, 2))  # [B, C, h, 2, w, 2]
+    return packed.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def _unpacked(tokens: Tensor, rows: int, columns: int) -> Tensor:
+    """The inverse of :func:`_packed`."""
+    out = tokens.unflatten(2, (-1, 2, 2)).unflatten(1, (rows, columns))  # [B, h, w, C, 2, 2]
     return out.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)[:, :, None]
+
+
+def _qwen_image(theirs: ModelMixin, x: Inputs) -> Tensor:
+    _, _, _, height, width = x["hidden_states"].shape
+    rows, columns = height // 2, width // 2
+    out = theirs(
+        _packed(x["hidden_states"]),
+        x["encoder_hidden_states"],
+        x["encoder_attention_mask"],
+        x["timestep"] / 1000,
+        [[(1, rows, columns)]] * len(x["hidden_states"]),
+        return_dict=False,
+    )[0]
+    return _unpacked(out, rows, columns)
+
+
+def _flux2(theirs: ModelMixin, x: Inputs) -> Tensor:
+    _, _, _, height, width = x["hidden_states"].shape
+    one, words = torch.arange(1), torch.arange(x["encoder_hidden_states"].shape[1])
+    out = theirs(
+        x["hidden_states"].flatten(2).transpose(1, 2),
+        x["encoder_hidden_states"],
+        x["timestep"] / 1000,
+        torch.cartesian_prod(one, torch.arange(height), torch.arange(width), one),
+        torch.cartesian_prod(one, one, one, words),
+        x.get("guidance"),
+        return_dict=False,
+    )[0]
+    return out.transpose(1, 2).unflatten(2, (1, height, width))
 
 
 def _mochi(theirs: ModelMixin, x: Inputs) -> Tensor:
@@ -322,6 +361,10 @@ _HUNYUAN = {
     "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2,
     "num_single_layers": 2, "num_refiner_layers": 2, "text_embed_dim": 12, "pooled_projection_dim": 10,
     "rope_axes_dim": (4, 6, 6),
+}  # fmt: skip
+_FLUX2 = {
+    "in_channels": 16, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
+    "joint_attention_dim": 12, "timestep_guidance_channels": 16, "axes_dims_rope": (4, 4, 4, 4),
 }  # fmt: skip
 _IMAGES = ((1, 4, 4), (1, 6, 10), (1, 2, 14))
 
@@ -437,6 +480,18 @@ MEMBERS = {
         _mochi,
         inputs=("mask",),
     ),
+    "qwen_image": Member(
+        "qwen_image",
+        {
+            "in_channels": 16, "out_channels": 4, "num_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
+            "joint_attention_dim": 12, "axes_dims_rope": (4, 6, 6),
+        },
+        _qwen_image,
+        sizes=_IMAGES,
+        inputs=("mask",),
+    ),
+    "flux2-dev": Member("flux2", _FLUX2, _flux2, sizes=_IMAGES, inputs=("guidance",)),
+    "flux2-klein": Member("flux2", _FLUX2 | {"guidance_embeds": False}, _flux2, sizes=_IMAGES),
 }  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from videodit.json_types import Config, JsonObject
 from videodit.text_spec import TextSpec
 
 Sigmas = Literal["own", "to_last_step", "to_zero", "linear_quadratic"]
-Part = Literal["latents", "mask4", "mask1", "frames", "image", "drawn_image", "clip"]
+Shift = Literal["of_scheduler", "by_steps"]
+Part = Literal["latents", "mask4", "mask1", "frames", "image", "drawn_image", "clip", "control"]
 """Channels of a transformer's input; what they hold is in :class:`Sampling`."""
 InFront = Literal["whole_patches", "decoded_latent"]
 
@@ -29,16 +30,24 @@ class Sampling:
         images: one frame only.
         frames_first: noise is drawn with frames before channels, so that a seed gives what it gives in diffusers.
         guided: two predictions are led apart by the guidance scale; else it is an input of the model, or plays no part.
+        keeps_norm: a guided prediction is as long, in each token, as the one that the prompt gives.
         sigmas: the scheduler's own noise levels, evenly spaced ones from 1 to 1/n or to 0 (exclusive), or Movie Gen's
             linear, then quadratic ones.
+        shift: a dynamic shift of these levels grows with the tokens as the scheduler's config says, or falls with the
+            steps, too, as FLUX.2's does.
         overrides: options of the transformer that its config does not tell.
+        references: the layout in which the model was trained with references; see
+            :data:`videodit.control.references.LAYOUTS`. ``None``: it was not.
+        reference_sizes: widths and heights that references are brought to, the nearest in proportion; empty: what the
+            layout says.
         text_component: which of two text encoders gives the tokens.
         image_condition: what the transformer sees of a clip and of the pictures that it starts from: channels, in their
             order. ``"latents"``, always the first, are those that are denoised; alone, the picture's latent is kept
             clean at the first frame. ``"image"``: the first frame's latent, and zeros behind it; ``"drawn_image"``: one
             drawn from its posterior; ``"mask1"``: one at the first latent frame. ``"mask4"``: which frames are given, a
             channel for each frame of a latent; ``"frames"``: the latents of a clip that is grey where none is given.
-            ``"clip"``: the latents of a whole clip, which is edited. Empty: clips are made from text alone.
+            ``"clip"``: the latents of a whole clip, which is edited.
+            ``"control"``: those of what steers the clip. Empty: clips are made from text alone.
         in_front: latents that are denoised in front of a clip's own: those that its own lack of ``"whole_patches"``; or
             a ``"decoded_latent"``, which is decoded with them before its frames are left out.
         tint: the share of the first frame's latent in the noise of all.
@@ -49,7 +58,7 @@ class Sampling:
         pooled_component: which gives the pooled embedding.
         scheduler: entries of the scheduler's config that diffusers' pipeline needs, and what they are here, where all
             models count time alike.
-        by_config: the fields that another config of the transformer (ours) changes.
+        by_config: the fields that another config changes: the transformer's (ours), with entries of the pipeline's own.
     """
 
     text: TextSpec
@@ -59,20 +68,24 @@ class Sampling:
     images: bool = False
     frames_first: bool = False
     guided: bool = True
+    keeps_norm: bool = False
     sigmas: Sigmas = "own"
+    shift: Shift = "of_scheduler"
     overrides: Mapping[str, object] = field(default_factory=dict)
     image_condition: tuple[Part, ...] = ()
     in_front: InFront | None = None
     tint: float = 0.0
     written_over: bool = False
     forcing: bool = False
+    references: str | None = None
+    reference_sizes: tuple[tuple[int, int], ...] = ()
     text_component: Literal["text_encoder", "text_encoder_2"] = "text_encoder"
     pooled_component: Literal["text_encoder", "text_encoder_2"] | None = None
     scheduler: Mapping[str, tuple[object, object]] = field(default_factory=dict)
     by_config: Callable[[Config], Mapping[str, Any]] = lambda config: {}
 
     def for_model(self, config: Config) -> Sampling:
-        """What it is for a transformer's config.
+        """What it is for a transformer's config, maybe with entries of the pipeline's own.
 
         Raises:
             ModelError: a transformer that the pipeline is not for.

@@ -109,6 +109,10 @@ FAMILY = Family(
         "WanImageToVideoPipeline": Sampling(
             text=TEXT, vae="AutoencoderKLWan", defaults=_defaults, image_condition=("latents", "mask4", "frames")
         ),
+        # diffusers has no such class; VideoX-Fun's pipeline has this name.
+        "WanFunControlPipeline": Sampling(
+            text=TEXT, vae="AutoencoderKLWan", defaults=_defaults, image_condition=("latents", "control", "image")
+        ),
         "LucyEditPipeline": Sampling(
             text=TEXT,
             vae="AutoencoderKLWan",

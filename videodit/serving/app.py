@@ -9,7 +9,19 @@ from typing import Any
 from fastapi import FastAPI, Response
 
 import videodit
-from videodit.serving import actions, catalogue, content, events, files, login, pages, recipes, system, videos
+from videodit.serving import (
+    actions,
+    catalogue,
+    content,
+    events,
+    files,
+    login,
+    pages,
+    recipes,
+    system,
+    videos,
+    workers_api,
+)
 from videodit.serving.config import ServerConfig
 from videodit.serving.errors import answer_errors
 from videodit.serving.folder import DataFolder
@@ -29,7 +41,7 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
         data: its folder, if the caller holds it already.
         workers: start workers on this machine.
     """
-    data = DataFolder(config.data) if data is None else data
+    data = DataFolder(config.data, config.database, config.outputs) if data is None else data
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -41,10 +53,12 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
             app.state.server = ServerState(config, data, store, write)
             hub = app.state.server.hub
             app.state.registry = make_registry(app.state.server)
-            put_back_all(store)  # no worker of an earlier server is left
-            store.refuse_others(list(config.models))
-            for name in store.workers():
-                store.set_worker(name, None)
+            if not data.is_shared:
+                if config.worker_key is None:  # else they may live on, and their signs of life decide
+                    put_back_all(store)  # no worker of an earlier server is left
+                    for name in store.workers():
+                        store.set_worker(name, None)
+                store.refuse_others(list(config.models))
             supervisor = Supervisor(config, data)
             if workers:
                 supervisor.start()
@@ -62,6 +76,8 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
     routers = (login, files, videos, content, actions, events, catalogue, recipes, system, pages)
     for router in (module.router for module in routers):
         app.include_router(router)
+    if config.worker_key is not None:
+        app.include_router(workers_api.router)
 
     @app.get("/health")
     async def health() -> Any:
@@ -77,7 +93,8 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
         store, places = app.state.server.store, app.state.supervisor.report
         known = store.cards()
         missing = [name for name in config.models if name not in known]
-        is_ready = not missing and (not workers or any(place["state"] != "failing" for place in places))
+        own = workers and config.devices  # else they are elsewhere
+        is_ready = not missing and (not own or any(place["state"] != "failing" for place in places))
         response.status_code = 200 if is_ready else 503
         problems = {name: said for name, said in store.problems().items() if name in config.models}
         return {"ready": is_ready, "missing": missing, "problems": problems, "workers": places, "full": data.full}

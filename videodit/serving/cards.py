@@ -86,6 +86,7 @@ class Card:
             **{**geometry, "vae_stride": Size3D(*geometry["vae_stride"]), "patch": Size3D(*geometry["patch"])}
         )
         spec["channels"] = tuple(spec["channels"])
+        spec["reference_sizes"] = tuple(map(tuple, spec.get("reference_sizes", ())))
         spec["branches"] = tuple(
             BranchSpec(**{**branch, "kinds": tuple(branch["kinds"])}) for branch in spec["branches"]
         )

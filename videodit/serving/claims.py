@@ -42,20 +42,20 @@ class Claims(Database):
             worker: the name of who asks.
             models: that it can load.
         """
-        first = (
-            "SELECT id FROM jobs WHERE state = 'queued' AND paused = 0 AND deleted IS NULL "
-            f"AND model IN ({', '.join('?' * len(models))}) ORDER BY position LIMIT 1"
-        )
-        if self._one(first, *models) is None:  # who only looks keeps nobody from writing
+        if not self.has_work(models):  # who only looks keeps nobody from writing
             return None
         with self._transaction():
             row = self._db.execute(
                 "UPDATE jobs SET state = 'in_progress', worker = ?, beats = 0, attempts = attempts + 1, "
                 "started = coalesce(started, ?), stage = 'starting', step = 0, steps = 0, seconds_left = NULL, "
-                f"revision = ? WHERE id = ({first}) RETURNING *",
+                f"revision = ? WHERE id = ({_first_of(models)}) RETURNING *",
                 (worker, self._clock(), self._next_revision(), *models),
             ).fetchone()
         return None if row is None else unpacked(row)
+
+    def has_work(self, models: Sequence[str]) -> bool:
+        """Whether a job waits for one of the models."""
+        return bool(models) and self._one(_first_of(models), *models) is not None
 
     def beat(self, claim: Claim, **reached: Any) -> Wishes:
         """Give a sign of life, and say what the job has reached.
@@ -145,6 +145,13 @@ class Claims(Database):
                 (claim.attempt if counted else claim.attempt - 1, claim.job),
             )
         return "queued"
+
+
+def _first_of(models: Sequence[str]) -> str:
+    return (
+        "SELECT id FROM jobs WHERE state = 'queued' AND paused = 0 AND deleted IS NULL "
+        f"AND model IN ({', '.join('?' * len(models))}) ORDER BY position LIMIT 1"
+    )
 
 
 def _claimed(claim: Claim) -> tuple[str, str, int]:

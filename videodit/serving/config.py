@@ -12,6 +12,8 @@ from typing import Any
 from videodit.errors import InputError
 from videodit.limits import DEFAULT_LIMITS, Limits
 
+LEASE = 30.0
+"""Seconds after which a worker that gives no sign of life has lost its job; it gives four in that time."""
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 """What a browser on the same machine calls it; a page of another name that leads here is an attack."""
 
@@ -87,20 +89,27 @@ class ServerConfig:
 
     Attributes:
         data: its folder; see :class:`videodit.serving.folder.DataFolder`.
+        database: the URL of a database of PostgreSQL, which several servers share with the folder; ``None``: jobs are
+            kept in a file of the folder, which then is this server's alone.
+        outputs: where finished clips are kept, such as ``s3://bucket/clips``; ``None``: in the folder.
         host: address to listen on.
         port: to listen on.
         names: hosts that it is asked for as, beside this machine's own names.
         models: folders or hub ids by name; the first is the default.
         loras: files by name.
-        devices: a worker for each; ``None`` is the fastest kind that is here.
+        devices: a worker for each; ``None`` is the fastest kind that is here. None at all: workers are elsewhere.
         dtype: to compute in; ``None``: what the device is good at.
         limits: see :class:`ServerLimits`.
         media: what one uploaded file may ask for.
         defaults: of what clients leave out; see :func:`videodit.serving.requests.read_defaults`.
         prompt_syntax: prompts are read in the syntax of :mod:`videodit.prompt_syntax`; else every character is text.
+        lease_seconds: see :data:`LEASE`.
+        worker_key: what workers of other machines send; ``None``: there are none.
     """
 
     data: Path
+    database: str | None = None
+    outputs: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     names: tuple[str, ...] = ()
@@ -112,6 +121,8 @@ class ServerConfig:
     media: Limits = DEFAULT_LIMITS
     defaults: dict[str, Any] = field(default_factory=dict)
     prompt_syntax: bool = False
+    lease_seconds: float = LEASE
+    worker_key: str | None = None
 
     def __post_init__(self) -> None:
         for name in self.loras:
@@ -156,3 +167,16 @@ def raised_limits(server: ServerLimits, media: Limits, written: Iterable[str]) -
             legal = ", ".join([*of_server, *of_media])
             raise InputError(f"unknown limit {text!r}; write NAME=NUMBER, with a name of {legal}")
     return dataclasses.replace(server, **changes), media  # type: ignore[arg-type]
+
+
+def named_sources(texts: list[str]) -> dict[str, str]:
+    """Sources by name; without a name, what stands last in the source is the name."""
+    found = {}
+    for text in texts:
+        name, equals, source = text.partition("=")
+        if not equals:
+            source, name = text, Path(text).name
+        if Path(source).exists():
+            source = str(Path(source).absolute())
+        found[name] = source
+    return found

@@ -1,4 +1,4 @@
-"""The SQLite file behind the store: opening and migrating it, transactions, and rows as jobs."""
+"""The database behind the store, an SQLite file or PostgreSQL: opening and migrating it, transactions, rows as jobs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any
 
 from videodit.errors import InputError
 from videodit.serving.finding import folded, searched
+from videodit.serving.postgres import PostgresConnection, is_url
 from videodit.serving.records import Job
+from videodit.serving.unavailable import StoreUnavailable
 
 _OLDEST = (3, 35)  # UPDATE … RETURNING
 _BUSY_SECONDS = 10.0
@@ -100,71 +102,50 @@ _JSON = ("request", "extra", "settings", "notices", "error", "output", "recipe")
 _FLAGS = ("paused", "favourite")
 
 
-class StoreUnavailable(Exception):
-    """Nothing can be written down now: the disk is full or read-only, or somebody else writes for very long."""
-
-
 class Database:
-    """An SQLite file that several processes share, each through objects of its own, and each object in one thread.
+    """A database that several processes share, each through objects of its own, and each object in one thread.
 
     Args:
-        path: the file; made if it is not there.
+        path: an SQLite file, made if it is not there; or the URL of a database of PostgreSQL.
         clock: seconds since 1970.
         durable: what is written outlasts a power cut, too; else it outlasts the end of any process.
 
     Raises:
-        InputError: SQLite is too old, or the file is damaged, another program's or a newer version's.
+        InputError: SQLite is too old, or the file is damaged, another program's or a newer version's; the database
+            cannot be reached.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time, durable: bool = False) -> None:
+    def __init__(self, path: Path | str, *, clock: Callable[[], float] = time.time, durable: bool = False) -> None:
+        self._clock = clock
+        # Of PostgreSQL it is an object of the same methods.
+        self._db: sqlite3.Connection = (
+            PostgresConnection(str(path), durable=durable)  # type: ignore[assignment]
+            if is_url(path)
+            else self._open_file(Path(path), durable)
+        )
+
+    def _open_file(self, path: Path, durable: bool) -> sqlite3.Connection:
         if sqlite3.sqlite_version_info < _OLDEST:
             raise InputError(f"SQLite {sqlite3.sqlite_version} is too old; the server needs 3.35 or newer")
-        self._clock = clock
         try:
-            self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+            db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
         except sqlite3.Error as error:
             raise InputError(f"cannot open {str(path)!r}: {error}") from error
-        self._db.row_factory = sqlite3.Row
-        self._db.create_function("folded", 1, folded, deterministic=True)
-        self._db.create_function("searched", 3, searched, deterministic=True)
+        db.row_factory = sqlite3.Row
+        db.create_function("folded", 1, folded, deterministic=True)
+        db.create_function("searched", 3, searched, deterministic=True)
         try:
-            self._check_version(path)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._migrate(path)
+            _check_version(db, path)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            _migrate(db, path)
         except sqlite3.Error as error:
-            self._db.close()
+            db.close()
             raise InputError(f"cannot read jobs from {str(path)!r}: {error}") from error
         except BaseException:
-            self._db.close()
+            db.close()
             raise
-
-    def _check_version(self, path: Path) -> int:
-        both = "SELECT (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
-        version, tables = self._db.execute(both).fetchone()
-        if tables and not version:
-            raise InputError(f"{str(path)!r} is another program's file")
-        if version > len(MIGRATIONS):
-            raise InputError(
-                f"{str(path)!r} was written by a newer version of videodit: its format is {version}, and this "
-                f"version knows up to {len(MIGRATIONS)}"
-            )
-        return int(version)
-
-    def _migrate(self, path: Path) -> None:
-        if self._check_version(path) == len(MIGRATIONS):
-            return
-        self._db.execute("BEGIN IMMEDIATE")
-        try:  # another process may have been faster
-            for script in MIGRATIONS[self._check_version(path) :]:
-                for statement in script.split(";"):
-                    if statement.strip():
-                        self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._roll_back()
-            raise
+        return db
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -183,7 +164,7 @@ class Database:
             StoreUnavailable: nothing can be written.
         """
         try:
-            self._db.execute("BEGIN IMMEDIATE")
+            self._begin()
             yield
             self._db.execute("COMMIT")
         except BaseException as error:
@@ -192,9 +173,23 @@ class Database:
                 raise StoreUnavailable(f"jobs cannot be written down now: {error}") from error
             raise
 
+    def _begin(self) -> None:
+        if isinstance(self._db, sqlite3.Connection):
+            self._db.execute("BEGIN IMMEDIATE")
+        else:
+            self._db.begin()
+
     def _roll_back(self) -> None:
         if self._db.in_transaction:  # after some errors SQLite has done it by itself
-            self._db.execute("ROLLBACK")
+            with contextlib.suppress(StoreUnavailable):  # such as of a connection that was lost: it is done there
+                self._db.execute("ROLLBACK")
+
+    @property
+    def written(self) -> tuple[int, int]:
+        """The same as before if no job was changed since, by whatever process: cheap enough to ask all the time."""
+        if isinstance(self._db, sqlite3.Connection):
+            return int(self._one("PRAGMA data_version")), self._db.total_changes
+        return int(self._one("SELECT value FROM counters WHERE name = 'revision'")), 0
 
     def _one(self, sql: str, *values: Any) -> Any:
         """The first column of the first row, or ``None``."""
@@ -219,6 +214,36 @@ class Database:
                 f"UPDATE jobs SET {sets}, revision = ? WHERE id = ?", (*values[:marks], self._next_revision(), id)
             )
         return len(ids)
+
+
+def _check_version(db: sqlite3.Connection, path: Path) -> int:
+    both = "SELECT (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
+    version, tables = db.execute(both).fetchone()
+    if tables and not version:
+        raise InputError(f"{str(path)!r} is another program's file")
+    if version > len(MIGRATIONS):
+        raise InputError(
+            f"{str(path)!r} was written by a newer version of videodit: its format is {version}, and this "
+            f"version knows up to {len(MIGRATIONS)}"
+        )
+    return int(version)
+
+
+def _migrate(db: sqlite3.Connection, path: Path) -> None:
+    if _check_version(db, path) == len(MIGRATIONS):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:  # another process may have been faster
+        for script in MIGRATIONS[_check_version(db, path) :]:
+            for statement in script.split(";"):
+                if statement.strip():
+                    db.execute(statement)
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # after some errors SQLite has done it by itself
+            db.execute("ROLLBACK")
+        raise
 
 
 def packed(name: str, value: Any) -> Any:

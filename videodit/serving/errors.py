@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from videodit.serving.database import StoreUnavailable
+from videodit.serving.unavailable import StoreUnavailable
 
 logger = logging.getLogger("videodit.serving.errors")
 
@@ -91,8 +91,13 @@ async def _answer_invalid(_: Request, error: Exception) -> JSONResponse:
 
 async def _answer_busy(_: Request, error: Exception) -> JSONResponse:
     """Nothing can be written down now: the disk is full, or somebody else writes for very long."""
+    return busy(error).response
+
+
+def busy(error: Exception) -> APIError:
+    """The store cannot be used now; the log says why."""
     logger.error("the store cannot be used: %s", error)
-    return APIError(503, "nothing can be written down now", code="busy", headers={"Retry-After": "5"}).response
+    return APIError(503, "nothing can be written down now", code="busy", headers={"Retry-After": "5"})
 
 
 async def _answer_crash(_: Request, error: Exception) -> JSONResponse:

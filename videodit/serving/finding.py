@@ -9,11 +9,12 @@ from typing import Any, Literal
 Sort = Literal["created", "finished", "seconds", "bytes", "prompt"]
 
 _TEXT = "folded(json_extract(request, '$.prompt'))"
+_NUMBER = "CAST(json_extract({}, '$.{}') AS DOUBLE PRECISION)"
 _SORTED: dict[Sort, str] = {
     "created": "created",
     "finished": "coalesce(finished, 0)",
-    "seconds": "coalesce(json_extract(settings, '$.num_frames') / json_extract(settings, '$.fps'), 0)",
-    "bytes": "coalesce(json_extract(output, '$.bytes'), 0)",
+    "seconds": f"coalesce({_NUMBER.format('settings', 'num_frames')} / {_NUMBER.format('settings', 'fps')}, 0)",
+    "bytes": f"coalesce({_NUMBER.format('output', 'bytes')}, 0)",
     "prompt": f"coalesce({_TEXT}, '')",
 }
 

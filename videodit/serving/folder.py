@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Literal
 
 from videodit.errors import InputError
 from videodit.files import FolderLock, try_to_write
+from videodit.serving.outputs import Outputs
 from videodit.serving.records import is_id
 
 SOURCES = "sources"
@@ -19,22 +21,33 @@ ON_ITS_WAY = 3600.0
 """Seconds in which a job or an upload whose files are there gets its record."""
 
 
+_PARTS = "servers"  # folder with a part for each of several servers
+
+
 class DataFolder:
     """Where a server's files are. Names from outside become paths here alone, and only ids do.
 
     Args:
         path: the folder; made by :meth:`held`.
+        database: the URL of a database of PostgreSQL, which has the jobs in place of a file in the folder. Then several
+            servers may share both.
+        outputs: a store for finished clips; see :mod:`videodit.serving.outputs`.
+
+    Raises:
+        InputError: no such kind of store.
 
     Attributes:
-        jobs_file: see :mod:`videodit.serving.database`.
+        jobs_file: what :class:`videodit.serving.database.Database` opens.
         spool: what is on its way in.
         temp: the temp folder of the workers.
+        is_shared: other servers may have it, too.
         full: set while what is kept is more than the operator allows, and nothing of it may be removed.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.jobs_file = path / "jobs.sqlite3"
+    def __init__(self, path: Path, database: str | None = None, outputs: str | None = None) -> None:
+        self.outputs = None if outputs is None else Outputs(outputs)
+        self.path, self.is_shared = path, database is not None
+        self.jobs_file: Path | str = path / "jobs.sqlite3" if database is None else database
         self.spool, self.temp = path / "spool", path / "temp"
         self.full = False
         self._held = False
@@ -43,7 +56,7 @@ class DataFolder:
     def held(self) -> Iterator[None]:
         """Be the one server of the folder; make what is missing, for this user alone, and forget what was on its way.
 
-        Blocks may be nested.
+        One of several servers has a part of the folder for what is on its way. Blocks may be nested.
 
         Raises:
             InputError: another server has it.
@@ -52,8 +65,15 @@ class DataFolder:
         if self._held:
             yield
             return
+        if self.is_shared:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _forget_ended(self.path / _PARTS)
+            own = self.path / _PARTS / secrets.token_hex(8)
+            self.spool, self.temp = own / "spool", own / "temp"
+        else:
+            own = self.path
         try:
-            lock = FolderLock(self.path)
+            lock = FolderLock(own)
         except InputError:
             raise InputError(
                 f"another server keeps its jobs in {str(self.path)!r}; stop it, or choose another folder with --data"
@@ -70,6 +90,8 @@ class DataFolder:
                 yield
             finally:
                 self._held = False
+                if self.is_shared:
+                    shutil.rmtree(own, ignore_errors=True)
 
     def job(self, id: str) -> Path:
         """The folder of a job's files.
@@ -94,6 +116,39 @@ class DataFolder:
     def remove_job(self, id: str) -> None:
         """Remove all files of a job."""
         shutil.rmtree(self.job(id), ignore_errors=True)
+        if self.outputs is not None:
+            self.outputs.remove(id)
+
+    def keep(self, id: str) -> None:
+        """Bring the files of a finished clip to where they stay.
+
+        Raises:
+            OSError: it cannot be done.
+        """
+        if self.outputs is not None:
+            self.outputs.keep(id, self.job(id))
+
+    def fetch(self, id: str, name: str) -> Path:
+        """A file of a finished clip, brought here if it is in the store alone; it may be gone.
+
+        Raises:
+            OSError: the store cannot be used.
+        """
+        path = self.job(id) / name
+        if self.outputs is not None and not path.is_file():
+            self.outputs.fetch(id, self.job(id))
+        return path
+
+    def drop_copies(self, id: str) -> None:
+        """Remove those of a job's files that the store has, too, and that are some time old."""
+        if self.outputs is None:
+            return
+        with contextlib.suppress(OSError):
+            for file in list(self.job(id).iterdir()):
+                status = file.stat()
+                old = file.is_file() and time.time() - status.st_mtime > ON_ITS_WAY
+                if old and self.outputs.has(id, file.name, status.st_size):
+                    file.unlink()
 
     def clear(self, id: str, needed: Literal["all", "sources", "nothing", "unknown"]) -> None:
         """Remove those of a job's files that are not needed any more.
@@ -129,3 +184,10 @@ class DataFolder:
             for file in files:
                 total += file.stat().st_size
         return total
+
+
+def _forget_ended(parts: Path) -> None:
+    """Remove the parts of servers that ended without doing it."""
+    for part in list(parts.iterdir()) if parts.is_dir() else ():
+        with contextlib.suppress(InputError, OSError), contextlib.closing(FolderLock(part)):
+            shutil.rmtree(part, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -13,10 +14,11 @@ from urllib.parse import urlsplit
 from starlette.responses import RedirectResponse
 
 from videodit.serving.config import LOCAL_NAMES, ServerConfig
-from videodit.serving.errors import APIError
+from videodit.serving.errors import APIError, busy
 from videodit.serving.keys import LOCAL, KeyRing
 from videodit.serving.pages import is_page
 from videodit.serving.state import ServerState
+from videodit.serving.unavailable import StoreUnavailable
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -27,6 +29,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 COOKIE = "videodit_session"
 OPEN_PATHS = frozenset({"/health", "/ready", "/login", "/logout"})
 """What is answered without a key, beside the page's own files: it asks for the key by itself."""
+WORKER_PATHS = "/workers/"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CREATES_JOBS = re.compile(r"/v1/videos(?:/edits|/extensions|/[^/]+/(?:remix|copy))?/?")
 _KEEPS_NO_FILES = re.compile(r"/v1/videos/plan/?")
@@ -68,7 +71,7 @@ class Gate:
             if is_unsafe(scope):
                 async with self._turns:  # one each time that the loop comes round: a burst keeps no poll waiting
                     await asyncio.sleep(0)
-            body_limit = self._admit(scope, headers, state)
+            body_limit = self._admitted(scope, headers, state)
         except APIError as error:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
@@ -102,6 +105,12 @@ class Gate:
                 for id in scope["state"]["fresh_uploads"]:
                     state.uploads.remove(id)
 
+    def _admitted(self, scope: Scope, headers: _Headers, state: ServerState) -> int:
+        try:
+            return self._admit(scope, headers, state)
+        except StoreUnavailable as error:  # a database that is away
+            raise busy(error) from None
+
     def _admit(self, scope: Scope, headers: _Headers, state: ServerState) -> int:
         """Decide by a request's headers.
 
@@ -112,6 +121,8 @@ class Gate:
             APIError: it is refused.
         """
         limits = self._config.limits
+        if scope["type"] == "http" and scope["path"].startswith(WORKER_PATHS):
+            return self._admit_worker(scope, headers)
         host = headers.get("host")
         if len(headers.all("host")) != 1 or (self._hosts is not None and _name_of(host) not in self._hosts):
             raise APIError(
@@ -145,6 +156,15 @@ class Gate:
             if has_files or is_upload:
                 state.uploads.check_room(owner, length or 0)
         return limit
+
+    def _admit_worker(self, scope: Scope, headers: _Headers) -> int:
+        """The same for a worker of another machine, which no browser and no user is."""
+        scheme, _, key = headers.get("authorization").partition(" ")
+        known = self._config.worker_key
+        if known is None or scheme.lower() != "bearer" or not hmac.compare_digest(key.encode(), known.encode()):
+            raise APIError(401, "send the key of the workers of this server", code="invalid_api_key")
+        scope.setdefault("state", {}).update(owner=None, fresh_uploads=[])
+        return self._config.limits.owner_bytes
 
     def _who(self, headers: _Headers, keys: KeyRing) -> tuple[bool, str | None]:
         """Whether a request comes with a key of its own, and whose it is. A server that once had keys needs one."""

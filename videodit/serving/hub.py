@@ -7,9 +7,9 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
 
-from videodit.serving.database import StoreUnavailable
 from videodit.serving.errors import APIError
 from videodit.serving.store import JobStore
+from videodit.serving.unavailable import StoreUnavailable
 from videodit.serving.writer import Writer
 
 MOST_STREAMS = 500
@@ -84,7 +84,8 @@ class Hub:
             if turn % int(_WATCH / 2 / _LOOK) == 0:
                 await self._watch()
             turn += 1
-            with contextlib.suppress(sqlite3.OperationalError):  # such as of a disk that is full: perhaps next time
+            # Such as of a disk that is full, or a database that is away: perhaps next time.
+            with contextlib.suppress(sqlite3.OperationalError, StoreUnavailable):
                 if (now := self._store.written) != written:
                     await self._wake(self._store.revision)
                     written = now

@@ -22,7 +22,9 @@ def held_folder(config: ServerConfig, say: Callable[[str], object]) -> Iterator[
         InputError: another server has the folder, or its jobs cannot be read.
         OSError: no right to write there.
     """
-    folder = DataFolder(config.data)
+    folder = DataFolder(config.data, config.database, config.outputs)
+    if folder.outputs is not None:
+        folder.outputs.check()
     with folder.held(), contextlib.closing(JobStore(folder.jobs_file)) as store:
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it once more when it has ended in good order
             yield folder

@@ -211,7 +211,7 @@ def _read(job: Job, spec: ModelSpec, upload: Callable[[str], Path]) -> tuple[Req
     Raises:
         InputError: a clip that cannot be read.
     """
-    from videodit.pipelines.clip_requests import ClipFile, edit_request, extend_request
+    from videodit.pipelines.clip_requests import ByPrompts, ClipFile, edit_request, extend_request
 
     request, from_clip = Request.from_json(job.request), job.extra.get("from_clip")
     if from_clip is None:
@@ -221,6 +221,7 @@ def _read(job: Job, spec: ModelSpec, upload: Callable[[str], Path]) -> tuple[Req
     if kind == "extension":
         return extend_request(request, clip, spec, **options)
     mask = options.pop("mask", None)
+    options["prompts"] = ByPrompts(**options.pop("prompts", {}))  # which jobs of older versions do not say
     return edit_request(request, clip, spec, mask=None if mask is None else ClipFile(upload(mask), "mask"), **options)
 
 

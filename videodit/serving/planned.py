@@ -26,7 +26,7 @@ def settings_of(planned: Plan, seed: int | None, steps: int | None = None) -> Js
         "steps": taken,
         "guidance_scale": planned.guidance_scale,
         "seed": seed,
-        "forwards": taken * len(planned.spans) * (2 if planned.guided else 1),
+        "forwards": planned.forwards(taken),
         "tokens": planned.window_tokens,
         "windows": len(planned.spans),
     }

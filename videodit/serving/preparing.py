@@ -292,8 +292,9 @@ def _planned(
         frames = None if count is None else clip_requests.edited_frames(count, spec)
         if asked.mask is not None or outpaint is not None:
             conditions.append(Region(clip.id if asked.mask is None else asked.mask.id, clip.id))
-        if asked.strength is not None or not conditions:
-            conditions.append(Edit(clip.id, asked.strength))
+        clip_requests.check_by_prompts(asked.prompts, outpaint is not None)
+        if asked.strength is not None or not conditions or asked.prompts.said:
+            conditions.append(Edit(clip.id, asked.strength, **asked.prompts.said))
     return dataclasses.replace(request, num_frames=frames, conditions=tuple(conditions)), told
 
 
@@ -310,6 +311,7 @@ def _from_clip(asked: Common) -> JsonObject | None:
         "strength": asked.strength,
         "mask": None if asked.mask is None else asked.mask.id,
         "outpaint": None if asked.outpaint is None else parse_size(asked.outpaint)[::-1],
+        "prompts": asked.prompts.said,
     }
 
 

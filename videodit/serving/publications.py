@@ -15,7 +15,11 @@ class Publications(Database):
     def publish(self, name: str, card: JsonObject) -> None:
         """Say what a model is; see :mod:`videodit.serving.cards`."""
         with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO models VALUES (?, ?, NULL)", (name, json.dumps(card)))
+            self._db.execute(
+                "INSERT INTO models VALUES (?, ?, NULL) "
+                "ON CONFLICT (name) DO UPDATE SET card = excluded.card, problem = NULL",
+                (name, json.dumps(card)),
+            )
 
     def publish_problem(self, name: str, problem: str) -> None:
         """Say why a model cannot be used; :meth:`publish` takes it back."""
@@ -71,4 +75,7 @@ class Publications(Database):
     def watch(self, name: str, seconds: float) -> None:
         """Say that somebody looks at running jobs, for so long."""
         with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO watchers VALUES (?, ?)", (name, self._clock() + seconds))
+            self._db.execute(
+                "INSERT INTO watchers VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET until = excluded.until",
+                (name, self._clock() + seconds),
+            )

@@ -102,6 +102,7 @@ def as_request(recipe: JsonObject, state: ServerState) -> tuple[JsonObject, list
     told_of = {
         "conditions": "pictures or clips that it started from, which it does not carry",
         "control": "control by drawings or clips, which this server does not take yet",
+        "references": "references, which this server does not take yet",
         "not_recorded": "parts that its recipe does not carry",
         "changed": "a model that was changed after it was loaded",
         "prompt_weights": "weights of words in its prompt",

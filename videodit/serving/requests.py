@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from videodit.errors import InputError
-from videodit.pipelines.conditions import AnyCondition, Edit, Frames, Region
+from videodit.pipelines.clip_requests import ByPrompts
+from videodit.pipelines.conditions import MOST_AVERAGED, AnyCondition, Edit, Frames, Region
 from videodit.pipelines.request import LoRARequest, Request
 from videodit.pipelines.storyboard import Storyboard
 
@@ -97,6 +98,10 @@ class Condition(_Model):
     mask: OptionalSource = None
     at: Annotated[int, BeforeValidator(_scalar)] = 0
     strength: Number = Field(None, gt=0, le=1)
+    source_prompt: str | None = None
+    source_guidance_scale: Number = Field(None, ge=0, le=100)
+    n_avg: Whole = Field(None, ge=1, le=MOST_AVERAGED)
+    auto_mask: Flag = None
 
     def as_condition(self) -> AnyCondition:
         """The condition, its media named by their ids.
@@ -108,11 +113,24 @@ class Condition(_Model):
         media = {name: one.id for name in ("content", "clip", "mask") if (one := getattr(self, name)) is not None}
         if set(media) != set(needs):
             raise InputError(f"a condition of the kind {self.kind} takes {' and '.join(needs)}")
+        prompts = _by_prompts(self)
+        if self.kind != "edit" and prompts.said:
+            raise InputError(f"a condition of the kind {self.kind} takes no {next(iter(prompts.said))}")
         if self.kind == "frames":
             return Frames(media["content"], self.at, 1.0 if self.strength is None else self.strength)
         if self.kind == "region":
             return Region(media["mask"], media["clip"])
-        return Edit(media["clip"], self.strength)
+        return Edit(media["clip"], self.strength, **prompts.said)
+
+
+def _by_prompts(asked: Condition | EditVideo) -> ByPrompts:
+    """What a body says of an edit by two prompts."""
+    return ByPrompts(
+        source_prompt=asked.source_prompt or None,
+        source_guidance_scale=asked.source_guidance_scale,
+        n_avg=asked.n_avg,
+        auto_mask=asked.auto_mask or None,
+    )
 
 
 class Common(_Model):
@@ -204,12 +222,22 @@ class CreateVideo(Common):
 
 
 class EditVideo(Common):
-    """A clip made into another: all of it by strength, the white of a mask, or what is around it."""
+    """A clip made into another: all of it by strength, what two prompts differ in, the white of a mask, or what is
+    around it."""
 
     video: Source
     strength: Number = Field(None, gt=0, le=1)
     mask: OptionalSource = None
     outpaint: Size = None
+    source_prompt: str | None = None
+    source_guidance_scale: Number = Field(None, ge=0, le=100)
+    n_avg: Whole = Field(None, ge=1, le=MOST_AVERAGED)
+    auto_mask: Flag = None
+
+    @property
+    def prompts(self) -> ByPrompts:
+        """What it says of an edit by two prompts."""
+        return _by_prompts(self)
 
     def sources(self) -> dict[str, str]:
         """See :meth:`Common.sources`."""
@@ -243,6 +271,10 @@ class PlanVideo(CreateVideo):
     strength: Number = Field(None, gt=0, le=1)
     mask: OptionalSource = None
     outpaint: Size = None
+    source_prompt: str | None = None
+    source_guidance_scale: Number = Field(None, ge=0, le=100)
+    n_avg: Whole = Field(None, ge=1, le=MOST_AVERAGED)
+    auto_mask: Flag = None
     backward: Flag = None
 
 

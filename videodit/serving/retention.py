@@ -56,7 +56,9 @@ class RetentionStore(JobStore):
         with self._transaction():
             newest = self._one(f"SELECT max(revision) FROM jobs WHERE {gone}", before)
             if newest is not None:
-                self._db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'forgotten'", (newest,))
+                self._db.execute(
+                    "UPDATE counters SET value = ? WHERE name = 'forgotten' AND value < ?", (newest, newest)
+                )
             count = self._db.execute(f"DELETE FROM jobs WHERE {gone}", (before,)).rowcount
             self._db.execute("DELETE FROM answers WHERE created < ?", (before,))
             self._db.execute("DELETE FROM watchers WHERE until < ?", (self._clock(),))

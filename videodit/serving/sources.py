@@ -40,7 +40,7 @@ def original_file(data: DataFolder, id: str) -> Path:
     Raises:
         ValueError: no id.
     """
-    return data.upload(id) if is_id(id, "upload") else data.job(id) / CLIP
+    return data.upload(id) if is_id(id, "upload") else data.fetch(id, CLIP)
 
 
 def keep_sources(data: DataFolder, job: str, sources: Mapping[str, str | None]) -> None:

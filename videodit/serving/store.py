@@ -38,6 +38,10 @@ class QueueFull(Exception):
         self.waiting, self.limit = waiting, limit
 
 
+class Answered(Exception):
+    """Another server has just answered the same request with a job of its own."""
+
+
 class JobStore(Claims, Publications):
     """Jobs, models, uploads and who looks at them; see :class:`~videodit.serving.database.Database`."""
 
@@ -61,9 +65,12 @@ class JobStore(Claims, Publications):
 
         Raises:
             QueueFull: a limit is reached; nothing was written.
+            Answered: the same key came to another server.
         """
         now = self._clock()
         with self._transaction():
+            if answer is not None and self.answered(job.owner, answer[0]) is not None:
+                raise Answered
             self.check_room(job.owner, queue_limit=queue_limit, owner_limit=owner_limit)
             last = self._one("SELECT coalesce(max(position), 0) FROM jobs WHERE state IN ('queued', 'in_progress')")
             job = dataclasses.replace(job, created=now, position=last + 1.0, revision=self._next_revision())
@@ -222,11 +229,6 @@ class JobStore(Claims, Publications):
         """The newest revision of a deleted job of which nothing is known any more."""
         return int(self._one("SELECT value FROM counters WHERE name = 'forgotten'"))
 
-    @property
-    def written(self) -> tuple[int, int]:
-        """The same as before if nothing was written since, by whatever process: cheap enough to ask all the time."""
-        return int(self._one("PRAGMA data_version")), self._db.total_changes
-
     def queue_position(self, job: Job) -> int:
         """How many jobs of any owner are begun before one that waits, and itself; 0 for others."""
         if job.state != "queued":
@@ -240,7 +242,8 @@ class JobStore(Claims, Publications):
         """The same of all jobs of an owner that wait, by id."""
         rows = self._db.execute(
             "SELECT id, place FROM (SELECT id, owner, paused, row_number() OVER (ORDER BY paused, position) AS place "
-            "FROM jobs WHERE state = 'queued' AND deleted IS NULL) WHERE owner = ? AND paused = 0 ORDER BY place",
+            "FROM jobs WHERE state = 'queued' AND deleted IS NULL) AS places "
+            "WHERE owner = ? AND paused = 0 ORDER BY place",
             (owner,),
         )
         return {row["id"]: row["place"] for row in rows}
@@ -355,5 +358,5 @@ class JobStore(Claims, Publications):
 
 
 _UPLOAD_INFO = [one.name for one in dataclasses.fields(Upload)].index("info")
-# The sign keeps SQLite from going through all jobs of the owner: few are unfinished, and those it finds by their state.
-_UNFINISHED = "+owner = ? AND state IN ('queued', 'in_progress') AND deleted IS NULL"
+# The empty text keeps SQLite from going through all jobs of the owner: few are unfinished, found by their state.
+_UNFINISHED = "owner || '' = ? AND state IN ('queued', 'in_progress') AND deleted IS NULL"

@@ -27,8 +27,6 @@ from videodit.serving.retention import RetentionStore
 from videodit.serving.store import JobStore
 from videodit.serving.upkeep import Upkeep
 
-LEASE = 30.0
-"""Seconds after which a worker that gives no sign of life has lost its job; it gives four in that time."""
 _LOOK = 0.25  # seconds between two looks at the workers
 _UPKEEP = 60.0  # seconds between two rounds of upkeep
 _HEEDS_WITHIN = 10.0  # seconds in which a worker must heed a stop
@@ -142,7 +140,8 @@ class Supervisor:
             self._look_after(place, store)
         running = {claim: job for job in store.running() if (claim := job.claim) is not None}
         for claim in self._hanging(running):
-            self._end(claim.worker)
+            if not self._end(claim.worker):  # of another server, or of a machine that is gone
+                store.set_worker(claim.worker, None)
             store.put_back(claim)
 
     def _look_after(self, place: _Place, store: JobStore) -> None:
@@ -188,11 +187,14 @@ class Supervisor:
         )
         settings = {
             "data": str(self._data.path),
+            "database": self._config.database,
+            "outputs": self._config.outputs,
             "models": self._config.models,
             "loras": self._config.loras,
             "device": place.device,
             "dtype": self._config.dtype,
             "keep_seconds": self._config.limits.keep_seconds,
+            "lease": self._config.lease_seconds,
             "preload": place.preloads,
             "media": dataclasses.asdict(self._config.media),
         }
@@ -205,7 +207,7 @@ class Supervisor:
 
         A stop that keeps what is finished is heeded after a step, however long that takes.
         """
-        self._silence += min(self._clock() - self._looked, LEASE / 3)
+        self._silence += min(self._clock() - self._looked, self._config.lease_seconds / 3)
         self._looked, now = self._clock(), self._silence
         self._beats = {claim: seen for claim, seen in self._beats.items() if claim in running}
         self._stops = {claim: since for claim, since in self._stops.items() if claim in running}
@@ -214,19 +216,25 @@ class Supervisor:
                 self._beats[claim] = job.beats, now
             if job.cancel == "drop":
                 self._stops.setdefault(claim, now)
-            if now - self._beats[claim][1] > LEASE:
+            if now - self._beats[claim][1] > self._config.lease_seconds:
                 logger.warning("worker %s gives no sign of life and loses %s", claim.worker, claim.job)
                 yield claim
             elif now - self._stops.get(claim, now) > _HEEDS_WITHIN:
                 logger.warning("worker %s did not heed a stop and loses %s", claim.worker, claim.job)
                 yield claim
 
-    def _end(self, worker: str) -> None:
-        """End a worker, so that two never make the same job; :meth:`_look_after` starts another one."""
+    def _end(self, worker: str) -> bool:
+        """End a worker, so that two never make the same job; :meth:`_look_after` starts another one.
+
+        Returns:
+            Whether it is one of this server's.
+        """
         for place in self._places:
             if place.name == worker and place.process is not None:
                 place.process.kill()
                 place.process.wait()
+                return True
+        return False
 
 
 def put_back_all(store: JobStore, *, counted: bool = True, workers: set[str] | None = None) -> None:

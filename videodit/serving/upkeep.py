@@ -50,6 +50,7 @@ class Upkeep:
         """Remove files that no record wants: of deleted and failed jobs, and of uploads whose time is over."""
         for id in self._data.jobs():
             self._data.clear(id, self._store.needs(id))
+            self._data.drop_copies(id)
         used = self._store.uploads_used()
         for id in self._data.uploads():
             path = self._data.upload(id)

@@ -72,7 +72,7 @@ class Uploads:
     def own_bytes(self, owner: str) -> int:
         """Bytes of all uploads and clips of an owner."""
         (clips,) = self._store.connection.execute(
-            "SELECT coalesce(sum(json_extract(output, '$.bytes')), 0) FROM jobs WHERE owner = ? "
+            "SELECT coalesce(sum(CAST(json_extract(output, '$.bytes') AS BIGINT)), 0) FROM jobs WHERE owner = ? "
             "AND output IS NOT NULL AND removed IS NULL AND deleted IS NULL AND (expires IS NULL OR expires > ?)",
             (owner, time.time()),
         ).fetchone()

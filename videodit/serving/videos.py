@@ -23,7 +23,7 @@ from videodit.serving.records import Job, Kind, is_id
 from videodit.serving.requests import CreateVideo, EditVideo, ExtendVideo, PlanVideo, RemixVideo
 from videodit.serving.sources import keep_sources, original_file
 from videodit.serving.state import ServerState, owner_of, queue_full, state_of
-from videodit.serving.store import JobStore, QueueFull
+from videodit.serving.store import Answered, JobStore, QueueFull
 
 __all__ = ["Owner", "State", "add_jobs", "as_video", "find_job", "new_job", "plan_request", "router"]
 
@@ -68,7 +68,10 @@ async def add_jobs(jobs: Sequence[Job], state: ServerState, answer: tuple[str, s
         return added
 
     try:
-        return await state.write(write)
+        try:
+            return await state.write(write)
+        except Answered:
+            return await state.write(write)  # which finds the answer
     except FileNotFoundError:
         raise source_gone() from None
     except QueueFull as full:

@@ -21,18 +21,19 @@ from videodit.json_types import JsonObject
 from videodit.limits import Limits, use_limits
 from videodit.serving.cards import Card, lora_facts
 from videodit.serving.claims import CANCELLED, ClaimLost
-from videodit.serving.database import StoreUnavailable
+from videodit.serving.config import LEASE
 from videodit.serving.estimates import model_costs
 from videodit.serving.folder import DataFolder
-from videodit.serving.making import Models, Stopped, make
+from videodit.serving.making import Made, Models, Stopped, make
 from videodit.serving.records import Claim, Job
+from videodit.serving.remote_store import RemoteStore
 from videodit.serving.sources import source_file
 from videodit.serving.store import JobStore
-from videodit.serving.supervisor import LEASE
+from videodit.serving.unavailable import StoreUnavailable
 from videodit.serving.wording import without_paths
 
 _POLL = 0.05  # seconds between two looks for a job
-_PAUSE = 1.0  # seconds before the next one after none could be claimed
+PAUSE = 1.0  # seconds before the next one after none could be claimed
 _CODES = {"ModelError": "model_error", "OutOfMemory": "out_of_memory", "InternalError": "internal_error"}
 _MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError", "OutOfMemory")
 _DISK_ERRORS = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EROFS)
@@ -48,11 +49,26 @@ class Worker:
         data: the server's folder.
         models: that it may use.
         keep_seconds: how long files of finished jobs are kept; ``None``: for ever.
+        store: of the jobs; left out: the folder's.
+        lease: seconds without a sign of life after which its job is another's.
+
+    Attributes:
+        lost_at: by the monotonic clock, when the job that it makes was taken from it.
     """
 
-    def __init__(self, name: str, data: DataFolder, models: Models, *, keep_seconds: float | None = None) -> None:
-        self.name, self.data, self.models, self._keep = name, data, models, keep_seconds
-        self.store = JobStore(data.jobs_file)
+    def __init__(
+        self,
+        name: str,
+        data: DataFolder,
+        models: Models,
+        *,
+        keep_seconds: float | None = None,
+        store: JobStore | RemoteStore | None = None,
+        lease: float = LEASE,
+    ) -> None:
+        self.name, self.data, self.models, self._keep, self._lease = name, data, models, keep_seconds, lease
+        self.store = JobStore(data.jobs_file) if store is None else store
+        self.lost_at: float | None = None
 
     def publish(self, *, loras: bool = True) -> None:
         """Tell the web process what the models are, and what is wrong with those that cannot be read.
@@ -123,10 +139,10 @@ class Worker:
     def work_once(self) -> bool:
         """Make one job, if one waits. Returns whether one did."""
         try:
-            job = self.store.claim(self.name, list(self.models.models))
+            job = self._claimed()
         except StoreUnavailable as error:  # the models stay loaded until jobs can be claimed again
             logger.error("%s", error)
-            time.sleep(_PAUSE)
+            time.sleep(PAUSE)
             return False
         if job is None:
             return False
@@ -134,6 +150,17 @@ class Worker:
         with self._alive(claim):
             self._make(job, claim)
         return True
+
+    def _claimed(self) -> Job | None:
+        return self.store.claim(self.name, list(self.models.models))
+
+    def _source(self, claim: Claim, id: str) -> Path:
+        """The file of what a job starts from."""
+        return source_file(self.data, claim.job, id)
+
+    def _deliver(self, claim: Claim, made: Made) -> None:
+        """Bring the files of a finished clip to where they are served from."""
+        self.data.keep(claim.job)
 
     def _make(self, job: Job, claim: Claim) -> None:
         folder = self.data.job(job.id)
@@ -143,9 +170,10 @@ class Worker:
                 job,
                 folder,
                 self.models,
-                lambda id: source_file(self.data, job.id, id),
+                lambda id: self._source(claim, id),
                 lambda *args, **more: self._tell(claim, *args, **more),
             )
+            self._deliver(claim, made)
             expires = None if self._keep is None else time.time() + self._keep
             self.store.complete(claim, output=made.output, recipe=made.recipe, expires=expires)
         except ClaimLost:  # it is another's now, or was deleted
@@ -174,10 +202,13 @@ class Worker:
         ended = threading.Event()
 
         def beat() -> None:
-            with contextlib.closing(JobStore(self.data.jobs_file)) as store, contextlib.suppress(ClaimLost):
-                while not ended.wait(LEASE / 4):
-                    with contextlib.suppress(StoreUnavailable):  # perhaps next time
-                        store.beat(claim)
+            with contextlib.closing(self._store_of_thread()) as store:
+                try:
+                    while not ended.wait(self._seconds / 4):
+                        with contextlib.suppress(StoreUnavailable):  # perhaps next time
+                            store.beat(claim)
+                except ClaimLost:
+                    self.lost_at = time.monotonic()
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -186,6 +217,14 @@ class Worker:
         finally:
             ended.set()
             thread.join()
+            self.lost_at = None
+
+    def _store_of_thread(self) -> JobStore | RemoteStore:
+        return JobStore(self.data.jobs_file) if isinstance(self.store, JobStore) else self.store.again()
+
+    @property
+    def _seconds(self) -> float:
+        return self._lease if isinstance(self.store, JobStore) else self.store.lease
 
 
 def _of_device(error: Exception) -> bool:
@@ -211,18 +250,36 @@ def work(name: str, settings: JsonObject) -> None:
         settings: that :class:`~videodit.serving.supervisor.Supervisor` sends.
     """
     models = Models(settings["models"], settings["loras"], device=settings.get("device"), dtype=settings.get("dtype"))
-    worker = Worker(name, DataFolder(Path(settings["data"])), models, keep_seconds=settings.get("keep_seconds"))
-    worker.publish(loras=False)
-    _quiet_libraries()
-    if settings.get("preload", True):
-        worker.preload()
-    if models.loras:
-        worker.publish()
-    worker.publish_machine(settings.get("device"), settings.get("dtype"))
-    worker.store.set_worker(name, "ready")
-    logger.info("ready")
+    worker = Worker(
+        name,
+        DataFolder(Path(settings["data"]), settings.get("database"), settings.get("outputs")),
+        models,
+        keep_seconds=settings.get("keep_seconds"),
+        lease=settings.get("lease", LEASE),
+    )
+    begin(worker, device=settings.get("device"), dtype=settings.get("dtype"), preload=settings.get("preload", True))
     with use_limits(Limits(**settings["media"]), how="the server's --limit {name}=NUMBER"):
         worker.run()
+
+
+def begin(worker: Worker, *, device: str | None, dtype: str | None, preload: bool = True) -> None:
+    """Load what a worker needs, and tell the web process of it.
+
+    Args:
+        worker: that begins.
+        device: that it computes on.
+        dtype: in which.
+        preload: load its first model.
+    """
+    worker.publish(loras=False)
+    _quiet_libraries()
+    if preload:
+        worker.preload()
+    if worker.models.loras:
+        worker.publish()
+    worker.publish_machine(device, dtype)
+    worker.store.set_worker(worker.name, "ready")
+    logger.info("ready")
 
 
 def _quiet_libraries() -> None:

@@ -17,10 +17,10 @@ class Writer:
     """A store in a thread, which does one thing after the other; what was written outlasts a power cut.
 
     Args:
-        path: of the store's file.
+        path: what the store opens.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._store = self._thread.submit(JobStore, path, durable=True)
 

@@ -155,6 +155,9 @@ def _use(config: TrainingConfig, prompt: str, result: str) -> str:
         source = hub or (name if result == LORA_FILE else f"{name}/{result}")
         expert = "@2" if config.method.expert == "low" else ""
         flags, where = f"-m {shlex.quote(base_name(config))} --lora {shlex.quote(source + expert)}", hub is None
+    if config.references is not None:
+        seen = "guide.mp4" if config.references.layout == "guide" else "picture.png"
+        flags += f" --reference {seen} --reference-layout {config.references.layout}"
     told = f"In the folder that holds `{name}`:\n\n" if where else ""
     return f"{told}```bash\nvideodit generate {shlex.quote(prompt)} {flags}\n```"
 

@@ -312,6 +312,22 @@ class Export(_Part):
     push_to_hub: str | None = Field(default=None, pattern=f"^{_HUB_NAME}$")
 
 
+class ReferenceTraining(_Part):
+    """References that the model learns to take, with a LoRA or as a whole.
+
+    Attributes:
+        layout: in which it takes them, that of ``videodit data encode --reference-layout``.
+        dropout: share of samples whose reference is zeros, which stand for none.
+    """
+
+    layout: Literal["edit", "guide", "behind"]
+    dropout: float = Field(default=0.1, ge=0, le=1)
+
+    def latents_of(self, clip: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Latent frames, height and width of the reference of a clip of these."""
+        return clip if self.layout == "guide" else (1, *clip[1:])
+
+
 class TrainingConfig(_Part):
     """A whole run.
 
@@ -319,6 +335,7 @@ class TrainingConfig(_Part):
         model: what is fine-tuned: a bundled model's name, a folder or a hub id.
         output: the folder of the run.
         control: the branch that is trained, where ``method.kind`` is ``"control"``.
+        references: what the model learns to take besides prompts; docs/references.md has its keys.
         limits: the most that one input may ask for.
     """
 
@@ -327,6 +344,7 @@ class TrainingConfig(_Part):
     data: Data
     method: Method = Method()
     control: ControlTraining | None = None
+    references: ReferenceTraining | None = None
     noise: Noise = Noise()
     train: Train = Train()
     validation: Validation = Validation()
@@ -350,6 +368,8 @@ class TrainingConfig(_Part):
             kind = self.method.kind
             what = "needs control.kinds" if self.control is None else "takes no control; set method.kind=control"
             raise InputError(f"method.kind is {kind!r}, which {what}")
+        if self.control is not None and self.references is not None:
+            raise InputError("references are for method.kind lora and full; a control branch sees none")
         return self
 
     def limits_held(self) -> AbstractContextManager[None]:

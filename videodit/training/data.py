@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from videodit.datasets.clips.latents.buckets import Bucket
 from videodit.datasets.clips.latents.cached_controls import CachedControls
+from videodit.datasets.clips.latents.cached_references import CachedReferences
 from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
@@ -42,6 +43,7 @@ class MicroBatch:
         tokens: of an image encoder, ``[B, I, image_dim]``.
         control: what a branch sees: latents ``[B, C, T, H, W]``, or pixels uint8 ``[B, 3, frames, height, width]``.
         kind: of the control.
+        reference: latents ``[B, C, T', H, W]`` of a reference for each sample.
     """
 
     clean: Tensor
@@ -55,6 +57,7 @@ class MicroBatch:
     tokens: Tensor | None = None
     control: Tensor | None = None
     kind: str | None = None
+    reference: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -88,6 +91,8 @@ class Collator:
         controls: of the samples; ``None`` where no branch is trained.
         kinds: of controls, of which a micro-batch has one.
         control_dropout: share of samples whose control is replaced by grey.
+        references: of the samples; ``None`` where there are none.
+        reference_dropout: share of samples whose reference is replaced by zeros.
     """
 
     def __init__(
@@ -100,10 +105,13 @@ class Collator:
         controls: CachedControls | None = None,
         kinds: Sequence[str] = (),
         control_dropout: float = 0.0,
+        references: CachedReferences | None = None,
+        reference_dropout: float = 0.0,
     ):
         self.cache, self.seed = cache, seed
         self.caption_dropout, self.first_frame = caption_dropout, first_frame
         self.controls, self.kinds, self.control_dropout = controls, kinds, control_dropout
+        self.references, self.reference_dropout = references, reference_dropout
 
     def __call__(
         self, samples: Sequence[CachedSample], step: int | str, turns: Sequence[int] | None = None
@@ -151,6 +159,7 @@ class Collator:
             mask=torch.arange(int(lengths.max())) < lengths[:, None],
             pooled=torch.stack(pooled) if pooled else None,
             **self._control(samples, step, turns),
+            reference=self._reference(samples, step, turns),
             **stacked,
         )
 
@@ -165,6 +174,19 @@ class Collator:
             grey = drawn < self.control_dropout
             found.append(self.controls.grey(sample) if grey else self.controls.control(sample, kind))
         return {"control": torch.stack(found), "kind": kind}
+
+    def _reference(
+        self, samples: Sequence[CachedSample], step: int | str, turns: Sequence[int] | None
+    ) -> Tensor | None:
+        """The references of a micro-batch, some of them zeros."""
+        if self.references is None:
+            return None
+        found = []
+        for sample, turn in zip(samples, turns or [0] * len(samples), strict=True):
+            latents = self.references.latents(sample)
+            dropped = keyed(self.seed, "reference", sample.key, step, turn) / 2**63 < self.reference_dropout
+            found.append(torch.zeros_like(latents) if dropped else latents)
+        return torch.stack(found)
 
 
 def _empty(*shape: int) -> Tensor:

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from videodit import VideoDiT
 from videodit._diffusers import choose_backend
 from videodit.errors import InputError
+from videodit.reference_tokens import ReferenceTokens
 
 CLIP_TOKENS = 257
 """Tokens of the image encoder (CLIP's ViT-H/14 at 224 pixels) that image-to-video models with cross-attention see."""
@@ -40,6 +41,7 @@ def training_flops(
     text_tokens: int,
     batch: int = 1,
     image_tokens: int = CLIP_TOKENS,
+    reference: tuple[int, int, int] | None = None,
 ) -> int:
     """Model FLOPs of a forward and a backward.
 
@@ -53,6 +55,7 @@ def training_flops(
         text_tokens: tokens of the text that are given to the model, padding included.
         batch: clips in the forward.
         image_tokens: tokens of an image encoder, for models that see them.
+        reference: latent frames, height and width of a reference, where the model is trained with some.
 
     Raises:
         InputError: a model that is wrapped or sharded, or that has nothing to train; latents or text that it does not
@@ -79,8 +82,9 @@ def training_flops(
         inputs["guidance"] = empty()
     if config.image_dim is not None:
         inputs["encoder_hidden_states_image"] = empty(config.image_tokens or image_tokens, config.image_dim)
+    references = [] if reference is None else [ReferenceTokens(empty(config.in_channels, *reference))]
     with torch.enable_grad():
-        return count_flops(lambda: twin(**inputs).sample.sum().backward())
+        return count_flops(lambda: twin(**inputs, references=references).sample.sum().backward())
 
 
 def without_data(model: VideoDiT) -> VideoDiT:

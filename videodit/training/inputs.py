@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import PIL.Image
 
 from videodit.datasets.clips.latents.cached_controls import CachedControls
+from videodit.datasets.clips.latents.cached_references import CachedReferences
 from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
 from videodit.json_types import JsonObject
 from videodit.pipelines.spec import ModelFolder
@@ -18,6 +19,7 @@ from videodit.training.controlled import open_controls
 from videodit.training.data import hold_out
 from videodit.training.folder import check_output, foreign_results
 from videodit.training.log import tracker_of
+from videodit.training.referenced import open_references
 from videodit.training.validation import open_images
 
 
@@ -31,6 +33,7 @@ class Inputs:
         kept: samples that are trained on.
         held: samples that are held out.
         controls: of the samples, where a branch is trained.
+        references: of the samples, where the model learns to take them.
         images: that the clips of validation start from.
         tracker: by accelerate's name.
         model_hash: of the model's weights.
@@ -43,6 +46,7 @@ class Inputs:
     kept: list[CachedSample]
     held: list[CachedSample]
     controls: CachedControls | None
+    references: CachedReferences | None
     images: list[PIL.Image.Image | None]
     tracker: str | None
     model_hash: str
@@ -63,11 +67,12 @@ class Inputs:
         config, spoken = _with_captions(config, [*held, *kept])
         model_hash, notices = check_model_fits(config, cache)
         controls = open_controls(config, cache, [*kept, *held])
+        references = open_references(config, cache, [*kept, *held])
         with config.limits_held():
             images = open_images(config.validation)
         notices = [*filter(None, [notice]), *notices, *_of_folder(config), *spoken, split]
         data_hash = hashlib.sha256("".join(s.key for s in (*kept, *held)).encode()).hexdigest()[:16]
-        return cls(config, cache, kept, held, controls, images, tracker, model_hash, data_hash, notices)
+        return cls(config, cache, kept, held, controls, references, images, tracker, model_hash, data_hash, notices)
 
     def counted(self) -> JsonObject:
         """The same for programs: how many samples and clips."""
@@ -84,6 +89,8 @@ class Inputs:
         yield from self.notices
         if config.control is not None:
             yield f"a control branch for {', '.join(config.control.kinds)}"
+        if config.references is not None:
+            yield f"with references of the layout {config.references.layout}"
         yield f"{config.method.kind} fine-tuning of {config.model} for {train.steps} steps, seed {train.seed}"
         for bucket in dict.fromkeys(sample.bucket for sample in self.kept):
             same = [sample for sample in self.kept if sample.bucket == bucket]

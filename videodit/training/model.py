@@ -103,6 +103,8 @@ def make_trainable(transformer: VideoDiT, method: Method, *, seed: int) -> list[
     """
     transformer.requires_grad_(method.kind == "full")
     if method.kind == "full":
+        for name in silent_layers(transformer):  # processes that share a training wait for each gradient
+            transformer.get_submodule(name).requires_grad_(False)
         return []
     from peft import LoraConfig
 
@@ -130,12 +132,11 @@ def target_layers(transformer: nn.Module, targets: tuple[str, ...] | None) -> li
     Raises:
         InputError: an ending that no linear layer has.
     """
-    linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+    silent = silent_layers(transformer)
+    modules = ((name, module) for name, module in transformer.named_modules() if name not in silent)
+    linear = [name for name, module in modules if isinstance(module, nn.Linear)]
     if targets is None:
-        blocks = cast(Iterable[nn.Module], transformer.blocks)
-        # Blocks of diffusers' classes, beside which training is measured, do not say so.
-        silent = {f"blocks.{i}.{name}" for i, block in enumerate(blocks) for name in getattr(block, "silent", ())}
-        return [name for name in linear if re.fullmatch(ATTENTION_AND_MLP, name) and name not in silent]
+        return [name for name in linear if re.fullmatch(ATTENTION_AND_MLP, name)]
     found: dict[str, None] = {}
     for target in targets:
         same = [name for name in linear if name == target or name.endswith(f".{target}")]
@@ -144,6 +145,13 @@ def target_layers(transformer: nn.Module, targets: tuple[str, ...] | None) -> li
             raise InputError(f"method.targets names {target!r}, which no linear layer ends in; there are {endings}")
         found |= dict.fromkeys(same)
     return list(found)
+
+
+def silent_layers(transformer: nn.Module) -> set[str]:
+    """Layers whose result nothing sees."""
+    # Blocks of diffusers' classes, beside which training is measured, do not say so.
+    blocks = enumerate(cast(Iterable[nn.Module], getattr(transformer, "blocks", ())))
+    return {f"blocks.{i}.{name}" for i, block in blocks for name in getattr(block, "silent", ())}
 
 
 def set_checkpointing(transformer: VideoDiT, kind: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,13 @@ from videodit.flow import (
     training_target,
 )
 from videodit.pipelines.scheduling import dynamic_mu
+from videodit.reference_tokens import tokens_in_layout
 from videodit.shapes import Size3D
 from videodit.training.config import Noise
 from videodit.training.data import MicroBatch
 
 if TYPE_CHECKING:
     from videodit.pipelines import VideoDiTPipeline
-    from videodit.pipelines.protocols import Scheduler
     from videodit.pipelines.spec import ModelSpec
 
 
@@ -63,6 +63,7 @@ class Diffusion:
         levels: the share of noise levels that this model is asked at: all, or an expert's.
         guidance: the guidance scale that a model with built-in guidance gets as input; ``None`` for others.
         fps: of the clips, which some models' positions follow.
+        layout: of references, where the batches have some.
     """
 
     objective: Objective
@@ -76,6 +77,7 @@ class Diffusion:
     levels: tuple[float, float] = (0.0, 1.0)
     guidance: float | None = None
     fps: float = 24.0
+    layout: str | None = None
 
     @classmethod
     def of(cls, pipe: VideoDiTPipeline, noise: Noise, *, expert: str | None, fps: float) -> Diffusion:
@@ -110,7 +112,7 @@ class Diffusion:
             if noise.shift != "auto":
                 raise InputError(f"noise.shift is {noise.shift}; models that predict {objective} have none: use auto")
             return cls(**shared, signal=scheduler.alphas_cumprod.float())
-        shift, tokens = (float(noise.shift), None) if noise.shift != "auto" else _own_shift(scheduler, spec)
+        shift, tokens = (float(noise.shift), None) if noise.shift != "auto" else _own_shift(pipe)
         found_levels = (0.0, 1.0)
         if expert is not None:
             boundary = torch.tensor(float(pipe.config.boundary_ratio))
@@ -164,14 +166,16 @@ class Diffusion:
     def _with_channels(self, noisy: Tensor, batch: MicroBatch) -> Tensor:
         return noisy if batch.channels is None else torch.cat([noisy, batch.channels.to(noisy.dtype)], dim=1)
 
-    def _extras(self, batch: MicroBatch, dtype: torch.dtype) -> dict[str, float | Tensor | str | None]:
-        given: dict[str, float | Tensor | str | None] = {"fps": self.fps}
+    def _extras(self, batch: MicroBatch, dtype: torch.dtype) -> dict[str, Any]:
+        given: dict[str, Any] = {"fps": self.fps}
         if batch.pooled is not None:
             given["pooled_projections"] = batch.pooled.to(dtype)
         if batch.tokens is not None:
             given["encoder_hidden_states_image"] = batch.tokens.to(dtype)
         if batch.control is not None:
             given |= {"control": batch.control, "kind": batch.kind}
+        if batch.reference is not None and self.layout is not None:
+            given["references"] = [tokens_in_layout(self.layout, batch.reference)]
         if self.guidance is not None:
             given["guidance"] = torch.full([len(batch)], self.guidance, device=batch.clean.device)
         return given
@@ -198,10 +202,11 @@ def check_kind(spec: ModelSpec, noise: Noise, *, expert: str | None) -> None:
         )
 
 
-def _own_shift(scheduler: Scheduler, spec: ModelSpec) -> tuple[float, int]:
+def _own_shift(pipe: VideoDiTPipeline) -> tuple[float, int]:
     """The shift that a model is sampled with, and the tokens of the clip for which it is that."""
-    defaults, config = spec.defaults, scheduler.config
+    spec, config = pipe.spec, pipe.scheduler.config
+    defaults = spec.defaults
     tokens = spec.geometry.num_tokens(defaults.num_frames, defaults.height, defaults.width)
     if config.get("use_dynamic_shifting"):
-        return math.exp(dynamic_mu(config, tokens)), tokens
+        return math.exp(dynamic_mu(config, tokens, pipe.sampling.shift, defaults.num_inference_steps)), tokens
     return float(config.get("shift") or config.get("flow_shift") or 1.0), tokens

@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn, cast
@@ -138,6 +139,8 @@ class Trainer:
         name = expert_name(config.method)
         transformer = getattr(self.pipe, name)
         self.diffusion = Diffusion.of(self.pipe, config.noise, expert=config.method.expert, fps=self.cache.info.fps)
+        if config.references is not None:
+            self.diffusion = replace(self.diffusion, layout=config.references.layout)
         networks, trainee = [transformer], transformer
         if config.control is None:
             make_trainable(transformer, config.method, seed=keyed(train.seed, "adapters"))
@@ -150,6 +153,7 @@ class Trainer:
             caption_dropout=config.data.caption_dropout,
             first_frame=config.noise.first_frame,
             control_dropout=0.0 if config.control is None else config.control.dropout,
+            reference_dropout=0.0 if config.references is None else config.references.dropout,
         )
         self.batches = TrainingBatches(kept, collator, micro, per_step=self.per_step, seed=train.seed)
         self.flops: dict[Bucket, int] = {}
@@ -191,7 +195,14 @@ class Trainer:
     def _collator(self, **shares: float) -> Collator:
         """What reads the samples and draws so large shares of what is dropped or given."""
         kinds = () if self.config.control is None else self.config.control.kinds
-        return Collator(self.cache, seed=self.config.train.seed, controls=self.inputs.controls, kinds=kinds, **shares)
+        return Collator(
+            self.cache,
+            seed=self.config.train.seed,
+            controls=self.inputs.controls,
+            kinds=kinds,
+            references=self.inputs.references,
+            **shares,
+        )
 
     def _make_optimizer(self, trained: nn.Module) -> torch.optim.Optimizer:
         train = self.config.train
@@ -212,7 +223,8 @@ class Trainer:
         if bucket not in self.flops:
             text_tokens = max(sample.text_tokens for sample in self.batches.by_bucket[bucket])
             latents = self.cache.info.geometry.latent_size(*bucket)
-            self.flops[bucket] = training_flops(self.shapes, latents, text_tokens=text_tokens)
+            seen = None if self.config.references is None else self.config.references.latents_of(latents)
+            self.flops[bucket] = training_flops(self.shapes, latents, text_tokens=text_tokens, reference=seen)
         return self.flops[bucket]
 
     def _summary(self) -> Iterator[str]:

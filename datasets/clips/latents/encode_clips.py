@@ -31,6 +31,10 @@ from videodit.errors import InputError
 from videodit.files import sole_writer
 
 Report = Callable[[str, int, int], object]
+Tensors = dict[str, torch.Tensor]
+Todo = Sequence[tuple[str, Sample]]
+Spread = Callable[[Todo, float], Iterator[tuple[str, Sample, Tensors | Exception]]]
+"""Encodes samples at a rate elsewhere, as :func:`encoded` does here: in order, each with its tensors or the error."""
 _WINDOWS_AHEAD = 2  # decoded and waiting, for each thread that decodes
 _NAMES_SHOWN = 3
 _NOTICES_SHOWN = 5  # of captions, each cut to so many characters
@@ -163,6 +167,7 @@ def encode(
     workers: int = 1,
     restart: bool = False,
     prune: bool = False,
+    spread: Spread | None = None,
     report: Report = lambda stage, done, total: None,
 ) -> EncodeResult:
     """Encode the samples of a plan that are not in the cache yet, and list the plan's samples.
@@ -178,6 +183,7 @@ def encode(
         workers: threads that decode ahead.
         restart: throw away what another model has made in the folder.
         prune: remove shards that hold nothing which the list needs.
+        spread: encodes the clips elsewhere than in this process.
         report: called with the stage's name, how many entries of it are done, and how many there are.
 
     Returns:
@@ -200,7 +206,7 @@ def encode(
     folder.mkdir(parents=True, exist_ok=True)
     with sole_writer(folder):
         return _encode(
-            plan, encoder, folder, info, report, reader=reader, workers=workers, restart=restart, prune=prune
+            plan, encoder, folder, info, report, spread, reader=reader, workers=workers, restart=restart, prune=prune
         )
 
 
@@ -210,6 +216,7 @@ def _encode(
     folder: Path,
     info: CacheInfo,
     report: Report,
+    spread: Spread | None,
     *,
     reader: ReaderName,
     workers: int,
@@ -225,7 +232,11 @@ def _encode(
     for sample in plan.samples:  # clips of the same bytes share an entry
         entries.setdefault(_entry(info, sample), sample)
     todo = [(key, sample) for key, sample in entries.items() if key not in there]
-    failed = _encode_latents(todo, encoder, folder, info, report, reader=reader, workers=workers)
+    if spread is None:
+        made = encoded(todo, encoder, info.fps, reader=reader, workers=workers)
+    else:
+        made = spread(todo, info.fps)
+    failed = _write_latents(made, len(todo), folder, info, report)
     samples, notices = _list_samples(plan.samples, info, encoder.facts, folder)
     if not samples:
         name, reason = failed[0]
@@ -268,25 +279,16 @@ def _encode_texts(captions: Mapping[str, str], encoder: Encoder, folder: Path, r
     writer.write()
 
 
-def _encode_latents(
-    todo: Sequence[tuple[str, Sample]],
-    encoder: Encoder,
-    folder: Path,
-    info: CacheInfo,
-    report: Report,
-    *,
-    reader: ReaderName,
-    workers: int,
+def _write_latents(
+    made: Iterator[tuple[str, Sample, Tensors | Exception]], total: int, folder: Path, info: CacheInfo, report: Report
 ) -> list[tuple[str, str]]:
-    """Encode samples into shards, and return the clips that could not be decoded."""
+    """Write encoded samples into shards, and return the clips that could not be decoded."""
     writer, failed = ShardWriter(folder, "latents"), {}
-    for done, (key, sample, frames) in enumerate(_decoded(todo, info.fps, reader, workers)):
-        report("latents", done, len(todo))
-        if isinstance(frames, Exception):
-            failed[sample.scanned.clip.name] = str(frames) or type(frames).__name__
+    for done, (key, sample, tensors) in enumerate(made):
+        report("latents", done, total)
+        if isinstance(tensors, Exception):
+            failed[sample.scanned.clip.name] = str(tensors) or type(tensors).__name__
             continue
-        mean, std = encoder.latents(frames)
-        tensors = {"mean": mean, "std": std, **encoder.condition(frames, seed=int(key[:15], 16))}
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise InputError(
                 f"the autoencoder gives values that are not finite for {sample.scanned.clip.name} in {info.dtype}; "
@@ -295,6 +297,26 @@ def _encode_latents(
         writer.add(key, tensors)
     writer.write()
     return sorted(failed.items())
+
+
+def encoded(
+    todo: Todo, encoder: Encoder, fps: float, *, reader: ReaderName, workers: int
+) -> Iterator[tuple[str, Sample, Tensors | Exception]]:
+    """Samples with what is cached of them, or with why they cannot be decoded, in order.
+
+    Args:
+        todo: samples, and the keys of their entries.
+        encoder: the model's.
+        fps: frames per second at which clips are read.
+        reader: what decodes.
+        workers: threads that decode ahead.
+    """
+    for key, sample, frames in _decoded(todo, fps, reader, workers):
+        if isinstance(frames, Exception):
+            yield key, sample, frames
+            continue
+        mean, std = encoder.latents(frames)
+        yield key, sample, {"mean": mean, "std": std, **encoder.condition(frames, seed=int(key[:15], 16))}
 
 
 def _decoded(

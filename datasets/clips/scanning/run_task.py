@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import groupby
 from typing import get_args
 
@@ -23,6 +23,8 @@ from videodit.limits import current_limits
 _BYTES_PER_SECOND = 20_000_000
 
 Report = Callable[[int, int], None]
+RunJobs = Callable[[Sequence[Job]], Generator[tuple[int, JobResult], None, None]]
+"""Runs all jobs, such as on other machines, as :func:`~videodit.datasets.clips.scanning.worker_pool.run_jobs` does."""
 
 
 def check_settings(*, reader: ReaderName, workers: int, timeout: float = 1.0) -> None:
@@ -45,6 +47,7 @@ def run_task(
     workers: int,
     ledger: Ledger | None = None,
     report: Report | None = None,
+    run: RunJobs | None = None,
 ) -> list[JsonObject]:
     """The results of a task for each clip.
 
@@ -57,6 +60,7 @@ def run_task(
         workers: how many processes work at the same time.
         ledger: earlier results, to which those are added that will hold.
         report: called with the number of clips that are done and of all.
+        run: runs the jobs elsewhere than in processes of this machine.
 
     Returns:
         For each clip ``reason``, why there is no result (and ``limit`` in seconds if it took too long), or what the
@@ -80,7 +84,7 @@ def run_task(
     jobs = [Job(_request([clips[i] for i in group], settings), limits[group[0]]) for group in groups]
     if report is not None:
         report(len(results), len(clips))
-    with contextlib.closing(run_jobs(jobs, workers=workers)) as finished:
+    with contextlib.closing(run_jobs(jobs, workers=workers) if run is None else run(jobs)) as finished:
         for place, result in finished:
             for index, one in zip(groups[place], _by_range(result, jobs[place]), strict=True):
                 results[index] = one

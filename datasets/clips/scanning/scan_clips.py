@@ -13,7 +13,7 @@ from videodit.datasets.clips.reading.readers import ReaderName, VideoInfo
 from videodit.datasets.clips.reading.records import Clip, Source
 from videodit.datasets.clips.scanning.duplicates import Fingerprint, find_duplicates
 from videodit.datasets.clips.scanning.ledger import Ledger
-from videodit.datasets.clips.scanning.run_task import check_settings, run_task
+from videodit.datasets.clips.scanning.run_task import RunJobs, check_settings, run_task
 
 _VERSION = 3  # of the features: with another one every file is read again
 _NO_CAPTION = "no caption"
@@ -56,6 +56,7 @@ def scan(
     workers: int = 1,
     reader: ReaderName = "pyav",
     report: Callable[[int, int], None] | None = None,
+    run: RunJobs | None = None,
 ) -> list[ScannedClip]:
     """Read some frames of every clip, in processes of their own, and compare the clips with each other.
 
@@ -67,6 +68,7 @@ def scan(
         workers: files that are read at the same time.
         reader: what decodes.
         report: called with the number of clips that are done and of all.
+        run: reads the files elsewhere; see :data:`videodit.datasets.clips.scanning.run_task.RunJobs`.
 
     Returns:
         What was found, in the source's order. Of clips that look nearly the same the first one with a caption counts
@@ -88,6 +90,7 @@ def scan(
             workers=workers,
             ledger=ledger,
             report=report,
+            run=run,
         )
     return _compared(source.clips, [_ClipResult.from_json(result) for result in results])
 

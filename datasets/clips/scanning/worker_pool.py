@@ -81,6 +81,29 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 1) -> Generator[tuple[int, J
             thread.join()
 
 
+class JobRunner:
+    """Runs one job after the other in a process of its own, which lives until :meth:`close`."""
+
+    def __init__(self) -> None:
+        self._pool = _Pool([])
+        self._worker: _Worker | None = None
+
+    def run(self, job: Job) -> JobResult:
+        """The result of a job.
+
+        Raises:
+            ChildProcessError: no process can be started; the message holds what it printed.
+        """
+        self._worker, result = self._pool.run(self._worker, job)
+        return result
+
+    def close(self) -> None:
+        """End the process."""
+        if self._worker is not None:
+            self._pool.end(self._worker)
+            self._worker = None
+
+
 class _WorkerDied(Exception):
     """The worker ended before it answered."""
 
@@ -195,19 +218,19 @@ class _Pool:
         try:
             while (taken := self._take()) is not None:
                 index, job = taken
-                worker, result = self._run(worker, job)
+                worker, result = self.run(worker, job)
                 self.done.put((index, result))
         except BaseException as error:  # raised again where the results are awaited
             self.done.put(error)
         finally:
             if worker is not None:
-                self._end(worker)
+                self.end(worker)
 
     def _take(self) -> tuple[int, Job] | None:
         with self._lock:
             return None if self._stopped else next(self._jobs, None)
 
-    def _run(self, worker: _Worker | None, job: Job) -> tuple[_Worker | None, JobResult]:
+    def run(self, worker: _Worker | None, job: Job) -> tuple[_Worker | None, JobResult]:
         """The result, and the worker if it lives on."""
         while True:
             worker = worker or self._start()
@@ -215,18 +238,18 @@ class _Pool:
             try:
                 reply = worker.ask(job)
             except _TimedOut:
-                self._end(worker)
+                self.end(worker)
                 return None, JobResult(reason=f"timed out after {job.limit:.3g} s", timed_out=True)
             except _WorkerDied:
                 reason = worker.exit_reason()
-                self._end(worker)
+                self.end(worker)
                 worker = None
                 # The file before may have damaged the process: this one gets a second chance in a process of its own.
                 if fresh or self._stopped:
                     return None, JobResult(reason=reason, lasting=False)
                 continue
             if worker.timed_out:  # killed in the moment in which it answered
-                self._end(worker)
+                self.end(worker)
                 worker = None
             return worker, JobResult(reply.get("value"), reply.get("reason"), reply.get("lasting", True))
 
@@ -239,11 +262,12 @@ class _Pool:
         try:
             worker.wait_until_ready()
         except BaseException:
-            self._end(worker)
+            self.end(worker)
             raise
         return worker
 
-    def _end(self, worker: _Worker) -> None:
+    def end(self, worker: _Worker) -> None:
+        """End a worker."""
         with self._lock:
             self._workers.discard(worker)
         worker.close()
