@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from videodit.configs import check_class, check_config, is_hub_id, read_json
+from videodit.configs import check_class, check_config, is_hub_id, read_json, split_quantization
 from videodit.errors import InputError, ModelError
 from videodit.families import sampling_of
 from videodit.families.autoencoders import OURS, autoencoder_named
@@ -150,6 +150,8 @@ def check_model(folder: Path, files: Collection[str] = ()) -> JsonObject:
             check_weights(folder / name)
             path = folder / name / "config.json"
             config = read_json(path)
+            if name.startswith("transformer"):  # whose weights are dequantized when they are read
+                config, _ = split_quantization(config, path)
             check_config(config, path)
             tensors = sum(len(read_header(file)) for file in (folder / name).glob("*.safetensors"))
             check_counts(config, tensors, path)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from videodit._diffusers import cache_of, hook_names, offloaded_weights, offloading_hook
-from videodit.weights import is_plain
+from videodit.weights import as_stored, is_plain, of_codes
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin, SchedulerMixin
@@ -85,8 +85,15 @@ def dtype_of(network: nn.Module) -> str:
     """The dtype that most of a network's numbers are stored in."""
     counts: Counter[str] = Counter()
     for _, tensor in weights_of(network):
+        if of_codes(tensor):  # which layers compute with in another
+            continue
         counts[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
     return counts.most_common(1)[0][0] if counts else "float32"
+
+
+def _as_in_files(tensor: Tensor) -> bool:
+    """Whether a tensor is what a file holds: it was not quantized after it had been read."""
+    return is_plain(tensor) or of_codes(tensor)
 
 
 def _samples(tensors: Iterable[Tensor]) -> list[Tensor | None]:
@@ -97,7 +104,7 @@ def _samples(tensors: Iterable[Tensor]) -> list[Tensor | None]:
             found.append(None)
             continue
         try:
-            plain = tensor.detach()
+            plain = as_stored(tensor).detach()
             some = plain[tuple(slice(None, None, -(-size // _PER_AXIS) or 1) for size in plain.shape)]
             found.append(some.flatten().float())
         except (RuntimeError, NotImplementedError, TypeError):
@@ -270,7 +277,7 @@ class Origin:
         settings = {name: pipe.config.get(name) for name in _OWN_SETTINGS}
         for_good = {}
         for name, part in parts.items():
-            if isinstance(part, nn.Module) and not all(is_plain(tensor) for tensor in part.parameters()):
+            if isinstance(part, nn.Module) and not all(map(_as_in_files, part.parameters())):
                 for_good[name] = "quantized"
         for name in given:
             if name in networks or (name in parts and index.get(name) not in (None, [None, None]) and name in others):

@@ -158,8 +158,9 @@ def _in_cache(hub_id: str, hub: HubOptions) -> Path | None:
     """The folder of a model in the hub's cache; ``None`` where it, or one of its parts, is not there."""
     from huggingface_hub import try_to_load_from_cache
 
-    options = {key: hub[key] for key in ("cache_dir", "revision") if key in hub}  # type: ignore[literal-required]
-    index = try_to_load_from_cache(hub_id, "model_index.json", **options)
+    index = try_to_load_from_cache(
+        hub_id, "model_index.json", cache_dir=hub.get("cache_dir"), revision=hub.get("revision")
+    )
     if not isinstance(index, str):
         return None
     folder = Path(index).parent

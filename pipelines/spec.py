@@ -300,8 +300,10 @@ class ModelFolder:
     def parameters(self) -> dict[str, int]:
         """The number of parameters of each network that the folder holds, from the headers of its files."""
         from videodit.checkpoints import weight_files
-        from videodit.families.opening import numbers_in
         from videodit.weights import read_headers
+
+        if self.files:
+            from videodit.families.opening import numbers_in
 
         return {
             name: numbers_in(self.files[name])

@@ -65,6 +65,7 @@ IMPORTED = {
     ),
     "DiffusersAutoQuantizer": Part("diffusers.quantizers:DiffusersAutoQuantizer", "quantizes weights as they are read"),
     "FeedForward": Part(f"{_ATTENTION}:FeedForward", "the MLP of a block, with diffusers' names of weights"),
+    "GGUFParameter": Part("diffusers.quantizers.gguf.utils:GGUFParameter", "codes of a GGUF file, in its layers"),
     "HUNYUAN_TEMPLATE": Part(
         "diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video:DEFAULT_PROMPT_TEMPLATE",
         "the prompt template that HunyuanVideo was trained with",

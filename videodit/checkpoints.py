@@ -91,18 +91,14 @@ def check_weights(folder: Path) -> None:
         check_file(shard)
 
 
-def check_no_gguf(path: Path) -> None:
-    """See that a file is none of llama.cpp's, whatever it is called.
-
-    Raises:
-        ModelError: it is, or is called so.
-    """
-    named = path.suffix.lower() == ".gguf"
-    if not named and path.is_file():
-        with path.open("rb") as file:
-            named = file.read(4) == b"GGUF"
-    if named:
-        raise ModelError(f"{path} is quantized (GGUF); use a .safetensors file in bf16, fp16 or fp32")
+def is_gguf(path: Path) -> bool:
+    """Whether a file is one of llama.cpp's, whatever it is called, or is called so."""
+    if path.suffix.lower() == ".gguf":
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def check_file(path: Path) -> None:
@@ -112,7 +108,8 @@ def check_file(path: Path) -> None:
         ModelError: a file that is cut short or not safetensors.
     """
     check_regular(path)
-    check_no_gguf(path)
+    if is_gguf(path):
+        raise ModelError(f"{path} is a GGUF file: load it by from_single_file, or -m {path}")
     try:
         with safe_open(path, framework="np") as file:  # "pt" imports torch
             file.keys()

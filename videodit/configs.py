@@ -120,6 +120,24 @@ def check_config(config: object, where: object) -> None:
         check_config(value, where)
 
 
+def split_quantization(config: JsonObject, where: object) -> tuple[JsonObject, bool]:
+    """A config without what it says of quantization, and whether its weights are bitsandbytes'.
+
+    Raises:
+        ModelError: another quantizer.
+    """
+    said = config.get("quantization_config")
+    if said in (None, {}):
+        return config, False
+    method = said.get("quant_method") if isinstance(said, dict) else said
+    if method != "bitsandbytes":
+        raise ModelError(
+            f"{where} was saved quantized by {short(method)}; the one that is read is bitsandbytes: save the weights "
+            "unquantized, and quantize them when they are loaded (quantization_config=…)"
+        )
+    return {key: value for key, value in config.items() if key != "quantization_config"}, True
+
+
 def check_class(config: Mapping[str, object], expected: str, where: str | Path) -> None:
     """Refuse a config of another class, which would build a model of default sizes in silence.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from videodit.adapters.state import present
 from videodit.errors import InputError
+from videodit.weights import of_codes
 
 if TYPE_CHECKING:
     from diffusers import FasterCacheConfig, FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
@@ -40,8 +41,13 @@ class DiffusersOverrides(Base):
         """As diffusers' ``ModelMixin.save_pretrained``.
 
         Raises:
-            InputError: adapters are in the layers, whose folder could not be read again.
+            InputError: adapters are in the layers, or codes of a GGUF file, whose folder could not be read again.
         """
+        if any(map(of_codes, self.parameters())):
+            raise InputError(
+                "a model of a GGUF file cannot be saved: its codes would not load again; keep the file, or write its "
+                "weights dequantized by `videodit convert FILE FOLDER`"
+            )
         if names := present(self):
             raise InputError(
                 f"a model's folder holds no adapters, and {', '.join(names)} is there; call save_lora and "

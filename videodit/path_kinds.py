@@ -174,6 +174,8 @@ def _kind_of_file(path: Path, text: str) -> PathKind:
         if _is_lora_file(path):
             return _lora(text)
         return PathKind("weights", "is a file of weights alone")
+    if suffix == ".gguf":
+        return PathKind("weights", "is a file of quantized weights alone")
     for kind, suffixes in (("clip", CLIPS), ("picture", PICTURES), ("text", TEXTS)):
         if suffix in suffixes:
             return PathKind(kind, f"is a {kind if kind != 'text' else 'text file'}")

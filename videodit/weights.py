@@ -246,6 +246,17 @@ def is_plain(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
 
 
+def of_codes(tensor: Tensor) -> bool:
+    """Whether a tensor is codes of a GGUF file, of diffusers' class."""
+    return hasattr(tensor, "quant_type")
+
+
+def as_stored(tensor: Tensor) -> Tensor:
+    """A tensor; of a GGUF file's codes as bytes, which any function takes."""
+    codes: Tensor = tensor.as_tensor() if of_codes(tensor) else tensor  # type: ignore[attr-defined]
+    return codes
+
+
 def _plain(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         if is_plain(tensor) and not tensor.is_meta and tensor.is_floating_point() and tensor.element_size() > 1:

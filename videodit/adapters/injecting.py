@@ -64,7 +64,10 @@ def add_lora(
     for name, change in (differences or {}).items():
         owner, _, leaf = name.rpartition(".")
         layer = transformer.get_submodule(owner)
-        _as(change, getattr(getattr(layer, "base_layer", layer), leaf), name)
+        like = getattr(getattr(layer, "base_layer", layer), leaf)
+        if not like.is_floating_point():
+            raise ModelError(f"the LoRA adds to {name} itself, which is quantized; use weights in bf16, fp16 or fp32")
+        _as(change, like, name)
     with switch_kept(transformer):
         if fitted:
             _inject(transformer, fitted, adapter_name, pipeline, hotswap)
@@ -141,7 +144,8 @@ def _as(value: Value, like: Tensor, name: str) -> Value:
     if not isinstance(value, Tensor):
         return value
     device = torch.device("cpu") if like.is_meta else like.device  # of an offloaded layer, which is filled later
-    converted = value.to(device, like.dtype)
+    dtype = like.dtype if like.is_floating_point() else value.dtype  # beside codes, it keeps its own
+    converted = value.to(device, dtype)
     if not converted.isfinite().all():
-        raise ModelError(f"the LoRA changes {name} by numbers that {like.dtype} does not hold")
+        raise ModelError(f"the LoRA changes {name} by numbers that {dtype} does not hold")
     return cast(Value, converted)

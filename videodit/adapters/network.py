@@ -10,6 +10,7 @@ from diffusers.loaders import PeftAdapterMixin
 
 from videodit.adapters import state
 from videodit.errors import InputError, ModelError
+from videodit.weights import is_plain
 
 if TYPE_CHECKING:
     from videodit.adapters.info import LoRAInfo
@@ -138,6 +139,8 @@ class AdaptedNetwork(PeftAdapterMixin):
             ModelError: with ``safe_fusing``, weights that are not finite; they are taken out again.
         """
         self._refuse_while_fused("fuse again")
+        if not all(is_plain(tensor) for tensor in self.parameters()):
+            raise InputError("LoRAs cannot be fused into quantized weights; they work beside them")
         names = state.active(self) if adapter_names is None else adapter_names
         names = [names] if isinstance(names, str) else list(names)
         self._check_known(names)

@@ -179,14 +179,14 @@ class Part(NamedTuple):
         shape: of the part.
         rows: the first, and the one behind the last; ``None`` for all of them.
         transform: from the file's tensor to several.
-        index: which of these it is.
+        which: of these.
     """
 
     stored: str
     shape: list[int]
     rows: tuple[int, int] | None = None
     transform: Transform | None = None
-    index: int = 0
+    which: int = 0
 
 
 def _without_data(shape: list[int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,10 +26,12 @@ from videodit.checkpoints import (
     find_folder,
     weight_files,
 )
-from videodit.configs import check_class, check_config, read_json
+from videodit.configs import check_class, check_config, read_json, split_quantization
 from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES, family_of
 from videodit.families.base import Family, Group, to_foreign, to_native
+from videodit.families.bitsandbytes_folders import DequantizedBits, is_beside
+from videodit.families.gguf_files import GGUFFile, GGUFQuantizer, Packed
 from videodit.families.opening import open_single_file, read_config
 from videodit.families.quantizing import LoadingQuantizer, Place
 from videodit.families.single_files import recognise
@@ -37,6 +40,7 @@ from videodit.files import replacing
 from videodit.json_types import Config, JsonObject
 from videodit.schema import check_types
 from videodit.weights import (
+    Entry,
     build,
     check_counts,
     check_entries,
@@ -45,10 +49,12 @@ from videodit.weights import (
     read_headers,
 )
 
+logger = logging.getLogger(__name__)
+
 MaxMemory = dict[int | str, int | str]
 DeviceMap = str | dict[str, Place]
 Model = TypeVar("Model", bound="FamilyLoading")
-Item = TypeVar("Item", Tensor, list[int])
+Item = TypeVar("Item", Tensor, list[int], Tensor | Packed)
 
 _LOAD_OPTIONS = ("device_map", "max_memory", "quantization_config")
 
@@ -80,6 +86,7 @@ class FamilyLoading(CheckedLoading):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if kwargs.pop("use_safetensors", None) is False:
             raise InputError("use_safetensors=False is refused: weights are read from .safetensors files alone")
+        config, of_bits = split_quantization(config, folder / "config.json")
         check_config(config, folder / "config.json")
         family = family_of(config, folder)
         options = {key: kwargs.pop(key, None) for key in _LOAD_OPTIONS}
@@ -96,10 +103,12 @@ class FamilyLoading(CheckedLoading):
             folder = fetch_weights(name, kwargs.get("subfolder") or "", hub)
         check_weights(folder)
         paths = weight_files(folder, variant)
-        check_entries(entries := read_headers(paths), folder)
+        entries = read_headers(paths)
+        check_entries(entries if not of_bits else _without_bits(entries), folder)
         check_counts(config, len(entries), folder)
         family.check_config(config, folder)
-        with TensorFiles(paths) as files:
+        with TensorFiles(paths) as stored:
+            files = DequantizedBits(stored, entries, folder) if of_bits else stored
             native = family.native_config(config, files.names) | overrides
             return _load(cls, family, native, files, folder, dtype, **options)
 
@@ -151,6 +160,11 @@ class FamilyLoading(CheckedLoading):
         return {"_class_name": cls.__name__, **family_of(config, where).native_config(config)}
 
 
+def _without_bits(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """What of a folder of bitsandbytes' is not quantized."""
+    return {name: e for name, e in entries.items() if not is_beside(name) and e.dtype not in ("U8", "I8")}
+
+
 def _load(
     cls: type[Model],
     family: Family,
@@ -171,10 +185,17 @@ def _load(
     groups = check_keys(family, groups=family.plan(shapes, model.config), files=files, where=where)
     wide = tuple(cls._keep_in_fp32_modules)
     places = _place(model, device_map, dtype, max_memory)
-    quantizer = None
-    if quantization_config is not None:
+    quantizer, codes = None, None
+    if isinstance(files, Parts) and isinstance(files.stored, GGUFFile):
+        codes = _of_codes(model, files, files.stored.path, groups, dtype, places, quantization_config)
+    elif quantization_config is not None:
         quantizer = LoadingQuantizer(model, quantization_config, dtype, places)
-    for name, tensor in _checked(to_native(groups, files.get, model.config), shapes, where):
+    read = to_native(groups, files.get, model.config) if codes is None else codes.tensors(groups, model.config)
+    for name, tensor in _checked(read, shapes, where):
+        if isinstance(tensor, Packed):
+            assert codes is not None
+            codes.set(name, tensor, _device_of(name, places))
+            continue
         if not is_finite(tensor):
             raise ModelError(f"{where}: {name} holds values that are not finite (NaN or infinite)")
         kept = any(part in wide for part in name.split("."))
@@ -184,14 +205,41 @@ def _load(
             raise ModelError(f"{where}: {name} holds values that are beyond the range of {kind}")
         if quantizer is None or not quantizer.takes(name, value, place):
             set_module_tensor_to_device(model, name, place, value=value, dtype=kind)
-    if quantizer is not None:
-        quantizer.finish()
+    for one in (quantizer, codes):
+        if one is not None:
+            one.finish()
     if len(set(places.values())) > 1:
         from accelerate import dispatch_model
 
         dispatch_model(model, places)
     model.eval()
     return model
+
+
+def _of_codes(
+    model: FamilyLoading,
+    files: Parts,
+    path: Path,
+    groups: list[Group],
+    dtype: torch.dtype,
+    places: Mapping[str, Place],
+    quantization_config: object,
+) -> GGUFQuantizer:
+    """What keeps the codes of a GGUF file, and says so.
+
+    Raises:
+        InputError: another quantizer is asked for, or several devices.
+    """
+    if quantization_config is not None:
+        raise InputError(f"quantization_config is for weights that are not quantized; {path} is")
+    if len(set(places.values())) > 1:
+        raise InputError("a model of a GGUF file is on one device; name it by device_map")
+    codes = GGUFQuantizer(model, files, groups, dtype)
+    logger.warning(
+        f"{path}: {codes.num_kept} layers are kept as codes, and dequantized at each call; "
+        f"{codes.num_dequantized} are dequantized as they are read"
+    )
+    return codes
 
 
 def check_keys(family: Family, *, groups: list[Group], files: Stored, where: Path) -> list[Group]:
@@ -332,7 +380,9 @@ def convert_file(
         model = build(lambda: model_class(**found.config), source)
         groups = found.family.plan(model.state_dict(), model.config)
         files = Parts(stored, found.parts)
-        tensors = ((name, files.get(name)) for name in sorted(files.names))
+        if isinstance(stored, GGUFFile):
+            logger.warning(f"{source}: codes are written as the weights in fp32 that they stand for")
+        tensors: Iterator[tuple[str, Tensor]] = ((name, files.get(name)) for name in sorted(files.names))
         if to == "native":
             tensors = to_native(groups, files.get, model.config)
         with replacing(target) as partial:
@@ -362,7 +412,7 @@ def _checked(
 ) -> Iterator[tuple[str, Item]]:
     """Our tensors, or their shapes, as they come, each of the shape that the config needs."""
     for name, tensor in tensors:
-        found = list(tensor.shape) if isinstance(tensor, Tensor) else tensor
+        found = list(tensor.shape) if isinstance(tensor, (Tensor, Packed)) else tensor
         if found != shapes[name]:
             raise ModelError(f"{where}: {name} has shape {found}, the config needs {shapes[name]}")
         yield name, tensor

@@ -11,9 +11,10 @@ from typing import Any
 
 from safetensors import safe_open
 
-from videodit.checkpoints import PICKLE_SUFFIXES, check_file, check_no_gguf
+from videodit.checkpoints import PICKLE_SUFFIXES, check_file, is_gguf
 from videodit.configs import check_config, read_json
 from videodit.errors import InputError, ModelError
+from videodit.families.gguf_files import GGUFFile, check_library
 from videodit.families.stored import FP8, DequantizedFp8, Stored, TensorFiles, check_formats, check_names
 from videodit.json_types import Config
 from videodit.weights import Entry, check_entries, read_header
@@ -33,9 +34,9 @@ def read_config(config: Config | str | os.PathLike[str] | None) -> Config | None
         config = read_json(path / "config.json" if path.is_dir() else path)
     if not isinstance(config, dict):
         raise InputError(f"config must be a dict or the path of a config.json, got {type(config).__name__}")
-    config = _as_lists(dict(config))
-    check_config(config, "the config")
-    return config
+    found: Config = _as_lists(dict(config))
+    check_config(found, "the config")
+    return found
 
 
 def _as_lists(value: Any) -> Any:
@@ -46,12 +47,14 @@ def _as_lists(value: Any) -> Any:
 
 
 def read_entries(path: Path) -> dict[str, Entry]:
-    """What the header of a file of weights says of its tensors, once the file is known to be a whole safetensors file.
+    """What the header of a file of weights says of its tensors, once the file is known to be whole.
 
     Raises:
         ModelError: a pickle, a broken file, one quantized in a way that is not read, or tensors of whole numbers.
     """
-    check_no_gguf(path)
+    if is_gguf(path):
+        with GGUFFile(path) as stored:
+            return stored.entries
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise ModelError(
             f"{path} is a pickle, which can run code when opened; where you trust it, convert it: "
@@ -78,11 +81,16 @@ def _of_fp8(name: str, entries: dict[str, Entry]) -> bool:
 
 @contextmanager
 def open_single_file(path: Path) -> Iterator[Stored]:
-    """The tensors of a file of weights, those in fp8 dequantized as they are read.
+    """The tensors of a file of weights, those in fp8 or GGUF's codes dequantized as they are read.
 
     Raises:
         ModelError: see :func:`read_entries`, and :class:`videodit.families.stored.DequantizedFp8`.
     """
+    if is_gguf(path):
+        check_library()
+        with GGUFFile(path) as stored:
+            yield stored
+        return
     entries = read_entries(path)
     with TensorFiles([path]) as files:
         with safe_open(path, framework="pt") as file:

@@ -119,7 +119,7 @@ class Parts:
         part = self.parts[name]
         tensor = self.stored.get(part.stored, part.rows)
         if part.transform is not None:
-            tensor = part.transform.load([tensor], {})[part.index]
+            tensor = part.transform.load([tensor], {})[part.which]
         return tensor if rows is None else tensor[rows[0] : rows[1]]
 
 
@@ -262,7 +262,8 @@ def _times(value: Tensor, scale: Tensor) -> Tensor:
     if scale.numel() == 1:
         return value * scale.reshape(())
     if scale.dim() == 3:
-        return (value.unflatten(1, (scale.shape[1], -1)) * scale).flatten(1)
+        blocks: Tensor = value.unflatten(1, (scale.shape[1], -1)) * scale
+        return blocks.flatten(1)
     return value * scale.reshape(-1, *[1] * (value.dim() - 1))
 
 
