@@ -431,8 +431,6 @@ class _Entry:
             weights = {network: weights.get(network, 0.0) for network in self.info.networks}
         same = len(set(weights.values())) == 1
         entry: JsonObject = {"name": self.name, "hash": None if self.info is None else self.info.content_hash}
-        if any(network.startswith(CONTROL) for network in weights):  # which nobody loads again by a recipe
-            entry["hash"] = None
         entry["weight"] = next(iter(weights.values())) if same else weights
         if list(weights) != ["transformer"]:
             entry["networks"] = list(weights)

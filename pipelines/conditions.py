@@ -70,7 +70,7 @@ class Edit:
         clip: as many frames as are made; see :func:`videodit.pipelines.pixels.read_frames`.
         strength: the share of the sampler's steps that are taken: near 0 the clip hardly changes, at 1 nothing of it is
             left. ``None`` takes 0.6; of models that see the clip beside the noise (Lucy Edit), 1; with a
-            ``source_prompt`` 0.7. FlowEdit's ``n_max`` is this share of the steps.
+            ``source_prompt`` 0.8. FlowEdit's ``n_max`` is this share of the steps.
         source_prompt: what the clip shows.
         source_guidance_scale: guidance of the prediction by ``source_prompt``; that of the other is the call's.
             ``None`` takes 1.
@@ -93,7 +93,7 @@ EDIT_STRENGTH = 0.6
 """Of an :class:`Edit` that says none, for models that see nothing of the clip but what they start from."""
 
 
-FLOW_EDIT_STRENGTH = 0.7
+FLOW_EDIT_STRENGTH = 0.8
 """The same of those with a ``source_prompt``."""
 SOURCE_GUIDANCE_SCALE = 1.0
 """Of the prediction by a ``source_prompt``, where an :class:`Edit` says none."""

@@ -306,7 +306,7 @@ class _Composer:
         """The unconditional prediction with zeros for references."""
         zeros = tuple(replace(one, latents=torch.zeros_like(one.latents)) for one in self.condition.references)
         condition = replace(self.condition, references=zeros)
-        other = _Composer(self.pipe, self.plan, condition, self.prompts, self.controls)
+        other = _Composer(self.pipe, self.plan, condition, self.prompts, self.controls, self.source_scale)
         name = "no reference"
         negative = self.prompts.negative
         return other.scenes(name, parts, negative) if parts else other.predict(name, negative)

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from videodit.pipelines.placing import PlacedConditions
     from videodit.pipelines.reference_placing import PlacedReference
 
+    PlaceControls = Callable[..., tuple[tuple[PlacedControl, ...], list[str]]]
+    """As :func:`videodit.pipelines.control_placing.place_controls`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Settings):
@@ -173,6 +176,7 @@ def plan(
     *,
     text_notices: Callable[[str], list[str]] | None = None,
     read_media: bool = True,
+    place_controls: PlaceControls | None = None,
 ) -> Plan:
     """Check a request against a model, and decide everything that can be decided without weights.
 
@@ -183,6 +187,8 @@ def plan(
         text_notices: what a user should know about a prompt, such as words that the model does not know.
         read_media: off, pictures and clips are not read, only checked as far as that goes, and the plan has no
             ``conditions``: for who has no files, or no library that decodes them.
+        place_controls: reads and derives controls in place of
+            :func:`videodit.pipelines.control_placing.place_controls`, such as in another process.
 
     Returns:
         The plan; its ``notices`` say what differs from what was asked.
@@ -223,7 +229,7 @@ def plan(
     conditions = _conditions(request, inputs, spec, settings, read_media)
     if stagger is not None and conditions is not None:
         _check_staggered(stagger, conditions)
-    controls, told = _controls(checked, request, settings, conditions, read_media)
+    controls, told = _controls(checked, request, settings, conditions, read_media, place_controls)
     references, more = _references(request, inputs, spec, settings, checked, read_media, guided=guided)
     if inputs.tensors or inputs.generator is not None:
         from videodit.pipelines.live_inputs import check_live
@@ -264,7 +270,10 @@ def _check_controls(request: Request, inputs: Inputs, spec: ModelSpec) -> list[C
     checked = check_controls(request.control if inputs.control is None else inputs.control, spec.takers)
     check_own_channels(checked, spec.sees_control)
     if checked and request.loop:
-        raise InputError("a loop takes no control")
+        raise InputError(
+            "a loop takes no control: a control has a first frame and a last one, and a loop has neither; leave one "
+            "of them out"
+        )
     return checked
 
 
@@ -274,6 +283,7 @@ def _controls(
     settings: Settings,
     conditions: PlacedConditions | None,
     read_media: bool,
+    place: PlaceControls | None,
 ) -> tuple[tuple[PlacedControl, ...], list[str]]:
     """What steers the clips, read, derived and placed, and what is announced of that."""
     steps = settings.num_inference_steps
@@ -283,9 +293,11 @@ def _controls(
         check_steps(one, steps, steps - taken)
     if not checked or not read_media:
         return (), []
-    from videodit.pipelines.control_placing import place_controls
+    if place is None:
+        from videodit.pipelines.control_placing import place_controls
 
-    return place_controls(checked, settings, fit=request.fit)
+        place = place_controls
+    return place(checked, settings, fit=request.fit)
 
 
 def _references(
@@ -312,6 +324,8 @@ def _references(
             raise InputError("reference_guidance is for references, and there are none; leave it out")
         return (), []
     check_reference_guidance(request.reference_guidance, checked.layout, guided=guided)
+    if request.reference_guidance is not None and _flow_edits(request, inputs):
+        raise InputError("reference_guidance and an edit by two prompts exclude each other; leave one out")
     _check_references_beside(checked, request, inputs, settings, controls)
     if not read_media:
         return (), []

@@ -38,11 +38,13 @@ Path = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class LoRARequest:
-    """A LoRA: where it is, its weight (``None`` for 1), and whether it is for a second expert."""
+    """A LoRA: where it is, its weight (``None`` for 1), whether it is for a second expert, and the name of the control
+    branch that it is for, if it is for one."""
 
     source: str
     weight: float | dict[str, float] | None = None
     second: bool = False
+    control: str | None = None
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,32 @@ def _everything(page: Page) -> None:
     page.locator("form.make textarea >> nth=0").fill(f"{LONG} {RIGHT_TO_LEFT}")
 
 
+def _control(page: Page) -> None:
+    """Boxes that move, and a clip that is too short, refused by the plan."""
+    page.locator("#steering summary").click()
+    page.get_by_role("button", name="Add a control").click()
+    page.get_by_label("Kind", exact=True).select_option(label="Boxes")
+    page.get_by_role("button", name="Another object").click()
+    page.get_by_label("Time", exact=True).select_option("last")
+    page.locator("canvas.boxes").focus()
+    page.keyboard.press("ArrowRight")
+
+
+def _control_seen(page: Page) -> None:
+    _control(page)
+    page.locator("form.make textarea >> nth=0").fill("a red ball and a blue cube")
+    page.get_by_role("button", name="Show what the model will see").click()
+    page.wait_for_selector(".seen img")
+
+
+def _control_of_a_clip(page: Page) -> None:
+    page.locator("#steering summary").click()
+    page.get_by_role("button", name="Add a control").click()
+    page.get_by_label("Kind", exact=True).select_option(label="Depth")
+    page.get_by_role("button", name="One of your clips").first.click()
+    page.locator(".choice").first.click()
+
+
 def _hints(page: Page) -> None:
     page.locator("form.make textarea >> nth=0").fill("a red ball bou")
     page.wait_for_selector(".hint")
@@ -166,6 +192,9 @@ def _key(page: Page) -> None:
 SCENES: dict[str, Callable[[Page], None]] = {
     "make": _tab("make"),
     "make-everything": _everything,
+    "make-control": _control,
+    "make-control-seen": _control_seen,
+    "make-control-clip": _control_of_a_clip,
     "make-hints": _hints,
     "make-history": lambda page: page.get_by_role("button", name="Earlier prompts").click(),
     "make-fault": _fault,

@@ -54,7 +54,10 @@ class LocalServer:
 
     def __enter__(self) -> LocalServer:
         self.client = self._stack.enter_context(TestClient(self.app, base_url="http://127.0.0.1:8000"))
-        self.worker = Worker("worker-test", self.folder, Models(self.config.models, self.config.loras, device="cpu"))
+        models = Models(
+            self.config.models, self.config.loras, self.config.all_controls, device="cpu", dtype=self.config.dtype
+        )
+        self.worker = Worker("worker-test", self.folder, models)
         self._stack.callback(self.worker.store.close)
         self.worker.publish()
         return self
@@ -155,7 +158,10 @@ class LiveServer:
             time.sleep(0.01)
         self.client = httpx2.Client(base_url=self.url, timeout=30, trust_env=False)
         folder = DataFolder(self.config.data, self.config.database, self.config.outputs)
-        self.worker = Worker("worker-test", folder, Models(self.config.models, self.config.loras, device="cpu"))
+        models = Models(
+            self.config.models, self.config.loras, self.config.all_controls, device="cpu", dtype=self.config.dtype
+        )
+        self.worker = Worker("worker-test", folder, models)
         self.worker.publish()
         self.worker.publish_machine("cpu", "float32")
         return self

@@ -90,7 +90,7 @@ def test_edit_by_two_prompts(tiny_model: Path, capsys: pytest.CaptureFixture[str
     Image.fromarray(np.eye(32, dtype=np.uint8) * 255).save("mask.png")
     run(tiny_model, "edit", "in.mp4", PROMPT, *terms[:2], "--mask", "mask.png", "-o", "b.mp4")
     region, edit = read_recipe("b.mp4")["conditions"]  # type: ignore[index]
-    assert ("region" in region, edit["strength"], edit["auto_mask"]) == (True, 0.7, False)
+    assert ("region" in region, edit["strength"], edit["auto_mask"]) == (True, 0.8, False)
     assert main(["edit", "in.mp4", PROMPT, "--auto-mask", "--model", str(tiny_model), *QUICK]) == 2
     assert "--auto-mask is True, which is for an Edit with --source-prompt" in capsys.readouterr().err
     assert main(["edit", "in.mp4", PROMPT, *terms[:2], "--outpaint", "48x48", "--model", str(tiny_model), *QUICK]) == 2

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 from clips_panned import moving
+from peft import LoraConfig
 from PIL import Image
 from test_cli import _restored_logging
 
 from videodit import Control, VideoDiTPipeline
+from videodit.adapters import save_lora
 from videodit.cli.controls import parse_control, parse_controls, parse_models
 from videodit.cli.main import main
+from videodit.control.branch import ControlBranch
 from videodit.errors import InputError
 from videodit.media import probe, read_recipe, read_video, write_video
 from videodit.pipelines.request import ControlModel
@@ -242,7 +245,7 @@ def test_a_dry_run_shows_control_and_what_the_model_will_see(
         (("--show-control", "s.png"), "--show-control shows what --control says; give --control, too"),
         (("--control", "grey=short.mp4", "--show-control", "s.mp4"), "the name must end in .png"),
         (("--control", "grey=short.mp4", "--control-fit", "hold", "-o", "short.mp4"), "the same file as the input"),
-        (("--control", "grey=short.mp4", "--server", "http://127.0.0.1:9"), "--control is not sent to a server yet"),
+        (("--control", "grey=short.mp4", "--server", "http://127.0.0.1:9"), "--control-model is 'b="),
     ],
 )
 def test_a_mistake_is_named_before_weights_load(
@@ -307,6 +310,70 @@ def test_a_strangers_recipe_is_checked(
     write_video("a.mp4", moving(5, 32, 32), fps=16, recipe=recipe)
     assert main(["remake", "a.mp4", "-m", str(tiny_model), "--control-model", f"b={branch}"]) == 2
     assert message in error_of(capsys)
+
+
+def test_remake_loads_loras_of_branches_again(
+    tiny_model: Path, branch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written("light.mp4")
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model, dtype=torch.float32)
+    pipe.add_control("b", branch)
+    lora = LoraConfig(r=2, target_modules=["to_q", "before"])
+    pipe.controls["b"].add_adapter(lora)
+    torch.manual_seed(0)
+    for key, parameter in pipe.controls["b"].named_parameters():
+        if "lora_" in key:
+            torch.nn.init.normal_(parameter, std=0.5)
+    save_lora(pipe.controls["b"], Path("style.safetensors"))
+    pipe.controls["b"].delete_adapters("default")
+    options = {"control": {"grey": Control(Path("light.mp4"))}, "num_inference_steps": 2, "num_frames": 17}
+
+    def make() -> Any:
+        return pipe(PROMPT, **options, generator=torch.Generator().manual_seed(3))
+
+    plain = make().frames[0]
+    pipe.load_lora_weights("style.safetensors", "style", control="b")
+    pipe.set_adapters("style", 0.5)
+    made = make()
+    made.save("styled.mp4")
+    assert not np.array_equal(made.frames[0], plain)
+    flags = ("remake", "styled.mp4", "-m", str(tiny_model), "--control-model", f"b={branch}", "-o", "again.mp4")
+    assert main([*flags]) == 2
+    assert "was made with LoRA 'style'" in error_of(capsys)
+    assert main([*flags, "--lora", "style.safetensors", "--device", "cpu"]) == 0
+    assert np.array_equal(read_video("again.mp4").frames, read_video("styled.mp4").frames)
+    assert read_recipe("again.mp4")["loras"] == read_recipe("styled.mp4")["loras"]  # type: ignore[index]
+    other = ControlBranch.from_base(pipe.transformer, layers=[0], start="trunk", kinds=("grey",), encoder="unshuffle")
+    other.save_pretrained("other")
+    flags = (*flags[:4], "--control-model", "b=other", "--lora", "style.safetensors")
+    assert main([*flags, "--dry-run"]) == 3  # before any weights are loaded
+    assert "fits no module of this ControlBranch" in error_of(capsys)
+
+
+@pytest.mark.slow
+def test_branches_are_quantized_with_their_model(tiny_model: Path, branch: Path) -> None:
+    pytest.importorskip("torchao")
+    from videodit.acceleration import AccelConfig
+    from videodit.cli.jobs import _load_all, plan_jobs
+    from videodit.cli.orders import Order
+    from videodit.pipelines.request import Request
+
+    written("light.mp4")
+    request = Request(
+        prompt=PROMPT,
+        model=str(tiny_model),
+        seed=3,
+        control={"grey": Control(Path("light.mp4"))},
+        control_models=(ControlModel("b", str(branch)),),
+        acceleration=AccelConfig(quantize="int8-weights"),
+        device="cpu",
+        dtype="float32",
+    )
+    (job,) = plan_jobs([Order(request, Path("a.mp4"))])
+    pipe = _load_all(job)
+    for network in (pipe.transformer, pipe.controls["b"]):
+        kinds = {type(block.attn1.to_q.weight.data).__name__ for block in network.blocks}
+        assert kinds == {"AffineQuantizedTensor"} or not kinds & {"Tensor", "Parameter"}, kinds
 
 
 # ---- videodit control ----------------------------------------------------------------------------

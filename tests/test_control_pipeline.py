@@ -400,3 +400,32 @@ def test_vaces_references_alone_are_frames_in_front_of_grey(folder, tmp_path, mo
     edges = {"other": Control(still, kind="edges")}
     with pytest.raises(InputError, match="and control for another branch than 'vace' exclude each other"):
         pipe(**call, references=pictures, control=edges)
+
+
+def test_windows_of_a_long_clip_see_their_own_part_of_a_control(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is white from one frame on is white in each window from the latent frame of that frame on."""
+    from videodit.pipelines import controls as controlling
+
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model, dtype=torch.float32)
+    branch = ControlBranch.from_base(pipe.transformer, layers=[0], kinds=("grey",), encoder="unshuffle")
+    pipe.add_control("grey", branch)
+    frames = np.zeros((49, 32, 32, 3), np.uint8)
+    frames[25:] = 255  # the first frame is a latent of its own, and then each four: the seventh holds frames 25 to 28
+    options = {"num_frames": 49, "num_inference_steps": 1, "guidance_scale": 1, "window": 17, "overlap": 4}
+    plan = pipe.plan(Request(prompt="a red ball", seed=1, **options), Inputs(control={"grey": frames}))
+    spans = [window.span for window in plan.spans]
+    assert len(spans) > 2
+    white = branch.encode(torch.ones(1, 3, 17, 32, 32))[:, :, 2]
+    seen: list[Tensor] = []
+    make_hint = controlling.ControlHint
+
+    def noted(branch: ControlBranch, control: Tensor, *rest: Any) -> Any:
+        seen.append(control)
+        return make_hint(branch, control, *rest)
+
+    monkeypatch.setattr(controlling, "ControlHint", noted)
+    pipe.run(plan, output_type="latent")
+    told = [[torch.allclose(one[:, :, at], white, atol=1e-5) for at in range(one.shape[2])] for one in seen]
+    assert told == [[at >= 7 for at in range(span.start, span.stop)] for span in spans]

@@ -461,14 +461,17 @@ def test_one_of_the_own_clips_is_edited_and_its_settings_come_back(page: Page, s
     page.get_by_role("button", name="One of your clips").click()
     page.locator(".choice").first.click()
     page.get_by_label("How much may change", exact=False).fill("0.8")
+    page.get_by_label("What the clip shows").fill("a red ball bounces on the grass")
     type_prompt(page, "a blue ball bounces on the grass")
     job = make(page, server)
     assert (job["request"]["video"]["id"], job["request"]["strength"]) == (first["id"], 0.8)
+    assert job["request"]["source_prompt"] == "a red ball bounces on the grass"
     choose_mode(page, "From scratch")
     page.get_by_role("link", name="Gallery").click()
     page.locator(f".card[data-id={job['id']}]").get_by_role("button", name="Use settings").click()
     expect(page.get_by_role("radio", name="Edit")).to_be_checked()
     expect(page.get_by_label("How much may change", exact=False)).to_have_value("0.8")
+    expect(page.get_by_label("What the clip shows")).to_have_value("a red ball bounces on the grass")
     expect(page.get_by_role("button", name=re.compile("The clip to edit.*64 × 64"))).to_be_visible()
 
 

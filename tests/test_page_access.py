@@ -89,7 +89,7 @@ def test_the_form_is_walked_through_by_keyboard(browser: Browser, filled: LiveSe
         page = open_page(context, filled.url)
         names = []
         page.get_by_role("radio", name="From scratch").focus()
-        for _ in range(14):
+        for _ in range(15):
             name = page.evaluate(
                 "() => { const at = document.activeElement; const of = at.getAttribute('aria-labelledby');"
                 " return of ? of.split(' ').map((id) => document.getElementById(id).textContent).join(' ')"
@@ -98,7 +98,15 @@ def test_the_form_is_walked_through_by_keyboard(browser: Browser, filled: LiveSe
             names.append(name)
             page.keyboard.press("Tab")
         order = ["From scratch", "What should the clip show?", "Earlier prompts", "Add a scene", "Size", "Seconds"]
-        order += ["First picture", "Last picture", "Pictures at times", "More settings", "Make the clip", "Clips"]
+        order += [
+            "First picture",
+            "Last picture",
+            "Pictures at times",
+            "Control",
+            "More settings",
+            "Make the clip",
+            "Clips",
+        ]
         places = [next(i for i, name in enumerate(names) if name.startswith(one)) for one in order]
         assert places == sorted(places), names
         page.get_by_role("radio", name="From scratch").focus()

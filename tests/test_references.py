@@ -16,7 +16,7 @@ import torch
 from tiny_families import DYNAMIC, NEGATIVE, PROMPT, flux_parts, pack_flux
 from torch import Tensor
 
-from videodit import Reference, Storyboard, VideoDiT, VideoDiTPipeline
+from videodit import Edit, Reference, Storyboard, VideoDiT, VideoDiTPipeline
 from videodit.cli.main import main
 from videodit.cli.references import match_references, parse_references
 from videodit.control.branch import ControlBranch
@@ -402,6 +402,10 @@ def test_what_no_plan_takes(pipe, tmp_path) -> None:
         ({"reference_guidance": -1}, "reference_guidance is -1; it must be a number from 0 to 100"),
         ({"reference_guidance": 5, "guidance_scale": 1.0}, "reference_guidance needs guidance by the prompt"),
         ({"reference_guidance": 5, "reference_layout": "guide"}, "reference_guidance is for the layout 'behind'"),
+        (
+            {"reference_guidance": 5, "conditions": [Edit(clip, source_prompt="x")]},
+            "and an edit by two prompts exclude",
+        ),
         (
             {"reference_guidance": 5, "references": (), "reference_layout": None},
             "is for references, and there are none",

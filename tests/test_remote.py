@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from clips_panned import moving
 from servers import LocalServer
 
 from videodit.cli import remote, server_client
 from videodit.cli.main import main
-from videodit.media import probe
+from videodit.media import probe, read_video, write_video
 
 URL = "http://127.0.0.1:8000"
 ASK = ["generate", "a red ball bounces on the grass", "--steps", "2", "--frames", "5", "--size", "32x32"]
@@ -101,6 +103,8 @@ def test_a_job_that_failed_leaves_no_file(
         (["--device", "cpu"], "--device is about this machine, and --server makes the clip on another"),
         (["--dtype", "float32"], "--dtype is about this machine"),
         (["--lora", "loras/x.safetensors:0.5"], "--lora is 'loras/x.safetensors:0.5', a file of this machine"),
+        (["--control-model", "branch"], "--control-model is 'branch', a folder of this machine"),
+        (["--control", "palette=#f00,#00f"], "the server refuses it: no control branch of this model takes 'palette'"),
         (["-m", "./"], "--model is './', a folder of this machine"),
         (["-o", "-"], "-o - does not go together with --server"),
         (["-o", "x-%04d.png"], "with --server it must end in .mp4, .gif, .webp"),
@@ -142,6 +146,7 @@ def test_detach_is_for_a_server(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_all_of_a_request_is_sent(tmp_path: Path) -> None:
+    from videodit import Control
     from videodit.pipelines.conditions import Edit, Frames, Region
     from videodit.pipelines.request import LoRARequest, Request
     from videodit.pipelines.storyboard import Storyboard
@@ -169,11 +174,18 @@ def test_all_of_a_request_is_sent(tmp_path: Path) -> None:
         model="m",
         loras=(LoRARequest("x", 0.5),),
         acceleration="fast",
+        control={
+            "depth": Control(Path("d.mp4"), weight=(0.5, 1.0), start=0.1, end=0.6, mask=Path("dm.png"), fit="hold"),
+            "b": Control(from_clip=Path("f.mp4"), kind="edges", options={"low": 50}),
+            "boxes": Control(data=([0.1, 0.2, 0.3, 0.4],)),
+        },
     )
     sent: Any = remote.body_of(request, Uploads())  # type: ignore[arg-type]
     read = CreateVideo.model_validate(json.loads(json.dumps(sent))).as_request("m").to_json()
     expected = request.to_json()
     media = {"image": "upload_one", "last_image": "upload_two", "conditions": read["conditions"]}
+    for slot, name, id in (("depth", "source", "d"), ("depth", "mask", "dm"), ("b", "from_clip", "f")):
+        expected["control"][slot][name] = f"upload_{id}"
     assert read == expected | media
     assert [one.get("content", one.get("clip")) for one in read["conditions"]] == ["upload_f", "upload_c", "upload_e"]
 
@@ -191,6 +203,27 @@ def test_defaults_about_this_machine_do_not_hold_on_a_server(
     assert "elsewhere" not in said
 
 
+def test_two_clips_are_connected_by_a_server(server: LocalServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """As on this machine, from clips that fill the model's groups of frames."""
+    for name, count in (("first", 5), ("second", 8), ("odd", 7), ("short", 2)):
+        write_video(f"{name}.mp4", moving(count, 32, 32, seed=count), fps=16)
+    few = ["a red ball", "--seconds", "0.25", "--steps", "2", "--seed", "1"]
+    assert main(["connect", "first.mp4", "second.mp4", *few, "-o", "theirs.mp4", "--server", URL]) == 0
+    assert main(["connect", "first.mp4", "second.mp4", *few, "-o", "here.mp4", "--device", "cpu"]) == 0
+    theirs, here = read_video("theirs.mp4").frames, read_video("here.mp4").frames
+    assert theirs.shape == here.shape == (17, 32, 32, 3)
+    assert np.array_equal(theirs, here)
+    capsys.readouterr()
+    assert main(["connect", "odd.mp4", "odd.mp4", *few, "-o", "odd-bridge.mp4", "--server", URL]) == 0
+    assert probe("odd-bridge.mp4").num_frames == 21  # 7 frames of each, and at least one group between them
+    said = capsys.readouterr().err
+    assert "the last 2 frames of odd.mp4 may change" in said
+    assert "the first 3 frames of odd.mp4 may change" in said
+    assert main(["connect", "first.mp4", "short.mp4", *few, "--server", URL]) == 2
+    assert "'short.mp4' has 2 frames at 16 fps; mini needs 4 at least" in capsys.readouterr().err
+    assert main(["connect", "first.mp4", "odd.mp4", *few, "-o", "odd.mp4", "--overwrite", "--server", URL]) == 2
+
+
 def test_clips_are_edited_and_extended_by_a_server(server: LocalServer, capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--steps", "2", "--server", URL]
     assert main([*ASK, "--seed", "1", "-o", "clip.mp4", "--device", "cpu"]) == 0
@@ -200,7 +233,5 @@ def test_clips_are_edited_and_extended_by_a_server(server: LocalServer, capsys: 
     assert probe("longer.mp4").num_frames == 9
     kinds = {job["kind"]: job["prompt"] for job in server.client.get("/v1/videos").json()["data"]}
     assert kinds == {"edit": "a blue ball", "extension": "a red ball bounces on the grass"}
-    assert main(["connect", "clip.mp4", "clip.mp4", "-o", "bridge.mp4", *few]) == 2
-    assert "leave --server out" in capsys.readouterr().err
     assert main(["extend", "clip.mp4", "--detach", "-o", "later.mp4"]) == 2
     assert "--detach is for --server" in capsys.readouterr().err

@@ -83,6 +83,11 @@ JSON_BODY: dict[str, Any] = {
     "input_reference": {"id": "upload_0"},
     "last_reference": {"id": "upload_1"},
     "conditions": [{"kind": "frames", "content": {"id": "upload_2"}, "at": -4, "strength": 0.5}],
+    "control": {
+        "depth": {"id": "upload_3", "weight": 0.8, "start": 0, "end": 0.6, "mask": {"id": "upload_4"}, "fit": "hold"},
+        "edges": {"from_clip": {"id": "video_5"}, "options": {"low": 50, "high": 150.5}, "weight": [0.5, 1]},
+        "boxes": [[0.1, 0.4, 0.3, 0.6]],
+    },
     "loop": True,
     "model": "mini",
 }
@@ -101,8 +106,19 @@ BRACKETS = {
     "conditions[][content][id]": "upload_2",
     "conditions[][at]": "-4",
     "conditions[][strength]": "0.5",
+    "control[depth][source][id]": "upload_3",
+    "control[depth][weight]": "0.8",
+    "control[depth][start]": "0",
+    "control[depth][end]": "0.6",
+    "control[depth][mask]": '{"id": "upload_4"}',
+    "control[depth][fit]": "hold",
+    "control[edges][from_clip][id]": "video_5",
+    "control[edges][options][low]": "50",
+    "control[edges][options][high]": "150.5",
+    "control[edges][weight]": "[0.5, 1]",
+    "control[boxes]": "[[0.1, 0.4, 0.3, 0.6]]",
 }
-TEXT = {name: json.dumps(JSON_BODY[name]) for name in ("lora", "conditions")}
+TEXT = {name: json.dumps(JSON_BODY[name]) for name in ("lora", "conditions", "control")}
 
 
 @pytest.mark.parametrize("nesting", [BRACKETS, TEXT], ids=["brackets", "JSON text"])
@@ -657,6 +673,7 @@ def test_every_flag_of_the_commands_has_a_field_or_a_reason() -> None:
     names = {
         "image": "input_reference", "last_image": "last_reference", "keyframe": "conditions", "frames": "num_frames",
         "steps": "num_inference_steps", "cfg": "guidance_scale", "negative": "negative_prompt", "clip": "video",
+        "control_mask": "control", "control_fit": "control", "source_cfg": "source_guidance_scale",
     }  # fmt: skip
     left_out = {
         "prompts": "several requests",
@@ -665,8 +682,9 @@ def test_every_flag_of_the_commands_has_a_field_or_a_reason() -> None:
         "lora_folder": "the operator registers LoRAs", "wildcards": "the operator's",
         "profile": "the settings and the stages of a job tell it", "dry_run": "/v1/videos/plan",
         "server": "the client's", "detach": "the client's", "preset": "the client's: it stands for other flags",
+        "control_model": "the operator registers branches", "show_control": "/v1/videos/controls",
         "context": "no flag", "vae_tiling": "the operator's: the machine's memory", "preview": "the events of a job",
-        **dict.fromkeys(("control", "control_mask", "control_fit", "control_model", "show_control"), "refused so far"),
+        "ray": "the client's", **dict.fromkeys(("reference", "reference_cfg", "reference_layout"), "refused so far"),
     }  # fmt: skip
     shared = {one.name for one in dataclasses.fields(ClipFlags)}
     for command, kind in ((generate, CreateVideo), (edit, EditVideo), (extend, ExtendVideo)):
@@ -868,4 +886,23 @@ def test_what_looks_at_all_jobs_does_so_beside_the_event_loop(
     monkeypatch.setattr(JobStore, "page", noted)
     for asked in ("", "?query=ball", "?sort=bytes"):
         assert len(server.client.get(f"/v1/videos{asked}").json()["data"]) == 1
-    assert [name.startswith("writer") for name in threads] == [False, True, True]
+    assert [name.startswith("searcher") for name in threads] == [False, True, True]
+
+
+def test_a_search_does_not_wait_for_what_is_written(server: LocalServer) -> None:
+    server.create()
+    held, go = threading.Event(), threading.Event()
+    state, portal = server.app.state.server, server.client.portal
+    assert portal is not None
+
+    def hold(_: JobStore) -> None:
+        held.set()
+        go.wait(30)
+
+    writing = portal.start_task_soon(state.write, hold)
+    try:
+        assert held.wait(30)
+        assert len(server.client.get("/v1/videos?query=ball").json()["data"]) == 1
+        assert not writing.done()
+    finally:
+        go.set()

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from server.watching import Options, create, store_of, wait_finished, wait_for, wait_warm, workers_of
 from servers import QUICK, ServerProcess, server_process
-from serving import CASES, Options, create, store_of, wait_finished, wait_for, wait_warm, workers_of
+from serving import CASES
 
 from videodit.serving.records import Job
 from videodit.serving.store import JobStore

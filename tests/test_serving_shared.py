@@ -160,6 +160,16 @@ def test_databases_that_are_not_ours_are_refused(url: str) -> None:
     assert not is_url("jobs.sqlite3")
 
 
+def test_both_databases_have_the_same_columns(url: str, tmp_path: Path) -> None:
+    """A migration of one is a migration of the other."""
+    asked = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
+    with contextlib.closing(JobStore(url)) as ours, contextlib.closing(JobStore(tmp_path / "jobs.sqlite3")) as file:
+        there = {tuple(row) for row in ours._db.execute(asked)} - {("format", "version")}
+        tables = [row[0] for row in file._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        here = {(table, row[1]) for table in tables for row in file._db.execute(f"PRAGMA table_info({table})")}
+    assert there == here
+
+
 def test_keys_are_kept_in_the_database(url: str, tmp_path: Path) -> None:
     from videodit.cli.serve import app
 

@@ -242,7 +242,10 @@ class CentredRotary(GridRotary):
     @classmethod
     def check(cls, config: TransformerConfig) -> None:
         if config.position_base is not None or tuple(config.position_scale) != (1.0, 1.0, 1.0):
-            raise InputError("rope='centred' takes no position_base and no position_scale")
+            raise InputError(
+                f"rope='centred' needs position_base=None and position_scale=(1.0, 1.0, 1.0), got "
+                f"{config.position_base} and {tuple(config.position_scale)}"
+            )
 
     def forward(self, grid: Size3D, device: torch.device, fps: float, text: int = 0) -> Tensor:
         return centred_table(grid, text, self.dims, self.theta, device)
@@ -269,7 +272,10 @@ class TextAxisRotary(RotaryTables):
                 f"{config.attention_head_dim}, got {axes}"
             )
         if config.position_base is not None or tuple(config.position_scale) != (1.0, 1.0, 1.0):
-            raise InputError("rope='text_axis' takes no position_base and no position_scale")
+            raise InputError(
+                f"rope='text_axis' needs position_base=None and position_scale=(1.0, 1.0, 1.0), got "
+                f"{config.position_base} and {tuple(config.position_scale)}"
+            )
 
     @classmethod
     def of(cls, config: TransformerConfig) -> Self:

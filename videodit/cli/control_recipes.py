@@ -11,7 +11,6 @@ from typing import Any, get_args
 
 from videodit.cli.common import note, one_line
 from videodit.cli.controls import parse_controls
-from videodit.control.branch_spec import branch_folder
 from videodit.control.control import MEDIA, Control
 from videodit.errors import InputError
 from videodit.pipelines.conditions import Fit
@@ -85,13 +84,11 @@ def match_models(recipe: Mapping[str, Any], given: Sequence[ControlModel], clip:
 
 def _tell_weights(name: str, fingerprint: str | None, source: str) -> None:
     """Say where a branch is not as it was."""
-    from videodit.checkpoints import weight_files
-    from videodit.control.branch import hash_of_files
+    from videodit.pipelines.branches import branch_hash
 
-    folder = branch_folder(source)
     if fingerprint is None:
         note(f"the clip may differ: its recipe does not say which weights control branch {one_line(name)!r} had")
-    elif hash_of_files(weight_files(folder, None)) != fingerprint:
+    elif branch_hash(source) != fingerprint:
         note(f"the clip will differ: control branch {one_line(name)!r} has other weights than the one that made it")
 
 

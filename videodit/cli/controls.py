@@ -21,7 +21,6 @@ from videodit.pipelines.request import ControlModel
 
 if TYPE_CHECKING:
     from videodit.cli.orders import Job
-    from videodit.control.branch_spec import BranchSpec
 
 HELP = (
     "A clip or a picture that steers the clip, depth=depth.mp4:0.8@0-0.6: behind the colon how much it counts, behind "
@@ -159,41 +158,6 @@ def control_files(control: Mapping[str, Any] | None) -> tuple[Path, ...]:
     """The files that controls name."""
     values = [getattr(one, name, None) for one in (control or {}).values() for name in MEDIA]
     return tuple(Path(value) for value in values if isinstance(value, (str, os.PathLike)))
-
-
-def branch_specs(models: Sequence[ControlModel], folder: Path, experts: int = 1) -> tuple[BranchSpec, ...]:
-    """What planning needs to know of branches, from their folders alone.
-
-    Args:
-        models: the branches.
-        folder: of the model that they are for.
-        experts: transformers that it has.
-
-    Raises:
-        InputError: a folder that is none of a branch, or of a branch for another model, or one for a second expert of
-            a model that has one.
-        ModelError: a damaged one.
-    """
-    if not models:
-        return ()
-    from videodit.checkpoints import check_weights
-    from videodit.configs import is_hub_id, read_json
-    from videodit.control.branch_spec import BranchSpec, branch_folder
-    from videodit.pipelines.folders import family_of_index, model_hash
-    from videodit.transformer_config import full_options
-
-    config = read_json(folder / "transformer" / "config.json")
-    found = family_of_index(read_json(folder / "model_index.json"), folder)
-    if found is not None and config.get("_class_name") != "VideoDiT":
-        config = found[0].native_config(config)
-    base, own_hash = full_options(config), model_hash(folder)
-    for one in models:
-        if one.source_2 is not None and experts < 2:
-            raise InputError(f"this model has one transformer: branch {one.source_2!r} is for models with two")
-        for source in filter(None, (one.source, one.source_2)):
-            if not is_hub_id(source) or Path(source).is_dir():
-                check_weights(branch_folder(source))
-    return tuple(BranchSpec.from_folder(one.name, one.source, base=base, base_hash=own_hash) for one in models)
 
 
 # ---- what the model will see ---------------------------------------------------------------------

@@ -24,7 +24,7 @@ def edit(
         typer.Option(
             parser=number,
             metavar="X",
-            help="How much may change, from 0 to 1. Left out: 0.6; 0.7 with --source-prompt, and else 1 with --mask or "
+            help="How much may change, from 0 to 1. Left out: 0.6; 0.8 with --source-prompt, and else 1 with --mask or "
             "--outpaint.",
         ),
     ] = None,

@@ -10,7 +10,6 @@ import typer
 from videodit.cli.common import slug
 from videodit.cli.flags import ClipFlags, number, with_clip_flags
 from videodit.cli.input_clips import make_one, make_remotely, spec_of, started_request
-from videodit.errors import InputError
 from videodit.pipelines.clip_requests import ClipFile, connect_request, extend_request
 
 _Prompt = Annotated[str | None, typer.Argument(help="What it shows. Left out: the clip's own prompt, if it has one.")]
@@ -47,9 +46,13 @@ def connect(
     flags: ClipFlags,
 ) -> None:
     """Make a bridge from one clip to another. The MP4 holds all three, as the model sees them."""
+    request, name = started_request(first, flags, prompt=prompt), f"{slug(first.stem)}-to-{slug(second.stem)}"
     if flags.server is not None:
-        raise InputError("connect makes its clip on this machine; leave --server out")
-    request = started_request(first, flags, prompt=prompt)
+        from videodit.cli.remote_bridge import bridge_request
+
+        request = bridge_request(request, (first, second), seconds, flags.server)
+        make_remotely(request, name, flags, "create", {}, inputs=(first, second))
+        return
     clips = ClipFile(first), ClipFile(second)
     made = connect_request(request, clips, spec_of(flags.model), seconds=seconds, name="--seconds")
-    make_one(made, f"{slug(first.stem)}-to-{slug(second.stem)}", flags, (first, second))
+    make_one(made, name, flags, (first, second))

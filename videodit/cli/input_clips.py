@@ -72,8 +72,10 @@ def make_remotely(
     request: Request,
     name: str,
     flags: ClipFlags,
-    task: Literal["edit", "extension"],
+    task: Literal["create", "edit", "extension"],
     files: Mapping[str, Path],
+    *,
+    inputs: tuple[Path, ...] = (),
     **extra: object,
 ) -> None:
     """Have ``--server`` make a single clip.
@@ -84,6 +86,7 @@ def make_remotely(
         flags: of the command.
         task: see :func:`videodit.cli.remote.run_remote`.
         files: see there, too.
+        inputs: other files that the clip is made from.
         extra: fields of the API's request; those that are ``None`` are left out.
 
     Raises:
@@ -93,7 +96,8 @@ def make_remotely(
 
     check_flags(flags)
     output = choose_output(flags.output, f"{name}-{request.seed}.mp4", overwrite=flags.overwrite)
-    order = Order(request, output, inputs=tuple(files.values()), overwrite=flags.overwrite)
+    inputs = (*files.values(), *inputs, *control_files(request.control))
+    order = Order(request, output, inputs=inputs, overwrite=flags.overwrite)
     said = {field: value for field, value in extra.items() if value is not None}
     run_remote([order], flags, task=task, files=files, extra=said)
 

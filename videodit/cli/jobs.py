@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from videodit.cli import results
 from videodit.cli.common import count_of, file_size, note, print_rows, printable, quiet_libraries
-from videodit.cli.controls import branch_specs, show_controls
+from videodit.cli.controls import show_controls
 from videodit.cli.estimates import confirm, keep_measured
 from videodit.cli.loras import check_loras, load_loras
 from videodit.cli.orders import MAX_SEED, Job, Order
@@ -32,7 +32,7 @@ from videodit.errors import InputError, ModelError
 from videodit.files import sole_maker
 from videodit.importing import quick_imports
 from videodit.path_kinds import check_output_name
-from videodit.pipelines.request import LoRARequest, Request, as_list
+from videodit.pipelines.request import Request, as_list
 from videodit.prompts import is_blank
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class _Planner:
     def __init__(self) -> None:
         self._models: dict[str, ModelFolder] = {}
         self._readers: dict[str, PromptReader] = {}
-        self._loras: dict[tuple[Path, tuple[LoRARequest, ...]], tuple[LoRAInfo, ...]] = {}
+        self._loras: dict[tuple[object, ...], tuple[LoRAInfo, ...]] = {}  # by model, LoRAs and branches
 
     def plan(self, order: Order) -> Job:
         """One order.
@@ -131,6 +131,7 @@ class _Planner:
             InputError: see :func:`plan_jobs`.
         """
         from videodit.hardware import parse_device, parse_dtype
+        from videodit.pipelines.branches import branch_specs
         from videodit.pipelines.planning import plan
         from videodit.pipelines.prompt_expansion import expand_request
         from videodit.pipelines.prompt_readers import load_prompt_reader
@@ -156,8 +157,8 @@ class _Planner:
         _check_memory(request, device)
         dtype = parse_dtype(request.dtype, device)
         _check_acceleration(request, planned, model)
-        if (key := (model.path, request.loras)) not in self._loras:
-            self._loras[key] = check_loras(request.loras, model.path)
+        if (key := (model.path, request.loras, request.control_models)) not in self._loras:
+            self._loras[key] = check_loras(request.loras, model.path, request.control_models)
         return Job(order, planned, model, device, dtype, self._loras[key])
 
 
@@ -343,13 +344,13 @@ def _load_all(job: Job) -> VideoDiTPipeline:
         pipe = _load(job)
         if job.request.vae_tiling:
             pipe.enable_vae_tiling()
+        for branch in job.request.control_models:  # before their model is accelerated: they are then, too
+            pipe.add_control(branch.name, branch.source, branch.source_2)
         wanted = job.request.accel_config
         quantized = wanted is not None and wanted.quantize is not None
         if wanted is not None and quantized:  # LoRAs go beside quantized weights, which cannot be made under them
             pipe.accelerate(wanted)
         load_loras(pipe, job.request.loras, job.loras)
-        for branch in job.request.control_models:
-            pipe.add_control(branch.name, branch.source, branch.source_2)
         if job.request.offloads:
             pipe.offload(job.request.offload, job.device)
         if wanted is not None and not quantized:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from videodit.cli.common import note
 from videodit.errors import InputError
-from videodit.pipelines.request import LoRARequest
+from videodit.pipelines.request import ControlModel, LoRARequest
 from videodit.schema import is_plain
 
 if TYPE_CHECKING:
@@ -57,12 +57,15 @@ def _parse(text: str) -> LoRARequest:
         ) from None
 
 
-def check_loras(requests: Sequence[LoRARequest], folder: Path) -> tuple[LoRAInfo, ...]:
+def check_loras(
+    requests: Sequence[LoRARequest], folder: Path, branches: Sequence[ControlModel] = ()
+) -> tuple[LoRAInfo, ...]:
     """Check LoRAs against a model from headers alone, and announce what a user should know of them.
 
     Args:
         requests: the LoRAs.
         folder: the model's.
+        branches: control branches, for LoRAs that are for one of them.
 
     Returns:
         What they are, each under a name of its own.
@@ -73,15 +76,20 @@ def check_loras(requests: Sequence[LoRARequest], folder: Path) -> tuple[LoRAInfo
     if not requests:  # without an import of diffusers and peft
         return ()
     from videodit.pipelines.adapters import free_name, plan_lora
+    from videodit.pipelines.branches import plan_branch_lora
 
     found: dict[str, LoRAInfo] = {}
-    counts: Counter[tuple[str, bool]] = Counter()
+    counts: Counter[tuple[str, bool, str | None]] = Counter()
+    known = {branch.name: branch for branch in branches}
     for request in requests:
-        info = plan_lora(folder, request.source, load_into_transformer_2=request.second)
+        if request.control is None:
+            info = plan_lora(folder, request.source, load_into_transformer_2=request.second)
+        else:
+            info = plan_branch_lora(folder, known[request.control], request.source)
         name = free_name(info.name, found)
         found[name] = replace(info, name=name)
-        counts[info.content_hash, request.second] += 1
-        if counts[info.content_hash, request.second] == 2:
+        counts[info.content_hash, request.second, request.control] += 1
+        if counts[info.content_hash, request.second, request.control] == 2:
             note(f"LoRA {info.name!r} is named more than once; its weights add up")
         for message in info.notices:
             note(message)
@@ -93,7 +101,12 @@ def check_loras(requests: Sequence[LoRARequest], folder: Path) -> tuple[LoRAInfo
 def load_loras(pipe: VideoDiTPipeline, requests: Sequence[LoRARequest], infos: Sequence[LoRAInfo]) -> None:
     """Load what :func:`check_loras` has checked."""
     for request, info in zip(requests, infos, strict=True):
-        pipe.load_lora_weights(request.source, adapter_name=info.name, load_into_transformer_2=request.second)
+        pipe.load_lora_weights(
+            request.source,
+            adapter_name=info.name,
+            load_into_transformer_2=request.second,
+            control=request.control,
+        )
     if infos:
         pipe.set_adapters([info.name for info in infos], [weight_of(request) for request in requests])
 
@@ -103,13 +116,16 @@ def weight_of(request: LoRARequest) -> Any:
     return 1.0 if request.weight is None else request.weight
 
 
-def match_recipe(entries: Any, given: Sequence[LoRARequest], clip: Path) -> tuple[LoRARequest, ...]:
+def match_recipe(
+    entries: Any, given: Sequence[LoRARequest], clip: Path, branches: Sequence[ControlModel] = ()
+) -> tuple[LoRARequest, ...]:
     """The LoRAs that a clip was made with, found among given files by their hash.
 
     Args:
         entries: what the recipe says under ``loras``; anyone can write a recipe.
         given: the files, a weight where another one is wanted.
         clip: for messages.
+        branches: control branches of the clip.
 
     Raises:
         InputError: a LoRA whose file was not given, a file that is none of them, or a broken recipe.
@@ -129,6 +145,11 @@ def match_recipe(entries: Any, given: Sequence[LoRARequest], clip: Path) -> tupl
             raise InputError(
                 f"{str(clip)!r} was made with LoRA {_told(entry)}, which a clip does not carry; "
                 "pass its file with --lora"
+            )
+    for entry in wanted:
+        if (branch := _branch_of(entry)) is not None and branch not in [one.name for one in branches]:
+            raise InputError(
+                f"the recipe in {str(clip)!r} has LoRA {_told(entry)} in control branch {branch!r}, which it lacks"
             )
     matched: dict[int, LoRARequest] = {}
     for content, requests in files.items():
@@ -168,13 +189,22 @@ def _is_second(entry: dict[str, Any]) -> bool:
     return entry.get("networks") == ["transformer_2"]
 
 
+def _branch_of(entry: dict[str, Any]) -> str | None:
+    """The control branch that a LoRA was loaded into, if it was one."""
+    from videodit.pipelines.adapters import CONTROL
+
+    names = entry.get("networks")
+    one = names[0] if isinstance(names, list) and len(names) == 1 else None
+    return one.removeprefix(CONTROL) if isinstance(one, str) and one.startswith(CONTROL) else None
+
+
 def _request_of(request: LoRARequest, entry: dict[str, Any]) -> LoRARequest:
     weight = entry["weight"] if request.weight is None else request.weight
     if weight != entry["weight"]:
         note(f"the clip will differ: LoRA {entry['name']!r} weighs {weight:g}, was {entry['weight']}")
     if entry.get("fused"):
         note(f"the clip may differ: LoRA {entry['name']!r} was fused into the weights, which rounds them")
-    return LoRARequest(request.source, weight, _is_second(entry))
+    return LoRARequest(request.source, weight, _is_second(entry), _branch_of(entry))
 
 
 def _told(entry: dict[str, Any]) -> str:

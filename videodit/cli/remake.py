@@ -111,7 +111,7 @@ def remake(
     fields |= match_controls(recipe, control, control_mask, clip)
     fields |= match_references(recipe, reference, clip)
     fields["control_models"] = match_models(recipe, parse_models(control_model), clip)
-    fields["loras"] = match_recipe(recipe.get("loras"), parse_loras(lora), clip)
+    fields["loras"] = match_recipe(recipe.get("loras"), parse_loras(lora), clip, fields["control_models"])
     name = f"{slug(clip.stem)}-remake-{fields['seed']}.mp4"
     target = choose_output(output, name, overwrite=overwrite)
     keys = key_names({field: key for key, field, _ in FIELDS if key not in said}, f"{{}} of the recipe in {where}")

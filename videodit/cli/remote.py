@@ -23,6 +23,7 @@ from videodit.cli.progress import show_progress
 from videodit.cli.server_client import FORMATS, Server
 from videodit.cli.stopping import when_stopped
 from videodit.cli.typed_names import as_typed, naming
+from videodit.control.control import MEDIA, to_json
 from videodit.errors import InputError, RemoteError
 from videodit.json_types import JsonObject
 from videodit.pipelines.conditions import Edit, Frames, Region
@@ -30,7 +31,7 @@ from videodit.pipelines.prompt_expansion import expand_request
 from videodit.pipelines.request import Request
 from videodit.pipelines.storyboard import Storyboard
 
-_LOCAL = ("device", "dtype", "limit", "lora_folder", "offload", "vae_tiling", "preview", "profile")
+_LOCAL = ("device", "dtype", "limit", "lora_folder", "offload", "vae_tiling", "preview", "profile", "show_control")
 """Flags that are about the machine that makes the clip."""
 _PATHS = {"create": "/v1/videos", "edit": "/v1/videos/edits", "extension": "/v1/videos/extensions"}
 
@@ -41,8 +42,11 @@ def check_flags(flags: ClipFlags) -> None:
     Raises:
         InputError: naming the flag that it cannot honour.
     """
-    if flags.control or flags.control_model:
-        raise InputError("--control is not sent to a server yet; leave it out, or make the clip here without --server")
+    if flags.control_model:
+        raise InputError(
+            f"--control-model is {flags.control_model[0]!r}, a folder of this machine; with --server --control goes to "
+            "the branches that the server has (`videodit jobs models --json`)"
+        )
     if flags.reference or flags.reference_layout or flags.reference_cfg is not None:
         raise InputError(
             "--reference is not sent to a server yet; leave it out, or make the clip here without --server"
@@ -78,8 +82,6 @@ def body_of(request: Request, server: Server | None) -> JsonObject:
         raise InputError("the prompt calls a LoRA, and with --server LoRAs are called by --lora NAME:WEIGHT alone")
     if request.has_weights:
         raise InputError("weights of words, as in (word:1.2), are not sent to a server; leave them out")
-    if request.control or request.control_models:
-        raise InputError("control is not sent to a server yet; leave it out")
     if request.references or request.reference_layout:
         raise InputError("references are not sent to a server yet; leave them out")
     prompt, scenes = request.prompt, None
@@ -110,7 +112,22 @@ def body_of(request: Request, server: Server | None) -> JsonObject:
                 body[field] = {"id": server.upload(Path(medium))}
         if request.conditions:
             body["conditions"] = [_condition(one, server) for one in request.conditions]
+    if request.control:
+        body["control"] = _control(request.control, server)
     return {name: value for name, value in body.items() if value is not None}
+
+
+def _control(control: Mapping[str, object], server: Server | None) -> JsonObject:
+    """Controls as a server takes them; without a server those that come from files are left out."""
+    found = to_json(control)
+    for slot, said in list(found.items()):
+        media = [name for name in MEDIA if name in said]
+        if media and server is None:
+            del found[slot]
+            continue
+        for name in media:
+            said[name] = {"id": server.upload(Path(said[name]))}  # type: ignore[union-attr]
+    return found
 
 
 def _condition(condition: Frames | Region | Edit, server: Server) -> JsonObject:

@@ -15,6 +15,15 @@ Models = Annotated[
 LoRAs = Annotated[
     list[str] | None, typer.Option("--lora", metavar="NAME=FILE", help="A LoRA that may be used. Repeatable.")
 ]
+ControlModels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control-model",
+        metavar="[NAME=]FOLDER[@2]",
+        help="A control branch that may be used, and then NAME=FOLDER@2 for a second expert (Wan 2.2 A14B). "
+        "Repeatable; that of mini is always there.",
+    ),
+]
 Devices = Annotated[
     list[str] | None, typer.Option("--device", help="A worker for each: cpu, cuda:0, cuda:1 … Repeatable.")
 ]

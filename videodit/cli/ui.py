@@ -12,8 +12,8 @@ import typer
 
 from videodit.cli import results
 from videodit.cli.common import note
-from videodit.cli.serve import needs_extra, run_server, server_folder
-from videodit.cli.server_flags import Data, Devices, DType, LoRAs, Models, Port
+from videodit.cli.serve import named_branches, needs_extra, run_server, server_folder
+from videodit.cli.server_flags import ControlModels, Data, Devices, DType, LoRAs, Models, Port
 from videodit.errors import InputError
 from videodit.limits import current_limits
 
@@ -25,6 +25,7 @@ def ui(
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
     model: Models = None,
     lora: LoRAs = None,
+    control_model: ControlModels = None,
     device: Devices = None,
     dtype: DType = None,
     data: Data = None,
@@ -36,7 +37,8 @@ def ui(
 
         from videodit.serving.config import ServerConfig, named_sources
     if port and is_served(url):
-        flags = {"--model": model, "--lora": lora, "--device": device, "--dtype": dtype, "--data": data}
+        flags: dict[str, object] = {"--model": model, "--lora": lora, "--control-model": control_model}
+        flags |= {"--device": device, "--dtype": dtype, "--data": data}
         if said := [name for name, value in flags.items() if value]:
             raise InputError(
                 f"a server already runs on port {port}, so {', '.join(said)} would change nothing; stop it first, or "
@@ -52,6 +54,7 @@ def ui(
         port=port,
         models=named_sources(model or ["mini"]),
         loras=named_sources(lora or []),
+        controls=named_branches(control_model),
         devices=tuple(device or [None]),
         dtype=dtype,
         media=current_limits(),

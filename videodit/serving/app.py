@@ -49,8 +49,9 @@ def create_app(config: ServerConfig, *, data: DataFolder | None = None, workers:
             data.held(),
             contextlib.closing(JobStore(data.jobs_file, durable=True)) as store,
             contextlib.closing(Writer(data.jobs_file)) as write,
+            contextlib.closing(Writer(data.jobs_file, "searcher")) as search,
         ):
-            app.state.server = ServerState(config, data, store, write)
+            app.state.server = ServerState(config, data, store, write, search)
             hub = app.state.server.hub
             app.state.registry = make_registry(app.state.server)
             if not data.is_shared:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from videodit.configs import read_json
 from videodit.control.branch_spec import BranchSpec
 from videodit.errors import VideoDiTError
 from videodit.json_types import JsonObject
+from videodit.pipelines.branches import branch_hash, branch_specs
 from videodit.pipelines.folders import model_hash
+from videodit.pipelines.request import ControlModel
 from videodit.pipelines.spec import Defaults, ModelSpec, TextNeeds
+from videodit.serving.config import BUNDLED_CONTROLS
 from videodit.serving.wording import without_paths
 from videodit.shapes import Size3D, VideoGeometry
 
@@ -32,6 +36,8 @@ class Card:
         loras: what is known of the registered LoRAs with this model, by name (:func:`lora_facts`); ``None``: nothing
             yet.
         licence: as its model card names it.
+        controls: what is known of the registered control branches, by name: the ``hash`` of each of the ``branches`` of
+            ``spec``, or ``error``, why it cannot be used (:func:`with_controls`); ``None``: nothing yet.
     """
 
     name: str
@@ -43,6 +49,7 @@ class Card:
     created: int = 0
     loras: dict[str, JsonObject] | None = None
     licence: str | None = None
+    controls: dict[str, JsonObject] | None = None
 
     @classmethod
     def from_folder(cls, name: str, folder: Path) -> Card:
@@ -75,6 +82,7 @@ class Card:
             "created": self.created,
             "loras": self.loras,
             "licence": self.licence,
+            "controls": self.controls,
         }
 
     @classmethod
@@ -95,7 +103,28 @@ class Card:
         if spec["learned_grid"] is not None:
             spec["learned_grid"] = Size3D(*spec["learned_grid"])
         rest = {name: values[name] for name in ("name", "pipeline", "bytes", "hash", "created", "loras")}
-        return cls(spec=ModelSpec(**spec), words=frozenset(values["words"]), licence=values.get("licence"), **rest)
+        rest |= {name: values.get(name) for name in ("licence", "controls")}  # younger than some cards
+        return cls(spec=ModelSpec(**spec), words=frozenset(values["words"]), **rest)
+
+
+def with_controls(card: Card, folder: Path, registered: Iterable[ControlModel]) -> Card:
+    """A card that says which of the registered control branches go with the model.
+
+    Args:
+        card: of the model.
+        folder: the model's.
+        registered: the branches. A bundled one that is for another model is passed over.
+    """
+    branches, facts = list[BranchSpec](), dict[str, JsonObject]()
+    for one in registered:
+        try:
+            branches += branch_specs((one,), folder, card.spec.experts)
+            facts[one.name] = {"hash": branch_hash(one.source)}
+        except (VideoDiTError, OSError) as error:
+            if one not in BUNDLED_CONTROLS:
+                names = {source: one.name for source in (one.source, one.source_2) if source}
+                facts[one.name] = {"error": without_paths(str(error), names)}
+    return replace(card, spec=replace(card.spec, branches=tuple(branches)), controls=facts)
 
 
 def lora_facts(folder: Path, source: str, name: str) -> JsonObject:

@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
+from videodit.control.kinds import KINDS
 from videodit.json_types import JsonObject
 from videodit.serving.cards import Card
+from videodit.serving.control_fields import is_derivable
 from videodit.serving.documented import ERRORS, LoRAList, ModelAnswer, ModelList, Vocabulary
 from videodit.serving.state import ServerState, owner_of, state_of
 
@@ -54,6 +56,7 @@ def as_model(card: Card, state: ServerState) -> JsonObject:
             "longer_than_at_once": spec.window is not None,
             "prompt_syntax": state.config.prompt_syntax,
         },
+        "control": _controls(card),
         "sizes": {
             "width_step": stride.w * patch.w,
             "height_step": stride.h * patch.h,
@@ -63,6 +66,26 @@ def as_model(card: Card, state: ServerState) -> JsonObject:
         },
         "loras": [name for name, facts in (card.loras or {}).items() if "error" not in facts],
         "has_vocabulary": bool(card.words),
+    }
+
+
+def _controls(card: Card) -> JsonObject | None:
+    """The control branches of a model, and the kinds that requests may name; ``None`` while nobody knows them."""
+    if card.controls is None:
+        return None
+    branches = card.spec.takers
+    takers = {kind: [one.name for one in branches if one.takes(kind)] for kind in KINDS}
+    return {
+        "branches": [
+            {"name": one.name, "kinds": [kind for kind in KINDS if one.takes(kind)], "layers": one.hints}
+            for one in branches
+        ],
+        "kinds": [
+            {"name": kind, "branches": names, "derivable": is_derivable(kind), "data": KINDS[kind].data}
+            for kind, names in takers.items()
+            if names
+        ],
+        "errors": {name: one["error"] for name, one in card.controls.items() if "error" in one},
     }
 
 

@@ -11,11 +11,14 @@ from typing import Any
 
 from videodit.errors import InputError
 from videodit.limits import DEFAULT_LIMITS, Limits
+from videodit.pipelines.request import ControlModel
 
 LEASE = 30.0
 """Seconds after which a worker that gives no sign of life has lost its job; it gives four in that time."""
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 """What a browser on the same machine calls it; a page of another name that leads here is an attack."""
+BUNDLED_CONTROLS = (ControlModel("mini-control", "mini-control"),)
+"""Control branches that come with the package, which every server has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,8 @@ class ServerLimits:
         inspections: uploads that are looked at, at once.
         inspect_seconds: that looking at one may take.
         inspect_bytes: of memory that looking at one may take.
+        control_seconds: that deriving the controls of a clip may take.
+        control_bytes: of memory that deriving them may take.
         owner_bytes: of all uploads and clips of one key.
         quota_bytes: of all uploads and clips.
         keep_seconds: how long files of finished jobs are kept; ``None``, or 0 where it is typed: for ever.
@@ -68,6 +73,8 @@ class ServerLimits:
     inspections: int = 2
     inspect_seconds: int = 20
     inspect_bytes: int = 2_000_000_000
+    control_seconds: int = 120
+    control_bytes: int = 4_000_000_000
     owner_bytes: int = 20_000_000_000
     quota_bytes: int = 50_000_000_000
     keep_seconds: float | None = 30 * 86_400.0
@@ -97,6 +104,7 @@ class ServerConfig:
         names: hosts that it is asked for as, beside this machine's own names.
         models: folders or hub ids by name; the first is the default.
         loras: files by name.
+        controls: control branches. Those that are bundled are there, too, unless another one has the name.
         devices: a worker for each; ``None`` is the fastest kind that is here. None at all: workers are elsewhere.
         dtype: to compute in; ``None``: what the device is good at.
         limits: see :class:`ServerLimits`.
@@ -115,6 +123,7 @@ class ServerConfig:
     names: tuple[str, ...] = ()
     models: dict[str, str] = field(default_factory=lambda: {"mini": "mini"})
     loras: dict[str, str] = field(default_factory=dict)
+    controls: tuple[ControlModel, ...] = ()
     devices: tuple[str | None, ...] = (None,)
     dtype: str | None = None
     limits: ServerLimits = ServerLimits()
@@ -130,6 +139,19 @@ class ServerConfig:
                 raise InputError(
                     f"a LoRA's name is {name!r}; names are of printable characters without dots: NAME=FILE"
                 )
+
+        for one in self.controls:
+            if not one.name.strip() or set(one.name) & set(".:=@/") or not one.name.isprintable():
+                raise InputError(
+                    f"a control branch's name is {one.name!r}; names are of printable characters without . : = @ and "
+                    "/: NAME=FOLDER"
+                )
+
+    @property
+    def all_controls(self) -> tuple[ControlModel, ...]:
+        """The control branches that requests may use."""
+        named = {one.name for one in self.controls}
+        return (*self.controls, *(one for one in BUNDLED_CONTROLS if one.name not in named))
 
     @property
     def default_model(self) -> str:

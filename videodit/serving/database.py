@@ -94,8 +94,13 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     # Cards of another form: each worker publishes them anew as it starts.
     "DELETE FROM models;",
+    # And again: cards say which control branches go with a model.
+    "DELETE FROM models;",
 )
-"""Scripts that bring a file from one format to the next; ``PRAGMA user_version`` counts those that were run."""
+"""Scripts that bring a file from one format to the next; ``PRAGMA user_version`` counts those that were run.
+
+:data:`videodit.serving.postgres.MIGRATIONS` does the same for PostgreSQL.
+"""
 
 FIELDS = [one.name for one in dataclasses.fields(Job)]
 _JSON = ("request", "extra", "settings", "notices", "error", "output", "recipe")

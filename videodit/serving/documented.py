@@ -86,6 +86,14 @@ class VideoPlan(_Answer):
     estimate: dict[str, Any]
 
 
+class ControlsAnswer(_Answer):
+    """What a model would see of controls, as pictures."""
+
+    object: Literal["video.controls"]
+    controls: list[dict[str, Any]]
+    notices: list[str]
+
+
 class ModelAnswer(_Answer):
     """A model, and what it can do."""
 

@@ -69,7 +69,8 @@ def _seconds(job: Job, spec: ModelSpec, parameters: int, made: list[Job]) -> flo
         return int(one.settings["forwards"]) * max(1, forward_work(one.settings["tokens"], parameters, pairs))
 
     def is_alike(one: Job) -> bool:
-        return one.attempts == 1 and one.request.get("acceleration") == job.request.get("acceleration")
+        alike = one.request.get("acceleration") == job.request.get("acceleration")
+        return one.attempts == 1 and alike and _slots(one) == _slots(job)
 
     wanted, alike = work(job), [one for one in made if is_alike(one)]
     if not alike:
@@ -78,6 +79,11 @@ def _seconds(job: Job, spec: ModelSpec, parameters: int, made: list[Job]) -> flo
     assert nearest.started is not None
     assert nearest.finished is not None
     return round((nearest.finished - nearest.started) * wanted / work(nearest), 2)
+
+
+def _slots(job: Job) -> set[str]:
+    """What a job is controlled by: each branch is work beside the model's."""
+    return set(job.request.get("control") or {})
 
 
 def _memory(job: Job, spec: ModelSpec, machine: JsonObject) -> int | None:

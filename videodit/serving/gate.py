@@ -32,7 +32,7 @@ OPEN_PATHS = frozenset({"/health", "/ready", "/login", "/logout"})
 WORKER_PATHS = "/workers/"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CREATES_JOBS = re.compile(r"/v1/videos(?:/edits|/extensions|/[^/]+/(?:remix|copy))?/?")
-_KEEPS_NO_FILES = re.compile(r"/v1/videos/plan/?")
+_KEEPS_NO_FILES = re.compile(r"/v1/videos/(?:plan|controls)/?")
 _LINGER = 2.0  # seconds for which what a refused client still sends is thrown away, so that it sees the answer
 
 _HEADERS = {

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from videodit.control.control import check_controls
 from videodit.errors import InputError
-from videodit.pipelines.request import Inputs, LoRARequest, Request
+from videodit.pipelines.request import ControlModel, Inputs, LoRARequest, Request
 from videodit.prompt_reader import UNKNOWN
+from videodit.serving.cards import Card, with_controls
+from videodit.serving.child import DEFAULT_CHILD_LIMITS, ChildLimits
+from videodit.serving.controlling import place_in_child
 from videodit.serving.pictures import Pictures
 from videodit.serving.planned import settings_of
 from videodit.serving.previews import PREVIEW, Previews
 from videodit.serving.records import Cancel, Job
-from videodit.serving.sources import CLIP
+from videodit.serving.sources import CLIP, with_files
 from videodit.serving.wording import without_paths
 
 if TYPE_CHECKING:
@@ -73,21 +78,27 @@ class Models:
     Args:
         models: folders or hub ids by name.
         loras: files by name.
+        controls: control branches.
         device: to compute on; ``None``: the fastest kind that is here.
         dtype: to compute in; ``None``: what the device is good at.
+        control_limits: of the process that derives controls.
     """
 
     def __init__(
         self,
         models: Mapping[str, str],
         loras: Mapping[str, str] | None = None,
+        controls: Sequence[ControlModel] = (),
         *,
         device: str | None = None,
         dtype: str | None = None,
+        control_limits: ChildLimits = DEFAULT_CHILD_LIMITS,
     ) -> None:
-        self.models, self.loras = dict(models), dict(loras or {})
+        self.models, self.loras, self.controls = dict(models), dict(loras or {}), tuple(controls)
+        self.control_limits = control_limits
         self._device, self._dtype = device, dtype
         self._folders: dict[str, ModelFolder] = {}
+        self._specs: dict[str, ModelSpec] = {}
         self._loaded: str | None = None
         self._acceleration: str | None = None
         self._with: tuple[LoRARequest, ...] | None = ()  # None: nobody knows, since loading failed on the way
@@ -108,23 +119,48 @@ class Models:
             self._folders[name] = replace(found, name=name)  # recipes have the name that clients know
         return self._folders[name]
 
-    def pipeline(self, name: str, *, acceleration: str | None, loras: tuple[LoRARequest, ...]) -> VideoDiTPipeline:
+    def spec(self, name: str) -> ModelSpec:
+        """What planning needs to know of a model, with the control branches that go with it.
+
+        Raises:
+            InputError: no model of that name.
+        """
+        if name not in self._specs:
+            found = self.folder(name)
+            self._specs[name] = with_controls(Card(name, found.spec), found.path, self.controls).spec
+        return self._specs[name]
+
+    def pipeline(
+        self,
+        name: str,
+        *,
+        acceleration: str | None,
+        loras: tuple[LoRARequest, ...],
+        controls: Collection[str] = (),
+    ) -> VideoDiTPipeline:
         """A pipeline, ready for a clip. Another model takes the place of the one that is loaded; LoRAs alone do not.
 
         Nor do presets; but what they change cannot be undone, so a clip without one after one with one loads anew.
+        Control branches stay beside their model; a new one after a preset, which has to speed it up, too, loads anew.
 
         Args:
             name: of the model.
             acceleration: a preset's name.
             loras: with names in place of files.
+            controls: names of control branches.
 
         Raises:
-            InputError: a LoRA or a preset that does not fit the model.
+            InputError: a LoRA, a branch or a preset that does not fit the model.
         """
         slower = self._acceleration is not None and acceleration is None
+        if self._acceleration is not None and self._pipe is not None:
+            slower = slower or not set(controls) <= self._pipe.controls.keys()
         if self._pipe is None or self._loaded != name or slower:
             self._pipe, self._loaded, self._with = None, None, ()
             self._pipe, self._loaded, self._acceleration = self._load(name), name, None
+        for branch in self.controls:
+            if branch.name in controls and branch.name not in self._pipe.controls:
+                self._pipe.add_control(branch.name, branch.source, branch.source_2)
         if acceleration is not None and acceleration != self._acceleration:
             self._pipe.accelerate(acceleration)
             self._acceleration = acceleration
@@ -179,11 +215,18 @@ def make(job: Job, folder: Path, models: Models, upload: Callable[[str], Path], 
 
     teller = _Teller(tell, folder)
     teller("loading")
-    pipe = models.pipeline(job.model, acceleration=job.request.get("acceleration"), loras=_loras(job))
+    asked, controls = job.request, set[str]()
+    if asked.get("control"):
+        said = Request.from_json({"control": asked["control"]}).control
+        named = {one.branch.name for one in check_controls(said, models.spec(job.model).takers)}
+        controls = named & {one.name for one in models.controls}  # the model's own channels are no branch
+    pipe = models.pipeline(job.model, acceleration=asked.get("acceleration"), loras=_loras(job), controls=controls)
     teller("planning")
-    spec = models.folder(job.model).spec
+    spec = replace(models.folder(job.model).spec, branches=pipe.spec.branches)
     request, read = _read(job, spec, upload)
-    planned = plan(request, Inputs(), spec, text_notices=pipe.text_encoder_notices)
+
+    place = partial(place_in_child, folder=folder, limits=models.control_limits, tick=partial(teller, "planning"))
+    planned = plan(request, Inputs(), spec, text_notices=pipe.text_encoder_notices, place_controls=place)
     if planned.windows is not None:
         planned = replace(planned, request=replace(planned.request, keep_windows=folder / WINDOWS))
     before = [notice for notice in job.notices if not notice.startswith(UNKNOWN)]  # the tokenizer knows better
@@ -213,9 +256,9 @@ def _read(job: Job, spec: ModelSpec, upload: Callable[[str], Path]) -> tuple[Req
     """
     from videodit.pipelines.clip_requests import ByPrompts, ClipFile, edit_request, extend_request
 
-    request, from_clip = Request.from_json(job.request), job.extra.get("from_clip")
+    request, from_clip = with_files(Request.from_json(job.request), upload), job.extra.get("from_clip")
     if from_clip is None:
-        return with_files(request, upload), []
+        return request, []
     options = dict(from_clip)
     clip, kind = ClipFile(upload(options.pop("video")), "video"), options.pop("kind")
     if kind == "extension":
@@ -223,25 +266,6 @@ def _read(job: Job, spec: ModelSpec, upload: Callable[[str], Path]) -> tuple[Req
     mask = options.pop("mask", None)
     options["prompts"] = ByPrompts(**options.pop("prompts", {}))  # which jobs of older versions do not say
     return edit_request(request, clip, spec, mask=None if mask is None else ClipFile(upload(mask), "mask"), **options)
-
-
-def with_files(request: Request, upload: Callable[[str], Path]) -> Request:
-    """A request whose media are upload ids, with the files in their places.
-
-    Args:
-        request: of a job.
-        upload: gives the file of an upload's id.
-    """
-    ends: dict[str, Any] = {
-        name: upload(str(one)) for name in ("image", "last_image") if (one := getattr(request, name)) is not None
-    }
-    conditions = []
-    for one in request.conditions:
-        media: dict[str, Any] = {
-            name: upload(str(value)) for name, value in vars(one).items() if name in ("content", "clip", "mask")
-        }
-        conditions.append(replace(one, **media))
-    return replace(request, **ends, conditions=tuple(conditions))
 
 
 class _Teller:

@@ -7,6 +7,7 @@ import json
 import secrets
 from dataclasses import dataclass
 
+from videodit.control.control import MEDIA, CheckedControl
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
 from videodit.pipelines import clip_requests
@@ -18,6 +19,7 @@ from videodit.pipelines.request import Request as ClipRequest
 from videodit.prompt_reader import UNKNOWN, words_unknown
 from videodit.prompts import is_blank
 from videodit.serving.cards import Card
+from videodit.serving.control_fields import check_control
 from videodit.serving.errors import APIError, not_found
 from videodit.serving.planned import settings_of
 from videodit.serving.records import Job, Kind, Upload, is_id, new_id
@@ -109,9 +111,11 @@ def new_job(
         asked = _with_prompt(asked, sources)
         request = asked.as_request(card.name)
         _check_loras(request, card, state)
+        checked = _check_control(request, card)
         request = _read_syntax(request, state)
         planned, told = _planned(asked, request, sources, card)
         settings, notices = plan_request(planned, card, state)
+        _check_lengths(checked, sources, settings)
     except RequestError as error:
         raise APIError(400, str(error), code="invalid_value", param=error.param) from None
     except InputError as error:
@@ -347,6 +351,44 @@ def _check_loras(request: ClipRequest, card: Card, state: ServerState) -> None:
         if error := (card.loras or {}).get(lora.source, {}).get("error"):
             raise RequestError("lora", f"LoRA {lora.source!r} cannot be used with model {card.name!r}: {error}")
         seen.add((lora.source, lora.second))
+
+
+def _check_control(request: ClipRequest, card: Card) -> list[CheckedControl]:
+    """See that a model takes the controls of a request.
+
+    Raises:
+        APIError: nobody knows yet which it takes.
+        RequestError: it does not.
+    """
+    if request.control and card.controls is None:
+        why = f"which controls the model {card.name!r} takes is not known yet: its worker is starting"
+        raise APIError(503, why, code="model_not_ready", headers={"Retry-After": "1"})
+    for slot in request.control or {}:
+        if error := (card.controls or {}).get(slot, {}).get("error"):
+            raise RequestError("control", f"control branch {slot!r} cannot be used with model {card.name!r}: {error}")
+    try:
+        return check_control(request.control, card.spec.takers, card.name)
+    except InputError as error:
+        raise RequestError("control", str(error)) from None
+
+
+def _check_lengths(checked: list[CheckedControl], sources: dict[str, Source], settings: JsonObject) -> None:
+    """See that clips of controls are as long as the clip, or may be shorter, as far as their lengths are known.
+
+    Raises:
+        RequestError: one is shorter by more than what rates differ by.
+    """
+    for one in checked:
+        for name in MEDIA:
+            source = sources.get(f"control.{one.slot}.{name}")
+            count = None if source is None else source.frames_at(settings["fps"])
+            if one.control.fit == "error" and count and 1 < count < settings["num_frames"] - 1:
+                what = "its mask" if name == "mask" else "it"
+                raise RequestError(
+                    f"control.{one.slot}",
+                    f"control {one.slot!r}: {what} has {count} frames and the clip {settings['num_frames']}; its fit "
+                    "may be hold (its last frame) or loop (from its beginning)",
+                )
 
 
 def _lora_notices(request: ClipRequest, card: Card) -> list[str]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from videodit.errors import InputError
-from videodit.serving.config import LEASE, ServerConfig, ServerLimits, named_sources, raised_limits
+from videodit.serving.config import BUNDLED_CONTROLS, LEASE, ServerConfig, ServerLimits, named_sources, raised_limits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -140,7 +140,8 @@ class RayWorker:
 
         self._scratch = Path(tempfile.mkdtemp(prefix="videodit-worker-"))
         store = RemoteStore(url, key, f"ray-{os.getpid()}-{secrets.token_hex(4)}")
-        self._worker: RemoteWorker = RemoteWorker(store, self._scratch, Models(models, loras, dtype=dtype))
+        known = Models(models, loras, BUNDLED_CONTROLS, dtype=dtype)
+        self._worker: RemoteWorker = RemoteWorker(store, self._scratch, known)
         self._asks = store.again()
         self._dtype, self._media = dtype, media
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)

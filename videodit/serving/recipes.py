@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import reprlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 
+from videodit.control.branch_spec import OWN_CHANNELS
+from videodit.control.control import MEDIA
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
 from videodit.pipelines.recipe import read_request
@@ -47,7 +50,7 @@ async def read(
     try:
         id = parsed(ReadRecipe, body).video.id
         recipe = _recipe_of(id, owner, state)
-        fields, notices = as_request(recipe, state)
+        fields, notices = as_request(recipe, state, owner)
         parsed(CreateVideo, fields)
     except RequestError as error:
         raise APIError(400, str(error), code="invalid_value", param=error.param) from None
@@ -69,11 +72,12 @@ def _recipe_of(id: str, owner: str, state: ServerState) -> JsonObject:
     return recipe
 
 
-def as_request(recipe: JsonObject, state: ServerState) -> tuple[JsonObject, list[str]]:
+def as_request(recipe: JsonObject, state: ServerState, owner: str) -> tuple[JsonObject, list[str]]:
     """The fields of a request that would make a recipe's clip again, and what of it is different here.
 
-    Anyone can write a recipe: models and LoRAs are looked up among those that are registered, by their hashes, and else
-    by their names, and nothing else of it is more than text and numbers.
+    Anyone can write a recipe: models, LoRAs and control branches are looked up among those that are registered, by
+    their hashes, and else by their names, clips of controls among the owner's, and nothing else of it is more than text
+    and numbers.
 
     Raises:
         InputError: a recipe that holds something else.
@@ -99,9 +103,14 @@ def as_request(recipe: JsonObject, state: ServerState) -> tuple[JsonObject, list
     notices += told
     if loras:
         fields["lora"] = loras
+    controls, told = _controls(recipe, state, owner, model)
+    notices += told
+    if controls:
+        fields["control"] = controls
+        if recipe.get("fit") is not None:
+            fields["fit"] = recipe["fit"]
     told_of = {
         "conditions": "pictures or clips that it started from, which it does not carry",
-        "control": "control by drawings or clips, which this server does not take yet",
         "references": "references, which this server does not take yet",
         "not_recorded": "parts that its recipe does not carry",
         "changed": "a model that was changed after it was loaded",
@@ -119,6 +128,57 @@ def _model(recipe: JsonObject, state: ServerState) -> tuple[str | None, list[str
     if name in state.config.models:
         return name, [f"the clip will differ: model {name!r} has other weights than the one that made it"]
     return None, [f"the clip was made with model {reprlib.repr(name)}, which is not among the models of this server"]
+
+
+def _controls(recipe: JsonObject, state: ServerState, owner: str, model: str | None) -> tuple[JsonObject, list[str]]:
+    """The field ``control`` of a recipe, and what of it is different here.
+
+    Raises:
+        InputError: a recipe that holds something else.
+    """
+    entries, hashes = recipe.get("control") or {}, recipe.get("control_models") or {}
+    if not isinstance(entries, dict) or not isinstance(hashes, dict):
+        raise InputError(f"the recipe in the clip has control = {reprlib.repr(entries)}; it must be by kind")
+    found, notices = dict[str, Any](), list[str]()
+    card = None if model is None else state.card(model)
+    for slot, entry in entries.items():
+        if not isinstance(entry, dict) or not all(is_plain(entry.get(name), (str,)) for name in ("kind", "branch")):
+            raise InputError(f"the recipe in the clip has control {reprlib.repr(entry)}; it must say kind and branch")
+        what, kind = f"control {reprlib.repr(slot)}", entry["kind"]
+        takers = [] if card is None else [one.name for one in card.spec.takers if one.takes(kind)]
+        facts = {} if card is None else card.controls or {}
+        alike = [
+            name
+            for name in takers
+            if name == OWN_CHANNELS.name or facts.get(name, {}).get("hash") == hashes.get(entry["branch"])
+        ]
+        if not takers:
+            notices.append(f"the clip was made with {what}, for which no branch is registered here")
+            continue
+        branch = (alike or [name for name in takers if name == entry["branch"]] or takers)[0]
+        if not alike:
+            notices.append(f"the clip will differ: {what} goes to branch {branch!r}, which has other weights")
+        lost = [name for name in MEDIA if name in entry and not _is_here(entry[name], state, owner)]
+        if lost or entry.get("not_recorded"):
+            notices.append(f"the clip was made with {what} from a picture or a clip, which it does not carry")
+            continue
+        said = {name: entry[name] for name in ("kind", "weight", "start", "end", "fit", "data") if name in entry}
+        said |= {name: {"id": entry[name]["file"]} for name in MEDIA if name in entry}
+        if entry.get("options"):
+            said["options"] = entry["options"]
+        found[branch] = said
+    return found, notices
+
+
+def _is_here(entry: Any, state: ServerState, owner: str) -> bool:
+    """Whether a file of a recipe is an upload, or a clip, that its reader has here."""
+    id = entry.get("file") if isinstance(entry, dict) else None
+    if not isinstance(id, str) or not (is_id(id, "upload") or is_id(id, "video")):
+        return False
+    with contextlib.suppress(APIError):
+        find_source(id, owner, state)
+        return True
+    return False
 
 
 def _loras(entries: Any, state: ServerState) -> tuple[list[JsonObject], list[str]]:

@@ -1,102 +1,66 @@
-"""What clients send, as the :class:`videodit.pipelines.request.Request` that the commands make, too.
-
-A form holds texts alone, so numbers may be texts, and nested values JSON text; both mean what they mean in JSON.
-"""
+"""What clients send, as the :class:`videodit.pipelines.request.Request` that the commands make, too."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from videodit.errors import InputError
 from videodit.pipelines.clip_requests import ByPrompts
 from videodit.pipelines.conditions import MOST_AVERAGED, AnyCondition, Edit, Frames, Region
 from videodit.pipelines.request import LoRARequest, Request
 from videodit.pipelines.storyboard import Storyboard
+from videodit.serving.control_fields import MOST_CONTROLS, Controls, sources_of
+from videodit.serving.fields import (
+    Fields,
+    Flag,
+    Number,
+    OptionalSource,
+    Size,
+    Source,
+    Whole,
+    blank_is_none,
+    json_text,
+    scalar,
+)
 
-_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 MOST_LORAS = 16
 MOST_CONDITIONS = 64
 Asked = TypeVar("Asked", bound="Common")
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
-def _scalar(value: Any) -> Any:
-    """A form sends what is left out as an empty text; true and false are no numbers."""
-    if isinstance(value, bool):
-        raise ValueError(f"it is {str(value).lower()}, which is not a number")
-    return None if isinstance(value, str) and not value.strip() else value
-
-
-def _blank_is_none(value: Any) -> Any:
-    return None if isinstance(value, str) and not value.strip() else value
-
-
-def _json_text(value: Any) -> Any:
-    """A nested value that a form holds as JSON text."""
-    if not isinstance(value, str):
-        return value
-    if not value.strip():
-        return None
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise ValueError("it is neither fields with brackets nor JSON") from None
-
-
 def _as_scene(value: Any) -> Any:
-    value = _json_text(value)
+    value = json_text(value)
     return dict(zip(("at", "prompt"), value, strict=True)) if isinstance(value, list) and len(value) == 2 else value
 
 
-Number = Annotated[float | None, BeforeValidator(_scalar)]
-Whole = Annotated[int | None, BeforeValidator(_scalar)]
-Size = Annotated[Annotated[str, Field(pattern=f"^{_SIZE.pattern}$")] | None, BeforeValidator(_blank_is_none)]
-Flag = Annotated[bool | None, BeforeValidator(_blank_is_none)]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class LoRA(_Model):
+class LoRA(Fields):
     """A registered LoRA and its weight; ``second``: for a second expert (Wan 2.2 A14B)."""
 
     name: str = Field(max_length=200)
-    weight: Annotated[float, BeforeValidator(_scalar)] = Field(1.0, ge=-100, le=100)
+    weight: Annotated[float, BeforeValidator(scalar)] = Field(1.0, ge=-100, le=100)
     second: Flag = None
 
 
-class SourceReference(_Model):
-    """A file that was sent before, to ``/v1/uploads``, or a finished clip of the same key."""
-
-    id: str = Field(max_length=64, validation_alias=AliasChoices("id", "file_id"))
-
-
-Source = Annotated[SourceReference, BeforeValidator(_json_text)]
-OptionalSource = Annotated[SourceReference | None, BeforeValidator(_json_text)]
-
-
-class Scene(_Model):
+class Scene(Fields):
     """A prompt, and from how many seconds on it counts; also as a pair."""
 
-    at: Annotated[float, BeforeValidator(_scalar)]
+    at: Annotated[float, BeforeValidator(scalar)]
     prompt: str
 
 
-class Condition(_Model):
+class Condition(Fields):
     """A part of the clip that is fixed; see docs/conditions.md."""
 
     kind: Literal["frames", "region", "edit"] = "frames"
     content: OptionalSource = None
     clip: OptionalSource = None
     mask: OptionalSource = None
-    at: Annotated[int, BeforeValidator(_scalar)] = 0
+    at: Annotated[int, BeforeValidator(scalar)] = 0
     strength: Number = Field(None, gt=0, le=1)
     source_prompt: str | None = None
     source_guidance_scale: Number = Field(None, ge=0, le=100)
@@ -133,10 +97,10 @@ def _by_prompts(asked: Condition | EditVideo) -> ByPrompts:
     )
 
 
-class Common(_Model):
+class Common(Fields):
     """What all requests for a clip may say. What is left out is the operator's, and else the model's own."""
 
-    model: Annotated[str | None, BeforeValidator(_blank_is_none)] = Field(None, max_length=200)
+    model: Annotated[str | None, BeforeValidator(blank_is_none)] = Field(None, max_length=200)
     prompt: str | None = None
     negative_prompt: str | None = None
     fps: Number = Field(None, gt=0, le=1000)
@@ -145,9 +109,10 @@ class Common(_Model):
     num_inference_steps: Whole = Field(None, ge=1)
     guidance_scale: Number = None
     guidance_scale_2: Number = None
-    lora: Annotated[list[LoRA] | None, BeforeValidator(_json_text)] = Field(None, max_length=MOST_LORAS)
-    accelerate: Annotated[Literal["lossless", "balanced", "fast"] | None, BeforeValidator(_blank_is_none)] = None
-    fit: Annotated[Literal["crop", "pad", "stretch", "error"] | None, BeforeValidator(_blank_is_none)] = None
+    lora: Annotated[list[LoRA] | None, BeforeValidator(json_text)] = Field(None, max_length=MOST_LORAS)
+    accelerate: Annotated[Literal["lossless", "balanced", "fast"] | None, BeforeValidator(blank_is_none)] = None
+    fit: Annotated[Literal["crop", "pad", "stretch", "error"] | None, BeforeValidator(blank_is_none)] = None
+    control: Controls = Field(None, max_length=MOST_CONTROLS)
 
     def as_request(self, model: str) -> Request:
         """The request, its media named by their ids, and the model by its name.
@@ -167,6 +132,7 @@ class Common(_Model):
             "loras": tuple(LoRARequest(one.name, one.weight, bool(one.second)) for one in self.lora or ()),
             "acceleration": self.accelerate,
             "fit": self.fit or "crop",
+            "control": {slot: one.as_control() for slot, one in (self.control or {}).items()} or None,
         }
         if self.size is not None:
             fields |= dict(zip(("width", "height"), parse_size(self.size), strict=True))
@@ -174,7 +140,7 @@ class Common(_Model):
 
     def sources(self) -> dict[str, str]:
         """Ids of the media that it names, by the names of their fields."""
-        return {}
+        return sources_of(self.control)
 
     def said(self) -> dict[str, Any]:
         """The fields that were sent and are not empty, as JSON."""
@@ -188,8 +154,8 @@ class CreateVideo(Common):
     num_frames: Whole = Field(None, ge=1)
     input_reference: OptionalSource = None
     last_reference: OptionalSource = None
-    conditions: Annotated[list[Condition] | None, BeforeValidator(_json_text)] = Field(None, max_length=MOST_CONDITIONS)
-    storyboard: Annotated[list[Annotated[Scene, BeforeValidator(_as_scene)]] | None, BeforeValidator(_json_text)] = (
+    conditions: Annotated[list[Condition] | None, BeforeValidator(json_text)] = Field(None, max_length=MOST_CONDITIONS)
+    storyboard: Annotated[list[Annotated[Scene, BeforeValidator(_as_scene)]] | None, BeforeValidator(json_text)] = (
         Field(None, min_length=1, max_length=1000)
     )
     loop: Flag = None
@@ -218,7 +184,7 @@ class CreateVideo(Common):
             for name in ("content", "clip", "mask"):
                 if (one := getattr(condition, name)) is not None:
                     found[f"conditions.{index}.{name}"] = one.id
-        return found
+        return found | super().sources()
 
 
 class EditVideo(Common):
@@ -241,19 +207,20 @@ class EditVideo(Common):
 
     def sources(self) -> dict[str, str]:
         """See :meth:`Common.sources`."""
-        return {"video": self.video.id} | ({} if self.mask is None else {"mask": self.mask.id})
+        mask = {} if self.mask is None else {"mask": self.mask.id}
+        return {"video": self.video.id} | mask | super().sources()
 
 
 class ExtendVideo(Common):
     """What comes after a clip, or before it; the clip that is made holds both."""
 
     video: Source
-    seconds: Annotated[float, BeforeValidator(_scalar)] = Field(2.0, gt=0, le=86_400)
+    seconds: Annotated[float, BeforeValidator(scalar)] = Field(2.0, gt=0, le=86_400)
     backward: Flag = None
 
     def sources(self) -> dict[str, str]:
         """See :meth:`Common.sources`."""
-        return {"video": self.video.id}
+        return {"video": self.video.id} | super().sources()
 
 
 class RemixVideo(Common):
@@ -278,7 +245,7 @@ class PlanVideo(CreateVideo):
     backward: Flag = None
 
 
-class ReadRecipe(_Model):
+class ReadRecipe(Fields):
     """A clip whose recipe is wanted."""
 
     video: Source
@@ -322,7 +289,7 @@ class RequestError(InputError):
 # ---- what the operator decides -------------------------------------------------------------------
 
 _SHORT = {"steps": "num_inference_steps", "cfg": "guidance_scale", "negative": "negative_prompt"}
-_NO_DEFAULT = ("model", "prompt", "input_reference", "last_reference", "conditions", "storyboard")
+_NO_DEFAULT = ("model", "prompt", "input_reference", "last_reference", "conditions", "storyboard", "control")
 _EITHER = ({"seconds", "num_frames"}, {"prompt", "storyboard"})
 
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from videodit.control.control import MEDIA
+from videodit.pipelines.request import Request
 from videodit.serving.folder import SOURCES, DataFolder
 from videodit.serving.records import is_id
 
@@ -60,6 +64,31 @@ def keep_sources(data: DataFolder, job: str, sources: Mapping[str, str | None]) 
         kept = original_file(data, id) if keeper is None else source_file(data, keeper, id)
         with contextlib.suppress(FileExistsError):
             _link(kept, target)
+
+
+def with_files(request: Request, upload: Callable[[str], Path]) -> Request:
+    """A request whose media are upload ids, with the files in their places.
+
+    Args:
+        request: of a job.
+        upload: gives the file of an upload's id.
+    """
+    ends: dict[str, Any] = {
+        name: upload(str(one)) for name in ("image", "last_image") if (one := getattr(request, name)) is not None
+    }
+    conditions = []
+    for one in request.conditions:
+        media: dict[str, Any] = {
+            name: upload(str(value)) for name, value in vars(one).items() if name in ("content", "clip", "mask")
+        }
+        conditions.append(replace(one, **media))
+    control = None
+    if request.control is not None:
+        control = {
+            slot: replace(one, **{name: upload(str(id)) for name in MEDIA if (id := getattr(one, name)) is not None})
+            for slot, one in request.control.items()
+        }
+    return replace(request, **ends, conditions=tuple(conditions), control=control)
 
 
 def _own(data: DataFolder, job: str, id: str) -> Path:

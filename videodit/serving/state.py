@@ -28,10 +28,11 @@ class ServerState:
         data: its folder.
         store: its jobs, for the thread of the event loop.
         write: changes them, in a thread of its own.
+        search: looks at many of them, in another thread.
     """
 
-    def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore, write: Writer) -> None:
-        self.config, self.data, self.store, self.write = config, data, store, write
+    def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore, write: Writer, search: Writer) -> None:
+        self.config, self.data, self.store, self.write, self.search = config, data, store, write, search
         self.keys = KeyRing(store)
         self.failed_logins = FailedLogins(config.limits.failed_logins)
         self.uploads = Uploads(config, data, store, write)

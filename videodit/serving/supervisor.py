@@ -191,6 +191,8 @@ class Supervisor:
             "outputs": self._config.outputs,
             "models": self._config.models,
             "loras": self._config.loras,
+            "controls": [dataclasses.asdict(one) for one in self._config.all_controls],
+            "control_limits": [self._config.limits.control_seconds, self._config.limits.control_bytes],
             "device": place.device,
             "dtype": self._config.dtype,
             "keep_seconds": self._config.limits.keep_seconds,

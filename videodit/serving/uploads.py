@@ -8,9 +8,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import anyio
 import anyio.to_thread
 
 from videodit.json_types import JsonObject
+from videodit.serving.child import ask
 from videodit.serving.config import ServerConfig
 from videodit.serving.errors import APIError, not_found
 from videodit.serving.folder import DataFolder
@@ -40,11 +38,14 @@ class Uploads:
         data: its folder.
         store: of the event loop's thread.
         write: changes what the store holds.
+
+    Attributes:
+        lookers: how many processes look at files at once.
     """
 
     def __init__(self, config: ServerConfig, data: DataFolder, store: JobStore, write: Writer) -> None:
         self._config, self._data, self._store, self._write = config, data, store, write
-        self._lookers = anyio.CapacityLimiter(config.limits.inspections)
+        self.lookers = anyio.CapacityLimiter(config.limits.inspections)
 
     def check_room(self, owner: str, more: int) -> None:
         """See that so many more bytes may be kept.
@@ -95,7 +96,7 @@ class Uploads:
         try:
             size = file.stat().st_size
             self.check_room(owner, size)
-            info = await anyio.to_thread.run_sync(self._look_at, file, limiter=self._lookers)
+            info = await anyio.to_thread.run_sync(self._look_at, file, limiter=self.lookers)
             now, id = time.time(), new_id("upload")
             os.replace(file, self._data.upload(id))
         finally:
@@ -130,7 +131,7 @@ class Uploads:
             "memory": limits.inspect_bytes,
             "seconds": limits.inspect_seconds,
         }
-        code, text = _ask([sys.executable, "-m", "videodit.serving.inspect"], job, self._data.path, limits)
+        code, text = ask("videodit.serving.inspect", job, self._data.path, limits.inspect_seconds, most=_MOST_TOLD)
         told: Any = None
         with contextlib.suppress(ValueError):
             told = json.loads(text)
@@ -139,34 +140,6 @@ class Uploads:
         if code or not isinstance(told, dict) or told.get("kind") not in ("picture", "clip"):
             raise _unreadable("to read it takes more time or memory than this server allows")
         return {name: told[name] for name in _FIELDS if told.get(name) is not None}
-
-
-def _ask(command: list[str], job: JsonObject, folder: Path, limits: Any) -> tuple[int, bytes]:
-    """The exit code of a process, and what it says of a job, in a bounded time and of a bounded length."""
-    quiet = {"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
-        env=os.environ | quiet,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        end = threading.Timer(limits.inspect_seconds, process.kill)
-        end.start()
-        try:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(job).encode())
-                process.stdin.close()
-            text = process.stdout.read(_MOST_TOLD + 1)
-            if len(text) > _MOST_TOLD:
-                process.kill()
-            return process.wait(), text
-        finally:
-            end.cancel()
-            process.kill()
 
 
 def _unreadable(message: str) -> APIError:

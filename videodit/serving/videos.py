@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from videodit.json_types import JsonObject
 from videodit.serving.answers import POLL_HEADER, as_video
 from videodit.serving.bodies import forget_files, read_body
-from videodit.serving.documented import ERRORS, VideoAnswer, VideoDeleted, VideoList, VideoPlan, body_of
+from videodit.serving.controlling import show_controls
+from videodit.serving.documented import ERRORS, ControlsAnswer, VideoAnswer, VideoDeleted, VideoList, VideoPlan, body_of
 from videodit.serving.errors import APIError, not_found
 from videodit.serving.estimates import estimate
 from videodit.serving.finding import Found, Sort
@@ -185,7 +186,29 @@ async def remix(id: str, request: Request, state: State, owner: Owner) -> Any:
 @router.post("/videos/plan", openapi_extra=body_of(PlanVideo), responses={200: {"model": VideoPlan}})
 async def plan(request: Request, state: State, owner: Owner) -> Any:
     """Say what would be made, and make nothing."""
-    body = await read_body(request, state, owner)
+    task, job = _planned(await read_body(request, state, owner), state, owner)
+    video = as_video(job, state)
+    return {
+        "object": "video.plan",
+        "task": task,
+        **{name: video[name] for name in ("model", "prompt", "seconds", "size", "seed", "settings", "notices")},
+        "estimate": estimate(job, state),
+    }
+
+
+@router.post("/videos/controls", openapi_extra=body_of(PlanVideo), responses={200: {"model": ControlsAnswer}})
+async def controls(request: Request, state: State, owner: Owner) -> Any:
+    """Show what the model would see of the controls of a request, and make nothing."""
+    _, job = _planned(await read_body(request, state, owner), state, owner)
+    return {"object": "video.controls", **await show_controls(job, state)}
+
+
+def _planned(body: JsonObject, state: ServerState, owner: str) -> tuple[str, Job]:
+    """The task of a body, and the job that it would be.
+
+    Raises:
+        APIError: what cannot be made.
+    """
     task, parent = body.pop("task", "create"), None
     if task not in ("create", "edit", "extension", "remix"):
         why = f"task is {str(task)[:100]!r}; valid values are create, edit, extension, remix"
@@ -198,14 +221,7 @@ async def plan(request: Request, state: State, owner: Owner) -> Any:
             raise APIError(400, why, code="invalid_value", param="video")
         before = find_job(named, owner, state)
         body, parent = remixed(before, body), before.id
-    job = new_job(body, state, owner, kind=task, parent=parent)
-    video = as_video(job, state)
-    return {
-        "object": "video.plan",
-        "task": task,
-        **{name: video[name] for name in ("model", "prompt", "seconds", "size", "seed", "settings", "notices")},
-        "estimate": estimate(job, state),
-    }
+    return task, new_job(body, state, owner, kind=task, parent=parent)
 
 
 # ---- looking at them -----------------------------------------------------------------------------
@@ -232,8 +248,8 @@ async def list_videos(
     def look(store: JobStore) -> tuple[list[Job], bool]:
         return store.page(owner, after=after, limit=limit, order=order, found=found)
 
-    try:  # what looks at every job of the owner does so in a thread, so that polls do not wait for it
-        jobs, more = await state.write(look) if found.reads_all else look(state.store)
+    try:  # what looks at every job of the owner does so in a thread, so that neither polls nor writes wait for it
+        jobs, more = await state.search(look) if found.reads_all else look(state.store)
     except KeyError:
         raise not_found(f"video {str(after)[:64]!r} to go on after") from None
     videos = [as_video(job, state) for job in jobs]

@@ -19,7 +19,9 @@ from typing import Any
 from videodit.errors import VideoDiTError
 from videodit.json_types import JsonObject
 from videodit.limits import Limits, use_limits
-from videodit.serving.cards import Card, lora_facts
+from videodit.pipelines.request import ControlModel
+from videodit.serving.cards import Card, lora_facts, with_controls
+from videodit.serving.child import ChildLimits
 from videodit.serving.claims import CANCELLED, ClaimLost
 from videodit.serving.config import LEASE
 from videodit.serving.estimates import model_costs
@@ -70,11 +72,11 @@ class Worker:
         self.store = JobStore(data.jobs_file) if store is None else store
         self.lost_at: float | None = None
 
-    def publish(self, *, loras: bool = True) -> None:
+    def publish(self, *, extras: bool = True) -> None:
         """Tell the web process what the models are, and what is wrong with those that cannot be read.
 
         Args:
-            loras: and which LoRAs they take, which needs large libraries.
+            extras: and which LoRAs and control branches they take, which needs large libraries.
         """
         from videodit.pipelines.folders import resolve_model
 
@@ -82,9 +84,9 @@ class Worker:
             try:
                 folder = resolve_model(source)
                 card = Card.from_folder(name, folder)
-                if loras:
+                if extras:
                     facts = {one: lora_facts(folder, file, one) for one, file in self.models.loras.items()}
-                    card = replace(card, loras=facts)
+                    card = with_controls(replace(card, loras=facts), folder, self.models.controls)
             except (VideoDiTError, OSError) as error:
                 self.tell_problem(name, error)
             else:
@@ -128,6 +130,7 @@ class Worker:
     def _by_names(self, error: Exception) -> str:
         """What an error says, models and LoRAs called by their names and other files without their folders."""
         names = {file: name for name, file in (*self.models.models.items(), *self.models.loras.items())}
+        names |= {file: one.name for one in self.models.controls for file in (one.source, one.source_2) if file}
         return without_paths(str(error), names)
 
     def run(self) -> None:
@@ -249,7 +252,15 @@ def work(name: str, settings: JsonObject) -> None:
         name: of the worker.
         settings: that :class:`~videodit.serving.supervisor.Supervisor` sends.
     """
-    models = Models(settings["models"], settings["loras"], device=settings.get("device"), dtype=settings.get("dtype"))
+    seconds, memory = settings["control_limits"]
+    models = Models(
+        settings["models"],
+        settings["loras"],
+        [ControlModel(**one) for one in settings["controls"]],
+        device=settings.get("device"),
+        dtype=settings.get("dtype"),
+        control_limits=ChildLimits(seconds, memory),
+    )
     worker = Worker(
         name,
         DataFolder(Path(settings["data"]), settings.get("database"), settings.get("outputs")),
@@ -271,12 +282,11 @@ def begin(worker: Worker, *, device: str | None, dtype: str | None, preload: boo
         dtype: in which.
         preload: load its first model.
     """
-    worker.publish(loras=False)
+    worker.publish(extras=False)
     _quiet_libraries()
     if preload:
         worker.preload()
-    if worker.models.loras:
-        worker.publish()
+    worker.publish()
     worker.publish_machine(device, dtype)
     worker.store.set_worker(worker.name, "ready")
     logger.info("ready")

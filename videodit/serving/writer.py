@@ -1,4 +1,5 @@
-"""What the web process writes down of jobs: in a thread of its own, so that no other request waits for the disk."""
+"""What the web process writes down of jobs, and what it searches among them, each in a thread of its own: no other
+request waits for the disk, and no search for what is written."""
 
 from __future__ import annotations
 
@@ -18,10 +19,11 @@ class Writer:
 
     Args:
         path: what the store opens.
+        name: of the thread.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+    def __init__(self, path: Path | str, name: str = "writer") -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._store = self._thread.submit(JobStore, path, durable=True)
 
     async def __call__(self, write: Callable[[JobStore], Result]) -> Result:

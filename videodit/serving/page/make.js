@@ -9,6 +9,7 @@ import { LoRAs } from "./loras.js";
 import { KeyFrames, MediaPicker } from "./media.js";
 import { MaskPainter } from "./painter.js";
 import { PromptBox } from "./prompt.js";
+import { Steering } from "./steering.js";
 import { Storyboard } from "./storyboard.js";
 import { T, fill } from "./strings.js";
 import { bytesInWords, sizeInWords, timeInWords } from "./words.js";
@@ -113,11 +114,13 @@ export class Make {
     this.first = new MediaPicker(M.first, "picture", changed);
     this.last = new MediaPicker(M.last, "picture", changed);
     this.keyFrames = new KeyFrames(changed);
+    this.steering = new Steering(changed, () => (this.missing() ? this.tellMissing() : this.planned()));
     this.board = new Storyboard(changed, () => this.duration);
     this.video = new MediaPicker(M.video, "clip", () => { this.painter.setClip(this.video.source); changed(); });
     this.second = new MediaPicker(M.secondVideo, "clip", changed);
     this.backward = h("select", {}, option("", M.forward), option("true", M.backward));
     this.strength = number({ min: 0.05, max: 1, step: 0.05 });
+    this.source = h("input", { type: "text", placeholder: M.sourceHint });
     this.painter = new MaskPainter(changed);
     this.outWidth = number({ step: 1, min: 1 });
     this.outHeight = number({ step: 1, min: 1 });
@@ -146,13 +149,14 @@ export class Make {
       this.modeReason,
       part("extension edit connect", h("div", { class: "row top" }, this.video.element, part("connect", this.second.element))),
       part("extension", labelled(M.direction, this.backward)),
-      part("edit", h("div", { class: "row top" }, labelled(M.strength, this.strength), h("div", { class: "field" }, this.painter.element))),
+      part("edit", h("div", { class: "row top" }, labelled(M.strength, this.strength), h("div", { class: "field" }, this.painter.element)), labelled(M.source, this.source)),
       this.prompt.element,
       part("create", this.board.element),
       h("div", { class: "row" }, labelled(M.size, this.size), part("create extension connect", this.secondsField)),
       this.custom,
       part("create", h("div", { class: "row top" }, this.first.element, this.last.element)),
       part("create", h("details", { class: "more", id: "frames" }, h("summary", {}, M.keyFrames), this.keyFrames.element)),
+      h("details", { class: "more", id: "steering" }, h("summary", {}, M.steering), this.steering.element),
       h(
         "details",
         { class: "more", id: "more" },
@@ -240,7 +244,7 @@ export class Make {
     this.steps.placeholder = own.num_inference_steps;
     this.guidance.placeholder = own.guidance_scale;
     this.fps.placeholder = own.fps;
-    this.strength.placeholder = this.painter.reference ? M.strengthOfMask : "0.6";
+    this.strength.placeholder = this.source.value.trim() ? "0.8" : this.painter.reference ? M.strengthOfMask : "0.6";
     this.prompt.label.textContent = this.needsPrompt ? M.prompt : M.promptGoesOn;
     this.prompt.area.placeholder = (mode !== "create" && this.video.source?.prompt) || M.promptPlaceholder;
   }
@@ -262,6 +266,7 @@ export class Make {
     this.board.allow(lacks("storyboard"));
     this.painter.allow(lacks("mask", kinds.includes("region")));
     this.loras.allow(model.id);
+    this.steering.allow(model.control, lacks("control", false));
     const reasons = { extension: lacks("extension", kinds.includes("region")), edit: lacks("edit", kinds.includes("edit")), connect: lacks("connect", kinds.includes("region")) };
     for (const [mode, reason] of Object.entries(reasons)) {
       this.modes[mode].disabled = Boolean(reason);
@@ -312,12 +317,13 @@ export class Make {
       guidance_scale_2: this.guidance2Field.hidden ? undefined : numeric(this.guidance2),
       accelerate: this.accelerate.value,
       lora: this.loras.fields(),
+      control: this.steering.fields(),
     };
     if (mode === "create") Object.assign(body, { seconds, ...this.fixed() });
     if (mode === "extension") Object.assign(body, { video: this.video.reference, seconds: seconds ?? 2, backward: this.backward.value ? true : undefined });
     if (mode === "edit") {
       const outpaint = pair(this.outWidth, this.outHeight);
-      Object.assign(body, { video: this.video.reference, strength: numeric(this.strength), mask: this.painter.reference, outpaint });
+      Object.assign(body, { video: this.video.reference, strength: numeric(this.strength), mask: this.painter.reference, outpaint, source_prompt: this.source.value.trim() || undefined });
       if (outpaint) delete body.size;
     }
     if (mode === "connect") Object.assign(body, this.bridge(seconds ?? 1));
@@ -343,8 +349,10 @@ export class Make {
     const { group, lead } = groupsOf(this.chosen);
     const [first, second] = [this.video.source, this.second.source].map((source) => this.framesOf(source));
     const between = Math.max(group, Math.round((seconds * this.rate) / group) * group);
+    let count = Math.max(1, whole(first, group, lead)) + between + whole(second, group, 0);
+    while (count < first + second + group) count += group; // what is left of groups at both ends has its place, too
     return {
-      num_frames: Math.max(1, whole(first, group, lead)) + between + whole(second, group, 0),
+      num_frames: count,
       conditions: [{ kind: "frames", content: { id: this.video.source.id }, at: 0 }, { kind: "frames", content: { id: this.second.source.id }, at: -second }],
     };
   }
@@ -367,7 +375,21 @@ export class Make {
     if (this.mode === "connect" && !this.second.source) return { text: M.needsSecondClip, at: this.second.zone };
     const scene = this.mode === "create" ? this.board.empty : null;
     if (scene) return { text: M.needsScene, at: scene };
+    const control = this.steering.missing();
+    if (control) return control;
     return this.needsPrompt && !this.prompt.text ? { text: M.needsPrompt, at: this.prompt.area } : null;
+  }
+
+  tellMissing() {
+    const { text, at } = this.missing();
+    say(text);
+    at.focus();
+    return null;
+  }
+
+  /** The body of a request, and what it asks for. */
+  planned() {
+    return { ...this.fields(), task: TASKS[this.mode] };
   }
 
   /** A clip that was made here goes on from its own prompt. */
@@ -399,7 +421,7 @@ export class Make {
     if (!this.chosen) return;
     this.asked?.abort();
     this.asked = new AbortController();
-    const body = { ...this.fields(), task: TASKS[this.mode] };
+    const body = this.planned();
     const missing = this.missing();
     if (missing && missing.at !== this.prompt.area) {
       fillWith(this.plan, h("p", {}, missing.text));
@@ -412,6 +434,7 @@ export class Make {
     try {
       const planned = await call("POST", "/v1/videos/plan", body, { signal: this.asked.signal });
       const s = planned.settings;
+      this.steering.setShape(s.width, s.height);
       const line = fill(T.plan.line, {
         size: sizeInWords(`${s.width}x${s.height}`), frames: s.num_frames, fps: +s.fps.toFixed(3),
         seconds: (s.num_frames / s.fps).toFixed(2), steps: s.steps === 1 ? T.plan.oneStep : fill(T.plan.steps, s),
@@ -427,15 +450,12 @@ export class Make {
 
   async send() {
     if (this.go.disabled) return;
-    const pickers = [this.first, this.last, this.video, this.second, ...this.keyFrames.pickers];
+    const pickers = [this.first, this.last, this.video, this.second, ...this.keyFrames.pickers, ...this.steering.pickers];
     this.go.disabled = true;
     this.go.textContent = M.sending;
     await Promise.all(pickers.map((picker) => picker.sending));
-    const missing = this.missing();
-    if (missing) {
-      say(missing.text);
-      missing.at.focus();
-    } else {
+    if (this.missing()) this.tellMissing();
+    else {
       const body = this.fields();
       const path = PATHS[this.mode];
       await act(async () => {
@@ -501,6 +521,7 @@ export class Make {
     this.count.value = fields.count ?? 1;
     this.backward.value = fields.backward ? "true" : "";
     this.strength.value = fields.strength ?? "";
+    this.source.value = fields.source_prompt ?? "";
     [this.outWidth.value, this.outHeight.value] = (fields.outpaint ?? "x").split("x");
     this.loras.put(fields.lora ?? []);
     const [video, second] = mode === "connect" ? (fields.conditions ?? []).map((one) => one.content) : [fields.video];
@@ -513,9 +534,11 @@ export class Make {
       this.video.restore(video ?? kept.video),
       this.second.restore(second ?? kept.second),
       this.keyFrames.put(frames.map((one) => ({ at: 0, ...one })), this.rate),
+      this.steering.put(fields.control),
     ]);
     this.painter.restore(fields.mask);
     this.element.querySelector("#frames").open = frames.length > 0;
+    this.element.querySelector("#steering").open = this.steering.rows.length > 0;
   }
 
   secondsOf(fields) {

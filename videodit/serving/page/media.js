@@ -12,6 +12,7 @@ const S = T.media;
 const THUMBS = "videodit-thumbs";
 const MOST_THUMBS = 30;
 const THUMB_SIDE = 192;
+const ACCEPTED = { picture: "image/*", clip: "video/*", any: "video/*,image/*" };
 
 let counter = 0;
 
@@ -42,21 +43,21 @@ function keepThumb(id, shown, width, height) {
 
 /** A place for a picture or a clip: dropped, chosen, pasted, or one of the clips that are here. */
 export class MediaPicker {
-  /** `kind` is picture or clip; `onChange` is called when there is another, or none. */
+  /** `kind` is picture, clip or any of both; `onChange` is called when there is another, or none. */
   constructor(title, kind, onChange) {
     this.title = title;
     this.kind = kind;
     this.onChange = onChange;
     this.source = null;
     this.turn = 0;
-    this.chooser = h("input", { type: "file", accept: kind === "clip" ? "video/*" : "image/*", class: "hidden", tabindex: -1, "aria-hidden": "true" });
+    this.chooser = h("input", { type: "file", accept: ACCEPTED[kind], class: "hidden", tabindex: -1, "aria-hidden": "true" });
     const id = `media${++counter}`;
     this.label = h("span", { class: "label", id }, title);
-    this.hint = kind === "clip" ? S.dropClip : S.dropPicture;
+    this.hint = S.drops[kind];
     this.zone = h("button", { type: "button", class: "drop", id: `${id}z`, "aria-labelledby": `${id} ${id}z` }, h("span", {}, this.hint));
     this.state = h("small", { class: "reason", role: "status", hidden: true });
     this.remove = button(S.remove, () => { this.set(null); this.zone.focus(); }, { class: "quiet", hidden: true, "aria-label": `${S.remove}: ${title}` });
-    this.own = kind === "clip" ? button(S.own, () => this.chooseOwn(), { class: "quiet" }) : null;
+    this.own = kind !== "picture" ? button(S.own, () => this.chooseOwn(), { class: "quiet" }) : null;
     this.element = h("div", { class: "field media" }, this.label, this.zone, this.chooser, h("div", { class: "actions" }, this.own, this.remove), this.state);
     this.zone.addEventListener("click", () => this.chooser.click());
     this.chooser.addEventListener("change", () => this.chooser.files[0] && this.take(this.chooser.files[0]));
@@ -96,7 +97,7 @@ export class MediaPicker {
       try {
         const sent = await upload(file);
         if (turn !== this.turn) return;
-        if (sent.kind !== this.kind) throw new Error(this.kind === "clip" ? S.notClip : S.notPicture);
+        if (this.kind !== "any" && sent.kind !== this.kind) throw new Error(this.kind === "clip" ? S.notClip : S.notPicture);
         this.say("");
         this.set({ ...sent, name: file.name || this.title, prompt: promptIn(sent), url, local: true });
       } catch (error) {

@@ -1,0 +1,1 @@
+"""Cases of `serving.py`, by what they look at."""
