@@ -150,7 +150,9 @@ def check_model(folder: Path, files: Collection[str] = ()) -> JsonObject:
             check_weights(folder / name)
             path = folder / name / "config.json"
             config = read_json(path)
-            if name.startswith("transformer"):  # whose weights are dequantized when they are read
+            if (
+                name.startswith("transformer") and config.get("_class_name") != "VideoDiT"
+            ):  # whose weights are dequantized when they are read
                 config, _ = split_quantization(config, path)
             check_config(config, path)
             tensors = sum(len(read_header(file)) for file in (folder / name).glob("*.safetensors"))
