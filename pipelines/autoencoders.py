@@ -220,7 +220,7 @@ def encode_posterior(vae: VAE, clip: Tensor) -> tuple[Tensor, Tensor]:
 def _statistics(vae: VAE, about: Autoencoder, like: Tensor) -> tuple[Tensor, Tensor] | None:
     """Mean and deviation of each channel, ``[1, C, 1, 1, 1]``, where an autoencoder has them, as ``like`` is."""
     if about.statistics == "batch_norm":
-        norm = vae.bn
+        norm = vae.bn  # type: ignore[attr-defined]  # which the record says is there
         return tuple(
             one.to(like).view(1, -1, 1, 1, 1) for one in (norm.running_mean, (norm.running_var + norm.eps).sqrt())
         )

@@ -380,7 +380,8 @@ def class_of(entry: object, name: str, folder: Path) -> type:
     if kind.__name__ == "PreTrainedTokenizerBase" and library == "transformers" and class_name.endswith("Processor"):
         from transformers import AutoTokenizer
 
-        return AutoTokenizer  # of what reads pictures, too, the tokenizer alone is needed
+        tokenizer: type = AutoTokenizer  # of what reads pictures, too, the tokenizer alone is needed
+        return tokenizer
     with quick_imports():
         component = getattr(importlib.import_module(library), class_name, None)
     if not isinstance(component, type) or not issubclass(component, kind):

@@ -101,7 +101,7 @@ class ConditionModel:
         layer = self.time_proj
         if layer is None or not Condition.setting(self.config, "fps_classes"):
             return layer
-        kind = torch.full([], int(fps != _FPS_APART), device=layer.weight.device)
+        kind = torch.full([], int(fps != _FPS_APART), device=self.fps_embedding.weight.device)
         told = self.fps_projection(self.fps_embedding(kind))  # [6·D]
         return lambda values: layer(values) + told
 

@@ -39,7 +39,7 @@ class JointBlock(Block):
     modulation_kind = "linear"
     joined = True
     fp32 = ("norm1", "norm2")
-    one_row = ("modulation", "text_modulation")
+    one_row: ClassVar[tuple[str, ...]] = ("modulation", "text_modulation")
     text_goes_on: ClassVar[bool] = True
     ffn_kind: ClassVar[str] = "gelu"
 
@@ -86,6 +86,7 @@ class JointBlock(Block):
         layers = (self.modulation, self.text_modulation)
         initialize(self, zero=layers)
         for layer in layers:
+            assert isinstance(layer, nn.Linear)
             open_gates(layer, 6, (2, 5))
 
     def forward(
@@ -178,6 +179,7 @@ class SingleBlock(Block):
     def init_weights(self) -> None:
         """The output projection starts at 0, the gate at 1."""
         initialize(self, zero=(self.modulation, self.proj_out))
+        assert isinstance(self.modulation, nn.Linear)
         open_gates(self.modulation, 3, (2,))
 
     def forward(
