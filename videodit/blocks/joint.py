@@ -143,7 +143,7 @@ class SingleBlock(Block):
 
     modulation_kind = "linear"
     joined = True
-    one_row = ("modulation",)
+    one_row: ClassVar[tuple[str, ...]] = ("modulation",)
     mlp_parts: ClassVar[int] = 1
 
     def __init__(
