@@ -485,6 +485,10 @@ CASES = {
         "FluxPipeline", lambda: flux_parts("flux-dev", DYNAMIC), (4, 1, 4, 6), {"height": 32, "width": 48},
         pack=pack_flux, frames=lambda out: out.images,
     ),
+    "flux-kontext": Case(  # which would make its pictures larger
+        "FluxKontextPipeline", lambda: flux_parts("flux-dev", DYNAMIC), (4, 1, 4, 6), {"height": 32, "width": 48},
+        {"max_area": 32 * 48}, pack=pack_flux, frames=lambda out: out.images,
+    ),
     "qwen_image": Case(
         "QwenImagePipeline", qwen_parts, (4, 1, 4, 6), {"height": 32, "width": 48}, {"true_cfg_scale": 3.5},
         pack=pack_flux, frames=lambda out: out.images, unguided=True,

@@ -95,7 +95,9 @@ def is_file(path: str | os.PathLike[str]) -> bool:
 
 
 def is_weights_file(path: str | os.PathLike[str]) -> bool:
-    """Whether it is a file of weights by its suffix, or a pickle of them."""
+    """Whether it is a file of weights by its suffix, or a pickle of them; what is no path is none."""
+    if not isinstance(path, str | os.PathLike):
+        return False
     suffix = Path(path).suffix.lower()
     return suffix in (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin") and is_file(expanded(path))
 

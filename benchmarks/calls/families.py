@@ -11,10 +11,14 @@ NAMES = (
     "wan", "wan-euler", "wan-two-experts", "wan-i2v", "wan-flf2v", "wan-2.2-i2v", "wan-2.2-ti2v", "skyreels_v2",
     "skyreels_v2-df", "skyreels_v2-df-i2v", "ltx-0.9.0", "ltx-0.9.1", "ltx-0.9.7", "cogvideox-2b", "cogvideox-5b",
     "cogvideox-5b-i2v", "cogvideox-1.5-5b", "cogvideox-1.5-5b-i2v", "hunyuan_video", "hunyuan_video-i2v", "latte",
-    "allegro", "pixart-sigma", "pixart-alpha", "flux-dev", "flux-schnell", "mochi",
+    "allegro", "pixart-sigma", "pixart-alpha", "flux-dev", "flux-schnell", "flux-kontext", "flux2-dev", "flux2-klein",
+    "flux2-klein-distilled", "qwen_image", "mochi",
 )  # fmt: skip
 """In ``tiny_families``."""
-UNGUIDED = ("flux-dev", "flux-schnell", "hunyuan_video", "hunyuan_video-i2v")
+UNGUIDED = (
+    "flux-dev", "flux-schnell", "flux-kontext", "flux2-dev", "flux2-klein-distilled", "hunyuan_video",
+    "hunyuan_video-i2v",
+)  # fmt: skip
 
 
 def family(name: str, *, prepare: Callable[[Room, Any], Any] | None = None, **options: Any) -> Call:
