@@ -35,8 +35,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from ray_cluster import RayCluster, RayServer, pid_of, ray_cluster, ray_server
+from server.watching import Row, wait_warm
 from servers import QUICK, server_process
-from serving import Row, wait_warm
 
 from videodit.media import write_video
 from videodit.serving.records import FINISHED
