@@ -68,6 +68,8 @@ def test_what_training_does_not_know_is_refused(folder: Callable[[str], Path]) -
         ClipEncoder(str(folder("hunyuan_video-i2v")))
     with pytest.raises(InputError, match="learns from pairs of clips, which training does not know"):
         ClipEncoder(str(folder("lucy-edit")))
+    with pytest.raises(InputError, match="learns from clips and the controls of each, which training does not know"):
+        ClipEncoder(str(folder("cogvideox-fun-control")))
 
 
 def cached_texts(encoder: ClipEncoder, folder: Path) -> LatentCache:

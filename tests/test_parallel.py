@@ -150,8 +150,10 @@ def test_all_processes_end_with_the_same_bits(seen) -> None:
     for one in seen:
         made = {case: same for case, same in one["same"].items() if case != "noise"}
         controlled = [case for case in made if case.startswith("controlled ")]
-        assert len(controlled) == 6
-        assert made == dict.fromkeys(("guidance", "drawn", "given", "scheduled", "ulysses", *controlled), True)
+        referenced = [case for case in made if case.startswith("referenced ")]
+        assert (len(controlled), len(referenced)) == (6, 9)
+        alone = ("guidance", "drawn", "given", "scheduled", "ulysses")
+        assert made == dict.fromkeys((*alone, *controlled, *referenced), True)
         assert not one["same"]["noise"], "what they were given differed, and is left as it was"
         assert one["off"]["given"] <= 1e-5
         assert one["seeds"] == seen[0]["seeds"]
