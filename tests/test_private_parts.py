@@ -67,8 +67,15 @@ def check_attribute(name: str, part: Part) -> None:
         assert re.search(rf"\b{name}\b", inspect.getsource(home)), f"{part.home} knows nothing of {name}"
 
 
+def needs(name: str) -> None:
+    """Skip what no one has without a library that is not always here."""
+    if name == "GGUFParameter":
+        pytest.importorskip("gguf")
+
+
 @pytest.mark.parametrize("name", IMPORTED)
 def test_imported_names_are_there(name: str) -> None:
+    needs(name)
     assert getattr(_diffusers, name) is find(IMPORTED[name])
 
 
@@ -80,6 +87,7 @@ def test_attributes_are_there(name: str) -> None:
 @pytest.mark.parametrize("name", [*IMPORTED, *READ, *OVERRIDDEN])
 def test_what_has_gone_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a release of theirs without it."""
+    needs(name)
     part = (IMPORTED | READ | OVERRIDDEN)[name]
     module, _, path = part.home.partition(":")
     owner: Any = importlib.import_module(module)

@@ -215,7 +215,7 @@ class ControlBranch(CheckedLoading, DiffusersOverrides, ModelMixin, ConfigMixin,
             network["num_layers"] = max(1, sum(n < dit.config.num_layers for n in sources))
             network["final_layer"] = None
             if join == "concat":
-                network["in_channels"] += control_channels
+                network["in_channels"] = dit.config.in_channels + control_channels
         branch = cls(
             network=network,
             layers=[[number] for number in numbers],
