@@ -248,7 +248,8 @@ class ControlBranch(CheckedLoading, DiffusersOverrides, ModelMixin, ConfigMixin,
                 into = self.trunk.patch_embed
                 into.weight.zero_()
                 into.weight[:, : dit.patch_embed.in_features] = dit.patch_embed.weight
-                into.bias.copy_(dit.patch_embed.bias)
+                if into.bias is not None:
+                    into.bias.copy_(dit.patch_embed.bias)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
