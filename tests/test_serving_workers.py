@@ -219,7 +219,7 @@ def test_a_worker_that_can_claim_nothing_keeps_its_models_and_tries_again(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = server.create()
-    monkeypatch.setattr(working, "_PAUSE", 0.0)
+    monkeypatch.setattr(working, "PAUSE", 0.0)
     with monkeypatch.context() as full:
         full.setattr(server.worker.store, "claim", fail_to_write)
         assert not server.work()

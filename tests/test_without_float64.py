@@ -20,6 +20,7 @@ from videodit.acceleration.calibrate import psnr
 from videodit.flow import quantile_of, sigma_at
 from videodit.positions import rotary_3d, rotary_fractional, sincos_2d, sincos_3d, sincos_frames
 from videodit.shapes import Size3D
+from videodit.text_positions import centred_table, text_axis_table
 
 GRID = Size3D(2, 3, 4)
 
@@ -27,7 +28,7 @@ GRID = Size3D(2, 3, 4)
 @pytest.fixture(autouse=True)
 def _fresh_tables() -> Iterator[None]:
     """Tables of positions are kept by their device; those that other tests made on the real one hold no numbers."""
-    kept = (rotary_3d, rotary_fractional, sincos_2d, sincos_3d, sincos_frames)
+    kept = (rotary_3d, rotary_fractional, sincos_2d, sincos_3d, sincos_frames, centred_table, text_axis_table)
     for one in kept:
         one.cache_clear()
     yield

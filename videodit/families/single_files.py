@@ -121,7 +121,9 @@ def recognise(
             try:
                 parts = _parts(family, layout, bare)
             except ModelError as error:
-                misfits.append(_Misfit(f"{family.title} in {layout} names", one_line(error)))
+                misfits.append(
+                    _Misfit(f"{family.title} in {layout} names", one_line(error), known=1)
+                )  # what it divides
                 continue
             seen.append((family, layout, parts))
             for theirs in _configs(family, parts, bare, config):
