@@ -10,11 +10,12 @@ from typing import Literal
 from videodit.errors import InputError
 
 Library = Literal["opencv", "transformers", "mediapipe"]
-Data = Literal["boxes", "tracks", "palette"]
+Data = Literal["boxes", "tracks", "palette", "camera"]
 DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 MASKS_MODEL = "nvidia/segformer-b0-finetuned-ade-512-512"
 
 
+CAMERA = "camera"
 OptionValue = float | str
 
 
@@ -187,6 +188,12 @@ _ALL = (
         "videodit.control.palette:palette",
         (_whole("colors", 5, 2, 16, "how many"), _whole("seed", 0, 0, 2**31 - 1, "of the search for them")),
         data="palette",
+    ),
+    Kind(
+        CAMERA,
+        "how the camera moves, for models that see the rays of its pixels: a text file of poses, or the name of a move",
+        None,
+        data="camera",
     ),
     Kind("clip", "the clip itself, for branches that fill in what a mask leaves", "videodit.control.reductions:same"),
 )
