@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,18 @@ from torch import Tensor, nn
 
 from videodit import Control, VideoDiT, VideoDiTPipeline
 from videodit.cli.main import main
+from videodit.control.branch_spec import BranchSpec
 from videodit.control.camera import MOVES, CameraMove, read_camera, read_pose_file, read_source
+from videodit.control.control import check_controls
 from videodit.control.rays import camera_path, plucker_rays
 from videodit.errors import InputError
 from videodit.families import FAMILIES
 from videodit.media import read_recipe, read_video
+from videodit.pipelines.clip_encoder import ClipEncoder
 from videodit.pipelines.spec import ModelSpec
+from videodit.serving.cards import Card
+from videodit.serving.catalogue import _controls
+from videodit.serving.control_fields import check_control
 
 __all__ = ["_restored_logging"]
 
@@ -104,7 +111,8 @@ def test_moves_go_where_their_names_say(move: str) -> None:
     forward, place = path.poses[-1, :3, 2], path.poses[-1, :3, 3]
     x, y, z = {
         "static": (0, 0, 1), "zoom-in": (0, 0, 1), "zoom-out": (0, 0, 1), "pan-left": (-1, 0, 0),
-        "pan-right": (1, 0, 0), "tilt-up": (0, -1, 0), "tilt-down": (0, 1, 0), "orbit-left": (1, 0, 0), "orbit-right": (-1, 0, 0),
+        "pan-right": (1, 0, 0), "tilt-up": (0, -1, 0), "tilt-down": (0, 1, 0), 
+        "orbit-left": (1, 0, 0), "orbit-right": (-1, 0, 0),
     }[move]  # fmt: skip
     side = math.sin(math.radians(15))
     expected = [x * side, y * side, 1.0 if z else math.cos(math.radians(15))]
@@ -356,6 +364,43 @@ def test_other_models_refuse_a_camera(tmp_path: Path) -> None:
         for control in ({"camera": "zoom-in"}, {"x": Control("zoom-in", kind="camera")}):
             with pytest.raises(InputError, match=r"is a camera, and this model does not see one|control kind is 'x'"):
                 pipe.check_inputs(PROMPT, image=FIRST, control=control, **SIZE)
+
+
+def test_servers_and_branches_take_no_camera(fun: Path, pipe: VideoDiTPipeline) -> None:
+    card = replace(Card.from_folder("camera", fun), controls={})
+    assert card.spec.sees_camera
+    assert Card.from_json(json.loads(json.dumps(card.to_json()))) == card
+    assert _controls(card) == {"branches": [], "kinds": [], "errors": {}}
+    for slot in ("camera", "model"):
+        with pytest.raises(InputError, match=f"control {slot!r} is a camera, which servers do not take"):
+            check_control({slot: Control("/etc/hostname")}, card.spec.takers, card.name)
+    for branch in (BranchSpec("any", hints=1), BranchSpec("moves", kinds=("camera",), hints=1)):
+        with pytest.raises(InputError, match=r"this model does not see one|only models themselves see one"):
+            check_controls({branch.name: Control("static", kind="camera" if not branch.kinds else None)}, [branch])
+    both = (*pipe.spec.takers, BranchSpec("any", hints=1))
+    assert [
+        one.branch.name for one in check_controls({"camera": "static", "any": Control("a.mp4", kind="depth")}, both)
+    ] == [
+        "model",
+        "any",
+    ]
+
+
+def test_no_camera_is_derived_from_a_clip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Said before a clip is read, or a model is opened."""
+    told = ["data", "encode", str(tmp_path), "-m", "mini", "-o", str(tmp_path / "cache")]
+    for command in (
+        ["control", "extract", "no-clip.mp4", "--kind", "camera"],
+        [*told, "--control", "camera"],
+        [*told, "--control", f"camera={tmp_path}"],
+    ):
+        assert main(command) == 2
+        assert "camera is derived from no clip; valid values are edges" in capsys.readouterr().err
+
+
+def test_such_a_model_is_not_trained(fun: Path) -> None:
+    with pytest.raises(InputError, match="learns from clips and the controls of each, which training does not know"):
+        ClipEncoder(str(fun))
 
 
 @torch.no_grad()

@@ -221,6 +221,19 @@ def kind_named(name: object, branches: Sequence[str] = ()) -> Kind:
     return found
 
 
+def derivable_kind(name: object) -> Kind:
+    """A kind whose frames can be derived from a clip, by its name.
+
+    Raises:
+        InputError: there is none of that name, or it is no kind of frames.
+    """
+    found = kind_named(name)
+    if found.home is None:
+        legal = ", ".join(one.name for one in _ALL if one.home is not None)
+        raise InputError(f"{found.name} is derived from no clip; valid values are {legal}")
+    return found
+
+
 def checked_options(kind: Kind, options: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
     """Options of an extractor, all of them, with their defaults.
 
