@@ -157,6 +157,8 @@ def changed(index: int, value: object) -> list[Any]:
         ([], "must be a list of one move or of poses"),
         ([{"lens": 3, "world_to_camera": 4}, POSES[0]], "pose 1 of camera is"),
         ([POSES[0]] * 4097, "at most 4096"),
+        ([{"lens": [1, 1, 0], "world_to_camera": [0] * 12}, POSES[0]], "lens of a camera pose is .* 4 finite numbers"),
+        ([{"move": []}], "the move of a camera is"),
     ],
 )
 def test_what_is_no_camera_is_named(values: list[Any], message: str) -> None:

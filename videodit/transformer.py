@@ -466,7 +466,8 @@ class VideoDiT(
         ):
             size = [f"1 or {len(latents)}", channels, *latents.shape[2:]]
             raise InputError(f"patch_control must be {size}, got {list(control.shape)}")
-        return self.control_embedder(control.to(latents.dtype))
+        tokens: Tensor = self.control_embedder(control.to(latents.dtype))
+        return tokens
 
     def _see(
         self, text: Tensor, image: Tensor | None, noisiest: Tensor, mask: Tensor | None, prepared: Prepared | None

@@ -78,7 +78,7 @@ class CameraPose:
     def __post_init__(self) -> None:
         for name, count in (("lens", 4), ("world_to_camera", 12)):
             value = getattr(self, name)
-            if len(value) != count or not all(map(_is_number, value)):
+            if not isinstance(value, tuple) or len(value) != count or not all(map(_is_number, value)):
                 raise InputError(f"{name} of a camera pose is {short(value)}; it must be {count} finite numbers")
         for name, value in zip(("fx", "fy"), self.lens, strict=False):
             if value <= 0:
@@ -125,12 +125,12 @@ def _read(value: object, what: str) -> CameraData:
     if isinstance(value, str):
         return CameraMove(value)
     if isinstance(value, Mapping):
-        for kind, names in ((CameraMove, {"move", "speed"}), (CameraPose, {"lens", "world_to_camera"})):
-            if value and value.keys() <= names and ("move" in value or value.keys() == names):
-                said = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
-                if kind is CameraPose and not all(isinstance(one, tuple) for one in said.values()):
-                    break
-                return kind(**said)  # type: ignore[no-any-return]
+        if "move" in value and value.keys() <= {"move", "speed"}:
+            return CameraMove(**value)
+        if value.keys() == {"lens", "world_to_camera"} and all(
+            isinstance(one, (list, tuple)) for one in value.values()
+        ):
+            return CameraPose(tuple(value["lens"]), tuple(value["world_to_camera"]))
     elif isinstance(value, Sequence):
         return pose_of(value, what)
     raise InputError(
