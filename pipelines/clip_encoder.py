@@ -62,7 +62,7 @@ class ClipEncoder:
             raise InputError(f"{model} reads captions together with pictures, which training does not know")
         if self.pipe.spec.sees_clip:
             raise InputError(f"{model} learns from pairs of clips, which training does not know")
-        if self.pipe.spec.sees_control:
+        if self.pipe.spec.own_taker is not None:
             raise InputError(f"{model} learns from clips and the controls of each, which training does not know")
         self.name = self.folder.resolve().name if Path(model).expanduser().is_dir() else model
         self.device, self.dtype = torch.device(device), dtype

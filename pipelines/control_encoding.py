@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from videodit.control.branch_spec import OWN_CHANNELS
+from videodit.control.rays import CameraPath, plucker_rays
 from videodit.errors import InputError
 from videodit.pipelines.autoencoders import encode_posterior
 from videodit.pipelines.control_placing import GREY, PlacedControl
@@ -81,6 +82,31 @@ def own_control(pipe: EncodingPipeline, controls: Sequence[PlacedControl], devic
     if own is None or own.scale == 0:
         return None
     return _latents(pipe, _pixels(own, device)[0])
+
+
+def own_rays(pipe: EncodingPipeline, controls: Sequence[PlacedControl], device: torch.device) -> Tensor | None:
+    """Rays of the camera that the model itself sees, ``[1, C, T, H, W]``; ``None`` where it counts nothing.
+
+    Their channels are those of VideoX-Fun: the six of a ray, the frames of a latent, its rows and its columns. The
+    first latent, of one frame, has that frame's for each.
+
+    Args:
+        pipe: the pipeline, for the strides of its autoencoder.
+        controls: of a plan.
+        device: where the result goes.
+    """
+    own = next((one for one in controls if one.camera is not None), None)
+    if own is None or own.camera is None or own.scale == 0:
+        return None
+    count, height, width = own.frames.shape[:3]
+    t, h, w = pipe.spec.geometry.vae_stride
+    found = []
+    for first in range(1 - t, count, t):
+        index = np.maximum(np.arange(first, first + t), 0)
+        part = CameraPath(own.camera.lens[index], own.camera.poses[index])
+        rays = torch.from_numpy(plucker_rays(part, height, width)).to(device, pipe.transformer.dtype)
+        found.append(rearrange(rays, "c t (h i) (w j) -> (c t i j) h w", i=h, j=w))
+    return torch.stack(found, dim=1)[None]
 
 
 def _with_references(plan: Plan) -> list[PlacedControl]:

@@ -17,8 +17,10 @@ from videodit.control.boxes import draw_boxes
 from videodit.control.control import MEDIA, CheckedControl, ShortClip
 from videodit.control.drawn import plain
 from videodit.control.extracting import extract
+from videodit.control.kinds import CAMERA
 from videodit.control.motion import draw_tracks
 from videodit.control.palette import draw_palette
+from videodit.control.rays import CameraPath, camera_path, draw_rays
 from videodit.errors import InputError, ModelError
 from videodit.json_types import JsonObject
 from videodit.pipelines.conditions import Fit
@@ -48,6 +50,7 @@ class PlacedControl:
         start: the share of the steps from which on it counts.
         end: the share at which it ends.
         record: for the recipe: what it was made from, and which pixels came out.
+        camera: of each frame, for models that see it in place of ``frames``, which show it.
     """
 
     slot: str
@@ -59,6 +62,7 @@ class PlacedControl:
     start: float
     end: float
     record: JsonObject
+    camera: CameraPath | None = None
 
     @property
     def shown(self) -> np.ndarray:
@@ -95,7 +99,13 @@ def _place(checked: CheckedControl, settings: Settings, fit: Fit) -> tuple[Place
     control, what = checked.control, f"control {checked.slot!r}"
     count, height, width = settings.num_frames, settings.height, settings.width
     notices: list[str] = []
-    if checked.drawn:
+    camera = None
+    if checked.kind == CAMERA:
+        camera = camera_path(checked.drawn, count)  # type: ignore[arg-type]  # of its reader
+        frames = draw_rays(camera, height, width)
+        if 1 < len(checked.drawn) != count:
+            notices.append(f"{what}: {len(checked.drawn)} poses are spread over the clip's {count} frames")
+    elif checked.drawn:
         draw: Any = _DRAWN[checked.kind]
         frames = draw(checked.drawn, count, height, width)
     else:
@@ -120,7 +130,7 @@ def _place(checked: CheckedControl, settings: Settings, fit: Fit) -> tuple[Place
     record = _record(checked, frames, mask)
     scale = 0.0 if checked.is_off else checked.scale
     placed = PlacedControl(
-        checked.slot, checked.kind, checked.branch.name, frames, mask, scale, control.start, control.end, record
+        checked.slot, checked.kind, checked.branch.name, frames, mask, scale, control.start, control.end, record, camera
     )
     return placed, notices
 

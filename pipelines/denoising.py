@@ -146,6 +146,8 @@ class Prompted:
             inputs["encoder_hidden_states_image"] = _repeat(condition.tokens, batch).to(dtype)
         if condition.channels is not None:
             latents = torch.cat([latents, _repeat(condition.channels, batch)], dim=1)
+        if condition.patch_control is not None:
+            inputs["patch_control"] = condition.patch_control
         if condition.references:
             inputs["references"] = condition.references
         if hints := self.controls.hints(model, at, self.pipe._num_timesteps, batch):

@@ -64,6 +64,7 @@ class Condition:
         strength: the share of the steps that an edit takes.
         tint: what is mixed into the noise: the latent of the first picture ``[1, C, 1, H, W]`` and its share.
         references: tokens that stand beside those of the clip.
+        patch_control: ``[1, C', T, H, W]``, which the model adds to its tokens.
     """
 
     channels: Tensor | None = None
@@ -76,6 +77,7 @@ class Condition:
     strength: float = 1.0
     tint: tuple[Tensor, float] | None = None
     references: tuple[ReferenceTokens, ...] = ()
+    patch_control: Tensor | None = None
 
     @property
     def kept_in_front(self) -> int:
@@ -179,6 +181,7 @@ class Condition:
             clean=cut(self.clean),
             level=cut(self.level),
             start=cut(self.start),
+            patch_control=cut(self.patch_control),
             references=tuple(one.window(span) for one in self.references),
         )
         if done is None or keep is None or keep.start == keep.stop:
@@ -227,7 +230,7 @@ def prepare_condition(
         renoised=placed.renoised,
         references=encode_references(pipe, references, device),
     )
-    if spec.sees_control:
+    if spec.own_taker is not None:
         condition = _steered(pipe, condition, placed, control, latent_shape, generators, device, front)
     if placed.start is not None:
         start, _ = encode_posterior(pipe.vae, placed.start[None].to(device))
@@ -243,7 +246,7 @@ def prepare_condition(
     if pipe.sampling.tint and placed.known[0]:
         first = encode_image(pipe.vae, placed.clip[None, :, :1].to(device), None)
         condition = replace(condition, tint=(first, pipe.sampling.tint))
-    if spec.sees_pictures and placed.known.any() and not spec.sees_control:
+    if spec.sees_pictures and placed.known.any() and spec.own_taker is None:
         channels = channels_beside(pipe, spec.channels, placed.clip, placed.known, latent_shape, generators, device)
         condition = replace(condition, channels=channels)
     if spec.sees_pictures and (placed.level == FREE).all():  # no region beside them
@@ -268,7 +271,7 @@ def _steered(
     device: torch.device,
     front: int,
 ) -> Condition:
-    """With the channels of a model that sees what steers the clips, and a picture where there is one.
+    """With the channels of a model that sees what steers the clips itself, and a picture where there is one.
 
     What is missing is zeros, and so are the tokens of an image encoder without a picture, as in VideoX-Fun's
     ``WanFunControlPipeline``.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from videodit.arguments import check_kind, check_path
-from videodit.control.control import check_controls, check_own_channels, check_steps
+from videodit.control.control import check_controls, check_own_control, check_steps
 from videodit.control.references import check_reference_guidance, check_references
 from videodit.errors import InputError
 from videodit.path_kinds import names_a_file
@@ -268,7 +268,7 @@ def _flow_edits(request: Request, inputs: Inputs) -> list[FlowTerms]:
 def _check_controls(request: Request, inputs: Inputs, spec: ModelSpec) -> list[CheckedControl]:
     """What steers the clips, checked as far as that goes without its files."""
     checked = check_controls(request.control if inputs.control is None else inputs.control, spec.takers)
-    check_own_channels(checked, spec.sees_control)
+    check_own_control(checked, spec.own_taker)
     if checked and request.loop:
         raise InputError(
             "a loop takes no control: a control has a first frame and a last one, and a loop has neither; leave one "

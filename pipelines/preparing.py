@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from videodit.pipelines.control_encoding import own_control
+from videodit.pipelines.control_encoding import own_control, own_rays
 from videodit.pipelines.latent_conditions import Condition, prepare_condition
 from videodit.pipelines.placing import PlacedConditions
 from videodit.pipelines.planning import Plan
@@ -66,6 +66,8 @@ def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> S
         control=own_control(pipe, plan.controls, device),
         references=plan.references,
     )
+    if (rays := own_rays(pipe, plan.controls, device)) is not None:
+        condition = replace(condition, patch_control=rays)
     if latents is None:
         first = pipe.sampling.frames_first
         latents = torch.stack([draw_noise(plan.latent_shape, g, device, frames_first=first) for g in generators])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.configs import read_json
-from videodit.control.branch_spec import OWN_CHANNELS, BranchSpec
+from videodit.control.branch_spec import OWN_CAMERA, OWN_CHANNELS, BranchSpec
 from videodit.control.references import obstacle_to_references
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families.autoencoders import OURS, autoencoder_named
@@ -90,6 +90,7 @@ class ModelSpec:
             :data:`videodit.control.references.LAYOUTS`. ``None``: none that is known.
         reference_sizes: see :class:`videodit.families.sampling.Sampling`.
         reference_obstacle: why it can have none among its tokens; ``None`` where it can.
+        sees_camera: it adds the rays of a camera's pixels to its tokens, and makes no clip without them.
     """
 
     geometry: VideoGeometry
@@ -114,6 +115,7 @@ class ModelSpec:
     references: str | None = None
     reference_sizes: tuple[tuple[int, int], ...] = ()
     reference_obstacle: str | None = None
+    sees_camera: bool = False
 
     @property
     def takes_pictures(self) -> bool:
@@ -138,12 +140,19 @@ class ModelSpec:
     @property
     def takers(self) -> tuple[BranchSpec, ...]:
         """What takes controls: branches, and the model itself where it sees them."""
-        return (*((OWN_CHANNELS,) if self.sees_control else ()), *self.branches)
+        return (*(() if self.own_taker is None else (self.own_taker,)), *self.branches)
+
+    @property
+    def own_taker(self) -> BranchSpec | None:
+        """What stands for the model itself where it sees a control."""
+        if self.sees_camera:
+            return OWN_CAMERA
+        return OWN_CHANNELS if self.sees_control else None
 
     @property
     def needs_picture(self) -> bool:
         """It makes no clip without a first picture."""
-        return (self.sees_pictures and not self.sees_control) or self.text.picture
+        return (self.sees_pictures and self.own_taker is None) or self.text.picture
 
     @property
     def takes_last(self) -> bool:
@@ -228,6 +237,7 @@ class ModelSpec:
                 references=sampling.references,
                 reference_sizes=sampling.reference_sizes,
                 reference_obstacle=_obstacle(transformer, beside),
+                sees_camera=_sees_camera(transformer, strides),
             )
         except KeyError as error:
             raise ModelError(f"the model's configs lack the entry {error}") from None
@@ -246,6 +256,22 @@ def _obstacle(transformer: Config, beside: int) -> str | None:
     return obstacle_to_references(
         transformer.get("attention", "full"), transformer.get("position_embedding"), transformer.get("rope", "grid")
     )
+
+
+def _sees_camera(transformer: Config, strides: Size3D) -> bool:
+    """Whether a transformer adds the rays of a camera to its tokens.
+
+    Raises:
+        InputError: it adds something else.
+    """
+    channels = (transformer.get("block_options") or {}).get("patch_control", 0)
+    rays = 6 * strides.t * strides.h * strides.w
+    if channels not in (0, rays):
+        raise InputError(
+            f"the transformer adds {channels} channels to its tokens; only a camera's rays are known, which have "
+            f"{rays} with this autoencoder"
+        )
+    return bool(channels)
 
 
 def channels_of(part: Part, latent_channels: int, strides: Size3D) -> int:

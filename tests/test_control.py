@@ -151,7 +151,7 @@ def test_wrong_data_are_named(read: Any, values: Any, message: str) -> None:
         ({"edges": Control()}, TWO, "control 'edges' has nothing; give one of source, from_clip and data"),
         ({"edges": Control("a", from_clip="b")}, TWO, "has source and from_clip; give one of"),
         ({"edges": Control(data=[[0, 0, 1, 1]])}, TWO, "control 'edges' has data, but edges is made of frames"),
-        ({"edges": [[0, 0, 1, 1]]}, TWO, "control 'edges' is a list; only boxes, tracks and palette are"),
+        ({"edges": [[0, 0, 1, 1]]}, TWO, "control 'edges' is a list; only boxes, tracks, palette and camera are"),
         ({"edges": 3}, TWO, "control 'edges' is 3; it must be a Control, a file, pixels or a list"),
         ({"edges": Control("a", options={"low": 1})}, TWO, "has options, which are for what is derived with from_clip"),
         ({"edges": Control(from_clip="a", options={"lo": 1})}, TWO, "edges has no option lo"),

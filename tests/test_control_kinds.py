@@ -22,7 +22,11 @@ from videodit.errors import InputError, ModelError
 from videodit.media import read_video, write_video
 
 pytest.importorskip("cv2")
-ALONE = [name for name, kind in KINDS.items() if kind.needs not in ("transformers", "mediapipe") and name != "boxes"]
+ALONE = [
+    name
+    for name, kind in KINDS.items()
+    if kind.home and kind.needs not in ("transformers", "mediapipe") and name != "boxes"
+]
 
 
 def square(frames: int = 5, side: int = 48, step: int = 2) -> np.ndarray:

@@ -44,7 +44,7 @@ PARAMETERS = {
     "CausalVideoVAE.decode": "self z return_dict * clamp",
     "VideoDiT.forward": "self hidden_states timestep encoder_hidden_states encoder_attention_mask "
     "pooled_projections guidance encoder_hidden_states_image fps attention_kwargs return_dict * prepared "
-    "causal_frames control references",
+    "causal_frames control references patch_control",
     "VideoDiTPipeline.__call__": "self prompt * negative_prompt height width num_frames num_inference_steps "
     "guidance_scale num_videos_per_prompt generator latents image last_image conditions control references "
     "reference_layout reference_guidance fit loop window overlap keep_windows prompt_embeds prompt_attention_mask "

@@ -33,6 +33,7 @@ class ModelInputs(NamedTuple):
         fps: frames per second.
         causal_frames: latent frames of tokens that see one another.
         references: what stands behind the clip's tokens.
+        patch_control: ``[1 or B, C', T, H, W]``.
     """
 
     latents: Tensor
@@ -45,6 +46,7 @@ class ModelInputs(NamedTuple):
     fps: float = 24.0
     causal_frames: int = 1
     references: Sequence[ReferenceTokens] = ()
+    patch_control: Tensor | None = None
 
 
 class Entered(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 from videodit.attention import QK_NORMS
-from videodit.blocks import BLOCKS, FINAL_LAYERS, LAYERS, NORMS, TEXT_EMBEDDERS
+from videodit.blocks import BLOCKS, FINAL_LAYERS, LAYERS, NORMS, TEXT_EMBEDDERS, PatchControl
 from videodit.condition import Condition
 from videodit.errors import InputError
 from videodit.positions import POSITIONS, ROTARY
@@ -51,6 +51,7 @@ def check_options(config: TransformerConfig) -> None:
             raise InputError(f"{name}={getattr(config, name)!r} needs block={legal}, got block={config.block!r}")
     parts: list[type[Part]] = [
         Condition,
+        PatchControl,
         BLOCKS[config.block],
         TEXT_EMBEDDERS[config.text_embedding],
         FINAL_LAYERS[config.final_layer],

@@ -38,6 +38,7 @@ from videodit.blocks import (
     FinalLayerKind,
     FP32LayerNorm,
     ImageEmbedder,
+    PatchControl,
     TextEmbeddingKind,
     modulate,
 )
@@ -139,7 +140,7 @@ class VideoDiT(
     _supports_gradient_checkpointing = True
     _no_split_modules = [block.__name__ for block in LAYERS]
     _repeated_blocks = [block.__name__ for block in LAYERS if block.compiled]
-    _skip_layerwise_casting_patterns = ["patch_embed", "time_embedder", "text_embedder", "norm"]
+    _skip_layerwise_casting_patterns = ["patch_embed", "control_embedder", "time_embedder", "text_embedder", "norm"]
     _keep_in_fp32_modules = names_in_fp32()
 
     # Long, since the options are the stored config and each is a parameter; what new classes take is in block_options.
@@ -204,6 +205,7 @@ class VideoDiT(
         # What comes in: latents and their positions
         self.rotary = None if rotary is None else rotary.of(self.config)
         self.patch_embed = nn.Linear(in_channels * patch.numel, dim, bias=self.block_class.biases)
+        self.control_embedder = PatchControl.of(self.config, dim)
         if (learned := self.positions_class.new_parameter(self.config)) is not None:
             self.learned_positions = learned
 
@@ -272,6 +274,7 @@ class VideoDiT(
         causal_frames: int = 1,
         control: Sequence[ControlHint] = (),
         references: Sequence[ReferenceTokens] = (),
+        patch_control: Tensor | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict the velocity (or what the objective names) of noisy latents.
 
@@ -294,6 +297,8 @@ class VideoDiT(
             control: branches that control the prediction, each with what it controls it by and how strongly.
             references: what the clip's tokens attend to beside one another, at places and timesteps of its own; see
                 :class:`~videodit.reference_tokens.ReferenceTokens`. Nothing is predicted of it.
+            patch_control: what steers the clip ``[1 or B, C', T, H, W]``, for models that add it to their tokens;
+                ``None`` adds nothing.
 
         Returns:
             ``sample``: ``[B, out_channels, T, H, W]``.
@@ -316,6 +321,7 @@ class VideoDiT(
             fps,
             causal_frames,
             references,
+            patch_control,
         )
         entered = self.enter(inputs, prepared)
         hints = add_up(control, inputs, entered, prepared, self.division) if control else {}  # [B, S, D] by block
@@ -376,6 +382,8 @@ class VideoDiT(
         # [B, C, T, H, W] → [B, S, C·patch] → [B, S, D]
         x = rearrange(latents, "b c (t pt) (h ph) (w pw) -> b (t h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw)
         x = self.patch_embed(x)
+        if inputs.patch_control is not None:
+            x = x + self._embed_control(inputs.patch_control, latents)
         if added is not None:
             x = x + added
         noisiest = timestep.flatten(1).amax(dim=1) if timestep.ndim > 1 else timestep  # [B]
@@ -441,6 +449,25 @@ class VideoDiT(
                 f"got {list(timestep.shape)}"
             )
         return grid
+
+    def _embed_control(self, control: Tensor, latents: Tensor) -> Tensor:
+        """What steers a clip as tokens ``[1 or B, S, D]``."""
+        if self.control_embedder is None:
+            raise InputError("this model takes no patch_control")
+        channels = PatchControl.setting(self.config, "patch_control")
+        if (
+            control.ndim != 5
+            or len(control) not in (1, len(latents))
+            or control.shape[1:]
+            != (
+                channels,
+                *latents.shape[2:],
+            )
+        ):
+            size = [f"1 or {len(latents)}", channels, *latents.shape[2:]]
+            raise InputError(f"patch_control must be {size}, got {list(control.shape)}")
+        tokens: Tensor = self.control_embedder(control.to(latents.dtype))
+        return tokens
 
     def _see(
         self, text: Tensor, image: Tensor | None, noisiest: Tensor, mask: Tensor | None, prepared: Prepared | None

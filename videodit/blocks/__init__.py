@@ -36,6 +36,7 @@ from videodit.blocks.final import FINAL_LAYERS
 from videodit.blocks.joint import JointBlock, SingleBlock
 from videodit.blocks.layers import FFN, MLP, NORMS, BlockNorm, FP32LayerNorm, FP32RMSNorm, block_norm, linear_gelu
 from videodit.blocks.modulation import MODULATION, Modulation, add_gated, modulate
+from videodit.blocks.patch_control import PatchControl
 from videodit.blocks.sandwich import SandwichBlock
 from videodit.blocks.shared import SharedJointBlock, SharedSingleBlock
 
@@ -79,6 +80,7 @@ __all__ = [
     "LinearText",
     "MLPText",
     "Modulation",
+    "PatchControl",
     "RefinerBlock",
     "SandwichBlock",
     "SharedJointBlock",

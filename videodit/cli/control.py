@@ -17,7 +17,7 @@ from videodit.cli.results import emit
 from videodit.cli.sheets import check_sheet, spread, write_rows
 from videodit.cli.typed_names import named_as_typed
 from videodit.cli.typer_commands import Command, Group
-from videodit.control.kinds import KINDS, Kind, OptionValue, checked_options, kind_named
+from videodit.control.kinds import KINDS, Kind, OptionValue, checked_options, derivable_kind
 from videodit.errors import InputError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def extract(
     if kind == "list":
         kinds()
         return
-    named = kind_named(kind)
+    named = derivable_kind(kind)
     if clip is None:
         raise InputError("say which clip, as in `videodit control extract clip.mp4 --kind edges`")
     target = choose_output(output, f"{slug(clip.stem)}-{named.name.replace('_', '-')}.mp4", overwrite=overwrite)

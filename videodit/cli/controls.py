@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from videodit.cli.common import note, printable
 from videodit.cli.results import emit
 from videodit.cli.sheets import spread, write_rows
+from videodit.control.camera import read_source
 from videodit.control.control import MEDIA, Control, ShortClip
-from videodit.control.kinds import KINDS
+from videodit.control.kinds import CAMERA, KINDS
 from videodit.errors import InputError
 from videodit.path_kinds import check_no_address
 from videodit.pipelines.request import ControlModel
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 HELP = (
     "A clip or a picture that steers the clip, depth=depth.mp4:0.8@0-0.6: behind the colon how much it counts, behind "
     "the @ from which share of the steps to which. edges=from:clip.mp4 derives it from a clip; boxes, tracks and "
-    "palette take a JSON file. Repeatable; docs/control.md."
+    "palette take a JSON file, camera=zoom-in a move or a file of poses. Repeatable; docs/control.md."
 )
 _PART = re.compile(r"(.*)@([0-9.]+)-([0-9.]+)", re.DOTALL)
 _NUMBERS = re.compile(r"-?[0-9]*\.?[0-9]+(?:,-?[0-9]*\.?[0-9]+)*")
@@ -82,6 +83,8 @@ def parse_control(text: str) -> tuple[str, Control]:
     named = KINDS.get(slot.rpartition(".")[2])
     if named is not None and named.data == "palette" and file.startswith("#"):
         return slot, Control(data=tuple(file.split(",")), **said)
+    if named is not None and named.data == "camera" and Path(file).suffix.lower() != ".json":
+        return slot, Control(data=read_source(file), **said)
     if Path(file).suffix.lower() == ".json":
         return slot, Control(data=_read_json(Path(file), text), **said)
     return slot, Control(Path(file), **said)
@@ -180,7 +183,8 @@ def describe_control(slot: str, record: Mapping[str, Any]) -> str:
     """A control as ``--dry-run`` shows it."""
     sources = [f"{name.replace('_', ' ')} {record[name]['file']}" for name in MEDIA if name in record]
     if "data" in record:
-        sources.insert(0, f"{len(record['data'])} {slot}")
+        move = record["data"][0].get("move")
+        sources.insert(0, move or f"{len(record['data'])} {'poses' if record['kind'] == CAMERA else slot}")
     weight = record["weight"]
     told = f"{weight:g}" if isinstance(weight, float) else "/".join(f"{one:g}" for one in weight)
     share = "" if (record["start"], record["end"]) == (0, 1) else f", steps {record['start']:g} to {record['end']:g}"

@@ -190,12 +190,12 @@ def _parse_controls(texts: list[str], pixels: bool) -> dict[str, Path | None]:
     Raises:
         InputError: an unknown kind, one that is named twice, or a folder that is not there.
     """
-    from videodit.control.kinds import kind_named
+    from videodit.control.kinds import derivable_kind
 
     found: dict[str, Path | None] = {}
     for text in texts:
         name, equals, folder = text.partition("=")
-        kind = kind_named(name).name
+        kind = derivable_kind(name).name
         if kind in found:
             raise InputError(f"--control names {kind!r} twice")
         if equals and not Path(folder).is_dir():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from videodit.configs import is_hub_id
 from videodit.control.branch_config import ControlConfig, check_base
+from videodit.control.kinds import CAMERA
 from videodit.control.layouts import read_branch_config
 from videodit.errors import InputError, ModelError
 from videodit.path_kinds import describe_path
@@ -87,7 +88,7 @@ class BranchSpec:
 
     def takes(self, kind: str) -> bool:
         """Whether it takes a kind of control."""
-        return not self.kinds or kind in self.kinds
+        return kind in self.kinds if self.kinds else kind != CAMERA
 
 
 def branch_folder(source: str | os.PathLike[str]) -> Path:
@@ -120,6 +121,8 @@ def branch_folder(source: str | os.PathLike[str]) -> Path:
 
 OWN_CHANNELS = BranchSpec("model")
 """What stands for a branch where the model itself sees a control, as channels beside its latents."""
+OWN_CAMERA = BranchSpec(OWN_CHANNELS.name, kinds=(CAMERA,))
+"""The same where it sees the rays of a camera, added to its tokens."""
 
 
 def branch_for(slot: str, kind: str | None, branches: Sequence[BranchSpec]) -> tuple[BranchSpec, str]:
@@ -133,6 +136,10 @@ def branch_for(slot: str, kind: str | None, branches: Sequence[BranchSpec]) -> t
     Raises:
         InputError: no branch, or several that take it.
     """
+    if (kind or slot) == CAMERA and OWN_CAMERA not in branches:
+        raise InputError(
+            f"control {slot!r} is a camera, and this model does not see one; docs/control.md names the models that do"
+        )
     if not branches:
         raise InputError(
             f"control {slot!r} was passed, but this model has no control branch; add one first, with "

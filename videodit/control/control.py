@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from videodit.control.branch_spec import OWN_CHANNELS, BranchSpec, branch_for
+from videodit.control.branch_spec import OWN_CAMERA, BranchSpec, branch_for
+from videodit.control.camera import read_source
 from videodit.control.drawn import READERS, Drawn, plain
-from videodit.control.kinds import KINDS, OptionValue, checked_options, kind_named
+from videodit.control.kinds import CAMERA, KINDS, OptionValue, checked_options, kind_named
 from videodit.errors import InputError
 from videodit.ranges import short
 
@@ -37,7 +38,7 @@ class Control:
         source: the control's own frames: a picture, which holds for the whole clip, or a clip; see
             :func:`videodit.pipelines.pixels.read_frames` for all that can stand for one.
         from_clip: an ordinary clip, from which the control is derived.
-        data: boxes, tracks or the colours of a palette; see :mod:`videodit.control.drawn`.
+        data: boxes, tracks, the colours of a palette, or a camera's move or poses; see :mod:`videodit.control.drawn`.
         kind: one of :data:`videodit.control.kinds.KINDS`; ``None``: the key that it is passed under.
         weight: how much it counts, from 0 (not at all) to 10: one number, or one for each layer of the branch.
         start: the share of the steps from which on it counts.
@@ -111,12 +112,15 @@ def as_control(slot: str, value: object) -> Control:
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         if slot not in KINDS or KINDS[slot].data is not None:
             return Control(data=value)
-        raise InputError(f"control {slot!r} is a list; only boxes, tracks and palette are: pass a file, or a Control")
+        raise InputError(
+            f"control {slot!r} is a list; only boxes, tracks, palette and camera are: pass a file, or a Control"
+        )
     raise InputError(f"control {slot!r} is {short(value)}; it must be a Control, a file, pixels or a list")
 
 
 def check_controls(controls: object, branches: Sequence[BranchSpec]) -> list[CheckedControl]:
-    """See that each control makes sense by itself, and has a branch of its own. No file is opened.
+    """See that each control makes sense by itself, and has a branch of its own. No file is opened but one of
+    a camera's poses.
 
     Args:
         controls: by kind, or by the name of a branch.
@@ -149,30 +153,32 @@ def check_controls(controls: object, branches: Sequence[BranchSpec]) -> list[Che
     return found
 
 
-def check_own_channels(controls: Sequence[CheckedControl], sees: bool) -> None:
-    """See that a model which sees a control beside its latents gets one, as it takes it: in every step, or not at all.
+def check_own_control(controls: Sequence[CheckedControl], taker: BranchSpec | None) -> None:
+    """See that a model which itself sees a control gets one, as it takes it: in every step, or not at all.
 
     Args:
         controls: of a call.
-        sees: whether the model does.
+        taker: what stands for the model; ``None`` where it sees none.
 
     Raises:
         InputError: there is none, it should count in some of the steps, or with a weight between or above 0 and 1.
     """
-    own = next((one for one in controls if one.branch == OWN_CHANNELS), None)
-    if not sees:
+    if taker is None:
         return
+    own = next((one for one in controls if one.branch == taker), None)
+    if own is None and taker == OWN_CAMERA:
+        raise InputError("this model sees how the camera moves; give control, such as {'camera': 'zoom-in'}")
     if own is None:
         raise InputError("this model sees what steers a clip beside the noise; give control, such as {'depth': FILE}")
     if own.scale not in (0.0, 1.0):
         raise InputError(
-            f"weight of control {own.slot!r} is {short(own.control.weight)}; this model sees it as channels, which "
-            "have no weight: valid values are 0 and 1"
+            f"weight of control {own.slot!r} is {short(own.control.weight)}; this model sees it itself, which "
+            "has no weight: valid values are 0 and 1"
         )
     if (own.control.start, own.control.end) != (0.0, 1.0):
         raise InputError(
-            f"control {own.slot!r} counts from {own.control.start:g} to {own.control.end:g}; this model sees it as "
-            "channels in every step: valid values are 0 and 1"
+            f"control {own.slot!r} counts from {own.control.start:g} to {own.control.end:g}; this model sees it "
+            "in every step: valid values are 0 and 1"
         )
 
 
@@ -183,6 +189,8 @@ def _checked(slot: str, kind: str, branch: BranchSpec, control: Control) -> Chec
         InputError: naming the value that is wrong.
     """
     what, named = f"control {slot!r}", kind_named(kind)
+    if kind == CAMERA:
+        control = _camera(control, what, branch)
     sources = [name for name in ("source", "from_clip", "data") if getattr(control, name) is not None]
     if len(sources) != 1:
         told = " and ".join(sources) if sources else "nothing"
@@ -208,6 +216,30 @@ def _checked(slot: str, kind: str, branch: BranchSpec, control: Control) -> Chec
         )
     checked = replace(control, kind=kind, weight=weight, start=start, end=end, options=options)
     return CheckedControl(slot, kind, branch, checked, drawn)
+
+
+def _camera(control: Control, what: str, branch: BranchSpec) -> Control:
+    """The control of a camera, its file read or its move looked up.
+
+    Raises:
+        InputError: for a branch, or with what a camera does not have.
+    """
+    if branch != OWN_CAMERA:
+        raise InputError(f"{what} is a camera, and branch {branch.name!r} takes none: only models themselves see one")
+    if control.from_clip is not None:
+        raise InputError(f"{what} has from_clip; no camera can be derived from a clip: give poses or a move")
+    if control.mask is not None:
+        raise InputError(f"{what} has a mask; a camera moves for the whole picture: leave the mask out")
+    if control.source is None:
+        return control
+    if not isinstance(control.source, (str, os.PathLike)):
+        raise InputError(f"{what} is {short(control.source)}; it must be a text file of poses, or the name of a move")
+    if control.data is not None:
+        raise InputError(f"{what} has source and data; give one of them")
+    try:
+        return replace(control, source=None, data=read_source(control.source))
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
 
 
 def check_steps(control: CheckedControl, steps: int, first: int = 0) -> None:

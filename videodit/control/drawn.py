@@ -1,4 +1,4 @@
-"""Boxes, tracks and palettes as a user says them: numbers and names, checked, and independent of a clip's size.
+"""Boxes, tracks, palettes and cameras as a user says them: numbers and names, checked, whatever a clip's size.
 
 Places are shares of the picture: 0 is its left or upper border, 1 the right or lower one. Times are shares of the clip:
 0 is its first frame, 1 the last.
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from videodit.control.camera import CameraData, CameraMove, CameraPose, plain_camera, read_camera
 from videodit.errors import InputError
 from videodit.ranges import short
 
@@ -125,7 +126,7 @@ class Color:
             raise InputError(f"the share of a colour must be above 0 and at most 1, got {short(self.share)}")
 
 
-Drawn = Box | Track | Color
+Drawn = Box | Track | Color | CameraMove | CameraPose
 
 
 def read_boxes(values: object) -> tuple[Box, ...]:
@@ -208,6 +209,7 @@ READERS: dict[str, Callable[[object], tuple[Drawn, ...]]] = {
     "boxes": read_boxes,
     "tracks": read_tracks,
     "palette": read_palette,
+    "camera": read_camera,
 }
 """What reads each sort of data."""
 
@@ -221,6 +223,8 @@ def plain(data: Sequence[Drawn]) -> list[dict[str, Any]]:
         elif isinstance(one, Track):
             times = {} if one.times is None else {"times": list(one.times)}
             found.append({"points": [list(point) for point in one.points], **times})
+        elif isinstance(one, CameraData):
+            found.append(plain_camera(one))
         else:
             share = {} if one.share is None else {"share": one.share}
             found.append({"color": "#{:02x}{:02x}{:02x}".format(*one.rgb), **share})

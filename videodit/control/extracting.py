@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 
 from videodit.control.extracted import Extracted
-from videodit.control.kinds import KINDS, OptionValue, checked_options, kind_named
+from videodit.control.kinds import OptionValue, checked_options, derivable_kind
 from videodit.errors import InputError
 from videodit.ranges import short
 
@@ -34,11 +34,9 @@ def extract(frames: np.ndarray, kind: str, options: Mapping[str, OptionValue] | 
         raise InputError(f"frames must be an uint8 array [T, H, W, 3], got {shape}")
     if not frames.size:
         raise InputError(f"frames are empty: {list(frames.shape)}")
-    named = kind_named(kind)
+    named = derivable_kind(kind)
     values = checked_options(named, options or {})
-    if named.home is None:
-        derivable = ", ".join(name for name, one in KINDS.items() if one.home is not None)
-        raise InputError(f"{named.name} is derived from no clip; valid values are {derivable}")
+    assert named.home is not None
     module, _, function = named.home.partition(":")
     derive = getattr(importlib.import_module(module), function)
     found = cast(Extracted, derive(np.ascontiguousarray(frames), **values))

@@ -10,11 +10,12 @@ from typing import Literal
 from videodit.errors import InputError
 
 Library = Literal["opencv", "transformers", "mediapipe"]
-Data = Literal["boxes", "tracks", "palette"]
+Data = Literal["boxes", "tracks", "palette", "camera"]
 DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 MASKS_MODEL = "nvidia/segformer-b0-finetuned-ade-512-512"
 
 
+CAMERA = "camera"
 OptionValue = float | str
 
 
@@ -188,6 +189,12 @@ _ALL = (
         (_whole("colors", 5, 2, 16, "how many"), _whole("seed", 0, 0, 2**31 - 1, "of the search for them")),
         data="palette",
     ),
+    Kind(
+        CAMERA,
+        "how the camera moves, for models that see the rays of its pixels: a text file of poses, or the name of a move",
+        None,
+        data="camera",
+    ),
     Kind("clip", "the clip itself, for branches that fill in what a mask leaves", "videodit.control.reductions:same"),
 )
 
@@ -211,6 +218,19 @@ def kind_named(name: object, branches: Sequence[str] = ()) -> Kind:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         also = f", and the branches {', '.join(branches)}" if branches else ""
         raise InputError(f"control kind is {name!r}; valid values are {', '.join(KINDS)}{also}{hint}")
+    return found
+
+
+def derivable_kind(name: object) -> Kind:
+    """A kind whose frames can be derived from a clip, by its name.
+
+    Raises:
+        InputError: there is none of that name, or it is no kind of frames.
+    """
+    found = kind_named(name)
+    if found.home is None:
+        legal = ", ".join(one.name for one in _ALL if one.home is not None)
+        raise InputError(f"{found.name} is derived from no clip; valid values are {legal}")
     return found
 
 

@@ -241,6 +241,7 @@ class Family:
         aliases: other class names in published configs.
         pipeline_aliases: other classes of pipelines whose base samples as one of ``sampling`` does, by name.
         ignored_entries: of their config, of other networks in the same files.
+        further_entries: of their config, which diffusers' class does not have.
         settled_by_weights: entries of their config that the names of the weights decide, where files leave them out.
         config_from_shapes: diffusers' config from the shapes of its tensors, for files of weights alone. It raises
             ``KeyError``, ``IndexError`` or ``ValueError`` for another network's. ``None``: published configs are tried.
@@ -260,6 +261,7 @@ class Family:
     aliases: tuple[str, ...] = ()
     pipeline_aliases: Mapping[str, str] = field(default_factory=dict)
     ignored_entries: tuple[str, ...] = ()
+    further_entries: tuple[str, ...] = ()
     settled_by_weights: Callable[[set[str]], JsonObject] = lambda names: {}
     config_from_shapes: Callable[[Mapping[str, list[int]]], JsonObject] | None = None
     sampling: Mapping[str, Sampling] = field(default_factory=dict)
@@ -300,7 +302,7 @@ class Family:
 
         check_types(config, getattr(diffusers, self.class_name), where)
         known = inspect.signature(getattr(diffusers, self.class_name).__init__).parameters
-        names = {*known, *self.ignored_entries}
+        names = {*known, *self.ignored_entries, *self.further_entries}
         unknown = sorted(key for key in config if key not in names and not key.startswith("_"))
         if unknown:
             logger.warning(f"{where}: the config holds entries that {self.title} does not know: {', '.join(unknown)}")

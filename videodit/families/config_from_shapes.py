@@ -43,7 +43,8 @@ def wan(shapes: Shapes) -> JsonObject:
     image = shapes.get("condition_embedder.image_embedder.norm1.weight", [None])[0]
     positions = shapes.get("condition_embedder.image_embedder.pos_embed")
     head_dim = min(_WAN_HEAD, dim)
-    return {
+    steered = {"add_control_adapter": True} if "control_adapter.conv.weight" in shapes else {}
+    return steered | {
         "patch_size": tuple(patch),
         "num_attention_heads": dim // head_dim,
         "attention_head_dim": head_dim,

@@ -19,6 +19,9 @@ from videodit.text_spec import TextSpec
 RULES = (
     Rule("patch_embed.weight", "patch_embedding.weight", CONV3D),
     Rule("patch_embed.bias", "patch_embedding.bias"),
+    Rule("control_embedder.proj.{rest}", "control_adapter.conv.{rest}"),
+    Rule("control_embedder.conv1.{rest}", "control_adapter.residual_blocks.0.conv1.{rest}"),
+    Rule("control_embedder.conv2.{rest}", "control_adapter.residual_blocks.0.conv2.{rest}"),
     Rule("time_embedder.{rest}", "condition_embedder.time_embedder.{rest}"),
     Rule("time_proj.{rest}", "condition_embedder.time_proj.{rest}"),
     Rule("text_embedder.{rest}", "condition_embedder.text_embedder.{rest}"),
@@ -34,6 +37,9 @@ _SAME = (
     "ffn_dim", "num_layers", "cross_attn_norm", "qk_norm", "eps", "image_dim",
 )  # fmt: skip
 
+_ADAPTER = ("add_control_adapter", "in_dim_control_adapter", "downscale_factor_control_adapter")
+"""Entries of VideoX-Fun's: a camera's rays, their channels at the size of pixels, and pixels a latent."""
+
 
 def options(config: Config) -> JsonObject:
     """Our options."""
@@ -41,7 +47,11 @@ def options(config: Config) -> JsonObject:
     added = config["added_kv_proj_dim"]
     if (config["image_dim"] is None) != (added is None) or added not in (None, dim):
         raise InputError(f"Wan: added_kv_proj_dim is {added!r}; it must be {dim} where image_dim is set, else None")
-    return {name: config[name] for name in _SAME} | {"image_tokens": config["pos_embed_seq_len"]}
+    own: JsonObject = {}
+    if config.get(_ADAPTER[0]):
+        channels, factor = (config.get(name, value) for name, value in zip(_ADAPTER[1:], (24, 8), strict=True))
+        own["block_options"] = {"patch_control": channels * factor**2}
+    return {name: config[name] for name in _SAME} | {"image_tokens": config["pos_embed_seq_len"]} | own
 
 
 _EMBEDDER, _IMAGE_EMBEDDER = "condition_embedder", "condition_embedder.image_embedder"
@@ -90,6 +100,12 @@ def _defaults(config: Config) -> JsonObject:
     return always(480, 832, 81, 16.0, 50, 5.0)(config)
 
 
+def _of_camera(config: Config) -> JsonObject:
+    """Fun-Control-Camera sees its control by other layers than those of its latents."""
+    steered = (config.get("block_options") or {}).get("patch_control")
+    return {"image_condition": ("latents", "image")} if steered else {}
+
+
 FAMILY = Family(
     name="wan",
     title="Wan",
@@ -99,6 +115,7 @@ FAMILY = Family(
     rules=RULES,
     ignored="norm_added_q|^vace_",  # the one is in some files, and used by nobody; the other is a control branch
     ignored_entries=("vace_layers", "vace_in_channels"),
+    further_entries=_ADAPTER,
     aliases=("WanVACETransformer3DModel",),
     pipeline_aliases={"WanVACEPipeline": "WanPipeline"},
     original=ORIGINAL,
@@ -111,7 +128,11 @@ FAMILY = Family(
         ),
         # diffusers has no such class; VideoX-Fun's pipeline has this name.
         "WanFunControlPipeline": Sampling(
-            text=TEXT, vae="AutoencoderKLWan", defaults=_defaults, image_condition=("latents", "control", "image")
+            text=TEXT,
+            vae="AutoencoderKLWan",
+            defaults=_defaults,
+            image_condition=("latents", "control", "image"),
+            by_config=_of_camera,
         ),
         "LucyEditPipeline": Sampling(
             text=TEXT,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
+from videodit.control.branch_spec import OWN_CAMERA
 from videodit.control.kinds import KINDS
 from videodit.json_types import JsonObject
 from videodit.serving.cards import Card
@@ -73,7 +74,7 @@ def _controls(card: Card) -> JsonObject | None:
     """The control branches of a model, and the kinds that requests may name; ``None`` while nobody knows them."""
     if card.controls is None:
         return None
-    branches = card.spec.takers
+    branches = [one for one in card.spec.takers if one != OWN_CAMERA]  # which requests do not take
     takers = {kind: [one.name for one in branches if one.takes(kind)] for kind in KINDS}
     return {
         "branches": [

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from videodit.control.branch_spec import BranchSpec
+from videodit.control.branch_spec import OWN_CAMERA, BranchSpec, branch_for
 from videodit.control.control import MEDIA, CheckedControl, Control, check_controls
 from videodit.control.drawn import MOST
 from videodit.control.kinds import KINDS
@@ -121,6 +121,9 @@ def check_control(
         return []
     if not branches:
         raise InputError(f"model {model!r} takes no control: no branch for it is registered here; leave control out")
+    for slot, control in controls.items():
+        if OWN_CAMERA in branches and branch_for(slot, control.kind, branches)[0] == OWN_CAMERA:
+            raise InputError(f"control {slot!r} is a camera, which servers do not take; use videodit generate")
     checked = check_controls(controls, branches)
     for one in checked:
         if one.control.from_clip is not None and not is_derivable(one.kind):

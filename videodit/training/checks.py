@@ -48,7 +48,7 @@ def check_model_fits(config: TrainingConfig, cache: LatentCache) -> tuple[str, l
 
 def makes_clips_of_text(spec: ModelSpec) -> bool:
     """Whether a model needs no image to make a clip."""
-    return not (spec.needs_picture or spec.sees_clip or spec.sees_control)
+    return not (spec.needs_picture or spec.sees_clip or spec.own_taker is not None)
 
 
 def _clip_notices(config: TrainingConfig, spec: ModelSpec) -> list[str]:
