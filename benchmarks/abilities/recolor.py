@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from _common import progress
+from geometry.network import GeometryProbe
 
 from abilities.bench import SHOWN, WORDS, Bench, Outcome, Verdict, verdict
 from abilities.measures import Target, fraction, mean, psnr, share
@@ -40,7 +41,7 @@ def recolor(bench: Bench) -> Outcome:
     asked = [recolored(scene) for scene in scenes]
     real = [clip for clip, _ in given]
     decoded = [bench.decoded(clip) for clip in real]
-    true = bench.verdicts(scenes, real)
+    true, places = bench.verdicts(scenes, real), GeometryProbe.load()
     drawn: list[list[tuple[str, np.ndarray]]] = [
         [(f"the world's clip, to become “{canonical_caption(scene)}”", clip)]
         for scene, clip in zip(asked, real[:SHOWN], strict=False)
@@ -53,21 +54,35 @@ def recolor(bench: Bench) -> Outcome:
             progress(name, i + 1, len(given))
         seen = [verdict(scene, reading) for scene, reading in zip(asked, bench.readings(made), strict=True)]
         kept = [psnr(new, old, ~mask) for new, old, (_, mask) in zip(made, decoded, given, strict=True)]
-        out.figures += _figures(name, seen, true, kept)
+        in_place = [overlap(places, new, old) for new, old in zip(made, decoded, strict=True)]
+        out.figures += _figures(name, seen, true, kept, in_place)
         for i, scene in enumerate(asked):
-            out.clips.append({"way": way, "prompt": canonical_caption(scene), "outside": kept[i]} | vars(seen[i]))
+            out.clips.append(
+                {"way": way, "prompt": canonical_caption(scene), "outside": kept[i], "in place": in_place[i]}
+                | vars(seen[i])
+            )
         for rows, clip in zip(drawn, made, strict=False):
             rows.append((way, clip))
     out.drawn += drawn
     return out
 
 
-def _figures(name: str, seen: Sequence[Verdict], true: Sequence[Verdict], kept: Sequence[float]) -> list[Any]:
+def overlap(places: GeometryProbe, one: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of the objects' pixels in two clips, as the geometry probe sees them."""
+    first, second = places.read(np.stack([one, other])).objects >= 0.5
+    together = int((first | second).sum())
+    return int((first & second).sum()) / together if together else 1.0
+
+
+def _figures(
+    name: str, seen: Sequence[Verdict], true: Sequence[Verdict], kept: Sequence[float], in_place: Sequence[float]
+) -> list[Any]:
     return [
         share(
             name, "the new colour", seen, "color", target=COLOR, beside={"the old one, real": fraction(true, "color")}
         ),
         mean(name, "outside the object, to the VAE's", kept, unit="dB", target=OUTSIDE, beside={"least": min(kept)}),
+        mean(name, "the object's place and size: IoU", in_place),
         share(name, WORDS["motion"], seen, "motion", beside={"real": fraction(true, "motion")}),
         share(name, "the shape", seen, "shape", beside={"real": fraction(true, "shape")}),
     ]
