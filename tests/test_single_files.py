@@ -416,6 +416,15 @@ def test_a_file_that_may_be_of_two_models_is_announced(
 # --- what is refused -----------------------------------------------------------------------------
 
 
+def test_a_branch_in_the_same_file_is_not_left_out_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    branch = {"vace_blocks.0.proj_out.weight": torch.zeros(8, 8), "vace_patch_embedding.bias": torch.zeros(8)}
+    path = saved(wan_weights() | branch, tmp_path / "model.safetensors")
+    with caplog.at_level(logging.WARNING):
+        VideoDiT.from_single_file(path)
+    assert "holds a control branch, too (2 tensors, such as vace_" in caplog.text
+    assert "which is left out" in caplog.text
+
+
 def wan_weights() -> Tensors:
     torch.manual_seed(0)
     return dict(made("wan")[1].state_dict())

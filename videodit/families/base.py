@@ -237,6 +237,7 @@ class Family:
         required: entries of their config that have to have this value, because we know no other.
         published: checkpoints by name.
         ignored: a regular expression for tensors of theirs that mean nothing.
+        branch: how the names of a control branch begin that lies in the same files.
         original: the layout of the authors' own files, where we know it.
         aliases: other class names in published configs.
         pipeline_aliases: other classes of pipelines whose base samples as one of ``sampling`` does, by name.
@@ -257,6 +258,7 @@ class Family:
     required: Mapping[str, object] = field(default_factory=dict)
     published: Mapping[str, Published] = field(default_factory=dict)
     ignored: str | None = None
+    branch: str | None = None
     original: Original | None = None
     aliases: tuple[str, ...] = ()
     pipeline_aliases: Mapping[str, str] = field(default_factory=dict)

@@ -133,6 +133,7 @@ def recognise(
                     titles = _published(parts) if config is None else ()
                     found = Recognised(family, layout, prefix, parts, native, tuple(titles))
                     _tell(found, where)
+                    _tell_of_branch(family, bare, where)
                     return found
                 misfits.append(misfit)
     if not any(one.known for one in misfits):
@@ -287,6 +288,15 @@ def _same_names(family: Family, parts: Mapping[str, Part]) -> bool:
 def published_by_title(title: str) -> tuple[Family, Published]:
     """A checkpoint that exists, and its family."""
     return next((family, family.published[title]) for family in FAMILIES.values() if title in family.published)
+
+
+def _tell_of_branch(family: Family, shapes: Shapes, where: object) -> None:
+    """Say that a control branch beside the transformer is left out."""
+    if family.branch is not None and (names := [name for name in shapes if name.startswith(family.branch)]):
+        logger.warning(
+            f"{where} holds a control branch, too ({len(names)} tensors, such as {names[0]}), which is left out: a "
+            "branch is read from a folder, as diffusers saves it"
+        )
 
 
 def _tell(found: Recognised, where: object) -> None:

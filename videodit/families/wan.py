@@ -114,6 +114,7 @@ FAMILY = Family(
     options=options,
     rules=RULES,
     ignored="norm_added_q|^vace_",  # the one is in some files, and used by nobody; the other is a control branch
+    branch="vace_",
     ignored_entries=("vace_layers", "vace_in_channels"),
     further_entries=_ADAPTER,
     aliases=("WanVACETransformer3DModel",),
