@@ -387,7 +387,7 @@ def test_kinds_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["control", "extract", "--kind", "list"]) == 0
     assert capsys.readouterr().out == out
     assert main(["control", "kinds", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["kinds"]) == 15
+    assert len(json.loads(capsys.readouterr().out)["kinds"]) == 16
 
 
 def test_a_control_is_extracted_and_looked_at(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from videodit.datasets.toybox import Rendering, render, sample_scene
 from videodit.datasets.toybox.controls import EXACT, true_control, true_controls
 from videodit.errors import InputError
 
-ALONE = [name for name, kind in KINDS.items() if name in EXACT or kind.needs is None]
+ALONE = [name for name, kind in KINDS.items() if name in EXACT or (kind.needs is None and kind.home is not None)]
 
 
 @pytest.fixture(scope="module")
