@@ -13,6 +13,8 @@ Beside the generated clips stand the world's own renders of the same scenes, whi
 the same renders through the model's VAE, which bound what a transformer in front of it can reach. All three go
 through the same MP4. Intervals are Wilson's, 95 %; attributes of objects are counted object by object.
 
+With ``--generated`` the two bounds are left out, which neither the transformer nor what samples it changes.
+
 With ``--accelerate`` the clips are made by that preset of ``pipe.accelerate``, from the same prompts and seeds, so that
 two runs tell what it costs.
 
@@ -227,7 +229,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_model_options(parser)
     add_count_options(parser, num_prompts=1024)
     parser.add_argument("--objects", choices=["mixed", "1", "2", "3", "any"], default="mixed", help="default: mixed")
-    parser.add_argument("--real", action="store_true", help="read the world's own clips alone, without a model")
+    alone = parser.add_mutually_exclusive_group()
+    alone.add_argument("--real", action="store_true", help="read the world's own clips alone, without a model")
+    alone.add_argument("--generated", action="store_true", help="read the model's clips alone, without the two bounds")
     parser.add_argument("--accelerate", metavar="PRESET", help="lossless, balanced or fast; default: none of them")
     parser.add_argument("--batch", type=int, default=BATCH, help=f"clips made at a time; default: {BATCH}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here, too")
@@ -248,7 +252,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     scenes = asked_scenes(args.split, args.num_prompts, args.objects)
     settings: dict[str, Any] = {"split": args.split, "objects": args.objects, "scenes": digest(repr(scenes).encode())}
     settings |= {"probe": fingerprint(probe)}
-    makers: dict[str, Make] = {"real": lambda first, last: rendered(scenes[first:last], form, probe.device)}
+    makers: dict[str, Make] = {}
+    if not args.generated:
+        makers["real"] = lambda first, last: rendered(scenes[first:last], form, probe.device)
     if not args.real:
         pipe, how = load(args.model, device=args.device, steps=args.steps, cfg=args.cfg, accelerate=args.accelerate)
         prompts = [canonical_caption(scene) for scene in scenes]
@@ -258,7 +264,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings |= {"steps": how.num_inference_steps, "guidance": how.guidance_scale}
         if args.accelerate is not None:
             settings |= {"acceleration": args.accelerate, "actions": pipe.actions_for(how.num_inference_steps)}
-        makers["decoded"] = lambda first, last: through_vae(pipe, rendered(scenes[first:last], form, probe.device))
+        if not args.generated:
+            makers["decoded"] = lambda first, last: through_vae(pipe, rendered(scenes[first:last], form, probe.device))
         makers["generated"] = lambda first, last: generate(pipe, how, prompts[first:last], first_seed=args.seed + first)
     settings["clips"] = str(form)
     kept = Kept(args.json and args.json.with_name(f"{args.json.name}.clips.jsonl"), settings)

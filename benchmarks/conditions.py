@@ -67,6 +67,8 @@ CASES: dict[str, Case] = {
     "windows": longer.windows,
     "storyboard": longer.storyboard,
 }
+ANCHORED = {"long", "windows"}
+"""Cases whose clips can have an anchor."""
 FRAMES = 8
 """Of each clip on a sheet."""
 LARGEST = 250_000
@@ -135,6 +137,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=64, metavar="N", help="of each case; default: 64")
     parser.add_argument("--window", type=int, metavar="N", help="frames that are made at once; default: the model's")
     parser.add_argument("--overlap", type=int, metavar="N", help="frames that windows share; default: the model's")
+    parser.add_argument(
+        "--anchor",
+        action=argparse.BooleanOptionalAction,
+        help="whether windows see the first frame of the clip, too; default: the model's",
+    )
+    parser.add_argument("--history-noise", type=float, metavar="X", help="that windows see; default: the model's")
     parser.add_argument("--seconds", type=float, default=60.0, metavar="X", help="of a long clip; default: 60")
     parser.add_argument("--probe", type=Path, metavar="FOLDER", help="default: the bundled one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here, case by case")
@@ -149,6 +157,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--clips must be at least 1; got {args.clips}")
     if not 0 < args.seconds < math.inf:  # false for NaN, too
         parser.error(f"--seconds must be above 0; got {args.seconds}")
+    if args.anchor and not {*(args.case or CASES)} <= ANCHORED:
+        parser.error("--anchor goes with --case long and --case windows alone")
     check_outputs(parser, args)
     return args
 
@@ -161,7 +171,8 @@ def prepare(args: argparse.Namespace) -> Bench:
     """
     probe = load_probe(args.probe, args.device)
     pipe, how = load(args.model, device=args.device, steps=args.steps, cfg=args.cfg)
-    bench = Bench(args.model, pipe, how, probe, args.clips, args.seed, args.window, args.overlap, args.seconds)
+    windows = args.window, args.overlap, args.seconds, args.anchor, args.history_noise
+    bench = Bench(args.model, pipe, how, probe, args.clips, args.seed, *windows)
     try:
         pipe.check_inputs("a clip", **bench.options(num_frames=bench.frames(bench.minute)))
         if args.case is None or "edit" in args.case:
@@ -191,6 +202,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "window": args.window,
         "overlap": args.overlap,
         "seconds": args.seconds,
+        "anchor": args.anchor,
+        "history_noise": args.history_noise,
     }
     title = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
     print(title, flush=True)

@@ -8,6 +8,7 @@
 | depth | correlation of its depth with the scene's, of all pixels; and the same less the depth of the bare ground |
 | masks | intersection over union of where objects are: of all of them together; and object by object, frame by frame |
 | boxes | intersection over union of the objects' boxes, object by object, frame by frame |
+| edges | F-score of the outlines of objects, within 2 pixels of a clip of 128×128; intersection over union of masks |
 
 Scenes are those of toybox in combinations of shape, colour and motion that training never shows, as `adherence.py` has
 them; the prompt is the plain caption. One kind of control steers a clip at a time. Depth, objects and boxes are read by
@@ -75,7 +76,12 @@ WORDS = {
     "ground": "ground as the prompt says",
     "light": "light as the prompt says",
 }
-TARGETS = {"depth": Target(least=0.95), "masks": Target(least=0.8), "boxes": Target(least=0.75)}
+TARGETS = {
+    "depth": Target(least=0.95),
+    "masks": Target(least=0.8),
+    "boxes": Target(least=0.75),
+    "edges": Target(least=0.8),
+}
 FOLLOWED, COST = Target(least=0.95), Target(most=1.35)
 SAME = 2
 """Clips of each kind that are compared bit by bit."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -16,13 +15,14 @@ from videodit.adapters import state
 from videodit.checkpoints import HUB_OPTIONS
 from videodit.configs import read_json
 from videodit.errors import InputError
+from videodit.pipelines.lora_entries import lora_entries
 from videodit.pipelines.lora_files import LoRAFiles
 from videodit.pipelines.origin import recorded
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from videodit.adapters import LoRAInfo, LoRASource
+    from videodit.adapters import LoRA, LoRAInfo, LoRASource
     from videodit.checkpoints import HubOptions
     from videodit.json_types import Config, JsonObject
     from videodit.transformer import VideoDiT
@@ -104,15 +104,18 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
             ModelError: an adapter of another kind, one that fits no module, a wrong shape (the module is named) or
                 numbers that are not finite. The networks are then as they were.
         """
-        from videodit.adapters import ModuleMap, add_lora, find_lora, read_lora
+        from videodit.adapters import ModuleMap, find_lora, read_lora
 
         unknown = sorted(set(hub) - set(HUB_OPTIONS))
         if unknown:
             raise InputError(f"options {', '.join(unknown)} are unknown; valid values are {', '.join(HUB_OPTIONS)}")
         networks = self._networks()
-        into = _expert(networks, load_into_transformer_2) if control is None else self._branch_network(control)
-        within = [name for name in networks if name.startswith(CONTROL) == (control is not None)]
-        within = within if control is None else [name for name in within if name == into]
+        if control is None:
+            into = _expert(networks, load_into_transformer_2)
+            within = [name for name in networks if not name.startswith(CONTROL)]
+        else:
+            into = self._branch_network(control)
+            within = [into]
         if hotswap and adapter_name is None:
             raise InputError("hotswap needs adapter_name, the LoRA to be replaced")
         self._refuse_while_fused("load another LoRA")
@@ -126,9 +129,21 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
             _check_place(networks[network], network, name, hotswap=hotswap)
         for notice in lora.info.notices:
             logger.warning(notice)
+        self._add_lora(lora, name, hotswap=hotswap)
+
+    def _add_lora(self, lora: LoRA, name: str, *, hotswap: bool) -> None:
+        """Put a LoRA into its networks: into all of them, or, where one does not take it, into none.
+
+        Args:
+            lora: that was read for these networks.
+            name: to go by.
+            hotswap: see :meth:`load_lora_weights`.
+        """
+        from videodit.adapters import add_lora
+
+        networks = self._networks()
         before = {network: self._direct_active(network) for network in lora.info.networks}
         was_active = {network: state.active(networks[network]) for network in lora.info.networks}
-        added: list[str] = []
         try:
             for network in lora.info.networks:
                 add_lora(
@@ -139,7 +154,6 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
                     pipeline=self,
                     hotswap=hotswap,
                 )
-                added.append(network)
         except BaseException:
             for network in () if hotswap else lora.info.networks:
                 self._remove(network, [name], was_active[network])
@@ -384,59 +398,8 @@ class LoRAPipeline(LoRAFiles, LoraBaseMixin):
         return {network: check_weight(weight.get(network, 1.0), name) for network in legal}
 
     def _lora_entries(self) -> list[JsonObject]:
-        """What recipes tell: of each LoRA that has a part in a clip its name, its file's hash and its weight.
-
-        The hash is ``None`` for adapters that were added to the transformer directly, which have no file. A file that
-        was loaded into each expert by itself has two entries, one with both experts' tensors in it has one.
-        """
-        found: list[_Entry] = []
-        for network, part in self._networks().items():
-            # peft's layers leave others out while some are fused
-            merged = state.fused(part)
-            active = state.active(part) if state.is_enabled(part) and not merged else []
-            here = [(one.name, one.info, one.weight, True) for one in part.fused_for_good]
-            here += [
-                (name, part.lora_infos.get(name), state.weight_of(part, name), bool(merged))
-                for name in merged or active
-            ]
-            for name, info, weight, fused in here:
-                entry = next((one for one in found if one.takes(name, info, network)), None)
-                if entry is None:
-                    found.append(entry := _Entry(name, info))
-                entry.weights[network], entry.fused = weight, entry.fused or fused
-        return [entry.record() for entry in found]
-
-
-@dataclass
-class _Entry:
-    """A LoRA in a recipe."""
-
-    name: str
-    info: LoRAInfo | None
-    fused: bool = False
-    weights: dict[str, float] = field(default_factory=dict)  # by network
-
-    def takes(self, name: str, info: LoRAInfo | None, network: str) -> bool:
-        """Whether this is one and the same LoRA in another network."""
-        if (name, network in self.weights) != (self.name, False) or (info is None) != (self.info is None):
-            return False
-        if info is None or self.info is None:
-            return True
-        return (info.content_hash, info.networks) == (self.info.content_hash, self.info.networks)
-
-    def record(self) -> JsonObject:
-        """The entry."""
-        weights = self.weights
-        if self.info is not None:  # what it does not change at the moment, it would change when it is loaded again
-            weights = {network: weights.get(network, 0.0) for network in self.info.networks}
-        same = len(set(weights.values())) == 1
-        entry: JsonObject = {"name": self.name, "hash": None if self.info is None else self.info.content_hash}
-        entry["weight"] = next(iter(weights.values())) if same else weights
-        if list(weights) != ["transformer"]:
-            entry["networks"] = list(weights)
-        if self.fused:
-            entry["fused"] = True
-        return entry
+        """What recipes tell of the LoRAs; see :func:`videodit.pipelines.lora_entries.lora_entries`."""
+        return lora_entries(self._networks())
 
 
 def plan_lora(folder: Path, source: str | os.PathLike[str], *, load_into_transformer_2: bool = False) -> LoRAInfo:

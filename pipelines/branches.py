@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -30,6 +33,51 @@ def branch_hash(source: str) -> str:
     from videodit.control.branch_spec import branch_folder
 
     return hash_of_files(weight_files(branch_folder(source), None))
+
+
+def parse_models(texts: Sequence[str] | None, setting: str = "--control-model") -> tuple[ControlModel, ...]:
+    """Control branches as they are typed: a folder, which gives the branch its name, or ``NAME=FOLDER``; then
+    ``NAME=FOLDER@2`` is its counterpart for a second expert.
+
+    Args:
+        texts: one a branch.
+        setting: that they are values of.
+
+    Raises:
+        InputError: another form, or a name that comes twice.
+    """
+    from videodit.path_kinds import check_no_address
+    from videodit.pipelines.request import ControlModel
+
+    found: dict[str, ControlModel] = {}
+    for text in texts or ():
+        name, is_there, folder = text.partition("=")
+        if not is_there or os.path.exists(text):
+            name, folder = re.sub(r"[^\w-]+", "-", Path(text).resolve().name).strip("-") or "control", text
+        if not name or not folder:
+            raise InputError(f"{setting} is {text!r}; it must be FOLDER or NAME=FOLDER")
+        check_no_address(folder)
+        if folder.endswith("@2") and not os.path.exists(folder):
+            if name not in found or found[name].source_2 is not None:
+                raise InputError(f"{setting} is {text!r}; NAME=FOLDER@2 is for a second expert and follows NAME=FOLDER")
+            found[name] = replace(found[name], source_2=folder.removesuffix("@2"))
+            continue
+        if name in found:
+            raise InputError(f"{setting} has two branches called {name!r}; call one of them NAME=FOLDER")
+        found[name] = ControlModel(name, folder)
+    return tuple(found.values())
+
+
+def named_branches(texts: Sequence[str] | None, setting: str = "--control-model") -> tuple[ControlModel, ...]:
+    """The same, with folders that are found from anywhere."""
+
+    def absolute(source: str) -> str:
+        return str(Path(source).absolute()) if Path(source).exists() else source
+
+    return tuple(
+        replace(one, source=absolute(one.source), source_2=None if one.source_2 is None else absolute(one.source_2))
+        for one in parse_models(texts, setting)
+    )
 
 
 def branch_specs(models: Sequence[ControlModel], folder: Path, experts: int = 1) -> tuple[BranchSpec, ...]:

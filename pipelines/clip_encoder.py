@@ -20,11 +20,13 @@ from videodit.pipelines.autoencoders import check_tiles, encode_posterior
 from videodit.pipelines.folders import check_model, model_hash, resolve_model
 from videodit.pipelines.latent_conditions import channels_beside, image_tokens
 from videodit.pipelines.pipeline import VideoDiTPipeline
+from videodit.pipelines.pixels import as_pixels
 from videodit.shapes import Size3D
 from videodit.text import TextEncoder
 
 _TEXT = ("text_encoder", "text_encoder_2")
 _PIXELS = ("vae", "image_encoder")
+_PROCESSORS = ("image_processor", "feature_extractor")
 _CALLED = {
     ("latents",): "keep_first",
     ("latents", "drawn_image"): "concat",
@@ -44,7 +46,7 @@ class ClipEncoder:
         dtype: of their weights and of what they make.
 
     Raises:
-        InputError: an unknown or damaged model, or one that reads prompts together with pictures.
+        InputError: an unknown or damaged model, or one that learns from more than clips and captions.
     """
 
     def __init__(self, model: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -58,12 +60,14 @@ class ClipEncoder:
                 with torch.device("meta"):  # its options are needed, its weights are not
                     without[name] = VideoDiT.from_config(read_json(self.folder / name / "config.json"))
         self.pipe = VideoDiTPipeline.from_pretrained(str(self.folder), dtype=dtype, **without)
-        if self.pipe.text_spec.picture is not None:
+        if self.pipe.text_spec.sees_pictures:
             raise InputError(f"{model} reads captions together with pictures, which training does not know")
         if self.pipe.spec.sees_clip:
             raise InputError(f"{model} learns from pairs of clips, which training does not know")
         if self.pipe.spec.own_taker is not None:
             raise InputError(f"{model} learns from clips and the controls of each, which training does not know")
+        if self.pipe.transformer.target_time_embedder is not None:
+            raise InputError(f"{model} learns from pairs of timesteps, which training does not know")
         self.name = self.folder.resolve().name if Path(model).expanduser().is_dir() else model
         self.device, self.dtype = torch.device(device), dtype
         self._in_use: tuple[str, ...] = ()
@@ -84,7 +88,9 @@ class ClipEncoder:
             "model_hash": model_hash(self.folder),
             "vae_hash": component_hash(self.folder, ("vae",)),
             "text_hash": component_hash(self.folder, (*_TEXT, "tokenizer", "tokenizer_2"), *read_as),
-            "image_hash": component_hash(self.folder, ("image_encoder", "image_processor")) if self._sees else None,
+            "image_hash": component_hash(self.folder, ("image_encoder", *_PROCESSORS))
+            if spec.encodes_pictures
+            else None,
             "dtype": str(self.dtype).removeprefix("torch."),
             "image_kind": _CALLED.get(spec.channels, "+".join(spec.channels)) if spec.channels else None,
             "stride": tuple(spec.geometry.vae_stride),
@@ -95,10 +101,6 @@ class ClipEncoder:
             "text_length": text.max_length if zeros else None,
             "empty_takes_length": text.spec.negative_takes_mask,
         }
-
-    @property
-    def _sees(self) -> bool:
-        return self.pipe.transformer.config.image_dim is not None
 
     def check_form(self, num_frames: int, height: int, width: int) -> None:
         """See that the model can be trained on clips of a form.
@@ -140,8 +142,7 @@ class ClipEncoder:
                 vae.enable_streaming()
             else:
                 vae.disable_streaming()
-        clip = torch.from_numpy(frames).to(self.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        mean, std = encode_posterior(vae, clip)
+        mean, std = encode_posterior(vae, as_pixels(frames, self.device))
         return self._stored(mean[0]), self._stored(std[0])
 
     @torch.no_grad()
@@ -156,7 +157,7 @@ class ClipEncoder:
             ``"channels"`` ``[C', T', H', W']`` and ``"tokens"`` ``[I, dim]`` on the CPU, as far as the model has them.
         """
         spec = self.pipe.spec
-        if not (spec.sees_pictures or (spec.takes_pictures and self._sees)):
+        if not (spec.sees_pictures or spec.encodes_pictures):
             return {}
         self._use(_PIXELS)
         found: dict[str, Tensor] = {}
@@ -165,10 +166,10 @@ class ClipEncoder:
         known[0] = True
         if last is not None:
             known[-1] = True
-        if self._sees:
+        if spec.encodes_pictures:
             found["tokens"] = image_tokens(self.pipe, (frames[0], last), 1, self.device)
         if spec.sees_pictures:
-            clip = torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
+            clip = as_pixels(frames, torch.device("cpu"))[0]
             found["channels"] = channels_beside(
                 self.pipe,
                 spec.channels,

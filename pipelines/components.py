@@ -7,6 +7,7 @@ import inspect
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from torch import nn
@@ -38,6 +39,27 @@ _SMALL = {
     "num_inference_steps": 30,
     "guidance_scale": 5.0,
 }
+
+
+def pipeline_of(transformer: object) -> str | None:
+    """The pipeline of diffusers' that samples with a transformer; ``None`` for one that was made here.
+
+    Raises:
+        InputError: a transformer of a family with several pipelines.
+    """
+    config = {} if transformer is None else getattr(transformer, "config", {})
+    name = config.get("family")
+    if name is None or name not in FAMILIES:
+        return None
+    fitting = {pipeline: one for pipeline, one in FAMILIES[name].sampling.items() if one.fits(config)}
+    # A pipeline that differs from another by its references alone, or that makes nothing without them, is another
+    # checkpoint, which nobody named.
+    fitting = {key: one for key, one in fitting.items() if one.references is None or not one.references.needed}
+    plain = {key: replace(one, references=None) for key, one in fitting.items()}
+    legal = sorted(key for key in fitting if not any(plain[key] == fitting[other] for other in fitting.keys() - {key}))
+    if len(legal) > 1:
+        raise InputError(f"a transformer of family {name!r} needs sampled_as; valid values are {', '.join(legal)}")
+    return legal[0] if legal else None
 
 
 def settle_components(components: Mapping[str, object], family: Family | None, sampling: Sampling) -> dict[str, object]:

@@ -13,14 +13,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from videodit.control.branch_spec import OWN_CHANNELS
 from videodit.control.rays import CameraPath, plucker_rays
 from videodit.errors import InputError
 from videodit.pipelines.autoencoders import encode_posterior
 from videodit.pipelines.control_placing import GREY, PlacedControl
 from videodit.pipelines.controls import PreparedControl
+from videodit.pipelines.pixels import as_pixels
 from videodit.pipelines.planning import Plan
-from videodit.pipelines.reference_encoding import as_pixels
 from videodit.pipelines.vace import vace_input
 
 if TYPE_CHECKING:
@@ -71,14 +70,15 @@ def encode_controls(pipe: ControllingPipeline, plan: Plan) -> list[PreparedContr
 
 @torch.no_grad()
 def own_control(pipe: EncodingPipeline, controls: Sequence[PlacedControl], device: torch.device) -> Tensor | None:
-    """Latents of the control that the model itself sees, fp32 ``[1, C, T, H, W]``; ``None`` where it counts nothing.
+    """Latents of the control that the model itself sees as frames, fp32 ``[1, C, T, H, W]``; ``None`` where there is
+    none, or it counts nothing.
 
     Args:
         pipe: the pipeline, for its autoencoder.
         controls: of a plan.
         device: where the result goes.
     """
-    own = next((one for one in controls if one.branch == OWN_CHANNELS.name), None)
+    own = next((one for one in controls if one.by_model and one.camera is None), None)
     if own is None or own.scale == 0:
         return None
     return _latents(pipe, _pixels(own, device)[0])
@@ -111,7 +111,7 @@ def own_rays(pipe: EncodingPipeline, controls: Sequence[PlacedControl], device: 
 
 def _with_references(plan: Plan) -> list[PlacedControl]:
     """The controls of a plan, and for references that a branch sees without a control one that says nothing."""
-    controls = [one for one in plan.controls if one.scale != 0 and one.branch != OWN_CHANNELS.name]
+    controls = [one for one in plan.controls if one.scale != 0 and not one.by_model]
     for name in dict.fromkeys(one.branch for one in plan.references if one.branch is not None):
         if not any(one.branch == name for one in controls):
             grey = np.full((plan.num_frames, plan.height, plan.width, 3), GREY, np.uint8)
@@ -136,7 +136,7 @@ def encode_control(
     if branch.config.layout == "vace":
         # What steers says nothing of which pixels are there: with a mask of ones everything is made.
         made = free if control.kind == "clip" else torch.ones_like(free)
-        return vace_input(pipe, pixels, made, [as_pixels(one[None], device)[:, 0] for one in pictures])
+        return vace_input(pipe, pixels, made, [as_pixels(one[None], device)[0, :, 0] for one in pictures])
     if branch.config.encoder is None:
         return _latents(pipe, pixels)
     channels: Tensor = branch.encode(pixels.to(branch.dtype))
@@ -145,7 +145,7 @@ def encode_control(
 
 def _pixels(control: PlacedControl, device: torch.device) -> tuple[Tensor, Tensor]:
     """Its pixels ``[1, 3, F, h, w]`` in [-1, 1], grey where it says nothing, and where that is, ``[F, h, w]``."""
-    pixels = rearrange(torch.from_numpy(control.frames).to(device, torch.float32), "f h w c -> 1 c f h w") / 127.5 - 1
+    pixels = as_pixels(control.frames, device)
     if control.mask is None:
         return pixels, torch.ones(control.frames.shape[:3], device=device)
     free = torch.from_numpy(control.mask).to(device, torch.float32)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from videodit.control.boxes import draw_boxes
+from videodit.control.branch_spec import OWN_CHANNELS
 from videodit.control.control import MEDIA, CheckedControl, ShortClip
 from videodit.control.drawn import plain
 from videodit.control.extracting import extract
@@ -24,7 +25,7 @@ from videodit.control.rays import CameraPath, camera_path, draw_rays
 from videodit.errors import InputError, ModelError
 from videodit.json_types import JsonObject
 from videodit.pipelines.conditions import Fit
-from videodit.pipelines.pixels import Fitting, fingerprint, read_frames, read_mask
+from videodit.pipelines.pixels import as_bytes, fingerprint, read_frames, read_mask, resized
 from videodit.pipelines.settings import Settings
 from videodit.reading.files import Media
 
@@ -43,7 +44,7 @@ class PlacedControl:
     Attributes:
         slot: the key that it was passed under.
         kind: of it.
-        branch: the name of the branch that takes it.
+        branch: the name of the branch that takes it, or what stands for one where the model itself does.
         frames: uint8 ``[frames, height, width, 3]`` of the clip's own size and number.
         mask: boolean ``[frames, height, width]``, true where it says nothing; ``None``: it speaks everywhere.
         scale: how much it counts: one number, or one for each hint of the branch.
@@ -63,6 +64,11 @@ class PlacedControl:
     end: float
     record: JsonObject
     camera: CameraPath | None = None
+
+    @property
+    def by_model(self) -> bool:
+        """Whether the model itself sees it, and no branch."""
+        return self.branch == OWN_CHANNELS.name
 
     @property
     def shown(self) -> np.ndarray:
@@ -156,13 +162,8 @@ def _read(
     notices += told
     if (own := _own_size(source, frames)) != size:
         notices.append(f"{what}: {own[1]}x{own[0]} becomes {size[1]}x{size[0]}")
-    if frames.shape[1:3] != size:
-        box = Fitting(frames.shape[1], frames.shape[2], size[0], size[1], fit, name=what)
-        frames = np.stack([box.apply(frame) for frame in frames])
-        notices += box.notices
-    if frames.dtype != np.uint8:
-        frames = np.rint(frames * 255).astype(np.uint8)
-    return frames, notices
+    frames, told = resized(frames, *size, fit, name=what)
+    return as_bytes(frames), [*notices, *told]
 
 
 def _own_size(source: Pixels, frames: np.ndarray) -> tuple[int, int]:

@@ -99,9 +99,9 @@ class Controls:
         names = dict.fromkeys(one.branch for one in self.prepared)
         return [branch for name in names for branch in self.branches[name].values()]
 
-    def window(self, span: slice) -> Controls:
+    def window(self, frames: slice | list[int]) -> Controls:
         """The same for some latent frames."""
-        return replace(self, prepared=[replace(one, input=one.input[:, :, span]) for one in self.prepared])
+        return replace(self, prepared=[replace(one, input=one.input[:, :, frames]) for one in self.prepared])
 
 
 def turned(latents: Tensor, shift: int) -> Tensor:
@@ -178,6 +178,16 @@ class ControlledPipeline:
         ]
         self._branches[name] = found
         self._branch_notes[name] = [None if one is None else NetworkNote.of(one) for one in found]
+
+    def hold_branch(self, name: str, branch: ControlBranch) -> None:
+        """Use a branch that someone else trains: it stays where it is, in its own dtype.
+
+        Args:
+            name: to go by.
+            branch: of the first transformer.
+        """
+        self._branches[name] = [branch, None]
+        self._branch_notes[name] = [None, None]
 
     def _opened(self, name: str, source: object, model: VideoDiT, any_base: bool) -> ControlBranch:
         """A branch that is fit for a model."""

@@ -28,6 +28,7 @@ from videodit.pipelines.predicting import Experts, Moment, Predict, Reused, Ring
 from videodit.pipelines.prompts import Text
 from videodit.pipelines.protocols import RunningPipeline
 from videodit.pipelines.storyboard import Storyboard
+from videodit.pipelines.windows import Window
 from videodit.shapes import VideoGeometry
 from videodit.text import TextTokens, together
 from videodit.transformer import VideoDiT
@@ -142,6 +143,10 @@ class Prompted:
             inputs["pooled_projections"] = text.pooled.to(dtype)
         if model.config.guidance_embeds:
             inputs["guidance"] = torch.full([batch], self.scale(at), device=latents.device)
+        if model.target_time_embedder is not None:
+            steps = self.pipe.scheduler.timesteps
+            target = steps[at.step + 1] if at.step + 1 < len(steps) else torch.zeros_like(steps[0])
+            inputs["timestep_r"] = target.to(latents.device).expand(batch)
         if condition.tokens is not None:
             inputs["encoder_hidden_states_image"] = _repeat(condition.tokens, batch).to(dtype)
         if condition.channels is not None:
@@ -260,8 +265,9 @@ class _Composer:
         return self.pipe._scale_2
 
     def led_apart(self, at: Moment) -> float:
-        """The scale by which two predictions are led apart; 1 where they are not."""
-        return self.scale(at) if self.pipe.sampling.guided else 1.0
+        """The scale by which two predictions are led apart, counted so that it is 1 where they are not."""
+        sampling = self.pipe.sampling
+        return self.scale(at) + 1 - sampling.guided_above if sampling.guided else 1.0
 
     def predict(self, branch: str, text: Callable[[], TextTokens], frames: slice | None = None) -> Predict:
         """The prediction for one set of prompts, of the whole window or of some of its latent frames."""
@@ -320,7 +326,7 @@ def make_denoiser(
     text: Text,
     plan: Plan,
     condition: Condition,
-    span: slice,
+    window: Window,
     controls: Controls | None = None,
     batched: bool = False,
     actions: str | None = None,
@@ -332,24 +338,26 @@ def make_denoiser(
         text: encoded prompts.
         plan: of the run.
         condition: parts of the clips that are fixed, of the window alone.
-        span: which latent frames of the clip these are.
+        window: which latent frames of the clip these are.
         controls: of the clip.
         batched: both predictions of guidance in one forward.
         actions: what each step computes, by the letters of :mod:`videodit.acceleration.schedule`; ``None``:
             everything.
     """
-    cond, parts = text.cond, _parts(text, plan, span)
+    cond, parts = text.cond, _parts(text, plan, window.span)
     if len(parts) == 1:  # which is the prompt of this window
         cond, parts = parts[0].text, []
     prompts = Prompts(cond, text.uncond, [part.text for part in parts])
-    controls = Controls() if controls is None else controls.window(span)
+    controls = Controls() if controls is None else controls.window(window.frames)
     composer = _Composer(pipe, plan, condition, prompts, controls)
     predict: Predict = Guided(
         composer.pair(parts, batched=batched),
         composer.led_apart,
         grown=Growing(plan.num_inference_steps) if plan.request.dynamic_guidance else steady,
         negative=text.uncond is not None,
+        above=pipe.sampling.guided_above,
         kept_norm=plan.spec.geometry.patch if pipe.sampling.keeps_norm else None,
+        may_shorten=pipe.sampling.may_shorten,
         actions=actions,
     )
     if actions is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from videodit.errors import InputError
 from videodit.pipelines.conditions import MOST_AVERAGED, SOURCE_GUIDANCE_SCALE, AnyCondition, Edit, Frames
+from videodit.pipelines.settings import check_scale, whole_number
 from videodit.pipelines.storyboard import Storyboard
 from videodit.prompts import check_text, is_blank
 from videodit.ranges import short
@@ -39,6 +40,21 @@ class FlowTerms:
     auto_mask: bool = False
 
     @property
+    def mask_draws(self) -> int:
+        """Noises by which it is found out where the prompts differ."""
+        return MASK_DRAWS if self.auto_mask else 0
+
+    def predictions(self, scale: float, *, guided: bool, above: float = 1.0) -> int:
+        """Of the transformer for each noise: by both prompts, and for guidance of each.
+
+        Args:
+            scale: of guidance, of the prediction by the new prompt.
+            guided: the model has guidance by two predictions.
+            above: the scale above which it makes both.
+        """
+        return 2 + sum(guided and one > above for one in (scale, self.source_guidance_scale))
+
+    @property
     def record(self) -> JsonObject:
         """For the recipe."""
         return dict(vars(self))
@@ -50,8 +66,6 @@ def flow_terms(edit: Edit) -> FlowTerms | None:
     Raises:
         InputError: a source prompt that is no text, a number out of range, or numbers without a source prompt.
     """
-    from videodit.pipelines.settings import check_scale, whole_number
-
     if not isinstance(edit.auto_mask, bool):
         raise InputError(f"auto_mask must be True or False, got {edit.auto_mask!r}")
     if edit.source_prompt is None:
@@ -71,6 +85,16 @@ def flow_terms(edit: Edit) -> FlowTerms | None:
     return FlowTerms(edit.source_prompt, float(scale), count, edit.auto_mask)
 
 
+def terms_of(conditions: Sequence[AnyCondition]) -> FlowTerms | None:
+    """What an edit by two prompts among conditions is about; ``None``: there is none.
+
+    Raises:
+        InputError: see :func:`flow_terms`.
+    """
+    terms = [flow_terms(one) for one in conditions if isinstance(one, Edit)]
+    return next((one for one in terms if one is not None), None)
+
+
 def check_flow_edit(
     request: Request, inputs: Inputs, conditions: Sequence[AnyCondition], spec: ModelSpec, settings: Settings
 ) -> None:
@@ -79,8 +103,7 @@ def check_flow_edit(
     Raises:
         InputError: naming what it does not go with.
     """
-    edits = [one for one in conditions if isinstance(one, Edit) and flow_terms(one) is not None]
-    if not edits:
+    if terms_of(conditions) is None:
         return
     what = "an Edit with source_prompt"
     if spec.objective != "flow":

@@ -19,6 +19,7 @@ from videodit.families import sampling_of
 from videodit.families.autoencoders import OURS, autoencoder_named
 from videodit.files import add_blocks
 from videodit.path_kinds import close_names, describe_path, is_there, kind_of
+from videodit.pipelines.guiders import read_guider
 from videodit.schema import check_types
 from videodit.transformer_config import TransformerConfig
 from videodit.vae_config import VAEConfig
@@ -33,20 +34,33 @@ if TYPE_CHECKING:
 
 BUNDLED = ("mini",)
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+FLAGS = ("expand_timesteps", "force_zeros_for_empty_prompt", "is_distilled")
+SHARED_SETTINGS = ("boundary_ratio", *FLAGS)
+"""Entries of a pipeline's config that pipelines of diffusers' have by the same names."""
 _NEEDED = ("text_encoder", "tokenizer", "transformer", "vae", "scheduler")
 _OWN_OPTIONS = {"VideoDiT": TransformerConfig, OURS.class_name: VAEConfig}
 """What the configs of this package's classes hold."""
+ENCODERS = ("text_encoder", "text_encoder_2")
+FILED = (*ENCODERS, "vae")
+"""The components whose weights may be in a file of their own; see :mod:`videodit.pipelines.component_files`."""
 NETWORKS = ("text_encoder", "text_encoder_2", "image_encoder", "transformer", "transformer_2", "vae")
 """Components that have weights."""
 
 
-def resolve_model(name: str | os.PathLike[str], *, variant: str | None = None, **hub: Unpack[HubOptions]) -> Path:
+def resolve_model(
+    name: str | os.PathLike[str],
+    *,
+    variant: str | None = None,
+    weightless: tuple[str, ...] = (),
+    **hub: Unpack[HubOptions],
+) -> Path:
     """The local folder of a model.
 
     Args:
         name: a bundled model (``"mini"``), a folder, or a hub id (``"owner/name"``), which is downloaded unless it
             is in the cache.
         variant: of the weight files that are fetched, too.
+        weightless: components whose weights are not fetched.
         hub: ``revision``, ``cache_dir``, ``token`` and ``local_files_only``, for a hub id.
 
     Raises:
@@ -63,7 +77,7 @@ def resolve_model(name: str | os.PathLike[str], *, variant: str | None = None, *
             raise InputError(f"{', '.join(hub)} are for models on the hub; {name!r} is local")
         return found
     if is_hub_id(name):
-        return _download(name, variant, **hub)
+        return _download(name, variant, weightless, **hub)
     legal = f"{', '.join(BUNDLED)}, a folder, or a hub id owner/name"
     close = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.4)
     if close and not _is_path(name):
@@ -92,7 +106,9 @@ def _local(name: str) -> Path | None:
 
 
 @cache  # a file of prompts asks for the same model again and again
-def _download(hub_id: str, variant: str | None = None, **hub: Unpack[HubOptions]) -> Path:
+def _download(
+    hub_id: str, variant: str | None = None, weightless: tuple[str, ...] = (), **hub: Unpack[HubOptions]
+) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -103,7 +119,9 @@ def _download(hub_id: str, variant: str | None = None, **hub: Unpack[HubOptions]
         # The components alone: repositories hold other checkpoints beside them.
         parts = [name for name, entry in index.items() if isinstance(entry, list) and entry[:1] != [None]]
         patterns = ["model_index.json", *(f"{part}/{kind}" for part in parts for kind in _HUB_FILES)]
-        ignored = ["*.fp16.*"] if variant is None else None
+        ignored = [f"{part}/*.safetensors" for part in weightless]
+        if variant is None:
+            ignored.append("*.fp16.*")
         return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored, **hub))
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -126,7 +144,7 @@ def check_model(folder: Path, files: Collection[str] = ()) -> JsonObject:
         files: networks whose weights are in a file elsewhere; of them, the folder's configs are read alone.
 
     Returns:
-        The contents of ``model_index.json``.
+        The contents of ``model_index.json``, and the settings that components of the folder hold beside it.
 
     Raises:
         ModelError: a pipeline of another class, a missing component, pickled weights, a broken shard (named), or a
@@ -135,12 +153,13 @@ def check_model(folder: Path, files: Collection[str] = ()) -> JsonObject:
     index = read_json(folder / "model_index.json")
     check_config(index, folder / "model_index.json")
     found = family_of_index(index, folder / "model_index.json")
+    index |= read_guider(folder, index, None if found is None else found[1])
     check_settings(index, folder / "model_index.json")
     from videodit.checkpoints import check_weights
     from videodit.weights import check_counts, read_header
 
-    second = [] if found is None else [part for part in (found[1].text_component, found[1].pooled_component) if part]
-    for name in (*_NEEDED, *second, *(part.replace("text_encoder", "tokenizer") for part in second)):
+    encoders = [] if found is None else found[1].encoders
+    for name in (*_NEEDED, *encoders, *(part.replace("text_encoder", "tokenizer") for part in encoders)):
         if not (folder / name).is_dir():
             raise ModelError(f"{folder} lacks the component {name}/")
     for name in NETWORKS:
@@ -150,9 +169,8 @@ def check_model(folder: Path, files: Collection[str] = ()) -> JsonObject:
             check_weights(folder / name)
             path = folder / name / "config.json"
             config = read_json(path)
-            if (
-                name.startswith("transformer") and config.get("_class_name") != "VideoDiT"
-            ):  # whose weights are dequantized when they are read
+            foreign = config.get("_class_name") != "VideoDiT"
+            if name.startswith("transformer") and foreign:  # whose weights are dequantized when they are read
                 config, _ = split_quantization(config, path)
             check_config(config, path)
             tensors = sum(len(read_header(file)) for file in (folder / name).glob("*.safetensors"))
@@ -195,14 +213,14 @@ def check_settings(index: JsonObject, where: object) -> None:
             continue
         if type(value) is not int or not 1 <= value <= 2**24:
             raise ModelError(f"{where}: {name} is {value!r}; it must be a whole number from 1 to {2**24}")
-    for name, high in (("fps", 1000), ("guidance_scale", 100), ("boundary_ratio", 1)):
+    for name, high in (("fps", 1000), ("guidance_scale", 100), ("boundary_ratio", 1), ("history_noise", 0.99)):
         value = index.get(name)
         if value is None and (name not in index or name == "boundary_ratio"):
             continue
         wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high
         if wrong or (name == "fps" and value == 0):
             raise ModelError(f"{where}: {name} is {value!r}; it must be a number up to {high}")
-    for name in ("expand_timesteps", "force_zeros_for_empty_prompt", "is_distilled"):
+    for name in (*FLAGS, "anchor"):
         if type(index.get(name, False)) not in (bool, type(None)):
             raise ModelError(f"{where}: {name} is {index[name]!r}; it must be true or false")
 

@@ -144,8 +144,10 @@ class Guided:
         scale: at a moment.
         grown: what becomes of a scale above 1 before it is used, as in :class:`Growing`.
         negative: there is something to lead away from.
+        above: the guidance scale, as a user counts it, that stands for a scale of 1 here.
         kept_norm: latents a token, of models whose guided prediction is as long in each token as the conditional one;
             ``None`` for others.
+        may_shorten: where it is shorter, it stays so.
         actions: a letter a step; ``C`` computes the conditional prediction alone and takes the last difference of both.
             ``None``: every step computes both.
     """
@@ -154,7 +156,9 @@ class Guided:
     scale: Callable[[Moment], float]
     grown: Callable[[float, Moment], float] = steady
     negative: bool = True
+    above: float = 1.0
     kept_norm: Size3D | None = None
+    may_shorten: bool = False
     actions: str | None = None
     _difference: Tensor | None = field(default=None, init=False)
 
@@ -170,8 +174,8 @@ class Guided:
             return self.pair.first(latents, at)
         if not self.negative:
             raise InputError(
-                f"a callback raised guidance_scale to {scale}, but the call has no encoded negative prompt; "
-                "pass negative_prompt_embeds, or begin with guidance_scale above 1"
+                f"a callback raised guidance_scale to {scale - 1 + self.above}, but the call has no encoded negative "
+                f"prompt; pass negative_prompt_embeds, or begin with guidance_scale above {self.above:g}"
             )
         if self.actions is not None and self.actions[at.step] == "C" and self._difference is not None:
             cond = self.pair.first(latents, at)
@@ -180,16 +184,19 @@ class Guided:
             cond, uncond = self.pair.both(latents, at)
             self._difference = cond - uncond
         guided = uncond + self.grown(scale, at) * self._difference
-        return guided if self.kept_norm is None else as_long(guided, cond, self.kept_norm)
+        if self.kept_norm is None:
+            return guided
+        return as_long(guided, cond, self.kept_norm, may_shorten=self.may_shorten)
 
 
-def as_long(guided: Tensor, cond: Tensor, patch: Size3D) -> Tensor:
+def as_long(guided: Tensor, cond: Tensor, patch: Size3D, *, may_shorten: bool = False) -> Tensor:
     """A prediction whose tokens are as long as those of another, both ``[B, C, T, H, W]``.
 
     Args:
         guided: the prediction.
         cond: the other one.
         patch: latents a token.
+        may_shorten: tokens that are shorter stay so.
     """
     t, h, w = patch
 
@@ -197,6 +204,8 @@ def as_long(guided: Tensor, cond: Tensor, patch: Size3D) -> Tensor:
         square = reduce(x.square(), "b c (t i) (h j) (w k) -> b 1 t h w", "sum", i=t, j=h, k=w)
         return repeat(square.sqrt(), "b 1 t h w -> b 1 (t i) (h j) (w k)", i=t, j=h, k=w)
 
+    if may_shorten:
+        return guided * (lengths(cond) / (lengths(guided) + 1e-8)).clamp(max=1)
     return guided * (lengths(cond) / lengths(guided))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
@@ -15,6 +14,7 @@ from videodit.objectives import NUM_TRAIN_TIMESTEPS
 from videodit.pipelines.autoencoders import encode_image, encode_posterior
 from videodit.pipelines.conditions import edit_steps
 from videodit.pipelines.flow_terms import FlowTerms
+from videodit.pipelines.pixels import as_bytes
 from videodit.pipelines.placing import FREE, Pictures, PlacedConditions
 from videodit.pipelines.protocols import EncodingPipeline, Scheduler
 from videodit.pipelines.reference_encoding import encode_references
@@ -45,6 +45,27 @@ class FlowStart:
 
 
 @dataclass(frozen=True)
+class History:
+    """Latent frames that earlier windows made, as a later one sees them.
+
+    Attributes:
+        noise: that is mixed into them, ``[B, C, T, H, W]``.
+        level: how much, from 0 to 1, of which the model is told, ``[1, 1, T, 1, 1]``; 0 for all other frames.
+    """
+
+    noise: Tensor
+    level: Tensor
+
+    def seen(self, latents: Tensor) -> Tensor:
+        """Latents ``[B, C, T, H, W]`` with the noise."""
+        return latents + self.level * (self.noise - latents)
+
+    def window(self, frames: slice | list[int]) -> History:
+        """The same for some latent frames."""
+        return History(self.noise[:, :, frames], self.level[:, :, frames])
+
+
+@dataclass(frozen=True)
 class Condition:
     """Given parts of a clip, in the forms that a transformer can take them.
 
@@ -58,6 +79,7 @@ class Condition:
         clean: given latents ``[B, C, T, H, W]``, anything where nothing is given.
         level: ``[1, 1, T, H, W]``: the noise level, from 0 to 1, below which given latents are free; 0: never.
             Infinite where nothing is given.
+        history: how latent frames that earlier windows made are seen; ``None``: clean.
         renoised: given latents get the noise level of the rest, and no timestep of their own.
         start: latents ``[B, C, T, H, W]`` of a clip that is edited.
         flow: the edit is one by two prompts, which adds no noise to them.
@@ -71,6 +93,7 @@ class Condition:
     tokens: Tensor | None = None
     clean: Tensor | None = None
     level: Tensor | None = None
+    history: History | None = None
     renoised: bool = False
     start: Tensor | None = None
     flow: FlowStart | None = None
@@ -133,7 +156,8 @@ class Condition:
         if self.clean is None or self.level is None or self.renoised:
             return latents
         own = (self.level > 0) & (self.level <= level_of(scheduler, step))
-        return torch.where(own, self.clean + self.level.clamp(max=1) * (noise - self.clean), latents)
+        seen = torch.where(own, self.clean + self.level.clamp(max=1) * (noise - self.clean), latents)
+        return seen if self.history is None else self.history.seen(seen)
 
     def timestep(self, t: Tensor, batch: int, patch: Size3D, frames: Tensor | None = None) -> Tensor:
         """``[B]``, or ``[B, S]`` with the level of each token where some are kept, 0 for clean ones.
@@ -148,6 +172,8 @@ class Condition:
             return t.expand(batch) if frames is None else frames[:: patch.t].expand(batch, -1)
         most = torch.as_tensor(float(t)) if frames is None else frames.float()[:, None, None]
         levels = torch.minimum(self.level * NUM_TRAIN_TIMESTEPS, most.to(self.level))
+        if self.history is not None:
+            levels = torch.maximum(levels, self.history.level * NUM_TRAIN_TIMESTEPS)
         tokens = reduce(levels, "b 1 (t i) (h j) (w k) -> b t h w", "max", i=patch.t, j=patch.h, k=patch.w)
         return rearrange(tokens, "b t h w -> b (t h w)").to(t.device).expand(batch, -1)
 
@@ -163,36 +189,52 @@ class Condition:
         index = torch.searchsorted(steps, self.level.clamp(max=float(steps[-1])).contiguous())
         return replace(self, level=torch.where((self.level > 0) & (self.level < FREE), steps[index], self.level))
 
-    def window(self, span: slice, done: Tensor | None = None, keep: slice | None = None) -> Condition:
+    def window(
+        self,
+        frames: slice | list[int],
+        done: Tensor | None = None,
+        keep: slice | None = None,
+        *,
+        history_noise: tuple[Tensor, float] | None = None,
+    ) -> Condition:
         """The same for some latent frames of the clip.
 
         Args:
-            span: which.
+            frames: which.
             done: latents ``[B, C, T, H, W]`` of the whole clip, as far as they are made.
-            keep: which of the span's latents are taken from there, counted within it.
+            keep: which of these are taken from there, counted among them.
+            history_noise: noise ``[B, C, t, H, W]`` with which these are seen, and its level; given frames stay clean.
         """
 
         def cut(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[:, :, span]
+            return None if tensor is None else tensor[:, :, frames]
 
         part = replace(
             self,
             channels=cut(self.channels),
             clean=cut(self.clean),
             level=cut(self.level),
+            history=None if self.history is None else self.history.window(frames),
             start=cut(self.start),
             patch_control=cut(self.patch_control),
-            references=tuple(one.window(span) for one in self.references),
+            references=tuple(one.window(frames) for one in self.references),
         )
         if done is None or keep is None or keep.start == keep.stop:
             if part.level is not None and (part.level == FREE).all():
                 part = replace(part, clean=None, level=None)
             return part
-        made = done[:, :, span]
+        made = done[:, :, frames]
         clean = made.clone() if part.clean is None else part.clean.clone()
         level = torch.full_like(made[:1, :1], FREE) if part.level is None else part.level.clone()
+        history = None
+        if history_noise is not None:
+            noise, amount = history_noise
+            made_before = (level > 0).flatten(3).any(dim=3)[..., None, None]  # [1, 1, T, 1, 1]
+            history = History(torch.zeros_like(made), torch.zeros_like(level[..., :1, :1]))
+            history.noise[:, :, keep] = noise
+            history.level[:, :, keep] = amount * made_before[:, :, keep]
         clean[:, :, keep], level[:, :, keep] = made[:, :, keep], 0.0
-        return replace(part, clean=clean, level=level)
+        return replace(part, clean=clean, level=level, history=history)
 
 
 def level_of(scheduler: Scheduler, step: int) -> float:
@@ -228,8 +270,12 @@ def prepare_condition(
     condition = Condition(
         strength=placed.strength,
         renoised=placed.renoised,
-        references=encode_references(pipe, references, device),
+        references=encode_references(pipe, references, latent_shape, device),
     )
+    if spec.sees_zeros:
+        nothing = torch.zeros(3, 1, 1, 1), torch.zeros(1, dtype=torch.bool)
+        channels = channels_beside(pipe, spec.channels, *nothing, latent_shape, generators, device)
+        condition = replace(condition, channels=channels)
     if spec.own_taker is not None:
         condition = _steered(pipe, condition, placed, control, latent_shape, generators, device, front)
     if placed.start is not None:
@@ -241,8 +287,11 @@ def prepare_condition(
             return replace(condition, flow=FlowStart(placed.flow, start, free, generators))
     if placed.clip is None or placed.known is None or placed.level is None:
         return condition
-    if pipe.transformer.config.image_dim is not None and placed.known.any():
-        condition = replace(condition, tokens=image_tokens(pipe, placed.pictures, batch, device))
+    if spec.encodes_pictures and placed.known.any():
+        pictures = placed.pictures
+        if pipe.sampling.image_fitted:
+            pictures = (((placed.clip[:, 0] + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy(), None)
+        condition = replace(condition, tokens=image_tokens(pipe, pictures, batch, device))
     if pipe.sampling.tint and placed.known[0]:
         first = encode_image(pipe.vae, placed.clip[None, :, :1].to(device), None)
         condition = replace(condition, tint=(first, pipe.sampling.tint))
@@ -294,16 +343,13 @@ def _led(latents: Tensor, front: int) -> Tensor:
     return torch.cat([latents[:, :, :1].expand(-1, -1, front, -1, -1), latents], dim=2) if front else latents
 
 
-def as_bytes(picture: np.ndarray) -> np.ndarray:
-    """A picture ``[H, W, 3]`` as uint8."""
-    return picture if picture.dtype == np.uint8 else (picture * 255).round().astype(np.uint8)
-
-
 def image_tokens(pipe: EncodingPipeline, images: Pictures, batch: int, device: torch.device) -> Tensor:
     """What the image encoder sees of the first and the last picture, ``[B, I, image_dim]``."""
     pictures = [as_bytes(one) for one in images if one is not None]
     pixels = pipe.image_processor(images=pictures, return_tensors="pt").to(device)
-    hidden: Tensor = pipe.image_encoder(**pixels, output_hidden_states=True).hidden_states[-2]  # [1 or 2, 257, dim]
+    layer = pipe.sampling.image_layer
+    seen = pipe.image_encoder(**pixels, output_hidden_states=layer is not None)
+    hidden: Tensor = seen.last_hidden_state if layer is None else seen.hidden_states[layer]  # [1 or 2, n, dim]
     return hidden.flatten(0, 1)[None].expand(batch, -1, -1).to(device)
 
 
@@ -357,17 +403,27 @@ class _Beside:
             return self.clip.new_zeros(1, *self.shape)
         return self._first(encode_image(self.pipe.vae, self.clip[None, :, :1], None))
 
+    def none(self) -> Tensor:
+        return self.clip.new_zeros(1, *self.shape)
+
+    def none1(self) -> Tensor:
+        return self.clip.new_zeros(1, 1, *self.shape[1:])
+
     def mask1(self) -> Tensor:
         return self._first(self.clip.new_ones(1, 1, 1, *self.shape[2:]))
 
     def mask4(self) -> Tensor:
         stride = self.pipe.spec.geometry.vae_stride.t
         mask = self.clip.new_zeros(stride, *self.shape[1:])
+        if not self.known.any():
+            return mask[None]
         mask[:, 0] = self.known[0].float()  # the first frame alone fills its latent
         mask[:, 1:] = rearrange(self.known[1:].float(), "(t s) -> s t 1 1", s=stride)
         return mask[None]
 
     def frames(self) -> Tensor:
+        if not self.known.any():
+            return self.clip.new_zeros(1, *self.shape)
         grey = torch.where(self.known[None, :, None, None], self.clip, torch.zeros_like(self.clip))
         return encode_image(self.pipe.vae, grey[None], None)
 

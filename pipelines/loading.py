@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 from collections.abc import Collection, Mapping
@@ -13,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from videodit._diffusers import is_pipeline_quantization, quantization_of
-from videodit.checkpoints import check_folder, check_weights, has_variant, weight_files
+from videodit.checkpoints import check_files_finite, check_folder, check_weights, has_variant, weight_files
 from videodit.configs import check_config, read_json
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families import Family, Sampling, sampled_as
-from videodit.families.autoencoders import AUTOENCODERS
+from videodit.families.component_names import BESIDE
 from videodit.families.opening import read_entries
-from videodit.importing import quick_imports
+from videodit.pipelines.component_classes import class_of, loaded_class
+from videodit.pipelines.component_files import load_component_file
 from videodit.pipelines.encoder_configs import check_encoder_config, check_tokenizer
-from videodit.pipelines.folders import own_class
+from videodit.pipelines.folders import SHARED_SETTINGS, own_class
 from videodit.pipelines.placement import DeviceMap, Memory, attach_devices, place_components
 from videodit.ranges import check_order
 from videodit.schema import check_types
@@ -78,7 +78,7 @@ def load_components(
         index: contents of its ``model_index.json``.
         found: the family and how it makes clips; ``None`` for a model that was made here.
         parameters: names of the components and settings that the pipeline's class takes.
-        files: elsewhere, which hold the weights of transformers in place of the folder's, by component.
+        files: elsewhere, which hold the weights of networks in place of the folder's, by component.
         dtype: of all networks, or by component, with ``"default"`` for the others; fp32 where nothing is said.
         torch_dtype: the same.
         variant: of the weight files, such as ``"fp16"``; networks that have none are read from their plain files, with
@@ -100,7 +100,10 @@ def load_components(
     if unknown:
         title = found[0].title if found is not None else "VideoDiT"
         raise InputError(f"options {', '.join(unknown)} are not for a pipeline of {title}")
-    present = [name for name in COMPONENTS if name not in given and index.get(name) not in (None, [None, None])]
+    stored = {name: name for name in COMPONENTS}
+    if found is not None and not own:
+        stored["image_processor"] = found[1].image_processor
+    present = [name for name in COMPONENTS if name not in given and index.get(stored[name]) not in (None, [None, None])]
     for name in _REQUIRED:
         if name not in present and name not in given:
             raise ModelError(f"{folder / 'model_index.json'} names no {name}")
@@ -110,23 +113,22 @@ def load_components(
     variants = _variants(folder, networks, variant)
     sizes = {} if device_map is None else _bytes_of(folder, networks, dtypes, variants, files)
     places = place_components(sizes, device_map, max_memory)
+    chosen = {name: _options(name, variants[name], places, quantization_config) for name in networks}
+    _check_quantized_files(chosen, files)
     parts: dict[str, object] = {name: value for name, value in given.items() if name in COMPONENTS}
     for name in present:
-        component, home = class_of(index[name], name, folder), folder / name
+        component, home = class_of(index[stored[name]], name, folder), folder / stored[name]
         if name not in _NETWORKS:
             parts[name] = load_plain(component, home)
         else:
-            options: JsonObject = {"variant": variants[name]} if variants[name] else {}
-            if name in places:
-                options["device_map"] = places[name]
-            if quantization_config is not None:
-                chosen = quantization_of(quantization_config, name, is_diffusers=name not in _ENCODERS)
-                if chosen is not None:
-                    options["quantization_config"] = chosen
-            if name in files:
-                parts[name] = _load_file(files[name], home, found, dtypes[name], options)
-            else:
+            options, file = chosen[name], files.get(name)
+            if file is None:
                 parts[name] = _load_part(name, component, home, found, dtypes[name], options)
+            elif name in _TRANSFORMERS:
+                parts[name] = _load_file(file, home, found, dtypes[name], options)
+            else:
+                place = options.get("device_map")
+                parts[name] = load_component_file(name, file, folder, index, dtypes[name], place)
         _tell_loaded(name, parts[name], folder)
     for name in ("tokenizer", "tokenizer_2"):
         check_tokenizer(parts.get(name), parts.get(name.replace("tokenizer", "text_encoder")), folder / name)
@@ -147,6 +149,37 @@ def _check_options(low_cpu_mem_usage: bool, quantization_config: PipelineQuantiz
             "quantization_config must be a PipelineQuantizationConfig, which names components, got "
             f"{type(quantization_config).__name__}"
         )
+
+
+def _check_quantized_files(options: Mapping[str, JsonObject], files: Mapping[str, Path]) -> None:
+    """See that no autoencoder or encoder of a file is to be quantized, before anything is read.
+
+    Raises:
+        InputError: one is.
+    """
+    for name, file in files.items():
+        if name not in _TRANSFORMERS and "quantization_config" in options.get(name, {}):
+            raise InputError(
+                f"quantization_config names {name}, whose weights are in {str(file)!r}: only those of a folder are "
+                "quantized as they load"
+            )
+
+
+def _options(
+    name: str,
+    variant: str | None,
+    places: Mapping[str, Any],
+    quantization_config: PipelineQuantizationConfig | None,
+) -> JsonObject:
+    """Options of loading a network."""
+    found: JsonObject = {"variant": variant} if variant else {}
+    if name in places:
+        found["device_map"] = places[name]
+    if quantization_config is not None:
+        chosen = quantization_of(quantization_config, name, is_diffusers=name not in _ENCODERS)
+        if chosen is not None:
+            found["quantization_config"] = chosen
+    return found
 
 
 def _load_part(
@@ -177,7 +210,7 @@ def _load_part(
         if found is not None and not native:
             options = options | {"overrides": found[1].overrides}
         return VideoDiT.from_pretrained(home, **{"torch_dtype" if native else "dtype": dtype}, **options)
-    if (ours := own_class(_loaded_class(component.__name__))) is not None:
+    if (ours := own_class(loaded_class(component.__name__))) is not None:
         return ours.from_pretrained(home, torch_dtype=dtype, **options)
     return load_network(component, home, dtype=dtype, **options)
 
@@ -193,11 +226,6 @@ def _load_file(
     return VideoDiT.from_single_file(file, config=home / "config.json", overrides=overrides, dtype=dtype, **options)
 
 
-def _loaded_class(name: str) -> str:
-    """The class whose weights those of an autoencoder are loaded as; other networks' is their own."""
-    return AUTOENCODERS[name].loaded.class_name if name in AUTOENCODERS else name
-
-
 def _settings(index: JsonObject, parameters: Collection[str] | None) -> JsonObject:
     """The entries of the pipeline's config that are no components; ``parameters`` only for a pipeline of our class."""
     if parameters is not None:
@@ -207,7 +235,7 @@ def _settings(index: JsonObject, parameters: Collection[str] | None) -> JsonObje
 
 def foreign_settings(config: Config) -> JsonObject:
     """The settings of ours that the config of a pipeline of diffusers' holds, ``_class_name`` among its entries."""
-    names = ("boundary_ratio", "expand_timesteps", "force_zeros_for_empty_prompt", "is_distilled")
+    names = (*SHARED_SETTINGS, "guidance_scale")  # which a guider may hold
     settings = {name: config[name] for name in names if config.get(name) is not None}
     return settings | {"sampled_as": sampled_as(config["_class_name"])}
 
@@ -238,7 +266,9 @@ def _bytes_of(
 ) -> dict[str, int]:
     """Bytes that each network takes in its dtype."""
     headers = {
-        name: read_entries(files[name]) if name in files else read_headers(weight_files(folder / name, variants[name]))
+        name: read_entries(files[name], BESIDE)
+        if name in files
+        else read_headers(weight_files(folder / name, variants[name]))
         for name in networks
     }
     return {
@@ -308,6 +338,8 @@ def load_network(
         options |= {"torch_dtype": dtype}
     check_size(model, entries, folder)
     del model
+    if options.get("quantization_config") is not None:
+        check_files_finite(weight_files(folder, variant))
     try:
         loaded, info = component.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, variant=variant, **options
@@ -360,48 +392,3 @@ def check_plain(folder: Path, scheduler: type[SchedulerMixin] | None = None) -> 
     for name, value in config.items():
         if isinstance(value, (int, float)) and _LARGEST < abs(value) < math.inf:
             raise ModelError(f"{where}: {name} is {value:g}, which is above {_LARGEST:g}")
-
-
-def class_of(entry: object, name: str, folder: Path) -> type:
-    """A component's class by the names that the folder gives: a kind that fits, out of three libraries alone.
-
-    Raises:
-        ModelError: an entry that is no pair of names, another library, or a class of another kind.
-    """
-    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
-        raise ModelError(f"{folder}: {name} is {entry!r}; it must be a library and a class in it")
-    library, class_name = entry
-    kind = _kind(name)
-    ours = own_class(class_name)
-    if ours is not None and library == ours.__module__:
-        library = "videodit"
-    elif library not in ("diffusers", "transformers"):
-        raise ModelError(f"{folder}: {name} is of {library!r}; valid values are diffusers and transformers")
-    if kind.__name__ == "PreTrainedTokenizerBase" and library == "transformers" and class_name.endswith("Processor"):
-        from transformers import AutoTokenizer
-
-        tokenizer: type = AutoTokenizer  # of what reads pictures, too, the tokenizer alone is needed
-        return tokenizer
-    with quick_imports():
-        component = getattr(importlib.import_module(library), class_name, None)
-    if not isinstance(component, type) or not issubclass(component, kind):
-        raise ModelError(f"{folder}: {name} is a {class_name} of {library}; it must be a {kind.__name__}")
-    return component
-
-
-def _kind(name: str) -> type:
-    """What a component has to be."""
-    name = name.removesuffix("_2")
-    library, kind = _KINDS.get(name, ("diffusers", "ModelMixin"))
-    found: type = getattr(importlib.import_module(library), kind)
-    return found
-
-
-_KINDS = {
-    "tokenizer": ("transformers", "PreTrainedTokenizerBase"),
-    "text_encoder": ("transformers", "PreTrainedModel"),
-    "image_encoder": ("transformers", "PreTrainedModel"),
-    "image_processor": ("transformers", "ImageProcessingMixin"),
-    "scheduler": ("diffusers", "SchedulerMixin"),
-}
-"""What a component has to be; the others are models of diffusers'."""

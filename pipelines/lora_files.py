@@ -61,7 +61,7 @@ class LoRAFiles:
         """
         from safetensors.torch import save_file
 
-        from videodit.adapters.reading import DIFFUSERS_METADATA, LAYOUT
+        from videodit.adapters.reading import LAYOUT
 
         given = {
             "transformer": (transformer_lora_layers, transformer_lora_adapter_metadata),
@@ -89,12 +89,7 @@ class LoRAFiles:
             raise InputError(f"save_directory is {str(folder)!r}, which is not a folder")
         if not is_main_process:
             return
-        header = {"format": "pt", LAYOUT: "native"}
-        if settings:
-            try:
-                header[DIFFUSERS_METADATA] = json.dumps(settings, indent=2, sort_keys=True, default=_as_list)
-            except TypeError as error:
-                raise InputError(f"the adapter's metadata cannot be written as JSON: {error}") from None
+        header = {"format": "pt", LAYOUT: "native"} | _metadata(settings)
         folder.mkdir(parents=True, exist_ok=True)
         path = str(folder / name)
         if save_function is not None:
@@ -124,7 +119,7 @@ class LoRAFiles:
             InputError: see there.
         """
         from videodit.adapters import find_lora
-        from videodit.adapters.reading import DIFFUSERS_METADATA
+        from videodit.adapters.peft_settings import DIFFUSERS_METADATA
         from videodit.adapters.sources import json_metadata
         from videodit.checkpoints import HUB_OPTIONS
 
@@ -133,6 +128,22 @@ class LoRAFiles:
         source = find_lora(pretrained_model_name_or_path_or_dict, weight_name=weight_name, **hub)
         tensors = {name: source.get(name) for name in source.names}
         return (tensors, json_metadata(source, DIFFUSERS_METADATA) or None) if return_lora_metadata else tensors
+
+
+def _metadata(settings: Mapping[str, object]) -> dict[str, str]:
+    """Settings of adapters for a file's header.
+
+    Raises:
+        InputError: JSON does not hold them.
+    """
+    from videodit.adapters.peft_settings import DIFFUSERS_METADATA
+
+    if not settings:
+        return {}
+    try:
+        return {DIFFUSERS_METADATA: json.dumps(settings, indent=2, sort_keys=True, default=_as_list)}
+    except TypeError as error:
+        raise InputError(f"the adapter's metadata cannot be written as JSON: {error}") from None
 
 
 def _as_list(value: object) -> object:

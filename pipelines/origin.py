@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from videodit._diffusers import cache_of, hook_names, offloaded_weights, offloading_hook
+from videodit.pipelines.folders import SHARED_SETTINGS
 from videodit.weights import as_stored, is_plain, of_codes
 
 if TYPE_CHECKING:
@@ -39,14 +40,7 @@ _HARMLESS_HOOKS = (
     "cp_output",
 )
 """Hooks of diffusers' that move weights or divide tokens: what a forward computes stays as it is."""
-_OWN_SETTINGS = (
-    "max_text_length",
-    "boundary_ratio",
-    "expand_timesteps",
-    "force_zeros_for_empty_prompt",
-    "is_distilled",
-    "sampled_as",
-)
+_OWN_SETTINGS = ("max_text_length", *SHARED_SETTINGS, "sampled_as")
 _TEXT_PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
 _PROBE = "A red ball, 2 cats & the quick brown fox; Ünïcode 猫 jump over 1234567890 lazy dogs."
 
@@ -293,8 +287,8 @@ class Origin:
         found = dict(self.for_good)
         encoded = getattr(pipe, "_encoded", None) is not None  # the encoders are gone, on purpose
         # Those of control branches are not in the transformers.
-        entries = [entry for entry in pipe._lora_entries() if "control " not in "".join(entry.get("networks", ()))]
-        recorded = {entry["name"] for entry in entries}
+        own = set(pipe._lora_loadable_modules)
+        recorded = {entry["name"] for entry in pipe._lora_entries() if own >= set(entry.get("networks", ()))}
         active: set[str] = set()
         for name in sorted({*self.networks, *self.others, *pipe.components}):
             part = getattr(pipe, name, None)

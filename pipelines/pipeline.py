@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -19,9 +19,9 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from typing_extensions import Self
 
-from videodit.arguments import check_iterable, check_kind, check_path
+from videodit.arguments import check_kind, check_path
 from videodit.checkpoints import HUB_OPTIONS
-from videodit.control.branch_spec import OWN_CHANNELS, BranchSpec
+from videodit.control.branch_spec import BranchSpec
 from videodit.errors import InputError
 from videodit.families import sampling_of
 from videodit.families.autoencoders import autoencoder_of
@@ -30,35 +30,35 @@ from videodit.objectives import Objective
 from videodit.pipelines.acceleration import AcceleratedPipeline, Stopwatch
 from videodit.pipelines.adapters import LoRAPipeline
 from videodit.pipelines.autoencoders import decode
-from videodit.pipelines.components import settle_components, settle_defaults
+from videodit.pipelines.component_files import take_files
+from videodit.pipelines.components import pipeline_of, settle_components, settle_defaults
 from videodit.pipelines.conditions import AnyCondition, Fit
 from videodit.pipelines.control_encoding import encode_controls
 from videodit.pipelines.controls import ControlledPipeline, frames_in_front
 from videodit.pipelines.denoising import make_denoiser
 from videodit.pipelines.exchange import parts_of_diffusers, to_diffusers
-from videodit.pipelines.flow_editing import check_euler, check_flow_run
-from videodit.pipelines.folders import check_model, family_of_index, files_hash, model_hash
-from videodit.pipelines.latent_conditions import as_bytes
+from videodit.pipelines.flow_editing import check_euler
+from videodit.pipelines.folders import family_of_index, files_hash, model_hash
 from videodit.pipelines.loading import load_components
 from videodit.pipelines.memory import MemoryPipeline
 from videodit.pipelines.origin import Origin, OriginPipeline
 from videodit.pipelines.output import ClipStreams, LatentChunks, OutputType, VideoDiTPipelineOutput
+from videodit.pipelines.pixels import as_bytes
 from videodit.pipelines.placement import device_map_of
-from videodit.pipelines.planning import Plan, check_prompts, plan
+from videodit.pipelines.plan_checks import check_plan
+from videodit.pipelines.planning import Plan, plan
 from videodit.pipelines.preparing import prepare
-from videodit.pipelines.probing import Draws, probe_scheduler
-from videodit.pipelines.prompts import check_attention_kwargs, check_encoders, encode
+from videodit.pipelines.probing import Draws
+from videodit.pipelines.prompts import encode
 from videodit.pipelines.recipe import mark_changed, write_recipes
 from videodit.pipelines.request import Inputs, Request, split_arguments
 from videodit.pipelines.running import RunState, callback_inputs
 from videodit.pipelines.sampling import Callback, Watcher, sample
-from videodit.pipelines.scheduling import check_generators
 from videodit.pipelines.single_files import complete
-from videodit.pipelines.spec import Defaults, ModelFolder, ModelSpec, text_needs
+from videodit.pipelines.spec import Defaults, ModelFolder, ModelSpec
 from videodit.pipelines.storyboard import Storyboard
+from videodit.pipelines.text_encoding import TextPipeline
 from videodit.pipelines.window_store import WindowStore
-from videodit.text import EncodedPrompts, TextEncoder
-from videodit.text_spec import TextSpec
 from videodit.threads import fixed_threads
 
 if TYPE_CHECKING:
@@ -75,7 +75,14 @@ logger = logging.getLogger(__name__)
 
 
 class VideoDiTPipeline(
-    ControlledPipeline, OriginPipeline, AcceleratedPipeline, LoRAPipeline, RunState, MemoryPipeline, DiffusionPipeline
+    ControlledPipeline,
+    OriginPipeline,
+    AcceleratedPipeline,
+    LoRAPipeline,
+    TextPipeline,
+    RunState,
+    MemoryPipeline,
+    DiffusionPipeline,
 ):
     """Text to video with a :class:`~videodit.VideoDiT` and a :class:`~videodit.CausalVideoVAE`.
 
@@ -106,6 +113,8 @@ class VideoDiTPipeline(
         sampled_as: diffusers' pipeline class whose way to sample this is; ``None`` for models made here.
         window: frames that longer clips are made of at a time, window by window; ``None``: clips of any length are made
             at once.
+        anchor: its windows see the first frame of the clip where a call does not say whether they do.
+        history_noise: the noise level at which they see what earlier ones made, likewise.
         force_zeros_for_empty_prompt: an empty prompt is tokens of 0, all of them padding (Mochi).
         is_distilled: the model was distilled to few steps and takes no guidance (FLUX.2 klein).
     """
@@ -144,12 +153,14 @@ class VideoDiTPipeline(
         expand_timesteps: bool = False,
         sampled_as: str | None = None,
         window: int | None = None,
+        anchor: bool = False,
+        history_noise: float = 0.0,
         force_zeros_for_empty_prompt: bool = False,
         is_distilled: bool = False,
     ) -> None:
         super().__init__()
         if sampled_as is None:
-            sampled_as = _sampled_as(transformer)
+            sampled_as = pipeline_of(transformer)
         family, self._sampling = (None, OWN) if sampled_as is None else sampling_of(sampled_as)
         self._objective: Objective = "flow" if family is None else family.objective
         if (transformer_2 is None) != (boundary_ratio is None):
@@ -189,13 +200,14 @@ class VideoDiTPipeline(
             expand_timesteps=expand_timesteps,
             sampled_as=sampled_as,
             window=window,
+            anchor=anchor,
+            history_noise=history_noise,
             force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
             is_distilled=is_distilled,
         )
         if self.transformer is not None:
             self._sampling = self._sampling.for_model(known)
         self.video_processor = VideoProcessor()
-        self._encoded: EncodedPrompts | None = None
         self._folder: Path | None = None
         self._files: Mapping[str, Path] = {}
         self._model_id: str | None = None
@@ -213,8 +225,9 @@ class VideoDiTPipeline(
             kwargs: as for diffusers' ``DiffusionPipeline.from_pretrained``: ``dtype`` (one, or a dict by component
                 with ``"default"``), ``variant``, ``device_map`` (``"balanced"``, with ``max_memory``, a
                 device, or a dict of devices by component), ``quantization_config`` (a
-                ``PipelineQuantizationConfig``), components, and for the hub ``revision``, ``cache_dir``, ``token``,
-                ``local_files_only``.
+                ``PipelineQuantizationConfig``), components (of ``vae``, ``text_encoder`` and ``text_encoder_2`` also
+                a file of its weights alone, see docs/families.md), and for the hub ``revision``, ``cache_dir``,
+                ``token``, ``local_files_only``.
 
         Raises:
             InputError: an unknown name, or an option that is unknown or cannot be honoured.
@@ -224,8 +237,9 @@ class VideoDiTPipeline(
         if not kwargs.setdefault("use_safetensors", True):
             raise InputError("use_safetensors=False is refused: weights are read from .safetensors files alone")
         hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+        parts = take_files(kwargs)
         return cls.from_folder(
-            ModelFolder.find(pretrained_model_name_or_path, variant=kwargs.get("variant"), **hub), **kwargs
+            ModelFolder.find(pretrained_model_name_or_path, variant=kwargs.get("variant"), parts=parts, **hub), **kwargs
         )
 
     @classmethod
@@ -255,13 +269,14 @@ class VideoDiTPipeline(
         if kwargs.get("variant") is not None:
             raise InputError(f"variant is {kwargs['variant']!r}; a file of weights has none")
         check_path(path, "a file of weights")
+        parts = take_files(kwargs)
         file_2 = transformer_2 if isinstance(transformer_2, (str, os.PathLike)) else None
-        folder, files = complete(path, base=base, second=file_2 or (path if transformer_2 is not None else None), **hub)
+        second = file_2 or (path if transformer_2 is not None else None)
+        folder, files = complete(path, base=base, second=second, parts=parts, **hub)
         if transformer_2 is not None and file_2 is None:
             kwargs["transformer_2"] = transformer_2
             del files["transformer_2"]
-        spec = ModelSpec.from_folder(folder)
-        return cls.from_folder(ModelFolder(os.fspath(path), folder, check_model(folder, files), spec, files), **kwargs)
+        return cls.from_folder(ModelFolder.of(path, folder, files), **kwargs)
 
     @classmethod
     def from_folder(cls, model: ModelFolder, **kwargs: Any) -> Self:
@@ -370,8 +385,6 @@ class VideoDiTPipeline(
         """The defaults of a call."""
         return self.spec.defaults
 
-    # ---- text ------------------------------------------------------------------------------------
-
     @property
     def sampling(self) -> Sampling:
         """How clips are made with it; see :class:`videodit.families.sampling.Sampling`."""
@@ -381,52 +394,6 @@ class VideoDiTPipeline(
     def objective(self) -> Objective:
         """What the transformer predicts."""
         return self._objective
-
-    @property
-    def text(self) -> TextEncoder | EncodedPrompts:
-        """Tokenizer and text encoder behind one call, or what :meth:`encode_ahead` made."""
-        if self._encoded is not None:
-            return self._encoded
-        self.check_text_components("reading a prompt", "prompt_embeds")
-        encoders = {
-            "text_encoder": (self.tokenizer, self.text_encoder),
-            "text_encoder_2": (self.tokenizer_2, self.text_encoder_2),
-        }
-        pooled = self._sampling.pooled_component
-        return TextEncoder(
-            *encoders[self._sampling.text_component],
-            self.text_spec,
-            pooled=encoders[pooled] if pooled else None,
-            image_processor=self.image_processor if self.text_spec.picture else None,
-        )
-
-    @property
-    def text_spec(self) -> TextSpec:
-        """How the model wants its prompts."""
-        spec = replace(self._sampling.text, zero_empty=self.config.force_zeros_for_empty_prompt)
-        return spec if self.config.max_text_length is None else replace(spec, max_length=self.config.max_text_length)
-
-    @property
-    def _reads_text(self) -> bool:
-        """Whether prompts can be read here."""
-        return self._encoded is not None or (self.tokenizer is not None and self.text_encoder is not None)
-
-    def check_text_components(self, purpose: str, instead: str) -> None:
-        """See that prompts can be read.
-
-        Args:
-            purpose: what they are read for.
-            instead: what to pass where they cannot be.
-
-        Raises:
-            InputError: a tokenizer or a text encoder that is ``None``.
-        """
-        if self._encoded is not None:
-            return
-        used = [part for part in (self._sampling.text_component, self._sampling.pooled_component) if part]
-        self.check_components(
-            [name for part in used for name in (part.replace("text_encoder", "tokenizer"), part)], purpose, instead
-        )
 
     def check_components(self, names: Sequence[str], purpose: str, instead: str = "") -> None:
         """See that components are there.
@@ -438,91 +405,6 @@ class VideoDiTPipeline(
             if getattr(self, name, None) is None:
                 advice = f"; pass {instead}, or" if instead else ";"
                 raise InputError(f"{name} is None, which {purpose} needs{advice} set pipe.{name}")
-
-    def encode_ahead(self, prompts: Sequence[str]) -> None:
-        """Encode prompts once, and let go of the text encoders: from then on the pipeline knows these prompts alone.
-
-        Args:
-            prompts: all that calls will name, negative ones among them; the empty prompt is always there.
-
-        Raises:
-            InputError: the text encoders are gone already.
-        """
-        check_iterable(prompts, "a list of texts", "prompts")
-        if self.text_spec.picture is not None:
-            raise InputError("this model reads a prompt together with a picture, which is not known ahead of a call")
-        if not isinstance(text := self.text, TextEncoder):
-            raise InputError("prompts were encoded ahead before, and the text encoders are gone")
-        for notice in dict.fromkeys(notice for prompt in prompts for notice in text.notices(prompt)):
-            logger.warning(notice)
-        with torch.no_grad():
-            self._encoded = EncodedPrompts(text, prompts)
-        self.register_modules(text_encoder=None, text_encoder_2=None)
-
-    @torch.no_grad()
-    def encode_prompt(
-        self,
-        prompt: str | Sequence[str] | None = None,
-        negative_prompt: str | Sequence[str] | None = None,
-        do_classifier_free_guidance: bool = True,
-        num_videos_per_prompt: int = 1,
-        prompt_embeds: Tensor | None = None,
-        negative_prompt_embeds: Tensor | None = None,
-        max_sequence_length: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor | None, ...]:
-        """Encode prompts once, for calls that take the result in place of them and give the same clips.
-
-        Args:
-            prompt: one sentence or a list of them.
-            negative_prompt: what guidance leads away from; ``None`` is the empty prompt.
-            do_classifier_free_guidance: encode the negative prompt, too.
-            num_videos_per_prompt: how often each is repeated; then leave that argument of the call at 1.
-            prompt_embeds: encoded prompts, which are handed through.
-            negative_prompt_embeds: encoded negative prompts, which are handed through.
-            max_sequence_length: tokens at which prompts are cut; ``None`` for the model's own.
-            device: where they go; ``None`` for the pipeline's.
-            dtype: of the embeddings; ``None`` for the encoder's.
-
-        Returns:
-            ``prompt_embeds [B, L, text_dim]``, ``negative_prompt_embeds``, ``prompt_attention_mask [B, L]``,
-            ``negative_prompt_attention_mask``, ``pooled_prompt_embeds [B, pooled_dim]`` and
-            ``negative_pooled_prompt_embeds``, in this order and by these names of the call's arguments; ``None`` for
-            what the model does not take, for masks that hide nothing, and for negative ones without guidance.
-
-        Raises:
-            InputError: see :meth:`check_inputs`.
-        """
-        request = Request(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            num_videos_per_prompt=num_videos_per_prompt,
-            max_sequence_length=max_sequence_length,
-        )
-        inputs = Inputs(prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_embeds)
-        guided = self._sampling.guided and do_classifier_free_guidance
-        self.check_components(["transformer"] if inputs.embeds_used else [], "encode_prompt")
-        transformer = {} if self.transformer is None else self.transformer.config
-        check_prompts(request, inputs, text_needs(transformer, self._sampling, self.config.max_text_length))
-        check_encoders(self, request, inputs, guided=guided)
-        place = self._execution_device if device is None else torch.device(device)
-        text = encode(self, request, inputs, place, guided=guided)
-        prompt_embeds, prompt_attention_mask, pooled_prompt_embeds = text.cond.cast(dtype)
-        negative = (None, None, None) if text.uncond is None else text.uncond.cast(dtype)
-        negative_prompt_embeds, negative_prompt_attention_mask, negative_pooled_prompt_embeds = negative
-        return (
-            prompt_embeds,
-            negative_prompt_embeds,
-            prompt_attention_mask,
-            negative_prompt_attention_mask,
-            pooled_prompt_embeds,
-            negative_pooled_prompt_embeds,
-        )
-
-    def text_encoder_notices(self, prompt: str) -> list[str]:
-        """What a user should be told about a prompt: words the model does not know, text that is cut."""
-        return self.text.notices(prompt)
 
     # ---- planning --------------------------------------------------------------------------------
 
@@ -575,59 +457,7 @@ class VideoDiTPipeline(
         Raises:
             InputError: a component that is missing, or a scheduler that cannot sample the model.
         """
-        check_kind(plan, Plan, "a Plan, which pipe.plan makes of a Request", "plan")
-        if output_type not in get_args(OutputType):
-            raise InputError(f"output_type must be one of {get_args(OutputType)}, got {output_type!r}")
-        self.check_components(["transformer", "scheduler"], "every call")
-        if plan.spec != self.spec:
-            raise InputError("the plan is for another model; plan it with this pipeline")
-        request, inputs, placed = plan.request, plan.inputs, plan.conditions
-        check_attention_kwargs(request.attention_kwargs)
-        shown = None if plan.flow is None else plan.flow.source_prompt
-        check_encoders(self, request, inputs, guided=plan.guided, source=shown)
-        callback_inputs(inputs, self._callback_tensor_inputs)
-        clip = placed is not None and placed.clip is not None
-        if clip or (placed is not None and placed.start is not None) or output_type != "latent":
-            self.check_components(["vae"], "encoding conditions and decoding")
-        if clip and self.transformer.config.image_dim is not None:
-            self.check_components(["image_encoder", "image_processor"], "a model that sees its first image")
-        if self.text_spec.picture is not None and request.prompt is not None:
-            self.check_components(["image_processor"], "a model that reads its first image with the prompt")
-        draws = probe_scheduler(self.scheduler, plan, self._objective, self._sampling)
-        if plan.stagger is not None and self.actions_for(plan.num_inference_steps) is not None:
-            raise InputError("staggered frames take every step; pipe.accelerate() leaves some out")
-        if plan.request.reference_guidance is not None:
-            if "C" in (self.actions_for(plan.num_inference_steps) or ""):
-                raise InputError(
-                    "reference_guidance needs all predictions of a step; pipe.accelerate() leaves out one in some steps"
-                )
-            if self.processes is not None and self.processes.kind == "guidance":
-                raise InputError("parallel='guidance' shares two predictions; reference_guidance makes a third")
-        if draws == "generator":
-            check_generators(inputs.generator, self._execution_device)
-        if plan.flow is not None:
-            check_flow_run(
-                self.scheduler, [self.transformer, self.transformer_2], self.actions_for(plan.num_inference_steps)
-            )
-            draws = "generator"  # fresh noise in each step, from wherever the generator lives
-        if request.keep_windows is not None and inputs.negative_prompt_embeds is not None and plan.windows is not None:
-            # No recipe tells them from others.
-            raise InputError("windows can be kept of clips whose prompts are known: give negative_prompt as text")
-        if request.keep_windows is not None and inputs.controls:
-            raise InputError("windows cannot be kept of clips whose controls are tensors: no recipe tells them apart")
-        if request.keep_windows is not None and plan.controls:
-            names = [one.branch for one in plan.controls if one.branch != OWN_CHANNELS.name]
-            unknown = [name for name in names if self.controls[name].fingerprint is None]
-            if unknown:
-                raise InputError(
-                    f"windows can be kept of clips whose control branches come from folders, and {unknown[0]!r} was "
-                    "made in memory: save it, and add it by its path"
-                )
-        if request.keep_windows is not None and (changed := [*self.changed, *self.changed_controls]):
-            raise InputError(
-                f"keep_windows needs the model as it was loaded, to know its windows again: {'; '.join(changed)}"
-            )
-        return draws
+        return check_plan(self, plan, output_type)
 
     # ---- the call --------------------------------------------------------------------------------
 
@@ -656,6 +486,8 @@ class VideoDiTPipeline(
         loop: bool = False,
         window: int | None = None,
         overlap: int | None = None,
+        anchor: bool | None = None,
+        history_noise: float | None = None,
         keep_windows: str | os.PathLike[str] | None = None,
         prompt_embeds: Tensor | None = None,
         prompt_attention_mask: Tensor | None = None,
@@ -703,7 +535,7 @@ class VideoDiTPipeline(
                 :class:`~videodit.Reference`, a file or pixels, or a list of these; see
                 :mod:`videodit.control.references`.
             reference_layout: how a LoRA or other weights take references that were trained for them, where the model's
-                files do not tell: ``"edit"``, ``"guide"`` or ``"behind"``.
+                files do not tell: ``"edit"``, ``"apart"``, ``"guide"`` or ``"behind"``.
             reference_guidance: how far references of the layout ``"behind"`` lead, beside guidance by the prompt, from
                 a third prediction without them: Phantom's authors take 5 beside a ``guidance_scale`` of 7.5. ``None``:
                 there are two predictions, which is what 1 gives.
@@ -711,6 +543,14 @@ class VideoDiTPipeline(
             loop: make a clip whose last frame goes on with its first.
             window: frames that are made at once where there are more; ``None`` takes the model's own, if it has one.
             overlap: frames that a window shares with those before; ``None`` takes about a third.
+            anchor: each window also sees the first frame of the clip, in the place of the first of the latent frames
+                that it shares, of which there must be two then: what the clip began with stays in view, however long it
+                is (the sink frames of LongLive, Yang et al., 2025). Not for storyboards. ``None`` takes what the
+                model's folder says.
+            history_noise: the noise level, from 0 to below 1, at which a window sees shared frames that earlier windows
+                made, and of which the model is told: so it takes their mistakes less for the truth. For models that
+                were trained with noise levels of single frames; the authors of SkyReels-V2 take 0.02
+                (``addnoise_condition=20``). Given frames stay clean. ``None`` takes what the model's folder says.
             keep_windows: a folder for the latents of finished windows; the same call goes on from what it holds.
             prompt_embeds: encoded prompts ``[B, L, text_dim]`` in place of ``prompt``.
             prompt_attention_mask: ``[B, L]`` for them, nonzero where a token counts; ``None`` for all.
@@ -777,7 +617,10 @@ class VideoDiTPipeline(
         picture = self._picture_of(plan)
         source = None if plan.flow is None else plan.flow.source_prompt
         guided = self._may_guide(plan)
-        text = encode(self, plan.request, plan.inputs, device, guided=guided, picture=picture, source=source)
+        read = [one.read for one in plan.references if one.read is not None]
+        text = encode(
+            self, plan.request, plan.inputs, device, guided=guided, picture=picture, references=read, source=source
+        )
         text.check()
         watch.mark("text")
 
@@ -805,22 +648,25 @@ class VideoDiTPipeline(
             chunks.finish()  # several processes cannot wait until one of them wants the next window
 
         # 4. Decode
-        if output_type == "stream":  # decoded when it is wanted, and so are windows made
-            free, front = self.maybe_free_model_hooks, plan.spec.decoded_front
-            frames: object = ClipStreams(
-                self.vae, chunks, loop=plan.loop, front=front, free=free, timings=watch.timings
-            )
-        else:
-            latents, front = chunks.joined(), plan.spec.decoded_front
-            frames = latents[:, :, front:]
-            if output_type != "latent":
-                clips = decode(self.vae, latents, loop=plan.loop, front=front)  # [B, 3, T, H, W]
-                frames = self.video_processor.postprocess_video(clips.float(), output_type)
-            watch.mark("vae")
+        frames = self._decoded(chunks, plan, output_type, watch)
         self.maybe_free_model_hooks()
         if self._interrupt:  # no recipe makes half a run again
             recipes = [recipe | {"seed": None} for recipe in recipes]
         return VideoDiTPipelineOutput(frames, plan.fps, recipes, output_type, watch.timings())
+
+    def _decoded(self, chunks: LatentChunks, plan: Plan, output_type: OutputType, watch: Stopwatch) -> object:
+        """Clips of their latents, in the form that the call wants."""
+        front = plan.spec.decoded_front
+        if output_type == "stream":  # decoded when it is wanted, and so are windows made
+            free = self.maybe_free_model_hooks
+            return ClipStreams(self.vae, chunks, loop=plan.loop, front=front, free=free, timings=watch.timings)
+        latents = chunks.joined()
+        frames: object = latents[:, :, front:]
+        if output_type != "latent":
+            clips = decode(self.vae, latents, loop=plan.loop, front=front)  # [B, 3, T, H, W]
+            frames = self.video_processor.postprocess_video(clips.float(), output_type)
+        watch.mark("vae")
+        return frames
 
     def _picture_of(self, plan: Plan) -> np.ndarray | None:
         """What the text encoder sees beside the prompt, uint8 ``[H, W, 3]``; ``None`` where it sees nothing."""
@@ -838,8 +684,8 @@ class VideoDiTPipeline(
         self._begin_run(plan.guidance_scale)
         if self.processes is not None:
             scenes = isinstance(plan.request.prompt, Storyboard) and plan.spec.geometry.patch.t == 1
-            tokens = plan.divided_tokens(scenes=scenes)
-            references = sum(one.tokens for one in plan.references)
+            tokens = plan.tokens_in_front + plan.divided_tokens(scenes=scenes)
+            references = plan.tokens_behind
             self.processes.check(
                 tokens, guided=plan.guided, references=references, keep_windows=plan.request.keep_windows
             )
@@ -848,24 +694,3 @@ class VideoDiTPipeline(
         """Whether there is guidance, or a callback may turn it on."""
         called = plan.inputs.callback_on_step_end is not None
         return plan.guided or (self._sampling.guided and called and self._reads_text)
-
-
-def _sampled_as(transformer: object) -> str | None:
-    """How to sample with a transformer whose pipeline nobody names; ``None`` for those that were made here.
-
-    Raises:
-        InputError: a transformer of a family with several pipelines.
-    """
-    from videodit.families import FAMILIES
-
-    config = {} if transformer is None else getattr(transformer, "config", {})
-    name = config.get("family")
-    if name is None or name not in FAMILIES:
-        return None
-    fitting = {pipeline: one for pipeline, one in FAMILIES[name].sampling.items() if one.fits(config)}
-    # A pipeline that differs from another by its references alone is another checkpoint, which nobody named.
-    plain = {key: replace(one, references=None, reference_sizes=()) for key, one in fitting.items()}
-    legal = sorted(key for key in fitting if not any(plain[key] == fitting[other] for other in fitting.keys() - {key}))
-    if len(legal) > 1:
-        raise InputError(f"a transformer of family {name!r} needs sampled_as; valid values are {', '.join(legal)}")
-    return legal[0] if legal else None

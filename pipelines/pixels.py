@@ -173,8 +173,7 @@ class Fitting:
         box, inner = self._box, self._inner
         part = frame[box[1] : box[3], box[0] : box[2]]
         if part.shape[:2] != inner[::-1]:
-            pixels = part if part.dtype == np.uint8 else (part * 255).round().astype(np.uint8)
-            part = np.asarray(PIL.Image.fromarray(pixels).resize(inner, PIL.Image.Resampling.LANCZOS))
+            part = np.asarray(PIL.Image.fromarray(as_bytes(part)).resize(inner, PIL.Image.Resampling.LANCZOS))
         height, width = self._size
         if (height, width) == part.shape[:2]:
             return part
@@ -182,6 +181,28 @@ class Fitting:
         top, left = (height - inner[1]) // 2, (width - inner[0]) // 2
         out[top : top + inner[1], left : left + inner[0]] = part
         return out
+
+
+def as_bytes(frames: np.ndarray) -> np.ndarray:
+    """Frames, uint8 or floats in [0, 1], as uint8."""
+    return frames if frames.dtype == np.uint8 else (frames * 255).round().astype(np.uint8)
+
+
+def as_pixels(frames: np.ndarray, device: torch.device) -> Tensor:
+    """Frames uint8 ``[T, H, W, 3]`` as an autoencoder takes a clip: fp32 ``[1, 3, T, H, W]`` in [-1, 1]."""
+    writable = torch.from_numpy(np.require(frames, requirements=["C", "W"]))  # torch warns of others
+    return writable.to(device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+
+
+def resized(frames: np.ndarray, height: int, width: int, fit: Fit, *, name: str) -> tuple[np.ndarray, list[str]]:
+    """Frames ``[T, H, W, 3]`` at another size, as they were: uint8, or where nothing changed, floats in [0, 1].
+
+    See :func:`fitted` for the arguments and for what it raises.
+    """
+    if frames.shape[1:3] == (height, width):
+        return frames, []
+    box = Fitting(frames.shape[1], frames.shape[2], height, width, fit, name=name)
+    return np.stack([box.apply(frame) for frame in frames]), box.notices
 
 
 def fitted(frames: np.ndarray, height: int, width: int, fit: Fit, *, name: str = "clip") -> tuple[Tensor, list[str]]:

@@ -6,19 +6,19 @@ clips, each once. Where there are none, and no live inputs, it loads neither tor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from videodit.arguments import check_kind, check_path
-from videodit.control.control import check_controls, check_own_control, check_steps
-from videodit.control.references import check_reference_guidance, check_references
 from videodit.errors import InputError
 from videodit.path_kinds import names_a_file
 from videodit.pipelines.conditions import Edit, check_fit, edit_steps, ends_given, images_as_frames
-from videodit.pipelines.flow_terms import MASK_DRAWS, check_flow_edit, flow_terms
+from videodit.pipelines.control_planning import checked_controls, plan_controls
+from videodit.pipelines.flow_terms import FlowTerms, check_flow_edit, terms_of
 from videodit.pipelines.levels import Levels
 from videodit.pipelines.prompt_expansion import expand_request
+from videodit.pipelines.reference_planning import plan_references
 from videodit.pipelines.request import Inputs, Request, as_list
 from videodit.pipelines.settings import Settings, check_conditions, check_frames, plan_settings, whole_number
 from videodit.pipelines.spec import ModelSpec, TextNeeds
@@ -30,16 +30,12 @@ from videodit.threads import check_threads
 if TYPE_CHECKING:
     import numpy as np
 
-    from videodit.control.control import CheckedControl
-    from videodit.control.references import CheckedReferences
     from videodit.json_types import JsonObject
+    from videodit.pipelines.conditions import AnyCondition
     from videodit.pipelines.control_placing import PlacedControl
-    from videodit.pipelines.flow_terms import FlowTerms
+    from videodit.pipelines.control_planning import PlaceControls
     from videodit.pipelines.placing import PlacedConditions
     from videodit.pipelines.reference_placing import PlacedReference
-
-    PlaceControls = Callable[..., tuple[tuple[PlacedControl, ...], list[str]]]
-    """As :func:`videodit.pipelines.control_placing.place_controls`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +50,7 @@ class Plan(Settings):
         videos: how many clips are made.
         guided: whether two predictions are led apart.
         conditions: what is fixed of the clips, placed; ``None``: nothing is.
+        flow: what an edit by two prompts is about; ``None``: there is none.
         stagger: how latent frames follow one another; ``None``: all take each step together.
         controls: what steers them, as the model will see it.
         references: of what they should show, likewise.
@@ -66,6 +63,7 @@ class Plan(Settings):
     videos: int = 1
     guided: bool = True
     conditions: PlacedConditions | None = None
+    flow: FlowTerms | None = None
     stagger: Stagger | None = None
     controls: tuple[PlacedControl, ...] = ()
     references: tuple[PlacedReference, ...] = ()
@@ -106,17 +104,15 @@ class Plan(Settings):
         """Latent frames that are made together, in the order in which they are made."""
         placed = self.conditions
         level = None if placed is None or self.renoised else placed.level
-        return windows_of(self.latent_shape[1], self.windows, level)
+        return windows_of(self.latent_shape[1], self.windows, level, anchor=self.anchor)
 
     @property
     def steps_taken(self) -> int:
         """Steps of the sampler in each window; of an edit, those that its strength leaves; of staggered frames, as many
         as there are until the last one is clean."""
-        edited = self.conditions is not None and self.conditions.start is not None
         if self.stagger is not None:
             return len(self.stagger.rows(self.num_inference_steps, self.latent_shape[1]))
-        strength = self.conditions.strength if edited and self.conditions is not None else 1.0
-        return edit_steps(self.num_inference_steps, strength) if edited else self.num_inference_steps
+        return _steps_taken(self.num_inference_steps, self.conditions)
 
     def with_front(self, front: int) -> Plan:
         """The plan of the same clips with some latent frames more in front.
@@ -138,17 +134,38 @@ class Plan(Settings):
     @property
     def predictions(self) -> int:
         """Of the transformer in each step."""
-        return 1 + self.guided + (self.request.reference_guidance is not None)
+        if self.flow is None:
+            return 1 + self.guided + (self.request.reference_guidance is not None)
+        scale = max(self.guidance_scale, self.request.guidance_scale_2 or 0)
+        return self.flow.n_avg * self.flow.predictions(
+            scale, guided=self.spec.text.guided, above=self.spec.text.guided_above
+        )
 
     @property
     def forward_tokens(self) -> int:
         """Tokens that the transformer sees at once, those of references among them."""
-        return self.window_tokens + sum(one.tokens for one in self.references)
+        return self.tokens_in_front + self.window_tokens + self.tokens_behind
 
     @property
-    def flow(self) -> FlowTerms | None:
-        """What an edit by two prompts is about, if there is one."""
-        return next(iter(_flow_edits(self.request, self.inputs)), None)
+    def tokens_in_front(self) -> int:
+        """Tokens of latent frames in front of the clip, in which a branch sees references; they are cut off."""
+        if seen := sum(one.tokens for one in self.references if one.branch is not None):
+            return seen
+        return self._frame_tokens * max((one.front for one in self.inputs.controls), default=0)
+
+    @property
+    def tokens_behind(self) -> int:
+        """Tokens of references that follow the clip's. A model of the layout ``lead`` sees one of zeros where there is
+        none."""
+        rules = self.spec.references
+        if rules is not None and rules.layout == "lead" and not (self.request.references or self.inputs.references):
+            return self._frame_tokens
+        return sum(one.tokens for one in self.references if one.branch is None)
+
+    @property
+    def _frame_tokens(self) -> int:
+        rows, columns = self.spec.geometry.size_multiple
+        return (self.height // rows) * (self.width // columns)
 
     def forwards(self, steps: int) -> int:
         """Forwards of the transformer, of a batch of all clips.
@@ -156,12 +173,8 @@ class Plan(Settings):
         Args:
             steps: that are taken in each window.
         """
-        if self.flow is None:
-            return steps * len(self.spans) * self.predictions
-        scales = (max(self.guidance_scale, self.request.guidance_scale_2 or 0), self.flow.source_guidance_scale)
-        guided = [self.spec.text.guided and scale > 1 for scale in scales]
-        noises = steps * self.flow.n_avg + (MASK_DRAWS if self.flow.auto_mask else 0)
-        return noises * (2 + sum(guided))
+        made = steps * len(self.spans) * self.predictions
+        return made if self.flow is None else made + self.flow.mask_draws * self.predictions // self.flow.n_avg
 
     @property
     def estimate(self) -> dict[str, int]:
@@ -196,15 +209,7 @@ def plan(
     Raises:
         InputError: naming the bad value and what is legal.
     """
-    asked = request
-    request, notes = expand_request(request)
-    if request.loras != asked.loras:  # a pipeline makes clips with the LoRAs that it has loaded
-        raise InputError("the prompt calls LoRAs; expand_request says which, to load them before the clip is planned")
-    request.check_texts()
-    for name in ("loop", "dynamic_guidance"):
-        check_kind(getattr(request, name), bool, "True or False", name)
-    if request.keep_windows is not None:
-        check_path(request.keep_windows, "keep_windows")
+    request, notes = _expanded(request)
     levels = Levels(request.sigmas, request.timesteps, request.eta)
     steps = request.num_inference_steps
     if levels.count is not None and steps not in (None, levels.count):
@@ -212,39 +217,34 @@ def plan(
     settings = plan_settings(request, spec, steps=levels.count)
     if isinstance(request.prompt, Storyboard):
         request.prompt.check(settings.seconds)
-    terms = _flow_edits(request, inputs)
-    scales = (
-        settings.guidance_scale,
-        request.guidance_scale_2,
-        *(one.source_guidance_scale for one in terms),
-    )
-    guided = spec.text.guided and any(scale is not None and scale > 1 for scale in scales)
+    given = _given(request, inputs)
+    flow = terms_of(given)
+    scales = (settings.guidance_scale, request.guidance_scale_2, 0 if flow is None else flow.source_guidance_scale)
+    guided = spec.text.guided and any(scale is not None and scale > spec.text.guided_above for scale in scales)
     count = check_prompts(request, inputs, spec.text)
     videos = count * whole_number("num_videos_per_prompt", request.num_videos_per_prompt, 1, None)
     check_threads(request.threads)
     stagger = stagger_of(request, spec, settings)
-    checked = _check_controls(request, inputs, spec)
+    checked = checked_controls(request, inputs, spec)
     if stagger is not None and (checked or inputs.controls):
         raise InputError("control is for clips whose frames take each step together; leave out either it or stagger")
-    conditions = _conditions(request, inputs, spec, settings, read_media)
+    conditions = _conditions(given, request, inputs, spec, settings, read_media)
     if stagger is not None and conditions is not None:
         _check_staggered(stagger, conditions)
-    controls, told = _controls(checked, request, settings, conditions, read_media, place_controls)
-    references, more = _references(request, inputs, spec, settings, checked, read_media, guided=guided)
+    taken = _steps_taken(settings.num_inference_steps, conditions)
+    controls, told = plan_controls(
+        checked, request, settings, steps_taken=taken, read_media=read_media, place=place_controls
+    )
+    references, more = plan_references(
+        request, inputs, spec, settings, conditions=given, controls=checked, guided=guided, read_media=read_media
+    )
     if inputs.tensors or inputs.generator is not None:
         from videodit.pipelines.live_inputs import check_live
 
         check_live(inputs, videos=videos, latent_shape=settings.latent_shape)
     notices = [*notes, *settings.notices, *([] if conditions is None else conditions.notices), *told, *more]
-    notices += [notice for text in as_list(request.prompt) for notice in _file_notice(text)]
-    if text_notices is not None:
-        texts = dict.fromkeys([*request.texts, *(one.source_prompt for one in terms)])
-        notices += [notice for text in texts for notice in text_notices(text)]
-    if request.has_weights and spec.text.pooled_dim is not None:
-        notices.append("weights of words do not reach the pooled embedding of the prompt, which this model takes, too")
-    if any(as_list(request.negative_prompt, "negative_prompt")) and not guided:
-        notices.append("negative_prompt has no effect without guidance: guidance_scale is at most 1")
-    return Plan(
+    notices += _text_notices(request, spec.text, flow, text_notices, guided=guided)
+    planned = Plan(
         **vars(settings) | {"notices": notices},
         request=request,
         inputs=inputs,
@@ -253,115 +253,85 @@ def plan(
         videos=videos,
         guided=guided,
         conditions=conditions,
+        flow=flow,
         stagger=stagger,
         controls=controls,
         references=references,
     )
+    _check_windows(planned)
+    return planned
 
 
-def _flow_edits(request: Request, inputs: Inputs) -> list[FlowTerms]:
-    """What edits by two prompts are about."""
-    edits = (one for one in inputs.conditions or request.conditions if isinstance(one, Edit))
-    return [terms for one in edits if (terms := flow_terms(one)) is not None]
-
-
-def _check_controls(request: Request, inputs: Inputs, spec: ModelSpec) -> list[CheckedControl]:
-    """What steers the clips, checked as far as that goes without its files."""
-    checked = check_controls(request.control if inputs.control is None else inputs.control, spec.takers)
-    check_own_control(checked, spec.own_taker)
-    if checked and request.loop:
-        raise InputError(
-            "a loop takes no control: a control has a first frame and a last one, and a loop has neither; leave one "
-            "of them out"
-        )
-    return checked
-
-
-def _controls(
-    checked: list[CheckedControl],
-    request: Request,
-    settings: Settings,
-    conditions: PlacedConditions | None,
-    read_media: bool,
-    place: PlaceControls | None,
-) -> tuple[tuple[PlacedControl, ...], list[str]]:
-    """What steers the clips, read, derived and placed, and what is announced of that."""
-    steps = settings.num_inference_steps
-    edited = conditions is not None and conditions.start is not None
-    taken = edit_steps(steps, conditions.strength) if edited and conditions is not None else steps
-    for one in checked:
-        check_steps(one, steps, steps - taken)
-    if not checked or not read_media:
-        return (), []
-    if place is None:
-        from videodit.pipelines.control_placing import place_controls
-
-        place = place_controls
-    return place(checked, settings, fit=request.fit)
-
-
-def _references(
-    request: Request,
-    inputs: Inputs,
-    spec: ModelSpec,
-    settings: Settings,
-    controls: list[CheckedControl],
-    read_media: bool,
-    *,
-    guided: bool,
-) -> tuple[tuple[PlacedReference, ...], list[str]]:
-    """References of what the clips should show, checked, read and placed, and what is announced of them."""
-    checked = check_references(
-        inputs.references or request.references,
-        own=spec.references,
-        chosen=request.reference_layout,
-        obstacle=spec.reference_obstacle,
-        images=spec.images,
-        branches=spec.branches,
-    )
-    if checked is None:
-        if request.reference_guidance is not None:
-            raise InputError("reference_guidance is for references, and there are none; leave it out")
-        return (), []
-    check_reference_guidance(request.reference_guidance, checked.layout, guided=guided)
-    _check_references_beside(checked, request, inputs, settings, controls)
-    if not read_media:
-        return (), []
-    from videodit.pipelines.reference_placing import check_along, place_references
-
-    placed, notices = place_references(checked, spec, settings, fit=request.fit)
-    parts = "windows" if settings.windows is not None else "a storyboard"
-    if settings.windows is not None or isinstance(request.prompt, Storyboard):
-        check_along(placed, settings, parts=parts)
-    return placed, notices
-
-
-def _check_references_beside(
-    checked: CheckedReferences, request: Request, inputs: Inputs, settings: Settings, controls: list[CheckedControl]
-) -> None:
-    """See that references go with what else is asked for.
+def _check_windows(plan: Plan) -> None:
+    """See that windows can share what they should.
 
     Raises:
-        InputError: they do not.
+        InputError: noise in what they share, of a model that was not trained with noise levels of single frames, or an
+            anchor for a storyboard or for windows that go backward.
     """
-    name = checked.layout.name
-    others = {"stagger": bool(request.stagger)}
-    if name == "guide":
-        others["a loop"] = request.loop
-    if name == "front":
-        conditions = (request.image, request.last_image, inputs.image, inputs.last_image)
-        others |= {
-            "a loop": request.loop,
-            "windows": settings.windows is not None,
-            "latents": inputs.latents is not None,
-            "images, frames or an edit": bool(request.conditions or inputs.conditions)
-            or any(one is not None for one in conditions),
-            f"control for another branch than {checked.branch.name!r}" if checked.branch is not None else "": any(
-                one.branch != checked.branch for one in controls
-            ),
-        }
-    if what := [other for other, there in others.items() if there]:
-        raise InputError(f"references of the layout {name!r} and {what[0]} exclude each other; leave one out")
+    if plan.request.anchor and isinstance(plan.request.prompt, Storyboard):
+        raise InputError("anchor keeps what the first frame shows, and a storyboard changes it; leave out one of them")
+    if plan.request.anchor and plan.anchor and not plan.spans[-1].anchored:
+        raise InputError("an anchor is the first frame, which is made last where the end of a clip is given alone")
+    if plan.history_noise and (plan.renoised or not (plan.spec.keeps_frames or plan.spec.keeps_any)):
+        raise InputError(
+            f"history_noise is {plan.history_noise:g}, but this model was not trained with a noise level for each frame"
+        )
+
+
+def _expanded(asked: Request) -> tuple[Request, list[str]]:
+    """A request with its prompts expanded, checked as far as no model is needed, and what is announced of them.
+
+    Raises:
+        InputError: a field of another kind, or a prompt that calls a LoRA.
+    """
+    request, notes = expand_request(asked)
+    if request.loras != asked.loras:  # a pipeline makes clips with the LoRAs that it has loaded
+        raise InputError("the prompt calls LoRAs; expand_request says which, to load them before the clip is planned")
+    request.check_texts()
+    for name in ("loop", "dynamic_guidance"):
+        check_kind(getattr(request, name), bool, "True or False", name)
+    if request.anchor is not None:
+        check_kind(request.anchor, bool, "True, False or None", "anchor")
+    if request.keep_windows is not None:
+        check_path(request.keep_windows, "keep_windows")
+    return request, notes
+
+
+def _given(request: Request, inputs: Inputs) -> list[AnyCondition]:
+    """What is fixed of the clips, the pictures of the short names first."""
+    image = request.image if inputs.image is None else inputs.image
+    last_image = request.last_image if inputs.last_image is None else inputs.last_image
+    return [*images_as_frames(image, last_image), *(inputs.conditions or request.conditions)]
+
+
+def _steps_taken(steps: int, conditions: PlacedConditions | None) -> int:
+    """Steps of the sampler that what is placed leaves, of an edit the last ones."""
+    if conditions is None or conditions.start is None:
+        return steps
+    return edit_steps(steps, conditions.strength)
+
+
+def _text_notices(
+    request: Request,
+    needs: TextNeeds,
+    flow: FlowTerms | None,
+    of_text: Callable[[str], list[str]] | None,
+    *,
+    guided: bool,
+) -> list[str]:
+    """What a user should know about the prompts."""
+    notices = [notice for text in as_list(request.prompt) for notice in _file_notice(text)]
+    if of_text is not None:
+        texts = [*request.texts, *([] if flow is None else [flow.source_prompt])]
+        notices += [notice for text in dict.fromkeys(texts) for notice in of_text(text)]
+    if request.has_weights and needs.pooled_dim is not None:
+        notices.append("weights of words do not reach the pooled embedding of the prompt, which this model takes, too")
+    if any(as_list(request.negative_prompt, "negative_prompt")) and not guided:
+        notices.append(
+            f"negative_prompt has no effect without guidance: guidance_scale is at most {needs.guided_above:g}"
+        )
+    return notices
 
 
 def _file_notice(prompt: str) -> list[str]:
@@ -430,12 +400,14 @@ def _check_staggered(stagger: Stagger, conditions: PlacedConditions) -> None:
 
 
 def _conditions(
-    request: Request, inputs: Inputs, spec: ModelSpec, settings: Settings, read_media: bool
+    conditions: Sequence[AnyCondition],
+    request: Request,
+    inputs: Inputs,
+    spec: ModelSpec,
+    settings: Settings,
+    read_media: bool,
 ) -> PlacedConditions | None:
     """What is fixed of the clips: checked, read and placed."""
-    image = request.image if inputs.image is None else inputs.image
-    last_image = request.last_image if inputs.last_image is None else inputs.last_image
-    conditions = [*images_as_frames(image, last_image), *(inputs.conditions or request.conditions)]
     first, last = ends_given(conditions, settings.num_frames)
     check_conditions(
         spec,

@@ -66,8 +66,7 @@ def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> S
         control=own_control(pipe, plan.controls, device),
         references=plan.references,
     )
-    if (rays := own_rays(pipe, plan.controls, device)) is not None:
-        condition = replace(condition, patch_control=rays)
+    condition = replace(condition, patch_control=own_rays(pipe, plan.controls, device))
     if latents is None:
         first = pipe.sampling.frames_first
         latents = torch.stack([draw_noise(plan.latent_shape, g, device, frames_first=first) for g in generators])
@@ -77,6 +76,6 @@ def prepare(pipe: PreparingPipeline, plan: Plan, videos: int, draws: Draws) -> S
     if draws == "elsewhere" or plan.inputs.controls:  # which no recipe holds
         seeds = [None] * videos
     shared = len(set(map(id, generators))) < len(generators)
-    if shared and (draws == "generator" or "drawn_image" in plan.spec.channels):
+    if shared and (draws == "generator" or plan.history_noise or "drawn_image" in plan.spec.channels):
         seeds = [None] * videos  # a shared generator gives each clip what others left
     return Start(latents.to(device, torch.float32), condition, generators, seeds)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from videodit.families.sampling import OWN
+from videodit.pipelines.component_classes import class_of
 from videodit.pipelines.folders import family_of_index
-from videodit.pipelines.loading import class_of, load_plain
+from videodit.pipelines.loading import load_plain
 from videodit.pipelines.spec import ModelFolder
 from videodit.prompt_reader import PromptReader
 

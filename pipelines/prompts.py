@@ -105,6 +105,7 @@ def encode(
     *,
     guided: bool,
     picture: np.ndarray | None = None,
+    references: Sequence[np.ndarray] = (),
     source: str | None = None,
 ) -> Text:
     """The prompts, what guidance leads away from, and a storyboard's scenes, once for each clip.
@@ -117,6 +118,7 @@ def encode(
         guided: there is something that guidance leads away from.
         picture: uint8 ``[H, W, 3]`` that the clips start from, for models that read it with a prompt. What guidance
             leads away from is read with a black one.
+        references: uint8 ``[H, W, 3]`` each, for models that read them with every prompt.
         source: what a clip that is edited shows.
     """
     repeats, length = request.num_videos_per_prompt, request.max_sequence_length
@@ -127,6 +129,8 @@ def encode(
         options: dict[str, Any] = {} if length is None else {"max_length": int(length)}
         if picture is not None:
             options["picture"] = picture
+        if references:
+            options["references"] = references
         tokens: TextTokens = pipe.text(prompts, device=device, **options)
         if weights is None or not any(weights):
             return tokens

@@ -174,6 +174,7 @@ class RecordedPipeline(RunningPipeline, Protocol):
     batch_guidance: bool
     quantized: str | None
     _model_id: str | None
+    _files: Mapping[str, Path]
 
     @property
     def controls(self) -> Mapping[str, ControlBranch]:
@@ -252,6 +253,22 @@ class ReadingPipeline(Protocol):
 
     def check_text_components(self, purpose: str, instead: str) -> None:
         """See that prompts can be read."""
+
+
+class CheckedPipeline(RecordedPipeline, ReadingPipeline, Protocol):
+    """What it is seen in whether a plan can be carried out."""
+
+    _callback_tensor_inputs: list[str]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Strides, channels and defaults of the model."""
+
+    def actions_for(self, steps: int) -> str | None:
+        """What the steps of a call compute."""
+
+    def check_components(self, names: Sequence[str], purpose: str, instead: str = "") -> None:
+        """See that components are there."""
 
 
 class PreviewedPipeline(Protocol):

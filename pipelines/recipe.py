@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videodit.configs import read_json
-from videodit.control.branch_spec import OWN_CHANNELS
 from videodit.errors import InputError
-from videodit.pipelines.folders import family_of_index
+from videodit.pipelines.folders import FILED, family_of_index
 from videodit.pipelines.planning import Plan
 from videodit.pipelines.request import Request, as_list
 from videodit.pipelines.storyboard import Storyboard
@@ -48,6 +47,8 @@ FIELDS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
     ("loop", "loop", (bool,)),
     ("window", "window", (int,)),
     ("overlap", "overlap", (int,)),
+    ("anchor", "anchor", (bool,)),
+    ("history_noise", "history_noise", (int, float)),
     ("dtype", "dtype", (str,)),
     ("threads", "threads", (int,)),
     ("max_sequence_length", "max_sequence_length", (int,)),
@@ -87,7 +88,6 @@ def write_recipes(
     if isinstance(request.prompt, Storyboard):
         prompts = [request.prompt.scenes]
     record = plan.condition_record
-    windowed = plan.windows is not None
     backends = backends_of([pipe.transformer, pipe.transformer_2, pipe.vae])
     extras = {
         "guidance_2": None if request.guidance_scale_2 is None else float(request.guidance_scale_2),
@@ -97,14 +97,17 @@ def write_recipes(
         "conditions": record or None,  # which pixels they were, not what they show
         "control": plan.control_record or None,
         "control_models": _control_models(pipe, plan) or None,
+        "component_files": {name: path.name for name, path in pipe._files.items() if name in FILED} or None,
         "references": plan.reference_record or None,
         "reference_layout": request.reference_layout,
         "reference_guidance": request.reference_guidance,
         "fit": request.fit if record or plan.controls or plan.references else None,
         "handover": request.prompt.handover if isinstance(request.prompt, Storyboard) else None,
         "loop": request.loop or None,
-        "window": int(request.window or plan.spec.window or 0) if windowed else None,
+        "window": _window(plan),
         "overlap": plan.windows[1] * plan.spec.geometry.vae_stride.t if plan.windows is not None else None,
+        "anchor": None if plan.windows is None else any(one.anchored for one in plan.spans),
+        "history_noise": None if plan.windows is None else plan.history_noise,
         "loras": pipe._lora_entries() or None,
         "step_actions": actions,
         "batched_guidance": pipe.batch_guidance or None,
@@ -134,6 +137,14 @@ def write_recipes(
     ]
 
 
+def _window(plan: Plan) -> int | None:
+    """The frames of a window where a clip has several, or would have by what the model does by itself."""
+    own, asked = plan.spec.window, plan.request.window
+    if plan.windows is not None:
+        return int(asked or own or 0)
+    return None if own is None or asked is None or plan.num_frames <= own else int(asked)
+
+
 def _typed(request: Request, prompt: int, negative: int) -> JsonObject:
     """What a prompt and a negative prompt were typed as, and their weights; a storyboard's are lists of its scenes."""
     found: JsonObject = {}
@@ -157,7 +168,7 @@ def _not_recorded(plan: Plan) -> list[str]:
 
 def _control_models(pipe: RecordedPipeline, plan: Plan) -> JsonObject:
     """The branches that a run's controls go to: the fingerprint of each, and ``None`` where nobody knows it."""
-    names = dict.fromkeys(one.branch for one in plan.controls if one.branch != OWN_CHANNELS.name)
+    names = dict.fromkeys(one.branch for one in plan.controls if not one.by_model)
     return {name: pipe.controls[name].fingerprint for name in names}
 
 

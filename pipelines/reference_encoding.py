@@ -5,38 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from videodit.pipelines.autoencoders import encode_posterior
+from videodit.pipelines.pixels import as_pixels
 from videodit.pipelines.protocols import EncodingPipeline
 from videodit.pipelines.reference_placing import PlacedReference
 from videodit.reference_tokens import ReferenceTokens, tokens_in_layout
 
 
-def as_pixels(frames: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 frames ``[T, H, W, 3]`` as ``[3, T, H, W]`` in [-1, 1]."""
-    return torch.from_numpy(np.array(frames)).to(device, torch.float32).permute(3, 0, 1, 2) / 127.5 - 1
-
-
 @torch.no_grad()
 def encode_references(
-    pipe: EncodingPipeline, references: Sequence[PlacedReference], device: torch.device
+    pipe: EncodingPipeline,
+    references: Sequence[PlacedReference],
+    latent_shape: tuple[int, int, int, int],
+    device: torch.device,
 ) -> tuple[ReferenceTokens, ...]:
     """References as the transformer takes them; those that a branch sees are left out.
 
     Args:
         pipe: the pipeline, for its autoencoder.
         references: placed.
+        latent_shape: of the clips, ``(C, T, H, W)``.
         device: where the result goes.
     """
     found: list[ReferenceTokens] = []
+    rules = pipe.spec.references
+    if rules is not None and rules.layout == "lead" and not references:  # as such models were trained without a picture
+        channels, _, rows, columns = latent_shape
+        found.append(tokens_in_layout("lead", torch.zeros(1, channels, 1, rows, columns, device=device)))
     for one in references:
         if one.branch is not None:
             continue
-        latents = encode_posterior(pipe.vae, as_pixels(one.frames, device)[None])[0]  # [1, C, T, H, W]
-        found.append(tokens_in_layout(one.layout, latents, number=len(found), at=_token_at(pipe, one.at)))
+        latents = encode_posterior(pipe.vae, as_pixels(one.frames, device))[0]  # [1, C, T, H, W]
+        at = _token_at(pipe, one.at)
+        found.append(tokens_in_layout(one.layout, latents, number=len(found), at=at, timestep=one.timestep))
     return tuple(found)
 
 

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
+from videodit.control.reference_layouts import OF_PICTURES
 from videodit.control.reference_pictures import on_white
+from videodit.control.reference_rules import ReferenceRules, in_area
 from videodit.control.references import CheckedReferences, Reference
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
 from videodit.pipelines.conditions import Fit
 from videodit.pipelines.control_placing import sha256_of
-from videodit.pipelines.pixels import Fitting, fingerprint, read_frames
+from videodit.pipelines.pixels import as_bytes, fingerprint, read_frames, resized
 from videodit.pipelines.settings import Settings
 from videodit.pipelines.spec import ModelSpec
 
@@ -33,6 +35,8 @@ class PlacedReference:
         at: the frame of the clip that its first one stands at, for the layout ``guide``.
         tokens: that the transformer sees of it.
         branch: the control branch that sees it, for the layout ``front``.
+        timestep: of its tokens, where the model has one of its own for them.
+        read: what the text encoder reads of it, uint8 ``[h, w, 3]``; ``None``: nothing.
         record: for the recipe: what it was made from, and which pixels came out.
     """
 
@@ -41,6 +45,8 @@ class PlacedReference:
     at: int
     tokens: int
     branch: str | None
+    timestep: float | None
+    read: np.ndarray | None
     record: JsonObject
 
 
@@ -77,14 +83,19 @@ def _place(
     layout = checked.layout
     size = (settings.height, settings.width) if layout.clips else None
     frames, notices = read_frames(reference.source, fps=float(settings.fps), name=what, size=size, fit=fit)
-    if frames.dtype != np.uint8:
-        frames = np.rint(frames * 255).astype(np.uint8)
+    frames, read = as_bytes(frames), None
+    rules = spec.references if spec.references is not None and spec.references.layout == layout.name else None
     if len(frames) > 1 and not layout.clips:
         raise InputError(f"{what} is a clip of {len(frames)} frames; the layout {layout.name!r} takes pictures alone")
     if layout.name == "guide":
         frames, told = _guide(frames, reference, what, spec, settings, fit)
-    elif layout.name == "edit":
-        frames, told = _resized(frames[0], _own_size(frames[0], spec, settings), what)
+    elif layout.name == "lead":
+        frames, told = resized(frames, settings.height, settings.width, fit, name=what)
+    elif layout.name in OF_PICTURES:
+        if rules is not None and rules.read_area:
+            wide, high = in_area(rules.read_area, (frames.shape[2], frames.shape[1]), rules.multiple)
+            read = resized(frames, high, wide, "stretch", name=what)[0][0]
+        frames, told = _picture(frames, what, rules, spec, settings)
     elif layout.name == "behind":
         frames, told = on_white(frames[0], settings.height, settings.width)[None], []
     else:
@@ -99,8 +110,11 @@ def _place(
         path = Path(reference.source)
         record |= {"file": path.name, "sha256": sha256_of(path)}
     branch = None if checked.branch is None else checked.branch.name
-    tokens = 0 if branch is not None else spec.geometry.num_tokens(*frames.shape[:3])
-    return PlacedReference(layout.name, frames, reference.at, tokens, branch, record), [*notices, *told]
+    seen = frames.shape[:3] if branch is None else (1, settings.height, settings.width)  # fitted into the clip's size
+    tokens = spec.geometry.num_tokens(*seen)
+    timestep = None if rules is None else rules.timestep
+    placed = PlacedReference(layout.name, frames, reference.at, tokens, branch, timestep, read, record)
+    return placed, [*notices, *told]
 
 
 def _guide(
@@ -116,9 +130,8 @@ def _guide(
         if legal < own:
             notices.append(f"{what}: of {own} frames the first {legal} are used, as many as go with the clip from {at}")
         frames = frames[:legal]
-    if frames.shape[1:3] != (settings.height, settings.width):
-        box = Fitting(frames.shape[1], frames.shape[2], settings.height, settings.width, fit, name=what)
-        frames, notices = np.stack([box.apply(frame) for frame in frames]), [*notices, *box.notices]
+    frames, told = resized(frames, settings.height, settings.width, fit, name=what)
+    notices += told
     if at == 0:
         notices.append(
             f"{what} guides the clip from its first frame on, for which a model needs a LoRA that was trained for it "
@@ -135,25 +148,27 @@ def _legal_length(most: int, spec: ModelSpec) -> int:
     return legal
 
 
-def _own_size(frame: np.ndarray, spec: ModelSpec, settings: Settings) -> tuple[int, int]:
-    """Height and width of about the picture's proportions: one of those that the model was trained with, or as many
-    pixels as the clip's frames have."""
-    height, width = frame.shape[:2]
-    ratio = width / height
-    if spec.reference_sizes:
-        _, wide, high = min((abs(ratio - w / h), w, h) for w, h in spec.reference_sizes)
-    else:
-        area = settings.height * settings.width
-        wide, high = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+def _picture(
+    frames: np.ndarray, what: str, rules: ReferenceRules | None, spec: ModelSpec, settings: Settings
+) -> tuple[np.ndarray, list[str]]:
+    """A picture ``[1, H, W, 3]`` of about its own proportions: as the model was trained with, or of as many pixels as
+    what is made."""
+    height, width = frames.shape[1:3]
     rows, columns = spec.geometry.size_multiple
-    return max(rows, high // rows * rows), max(columns, wide // columns * columns)
-
-
-def _resized(frame: np.ndarray, size: tuple[int, int], what: str) -> tuple[np.ndarray, list[str]]:
-    height, width = frame.shape[:2]
-    box = Fitting(height, width, *size, "stretch", name=what)
-    told = [] if (height, width) == size else [f"{what}: {width}x{height} becomes {size[1]}x{size[0]}"]
-    return box.apply(frame)[None], told
+    if rules is not None:
+        rules.check_size(width, height, what)
+    sizes = None if rules is None else rules.size_of(width, height, (columns, rows))
+    if sizes is None:
+        area, ratio = settings.height * settings.width, width / height
+        wide, high = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        kept = max(columns, wide // columns * columns), max(rows, high // rows * rows)
+        sizes = kept, kept
+    (wide, high), kept = sizes
+    frames, _ = resized(frames, high, wide, "stretch", name=what)
+    left, top = (wide - kept[0]) // 2, (high - kept[1]) // 2
+    frames = frames[:, top : top + kept[1], left : left + kept[0]]
+    told = [] if (width, height) == kept else [f"{what}: {width}x{height} becomes {kept[0]}x{kept[1]}"]
+    return np.ascontiguousarray(frames), told
 
 
 def check_along(references: Sequence[PlacedReference], settings: Settings, *, parts: str) -> None:

@@ -93,6 +93,8 @@ class Request:
         loop: the last frame goes on with the first.
         window: frames that are made at once where there are more.
         overlap: frames that a window shares with those before.
+        anchor: whether the first of the latent frames that a window shares is the first one of the clip.
+        history_noise: the noise level, from 0 to below 1, at which a window sees those of them that were made.
         keep_windows: a folder for the latents of finished windows.
         max_sequence_length: tokens at which prompts are cut.
         sigmas: noise levels; see :class:`videodit.pipelines.levels.Levels`.
@@ -100,6 +102,8 @@ class Request:
         eta: how much noise DDIM draws in each step.
         attention_kwargs: for the transformer.
         model: a bundled model, a folder or a hub id.
+        vae: a file of the weights of its autoencoder alone; see :mod:`videodit.pipelines.component_files`.
+        text_encoders: files of the weights of its text encoders alone.
         loras: files that are loaded on top of the model.
         control_models: branches that are loaded beside it.
         acceleration: a preset's name, a file of schedules, or a config.
@@ -143,6 +147,8 @@ class Request:
     loop: bool = False
     window: int | None = None
     overlap: int | None = None
+    anchor: bool | None = None
+    history_noise: float | None = None
     keep_windows: Path | None = None
     max_sequence_length: int | None = None
     sigmas: Sequence[float] | None = None
@@ -150,6 +156,8 @@ class Request:
     eta: float = 0.0
     attention_kwargs: Mapping[str, object] | None = None
     model: str = "mini"
+    vae: str | None = None
+    text_encoders: tuple[str, ...] = ()
     loras: tuple[LoRARequest, ...] = ()
     control_models: tuple[ControlModel, ...] = ()
     acceleration: str | AccelConfig | None = None
@@ -320,7 +328,7 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[Request, Inputs]:
     return Request(**asked), Inputs(**live)
 
 
-_TEXTS = ("prompt", "negative_prompt", "prompt_source", "negative_prompt_source")
+_TEXTS = ("text_encoders", "prompt", "negative_prompt", "prompt_source", "negative_prompt_source")
 _WEIGHTS = ("prompt_weights", "negative_prompt_weights")
 _MEDIA = ("image", "last_image", "conditions", "control", "references")
 _CONDITIONS: dict[str, type[AnyCondition]] = {"frames": Frames, "region": Region, "edit": Edit}

@@ -78,7 +78,8 @@ class RunState:
     @property
     def _scale_2(self) -> float:
         """The second expert's own scale, or the first one's; a callback that turns guidance off turns both off."""
-        if self._guidance_scale_2 is None or (self._guidance_scale != self._began_with and self._guidance_scale <= 1):
+        above, scale = self.sampling.guided_above, self._guidance_scale
+        if self._guidance_scale_2 is None or (scale != self._began_with and scale <= above):
             return self._guidance_scale
         return self._guidance_scale_2
 
@@ -86,7 +87,7 @@ class RunState:
     def do_classifier_free_guidance(self) -> bool:
         """Whether two predictions are made a step, by now; of two experts, whether either is guided."""
         scales = [self._guidance_scale, *([self._scale_2] if self.transformer_2 is not None else [])]
-        return bool(self.sampling.guided) and max(scales) > 1
+        return bool(self.sampling.guided) and max(scales) > self.sampling.guided_above
 
     @property
     def num_timesteps(self) -> int:

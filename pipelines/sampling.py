@@ -20,10 +20,11 @@ from videodit.pipelines.flow_editing import EulerSteps
 from videodit.pipelines.planning import Plan
 from videodit.pipelines.preparing import Start
 from videodit.pipelines.protocols import RunningPipeline
-from videodit.pipelines.scheduling import SchedulerStep, set_timesteps
+from videodit.pipelines.scheduling import SchedulerStep, draw_noise, set_timesteps
 from videodit.pipelines.stagger import Stagger
 from videodit.pipelines.staggered import StaggeredSteps
 from videodit.pipelines.window_store import WindowStore
+from videodit.pipelines.windows import Window
 from videodit.weights import check_finite
 
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Tensor] | None]
@@ -135,11 +136,13 @@ def sample(
         made = None if store is None else store.load(number, generators, window.added_shape(noise))
         if made is None:
             _begin_window(pipe, plan, noise.device)
-            pipe._leads = plan.causal and not plan.loop and window.span.start == 0
+            pipe._leads = plan.causal and not plan.loop and window.leads
             pipe._front = plan.front
-            part = condition.window(window.span, done, window.keep).snapped(pipe.scheduler)
-            denoise = denoiser(condition=part, span=window.span)
-            start_noise = noise[:, :, window.span]
+            part = condition.window(
+                window.frames, done, window.keep, history_noise=_history_noise(plan, window, noise, generators)
+            ).snapped(pipe.scheduler)
+            denoise = denoiser(condition=part, window=window)
+            start_noise = noise[:, :, window.frames]
             latents = run(pipe, start_noise, denoise, generators, watcher, begin, plan.levels.eta, stagger=plan.stagger)
             part_of = f"window {number + 1} of {len(windows)}" if len(windows) > 1 else "the last step"
             loras = ", ".join(entry["name"] for entry in pipe._lora_entries())
@@ -156,6 +159,18 @@ def sample(
             stop = window.fresh.stop if number + 1 < len(windows) else done.shape[2]
             yield done[:, :, shown:stop]
             shown = stop
+
+
+def _history_noise(
+    plan: Plan, window: Window, noise: Tensor, generators: Sequence[torch.Generator]
+) -> tuple[Tensor, float] | None:
+    """The noise with which a window sees the latents that it keeps, and its level."""
+    frames = window.keep.stop - window.keep.start
+    if not plan.history_noise or not frames:
+        return None
+    shape = (noise.shape[1], frames, *noise.shape[3:])
+    drawn = torch.stack([draw_noise(shape, one, noise.device) for one in generators])
+    return drawn.to(noise), plan.history_noise
 
 
 def _begin_window(pipe: RunningPipeline, plan: Plan, device: torch.device) -> None:

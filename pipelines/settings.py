@@ -43,6 +43,8 @@ class Settings:
         notices: what was adjusted, and where the model was not trained.
         loop: the last frame goes on with the first.
         windows: latent frames that are made at once, and how many of them windows share; ``None``: all at once.
+        anchor: of the latent frames that a window shares, the first is the first one of the clip.
+        history_noise: the noise level at which a window sees what earlier ones made.
         front: latents in front of the clip's own, among those of ``latent_shape``, which are denoised and no part of
             the clip.
     """
@@ -59,6 +61,8 @@ class Settings:
     notices: list[str] = field(default_factory=list)
     loop: bool = False
     windows: tuple[int, int] | None = None
+    anchor: bool = False
+    history_noise: float = 0.0
     front: int = 0
 
     @property
@@ -157,6 +161,8 @@ def plan_settings(request: Request, spec: ModelSpec, *, steps: int | None = None
         notices=notices,
         loop=request.loop,
         windows=windows,
+        anchor=windows is not None and _anchored(request, spec),
+        history_noise=0.0 if windows is None else _history_noise(request, spec),
         front=front,
     )
 
@@ -265,7 +271,14 @@ def _windows(
     if window is None and overlap is not None and spec.window is None:
         raise InputError(f"overlap is {overlap}, but this model makes a clip at once; set window, too")
     at_once = spec.window if window is None else whole_number("window", window, 1, None)
+    noise = _history_noise(request, spec)
     if at_once is None or frames <= at_once:
+        without = {"overlap": overlap, "anchor": request.anchor, "history_noise": request.history_noise and noise}
+        notices += [
+            f"{name} is {asked}, but the clip is made at once: it changes nothing"
+            for name, asked in without.items()
+            if asked
+        ]
         return None
     if spec.geometry.padded:
         raise InputError("windows need a transformer whose patches are one latent frame long")
@@ -274,11 +287,43 @@ def _windows(
     if request.loop:
         raise InputError(f"a loop is made at once, of at most {at_once} frames, got {frames}")
     stride = spec.geometry.vae_stride.t
-    third = stride * max(1, at_once // (3 * stride))
-    shared = third if overlap is None else whole_number("overlap", overlap, stride, None)
+    if overlap is not None:
+        whole_number("overlap", overlap, stride, None)
+    anchored = _anchored(request, spec)
+    shared = _or(overlap, own_overlap(spec, at_once, anchor=anchored))
     latents = latent_window(spec.geometry, at_once, shared, *size)
-    notices.append(f"{frames} frames are made in windows of {at_once}, which share {shared}")
+    if anchored and latents[1] < 2:
+        raise InputError(
+            f"overlap is {shared}; with an anchor it must be at least {2 * stride}: the first frame of the clip stands "
+            "in the place of the first ones that a window shares"
+        )
+    more = ", the first frame of the clip among them" if anchored else ""
+    notices.append(f"{frames} frames are made in windows of {at_once}, which share {shared}{more}")
     return latents
+
+
+def own_overlap(spec: ModelSpec, window: int, *, anchor: bool = False) -> int:
+    """Frames that windows share where nothing else is asked for: about a third."""
+    stride = spec.geometry.vae_stride.t
+    return stride * max(1 + anchor, window // (3 * stride))
+
+
+def _anchored(request: Request, spec: ModelSpec) -> bool:
+    """Whether windows see the first frame of the clip: by itself, a model's do where what it shows stays and they have
+    the room for it."""
+    if request.anchor is not None:
+        return request.anchor
+    window, stride = _or(request.window, spec.window or 0), spec.geometry.vae_stride.t
+    has_room = window > 3 * stride and (request.overlap is None or request.overlap >= 2 * stride)
+    return spec.anchor and has_room and not isinstance(request.prompt, Storyboard)
+
+
+def _history_noise(request: Request, spec: ModelSpec) -> float:
+    """The noise level at which windows see what they share."""
+    level = _or(request.history_noise, spec.history_noise)
+    if not isinstance(level, Real) or isinstance(level, bool) or not 0 <= level < 1:
+        raise InputError(f"history_noise must be a number from 0 to below 1, got {level!r}")
+    return float(level)
 
 
 def check_conditions(

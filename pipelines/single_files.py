@@ -7,14 +7,15 @@ transformer.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from videodit.configs import is_hub_id, read_json
+from videodit.configs import read_json
 from videodit.errors import InputError, ModelError
-from videodit.path_kinds import expanded, is_there, kind_of
-from videodit.pipelines.folders import BUNDLED, check_model, resolve_model
+from videodit.path_kinds import expanded, kind_of
+from videodit.pipelines.folders import check_model, family_of_index, resolve_model
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -31,6 +32,8 @@ def complete(
     *,
     base: str | os.PathLike[str] | None = None,
     second: str | os.PathLike[str] | None = None,
+    parts: Mapping[str, Path] = MappingProxyType({}),
+    encoders: Sequence[Path] = (),
     **hub: Unpack[HubOptions],
 ) -> tuple[Path, dict[str, Path]]:
     """The model folder that a file of weights is completed by, and the file by the network that it is for.
@@ -40,6 +43,8 @@ def complete(
         base: a folder or a hub id. ``None``: the folder that the file lies in, or the one above that; else the one
             published model with such a transformer that is in the hub's cache.
         second: a file for the second transformer of models that have two.
+        parts: files for other components; see :mod:`videodit.pipelines.component_files`.
+        encoders: files for text encoders, each for the one that it fits.
         hub: options for a ``base`` of the hub.
 
     Raises:
@@ -49,11 +54,13 @@ def complete(
     file = expanded(path)
     if kind_of(file).kind == "lora":
         raise InputError(f"model {os.fspath(path)!r} {kind_of(file).text}; a model's file holds a whole transformer")
-    folder = _base(base, hub) if base is not None else _beside(file)
+    absent = (TRANSFORMER, *parts)
+    folder = _beside(file) if base is None else resolve_model(base, weightless=absent, **hub)
     if folder is None:
-        folder = _cached(file, hub)
+        folder = _cached(file, absent, hub)
     files = {TRANSFORMER: file} if second is None else {TRANSFORMER: file, "transformer_2": expanded(second)}
-    index = check_model(folder, files)
+    others = with_parts(folder, parts, encoders)
+    index = check_model(folder, files | others)
     for name, one in files.items():
         if index.get(name) in (None, [None, None]):
             raise InputError(f"{folder} has no {name}, for which {str(one)!r} is")
@@ -63,7 +70,30 @@ def complete(
             f"{folder} has two transformers, for higher and for lower noise, and a file does not tell which it is: "
             f"VideoDiTPipeline.from_single_file(high, transformer_2=low, base={str(folder)!r}) takes both"
         )
-    return folder, files
+    return folder, files | others
+
+
+def with_parts(folder: Path, parts: Mapping[str, Path], encoders: Sequence[Path] = ()) -> dict[str, Path]:
+    """Files for components of a model, each held against the folder's config.
+
+    Args:
+        folder: the model's.
+        parts: see :func:`complete`.
+        encoders: see there.
+
+    Raises:
+        InputError: see :func:`videodit.pipelines.component_files.check_component_file`.
+        ModelError: see there.
+    """
+    if not parts and not encoders:
+        return {}
+    from videodit.pipelines.component_files import check_component_file, place_encoders
+
+    index = read_json(folder / "model_index.json")
+    family_of_index(index, folder / "model_index.json")
+    for name, one in parts.items():
+        check_component_file(name, one, folder, index)
+    return {**parts, **place_encoders(encoders, folder, index)}
 
 
 def whose(file: Path, config: Path | None = None) -> Recognised:
@@ -83,31 +113,6 @@ def whose(file: Path, config: Path | None = None) -> Recognised:
     return recognise(shapes_of(file), file, VideoDiT, read_config(config))
 
 
-def _base(base: str | os.PathLike[str], hub: HubOptions) -> Path:
-    name = os.fspath(base)
-    if is_hub_id(name) and not is_there(name) and name not in BUNDLED:
-        return fetch(name, hub)
-    return resolve_model(base, **hub)
-
-
-def fetch(hub_id: str, hub: HubOptions) -> Path:
-    """A model of the hub without its transformer's weights, fetched unless it is in the cache.
-
-    Raises:
-        InputError: the hub does not have it.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(hub_id, ignore_patterns=[f"{TRANSFORMER}/*.safetensors"], **hub))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"base {hub_id!r} is no local folder and could not be fetched from the hub: {reason}"
-        ) from None
-
-
 def _beside(file: Path) -> Path | None:
     """The model folder that a file lies in, directly or in a folder of its own."""
     absolute = file.absolute()
@@ -115,7 +120,7 @@ def _beside(file: Path) -> Path | None:
     return next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
 
 
-def _cached(file: Path, hub: HubOptions) -> Path:
+def _cached(file: Path, absent: Collection[str], hub: HubOptions) -> Path:
     """The one model of the hub's cache that was published with such a transformer.
 
     Raises:
@@ -130,7 +135,7 @@ def _cached(file: Path, hub: HubOptions) -> Path:
             f"{str(file)!r} holds a transformer of {found.family.title} in a size that was not published; put it into "
             "the folder of its model, beside model_index.json"
         )
-    here = {hub_id: folder for hub_id in published if (folder := _in_cache(hub_id, hub)) is not None}
+    here = {hub_id: folder for hub_id in published if (folder := _in_cache(hub_id, absent, hub)) is not None}
     if len(here) > 1:
         names = ", ".join(f"{hub_id} ({published[hub_id]})" for hub_id in here)
         raise InputError(
@@ -154,8 +159,9 @@ def _missing(file: Path, published: Mapping[str, str]) -> str:
     )
 
 
-def _in_cache(hub_id: str, hub: HubOptions) -> Path | None:
-    """The folder of a model in the hub's cache; ``None`` where it, or one of its parts, is not there."""
+def _in_cache(hub_id: str, absent: Collection[str], hub: HubOptions) -> Path | None:
+    """The folder of a model in the hub's cache; ``None`` where it, or one of its parts that is not ``absent``, is not
+    there."""
     from huggingface_hub import try_to_load_from_cache
 
     index = try_to_load_from_cache(
@@ -165,7 +171,7 @@ def _in_cache(hub_id: str, hub: HubOptions) -> Path | None:
         return None
     folder = Path(index).parent
     try:
-        check_model(folder, [TRANSFORMER])
+        check_model(folder, absent)
         read_json(folder / TRANSFORMER / "config.json")
     except ModelError:
         return None

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from videodit.configs import read_json
 from videodit.control.branch_spec import OWN_CAMERA, OWN_CHANNELS, BranchSpec
-from videodit.control.references import obstacle_to_references
+from videodit.control.reference_rules import ReferenceRules
+from videodit.control.references import CheckedReferences, check_references, obstacle_to_references
 from videodit.errors import InputError, ModelError, VideoDiTError
 from videodit.families.autoencoders import OURS, autoencoder_named
 from videodit.families.sampling import KEPT, OWN, Sampling
 from videodit.path_kinds import is_weights_file
-from videodit.pipelines.folders import NETWORKS, check_model, family_of_index, model_hash, resolve_model
+from videodit.pipelines.folders import FILED, NETWORKS, check_model, family_of_index, model_hash, resolve_model
+from videodit.pipelines.guiders import read_guider
 from videodit.shapes import Size3D, VideoGeometry
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ class TextNeeds:
         pooled_dim: of a prompt's pooled embedding; ``None`` where the model takes none.
         max_length: tokens at which prompts are cut; ``None`` for the family's own, or the tokenizer's.
         picture: prompts are read together with the picture that a clip starts from.
+        guided_above: the scale above which there are two predictions.
     """
 
     guided: bool = True
@@ -58,6 +62,7 @@ class TextNeeds:
     pooled_dim: int | None = None
     max_length: int | None = None
     picture: bool = False
+    guided_above: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class ModelSpec:
         keeps_any: it was trained with clean parts of all kinds, not with a clean first frame alone.
         keeps_frames: it was trained with a noise level for each latent frame.
         window: frames that longer clips are made of at a time.
+        anchor: such windows see the first frame of the clip.
+        history_noise: the noise level at which they see what earlier ones made.
         loops: its autoencoder decodes as a stream, which loops need.
         image_dim: of its image encoder's tokens.
         image_tokens: of a first and a last image together.
@@ -86,9 +93,7 @@ class ModelSpec:
             :class:`videodit.families.sampling.Sampling`.
         objective: what it predicts.
         branches: control branches that stand beside it.
-        references: the layout in which it was trained with references; see
-            :data:`videodit.control.references.LAYOUTS`. ``None``: none that is known.
-        reference_sizes: see :class:`videodit.families.sampling.Sampling`.
+        references: how it was trained with references; ``None``: in no way that is known.
         reference_obstacle: why it can have none among its tokens; ``None`` where it can.
         sees_camera: it adds the rays of a camera's pixels to its tokens, and makes no clip without them.
     """
@@ -100,6 +105,8 @@ class ModelSpec:
     channels: tuple[Part, ...] = KEPT
     keeps_any: bool = True
     window: int | None = None
+    anchor: bool = False
+    history_noise: float = 0.0
     loops: bool = True
     image_dim: int | None = None
     image_tokens: int | None = None
@@ -112,10 +119,10 @@ class ModelSpec:
     decoded_front: int = 0
     keeps_frames: bool = False
     objective: Objective = "flow"
-    references: str | None = None
-    reference_sizes: tuple[tuple[int, int], ...] = ()
+    references: ReferenceRules | None = None
     reference_obstacle: str | None = None
     sees_camera: bool = False
+    branches: tuple[BranchSpec, ...] = ()
 
     @property
     def takes_pictures(self) -> bool:
@@ -125,7 +132,12 @@ class ModelSpec:
     @property
     def sees_pictures(self) -> bool:
         """Pictures are channels beside the latents."""
-        return bool(set(self.channels) - {"latents", "clip", "control"})
+        return bool(set(self.channels) - {"latents", "clip", "control", "none", "none1"})
+
+    @property
+    def sees_zeros(self) -> bool:
+        """Channels beside the latents hold nothing."""
+        return "none" in self.channels
 
     @property
     def sees_clip(self) -> bool:
@@ -164,7 +176,31 @@ class ModelSpec:
         """A first picture is kept clean among the latents."""
         return self.channels == KEPT
 
-    branches: tuple[BranchSpec, ...] = ()
+    @property
+    def encodes_pictures(self) -> bool:
+        """An image encoder sees the pictures that a clip starts from."""
+        return self.takes_pictures and self.image_dim is not None
+
+    def check_references(self, references: object, chosen: str | None) -> CheckedReferences | None:
+        """See that references make sense for it; see :func:`videodit.control.references.check_references`.
+
+        Args:
+            references: what a user passes for them.
+            chosen: the layout that the user says it takes, or ``None``.
+
+        Raises:
+            InputError: naming what is wrong, and what is legal.
+        """
+        rules = self.references
+        return check_references(
+            references,
+            own=None if rules is None else rules.layout,
+            most=0 if rules is None else rules.most,
+            chosen=chosen,
+            obstacle=self.reference_obstacle,
+            images=self.images,
+            branches=self.branches,
+        )
 
     @property
     def takes_first_alone(self) -> bool:
@@ -175,6 +211,8 @@ class ModelSpec:
     def from_folder(cls, folder: Path) -> ModelSpec:
         """Read it from the JSON files of a model folder."""
         index = read_json(folder / "model_index.json")
+        found = family_of_index(index, folder)
+        index |= read_guider(folder, index, None if found is None else found[1])
         return cls.from_configs(
             index,
             read_json(folder / "transformer" / "config.json"),
@@ -222,6 +260,8 @@ class ModelSpec:
                 channels=parts,
                 keeps_any=found is None,
                 window=index.get("window"),
+                anchor=bool(index.get("anchor")),
+                history_noise=index.get("history_noise") or 0.0,
                 loops=autoencoder.loaded.streams,
                 image_dim=transformer.get("image_dim"),
                 image_tokens=transformer.get("image_tokens"),
@@ -235,7 +275,6 @@ class ModelSpec:
                 keeps_frames=sampling.forcing,
                 objective="flow" if found is None else found[0].objective,
                 references=sampling.references,
-                reference_sizes=sampling.reference_sizes,
                 reference_obstacle=_obstacle(transformer, beside),
                 sees_camera=_sees_camera(transformer, strides),
             )
@@ -249,7 +288,7 @@ class ModelSpec:
 
 def _obstacle(transformer: Config, beside: int) -> str | None:
     """Why a model can have no references among its tokens; ``beside``: channels beside its latents'."""
-    if beside:
+    if beside and not (transformer.get("block_options") or {}).get("reference_patch"):
         return "it sees pictures or clips in channels beside the latents, of which references have none"
     if transformer["patch_size"][0] > 1:
         return f"a token is {transformer['patch_size'][0]} latent frames long, and a picture has one"
@@ -282,7 +321,7 @@ def channels_of(part: Part, latent_channels: int, strides: Size3D) -> int:
         latent_channels: of the autoencoder.
         strides: of it, too.
     """
-    return {"mask1": 1, "mask4": strides.t}.get(part, latent_channels)
+    return {"mask1": 1, "none1": 1, "mask4": strides.t}.get(part, latent_channels)
 
 
 def text_needs(transformer: Config, sampling: Sampling, max_length: int | None) -> TextNeeds:
@@ -295,7 +334,12 @@ def text_needs(transformer: Config, sampling: Sampling, max_length: int | None) 
     """
     pooled = transformer.get("pooled_dim") if sampling.pooled_component is not None else None
     return TextNeeds(
-        sampling.guided, transformer.get("text_dim"), pooled, max_length, sampling.text.picture is not None
+        sampling.guided,
+        transformer.get("text_dim"),
+        pooled,
+        max_length,
+        sampling.text.picture is not None,
+        sampling.guided_above,
     )
 
 
@@ -329,19 +373,31 @@ class ModelFolder:
         from videodit.weights import read_headers
 
         if self.files:
+            from videodit.families.component_names import BESIDE
             from videodit.families.opening import numbers_in
 
         return {
-            name: numbers_in(self.files[name])
+            name: numbers_in(self.files[name], BESIDE)
             if name in self.files
             else sum(math.prod(entry.shape) for entry in read_headers(weight_files(self.path / name)).values())
             for name in NETWORKS
             if _is_there(self.index, name)
         }
 
+    @property
+    def component_files(self) -> dict[str, Path]:
+        """Those of :attr:`files` that are for an autoencoder or a text encoder."""
+        return {name: self.files[name] for name in sorted(self.files) if name in FILED}
+
     @classmethod
     def find(
-        cls, name: str | os.PathLike[str], *, variant: str | None = None, **hub: Unpack[HubOptions]
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        variant: str | None = None,
+        parts: Mapping[str, Path] = MappingProxyType({}),
+        encoders: Sequence[Path] = (),
+        **hub: Unpack[HubOptions],
     ) -> ModelFolder:
         """Find a model by its name, and check its files' headers and configs.
 
@@ -349,6 +405,9 @@ class ModelFolder:
             name: see :func:`videodit.pipelines.folders.resolve_model`; or a file of a transformer's weights, see
                 :func:`videodit.pipelines.single_files.complete`.
             variant: of the weight files, such as ``"fp16"``.
+            parts: files of the weights of components alone, by component; see
+                :mod:`videodit.pipelines.component_files`.
+            encoders: files of the weights of text encoders, each for the one that it fits.
             hub: options for a model of the Hub: ``revision``, ``cache_dir``, ``token``, ``local_files_only``.
 
         Raises:
@@ -360,10 +419,29 @@ class ModelFolder:
 
             if variant is not None:
                 raise InputError(f"variant is {variant!r}; a file of weights, such as {os.fspath(name)!r}, has none")
-            path, files = complete(name, **hub)
-            return cls(os.fspath(name), path, check_model(path, files), ModelSpec.from_folder(path), files)
-        path = resolve_model(name, variant=variant, **hub)
-        return cls(os.fspath(name), path, check_model(path), ModelSpec.from_folder(path))
+            return cls.of(name, *complete(name, parts=parts, encoders=encoders, **hub))
+        folder = resolve_model(name, variant=variant, **hub)
+        if parts or encoders:
+            from videodit.pipelines.single_files import with_parts
+
+            return cls.of(name, folder, with_parts(folder, parts, encoders))
+        return cls.of(name, folder)
+
+    @classmethod
+    def of(
+        cls, name: str | os.PathLike[str], path: Path, files: Mapping[str, Path] = MappingProxyType({})
+    ) -> ModelFolder:
+        """Check a model's files' headers and configs.
+
+        Args:
+            name: what it goes by.
+            path: its folder.
+            files: see :attr:`files`.
+
+        Raises:
+            ModelError: its files are damaged.
+        """
+        return cls(os.fspath(name), path, check_model(path, files), ModelSpec.from_folder(path), dict(files))
 
 
 def _is_there(index: JsonObject, name: str) -> bool:

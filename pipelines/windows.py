@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from videodit.errors import InputError
@@ -20,11 +20,23 @@ class Window:
         span: which, of the whole clip.
         keep: which of them are there already, counted within the span.
         fresh: which of the clip's this window adds.
+        anchored: in place of the first latent frame of its span, it sees the first one of the clip.
     """
 
     span: slice
     keep: slice
     fresh: slice
+    anchored: bool = False
+
+    @property
+    def frames(self) -> slice | list[int]:
+        """Which latent frames of the clip it sees, as an index."""
+        return [0, *range(self.span.start + 1, self.span.stop)] if self.anchored else self.span
+
+    @property
+    def leads(self) -> bool:
+        """Whether it begins with the first latent frame of the clip."""
+        return self.anchored or self.span.start == 0
 
     def added_shape(self, noise: Tensor) -> tuple[int, ...]:
         """``[B, C, t, H, W]`` of what it adds to clips of ``noise``."""
@@ -72,13 +84,17 @@ def plan_windows(length: int, window: int, overlap: int, *, front: int = 0, back
     return windows
 
 
-def windows_of(length: int, windows: tuple[int, int] | None, level: Tensor | None) -> list[Window]:
+def windows_of(
+    length: int, windows: tuple[int, int] | None, level: Tensor | None, *, anchor: bool = False
+) -> list[Window]:
     """Which latent frames of a clip are made together.
 
     Args:
         length: latent frames of the clip.
         windows: latent frames that are made at once, and how many of them windows share; ``None``: all at once.
         level: the noise levels of what is given, ``[..., T, H, W]``; ``None``: nothing is.
+        anchor: the first of the latent frames that a window shares is the first one of the clip; windows that go
+            backward, which make it last, share none.
     """
     if windows is None:
         return [Window(slice(0, length), slice(0, 0), slice(0, length))]
@@ -86,7 +102,10 @@ def windows_of(length: int, windows: tuple[int, int] | None, level: Tensor | Non
     if level is not None:
         whole = (level.reshape(length, -1) == 0).all(dim=1).tolist()
         front, back = [*whole, False].index(False), [*reversed(whole), False].index(False)
-    return plan_windows(length, *windows, front=front, back=back)
+    planned = plan_windows(length, *windows, front=front, back=back)
+    if not anchor or (back and not front):
+        return planned
+    return [replace(one, anchored=one.span.start > 0) for one in planned]
 
 
 def latent_window(geometry: VideoGeometry, window: int, overlap: int, height: int, width: int) -> tuple[int, int]:

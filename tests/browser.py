@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from servers import ServerProcess
 
 from videodit.media import read_recipe, read_video
 
-PATIENCE = 45_000
+PATIENCE = 300_000
 """Milliseconds that anything may take on a busy machine."""
 SMALL_CLIPS = (
     "--default=steps=2",
@@ -26,6 +26,7 @@ SMALL_CLIPS = (
     "--default=seconds=0.3125",
     "--limit=queue=50",
     "--limit=per_key=40",
+    "--limit=inspect_seconds=300",
 )
 """For servers whose clips take a moment."""
 expect.set_options(timeout=PATIENCE)
@@ -135,6 +136,15 @@ def open_page(context: BrowserContext, url: str) -> Page:
     return page
 
 
+def until(page: Page, true: Callable[[], object]) -> None:
+    """Wait for what no locator waits for; meanwhile the page goes on, and what it does is heard of."""
+    for _ in range(PATIENCE // 50):
+        if true():
+            return
+        page.wait_for_timeout(50)
+    assert true()
+
+
 def save_clip(page: Page, card: Locator, path: Path) -> Path:
     """Download a card's MP4 by its menu."""
     if card.locator("summary").count():
@@ -158,7 +168,7 @@ def check_clip(path: Path, *, size: tuple[int, int], frames: int, prompt: str | 
 
 def wait_for(server: ServerProcess, id: str) -> dict[str, Any]:
     """A job once it is finished."""
-    for _ in range(900):
+    for _ in range(6000):
         job: dict[str, Any] = server.client.get(f"/v1/videos/{id}").json()
         if job["status"] in ("completed", "failed"):
             assert job["status"] == "completed", job["error"]

@@ -66,9 +66,14 @@ def inputs(dit: VideoDiT, *, text: int, kind: str) -> dict[str, Tensor]:
 
 
 def families_that_split() -> list[str]:
-    """Members, one or more of each family that does not see whole frames or whole lines of time."""
+    """Members, one or more of each family whose tokens can be split among processes."""
     names = {*FIRST_OF_FAMILY.values(), "cogvideox-5b", "pixart-alpha"}
-    return sorted(name for name in names if MEMBERS[name].options.get("attention", "full") == "full")
+    options = {name: MEMBERS[name].options for name in names}
+    return sorted(
+        name
+        for name, one in options.items()
+        if one.get("attention") != "factorized" and one.get("block") != "tied_sandwich"
+    )
 
 
 def off(actual: Tensor, expected: Tensor) -> float:
@@ -192,6 +197,7 @@ def refusals(seen: dict[str, Any]) -> None:
     odd.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
     seen["refused"] |= {
         "factorized": refusal(enable(SMALL | {"attention": "factorized"}, ulysses_degree=2)),
+        "fill": refusal(enable(MEMBERS["z_image"].options, ulysses_degree=2)),
         "heads": refusal(enable(SMALL | {"num_attention_heads": 3}, ulysses_degree=2)),
         "degrees": refusal(enable(SMALL | {"num_attention_heads": 4}, ulysses_degree=4)),
         "tokens": refusal(lambda: odd(torch.randn(1, 4, 1, 3, 3), torch.ones(1), torch.randn(1, 4, 12))),

@@ -43,15 +43,15 @@ class PostgresServer:
         self._path = Path(tempfile.mkdtemp(prefix="videodit-postgres-"))
         if os.geteuid() == 0:
             shutil.chown(self._path, "postgres")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
         self._run("initdb", "-D", "data", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-N")
+        with socket.create_server(("127.0.0.1", 0)) as free:  # last, before anybody else takes it
+            self.port = free.getsockname()[1]
         self.start()
 
     def start(self) -> None:
         """Begin to answer."""
         quick = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
-        self._run("pg_ctl", "-D", "data", "-w", "-l", "log", "-o", quick, "start")
+        self._run("pg_ctl", "-D", "data", "-w", "-t", "300", "-l", "log", "-o", quick, "start")
 
     def end(self) -> None:
         """Cut every connection, as a crash does."""

@@ -18,7 +18,7 @@ from videodit.serving.records import Job
 from videodit.serving.store import JobStore
 
 _PATIENCE = 300.0  # seconds after which something hangs
-STORE_BYTES = 100 * 2**20
+_NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_log_monitor": False}
 HEAD = "videodit_head"
 """A resource of the first node alone, on which the web process runs."""
 
@@ -26,6 +26,9 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # what Ray will do anyway, without its warning
 # Else a machine that others use has no time for workers. Ray reads the name as it is written here.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+# Nor may it take what starts slowly there for lost.
+os.environ["RAY_worker_register_timeout_seconds"] = str(int(_PATIENCE))  # noqa: SIM112
+os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_PATIENCE)
 
 
 def why_not() -> str | None:
@@ -44,8 +47,8 @@ class RayCluster:
         import ray
         from ray.cluster_utils import Cluster
 
-        node = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
-        self._cluster = Cluster(initialize_head=True, head_node_args=node | {"resources": {HEAD: 1}})
+        head = _NODE | {"resources": {HEAD: 1}, "include_dashboard": False, "no_monitor": True}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
         self._other: Any = None
         self.grow()
@@ -54,7 +57,7 @@ class RayCluster:
     def grow(self) -> None:
         """Have the second node."""
         if self._other is None:
-            self._other = self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+            self._other = self._cluster.add_node(**_NODE)
 
     def kill_node(self) -> None:
         """End the second node and all that it runs, at once."""

@@ -156,7 +156,7 @@ class LiveServer:
         while not self._server.started:
             assert self._thread.is_alive()
             time.sleep(0.01)
-        self.client = httpx2.Client(base_url=self.url, timeout=30, trust_env=False)
+        self.client = httpx2.Client(base_url=self.url, timeout=120, trust_env=False)
         folder = DataFolder(self.config.data, self.config.database, self.config.outputs)
         models = Models(
             self.config.models, self.config.loras, self.config.all_controls, device="cpu", dtype=self.config.dtype
@@ -246,11 +246,11 @@ class ServerProcess:
             )
         self.log = log
         self.url = self._wait_for_address()
-        self.client = httpx2.Client(base_url=self.url, timeout=30, trust_env=False)
+        self.client = httpx2.Client(base_url=self.url, timeout=120, trust_env=False)
 
     def _wait_for_address(self) -> str:
         found = None
-        for _ in range(600):
+        for _ in range(6000):
             found = re.findall(r"http://[\w.:\[\]-]+", self.log.read_text())
             if found or self.process.poll() is not None:
                 break
@@ -258,7 +258,7 @@ class ServerProcess:
         assert found, self.log.read_text()
         return str(found[-1])
 
-    def wait_ready(self, seconds: float = 120) -> None:
+    def wait_ready(self, seconds: float = 600) -> None:
         """Until jobs are taken."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -278,7 +278,7 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT if os.name != "nt" else signal.SIGTERM)
         self.client.close()
-        return self.process.wait(60)
+        return self.process.wait(300)
 
 
 @contextlib.contextmanager

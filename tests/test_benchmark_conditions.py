@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -205,6 +206,37 @@ def ideal(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Scene]]
     return install
 
 
+def test_a_clip_from_a_picture_is_compared_where_its_object_should_be(
+    conditions: ModuleType, bench: Any, ideal: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ideal(bench.scenes())
+    make, parts = bench.make, importlib.import_module("abilities.parts")
+
+    def brighter(prompts: list[str], clip: int, **options: Any) -> np.ndarray:
+        """Eight levels brighter where the object is, 100 elsewhere."""
+        made = make(prompts, clip, **options)
+        for one, scene in zip(made, bench.scenes()[clip:], strict=False):
+            mask = parts.with_mask(bench, scene)[1]
+            one[:] = np.where(mask[..., None], np.where(one < 128, one + 8, one - 8), one ^ 100)
+        return made
+
+    monkeypatch.setattr(bench, "make", brighter)
+    figures = {figure.name: figure for figure in conditions.CASES["image"](bench).figures}
+    assert figures["where the object should be, grey levels off"].value == pytest.approx(8)
+
+
+@pytest.mark.parametrize(("more", "anchored"), [([], True), (["--no-anchor"], False), (["--anchor"], True)])
+def test_windows_are_the_model_s_unless_it_is_said(
+    more: list[str], anchored: bool, conditions: ModuleType, arguments: list[str], tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"anchor": True}))
+    bench = conditions.prepare(conditions.parse([*arguments, "-m", str(folder), "--case", "long", *more]))
+    assert bench.pipe.check_inputs("a clip", **bench.options(num_frames=41)).anchor == anchored
+
+
 def test_ends_of_a_real_clip_are_given(conditions: ModuleType, bench: Any, ideal: Callable) -> None:
     scenes = bench.scenes()
     calls = ideal(scenes)
@@ -291,7 +323,7 @@ def test_short_cases_are_measured_kept_and_drawn(
     lines = page.read_text().splitlines()
     assert (lines[0], lines[-1]) == ("before", "behind")
     assert "old" not in lines
-    assert sum(line.startswith("| image |") for line in lines) == 3
+    assert sum(line.startswith("| image |") for line in lines) == 4
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert json.loads(out.read_text()) == measured
     assert capsys.readouterr().out.split("\ncase ")[1] == printed.split("\ncase ")[1]
@@ -371,6 +403,9 @@ def test_memory_is_that_of_a_clip_which_nobody_keeps(tiny_model: Path) -> None:
         (["--window", "17", "--overlap", "6"], "overlap must be a multiple of 4 frames, got 6"),
         (["--window", "17", "--overlap", "16"], "can share 4 to 12 of them"),
         (["--steps", "3"], "strength is 0.3, which leaves none of 3 steps"),
+        (["--anchor"], "--anchor goes with --case long and --case windows alone"),
+        (["--anchor", "--case", "long", "--overlap", "4"], "with an anchor it must be at least 8"),
+        (["--history-noise", "1"], "history_noise must be a number from 0 to below 1, got 1"),
         (["--probe", "nowhere"], "no probe in nowhere"),
         (["-m", "nosuch"], "nosuch"),
     ],

@@ -96,6 +96,25 @@ def test_objects_that_are_missing_or_elsewhere(measures: ModuleType, network: Mo
     assert 0.3 < measures.measure(large, 0, truth)["boxes"] < 1
 
 
+def test_outlines_may_be_a_pixel_off(measures: ModuleType) -> None:
+    """A square of 10 pixels has an outline of 36; where it leaves the frame there is none."""
+    square = np.zeros((1, 64, 64), bool)
+    square[0, 20:30, 20:30] = True
+    cut = np.zeros((1, 64, 64), bool)
+    cut[0, 20:30, :10] = True
+    assert measures.outlines_agree(square, square) == 1
+    assert measures.outlines_agree(np.roll(square, (1, 1), (1, 2)), square) == 1
+    assert measures.outlines_agree(square[:, ::-1], square) == 0
+    assert measures.outlines_agree(np.zeros_like(square), square) == 0
+    two = square | np.roll(square, 20, 2)
+    assert measures.outlines_agree(two, square) == pytest.approx(2 / 3), (
+        "half of what is there is right, and all of what is asked"
+    )
+    lines = np.zeros((1, 64, 64), bool)
+    lines[0, 20:30, 9] = lines[0, 20, :10] = lines[0, 29, :10] = True
+    assert (measures._outline(cut) == lines).all()
+
+
 def test_objects_that_touch_are_told_apart_by_their_boxes(measures: ModuleType) -> None:
     there, boxes = np.zeros((64, 64), bool), np.zeros((4, 64, 64))
     for left, right in ((10, 30), (30, 40)):

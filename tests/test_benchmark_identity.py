@@ -108,11 +108,11 @@ def test_bad_arguments_are_named(
 
 def test_every_family_and_every_pipeline_class_is_called(identity: ModuleType) -> None:
     import diffusers
-    from tiny_families import CASES
+    from tiny_families import CASES, EDITS
 
     from videodit.families import FAMILIES
 
     names = {name.removeprefix("families/") for name in identity.all_calls()}
-    called = {CASES[name].pipeline for name in names if name in CASES}
+    called = {one.pipeline for name, one in (CASES | EDITS).items() if name in names}
     every = {pipeline for family in FAMILIES.values() for pipeline in family.sampling}
     assert called == {pipeline for pipeline in every if hasattr(diffusers, pipeline)}  # Wan Fun-Control has none there

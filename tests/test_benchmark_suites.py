@@ -231,6 +231,7 @@ def test_compiled_blocks_are_the_same(run: ModuleType, tmp_path: Path) -> None:
     assert latte["rows"][1]["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_autoencoders_are_the_same(run: ModuleType, tmp_path: Path) -> None:
     for case in measured(run, tmp_path, "vae", "toy 32x32x5, float32"):
         forms = ["parallel", "streamed", "streamed by 5", "parallel, channels last", "streamed by 5, channels last"]
@@ -267,6 +268,7 @@ def test_streamed_blocks_give_the_same(run: ModuleType, tmp_path: Path) -> None:
     assert streamed["difference"] == 0
 
 
+@pytest.mark.slow
 def test_presets_are_laid_beside_none(run: ModuleType, tmp_path: Path) -> None:
     (case,) = measured(run, tmp_path, "pipeline", "presets")
     none, lossless, balanced, fast = case["rows"]
@@ -283,12 +285,14 @@ def test_presets_are_laid_beside_none(run: ModuleType, tmp_path: Path) -> None:
     assert " of 40 predictions" in fast["plan"]["cache"]
 
 
+@pytest.mark.slow
 def test_previews_leave_the_latents_as_they_are(run: ModuleType, tmp_path: Path) -> None:
     (case,) = measured(run, tmp_path, "pipeline", "previews")
     assert [row["side"] for row in case["rows"]] == ["none", "preview, webp", "preview, gif", "preview, png"]
     assert all(row["difference"] == 0 < row["overhead"] for row in case["rows"][1:])
 
 
+@pytest.mark.slow
 def test_whole_pipelines_are_the_same(run: ModuleType, tmp_path: Path) -> None:
     (case,) = measured(run, tmp_path, "pipeline", "wan in mini's shape 16x16x1, float32")
     theirs, ours, lossless, fast = case["rows"]
@@ -328,7 +332,8 @@ def test_a_loader_is_laid_beside_a_step(run: ModuleType, tmp_path: Path) -> None
 
 def test_a_program_is_run_to_its_end(measure: ModuleType, bench: Any) -> None:
     cli = importlib.import_module("suites.cli")
-    programs = {"nothing": ("-c", "pass"), "broken": ("-c", "raise SystemExit('no such thing')")}
+    nothing = ("-c", "import time; time.sleep(0.2)")  # long enough to be looked at on a busy machine
+    programs = {"nothing": nothing, "broken": ("-c", "raise SystemExit('no such thing')")}
     nothing, broken = cli.measure(bench, programs, "nothing")
     assert nothing["seconds"] > 0
     if sys.platform == "linux":
@@ -347,6 +352,7 @@ def test_the_command_makes_clips_cold(run: ModuleType, tmp_path: Path) -> None:
 # ---- adherence of accelerated clips ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_adherence_of_accelerated_clips_is_counted(tmp_path: Path, capsys: Any) -> None:
     adherence = importlib.import_module("adherence")
     out = tmp_path / "fast.json"

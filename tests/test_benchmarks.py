@@ -129,6 +129,13 @@ def test_a_model_is_counted_beside_the_world(
     assert "two objects, 1 prompts" in printed
     assert "all colours and shapes, bound" in printed
     assert "motions, generated:" in printed
+    kept = out.with_name("counts.json.clips.jsonl").read_text()
+    again = ["--num-prompts", "3", "--batch", "2", "--json", str(out), "--generated"]
+    adherence.main([*model, "--probe", str(probe), *again])
+    alone = json.loads(out.read_text())
+    assert list(alone["shares"]["one object"]) == ["generated"]
+    assert alone["clips"] == [{key: clip[key] for key in ("prompt", "asked", "generated")} for clip in counts["clips"]]
+    assert out.with_name("counts.json.clips.jsonl").read_text() == kept  # no clip was made again
 
 
 def test_clips_are_read_after_an_mp4(
@@ -231,6 +238,7 @@ def test_tables_and_motions_are_counted_object_by_object(
         (["--json", "nowhere/counts.json"], "nowhere/counts.json"),
         (["--json", "."], "--json must be a file"),
         (["--real", "--cfg", "3"], "go with a model"),
+        (["--real", "--generated"], "not allowed with"),
         (["--real", "--device", "warp"], "warp"),
         (["--real", "--probe", "nowhere"], "no probe in nowhere"),
         (["--probe", "{probe}", "-m", "nosuch"], "nosuch"),
@@ -462,6 +470,6 @@ def test_bad_sheet_arguments_are_named(
 @pytest.mark.slow
 def test_scripts_run_from_anywhere(root: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(root / "benchmarks" / "contact_sheet.py"), "--help"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "--beside-real" in done.stdout

@@ -238,6 +238,7 @@ def test_bad_resume_arguments_are_named(
 # ---- a training step
 
 
+@pytest.mark.slow
 def test_both_classes_take_the_same_steps(
     train_step: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

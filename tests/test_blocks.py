@@ -27,7 +27,8 @@ from videodit.blocks import (
     TextEmbeddingKind,
 )
 from videodit.options import CHOICES
-from videodit.positions import POSITIONS, ROTARY, PositionEmbedding, RotaryKind
+from videodit.positions import POSITIONS, PositionEmbedding
+from videodit.rotary import ROTARY, RotaryKind
 from videodit.transformer import Prepared
 
 CONFIG: dict[str, Any] = {
@@ -127,7 +128,17 @@ def test_a_class_in_the_table_is_all_that_a_new_block_needs(randomized: Any) -> 
         ({"time_embed_dim": 20}, "time_embed_dim=20 needs block='joint' or 'tied_joint'.* got block='cross'"),
         ({"block": "joint", "time_embed_dim": 20}, "time_embed_dim=20 needs final_layer='linear', got 'table'"),
         ({"block": "joint", "attention": "factorized"}, "attention='factorized' needs block='cross' or 'halved', got"),
-        ({"block": "joint", "image_dim": 8}, "image_dim=8 needs block='cross' or 'halved', got block='joint'"),
+        ({"block": "joint", "image_dim": 8}, "image_dim=8 needs block='cross'.*, or text_embedding='sources', got"),
+        (
+            {"num_refiner_layers": 3},
+            "num_refiner_layers=3 needs text_embedding='refiner' or 'sources' or 'filled'",
+        ),
+        ({"frame_embedding": True}, "frame_embedding=True needs attention='factorized', got 'full'"),
+        ({"block": "joint", "frame_embedding": True}, "frame_embedding=True needs block='cross'.*got block='joint'"),
+        ({"learned_text": 3}, "learned_text=3 needs position_embedding='learned', got position_embedding=None"),
+        ({"rope_lag": 0.5}, "rope_lag=0.5 needs rope='fractional', got rope='grid'"),
+        ({"rope": "fractional", "rope_axes": (4, 4, 4)}, r"rope_axes=\(4, 4, 4\) needs rope='grid' or 'centred'"),
+        ({"image_tokens": 4}, "image_tokens=4 needs image_dim, got None"),
         ({"position_embedding": "learned"}, "position_embedding='learned' and learned_grid need each other"),
         ({"learned_grid": (1, 2, 2)}, "position_embedding='learned' and learned_grid need each other"),
         ({"position_embedding": "sincos_2d"}, "position_embedding='sincos_2d' needs position_base, got None"),

@@ -468,6 +468,7 @@ def test_canonical_caption_has_one_form(scene: Scene, text: str) -> None:
     assert canonical_caption(scene) == text
 
 
+@pytest.mark.slow
 def test_canonical_caption_says_everything() -> None:
     texts = set()
     for seed in range(1500):

@@ -52,7 +52,7 @@ SPEC = ModelSpec(
 )
 
 
-def find_mini(name: str, folder: Path = Path("mini")) -> ModelFolder:
+def find_mini(name: str, folder: Path = Path("mini"), **_: Any) -> ModelFolder:
     if name != "mini":
         raise InputError(f"unknown model {name!r}; did you mean mini?")
     return ModelFolder(name, folder, {}, SPEC)
@@ -154,7 +154,7 @@ def mini_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.chdir(tmp_path / "work")
 
     monkeypatch.setattr(folders, "resolve_model", lambda name: find_mini(name, folder).path)
-    monkeypatch.setattr(ModelFolder, "find", staticmethod(lambda name: find_mini(name, folder)))
+    monkeypatch.setattr(ModelFolder, "find", staticmethod(lambda name, **_: find_mini(name, folder)))
     return folder
 
 
@@ -437,7 +437,7 @@ def test_ctrl_c_says_which_clips_of_a_prompts_file_are_finished(
 def test_ctrl_c_before_the_work_begins_says_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ModelFolder, "find", staticmethod(interrupt))

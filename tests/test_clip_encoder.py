@@ -96,6 +96,8 @@ def test_texts_give_the_predictions_of_sampling(name: str, folder: Callable[[str
     if pipe.transformer.config.guidance_embeds:
         given["guidance"] = torch.full([1], 3.0)
     x = torch.cat([torch.randn(CASES[name].latent), *(condition[k] for k in ("channels",) if k in condition)])[None]
+    if pipe.spec.sees_zeros:
+        x = torch.cat([x, x.new_zeros(1, pipe.transformer.config.in_channels - x.shape[1], *x.shape[2:])], dim=1)
 
     def predict(text: TextTokens) -> Tensor:
         extra = given if text.pooled is None else {**given, "pooled_projections": text.pooled}

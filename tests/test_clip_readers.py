@@ -558,5 +558,5 @@ def test_two_thousand_clips_take_no_more_memory_than_a_few(tmp_path: Path, reade
     read(2000)
     # A leak of one frame a clip would be 20 MB and more.
     assert process.memory_info().rss - before < 8 * 2**20
-    assert process.num_fds() == files
-    assert process.num_threads() == threads
+    assert process.num_fds() <= files  # what other tests have left may end meanwhile
+    assert process.num_threads() <= threads

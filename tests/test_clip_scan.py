@@ -270,12 +270,12 @@ def test_a_file_that_hangs_or_crashes_costs_itself_alone(tmp_path: Path) -> None
     clip = write(tmp_path / "a.mp4", moving(3)).read_bytes()
     for name in names:
         (tmp_path / name).write_bytes(clip)
-    found = scan(source_of(*(tmp_path / name for name in names)), timeout=3.0)
+    found = scan(source_of(*(tmp_path / name for name in names)), timeout=8.0)
     assert {item.clip.name: item.reason for item in found if item.reason is not None} == {
         "bug.mp4": "crashed the decoder (RuntimeError: something unforeseen)",
         "crash.mp4": "crashed the decoder (SIGSEGV)",
         "greedy.mp4": "was killed while it was read, perhaps for lack of memory",
-        "hang.mp4": "timed out after 3 s",
+        "hang.mp4": "timed out after 8 s",
     }
     assert [item.clip.name for item in found] == names
 
@@ -349,7 +349,7 @@ def test_a_stopped_scan_leaves_nothing_running(kind: signal.Signals, tmp_path: P
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
     )
-    mark, limit = tmp_path / "hanging", time.monotonic() + 60
+    mark, limit = tmp_path / "hanging", time.monotonic() + 300
     while not (mark.exists() and mark.read_text()):
         assert process.poll() is None
         assert time.monotonic() < limit
@@ -357,7 +357,7 @@ def test_a_stopped_scan_leaves_nothing_running(kind: signal.Signals, tmp_path: P
     child = int(mark.read_text())
     assert is_running(child)
     process.send_signal(kind)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=300)
     assert (b"KeyboardInterrupt" in errors) == (kind == signal.SIGINT)
     while is_running(child):
         assert time.monotonic() < limit

@@ -13,11 +13,13 @@ import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import UniPCMultistepScheduler, WanImageToVideoPipeline
+from alignment import aligned
+from diffusers import WanImageToVideoPipeline
+from fun_control import PROMPT, PUBLISHED, SIZE, made_by_a_loop, published, quiet_pipeline, save_fun_model
+from fun_control import make as make_steered
 from safetensors.torch import load_file, save_file
 from test_cli import _restored_logging
-from test_conditions import noise_clip, seeded
-from tiny_families import denoiser, image_encoder, randomize, wan_parts
+from test_conditions import noise_clip
 from torch import Tensor, nn
 
 from videodit import Control, VideoDiT, VideoDiTPipeline
@@ -28,17 +30,15 @@ from videodit.control.control import check_controls
 from videodit.control.rays import camera_path, plucker_rays
 from videodit.errors import InputError
 from videodit.families import FAMILIES
+from videodit.families.parity import randomize
 from videodit.media import read_recipe, read_video
 from videodit.pipelines.clip_encoder import ClipEncoder
-from videodit.pipelines.spec import ModelSpec
 from videodit.serving.cards import Card
 from videodit.serving.catalogue import _controls
 from videodit.serving.control_fields import check_control
 
 __all__ = ["_restored_logging"]
 
-PROMPT = "a red ball"
-SIZE: dict[str, Any] = {"num_frames": 9, "height": 32, "width": 48}
 DIM, RAYS = 24, 6 * 4 * 64
 
 
@@ -229,10 +229,7 @@ def adapter(fun: Path) -> Adapter:
 def fun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Wan whose transformer sees 4 channels of latents and 4 of a first picture, and adds a camera's rays."""
     folder = tmp_path_factory.mktemp("models") / "fun-camera"
-    parts = wan_parts(transformer=denoiser("wan-i2v", in_channels=8), **image_encoder())
-    WanImageToVideoPipeline(**parts).save_pretrained(folder)
-    index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "WanFunControlPipeline"}))
+    save_fun_model(folder, in_channels=8)
     config = json.loads((folder / "transformer" / "config.json").read_text())
     config |= {"add_control_adapter": True, "in_dim_control_adapter": 24, "downscale_factor_control_adapter": 8}
     (folder / "transformer" / "config.json").write_text(json.dumps(config))
@@ -244,18 +241,14 @@ def fun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipe(fun: Path) -> VideoDiTPipeline:
-    pipe = VideoDiTPipeline.from_pretrained(fun)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return quiet_pipeline(fun)
 
 
 FIRST = PIL.Image.fromarray(noise_clip(1, 8, size=(32, 48))[0])
 
 
 def make(pipe: VideoDiTPipeline, control: Any, **call: Any) -> Tensor:
-    latents = torch.randn(1, 4, 3, 4, 6, generator=seeded(3))
-    call = {"num_inference_steps": 3, "output_type": "latent", "latents": latents, "image": FIRST, **SIZE} | call
-    return pipe(PROMPT, control=control, **call).frames
+    return make_steered(pipe, control, **{"image": FIRST} | call)
 
 
 @torch.no_grad()
@@ -263,35 +256,15 @@ def make(pipe: VideoDiTPipeline, control: Any, **call: Any) -> Tensor:
 def test_wan_fun_control_camera_is_what_its_layers_say(
     fun: Path, pipe: VideoDiTPipeline, adapter: Adapter, picture: bool
 ) -> None:
-    """diffusers' own networks in a plain loop, the camera's rays added to what the patch layer gives.
-
-    Without a first picture there are zeros in its place, and in that of its tokens.
-    """
+    """diffusers' own networks in a plain loop, the camera's rays added to what the patch layer gives."""
     theirs = WanImageToVideoPipeline.from_pretrained(fun)
-    found = make(pipe, {"camera": POSES}, guidance_scale=3.0, negative_prompt="", image=FIRST if picture else None)
+    first = FIRST if picture else None
+    found = make(pipe, {"camera": POSES}, guidance_scale=3.0, negative_prompt="", image=first)
     rays = torch.from_numpy(plucker_rays(camera_path(read_camera(POSES), 9), 32, 48))[None]
     added = adapter(rays)
     assert added.abs().mean() > 0.01
     theirs.transformer.patch_embedding.register_forward_hook(lambda _, __, patches: patches + added)
-
-    mean, std = (
-        torch.tensor(getattr(theirs.vae.config, f"latents_{name}")).view(1, -1, 1, 1, 1) for name in ("mean", "std")
-    )
-    beside, tokens = torch.zeros(1, 4, 3, 4, 6), torch.zeros(1, 257, theirs.transformer.config.image_dim)
-    if picture:
-        pixels = torch.from_numpy(np.array(FIRST)).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
-        beside[:, :, :1] = (theirs.vae.encode(pixels).latent_dist.mode() - mean) / std
-        tokens = theirs.encode_image(FIRST, torch.device("cpu"))
-    embeds, negative, *_ = pipe.encode_prompt(PROMPT, "")
-    x = torch.randn(1, 4, 3, 4, 6, generator=seeded(3))
-    scheduler = UniPCMultistepScheduler.from_config(theirs.scheduler.config)
-    scheduler.set_timesteps(3)
-    for t in scheduler.timesteps:
-        both = [
-            theirs.transformer(torch.cat([x, beside], dim=1), t[None], text, encoder_hidden_states_image=tokens).sample
-            for text in (embeds, negative)
-        ]
-        x = scheduler.step(both[1] + 3.0 * (both[0] - both[1]), t, x, return_dict=False)[0]
+    x = made_by_a_loop(theirs, pipe, [], first)
     torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
 
 
@@ -302,6 +275,24 @@ def test_weight_0_adds_nothing_and_the_camera_counts(pipe: VideoDiTPipeline) -> 
     assert not torch.equal(static, moved)
     assert torch.equal(moved, make(pipe, {"camera": Control(data=[{"move": "zoom-in", "speed": 1.0}])}))
     assert torch.equal(moved, make(pipe, {"model": Control("zoom-in")}))
+
+
+def test_a_cameras_drawing_is_for_people_and_no_autoencoder_reads_it(
+    pipe: VideoDiTPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(*_: Any, **__: Any) -> Any:
+        raise AssertionError("there is nothing to encode")
+
+    monkeypatch.setattr(pipe.vae, "encode", encode)
+    make(pipe, {"camera": "zoom-in"}, image=None, num_inference_steps=1)
+
+
+def test_a_camera_is_embedded_once_for_each_prediction(pipe: VideoDiTPipeline) -> None:
+    calls: list[int] = []
+    hook = pipe.transformer.control_embedder.register_forward_hook(lambda *_: calls.append(1))
+    make(pipe, {"camera": "zoom-in"}, guidance_scale=3.0)
+    hook.remove()
+    assert len(calls) == 2, "by the prompt and by the negative one, not in each of three steps"
 
 
 def test_every_prompt_and_window_sees_its_part_of_the_camera(
@@ -352,15 +343,11 @@ def test_what_such_a_model_cannot_take_is_named(pipe: VideoDiTPipeline, call: di
 
 
 def test_other_models_refuse_a_camera(tmp_path: Path) -> None:
-    WanImageToVideoPipeline(
-        **wan_parts(transformer=denoiser("wan-i2v", in_channels=12), **image_encoder())
-    ).save_pretrained(tmp_path)
-    index = json.loads((tmp_path / "model_index.json").read_text())
     for name, channels in (
         ("WanImageToVideoPipeline", None),
         ("WanFunControlPipeline", ("latents", "control", "image")),
     ):
-        (tmp_path / "model_index.json").write_text(json.dumps(index | {"_class_name": name}))
+        save_fun_model(tmp_path, in_channels=12, name=name)
         pipe = VideoDiTPipeline.from_pretrained(tmp_path)
         assert channels is None or pipe.spec.channels == channels
         for control in ({"camera": "zoom-in"}, {"x": Control("zoom-in", kind="camera")}):
@@ -424,7 +411,7 @@ def test_such_a_model_is_saved_and_read_back(fun: Path, pipe: VideoDiTPipeline, 
     again = VideoDiTPipeline.from_pretrained(tmp_path / "own")
     again.set_progress_bar_config(disable=True)
     assert again.spec.sees_camera
-    assert torch.equal(make(again, {"camera": "zoom-in"}), make(pipe, {"camera": "zoom-in"}))
+    assert torch.equal(make(aligned(again), {"camera": "zoom-in"}), make(aligned(pipe), {"camera": "zoom-in"}))
     file = fun / "transformer" / "diffusion_pytorch_model.safetensors"
     alone = VideoDiT.from_single_file(file)
     assert torch.equal(alone.control_embedder.conv2.weight, pipe.transformer.control_embedder.conv2.weight)
@@ -460,26 +447,15 @@ def test_the_commands_move_the_camera_and_make_its_clips_again(
     assert "camera" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("sizes", "parameters"),
-    [
-        ({}, 16_394_796_864),
-        ({"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960, "added_kv_proj_dim": 1536}, 1_564_404_032),
-    ],
-    ids=["14B", "1.3B"],
-)
-def test_published_sizes_have_the_layers_of_a_camera(sizes: dict[str, Any], parameters: int) -> None:
+@pytest.mark.parametrize(("size", "parameters"), [("14B", 16_394_796_864), ("1.3B", 1_564_404_032)])
+def test_published_sizes_have_the_layers_of_a_camera(size: str, parameters: int) -> None:
     """Those of a Wan 2.1 with 32 channels and image tokens, and beside them those of the rays."""
-    theirs = {"in_channels": 32, "image_dim": 1280, "added_kv_proj_dim": 5120, "add_control_adapter": True} | sizes
-    config = FAMILIES["wan"].native_config(theirs)
-    with torch.device("meta"):
-        model = VideoDiT.from_config(config)
+    theirs = {"in_channels": 32, "add_control_adapter": True, **PUBLISHED[size]}
+    model, spec = published(theirs)
     dim = theirs["added_kv_proj_dim"]
     beside = (RAYS * 4 * dim + dim) + 2 * (9 * dim * dim + dim)
     assert sum(one.numel() for one in model.parameters()) == parameters + beside
     assert model.control_embedder.proj.weight.shape == (dim, 1536, 2, 2)
-    index = {"_class_name": "WanFunControlPipeline"}
-    spec = ModelSpec.from_configs(index, theirs, {"_class_name": "AutoencoderKLWan", "z_dim": 16})
     assert spec.sees_camera
     assert not spec.sees_control
     assert spec.takes_pictures

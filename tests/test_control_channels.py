@@ -10,51 +10,46 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler, WanImageToVideoPipeline
+from diffusers import WanImageToVideoPipeline
+from fun_control import (
+    PROMPT,
+    PUBLISHED,
+    SIZE,
+    encoded,
+    made_by_a_loop,
+    make,
+    published,
+    quiet_pipeline,
+    save_fun_model,
+)
+from safetensors.torch import load_file, save_file
 from test_cli import _restored_logging
-from test_conditions import noise_clip, seeded
-from tiny_families import denoiser, image_encoder, wan_parts
+from test_conditions import noise_clip
 from torch import Tensor
 
 from videodit import Control, Edit, Region, VideoDiT, VideoDiTPipeline
 from videodit.cli.main import main
-from videodit.families import FAMILIES
+from videodit.control.reference_rules import ReferenceRules
 from videodit.media import read_recipe, read_video, write_video
-from videodit.pipelines.spec import ModelSpec
 
 __all__ = ["_restored_logging"]
-
-PROMPT = "a red ball"
-SIZE: dict[str, Any] = {"num_frames": 9, "height": 32, "width": 48}
 
 
 @pytest.fixture(scope="module")
 def fun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Wan whose transformer sees 4 channels of latents, 4 of a control and 4 of a first picture."""
     folder = tmp_path_factory.mktemp("models") / "fun-control"
-    parts = wan_parts(transformer=denoiser("wan-i2v", in_channels=12), **image_encoder())
-    WanImageToVideoPipeline(**parts).save_pretrained(folder)
-    index = json.loads((folder / "model_index.json").read_text())
-    index["_class_name"] = "WanFunControlPipeline"
-    (folder / "model_index.json").write_text(json.dumps(index))
+    save_fun_model(folder, in_channels=12)
     return folder
 
 
 @pytest.fixture(scope="module")
 def pipe(fun: Path) -> VideoDiTPipeline:
-    pipe = VideoDiTPipeline.from_pretrained(fun)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return quiet_pipeline(fun)
 
 
 def steering(frames: int = 9, seed: int = 4) -> np.ndarray:
     return noise_clip(frames, seed, size=(32, 48))
-
-
-def make(pipe: VideoDiTPipeline, control: Any, **call: Any) -> Tensor:
-    latents = torch.randn(1, 4, 3, 4, 6, generator=seeded(3))
-    call = {"num_inference_steps": 3, "output_type": "latent", "latents": latents, **SIZE} | call
-    return pipe(PROMPT, control=control, **call).frames
 
 
 @pytest.fixture
@@ -74,40 +69,12 @@ def seen(pipe: VideoDiTPipeline, monkeypatch: pytest.MonkeyPatch) -> list[Tensor
 @torch.no_grad()
 @pytest.mark.parametrize("picture", [True, False])
 def test_wan_fun_control_is_what_its_channels_say(fun: Path, pipe: VideoDiTPipeline, picture: bool) -> None:
-    """diffusers' own networks in a plain loop: noise, control, and the first picture's latent with zeros behind it.
-
-    Without a picture there are zeros in its place, and in that of its tokens.
-    """
+    """diffusers' own networks in a plain loop: noise, control, and the first picture's latent with zeros behind it."""
     theirs = WanImageToVideoPipeline.from_pretrained(fun)
-    first = PIL.Image.fromarray(noise_clip(1, 8, size=(32, 48))[0])
+    first = PIL.Image.fromarray(noise_clip(1, 8, size=(32, 48))[0]) if picture else None
     more = {"image": first} if picture else {}
     found = make(pipe, {"depth": steering()}, guidance_scale=3.0, negative_prompt="", **more)
-
-    mean, std = (
-        torch.tensor(getattr(theirs.vae.config, f"latents_{name}")).view(1, -1, 1, 1, 1) for name in ("mean", "std")
-    )
-
-    def encoded(pixels: np.ndarray) -> Tensor:
-        clip = torch.from_numpy(pixels).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        return (theirs.vae.encode(clip).latent_dist.mode() - mean) / std
-
-    control, beside = encoded(steering()), torch.zeros(1, 4, 3, 4, 6)
-    tokens = torch.zeros(1, 257, theirs.transformer.config.image_dim)
-    if picture:
-        beside[:, :, :1] = encoded(np.array(first)[None])
-        tokens = theirs.encode_image(first, torch.device("cpu"))
-    embeds, negative, *_ = pipe.encode_prompt(PROMPT, "")
-    x = torch.randn(1, 4, 3, 4, 6, generator=seeded(3))
-    scheduler = UniPCMultistepScheduler.from_config(theirs.scheduler.config)
-    scheduler.set_timesteps(3)
-    for t in scheduler.timesteps:
-        both = [
-            theirs.transformer(
-                torch.cat([x, control, beside], dim=1), t[None], text, encoder_hidden_states_image=tokens
-            ).sample
-            for text in (embeds, negative)
-        ]
-        x = scheduler.step(both[1] + 3.0 * (both[0] - both[1]), t, x, return_dict=False)[0]
+    x = made_by_a_loop(theirs, pipe, [encoded(theirs, steering())], first)
     torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
 
 
@@ -211,23 +178,109 @@ def test_the_commands_steer_such_a_model_and_make_its_clips_again(
     assert np.array_equal(read_video("a.mp4").frames, read_video("b.mp4").frames)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "parameters"),
-    [
-        ({}, 16_395_124_544),
-        ({"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960, "added_kv_proj_dim": 1536}, 1_564_502_336),
-    ],
-    ids=["14B", "1.3B"],
-)
-def test_published_sizes_are_sampled_with_their_channels(sizes: dict[str, Any], parameters: int) -> None:
-    theirs = {"in_channels": 48, "image_dim": 1280, "added_kv_proj_dim": 5120} | sizes
-    config = FAMILIES["wan"].native_config(theirs)
-    with torch.device("meta"):
-        model = VideoDiT.from_config(config)
+@pytest.mark.parametrize(("size", "parameters"), [("14B", 16_395_124_544), ("1.3B", 1_564_502_336)])
+def test_published_sizes_are_sampled_with_their_channels(size: str, parameters: int) -> None:
+    model, spec = published({"in_channels": 48, **PUBLISHED[size]})
     assert sum(one.numel() for one in model.parameters()) == parameters
-    index = {"_class_name": "WanFunControlPipeline"}
-    spec = ModelSpec.from_configs(index, theirs, {"_class_name": "AutoencoderKLWan", "z_dim": 16})
     assert spec.sees_control
     assert spec.takes_pictures
     assert not spec.needs_picture
     assert not spec.takes_last
+
+
+# ---- with a reference picture as one more frame in front -------------------------------------------
+
+
+def with_lead(folder: Path) -> None:
+    """Give a saved model a layer for a picture in front."""
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    dim = len(tensors["patch_embedding.bias"])
+    torch.manual_seed(1)
+    own = {"ref_conv.weight": torch.randn(dim, 4, 2, 2) / 4, "ref_conv.bias": torch.randn(dim) / 4}
+    save_file(tensors | own, file, {"format": "pt"})
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    config |= {"add_ref_conv": True, "in_dim_ref_conv": 4}
+    (folder / "transformer" / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="module", params=["2.1", "2.2"])
+def leading(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Tiny models in the form of Wan 2.1 Fun-Control V1.1, and of an expert of 2.2's."""
+    folder = tmp_path_factory.mktemp("models") / f"fun-{request.param}"
+    masked = request.param == "2.2"
+    save_fun_model(folder, in_channels=16 if masked else 12, tokens=not masked)
+    with_lead(folder)
+    return request.param, folder
+
+
+def put_in_front(network: Any, latents: Tensor, weight: Tensor, bias: Tensor) -> None:
+    """Have diffusers' transformer see one more frame in front of the clip, of which nothing is predicted."""
+    added = torch.nn.functional.conv2d(latents[:, :, 0], weight, bias, stride=2)[:, :, None]  # [1, D, 1, h, w]
+    tokens = added[0, 0].numel()
+    network.patch_embedding.register_forward_hook(lambda _, __, patches: torch.cat([added, patches], dim=2))
+    network.rope.register_forward_pre_hook(lambda _, args: (torch.cat([args[0][:, :, :1], args[0]], dim=2),))
+    network.norm_out.register_forward_pre_hook(lambda _, args: (args[0][:, tokens:],))
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore")  # diffusers does not know the layer
+@pytest.mark.parametrize("picture", [True, False])
+@pytest.mark.parametrize("reference", [True, False])
+def test_a_reference_is_one_more_frame_in_front(leading: tuple[str, Path], picture: bool, reference: bool) -> None:
+    version, folder = leading
+    pipe, theirs = quiet_pipeline(folder), WanImageToVideoPipeline.from_pretrained(folder)
+    first = PIL.Image.fromarray(noise_clip(1, 8, size=(32, 48))[0]) if picture else None
+    shown = noise_clip(1, 9, size=(32, 48))
+    more: dict[str, Any] = {"image": first} if picture else {}
+    if reference:
+        more["references"] = PIL.Image.fromarray(shown[0])
+    seen = set[int]()
+    pipe.transformer.blocks[0].register_forward_pre_hook(lambda _, args: seen.add(args[0].shape[1]))
+    found = make(pipe, {"depth": steering()}, guidance_scale=3.0, negative_prompt="", **more)
+    planned = pipe.check_inputs(PROMPT, control={"depth": steering()}, **more, **SIZE)
+    assert seen == {planned.estimate["tokens"]}  # those of a picture of zeros among them
+    tensors = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    latents = encoded(theirs, shown) if reference else torch.zeros(1, 4, 1, 4, 6)
+    put_in_front(theirs.transformer, latents, tensors["ref_conv.weight"], tensors["ref_conv.bias"])
+    x = made_by_a_loop(theirs, pipe, [encoded(theirs, steering())], first, masked=version == "2.2")
+    torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_with_a_layer_for_references_is_recognised(leading: tuple[str, Path], tmp_path: Path) -> None:
+    _, folder = leading
+    whole = VideoDiTPipeline.from_pretrained(folder).transformer
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    alone = VideoDiT.from_single_file(file)
+    assert alone.config["block_options"] == whole.config["block_options"] == {"reference_patch": 4}
+    assert torch.equal(alone.reference_embedder.proj.weight, load_file(file)["ref_conv.weight"])
+    pipe = quiet_pipeline(folder)
+    with pytest.raises(ValueError, match="there are 2 references; this model takes at most 1"):
+        pipe.check_inputs(PROMPT, control={"depth": steering()}, references=[steering(1)[0]] * 2, **SIZE)
+    with pytest.raises(ValueError, match="this model was trained with 'lead'"):
+        pipe.check_inputs(
+            PROMPT, control={"depth": steering()}, references=steering(1)[0], reference_layout="behind", **SIZE
+        )
+    assert main(["convert", str(folder / "transformer"), str(tmp_path / "native")]) == 0
+    native = VideoDiT.from_pretrained(tmp_path / "native")
+    for name, tensor in native.state_dict().items():
+        assert torch.equal(tensor, whole.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("theirs", "parameters"),
+    [
+        ({"in_channels": 48, **PUBLISHED["14B"]}, 16_395_124_544 + 332_800),
+        ({"in_channels": 48, **PUBLISHED["1.3B"]}, 1_564_502_336 + 99_840),
+        ({"in_channels": 52}, 14_288_491_584 + 36 * 4 * 5120 + 332_800),
+    ],
+    ids=["V1.1 14B", "V1.1 1.3B", "2.2 A14B"],
+)
+def test_published_sizes_have_the_layer_of_a_reference(theirs: dict[str, Any], parameters: int) -> None:
+    """Those of the model without it, and of one patch of 16 channels: ``16·2·2·D + D``."""
+    model, spec = published(theirs | {"add_ref_conv": True, "in_dim_ref_conv": 16})
+    assert sum(one.numel() for one in model.parameters()) == parameters
+    assert (spec.references, spec.reference_obstacle) == (ReferenceRules("lead"), None)
+    assert spec.sees_control
+    assert not spec.needs_picture
+    assert ("mask4" in spec.channels) == (theirs["in_channels"] == 52)

@@ -18,11 +18,12 @@ from test_cli import _restored_logging
 
 from videodit import Control, VideoDiTPipeline
 from videodit.adapters import save_lora
-from videodit.cli.controls import parse_control, parse_controls, parse_models
+from videodit.cli.controls import parse_control, parse_controls
 from videodit.cli.main import main
 from videodit.control.branch import ControlBranch
 from videodit.errors import InputError
 from videodit.media import probe, read_recipe, read_video, write_video
+from videodit.pipelines.branches import parse_models
 from videodit.pipelines.request import ControlModel
 
 __all__ = ["_restored_logging"]

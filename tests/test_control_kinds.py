@@ -262,6 +262,18 @@ def test_a_model_whose_weights_are_not_its_own_is_refused(depth_model: str, tmp_
         extract(moving(2), "depth", {"model": depth_model})
 
 
+def test_a_model_whose_weights_are_not_finite_is_refused(masks_model: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path / "masks" / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name, tensor in tensors.items() if tensor.dim() > 1)
+    tensors[name].view(-1)[0] = torch.nan
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"its weights: {name} holds values that are not finite"):
+        extract(moving(2), "masks", {"model": masks_model})
+
+
 def test_masks_by_a_model_of_transformers(masks_model: str) -> None:
     found = extract(moving(2), "masks", {"model": masks_model}).frames
     assert 1 <= len(np.unique(found.reshape(-1, 3), axis=0)) <= 3

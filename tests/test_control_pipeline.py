@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from alignment import aligned
 from torch import Tensor
 
 from videodit import Control, Edit, Storyboard, VideoDiTPipeline
@@ -50,6 +51,13 @@ def make(pipe: VideoDiTPipeline, *controls: PreparedControl, **options: Any) -> 
     return latents
 
 
+def tokens_seen(pipe: VideoDiTPipeline) -> set[int]:
+    """A set that holds how many tokens the transformer's first block saw, whenever it has run."""
+    seen = set[int]()
+    pipe.transformer.blocks[0].register_forward_pre_hook(lambda _, args: seen.add(args[0].shape[1]))
+    return seen
+
+
 # ---- by name -------------------------------------------------------------------------------------
 
 
@@ -59,6 +67,7 @@ def test_branches_are_added_and_removed_by_name(pipe, tmp_path) -> None:
     branch.save_pretrained(tmp_path / "edges")
     pipe.add_control("edges", tmp_path / "edges")
     assert list(pipe.controls) == ["depth", "edges"]
+    aligned(pipe.controls["edges"])
     same = [make(pipe, control(branch=name)) for name in ("depth", "edges")]
     assert torch.equal(*same)
     with pytest.raises(InputError, match="there is a control 'depth' already"):
@@ -308,9 +317,11 @@ def test_frames_in_front_are_made_and_cut_off(pipe) -> None:
     branch = add(pipe)
     seen: list[tuple[int, ...]] = []
     branch.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].latents.shape)))
+    tokens = tokens_seen(pipe)
     latents = make(pipe, control(grid=(7, 4, 4), front=2), guidance_scale=1.0)
     assert latents.shape == (1, 4, *GRID)
     assert set(seen) == {(1, 4, 7, 4, 4)}
+    assert tokens == {pipe.plan(Request(prompt="x"), Inputs(controls=(control(front=2),))).estimate["tokens"]}
     with pytest.raises(InputError, match="have 0 and 2 reference frames in front"):
         make(pipe, control(grid=(7, 4, 4), front=2), control())
     with pytest.raises(InputError, match="reference frames in front of a clip and a loop exclude each other"):
@@ -386,8 +397,10 @@ def test_vaces_references_alone_are_frames_in_front_of_grey(folder, tmp_path, mo
         "num_inference_steps": 2, "guidance_scale": 4.0, "output_type": "pt",
     }  # fmt: skip
     expected = theirs(**call, reference_images=pictures, generator=torch.Generator().manual_seed(2)).frames
+    seen = tokens_seen(pipe)
     found = pipe(**call, references=pictures, generator=torch.Generator().manual_seed(2)).frames
     assert float((found - expected).abs().max()) <= 1 / 255
+    assert seen == {pipe.check_inputs(**call, references=pictures).estimate["tokens"]} == {(2 + 3) * 2 * 3}
     still = np.zeros((9, 32, 48, 3), np.uint8)
     for options, what in (
         ({"loop": True}, "a loop"),
@@ -402,8 +415,9 @@ def test_vaces_references_alone_are_frames_in_front_of_grey(folder, tmp_path, mo
         pipe(**call, references=pictures, control=edges)
 
 
+@pytest.mark.parametrize("anchor", [False, True])
 def test_windows_of_a_long_clip_see_their_own_part_of_a_control(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    anchor: bool, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is white from one frame on is white in each window from the latent frame of that frame on."""
     from videodit.pipelines import controls as controlling
@@ -413,7 +427,8 @@ def test_windows_of_a_long_clip_see_their_own_part_of_a_control(
     pipe.add_control("grey", branch)
     frames = np.zeros((49, 32, 32, 3), np.uint8)
     frames[25:] = 255  # the first frame is a latent of its own, and then each four: the seventh holds frames 25 to 28
-    options = {"num_frames": 49, "num_inference_steps": 1, "guidance_scale": 1, "window": 17, "overlap": 4}
+    options = {"num_frames": 49, "num_inference_steps": 1, "guidance_scale": 1, "window": 17, "overlap": 8}
+    options["anchor"] = anchor
     plan = pipe.plan(Request(prompt="a red ball", seed=1, **options), Inputs(control={"grey": frames}))
     spans = [window.span for window in plan.spans]
     assert len(spans) > 2
@@ -428,4 +443,7 @@ def test_windows_of_a_long_clip_see_their_own_part_of_a_control(
     monkeypatch.setattr(controlling, "ControlHint", noted)
     pipe.run(plan, output_type="latent")
     told = [[torch.allclose(one[:, :, at], white, atol=1e-5) for at in range(one.shape[2])] for one in seen]
-    assert told == [[at >= 7 for at in range(span.start, span.stop)] for span in spans]
+    frames = [[*range(span.start, span.stop)] for span in spans]
+    if anchor:
+        frames = [[0, *row[1:]] for row in frames]
+    assert told == [[at >= 7 for at in row] for row in frames]

@@ -21,7 +21,7 @@ from videodit.datasets.clips.reading.records import Clip, Media
 from videodit.datasets.clips.scanning.scan_clips import ScannedClip
 from videodit.errors import InputError
 from videodit.families.parity import FIRST_OF_FAMILY, MEMBERS, randomize
-from videodit.media import write_video
+from videodit.media import read_video, write_video
 from videodit.pipelines.clip_encoder import ClipEncoder
 from videodit.training.config import ControlTraining
 from videodit.training.controlled import ControlledTransformer, make_branch
@@ -91,6 +91,32 @@ def test_a_branch_is_trained_and_its_base_stays(configured, caches, tiny_model, 
     assert "control branch" in (config.output / "README.md").read_text()
 
 
+@pytest.mark.parametrize("form", ["latents", "pixels"])
+def test_clips_of_validation_are_made_under_a_control(configured, caches, tiny_model, form, tmp_path) -> None:  # noqa: F811
+    """The last ones are those of the branch that comes out."""
+    write_video(tmp_path / "depth.mp4", 255 - waves(9, 32, 32), fps=16)
+    asked: dict[str, Any] = {
+        "validation.prompts": ["a red ball"], "validation.controls": [f"depth={tmp_path / 'depth.mp4'}"],
+        "validation.frames": 9, "validation.size": [32, 32], "validation.steps": 2, "validation.seed": 5,
+        "validation.every": 0, "train.learning_rate": 0.05,
+    }  # fmt: skip
+    config = small(configured, settings(caches[form], **asked))
+    trained(config)
+    (clip,) = (config.output / "validation").glob("step-*/00.mp4")
+    found = read_video(clip).frames
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    call = {"num_frames": 9, "height": 32, "width": 32, "num_inference_steps": 2, "output_type": "np"}
+    plain = pipe("a red ball", generator=torch.Generator().manual_seed(5), **call).frames[0]
+    pipe.add_control("own", config.output / "control")
+    control = {"depth": str(tmp_path / "depth.mp4")}
+    made = pipe("a red ball", generator=torch.Generator().manual_seed(5), control=control, **call).frames[0]
+    again, alone = ((one * 255).round().astype(np.uint8) for one in (made, plain))
+    write_video(tmp_path / "again.mp4", again, fps=16)
+    same = read_video(tmp_path / "again.mp4").frames
+    assert np.abs(same.astype(int) - found.astype(int)).mean() < 1
+    assert not np.array_equal(again, alone)
+
+
 def test_a_resumed_run_is_an_uninterrupted_one(configured, caches, tmp_path) -> None:  # noqa: F811
     whole = small(configured, settings(caches["latents"], output=str(tmp_path / "whole")))
     trained(whole)
@@ -142,7 +168,17 @@ def test_controls_of_a_cache(caches) -> None:
         ("latents", {"control.kinds": ["edges"]}, "the cache holds no control 'edges'; valid values are grey, depth"),
         ("pixels", {"control.encoder": None}, "holds controls as pixels, got control.encoder=None"),
         ("latents", {"control.encoder": "unshuffle"}, "holds controls as latents"),
-        ("latents", {"validation.prompts": ["a red ball"]}, "make clips without a control"),
+        ("latents", {"validation.prompts": ["a red ball"]}, "clips without a control would show nothing"),
+        (
+            "latents",
+            {"validation.prompts": ["a red ball"], "validation.controls": ["edges=a.mp4"]},
+            "validation.controls name 'edges'; valid values are the branch's kinds, grey, depth",
+        ),
+        (
+            "latents",
+            {"validation.prompts": ["a red ball"], "validation.controls": ["depth=nowhere.mp4"]},
+            "there is no file 'nowhere.mp4'",
+        ),
         ("latents", {"control.layers": [0, 7]}, "layers is"),
     ],
 )

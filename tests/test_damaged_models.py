@@ -176,6 +176,8 @@ def test_a_tokenizer_that_asks_for_code_is_refused(model: Path) -> None:
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}),
         ("model_index.json", {"fps": "x"}),
         ("model_index.json", {"window": "x"}),
+        ("model_index.json", {"anchor": "x"}),
+        ("model_index.json", {"history_noise": 1.0}),
         ("model_index.json", {"height": None}),
         ("model_index.json", {"sampled_as": [1]}),
         ("model_index.json", {"vae": "CausalVideoVAE"}),

@@ -14,6 +14,7 @@ from videodit.errors import InputError
 from videodit.pipelines.denoising import Prompts
 from videodit.pipelines.guidance import Batched, Growing, Guided, InTurn, Shared
 from videodit.pipelines.predicting import Experts, Moment, Predict, Reused, Ring, Scene, Scenes
+from videodit.shapes import Size3D
 from videodit.text import TextTokens
 
 SHAPE = (2, 3, 7, 2, 2)
@@ -122,6 +123,23 @@ PAIRS = [
 def test_guidance_leads_one_prediction_away_from_the_other(pair: InTurn | Batched | Shared, scale: float) -> None:
     factor = 2.0 if scale <= 1 else 0.5 + scale * (2.0 - 0.5)
     torch.testing.assert_close(Guided(pair, lambda _: scale)(latents(), at()), 500 * factor * latents())
+
+
+@pytest.mark.parametrize("may_shorten", [False, True])
+def test_a_guided_prediction_is_as_long_in_each_token_as_the_conditional_one(may_shorten: bool) -> None:
+    """Tokens of 1×2×2 latents, one by one; that it may be shorter is LongCat-Image's way, else it is Qwen-Image's."""
+    cond, uncond = torch.randn(2, 2, 3, 1, 4, 6, generator=torch.Generator().manual_seed(0))
+    uncond = cond + uncond
+    pair = InTurn(lambda x, moment: cond, lambda x, moment: uncond)
+    found = Guided(pair, lambda _: 1.5, kept_norm=Size3D(1, 2, 2), may_shorten=may_shorten)(latents(), at())
+    kept = 0
+    for clip, row, column in itertools.product(range(2), range(2), range(3)):
+        token = (clip, slice(None), 0, slice(2 * row, 2 * row + 2), slice(2 * column, 2 * column + 2))
+        expected = uncond[token] + 1.5 * (cond[token] - uncond[token])
+        factor = cond[token].norm() / expected.norm()
+        kept += int(factor > 1)
+        torch.testing.assert_close(found[token], expected * (factor.clamp(max=1) if may_shorten else factor))
+    assert 0 < kept < 12
 
 
 def test_guidance_grows_over_the_timesteps() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from alignment import aligned
 from diffusers import FlowMatchEulerDiscreteScheduler, MagCacheConfig, PyramidAttentionBroadcastConfig
 from peft import LoraConfig
 
@@ -225,7 +226,7 @@ def test_a_pipeline_saved_as_a_variant_in_shards_makes_the_same_clip(tiny_model:
         assert len(shards) > 1
         assert all(name.startswith("diffusion_pytorch_model.fp16-0") for name in shards)
     again = VideoDiTPipeline.from_pretrained(tmp_path, variant="fp16")
-    assert torch.equal(_frames(again), _frames(pipe))
+    assert torch.equal(_frames(aligned(again)), _frames(aligned(pipe)))
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,10 @@ import torch
 
 from videodit.cli.boundary import as_known, run
 from videodit.cli.main import main
+from videodit.cli.stopping import kept_of_training, newest_checkpoint, signals_call, when_stopped
 from videodit.errors import InputError, InternalError, ModelError, OutOfMemory, Stopped
 from videodit.files import FolderLock, _hidden_name, replacing, sole_maker, write_whole
+from videodit.training.signals import StopSignals
 
 
 def failing(error: BaseException) -> int:
@@ -69,6 +74,95 @@ def test_a_signal_removes_the_hidden_file(tmp_path: Path, name: str) -> None:
     assert run(work) == 128 + number
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(number) == before
+
+
+HEEDED: dict[str, Callable[[Callable[[int], object]], contextlib.AbstractContextManager[object]]] = {
+    "a command": lambda noted: contextlib.nullcontext(),
+    "a training": StopSignals,
+    "a launcher": signals_call,
+}
+
+
+@pytest.mark.parametrize("heed", HEEDED)
+def test_a_terminal_that_closes_stops_nothing_under_nohup(heed: str) -> None:
+    """`nohup` has SIGHUP ignored; SIGTERM is heeded all the same."""
+    noted: list[int] = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def work() -> None:
+        with HEEDED[heed](noted.append):
+            os.kill(os.getpid(), signal.SIGHUP)
+            if heed != "a command":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        assert run(work) == 0
+        assert noted == ([] if heed == "a command" else [signal.SIGTERM])
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_stop_says_what_is_kept_unless_it_says_something_already() -> None:
+    asked = list[int]()
+
+    def kept() -> str:
+        asked.append(1)
+        return "3 clips are kept"
+
+    for error, number, message in (
+        (KeyboardInterrupt(), signal.SIGINT, "stopped: 3 clips are kept"),
+        (Stopped(signal.SIGTERM), signal.SIGTERM, "stopped: 3 clips are kept"),
+        (Stopped(signal.SIGTERM, "stopped at step 3"), signal.SIGTERM, "stopped at step 3"),
+    ):
+        with pytest.raises(Stopped) as caught, when_stopped(kept):
+            raise error
+        assert (caught.value.number, str(caught.value)) == (number, message)
+    assert len(asked) == 2
+    with pytest.raises(InputError, match=r"^odd$"), when_stopped(kept):
+        raise InputError("odd")
+    with pytest.raises(Stopped, match=r"^stopped: all of it is kept$"), when_stopped("all of it is kept"):
+        raise KeyboardInterrupt
+    with when_stopped(kept):
+        pass
+    assert len(asked) == 2  # where nothing is stopped, nobody asks
+
+
+def test_signals_call_a_function_in_the_main_thread_and_are_as_before_behind_it() -> None:
+    got, before = list[int](), signal.getsignal(signal.SIGTERM)
+    with signals_call(got.append):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert got == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(InputError, match="odd"), signals_call(got.append):
+        raise InputError("odd")
+    assert signal.getsignal(signal.SIGTERM) is before
+    seen = list[object]()
+
+    def elsewhere() -> None:
+        with signals_call(got.append):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_the_newest_checkpoint_is_that_of_the_highest_step(tmp_path: Path) -> None:
+    """A copy that somebody called otherwise, and a folder whose saving was cut short, are none."""
+    assert newest_checkpoint(tmp_path) is None
+    assert kept_of_training(tmp_path) == "nothing was trained yet"
+    for name in ("step-00000005", "step-00000040", "step-100000000", "step-100000000-copy", "step-last", ".saving-x"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        if name != "step-100000000":
+            (tmp_path / "checkpoints" / name / "checkpoint.json").touch()
+    (tmp_path / "checkpoints" / "step-00000099").touch()
+    newest = tmp_path / "checkpoints" / "step-00000040"
+    assert newest_checkpoint(tmp_path) == newest
+    assert kept_of_training(tmp_path) == f"{newest} is kept"
+    (tmp_path / "checkpoints" / "step-100000000" / "checkpoint.json").touch()
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-100000000"
 
 
 def test_hidden_files_of_dead_processes_are_removed_and_no_others(

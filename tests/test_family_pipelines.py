@@ -15,9 +15,10 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_families import CASES, NEGATIVE, PROMPT, image
 
-from videodit import Edit, Preview, Storyboard, VideoDiTPipeline
+from videodit import Edit, Preview, Region, Storyboard, VideoDiTPipeline
 from videodit.cli.main import main
 from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES
@@ -29,6 +30,7 @@ from videodit.pipelines.scheduling import noise_levels
 from videodit.pipelines.settings import Settings, check_conditions, plan_settings
 from videodit.pipelines.spec import ModelFolder
 from videodit.text import TextEncoder
+from videodit.text_sources import join_sources
 
 
 def planned(folder: Path, **asked: Any) -> Settings:
@@ -84,6 +86,110 @@ def test_makes_the_frames_of_diffusers(
     assert (out.frames[0] - expected).abs().max() <= 1 / 255
 
 
+QUOTED = 'a "red" ball bounces on “the grass” and "red"'
+
+
+@torch.no_grad()
+def test_words_in_quotes_are_read_by_the_second_encoder(folder: Callable[[str], Path]) -> None:
+    """Of several prompts, some without any; its tokens stand behind the first encoder's, wherever these end."""
+    source = folder("hunyuan_video15")
+    theirs, ours = diffusers.HunyuanVideo15Pipeline.from_pretrained(source), VideoDiTPipeline.from_pretrained(source)
+    read = ours.text([QUOTED, PROMPT])
+    assert read.mask is not None
+    second = read.embeds[..., -1] == 1
+    assert (second & read.mask).sum(dim=1).tolist() == [len(b'Text "red". Text "the grass". ') + 1, 0]
+    assert not (ours.text([PROMPT]).embeds[..., -1] != 0).any()
+    assert ours.text_encoder_notices(f'a "{"red" * 90}" ball')[-1] == (
+        "what stands in quotes takes 280 tokens; the model reads the first 256 of them"
+    )
+    latents = torch.randn(2, *CASES["hunyuan_video15"].latent, generator=generator())
+    theirs.vae.enable_slicing()  # of several clips, its mask has the wrong shape
+    frames = []
+    for pipe in (theirs, ours):
+        pipe.set_progress_bar_config(disable=True)
+        call = {"num_inference_steps": 2, "negative_prompt": ['"blue"', NEGATIVE], "latents": latents}
+        out = pipe([QUOTED, PROMPT], **call, **CASES["hunyuan_video15"].call, output_type="pt")
+        frames.append(torch.stack(list(out.frames)))
+    assert (frames[1] - frames[0]).abs().max() <= 1 / 255
+    assert (frames[1][0] - frames[1][1]).abs().max() > 0.01
+    with pytest.raises(ModelError, match="the second text encoder makes tokens of 12 channels; 8 is the most"):
+        join_sources(torch.zeros(1, 2, 8), torch.ones(1, 2), torch.zeros(1, 3, 12), torch.ones(1, 3))
+
+
+def test_a_guiders_scale_is_the_models_own(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    source = folder("hunyuan_video15")
+    assert planned(source, prompt=PROMPT, num_frames=5).guidance_scale == 3.5
+    pipe = VideoDiTPipeline.from_pretrained(source)
+    assert pipe.defaults.guidance_scale == 3.5
+    theirs = pipe.to_diffusers()
+    assert (type(theirs.guider).__name__, theirs.guider.config.guidance_scale) == ("ClassifierFreeGuidance", 3.5)
+    theirs.save_pretrained(tmp_path / "again")
+    assert VideoDiTPipeline.from_pretrained(tmp_path / "again").defaults.guidance_scale == 3.5
+    assert VideoDiTPipeline.from_pipe(theirs).defaults.guidance_scale == 3.5
+    pipe.save_pretrained(tmp_path / "own")
+    assert ModelFolder.find(str(tmp_path / "own")).spec.defaults.guidance_scale == 3.5
+
+    path = tmp_path / "again" / "guider" / "guider_config.json"
+    config = json.loads(path.read_text())
+    for changes, message in (
+        ({"guidance_rescale": 0.5}, "guidance_rescale of the guider is 0.5; the valid value is 0.0"),
+        ({"start": 0.2}, "start of the guider is 0.2; the valid value is 0.0"),
+        ({"use_original_formulation": True}, "use_original_formulation of the guider is True"),
+        ({"guidance_scale": 0.5}, "guidance_scale of the guider is 0.5; it must be a number from 1 to 100"),
+        ({"enabled": "yes"}, "enabled of the guider is 'yes'"),
+    ):
+        path.write_text(json.dumps(config | changes))
+        with pytest.raises(ModelError, match=message):
+            ModelFolder.find(str(tmp_path / "again"))
+    path.write_text(json.dumps(config | {"enabled": False}))
+    assert ModelFolder.find(str(tmp_path / "again")).spec.defaults.guidance_scale == 1.0
+    path.write_text(json.dumps(config))
+    other = ["diffusers", "PerturbedAttentionGuidance"]
+    changed = changed_index(tmp_path / "again", tmp_path / "other", guider=other)
+    with pytest.raises(ModelError, match="the guider is a 'PerturbedAttentionGuidance'; the valid value is Class"):
+        ModelFolder.find(str(changed))
+
+
+@torch.no_grad()
+def test_hunyuan_video15s_pictures(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """One pipeline makes clips from text alone, the other from a picture; their transformers have the same tensors."""
+    pipe = VideoDiTPipeline.from_pretrained(folder("hunyuan_video15-i2v"))
+    with pytest.raises(InputError, match="this model starts from an image; give image"):
+        pipe.check_inputs(PROMPT)
+    assert (pipe.defaults.height, pipe.defaults.width) == (32, 48)
+    theirs = pipe.to_diffusers()
+    assert {"image_encoder", "feature_extractor", "guider"} < theirs.components.keys()
+    wide, seen = Image.new("RGB", (90, 20), "red"), []  # the encoder sees what is left of it
+    wide.paste("blue", (45, 0, 90, 20))
+    pipe.transformer.register_forward_pre_hook(
+        lambda _, __, given: seen.append(given["encoder_hidden_states_image"]), with_kwargs=True
+    )
+    pipe(PROMPT, image=wide, num_frames=5, num_inference_steps=1, guidance_scale=1, output_type="latent")
+    fitted = theirs.video_processor.resize(wide, height=32, width=48, resize_mode="crop")
+    torch.testing.assert_close(seen[0], theirs.encode_image(fitted, 1, torch.device("cpu"), torch.float32))
+    pipe.save_pretrained(tmp_path / "own")
+    again = VideoDiTPipeline.from_pretrained(tmp_path / "own")
+    assert again.image_processor.size == pipe.image_processor.size
+    text = VideoDiTPipeline.from_pretrained(folder("hunyuan_video15"))
+    with pytest.raises(InputError, match="makes clips from text alone and takes no image"):
+        text.check_inputs(PROMPT, image=image(0))
+    half, clip = np.zeros((64, 96), np.uint8), np.zeros((5, 64, 96, 3), np.uint8)
+    half[:, :48] = 255
+    text.check_inputs(PROMPT, conditions=[Region(half, clip)], num_frames=5, height=64, width=96)
+    changed = changed_index(
+        folder("hunyuan_video15"), tmp_path / "wrong", _class_name="HunyuanVideo15ImageToVideoPipeline"
+    )
+    with pytest.raises(ModelError, match="needs a transformer with task_type 'i2v', got 't2v'"):
+        ModelFolder.find(str(changed))
+
+
+def test_where_a_step_leads_is_told_by_schedulers_of_one_prediction_a_step(folder: Callable[[str], Path]) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(folder("hunyuan_video15-meanflow"))
+    pipe.scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
+    with pytest.raises(InputError, match="FlowMatchHeunDiscreteScheduler makes each of several predictions"):
+        pipe.check_inputs(PROMPT, image=image(0), num_frames=5)
+
+
 def test_a_processors_tokenizer_is_read_without_the_processor(folder: Callable[[str], Path], tmp_path: Path) -> None:
     """FLUX.2 dev's folder names a class that reads pictures, too, for which torchvision has to be there."""
     source = changed_index(folder("flux2-dev"), tmp_path / "changed", tokenizer=["transformers", "PixtralProcessor"])
@@ -110,6 +216,49 @@ def test_a_prompt_in_a_conversation(name: str, folder: Callable[[str], Path]) ->
     text.tokenizer.chat_template = None
     with pytest.raises(ModelError, match="the tokenizer has no chat template"):
         text([PROMPT])
+
+
+WRITTEN = [
+    "",
+    PROMPT,
+    "the \"red ball\" on “a cube”, and 'grass'",
+    "it doesn't bounce",
+    " ".join(["red"] * 600),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_longcat_reads_quoted_words_letter_by_letter(side: str, folder: Callable[[str], Path]) -> None:
+    theirs = diffusers.LongCatImagePipeline.from_pretrained(folder("longcat_image"))
+    text = VideoDiTPipeline.from_pretrained(folder("longcat_image")).text
+    assert isinstance(text, TextEncoder)
+    theirs.tokenizer.padding_side = text.tokenizer.padding_side = side
+    found = text(WRITTEN)
+    assert found.mask is None
+    assert torch.equal(found.embeds, theirs.encode_prompt(WRITTEN)[0])
+    assert text.lost_text(WRITTEN[-1]) == " ".join(["red"] * 88)
+    assert not any(text.lost_text(prompt) for prompt in WRITTEN[:-1])
+    letters = text.tokenize([WRITTEN[2]], max_length=512, return_offsets_mapping=True)
+    assert [WRITTEN[2][a:b] for a, b in letters["offset_mapping"][0]][:6] == ["the", '"', "r", "e", "d", "b"]
+    with pytest.raises(InputError, match="reads a prompt inside a template"):
+        text.check_weights()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_z_images_prompts_of_different_lengths(scale: float, folder: Callable[[str], Path]) -> None:
+    """Of more than 32 tokens and of fewer: each picture stands behind its own. Guidance begins above 0."""
+    theirs = diffusers.ZImagePipeline.from_pretrained(folder("z_image"))
+    ours = VideoDiTPipeline.from_pretrained(folder("z_image"))
+    latents = torch.randn(2, *CASES["z_image"].latent, generator=generator())
+    prompts = [PROMPT, " ".join(["red", "ball"] * 30)]
+    call = {"num_inference_steps": 2, "height": 32, "width": 48, "guidance_scale": scale, "output_type": "pt"}
+    for pipe in (theirs, ours):
+        pipe.set_progress_bar_config(disable=True)
+    expected = theirs(list(prompts), latents=latents[:, :, 0], **call).images
+    found = ours(list(prompts), latents=latents, num_frames=1, **call).frames
+    assert (torch.cat(list(found)) - expected).abs().max() <= 1 / 255
 
 
 @torch.no_grad()

@@ -298,6 +298,12 @@ def test_plans_count_what_an_edit_computes(pipe: VideoDiTPipeline) -> None:
         conditions=[Edit(noise_clip(17), 0.5, source_prompt=SOURCE, auto_mask=True)],
     )
     assert plan.estimate["forwards"] == len(calls)
+    assert (
+        pipe.check_inputs(
+            TARGET, guidance_scale=3.0, conditions=[Edit(noise_clip(17), source_prompt=SOURCE, n_avg=2)]
+        ).predictions
+        == 2 * 3
+    ), "those of a step, by which its seconds become those of a forward"
 
 
 def test_previews_show_the_clip_that_comes_out(pipe: VideoDiTPipeline) -> None:

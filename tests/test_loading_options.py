@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,15 @@ import diffusers
 import pytest
 import torch
 from diffusers import PipelineQuantizationConfig, TorchAoConfig, WanPipeline
-from tiny_families import PROMPT, wan_parts
+from safetensors.torch import load_file, save_file
+from tiny_families import PROMPT
+from tiny_parts import wan_parts
 
 from videodit import VideoDiT, VideoDiTPipeline
 from videodit.acceleration import AccelConfig
 from videodit.cli.main import main
-from videodit.errors import InputError
+from videodit.errors import InputError, ModelError
+from videodit.pipelines import loading
 from videodit.pipelines.placement import bring_inputs, place_components
 
 CALL = {"num_inference_steps": 2, "num_frames": 5, "height": 32, "width": 32, "output_type": "pt"}
@@ -174,6 +179,38 @@ def test_torchao_quantizes_a_familys_weights_as_those_of_the_own_layout(wan_fold
     assert torch.equal(frames(pipe), found)
 
 
+def with_nan(part: Path) -> str:
+    """Damage one weight of a block; its name."""
+    path = next(part.glob("*.safetensors"))
+    tensors = load_file(path)
+    name = sorted(name for name, tensor in tensors.items() if tensor.dim() == 2 and re.search(r"blocks?\.0", name))[0]
+    tensors[name][0, 0] = torch.nan
+    save_file(tensors, path, {"format": "pt"})
+    return name
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("part", ["transformer", "text_encoder"])
+def test_weights_that_are_not_finite_are_named_before_codes_hide_them(
+    part: str, wan_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torchao")
+    folder = Path(shutil.copytree(wan_folder, tmp_path / "wan"))
+    name, config = with_nan(folder / part), _pipeline_config(part)
+    with pytest.raises(ModelError, match=rf"{part}.*holds values that are not finite") as error:
+        VideoDiTPipeline.from_pretrained(folder, quantization_config=config)
+    assert part == "transformer" or name in str(error.value)  # ours go by other names
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_of_the_own_layout_are_looked_at_before_codes_hide_them(wan_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    assert main(["convert", str(wan_folder / "transformer"), str(tmp_path / "native")]) == 0
+    name, config = with_nan(tmp_path / "native"), _int8()
+    with pytest.raises(ModelError, match=rf"native.*{name} holds values that are not finite"):
+        VideoDiT.from_pretrained(tmp_path / "native", quantization_config=config)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_quantized_pipeline_is_near_the_whole_one_and_its_recipes_say_so(wan_folder: Path) -> None:
     pytest.importorskip("torchao")
@@ -194,6 +231,20 @@ def test_what_is_no_quantizer_of_pipelines_is_refused(wan_folder: Path, config: 
         config = config()
     with pytest.raises(InputError, match="must be a PipelineQuantizationConfig, which names components, got"):
         VideoDiTPipeline.from_pretrained(wan_folder, quantization_config=config)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_that_should_be_quantized_is_refused_before_anything_is_read(
+    wan_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torchao")
+    for name in ("load_plain", "_load_part", "_load_file", "load_component_file"):
+        monkeypatch.setattr(loading, name, lambda *args, **options: pytest.fail("a component was loaded"))
+    file = next((wan_folder / "vae").glob("*.safetensors"))
+    with pytest.raises(
+        InputError, match=r"quantization_config names vae, whose weights are in .*only those of a folder"
+    ):
+        VideoDiTPipeline.from_pretrained(wan_folder, vae=file, quantization_config=_pipeline_config("vae"))
 
 
 def test_another_quantizer_of_a_familys_weights_is_refused(wan_folder: Path) -> None:

@@ -17,7 +17,7 @@ from videodit.acceleration import AccelConfig
 from videodit.blocks import BLOCKS, add_gated, modulate
 from videodit.families.parity import FIRST_OF_FAMILY, MEMBERS, Member, randomize
 from videodit.pipelines import denoising
-from videodit.positions import GridRotary, apply_rotary
+from videodit.rotary import GridRotary, apply_rotary
 from videodit.shapes import Size3D
 from videodit.transformer import Prepared
 
@@ -322,7 +322,11 @@ def kinds_of(dit: nn.Module) -> int:
     return 2 if kinds == {"FactorizedBlock"} else len(kinds)
 
 
-SIZES = {"latte": ((2, 16, 16), (3, 6, 10), (5, 2, 14)), "pixart": ((1, 4, 4), (1, 6, 10), (1, 2, 14))}
+SIZES = {
+    "latte": ((2, 16, 16), (3, 6, 10), (5, 2, 14)),
+    "pixart": ((1, 4, 4), (1, 6, 10), (1, 2, 14)),
+    "z_image": ((1, 4, 4), (3, 6, 10), (2, 6, 10)),  # no text, with what fills it up, is as long as the tokens are wide
+}
 
 
 @pytest.mark.slow

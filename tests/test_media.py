@@ -272,13 +272,18 @@ def test_a_recipe_that_is_not_json_is_refused_first(tmp_path: Path, value: objec
 
 def test_an_interrupt_waits_for_the_frame_that_is_being_encoded() -> None:
     """The thread of the encoder is not left with a writer that is closed."""
-    begun, events = threading.Event(), []
+    begun, sent, events = threading.Event(), threading.Event(), []
 
     class Slow:
         def write(self, frames: np.ndarray) -> None:
             begun.set()
+            assert sent.wait(60)
             time.sleep(0.5)
             events.append("written")
+
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        sent.set()
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
@@ -286,7 +291,7 @@ def test_an_interrupt_waits_for_the_frame_that_is_being_encoded() -> None:
             with media._Encoder(Slow()) as encoder:  # type: ignore[arg-type]
                 encoder.put(np.zeros((1, 8, 8, 3), np.uint8))
                 begun.wait()
-                threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+                threading.Timer(0.1, interrupt).start()
     finally:
         signal.signal(signal.SIGINT, before)
     assert events == ["written"]

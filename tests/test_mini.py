@@ -55,6 +55,7 @@ def test_card_travels_with_the_model() -> None:
     assert "Apache-2.0" in (Path(resolve_model("mini")) / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_latents_are_normalised_by_the_saved_statistics(mini: VideoDiTPipeline) -> None:
     from videodit.datasets.toybox import render, sample_scene
 
@@ -65,6 +66,7 @@ def test_latents_are_normalised_by_the_saved_statistics(mini: VideoDiTPipeline) 
     assert 0.7 < float(latents.std()) < 1.3
 
 
+@pytest.mark.slow
 def test_colour_words_colour_the_object(mini: VideoDiTPipeline) -> None:
     """The same noise under four sentences: where the clips differ, the named colour's channel is the stronger."""
     white, *colored = mini(

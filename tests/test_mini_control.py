@@ -19,6 +19,7 @@ def pipe() -> VideoDiTPipeline:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [0.1, 0.65])
 def test_a_box_places_the_object(pipe: VideoDiTPipeline, left: float) -> None:
     """The middle of all red pixels is within an eighth of the width of the box's."""
@@ -38,5 +39,5 @@ def test_a_box_places_the_object(pipe: VideoDiTPipeline, left: float) -> None:
 
 def test_the_branch_belongs_to_the_bundled_model(pipe: VideoDiTPipeline) -> None:
     branch = pipe.controls["boxes"]
-    assert branch.config.kinds == ["depth", "masks", "boxes"]
+    assert branch.config.kinds == ["depth", "masks", "boxes", "edges"]
     assert branch.config.base["hash"] == pipe.model_hash

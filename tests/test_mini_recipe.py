@@ -20,7 +20,19 @@ import pytest
 import torch
 from mini.ahead import ahead
 from mini.attention import attend_plainly
-from mini.batches import DROPPED, TEXT_STEP, Feed, keep_mask, make_batch, object_weights, partners, step_batch
+from mini.batches import (
+    ANCHORED,
+    DROPPED,
+    MIDDLE_OF_TAIL,
+    TEXT_STEP,
+    Feed,
+    history_levels,
+    keep_mask,
+    make_batch,
+    object_weights,
+    partners,
+    step_batch,
+)
 from mini.clips import coverage, describe, rendered, scene_from, scene_values
 from mini.curves import SIZE, draw_curves
 from mini.fixed_loss import fixed_clips, fixed_loss
@@ -326,6 +338,7 @@ def test_last_phase_has_the_first_form_alone(tokenizer: PreTrainedTokenizerFast)
 # ---- what is prepared ahead
 
 
+@pytest.mark.slow
 def test_workers_are_spawned_and_make_the_same_in_the_same_order() -> None:
     for workers in (0, 2):
         made = list(ahead(functools.partial(drawn, 7), range(5, 15), workers, torch.device("cpu")))
@@ -366,7 +379,7 @@ def test_batches_are_functions_of_their_seeds(tokenizer: PreTrainedTokenizerFast
     assert all(
         not torch.equal(getattr(batch, name), getattr(other, name))
         for name in batch._fields
-        if name not in ("frames", "weight")
+        if name not in ("frames", "kept_sigma", "weight")
     )
     dropped = batch.mask.sum(1) == 1  # the end alone
     assert dropped.float().mean() == pytest.approx(DROPPED, abs=0.04)
@@ -378,6 +391,7 @@ def test_batches_are_functions_of_their_seeds(tokenizer: PreTrainedTokenizerFast
     assert batch.keep.shape == (400, 1, 5, 8, 8)
     assert batch.weight.shape == (400, 1, 5, 8, 8)
     assert (batch.weight == 1).all()  # `cpu` weighs no objects
+    assert (batch.kept_sigma == 0).all()  # and knows what is given clean alone
 
 
 def test_noise_levels_can_lean_to_where_shapes_are_decided(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -689,6 +703,9 @@ def test_windows_from_the_middle_begin_with_given_frames() -> None:
     assert keep[:, 0].all()
     assert not keep.flatten(1).all(1).any()
     assert 0.15 < keep[:, -1].all(1).float().mean() < 0.35
+    keep = keep_mask(600, Size3D(5, 8, 6), Size3D(1, 2, 2), generator, middle=True, anchored=True)[:, 0].flatten(2)
+    assert keep[:, :2].all()  # the anchor, and what was made last
+    assert not keep.flatten(1).all(1).any()
 
 
 def test_longer_clips_are_cut_in_the_middle_too(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -701,6 +718,78 @@ def test_longer_clips_are_cut_in_the_middle_too(tokenizer: PreTrainedTokenizerFa
         assert batch.keep.shape[2] == len(batch.frames)
         spans.add((int(batch.frames[0]), len(batch.frames)))
     assert spans == {(0, 9), (1, 8)} | {(n, 5) for n in range(1, 5)}
+
+
+def test_clips_with_a_tail_are_cut_to_their_form(tokenizer: PreTrainedTokenizerFast) -> None:
+    form = Form(17, 64, 64)
+    scenes = [scene_values(sample_scene(n)) for n in range(4)]
+    stored = Stored(torch.zeros(4, 1, 7, 8, 8), scenes, torch.zeros(4, 7, 8, 8, dtype=torch.uint8))
+    begins, anchored = [], 0
+    for seed in range(300):
+        batch = make_batch(CPU_PRESET, stored, form, 2, tokenizer, 0, seed)
+        frames = batch.frames.tolist()
+        begins.append(frames[1] - 1)
+        assert frames[1:] == list(range(begins[-1] + 1, begins[-1] + 5))
+        assert frames[0] in (0, begins[-1])
+        assert not begins[-1] or batch.keep[:, :, 0].all()
+        if begins[-1] and not frames[0]:
+            anchored += 1
+            assert batch.keep[:, :, 1].all()
+        assert batch.keep.shape[2] == batch.weight.shape[2] == 5
+    middle = len(begins) - begins.count(0)
+    assert set(begins) == {0, 1, 2}
+    assert middle / len(begins) == pytest.approx(MIDDLE_OF_TAIL, abs=0.06)
+    assert anchored / middle == pytest.approx(ANCHORED, abs=0.2)
+
+
+def test_a_tail_without_clips_that_are_made_beside_is_refused() -> None:
+    with pytest.raises(ValueError, match="tail is 8"):
+        replace(CPU_PRESET, tail=8)
+
+
+def test_clips_are_encoded_with_their_tail() -> None:
+    first = next(plan_shards(PRESETS["cpu-more"]))
+    assert (first.form, first.clips) == (Form(25, 128, 128), 64)
+
+
+def test_half_of_what_goes_on_from_frames_has_some_noise(keep: torch.Tensor) -> None:
+    recipe = replace(CPU_PRESET, history_noise=0.3)
+    level = history_levels(recipe, keep[:, None], torch.Generator().manual_seed(0), middle=False)
+    noisy = level > 0
+    assert level.max() <= 0.3
+    assert keep[noisy][:, :2].flatten(1).all()
+    goes_on = keep[:, :2].flatten(1).all(dim=1)
+    assert noisy.sum() / goes_on.sum() == pytest.approx(0.5, abs=0.1)
+    level = history_levels(recipe, keep[:, None], torch.Generator().manual_seed(0), middle=True)
+    assert (level > 0).float().mean() == pytest.approx(0.5, abs=0.05)
+    assert level[level > 0].mean() == pytest.approx(0.15, abs=0.01)
+    assert (history_levels(CPU_PRESET, keep[:, None], torch.Generator(), middle=True) == 0).all()
+
+
+def test_history_is_seen_with_its_noise_and_told_by_its_timestep(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    recipe = PRESETS["tiny"]
+    dit, text = VideoDiT(**recipe.dit_config()), T5EncoderModel(recipe.text_config(tokenizer))
+    scenes = [scene_values(sample_scene(0))]
+    stored = Stored(torch.zeros(1, 4, 2, 4, 4), scenes, torch.zeros(1, 2, 4, 4, dtype=torch.uint8))
+    batch = make_batch(recipe, stored, Form(5, 32, 32), 2, tokenizer, 0, 3)
+    keep = torch.zeros(2, 1, 2, 4, 4, dtype=torch.bool)
+    keep[:, :, 0] = True
+    batch = batch._replace(keep=keep, sigma=torch.tensor([0.8, 0.6]), kept_sigma=torch.tensor([0.25, 0.0]))
+    clean, seen = torch.randn(2, 4, 2, 4, 4), []
+    dit.register_forward_pre_hook(lambda module, args: seen.append(args))
+    torch.manual_seed(1)
+    mini.dit.dit_loss(dit, text, clean, batch)
+    torch.manual_seed(1)
+    noise = torch.randn_like(clean)
+    latents, timestep = seen[0][:2]
+    torch.testing.assert_close(latents[0, :, 0], 0.75 * clean[0, :, 0] + 0.25 * noise[0, :, 0])
+    torch.testing.assert_close(latents[1, :, 0], clean[1, :, 0])
+    torch.testing.assert_close(
+        latents[:, :, 1],
+        torch.stack([0.2 * clean[0, :, 1] + 0.8 * noise[0, :, 1], 0.4 * clean[1, :, 1] + 0.6 * noise[1, :, 1]]),
+    )
+    torch.testing.assert_close(timestep, torch.tensor([[250.0] * 4 + [800.0] * 4, [0.0] * 4 + [600.0] * 4]))
 
 
 def test_nothing_of_an_image_is_given() -> None:

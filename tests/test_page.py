@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from browser import SMALL_CLIPS, browsing, check_clip, open_page, save_clip, wait_for
+from browser import SMALL_CLIPS, browsing, check_clip, open_page, save_clip, until, wait_for
 from playwright.sync_api import Browser, Page, Route, expect
 from servers import ServerProcess, server_process
 
@@ -123,7 +123,7 @@ def test_two_tabs_share_one_stream_and_a_job_outlives_its_tab(browser: Browser, 
         assert len(seen.streams) == 1
         first.close()
         expect(second.locator(f".watch[data-id={id}] video")).to_be_visible()
-        assert len(seen.streams) == 2  # the tab that is left took the stream over
+        until(second, lambda: len(seen.streams) == 2)  # the tab that is left takes the stream over
         assert server.client.get(f"/v1/videos/{id}").json()["status"] == "completed"
 
 
@@ -135,7 +135,7 @@ def test_a_server_that_was_killed_is_waited_for_and_its_queue_is_still_there(bro
         context, seen = stack.enter_context(browsing(browser, server.url))
         page = open_page(context, server.url)
         type_prompt(page)
-        long = {"num_inference_steps": 150, "size": "128x128", "seconds": 2}
+        long = {"num_inference_steps": 150, "size": "128x128", "seconds": 8}  # the first one runs to the test's end
         ids = [server.client.post("/v1/videos", json=long | {"prompt": f"job {n}"}).json()["id"] for n in range(3)]
         server.client.post(f"/v1/videos/{ids[2]}/move", json={"before": ids[1]})
         page.get_by_role("link", name="Queue").click()
@@ -227,8 +227,8 @@ def test_several_clips_have_seeds_in_a_row(page: Page, server: ServerProcess) ->
     page.get_by_label("Seed", exact=True).fill("100")
     page.get_by_label("Clips", exact=True).fill("3")
     make(page, server)
-    seeds = [job["seed"] for job in newest(server)[:3]]
-    assert sorted(seeds) == [100, 101, 102]
+    # They are sent one after the other, and the first may be made before the last is sent.
+    until(page, lambda: sorted(job["seed"] for job in newest(server)[:3]) == [100, 101, 102])
 
 
 def test_what_a_model_lacks_is_shown_with_the_reason(browser: Browser, server: ServerProcess) -> None:
@@ -289,6 +289,7 @@ def test_words_are_offered_for_what_was_typed_before_they_came(browser: Browser,
         type_prompt(page, "a red ball on the gra")
         page.get_by_label("What should", exact=False).first.focus()
         expect(page.get_by_role("option", name="grass")).to_have_count(0)
+        until(page, lambda: waiting)
         waiting[0].continue_()
         expect(page.get_by_role("option", name="grass")).to_be_visible()
 
@@ -392,11 +393,14 @@ def test_a_mask_is_painted_and_only_there_the_clip_changes(
     page.get_by_role("button", name="Use the mask").click()
     expect(page.get_by_text("One mask for the whole clip.")).to_be_visible()
     type_prompt(page)
+    page.get_by_text("More settings").click()
+    page.get_by_label("Seed", exact=True).fill("1")
     wait_for_plan(page, "9 frames")
     job = make(page, server)
     assert job["kind"] == "edit"
     change = np.abs(clip_of(server, job, tmp_path).astype(int) - read_video(clip).frames.astype(int)).mean((0, 1, 3))
-    assert change[:24].mean() < 15 < change[40:60].mean()
+    # Over 64 seeds: 7 to 13 where nothing may change, by the autoencoder, and 33 to 71 in the mask.
+    assert change[:24].mean() < 20 < change[40:60].mean()
 
 
 def test_masks_at_several_times_follow(page: Page, server: ServerProcess, clip: Path) -> None:
@@ -439,19 +443,28 @@ def test_a_mask_is_painted_by_keyboard(page: Page, server: ServerProcess, clip: 
 
 
 def test_two_clips_are_connected(page: Page, server: ServerProcess, clip: Path, tmp_path: Path) -> None:
+    other = np.full((9, 64, 64, 3), (150, 60, 60), np.uint8)
+    write_video(tmp_path / "red.mp4", other, fps=16)
     choose_mode(page, "Connect")
     drop(page, page.get_by_role("button", name=re.compile("The first clip")), clip, "video/mp4")
-    drop(page, page.get_by_role("button", name=re.compile("The second clip")), clip, "video/mp4")
-    expect(page.get_by_role("button", name=re.compile("square.mp4"))).to_have_count(2)
+    drop(page, page.get_by_role("button", name=re.compile("The second clip")), tmp_path / "red.mp4", "video/mp4")
+    for name in ("square.mp4", "red.mp4"):
+        expect(page.get_by_role("button", name=re.compile(re.escape(name)))).to_have_count(1)
     page.get_by_label("Seconds in between").fill("0.5")
     type_prompt(page)
     wait_for_plan(page, "The first frame of the second clip may change.")
     job = make(page, server)
-    made, source = clip_of(server, job, tmp_path), read_video(clip).frames
+    made, ends = clip_of(server, job, tmp_path), (read_video(clip).frames, read_video(tmp_path / "red.mp4").frames)
     assert len(made) == 9 + 8 + 8  # whole groups of four, and the first frame of all
-    assert np.abs(made[:9].astype(int) - source.astype(int)).mean() < 20
-    assert np.abs(made[-8:].astype(int) - source[-8:].astype(int)).mean() < 20
+    # The autoencoder changes each end by about 15, whatever the seed; the two clips are 45 apart.
+    assert [_change(made[:9], end) < 25 for end in ends] == [True, False]
+    assert [_change(made[-8:], end[-8:]) < 25 for end in ends] == [False, True]
     assert not [notice for notice in job["notices"] if "num_frames" in notice]
+
+
+def _change(frames: np.ndarray, before: np.ndarray) -> float:
+    """The mean difference of two clips, in levels of 8 bits."""
+    return float(np.abs(frames.astype(int) - before.astype(int)).mean())
 
 
 def test_one_of_the_own_clips_is_edited_and_its_settings_come_back(page: Page, server: ServerProcess) -> None:
@@ -459,7 +472,7 @@ def test_one_of_the_own_clips_is_edited_and_its_settings_come_back(page: Page, s
     first = make(page, server)
     choose_mode(page, "Edit")
     page.get_by_role("button", name="One of your clips").click()
-    page.locator(".choice").first.click()
+    page.locator(f".choice:has(img[src*='{first['id']}'])").click()  # the first one may be another of the same second
     page.get_by_label("How much may change", exact=False).fill("0.8")
     page.get_by_label("What the clip shows").fill("a red ball bounces on the grass")
     type_prompt(page, "a blue ball bounces on the grass")

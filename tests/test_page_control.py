@@ -94,7 +94,7 @@ def test_a_clip_is_a_control_and_the_model_sees_it(page: Page, server: LiveServe
     page.get_by_role("button", name="Show what the model will see").click()
     picture = page.get_by_alt_text(re.compile("What the model will see of Depth"))
     expect(picture).to_be_visible()
-    assert picture.evaluate("(one) => one.naturalWidth") == 6 * 128
+    expect(picture).to_have_js_property("naturalWidth", 6 * 128)  # once it is loaded
     expect(page.locator(".seen .notice").first).to_contain_text("64x64 becomes 128x128")
     job = send(page, server)
     (depth,) = job["request"]["control"].values()

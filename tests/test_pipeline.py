@@ -86,6 +86,7 @@ def test_loop_equals_one_written_out(pipe: VideoDiTPipeline) -> None:
     torch.testing.assert_close(ours.double(), x, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_second_order_solvers_come_closer_than_euler(pipe: VideoDiTPipeline) -> None:
     """Of two solvers with few steps, the one of second order lands nearer to Euler's with many."""
     shift = pipe.scheduler.config.shift

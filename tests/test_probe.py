@@ -162,6 +162,16 @@ def test_weights_that_are_not_whole_are_refused(tmp_path: Path) -> None:
         ToyboxProbe.from_pretrained(tmp_path)
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    ToyboxProbe(**TINY).save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["conv_in.weight"].view(-1)[0] = torch.inf
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"conv_in.weight holds values that are not finite"):
+        ToyboxProbe.from_pretrained(tmp_path)
+
+
 def test_weights_of_another_world_are_refused(tmp_path: Path) -> None:
     ToyboxProbe(**TINY).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -427,6 +437,7 @@ def test_worse_clips_show_the_same_and_come_again_from_their_seed() -> None:
         assert 0.5 < (clips.float() - video.float()).abs().mean() < 12
 
 
+@pytest.mark.slow
 def test_a_few_clips_are_learned_by_heart() -> None:
     torch.manual_seed(0)
     probe = ToyboxProbe(**TINY)

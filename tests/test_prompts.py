@@ -10,6 +10,7 @@ from videodit import VideoDiTPipeline
 from videodit.cli.main import main
 from videodit.errors import InputError
 from videodit.prompts import check_text, collapse, is_blank
+from videodit.quotations import with_quoted_letters
 
 SAID = "a red ball bounces on the grass"
 
@@ -60,3 +61,25 @@ def test_a_huge_caption_is_refused_by_its_size(tmp_path: Path, capsys: pytest.Ca
 def test_nothing_but_blanks_is_blank() -> None:
     assert is_blank(" \n\u200b\ufeff")
     assert not is_blank("a")
+
+
+# --- words in quotation marks --------------------------------------------------------------------
+
+QUOTED = [
+    "", "a", "a 'b c' d", "it's \"x y\" ok", "don't write “héllo’s” now ‘abc’", "''", "\"it's\" a", 'a "b',
+    "x 'y\nz' \"q 'r' s\"", "“a” and “b”",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", QUOTED)
+def test_quoted_words_are_taken_apart_as_in_diffusers(prompt: str) -> None:
+    from diffusers.pipelines.longcat_image.pipeline_longcat_image import split_quotation
+
+    expected = [part for text, quoted in split_quotation(prompt) for part in (text if quoted else [text])]
+    assert with_quoted_letters(prompt) == expected
+
+
+def test_several_apostrophes_stay_where_they_are() -> None:
+    """diffusers 0.42.1 writes one of the words in the place of the others."""
+    assert with_quoted_letters("it isn't 'no', and it's don't") == ["it isn't ", "'", "n", "o", "'", ", and it's don't"]
+    assert with_quoted_letters("'tis what we don't say") == ["'tis what we don't say"]

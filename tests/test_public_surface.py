@@ -44,11 +44,11 @@ PARAMETERS = {
     "CausalVideoVAE.decode": "self z return_dict * clamp",
     "VideoDiT.forward": "self hidden_states timestep encoder_hidden_states encoder_attention_mask "
     "pooled_projections guidance encoder_hidden_states_image fps attention_kwargs return_dict * prepared "
-    "causal_frames control references patch_control",
+    "causal_frames control references patch_control timestep_r",
     "VideoDiTPipeline.__call__": "self prompt * negative_prompt height width num_frames num_inference_steps "
     "guidance_scale num_videos_per_prompt generator latents image last_image conditions control references "
-    "reference_layout reference_guidance fit loop window overlap keep_windows prompt_embeds prompt_attention_mask "
-    "pooled_prompt_embeds negative_prompt_embeds negative_prompt_attention_mask "
+    "reference_layout reference_guidance fit loop window overlap anchor history_noise keep_windows prompt_embeds "
+    "prompt_attention_mask pooled_prompt_embeds negative_prompt_embeds negative_prompt_attention_mask "
     "negative_pooled_prompt_embeds max_sequence_length sigmas timesteps eta attention_kwargs "
     "guidance_scale_2 dynamic_guidance stagger stagger_block fps callback_on_step_end "
     "callback_on_step_end_tensor_inputs output_type return_dict",

@@ -133,6 +133,7 @@ def test_a_batch_that_was_stopped_makes_only_what_is_left(
     [
         (["a red ball"], "--ray is for batches; name a file with --prompts"),
         (["--prompts", "many.jsonl", "--profile"], "--profile cannot be used together with --ray"),
+        (["--prompts", "many.jsonl", "--count", "2"], "--count cannot be used together with --ray"),
     ],
 )
 def test_what_a_cluster_cannot_do_is_refused(

@@ -146,7 +146,7 @@ def make_clips(folder: Path) -> None:
 def run_commands(block: Block, *, steps: int) -> None:
     """Run a bash block, up to the first command that fails; trainings end at a step where the reader's go on."""
     script = re.sub(r"^(videodit train .*)$", rf"\1 train.steps={steps} validation.steps=1", block.text, flags=re.M)
-    done = subprocess.run(["bash", "-e", "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(["bash", "-e", "-c", script], capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, f"{block}: {done.stdout}{done.stderr}"
 
 

@@ -21,7 +21,7 @@ from videodit.datasets.clips.reading.readers import open_clip
 from videodit.datasets.clips.reading.records import Clip, Media
 from videodit.datasets.clips.scanning.scan_clips import ScannedClip
 from videodit.errors import InputError
-from videodit.media import write_video
+from videodit.media import read_recipe, write_video
 from videodit.pipelines.clip_encoder import ClipEncoder
 from videodit.training.data import Collator
 from videodit.training.flops import training_flops
@@ -98,6 +98,23 @@ def test_a_lora_learns_to_take_references(configured, caches, layout, tmp_path) 
     assert "--reference" in (config.output / "README.md").read_text()
 
 
+def test_clips_of_validation_have_a_reference(configured, caches, source, tiny_model) -> None:  # noqa: F811
+    """The last ones are those of the LoRA that comes out."""
+    picture = source / "pictures" / f"{next(iter(CLIPS))}.png"
+    asked: dict[str, Any] = {
+        "validation.prompts": ["a red ball"], "validation.references": [str(picture)], "validation.frames": 9,
+        "validation.size": [32, 32], "validation.steps": 2, "validation.seed": 5, "validation.every": 0,
+    }  # fmt: skip
+    config = configured(**settings(caches["behind"], **asked))
+    trained(config)
+    (clip,) = (config.output / "validation").glob("step-*/00.mp4")
+    recipe = read_recipe(clip)
+    assert recipe is not None
+    assert [one["file"] for one in recipe["references"]] == [picture.name]
+    assert recipe["reference_layout"] == "behind"
+    assert str(source) not in (config.output / "README.md").read_text()
+
+
 def test_dropped_references_are_zeros(caches) -> None:
     cache, references = LatentCache(caches["behind"]), CachedReferences(caches["behind"])
     samples = [one for one in cache.samples if one.bucket == cache.samples[0].bucket]
@@ -123,7 +140,11 @@ def test_model_flops_hold_references(tiny_model) -> None:
             "holds references of the layout 'behind', got references.layout=guide",
         ),
         ({"references.layout": "edit"}, "references.layout is 'edit', which is for models of pictures"),
-        ({"validation.prompts": ["a red ball"]}, "make clips without a reference"),
+        ({"validation.prompts": ["a red ball"]}, "clips without a reference would show nothing"),
+        (
+            {"validation.prompts": ["a red ball"], "validation.references": ["nowhere.png"]},
+            "validation.references: there is no file 'nowhere.png'",
+        ),
     ],
 )
 def test_what_cannot_be_trained(configured, caches, values, message) -> None:  # noqa: F811

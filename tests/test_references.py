@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,21 +16,28 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 import torch
-from tiny_families import DYNAMIC, NEGATIVE, PROMPT, flux_parts, pack_flux
+from tiny_families import CASES, EDITS, NEGATIVE, PROMPT, pack_flux
+from tiny_parts import DYNAMIC, flux_parts
 from torch import Tensor
 
 from videodit import Reference, Storyboard, VideoDiT, VideoDiTPipeline
 from videodit.cli.main import main
 from videodit.cli.references import match_references, parse_references
+from videodit.control import reference_rules
 from videodit.control.branch import ControlBranch
 from videodit.control.hints import ControlHint
+from videodit.control.reference_rules import in_area
+from videodit.control.references import as_references
 from videodit.errors import InputError
+from videodit.families import sampling_of
 from videodit.families.parity import MEMBERS, randomize
 from videodit.media import read_recipe, read_video
+from videodit.pipelines import reference_placing
+from videodit.pipelines.components import pipeline_of
 from videodit.pipelines.planning import plan
 from videodit.pipelines.request import Inputs, Request
 from videodit.pipelines.spec import ModelFolder
-from videodit.reference_tokens import ReferenceTokens
+from videodit.reference_tokens import ReferenceTokens, tokens_in_layout
 
 
 def picture(width: int, height: int, seed: int = 0) -> PIL.Image.Image:
@@ -110,6 +120,57 @@ def test_kontexts_transformer(deviation) -> None:
     )[0][:, : len(own)]  # fmt: skip
     found = ours(**x, references=[ReferenceTokens(seen, start=(1.0, 0.0, 0.0))]).sample
     assert deviation(pack_flux(found), expected) <= 2e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["flux2-dev", "flux2-klein"])
+def test_flux2s_transformer(name, deviation) -> None:
+    """diffusers' class with two pictures of other sizes behind, at 10 and 20 along the first axis."""
+    member = MEMBERS[name]
+    theirs = randomize(member.theirs())
+    ours = member.ours(theirs)
+    x = member.draw(ours, (1, 4, 6))
+    channels = x["hidden_states"].shape[1]
+    seen = [torch.randn(1, channels, 1, 3, 2), torch.randn(2, channels, 1, 2, 5)]
+    rows = [(0, 4, 6), (10, 3, 2), (20, 2, 5)]
+    ids = [
+        torch.cartesian_prod(torch.arange(t, t + 1), torch.arange(h), torch.arange(w), torch.arange(1))
+        for t, h, w in rows
+    ]
+    words = torch.arange(x["encoder_hidden_states"].shape[1])
+    tokens = [one.expand(2, -1, -1, -1, -1).flatten(2).transpose(1, 2) for one in (x["hidden_states"], *seen)]
+    expected = theirs(
+        torch.cat(tokens, dim=1), x["encoder_hidden_states"], x["timestep"] / 1000, torch.cat(ids),
+        torch.nn.functional.pad(words[:, None], (3, 0)), x.get("guidance"), return_dict=False,
+    )[0][:, :24]  # fmt: skip
+    references = [tokens_in_layout("apart", one, number=number) for number, one in enumerate(seen)]
+    found = ours(**x, references=references).sample
+    assert deviation(found.flatten(2).transpose(1, 2), expected) <= 2e-5
+    elsewhere = [replace(one, start=(11.0, 0.0, 0.0)) for one in references]
+    assert deviation(found, ours(**x, references=elsewhere).sample) > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("clean", [False, True])
+def test_qwen_image_edits_transformer(clean, deviation) -> None:
+    """diffusers' class with pictures at 1 and 2 along the first axis, one larger than what is made: the text stands
+    behind the corner of the largest. Those of its newest model are clean."""
+    member = MEMBERS["qwen_image"]
+    theirs = randomize(diffusers.QwenImageTransformer2DModel(**member.config, zero_cond_t=clean).eval())
+    ours = member.ours(theirs)
+    x = member.draw(ours, (1, 4, 6))
+    seen = [torch.randn(1, 4, 1, 6, 10), torch.randn(2, 4, 1, 2, 2)]
+    tokens = [pack_flux(one.expand(2, -1, -1, -1, -1)) for one in (x["hidden_states"], *seen)]
+    expected = theirs(
+        torch.cat(tokens, dim=1), x["encoder_hidden_states"], x["encoder_attention_mask"], x["timestep"] / 1000,
+        [[(1, 2, 3), (1, 3, 5), (1, 1, 1)]] * 2, return_dict=False,
+    )[0][:, :6]  # fmt: skip
+    level = 0.0 if clean else None
+    references = [tokens_in_layout("edit", one, number=i, timestep=level) for i, one in enumerate(seen)]
+    found = ours(**x, references=references).sample
+    assert deviation(pack_flux(found), expected) <= 2e-5
+    other = [replace(one, timestep=None if clean else 0.0) for one in references]
+    assert deviation(found, ours(**x, references=other).sample) > 1e-3
 
 
 @torch.no_grad()
@@ -198,6 +259,150 @@ def test_kontext_makes_the_pictures_of_diffusers(kontext) -> None:
     assert (out.frames[0] - expected).abs().max() <= 1 / 255
     plain = ours(PROMPT, latents=latents, **call)
     assert (out.frames[0] - plain.frames[0]).abs().max() > 1 / 255
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        pytest.param("flux2-dev", (221, 100), marks=pytest.mark.slow),
+        pytest.param("flux2-klein", (2210, 500), marks=pytest.mark.slow),
+        ("flux2-klein-distilled", (221, 100)),
+    ],
+)
+def test_flux2_makes_the_pictures_of_diffusers(name, size, folder) -> None:
+    """From two pictures: one whose sides are cut to whole tokens, and one that may be made smaller first."""
+    theirs = getattr(diffusers, CASES[name].pipeline).from_pretrained(folder(name))
+    ours = VideoDiTPipeline.from_pretrained(folder(name))
+    for pipe in (theirs, ours):
+        pipe.set_progress_bar_config(disable=True)
+    latents, seen = torch.randn(1, 16, 1, 2, 3, generator=generator()), [picture(75, 90, 1), picture(*size, 2)]
+    call = {"height": 32, "width": 48, "num_inference_steps": 2, "guidance_scale": 2.5, "output_type": "pt"}
+    expected = theirs(prompt=PROMPT, image=seen, latents=latents[:, :, 0], **call).images
+    out = ours(PROMPT, references=seen, latents=latents, **call)
+    assert out.frames[0].shape == expected.shape
+    assert (out.frames[0] - expected).abs().max() <= 1 / 255
+    assert [one["layout"] for one in out.recipes[0]["references"]] == ["apart", "apart"]
+    other = ours(PROMPT, references=seen[::-1], latents=latents, **call)
+    assert (out.frames[0] - other.frames[0]).abs().max() > 1 / 255
+
+
+def qwen_edit(name: str) -> Any:
+    """diffusers' pipeline of a case's parts, the same as in its folder."""
+    torch.manual_seed(0)
+    made = getattr(diffusers, EDITS[name].pipeline)(**EDITS[name].parts())
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("qwen_image-edit", 1),
+        pytest.param("qwen_image-edit-2509", 1, marks=pytest.mark.slow),
+        pytest.param("qwen_image-edit-2509", 3, marks=pytest.mark.slow),
+        ("qwen_image-edit-2511", 2),
+    ],
+)
+def test_qwen_image_edit_makes_the_pictures_of_diffusers(name, count, folder, monkeypatch) -> None:
+    """With pictures of a 64th of the pixels. Where transformers wants to be told which tokens are pictures, so that
+    they have places of a grid, diffusers' pipeline does not tell it."""
+    theirs = qwen_edit(name)
+    ours = VideoDiTPipeline.from_pretrained(folder(name))
+    ours.set_progress_bar_config(disable=True)
+    module = importlib.import_module(type(theirs).__module__)
+    theirs_of, ours_of = module.calculate_dimensions, reference_rules.in_area
+    monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio: theirs_of(area // 64, ratio))
+    for home in (reference_rules, reference_placing):
+        monkeypatch.setattr(home, "in_area", lambda area, *rest: ours_of(area // 64, *rest))
+    read = theirs.text_encoder.forward
+    if "mm_token_type_ids" in inspect.signature(read).parameters:
+        mark = theirs.text_encoder.config.image_token_id
+
+        def forward(**given: Any) -> Any:
+            return read(**given, mm_token_type_ids=given["input_ids"].eq(mark).int())
+
+        monkeypatch.setattr(theirs.text_encoder, "forward", forward)
+    seen = [picture(90, 60, 1), picture(50, 120, 2), picture(33, 34, 3)][:count]
+    latents = torch.randn(1, 4, 1, 4, 6, generator=generator())
+    call = {"height": 32, "width": 48, "num_inference_steps": 2, "output_type": "pt"}
+    expected = theirs(
+        image=seen if count > 1 else seen[0], prompt=PROMPT, negative_prompt=NEGATIVE, true_cfg_scale=3.5,
+        latents=pack_flux(latents), **call,
+    ).images  # fmt: skip
+    call |= {"prompt": PROMPT, "negative_prompt": NEGATIVE, "guidance_scale": 3.5, "latents": latents}
+    out = ours(**call, references=seen)
+    assert out.frames[0].shape == expected.shape
+    assert (out.frames[0] - expected).abs().max() <= 1e-4
+    other = ours(**call, references=[*seen[:-1], PIL.Image.new("RGB", seen[-1].size, "white")])
+    assert (out.frames[0] - other.frames[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("size", [(1, 1000), (640, 481), (999, 1000), (4000, 17), (33, 34)])
+def test_sizes_of_pictures_that_qwen_image_edit_sees(size) -> None:
+    module = importlib.import_module("diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus")
+    rules = sampling_of("QwenImageEditPlusPipeline", "a test")[1].references
+    assert rules is not None
+    assert (rules.area, rules.read_area) == (module.VAE_IMAGE_SIZE, module.CONDITION_IMAGE_SIZE)
+    for area in (rules.area, rules.read_area):
+        expected = [max(32, side) for side in module.calculate_dimensions(area, size[0] / size[1])]
+        assert list(in_area(area, size, rules.multiple)) == expected
+
+
+@torch.no_grad()
+def test_what_qwen_image_edit_reads_and_refuses(folder, tmp_path, deviation) -> None:
+    theirs, source = qwen_edit("qwen_image-edit-2509"), folder("qwen_image-edit-2509")
+    ours = VideoDiTPipeline.from_pretrained(source)
+    spec = ModelFolder.find(str(source)).spec
+    for references, message in (
+        ((), "this model changes a picture; pass it in references"),
+        ([picture(40, 40)] * 5, "there are 5 references; this model takes at most 4"),
+        (Reference(picture(40, 40), role="guide"), "the role of reference 1 is 'guide'; valid values"),
+    ):
+        with pytest.raises(InputError, match=message):
+            plan(Request(prompt=PROMPT), Inputs(references=as_references(references)), spec)
+    pixels = [np.asarray(picture(60, 40, seed)) for seed in (1, 2)]
+    for prompt, references, message in (
+        (PROMPT, (), "this model reads a prompt together with the references of a clip; pass both to a call"),
+        ("a <|image_pad|> ball", pixels, "the prompt has 3 marks of a picture for 2 references"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ours.text([prompt], references=references)
+    with pytest.raises(InputError, match="together with a picture, which is not known ahead"):
+        ours.encode_ahead([PROMPT])
+    both, alone = ours.text([PROMPT, "a"], references=pixels), ours.text(["a"], references=pixels)
+    valid = both.embeds[1][both.mask[1]]
+    assert deviation(valid, alone.embeds[0]) <= 1e-5
+    taken = VideoDiTPipeline.from_pipe(theirs)
+    assert taken.image_processor is theirs.processor.image_processor
+    assert deviation(taken.text(["a"], references=pixels).embeds, alone.embeds) <= 1e-6
+    with pytest.raises(InputError, match="reads texts and pictures by one processor of transformers"):
+        ours.to_diffusers()
+    ours.save_pretrained(tmp_path / "own")
+    again = VideoDiTPipeline.from_pretrained(tmp_path / "own")
+    assert again.spec == ours.spec == spec
+    assert deviation(again.text(["a"], references=pixels).embeds, alone.embeds) <= 1e-6
+
+
+def test_a_transformer_of_qwen_image_alone_makes_pictures_from_text() -> None:
+    assert pipeline_of(MEMBERS["qwen_image"].ours(MEMBERS["qwen_image"].theirs())) == "QwenImagePipeline"
+
+
+@pytest.mark.parametrize(("size", "message"), [((63, 80), "is 63x80; no side may be shorter than 64 pixels"),
+    ((1000, 120), "is 1000x120; one side may be at most 8 times as long as the other")])  # fmt: skip
+def test_pictures_that_flux2_does_not_take(size, message, folder) -> None:
+    spec = ModelFolder.find(str(folder("flux2-dev"))).spec
+    with pytest.raises(InputError, match=f"reference 1 {message}"):
+        plan(Request(prompt="a"), Inputs(references=(Reference(picture(*size)),)), spec)
+
+
+def test_a_result_of_other_proportions_is_announced(folder) -> None:
+    spec = ModelFolder.find(str(folder("flux2-dev"))).spec
+    references = Inputs(references=(Reference(picture(160, 90)),))
+    told = "reference 1 is 160x80 and the picture 1024x1024, the model's own size; width and height set another one"
+    assert told in plan(Request(prompt="a"), references, spec).notices
+    assert told not in plan(Request(prompt="a", width=160, height=96), references, spec).notices
 
 
 @torch.no_grad()
@@ -377,10 +582,10 @@ def test_what_no_plan_takes(pipe, tmp_path) -> None:
         (
             [one],
             None,
-            "this model was not trained with references, as FLUX.1 Kontext, .*, Phantom, VACE were",
+            "this model was not trained with references, as FLUX.1 Kontext, .*, Phantom, .*VACE were",
         ),
-        ([one], "sideways", "reference_layout is 'sideways'; valid values are edit, guide, behind"),
-        ([one], "front", "reference_layout is 'front'; valid values are edit, guide, behind"),
+        ([one], "sideways", "reference_layout is 'sideways'; valid values are edit, apart, guide, behind"),
+        ([one], "front", "reference_layout is 'front'; valid values are edit, apart, guide, behind"),
         ([], "behind", "reference_layout is 'behind', and there are no references; leave it out"),
         ([one], "edit", "reference_layout 'edit' is for models of pictures"),
         ([one] * 5, "behind", "there are 5 references; a model with the layout 'behind' takes at most 4"),
@@ -422,7 +627,7 @@ def test_models_that_can_have_none(folder) -> None:
     for name, message in (
         ("latte", "this model takes no references: attention='factorized'"),
         ("cogvideox-2b", "this model takes no references: position_embedding='sincos_3d'"),
-        ("mochi", "this model takes no references: rope='learned'"),
+        ("mochi", "rope='learned' .*; 'grid', 'fractional', 'centred' and 'text_axis' have others"),
         ("wan-i2v", "this model takes no references: it sees pictures or clips in channels beside the latents"),
         ("cogvideox-1.5-5b", "this model takes no references: a token is 2 latent frames long"),
     ):
@@ -435,11 +640,11 @@ def test_models_that_can_have_none(folder) -> None:
 
 def test_a_model_that_was_trained_with_them_keeps_its_layout(kontext) -> None:
     spec = ModelFolder.find(str(kontext)).spec
-    assert spec.references == "edit"
+    assert spec.references.layout == "edit"
     seen = (Reference(SUBJECTS[0]),)
     with pytest.raises(InputError, match="reference_layout is 'behind'; this model was trained with 'edit'"):
         plan(Request(prompt=PROMPT, reference_layout="behind"), Inputs(references=seen), spec)
-    with pytest.raises(InputError, match="there are 2 references; a model with the layout 'edit' takes at most 1"):
+    with pytest.raises(InputError, match="there are 2 references; this model takes at most 1"):
         plan(Request(prompt=PROMPT), Inputs(references=seen * 2), spec)
     made = plan(Request(prompt=PROMPT, height=32, width=48), Inputs(references=seen), spec)
     assert made.references[0].frames.shape == (1, 1024, 1024, 3)
@@ -505,8 +710,8 @@ def test_commands_recipes_and_remake(tiny_model, tmp_path, monkeypatch, capsys) 
     assert "--reference names 'other.png', which is no file that 'a.mp4' was made with" in capsys.readouterr().err
     assert main(["remake", "plain.mp4", *model, "--reference", "other.png"]) == 2
     assert "was made without references; leave --reference out" in capsys.readouterr().err
-    assert main(["generate", "x", "--reference", "other.png", "--server", "http://127.0.0.1:9"]) == 2
-    assert "--reference is not sent to a server yet" in capsys.readouterr().err
+    assert main(["generate", "x", "--reference", "other.png", "--server", "http://127.0.0.1:9"]) == 5
+    assert "cannot reach --server http://127.0.0.1:9" in capsys.readouterr().err
 
 
 def test_a_broken_recipe_opens_no_file(tmp_path) -> None:
@@ -514,7 +719,7 @@ def test_a_broken_recipe_opens_no_file(tmp_path) -> None:
     for entries, message in (
         (3, "it must be a list"),
         ([], "it must be a list"),
-        ([{"role": "subject"}] * 9, "it must be a list"),
+        ([{"role": "subject"}] * 11, "it must be a list"),
         ([{"role": "subject"}], "it must have a role, a file and its sha256"),
         ([{"role": "subject", "file": "/etc/hosts", "sha256": "0"}], "say where it is with --reference FILE"),
         ([{"role": "subject", "file": "x.png", "sha256": "0", "at": "1"}], "its frame must be a number"),
@@ -541,5 +746,5 @@ def test_parts_of_a_flux_are_no_kontext_unless_they_say_so(kontext) -> None:
     """Both pipelines are of the same parts; nobody who makes one of parts has to say that it is not the other."""
     parts = VideoDiTPipeline.from_pretrained(kontext).components
     assert VideoDiTPipeline(**parts).spec.references is None
-    assert VideoDiTPipeline(**parts, sampled_as="FluxKontextPipeline").spec.references == "edit"
+    assert VideoDiTPipeline(**parts, sampled_as="FluxKontextPipeline").spec.references.layout == "edit"
     assert type(VideoDiTPipeline.from_pretrained(kontext).to_diffusers()) is diffusers.FluxKontextPipeline

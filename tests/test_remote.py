@@ -60,6 +60,11 @@ def test_all_lines_of_a_file_are_queued_before_the_first_is_waited_for(
     assert sorted(path.name for path in Path().glob("*.mp4")) == ["a-blue-cube-4.mp4", "a-red-ball-3.mp4"]
 
 
+def test_takes_of_one_prompt_are_made_by_a_server(server: LocalServer) -> None:
+    assert main([*ASK, "--seed", "3", "--count", "2", "-o", "ball.mp4", "--detach", "--server", URL]) == 0
+    assert [job["seed"] for job in server.client.get("/v1/videos?order=asc").json()["data"]] == [3, 4]
+
+
 def test_a_detached_job_is_listed_and_fetched_later(server: LocalServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ASK, "--detach", "--json", "--server", URL]) == 0
     id = json.loads(capsys.readouterr().out)["job"]["id"]
@@ -105,6 +110,8 @@ def test_a_job_that_failed_leaves_no_file(
         (["--lora", "loras/x.safetensors:0.5"], "--lora is 'loras/x.safetensors:0.5', a file of this machine"),
         (["--control-model", "branch"], "--control-model is 'branch', a folder of this machine"),
         (["--control", "palette=#f00,#00f"], "the server refuses it: no control branch of this model takes 'palette'"),
+        (["--reference-layout", "behind"], "'behind', and there are no references; leave it out"),
+        (["--reference-cfg", "5"], "is for references, and there are none; leave it out"),
         (["-m", "./"], "--model is './', a folder of this machine"),
         (["-o", "-"], "-o - does not go together with --server"),
         (["-o", "x-%04d.png"], "with --server it must end in .mp4, .gif, .webp"),
@@ -203,6 +210,7 @@ def test_defaults_about_this_machine_do_not_hold_on_a_server(
     assert "elsewhere" not in said
 
 
+@pytest.mark.slow
 def test_two_clips_are_connected_by_a_server(server: LocalServer, capsys: pytest.CaptureFixture[str]) -> None:
     """As on this machine, from clips that fill the model's groups of frames."""
     for name, count in (("first", 5), ("second", 8), ("odd", 7), ("short", 2)):

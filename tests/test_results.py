@@ -156,7 +156,7 @@ def test_takes_have_seeds_that_follow_each_other_and_one_model(capsys: pytest.Ca
 def test_a_sheet_has_a_row_for_each_clip(capsys: pytest.CaptureFixture[str]) -> None:
     for name, rows in (("x.mp4", 3), ("x.gif", 2), ("x.webp", 1), ("x-%d.png", 2)):
         assert main([*GENERATE, "--count", str(rows), "-o", name, "--sheet", "s.png", "--overwrite"]) == 0
-        assert f"s.png: a sheet of {rows} clip" in capsys.readouterr().out
+        assert f"s.png: a sheet of {rows} clip{'' if rows == 1 else 's'}, " in capsys.readouterr().out
         with Image.open("s.png") as sheet:
             assert sheet.size == (4 + 4 * 36, rows * (16 + 4 + 16) + 4)
             pixels = np.asarray(sheet.convert("RGB"))

@@ -164,7 +164,7 @@ def test_cards_say_what_planning_needs() -> None:
 def test_cards_of_families_stay_the_same_as_json(folder: Callable[[str], Path]) -> None:
     from videodit.control.branch_spec import BranchSpec
 
-    for name in ("wan-i2v", "cogvideox-1.5-5b-i2v", "hunyuan_video-i2v-33ch", "skyreels_v2", "pixart-sigma"):
+    for name in ("wan-i2v", "cogvideox-1.5-5b-i2v", "hunyuan_video-i2v-33ch", "skyreels_v2", "pixart-sigma", "z_image"):
         card = Card.from_folder(name, folder(name))
         branch = BranchSpec("depth", ("depth", "masks"), 16, 2)
         card = replace(card, spec=replace(card.spec, branches=(branch,)), controls={"depth": {"hash": "0"}})
@@ -198,7 +198,7 @@ def test_serve_makes_clips_and_goes_on_with_its_queue_after_a_kill(tmp_path: Pat
     with server_process(tmp_path / "data") as server:
         server.wait_ready()
         for id in ids:
-            for _ in range(1200):
+            for _ in range(6000):
                 job = server.client.get(f"/v1/videos/{id}").json()
                 if job["status"] in ("completed", "failed"):
                     break

@@ -53,7 +53,7 @@ def server(home: Path) -> Iterator[ServerProcess]:
         yield server
 
 
-def answered(server: ServerProcess, sent: bytes, *, seconds: float = 20) -> tuple[bytes, float]:
+def answered(server: ServerProcess, sent: bytes, *, seconds: float = 60) -> tuple[bytes, float]:
     """What comes back until the connection is closed, and after how long that was."""
     address = urlsplit(server.url)
     began, told = time.monotonic(), b""
@@ -83,7 +83,7 @@ def test_headers_that_do_not_come_are_not_waited_for(server: ServerProcess, sent
 
 def test_headers_that_drip_are_not_waited_for(server: ServerProcess) -> None:
     address = urlsplit(server.url)
-    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n")
         with pytest.raises(OSError):  # noqa: PT012
             for number in range(100):
@@ -179,6 +179,6 @@ def test_a_server_with_keys_answers_those_who_have_one(tmp_path: Path) -> None:
     key = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     with server_process(tmp_path / "data", "--host", "0.0.0.0") as server:
         url = server.url.replace("0.0.0.0", "127.0.0.1")
-        with httpx2.Client(base_url=url, trust_env=False) as client:
+        with httpx2.Client(base_url=url, timeout=120, trust_env=False) as client:
             assert client.get("/v1/videos").status_code == 401
             assert client.get("/v1/videos", headers={"authorization": f"Bearer {key}"}).status_code == 200

@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 import torch
 from clips_panned import moving
-from servers import QUICK, LocalServer, server_process
+from servers import QUICK, LiveServer, LocalServer, server_process
 from test_serving_contract import add_upload, post
 
 from videodit import Control, VideoDiTPipeline
@@ -24,7 +24,9 @@ from videodit.media import read_recipe, read_video, write_video
 from videodit.pipelines.request import ControlModel
 from videodit.serving.child import ChildLimits
 from videodit.serving.config import ServerLimits
-from videodit.serving.making import Stopped
+from videodit.serving.making import Models, Stopped
+from videodit.serving.remote_store import RemoteStore
+from videodit.serving.remote_worker import RemoteWorker
 
 ASK: dict[str, Any] = {"prompt": "a red ball", "size": "32x32", "num_frames": 5, "num_inference_steps": 2, "seed": 3}
 BOXES = [[0.1, 0.4, 0.4, 0.6]]
@@ -315,8 +317,38 @@ def test_files_of_a_form_are_controls(server: LocalServer) -> None:
 
 
 def test_limits_of_what_derives_controls_are_the_operators() -> None:
-    limits = ServerLimits(control_seconds=5)
-    assert (limits.control_seconds, limits.control_bytes) == (5, 4_000_000_000)
+    assert ServerLimits(control_seconds=5).of_controls == ChildLimits(5, 4_000_000_000)
+
+
+def test_workers_elsewhere_use_the_branches_that_they_know_and_name_those_that_they_lack(
+    tiny_model: Path, branch: Path, tmp_path: Path
+) -> None:
+    models, lines = {"tiny": str(tiny_model)}, ControlModel("lines", str(branch))
+    ask: dict[str, Any] = {**ASK, "control": {"boxes": BOXES}}
+    with LiveServer(tmp_path / "data", models=models, controls=(lines,), worker_key="key") as server:
+
+        def worker(name: str, *controls: ControlModel) -> RemoteWorker:
+            store = RemoteStore(server.url, "key", name)
+            return RemoteWorker(store, tmp_path / name, Models(models, controls=controls, device="cpu"))
+
+        near, far = server.create(**ask), server.create(**ask)
+        assert server.worker.work_once()
+        knows = worker("knows", lines)
+        assert knows.work_once()
+        clips = [server.client.get(f"/v1/videos/{job['id']}/content").content for job in (near, far)]
+        assert clips[0] == clips[1] != b""
+        told = []
+        gone = ControlModel("lines", str(tmp_path / "gone"))
+        for lacks in (worker("lacks"), worker("broken", gone)):
+            job = server.create(**ask)
+            assert lacks.work_once()
+            told.append(server.job(job["id"])["error"]["message"])
+            lacks.remote.close()
+        knows.remote.close()
+    assert all("its operator names others with --control-model, or control= on Ray" in one for one in told), told
+    assert "this worker knows the control branches none: " in told[0]
+    assert "and cannot use lines (" in told[1]
+    assert str(tmp_path) not in told[1]
 
 
 @pytest.mark.services
@@ -328,7 +360,8 @@ def test_a_real_worker_follows_the_bundled_branch(tmp_path: Path) -> None:
             pass
         assert answer.status_code == 200, answer.text
         id = answer.json()["id"]
-        with server.client.stream("GET", "/v1/events") as events:
+        revision = answer.json()["revision"]  # from there on, for it may be finished before somebody listens
+        with server.client.stream("GET", f"/v1/events?after={revision}", timeout=300) as events:
             for line in events.iter_lines():
                 if id in line and '"completed"' in line:
                     break

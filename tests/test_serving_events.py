@@ -34,7 +34,7 @@ def read_events(server: LocalServer, count: int, after: int | None = None, owner
         state, found = server.app.state.server, []
         stream = changes(state, owner, after)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 async for event in stream:
                     found.append((event.event, json.loads(event.data), event.id))
                     if len(found) == count:
@@ -116,7 +116,10 @@ def test_workers_make_previews_only_while_somebody_looks(server: LocalServer) ->
     assert server.worker.store.beat(claim).watched
 
 
-def test_a_preview_is_there_while_a_clip_is_made_and_somebody_looks(server: LocalServer) -> None:
+def test_a_preview_is_there_while_a_clip_is_made_and_somebody_looks(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videodit.serving.previews._PAUSE", 1000.0)  # else slow steps have a second one
     job = server.create(num_inference_steps=4)
     tell, seen = server.worker._tell, list[tuple[int, int]]()
 

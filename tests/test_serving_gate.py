@@ -96,7 +96,7 @@ def test_a_full_queue_is_told_before_the_body_is_read(tmp_path: Path) -> None:
 
 def test_bodies_that_do_not_come_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "_LINGER", 0.1)
-    limits = ServerLimits(idle_seconds=0.2, body_seconds=0.5)
+    limits = ServerLimits(idle_seconds=0.2, body_seconds=60)  # the first two pieces are in time
     with LocalServer(tmp_path / "data", limits=limits) as server:
         image = b'--b\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n' + bytes(1000)
         for path, kind in (

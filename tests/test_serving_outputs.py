@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import shutil
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import LiveServer, LocalServer
+from servers import QUICK, LiveServer, LocalServer
 
 from videodit.errors import InputError
 from videodit.serving.config import ServerConfig, ServerLimits
@@ -92,6 +96,54 @@ def test_clips_are_kept_in_the_store_and_come_back_when_they_are_asked_for(url: 
             assert server.client.delete(f"/v1/videos/{job['id']}").status_code == 200
             upkeep.run()
         assert kept(url, job["id"]) == []
+
+
+def test_clips_come_back_in_no_thread_that_others_wait_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, fetch = list[str](), Outputs.fetch
+
+    def fetches(self: Outputs, id: str, folder: Path) -> None:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        threads.append(threading.current_thread().name)
+        fetch(self, id, folder)
+
+    with LocalServer(tmp_path / "data", outputs=f"file://{tmp_path / 'store'}") as server:
+        clip = server.create()["id"]
+        assert server.work()
+        monkeypatch.setattr(Outputs, "fetch", fetches)
+        depth = {"depth": {"source": {"id": clip}}}
+        longer = {"prompt": "it rolls on", "video": {"id": clip}, "seconds": 0.5}
+        for path, body in (
+            ("plan", longer | {"task": "extension"}),
+            ("controls", QUICK | {"control": depth}),
+            ("extensions", longer),
+        ):
+            shutil.rmtree(server.folder.job(clip), ignore_errors=True)
+            answer = server.client.post(f"/v1/videos/{path}", json=body)
+            assert answer.status_code == 200, answer.text
+    assert len(threads) == 2  # a plan needs no clip
+    assert not any(name.startswith(("writer", "searcher")) for name in threads)
+
+
+def test_files_that_two_ask_for_at_once_come_whole_to_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs, both = Outputs(f"file://{tmp_path / 'store'}"), threading.Barrier(2)
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "video.mp4").write_bytes(b"clip")
+    outputs.keep("id", tmp_path / "job")
+
+    def get_file(_: str, target: str) -> None:
+        with open(target, "wb") as file:
+            both.wait(30)
+            file.write(b"clip")
+            file.flush()
+            both.wait(30)
+
+    monkeypatch.setattr(outputs._store, "get_file", get_file)
+    with ThreadPoolExecutor(2) as pool:
+        for one in [pool.submit(outputs.fetch, "id", tmp_path / "back") for _ in range(2)]:
+            one.result()
+    assert [path.name for path in (tmp_path / "back").iterdir()] == ["video.mp4"]
+    assert (tmp_path / "back" / "video.mp4").read_bytes() == b"clip"
 
 
 def test_what_a_worker_elsewhere_made_is_kept_there_too(url: str, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.services,
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
 ]
-SLOW = {"prompt": "a red ball bounces on the grass", "num_inference_steps": 200, "seed": 1}
+SLOW = {"prompt": "a red ball bounces on the grass", "num_inference_steps": 200, "seconds": 30, "seed": 1}
 """A clip that takes long enough to be met in the making."""
 
 
@@ -62,7 +62,7 @@ def test_a_server_that_is_asked_to_end_does_so_in_good_order(tmp_path: Path) -> 
             wait_running(store, running)
             pids = workers_of(server)
             server.process.send_signal(by)
-            assert server.process.wait(60) == 0
+            assert server.process.wait(300) == 0
             assert not any(map(is_there, pids))
             states = [(job.state, job.attempts) for id in (running, waits) if (job := store.get(id)) is not None]
             assert states == [("queued", 0), ("queued", 0)]

@@ -10,7 +10,10 @@ from ray_cluster import RayCluster, ray_cluster, ray_server, why_not
 from servers import QUICK
 
 from videodit.errors import InputError
-from videodit.serving.ray import RayArguments
+from videodit.pipelines.request import ControlModel
+from videodit.serving.child import ChildLimits
+from videodit.serving.config import BUNDLED_CONTROLS
+from videodit.serving.ray import RayArguments, RayWorker, worker_options
 from videodit.serving.records import FINISHED
 
 pytestmark = [
@@ -30,7 +33,7 @@ def cluster() -> Iterator[RayCluster]:
 def test_replicas_and_nodes_that_are_killed_lose_and_double_no_job(cluster: RayCluster, tmp_path: Path) -> None:
     from scale_out import Options, kill
 
-    row = kill(Options(cluster, tmp_path, tries=2))
+    row = kill(Options(lambda: cluster, tmp_path, tries=2))
     assert row.sound, row
 
 
@@ -54,9 +57,29 @@ def test_workers_come_with_jobs_and_a_stop_reaches_the_right_one(cluster: RayClu
         assert server.client.get(f"/v1/videos/{quick}/content").content[4:8] == b"ftyp"
 
 
+def test_workers_keep_to_the_limits_of_their_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RayWorker, "_work", lambda _: None)
+    config = RayArguments(data="x", limit="control_seconds=5,control_bytes=1000").config()
+    worker = RayWorker("http://127.0.0.1:1", "key", **worker_options(config))
+    assert worker._worker.models.control_limits == ChildLimits(5, 1000)
+    assert worker._worker.models.controls == config.all_controls
+
+
+def test_workers_know_the_branches_that_the_operator_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(RayWorker, "_work", lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "branch").mkdir()
+    config = RayArguments(data="x", control="lines=branch, lines=owner/far@2").config()
+    worker = RayWorker("http://127.0.0.1:1", "key", **worker_options(config))
+    lines = ControlModel("lines", str(tmp_path / "branch"), "owner/far")  # found from any folder of the node
+    assert worker._worker.models.controls == config.all_controls == (lines, *BUNDLED_CONTROLS)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"control": "lines=a, lines=b"}, "control has two branches called 'lines'"),
+        ({"control": "a.b=x"}, "a control branch's name is 'a.b'"),
         ({"heads": 2}, "heads is 2; several share their jobs in a database"),
         ({"min_workers": 3}, "max_workers is 1; it must be at least min_workers, 3"),
         ({"limit": "clips=3"}, "unknown limit 'clips=3'"),

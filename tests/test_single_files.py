@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,6 +25,7 @@ from videodit.families import FAMILIES
 from videodit.families.base import PREFIXES
 from videodit.families.parity import MEMBERS, Member, randomize
 from videodit.media import read_recipe
+from videodit.pipelines.single_files import complete
 from videodit.pipelines.spec import ModelFolder
 
 Tensors = dict[str, Tensor]
@@ -52,6 +54,10 @@ _SIZED: dict[str, dict[str, Any]] = {
     "qwen_image": {},
     "flux2-dev": {},
     "flux2-klein": {},
+    "longcat_image": {},
+    "z_image": {},
+    "hunyuan_video15": {},
+    "hunyuan_video15-meanflow": {},
 }
 
 
@@ -131,6 +137,8 @@ def flux_of_authors(weights: Tensors) -> Tensors:
             ("time_text_embed.guidance_embedder.linear_1", "guidance_in.in_layer"),
             ("time_text_embed.guidance_embedder.linear_2", "guidance_in.out_layer"),
             ("x_embedder", "img_in"), ("context_embedder", "txt_in"),
+            ("time_embed.timestep_embedder.linear_1", "time_in.in_layer"),
+            ("time_embed.timestep_embedder.linear_2", "time_in.out_layer"),
         ):  # fmt: skip
             key = key.replace(old, new)
         key = re.sub(r"^proj_out", "final_layer.linear", key)
@@ -165,6 +173,16 @@ def flux2_of_authors(weights: Tensors) -> Tensors:
         "proj_out": "final_layer.linear", "x_embedder": "img_in", "context_embedder": "txt_in",
     }  # fmt: skip
     return _moved(weights, names)
+
+
+def z_image_of_authors(weights: Tensors) -> Tensors:
+    for block in ("layers", "noise_refiner", "context_refiner"):
+        _fused(weights, block + ".{}.attention", ["to_q", "to_k", "to_v"], block + ".{}.attention.qkv")
+    names = {
+        r"all_x_embedder\.2-1": "x_embedder", r"all_final_layer\.2-1": "final_layer",
+        r"attention\.norm_(q|k)": r"attention.\1_norm", r"attention\.to_out\.0": "attention.out",
+    }  # fmt: skip
+    return _moved(weights, names) | {"norm_final.weight": torch.ones(32)}
 
 
 def hunyuan_of_comfyui(weights: Tensors) -> Tensors:
@@ -216,6 +234,62 @@ def hunyuan_of_authors(weights: Tensors) -> Tensors:
             key = key.replace("mlp.0.", "mlp.fc1.").replace("mlp.2.", "mlp.fc2.")
         found[key] = value
     return found
+
+
+def hunyuan15_of_authors(weights: Tensors) -> Tensors:
+    refiner, theirs = "context_embedder.token_refiner.refiner_blocks", "txt_in.individual_token_refiner.blocks"
+    _fused(weights, refiner + ".{}.attn", ["to_q", "to_k", "to_v"], theirs + ".{}.self_attn_qkv")
+    for kind in ("weight", "bias"):
+        weights[f"final_layer.adaLN_modulation.1.{kind}"] = _swapped(weights.pop(f"norm_out.linear.{kind}"))
+    own, block = r"context_embedder\.token_refiner\.refiner_blocks\.(\d+)\.", r"transformer_blocks\.(\d+)\."
+    embedded, double = rf"{theirs}.\1.", r"double_blocks.\1."
+    names = {
+        own + r"attn\.to_out\.0": embedded + "self_attn_proj", own + r"ff\.net\.0\.proj": embedded + "mlp.fc1",
+        own + r"norm_out\.linear": embedded + "adaLN_modulation.1", own + r"ff\.net\.2": embedded + "mlp.fc2",
+        own + "norm1": embedded + "norm1", own + "norm2": embedded + "norm2",
+        r"context_embedder\.time_text_embed\.timestep_embedder\.linear_1": "txt_in.t_embedder.mlp.0",
+        r"context_embedder\.time_text_embed\.timestep_embedder\.linear_2": "txt_in.t_embedder.mlp.2",
+        r"context_embedder\.time_text_embed\.text_embedder": "txt_in.c_embedder",
+        r"context_embedder\.proj_in": "txt_in.input_embedder", r"context_embedder_2\.norm": "byt5_in.layernorm",
+        r"context_embedder_2\.linear_(\d)": r"byt5_in.fc\1", r"image_embedder\.norm_in": "vision_in.proj.0",
+        r"image_embedder\.linear_1": "vision_in.proj.1", r"image_embedder\.linear_2": "vision_in.proj.3",
+        r"image_embedder\.norm_out": "vision_in.proj.4", "x_embedder": "img_in", "cond_type_embed":
+        "cond_type_embedding", r"time_embed\.timestep_embedder\.linear_1": "time_in.mlp.0",
+        r"time_embed\.timestep_embedder\.linear_2": "time_in.mlp.2",
+        r"time_embed\.timestep_embedder_r\.linear_1": "time_r_in.mlp.0",
+        r"time_embed\.timestep_embedder_r\.linear_2": "time_r_in.mlp.2",
+        block + r"attn\.to_(q|k|v)": double + r"img_attn_\2", block + r"attn\.add_(q|k|v)_proj": double +
+        r"txt_attn_\2", block + r"attn\.norm_(q|k)": double + r"img_attn_\2_norm",
+        block + r"attn\.norm_added_(q|k)": double + r"txt_attn_\2_norm",
+        block + r"attn\.to_out\.0": double + "img_attn_proj", block + r"attn\.to_add_out": double + "txt_attn_proj",
+        block + r"ff\.net\.0\.proj": double + "img_mlp.fc1", block + r"ff\.net\.2": double + "img_mlp.fc2",
+        block + r"ff_context\.net\.0\.proj": double + "txt_mlp.fc1",
+        block + r"ff_context\.net\.2": double + "txt_mlp.fc2", block + r"norm1\.linear": double + "img_mod.linear",
+        block + r"norm1_context\.linear": double + "txt_mod.linear", "proj_out": "final_layer.linear",
+    }  # fmt: skip
+    return _moved(weights, names)
+
+
+def hunyuan15_of_comfyui(weights: Tensors) -> Tensors:
+    """ComfyUI's spelling; queries, keys and values are one layer."""
+    found = hunyuan15_of_authors(weights)
+    for stream in ("img", "txt"):
+        parts = [f"{stream}_attn_{x}" for x in "qkv"]
+        _fused(found, "double_blocks.{}", parts, f"double_blocks.{{}}.{stream}_attn.qkv")
+    spelled = {}
+    for key, value in found.items():
+        for old, new in (
+            ("_attn_proj.", "_attn.proj."), ("_attn_qkv.", "_attn.qkv."), ("_mod.linear.", "_mod.lin."),
+            ("_attn_q_norm.weight", "_attn.norm.query_norm.scale"),
+            ("_attn_k_norm.weight", "_attn.norm.key_norm.scale"), ("mlp.fc1.", "mlp.0."), ("mlp.fc2.", "mlp.2."),
+            ("time_in.mlp.0", "time_in.in_layer"), ("time_in.mlp.2", "time_in.out_layer"),
+            ("time_r_in.mlp.0", "time_r_in.in_layer"), ("time_r_in.mlp.2", "time_r_in.out_layer"),
+            ("t_embedder.mlp.0", "t_embedder.in_layer"), ("t_embedder.mlp.2", "t_embedder.out_layer"),
+            ("c_embedder.linear_1", "c_embedder.in_layer"), ("c_embedder.linear_2", "c_embedder.out_layer"),
+        ):  # fmt: skip
+            key = key.replace(old, new)
+        spelled[key] = value
+    return spelled
 
 
 def pixart_of_authors(weights: Tensors) -> Tensors:
@@ -323,6 +397,8 @@ def original_name(family: str, name: str) -> str:
 AUTHORS: dict[str, Callable[[Tensors], Tensors]] = {
     "flux-dev": flux_of_authors,
     "flux-schnell": flux_of_authors,
+    "longcat_image": flux_of_authors,
+    "z_image": z_image_of_authors,
     "hunyuan_video": hunyuan_of_authors,
     "hunyuan_video-i2v-33ch": hunyuan_of_authors,
     "pixart-sigma": pixart_of_authors,
@@ -330,6 +406,8 @@ AUTHORS: dict[str, Callable[[Tensors], Tensors]] = {
     "mochi": mochi_of_authors,
     "flux2-dev": flux2_of_authors,
     "flux2-klein": flux2_of_authors,
+    "hunyuan_video15": hunyuan15_of_authors,
+    "hunyuan_video15-meanflow": hunyuan15_of_authors,
     "cogvideox-2b": cogvideox_of_authors,
     "cogvideox-5b": cogvideox_of_authors,
     "cogvideox-1.5-5b-i2v": cogvideox_of_authors,
@@ -379,9 +457,15 @@ def test_a_file_of_comfyui_has_its_own_spelling(tmp_path: Path) -> None:
     assert "double_blocks.0.img_attn.norm.query_norm.scale" in weights
     assert "txt_in.individual_token_refiner.blocks.0.self_attn.qkv.weight" in weights
     same(VideoDiT.from_single_file(saved(weights, tmp_path / "model.safetensors", "model.model.")), ours)
+    _, theirs, ours = made("hunyuan_video15-meanflow")
+    weights = hunyuan15_of_comfyui(dict(theirs.state_dict()))
+    assert {"double_blocks.0.img_attn.qkv.weight", "time_r_in.in_layer.weight"} < weights.keys()
+    same(VideoDiT.from_single_file(saved(weights, tmp_path / "1.5.safetensors")), ours)
 
 
-@pytest.mark.parametrize("name", ["cogvideox-5b-i2v", "hunyuan_video-i2v", "pixart-alpha-512", "skyreels_v2", "wan"])
+@pytest.mark.parametrize(
+    "name", ["cogvideox-5b-i2v", "hunyuan_video15", "hunyuan_video-i2v", "pixart-alpha-512", "skyreels_v2", "wan"]
+)
 def test_a_config_says_what_tensors_do_not(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     member = MEMBERS[name]
@@ -513,6 +597,26 @@ def test_a_pipeline_around_a_file_makes_the_clips_of_its_folder(wan_file: tuple[
     assert torch.equal(clip_of(pipe), clip_of(whole))
     assert pipe.model_hash not in (None, whole.model_hash)
     assert pipe.model_hash == ModelFolder(str(file), model, {}, pipe.spec, {"transformer": file}).weights_hash
+
+
+def test_a_base_of_the_hub_is_fetched_without_what_nobody_reads(
+    wan_file: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, file = wan_file
+    names = ["whole.safetensors", "model_index.json"]
+    for part in ("transformer", "vae"):
+        names += [f"{part}/config.json", f"{part}/model.safetensors", f"{part}/model.bin"]
+    fetched: list[str] = []
+
+    def snapshot(hub_id: str, *, allow_patterns: Any = None, ignore_patterns: Any = None) -> str:
+        patterns = {"allow_patterns": allow_patterns, "ignore_patterns": ignore_patterns}
+        fetched.extend(huggingface_hub.utils.filter_repo_objects(names, **patterns))
+        return str(model)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _, name: str(model / name))
+    assert complete(file, base="owner/wan-base") == (model, {"transformer": file})
+    assert fetched == ["model_index.json", "transformer/config.json", "vae/config.json", "vae/model.safetensors"]
 
 
 def test_what_a_file_lacks_is_found_beside_it(wan_file: tuple[Path, Path], tmp_path: Path) -> None:

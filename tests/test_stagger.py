@@ -12,10 +12,14 @@ import torch
 from tiny_families import PROMPT, image
 
 from videodit import Edit, Frames, Preview, Storyboard, VideoDiTPipeline
+from videodit.cli.main import main
+from videodit.cli.remote import body_of
 from videodit.errors import InputError
+from videodit.media import read_recipe, read_video
 from videodit.pipelines.recipe import read_request
 from videodit.pipelines.request import Request
 from videodit.pipelines.stagger import Stagger
+from videodit.serving.requests import CreateVideo
 
 SIZE = {"height": 32, "width": 32, "num_frames": 13, "num_inference_steps": 2}
 
@@ -77,3 +81,52 @@ def test_a_model_of_one_noise_level_for_all_frames_is_told(
         InputError, match="stagger is 2, stagger_block is 1; this model denoises all frames of a clip alike"
     ):
         wan.check_inputs(PROMPT, stagger=2)
+
+
+# ---- commands and servers ------------------------------------------------------------------------
+
+
+def test_the_command_makes_what_the_pipeline_makes_and_a_recipe_makes_it_again(
+    pipe: VideoDiTPipeline,
+    folder: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed = ["generate", PROMPT, "-m", str(folder("skyreels_v2-df")), "--size", "32x32", "--frames", "13"]
+    typed += ["--steps", "2", "--seed", "3", "--stagger", "1,2"]
+    assert main([*typed, "--dry-run"]) == 0
+    assert "each 2 of 4 latent frames 1 steps behind, 3 forwards" in capsys.readouterr().out
+    assert main([*typed, "-o", "clip.mp4"]) == 0
+    recipe = read_recipe("clip.mp4")
+    assert recipe is not None
+    assert (recipe["stagger"], recipe["stagger_block"]) == (1, 2)
+    assert main(["remake", "clip.mp4", "-m", typed[3], "-o", "again.mp4"]) == 0
+    assert (read_video("again.mp4").frames == read_video("clip.mp4").frames).all()
+    assert main([*[part for part in typed if part not in ("--stagger", "1,2")], "-o", "alike.mp4"]) == 0
+    assert (read_video("alike.mp4").frames != read_video("clip.mp4").frames).any()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("much", "--stagger is 'much'; it must be a whole number"),
+        ("1,3", "the block of --stagger is 3, which does not divide the 4 latent frames"),
+    ],
+)
+def test_a_lag_that_cannot_be_is_named_as_it_was_typed(
+    typed: str, message: str, folder: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["-m", str(folder("skyreels_v2-df")), "--size", "32x32", "--frames", "13", "--dry-run"]
+    assert main(["generate", PROMPT, *flags, "--stagger", typed]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_server_is_asked_for_it() -> None:
+    request = Request(prompt=PROMPT, stagger=5, stagger_block=2)
+    body = body_of(request, None)
+    assert (body["stagger"], body["stagger_block"]) == (5, 2)
+    asked = CreateVideo(**body).as_request("mini")
+    assert (asked.stagger, asked.stagger_block) == (5, 2)
+    assert "stagger" not in body_of(Request(prompt=PROMPT), None)

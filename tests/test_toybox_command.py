@@ -249,6 +249,7 @@ def test_folder_that_is_a_file_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     assert "file' is a file" in refused(capsys, tmp_path / "file" / "below")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clips", "truth", "manifest.jsonl"])
 def test_what_is_not_ours_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     (tmp_path / name).mkdir()

@@ -365,11 +365,11 @@ def test_two_processes_stop_without_a_traceback_and_go_on(configured):
     told = config.output.with_suffix(".txt")
     with told.open("w") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline and "train step 5/" not in told.read_text():
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        code = process.wait(120)
+        code = process.wait(600)
     text = told.read_text()
     assert code == 130, text
     assert "Traceback" not in text, text
@@ -386,7 +386,7 @@ def test_a_launched_command_trains(configured):
     config = configured()
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m", "videodit"]
     done = subprocess.run(
-        [*launcher, "train", str(written(config))], capture_output=True, text=True, timeout=300, check=False
+        [*launcher, "train", str(written(config))], capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stderr
     assert (config.output / "pytorch_lora_weights.safetensors").is_file()

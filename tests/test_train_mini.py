@@ -121,7 +121,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run through the stages that need no probe."""
     out = tmp_path_factory.mktemp("run")
     stage("vae", out, 0.03)
-    stage("latents", out, 0.1)
+    stage("latents", out, 1)
     stage("dit", out, 0.03)
     return out
 
@@ -315,10 +315,10 @@ def test_validation_is_logged_and_the_best_is_exported(
     (tmp_path / "probe" / "export").mkdir(parents=True)
     means = iter([0.9, *[0.1] * 1000])
     monkeypatch.setattr(mini.dit, "measure", lambda *_, **__: {"adherence": next(means)})
-    stage("dit", tmp_path, 0.06, "--validate-minutes", "0.01")
+    mini.dit.train_dit(TINY, tmp_path, 0.06, CPU, 0, validate_minutes=1e-9, steps=3)
     rows = logged(tmp_path / "dit", "validation")
     assert [row["adherence"] for row in rows] == [0.9] + [0.1] * (len(rows) - 1)
-    assert len(rows) > 1
+    assert [row["step"] for row in rows] == [1, 2, 3]
     last = state_of(tmp_path / "dit")
     assert rows[-1]["step"] == last["step"]  # the end is measured, too
     assert logged(tmp_path / "dit")[-1]["adherence"] in (0.9, 0.1)
@@ -492,9 +492,10 @@ def test_session_refuses_what_cannot_work(capsys: pytest.CaptureFixture[str], tm
 
 
 @pytest.mark.slow
-def test_session_leaves_a_model_that_goes_on(run: Path, tmp_path: Path) -> None:
+def test_session_leaves_a_model_that_goes_on(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_mini_session, "GRACE", 1200)  # on a busy machine imports alone take minutes
     out, results = tmp_path / "run", tmp_path / "results"
-    words = ["--minutes", "0.05", "0.05", "0.001", "--preset", "tiny", "--device", "cpu", "--init", str(run / "mini")]
+    words = ["--minutes", "1", "0.05", "0.001", "--preset", "tiny", "--device", "cpu", "--init", str(run / "mini")]
     assert train_mini_session.main([*words, "--out", str(out), "--results", str(results)]) == 0
     model = opened(results, tmp_path / "whole") / "mini"
     assert weights_hash(model / "transformer") == weights_hash(out / "mini" / "transformer")
@@ -539,7 +540,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout, out

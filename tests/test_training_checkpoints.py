@@ -24,10 +24,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from training_worker import Run, make_model, make_run, same, whole
 
+from videodit.families.stored import DTYPES
 from videodit.training.checkpoints import CheckpointStore
 from videodit.training.collectives import agreed, gather_json
 from videodit.training.optimizers import make_optimizer
-from videodit.training.shards import DTYPES, Piece, PieceReader, Window, checksum, write_tensors
+from videodit.training.shards import Piece, PieceReader, Window, checksum, write_tensors
 from videodit.training.state import Ema, TrainingState, stable_name, trainable_parameters
 
 WORKER = Path(__file__).with_name("training_worker.py")
@@ -41,7 +42,7 @@ def start(folder: Path, *command: str) -> None:
     """Run Python in a folder of its own: from the root `datasets/` would hide Hugging Face's package."""
     done = subprocess.run(
         [sys.executable, *command], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True,
-        text=True, timeout=300, check=False,
+        text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
 
@@ -216,7 +217,7 @@ def test_refuses_bad_averages() -> None:
 
 
 def test_files_are_what_safetensors_reads(tmp_path: Path) -> None:
-    tensors = {f"x.{name}": torch.arange(5).to(dtype) for dtype, name in DTYPES.items()}
+    tensors = {f"x.{name}": torch.arange(5).to(dtype) for name, dtype in DTYPES.items()}
     tensors |= {"x.none": torch.zeros(0, 3), "x.one": torch.tensor(3.0), "x.turned": torch.randn(4, 6).T}
     size, crc = write_tensors(tmp_path / "x.safetensors", tensors)
     assert same(load_file(tmp_path / "x.safetensors"), {name: t.contiguous() for name, t in tensors.items()})

@@ -105,6 +105,46 @@ def test_what_nothing_sees_is_not_trained(name: str) -> None:
     assert not silent_layers(dit) & set(target_layers(dit, ("add_q_proj", "to_q")))
 
 
+# Those with layers that nothing sees, and with one that only pictures need; the others take a minute together.
+WITH_IDLE_LAYERS = ("mochi", "hunyuan_video15")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in WITH_IDLE_LAYERS else pytest.param(name, marks=pytest.mark.slow) for name in dict.fromkeys(NAMES)],
+)
+def test_every_weight_of_a_family_learns(
+    name: str, prepared: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    """Processes that share a training wait for the gradient of each parameter that is not frozen."""
+    model, cache = prepared(name)
+    values: dict[str, Any] = {
+        "model": str(model),
+        "output": str(tmp_path / "out"),
+        "data": {"cache": str(cache), "workers": 0, "holdout": 0.0},
+        "method": {"kind": "full"},
+        "train": {"steps": 1, "precision": "fp32", "warmup_steps": 0, "batch_size": 2},
+        "validation": {"every": 0},
+        "tracking": {"tracker": "none", "every": 1},
+    }
+    for part, options in MORE.get(name, {}).items():
+        values[part] = values.get(part, {}) | options
+    trainer = Trainer(TrainingConfig.model_validate(values))
+    learnt = set[str]()
+    waiting = {n: p for n, p in trainer.transformer.named_parameters() if p.requires_grad}
+    for n, parameter in waiting.items():
+        parameter.register_post_accumulate_grad_hook(lambda _, n=n: learnt.add(n))
+    trainer.run()
+    assert waiting
+    assert waiting.keys() == learnt
+    before, after = (VideoDiTPipeline.from_pretrained(one) for one in (model, tmp_path / "out" / "model"))
+    component = "transformer_2" if trainer.config.method.expert == "low" else "transformer"
+    states = [getattr(pipe, component).state_dict() for pipe in (before, after)]
+    changed = {n for n, tensor in states[0].items() if not torch.equal(tensor, states[1][n])}
+    assert changed <= waiting.keys()
+    assert len(changed) > 0.9 * len(waiting)  # weights of nothing but zeros may get a gradient of zeros
+
+
 @pytest.mark.parametrize("name", dict.fromkeys(NAMES))
 def test_a_family_trains(name: str, prepared: Callable[[str], tuple[Path, Path]], tmp_path: Path) -> None:
     more, objective = MORE.get(name, {}), sampling_of(CASES[name].pipeline)[0].objective

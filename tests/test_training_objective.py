@@ -144,7 +144,9 @@ def pipe(objective="flow", experts=1, keeps_first=True, way="WanPipeline", **con
     return SimpleNamespace(
         objective=objective,
         name_or_path="tiny",
-        spec=SimpleNamespace(experts=experts, keeps_first=keeps_first, geometry=geometry, defaults=defaults),
+        spec=SimpleNamespace(
+            experts=experts, keeps_first=keeps_first, sees_zeros=False, geometry=geometry, defaults=defaults
+        ),
         scheduler=scheduler,
         sampling=sampling_of(way)[1],
         config=SimpleNamespace(boundary_ratio=0.875),

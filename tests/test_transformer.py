@@ -17,7 +17,7 @@ from videodit import VideoDiT
 from videodit.attention import Attention
 from videodit.blocks import CrossBlock
 from videodit.flow import add_noise, denoising_loss, sample_sigma, training_target
-from videodit.positions import apply_rotary, rotary_3d, split_head_dim
+from videodit.rotary import apply_rotary, rotary_3d, split_head_dim
 from videodit.shapes import Size3D
 
 Deviation = Callable[[Tensor, Tensor], float]

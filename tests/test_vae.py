@@ -393,6 +393,7 @@ def compile_for(vae: CausalVideoVAE, graphs: list[Any], **options: Any) -> None:
     vae.compile_decoder(backend=backend, **options)
 
 
+@pytest.mark.slow
 def test_compiled_decoder_makes_one_graph_for_a_size_and_one_for_others(vae: CausalVideoVAE, graphs: list[Any]) -> None:
     eager = copy.deepcopy(vae)
     compile_for(vae, graphs)

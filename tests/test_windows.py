@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from videodit import Edit, Frames, Region, Storyboard, VideoDiTPipeline
 from videodit.errors import InputError
 from videodit.media import read_recipe, read_video
 from videodit.pipelines.output import LatentChunks
+from videodit.pipelines.recipe import read_request
 from videodit.pipelines.request import Request
 from videodit.pipelines.settings import plan_settings
 from videodit.pipelines.spec import ModelSpec
@@ -115,6 +119,12 @@ def test_overlaps_that_add_nothing_are_named(window: int, overlap: int) -> None:
         ({"window": 5}, "window is 5; it must be at least 9 frames"),
         ({"window": 0}, "window must be at least 1, got 0"),
         ({"overlap": 4}, "overlap is 4, but this model makes a clip at once; set window, too"),
+        (
+            {"window": 17, "overlap": 4, "anchor": True},
+            "overlap is 4; with an anchor it must be at least 8: the first frame",
+        ),
+        ({"window": 17, "history_noise": 1}, "history_noise must be a number from 0 to below 1, got 1"),
+        ({"window": 17, "history_noise": "much"}, "history_noise must be a number from 0 to below 1, got 'much'"),
         ({"window": 17, "loop": True}, "a loop is made at once, of at most 17 frames, got 40"),
     ],
 )
@@ -334,7 +344,8 @@ def test_a_stopped_clip_goes_on_where_it_was(
 def test_noise_of_a_stochastic_sampler_goes_on_where_it_was(tmp_path: Path) -> None:
     """Later windows draw what they would have drawn."""
     import diffusers
-    from tiny_families import CASES, LINEAR
+    from tiny_families import CASES
+    from tiny_parts import LINEAR
 
     parts = CASES["latte"].parts() | {"scheduler": EulerAncestralDiscreteScheduler(**LINEAR)}
     diffusers.LattePipeline(**parts).save_pretrained(tmp_path / "latte")
@@ -345,6 +356,229 @@ def test_noise_of_a_stochastic_sampler_goes_on_where_it_was(tmp_path: Path) -> N
     with pytest.raises(Killed):
         latte("a ball", **call, generator=seeded(1), keep_windows=tmp_path / "kept", callback_on_step_end=killed_in(1))
     assert torch.equal(latte("a ball", **call, generator=seeded(1), keep_windows=tmp_path / "kept").frames, whole)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("given", ["nothing", "front", "back", "both"])
+def test_what_windows_made_is_seen_with_noise_and_what_is_given_is_not(given: str, pipe: VideoDiTPipeline) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+    conditions = {"front": [0], "back": [-1], "both": [0, -1]}.get(given, [])
+    placed = [Frames(noise_clip(1, seed=abs(at)), at) for at in conditions]
+    hook = pipe.transformer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[:2]))
+    out = pipe(PROMPT, **LONG, generator=seeded(3), history_noise=0.25, guidance_scale=1.0, conditions=placed)
+    hook.remove()
+    generator, shape = seeded(3), out.frames.shape[1:]
+    torch.randn(shape, generator=generator)
+    times = pipe.scheduler.timesteps
+    front, back = int("front" in given or given == "both"), int("back" in given or given == "both")
+    windows = plan_windows(11, 5, 2, front=front, back=back)
+    assert len(seen) == 2 * len(windows) >= 6
+    noisy = 0
+    made = {*range(11)} - {*range(front)} - {*range(11 - back, 11)}
+    for number, window in enumerate(windows):
+        kept = range(*window.keep.indices(5))
+        noise = torch.randn((shape[0], len(kept), *shape[2:]), generator=generator) if kept else None
+        for step, (latents, timestep) in enumerate(seen[2 * number : 2 * number + 2]):
+            frames = range(*window.span.indices(11))
+            told = timestep[:, None].expand(1, len(frames)) if timestep.ndim == 1 else timestep.view(1, len(frames), -1)
+            told = told.reshape(len(frames), -1)
+            for place, frame in enumerate(frames):
+                if place in kept and frame in made:
+                    mixed = 0.75 * out.frames[:, :, frame] + 0.25 * noise[:, place - kept.start]
+                    torch.testing.assert_close(latents[:, :, place].float(), mixed, rtol=1e-2, atol=2e-2)
+                    assert (told[place] == 250).all()
+                    noisy += 1
+                elif frame not in made:
+                    torch.testing.assert_close(
+                        latents[:, :, place].float(), out.frames[:, :, frame], rtol=1e-2, atol=2e-2
+                    )
+                    assert (told[place] == 0).all()
+                else:
+                    assert (told[place] == times[step]).all()
+    assert noisy >= 4 * (len(windows) - 2)
+
+
+def test_clean_predictions_show_a_history_without_its_noise(pipe: VideoDiTPipeline) -> None:
+    shown: list[Tensor] = []
+
+    def keep(pipe: VideoDiTPipeline, step: int, t: Tensor, tensors: dict[str, Tensor]) -> None:
+        shown.append(tensors["clean"])
+
+    out = pipe(
+        PROMPT, **LONG, generator=seeded(3), history_noise=0.25,
+        callback_on_step_end=keep, callback_on_step_end_tensor_inputs=["clean"],
+    )  # fmt: skip
+    for number, span in enumerate(SPANS[1:], start=1):
+        torch.testing.assert_close(shown[2 * number][:, :, :2], out.frames[:, :, span.start : span.start + 2])
+
+
+def test_seeds_of_clips_that_share_a_generator_with_a_noisy_history_are_not_told(pipe: VideoDiTPipeline) -> None:
+    out = pipe([PROMPT, PROMPT], **LONG, generator=seeded(3), history_noise=0.25)
+    assert [recipe["seed"] for recipe in out.recipes] == [None, None]
+    out = pipe([PROMPT, PROMPT], **LONG, generator=[seeded(3), seeded(4)], history_noise=0.25)
+    assert [recipe["seed"] for recipe in out.recipes] == [3, 4]
+    alone = pipe(PROMPT, **LONG, generator=seeded(4), history_noise=0.25)
+    torch.testing.assert_close(out.frames[1:], alone.frames, rtol=1e-3, atol=1e-4)
+
+
+def test_noise_of_a_history_is_part_of_the_recipe(pipe: VideoDiTPipeline, tmp_path: Path) -> None:
+    out = pipe(PROMPT, **LONG, generator=seeded(3), history_noise=0.25)
+    assert out.recipes[0]["history_noise"] == 0.25
+    request = Request(**read_request(out.recipes[0], "the recipe"))
+    again = pipe.run(pipe.plan(request), output_type="latent")
+    assert torch.equal(again.frames, out.frames)
+    clean = pipe(PROMPT, **LONG, generator=seeded(3))
+    assert clean.recipes[0]["history_noise"] == 0
+    assert torch.equal(clean.frames[:, :, :5], out.frames[:, :, :5])  # the first window has none
+    assert not torch.allclose(clean.frames[:, :, 5:], out.frames[:, :, 5:], atol=1e-3)
+    call = LONG | {"keep_windows": tmp_path, "history_noise": 0.25}
+    with pytest.raises(Killed):
+        pipe(PROMPT, **call, generator=seeded(3), callback_on_step_end=killed_in(2))
+    assert torch.equal(pipe(PROMPT, **call, generator=seeded(3)).frames, out.frames)
+    with pytest.raises(ValueError, match="another clip"):
+        pipe(PROMPT, **call | {"history_noise": 0.0}, generator=seeded(3))
+
+
+def test_noise_of_a_history_that_is_none_is_announced(tiny_model: Path) -> None:
+    spec = ModelSpec.from_folder(tiny_model)
+    settings = plan_settings(Request(num_frames=17, window=17, history_noise=0.1), spec)
+    assert "history_noise is 0.1, but the clip is made at once: it changes nothing" in settings.notices
+    assert settings.history_noise == 0
+    assert plan_settings(Request(num_frames=41, window=17, history_noise=0.1), spec).history_noise == 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("given", [False, True])
+def test_windows_with_an_anchor_see_the_first_frame(given: bool, pipe: VideoDiTPipeline) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+    placed = [Frames(noise_clip(1))] if given else []
+    call = LONG | {"overlap": 12, "anchor": True, "guidance_scale": 1.0}
+    hook = pipe.transformer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[:2]))
+    out = pipe(PROMPT, **call, generator=seeded(3), conditions=placed)
+    hook.remove()
+    frames = [range(5), *([0, k, k + 1, k + 2, k + 3] for k in (3, 5, 7))]  # of 11; each window adds two
+    assert len(seen) == 2 * len(frames)
+    for number, told in enumerate(frames[1:], start=1):
+        for step, (latents, timestep) in enumerate(seen[2 * number : 2 * number + 2]):
+            kept = out.frames[:, :, list(told)[:3]]
+            torch.testing.assert_close(latents[:, :, :3].float(), kept, rtol=1e-2, atol=2e-2)
+            levels = timestep.view(1, 5, -1)
+            assert (levels[:, :3] == 0).all()
+            assert (levels[:, 3:] == pipe.scheduler.timesteps[step]).all()
+    plain = pipe(PROMPT, **call | {"anchor": False}, generator=seeded(3), conditions=placed)
+    assert torch.equal(plain.frames[:, :, :5], out.frames[:, :, :5])
+    assert not torch.allclose(plain.frames[:, :, 5:], out.frames[:, :, 5:], atol=1e-3)
+
+
+def test_each_window_with_an_anchor_is_made_as_a_clip_of_its_own_would_be(pipe: VideoDiTPipeline) -> None:
+    """From the clip's first frame, what was made last, and noise of the window's own frames."""
+    call = LONG | {"overlap": 12, "anchor": True, "guidance_scale": 1.0, "num_frames": 25}
+    noise = torch.randn(1, 4, 7, 4, 4, generator=seeded(3))
+    whole = pipe(PROMPT, **call, height=32, width=32, latents=noise).frames
+    frames = [0, 3, 4, 5, 6]  # the second window's
+    latents, sigmas = noise[:, :, frames].clone(), pipe.scheduler.sigmas
+    text = pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False)
+    assert len(sigmas) == 3
+    with torch.no_grad():
+        for sigma, lower in itertools.pairwise(sigmas.tolist()):
+            latents[:, :, :3] = whole[:, :, frames[:3]]
+            levels = torch.tensor([0.0, 0.0, 0.0, sigma, sigma]).repeat_interleave(4)[None] * 1000
+            velocity = pipe.transformer(latents, levels, text[0], text[1]).sample
+            latents += (lower - sigma) * velocity
+    torch.testing.assert_close(latents[:, :, 3:], whole[:, :, 5:], rtol=1e-3, atol=1e-3)
+
+
+def test_an_anchor_is_part_of_the_recipe_and_announced(pipe: VideoDiTPipeline, tiny_model: Path) -> None:
+    call = LONG | {"anchor": True}
+    out = pipe(PROMPT, **call, generator=seeded(3))
+    assert out.recipes[0]["anchor"] is True
+    again = pipe.run(pipe.plan(Request(**read_request(out.recipes[0], "the recipe"))), output_type="latent")
+    assert torch.equal(again.frames, out.frames)
+    assert pipe(PROMPT, **LONG, generator=seeded(3)).recipes[0]["anchor"] is False
+    spec = ModelSpec.from_folder(tiny_model)
+    settings = plan_settings(Request(num_frames=41, window=17, anchor=True), spec)
+    assert settings.windows == (5, 2)
+    assert "41 frames are made in windows of 17, which share 8, the first frame of the clip among them" in (
+        settings.notices
+    )
+    settings = plan_settings(Request(num_frames=17, window=17, overlap=8, anchor=True), spec)
+    assert "overlap is 8, but the clip is made at once: it changes nothing" in settings.notices
+    assert "anchor is True, but the clip is made at once: it changes nothing" in settings.notices
+    assert not settings.anchor
+
+
+def test_a_folder_says_what_its_windows_see(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"anchor": True, "history_noise": 0.25}))
+    pipe = VideoDiTPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    out = pipe(PROMPT, **LONG, generator=seeded(3))
+    assert (out.recipes[0]["anchor"], out.recipes[0]["history_noise"]) == (True, 0.25)
+    plain = VideoDiTPipeline.from_pretrained(tiny_model)
+    same = plain(PROMPT, **LONG, generator=seeded(3), anchor=True, history_noise=0.25)
+    assert torch.equal(same.frames, out.frames)
+    other = plain(PROMPT, **LONG, generator=seeded(3))
+    assert torch.equal(pipe(PROMPT, **LONG, generator=seeded(3), anchor=False, history_noise=0).frames, other.frames)
+    spec = ModelSpec.from_folder(folder)
+    assert plan_settings(Request(num_frames=41, window=17), spec).windows == (5, 2)
+    assert plan_settings(Request(num_frames=41, window=9), spec).windows == (3, 1)  # which have no room for it
+    few = plan_settings(Request(num_frames=41, window=17, overlap=4), spec)
+    assert (few.windows, few.anchor) == ((5, 1), False)
+    once = plan_settings(Request(num_frames=17), spec)
+    assert not [notice for notice in once.notices if "anchor" in notice or "history_noise" in notice]
+    board = Storyboard(((0, "a red ball"), (1, "a cube")))
+    assert not pipe.check_inputs(board, **LONG).anchor  # which changes what the first frame shows
+    last = pipe.check_inputs(PROMPT, **LONG, conditions=[Frames(noise_clip(1), -1)])  # the first frame comes last
+    assert not any(window.anchored for window in last.spans)
+    pipe.save_pretrained(tmp_path / "again")
+    assert ModelSpec.from_folder(tmp_path / "again").anchor
+
+
+@pytest.mark.parametrize(
+    ("prompt", "more", "message"),
+    [
+        (
+            Storyboard(((0, "a red ball"), (1, "a cube"))),
+            {},
+            "anchor keeps what the first frame shows, and a storyboard",
+        ),
+        (PROMPT, {"conditions": [Frames(noise_clip(1), -1)]}, "an anchor is the first frame, which is made last where"),
+        (PROMPT, {"anchor": "yes"}, "anchor must be True, False or None, got 'yes'"),
+    ],
+    ids=["storyboard", "backward", "text"],
+)
+def test_what_an_anchor_does_not_go_with(
+    prompt: Any, more: dict[str, Any], message: str, pipe: VideoDiTPipeline
+) -> None:
+    with pytest.raises(InputError, match=message):
+        pipe.check_inputs(prompt, **LONG | {"anchor": True} | more)
+
+
+def test_models_of_one_noise_level_refuse_another_for_a_history(folder: Callable[[str], Path]) -> None:
+    call = {"height": 32, "width": 32, "num_frames": 25, "window": 9, "history_noise": 0.02}
+    for name in ("wan", "wan-2.2-ti2v"):
+        pipe = VideoDiTPipeline.from_pretrained(folder(name))
+        size = call | ({"height": 64, "width": 64} if name == "wan-2.2-ti2v" else {})
+        with pytest.raises(
+            InputError, match=r"history_noise is 0\.02, but this model was not trained with a noise level"
+        ):
+            pipe.check_inputs(PROMPT, **size)
+    VideoDiTPipeline.from_pretrained(folder("skyreels_v2-df")).check_inputs(PROMPT, **call)
+
+
+def test_a_window_that_holds_a_clip_longer_than_the_models_own_is_in_the_recipe(tiny_model: Path) -> None:
+    pipe = VideoDiTPipeline.from_pretrained(tiny_model)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.register_to_config(window=17)
+    call = LONG | {"overlap": None}
+    at_once = pipe(PROMPT, **call | {"window": 41}, generator=seeded(3))
+    assert at_once.recipes[0]["window"] == 41
+    request = Request(**read_request(at_once.recipes[0], "the recipe"))
+    assert torch.equal(pipe.run(pipe.plan(request), output_type="latent").frames, at_once.frames)
+    short = pipe(PROMPT, **call | {"num_frames": 17, "window": 41}, generator=seeded(3))
+    assert "window" not in short.recipes[0]
 
 
 def test_windows_of_another_clip_are_not_taken(pipe: VideoDiTPipeline, tmp_path: Path) -> None:

@@ -13,14 +13,22 @@ from PIL import Image
 from pretended_device import DEVICE, Device, OnDevice, moved
 from tiny_families import CASES, NEGATIVE, PROMPT, image
 from torch import nn
-from variants import EVERY_CASE
+from variants import A_FEW_OF_EVERY_CASE
 
 from videodit import Edit, Frames, Region, VideoDiT, VideoDiTPipeline
 from videodit.acceleration.calibrate import psnr
 from videodit.flow import quantile_of, sigma_at
-from videodit.positions import rotary_3d, rotary_fractional, sincos_2d, sincos_3d, sincos_frames
+from videodit.positions import sincos_2d, sincos_3d, sincos_frames
+from videodit.rotary import (
+    centred_table,
+    plane_table,
+    rotary_3d,
+    rotary_fractional,
+    text_axis_table,
+    text_first_table,
+    text_line_table,
+)
 from videodit.shapes import Size3D
-from videodit.text_positions import centred_table, text_axis_table
 
 GRID = Size3D(2, 3, 4)
 
@@ -28,7 +36,10 @@ GRID = Size3D(2, 3, 4)
 @pytest.fixture(autouse=True)
 def _fresh_tables() -> Iterator[None]:
     """Tables of positions are kept by their device; those that other tests made on the real one hold no numbers."""
-    kept = (rotary_3d, rotary_fractional, sincos_2d, sincos_3d, sincos_frames, centred_table, text_axis_table)
+    kept = (
+        *(rotary_3d, rotary_fractional, centred_table, text_axis_table, plane_table, text_first_table, text_line_table),
+        *(sincos_2d, sincos_3d, sincos_frames),
+    )
     for one in kept:
         one.cache_clear()
     yield
@@ -70,7 +81,7 @@ def test_the_device_computes_and_refuses_float64() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", EVERY_CASE)
+@pytest.mark.parametrize("name", A_FEW_OF_EVERY_CASE)
 def test_families_make_clips(name: str, folder: Callable[[str], Path]) -> None:
     case, pipe = CASES[name], on_device(load(folder(name)))
     negative = {"negative_prompt": NEGATIVE} if pipe._sampling.guided else {}

@@ -126,6 +126,6 @@ def launch(
     )
     if not wait:
         return process
-    told, _ = process.communicate(timeout=300)
+    told, _ = process.communicate(timeout=900)
     assert process.returncode == 0, told
     return told

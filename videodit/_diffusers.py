@@ -14,6 +14,7 @@ whose source names it.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,6 +75,14 @@ IMPORTED = {
         "diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video:DEFAULT_PROMPT_TEMPLATE",
         "the prompt template that HunyuanVideo's image models were trained with",
     ),
+    "HunyuanVideo15Pipeline": Part(
+        "diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5:HunyuanVideo15Pipeline",
+        "what the language model of HunyuanVideo-1.5 is told to do",
+    ),
+    "extract_glyph_texts": Part(
+        "diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5:extract_glyph_texts",
+        "how HunyuanVideo-1.5 reads what stands in quotes",
+    ),
     "LoraBaseMixin": Part("diffusers.loaders.lora_base:LoraBaseMixin", "fuse_lora, set_adapters and their like"),
     "LoraLayer": Part("peft.tuners.lora:LoraLayer", "recognizes layers with a LoRA when one is saved"),
     "ParallelConfig": Part(f"{_PARALLEL}:ParallelConfig", "context parallelism on processes without a GPU"),
@@ -86,8 +95,20 @@ IMPORTED = {
         "diffusers.pipelines.qwenimage.pipeline_qwenimage:QwenImagePipeline",
         "the prompt template that Qwen-Image was trained with",
     ),
+    "QwenImageEditPipeline": Part(
+        "diffusers.pipelines.qwenimage.pipeline_qwenimage_edit:QwenImageEditPipeline",
+        "the prompt template that Qwen-Image-Edit was trained with",
+    ),
+    "QwenImageEditPlusPipeline": Part(
+        "diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus:QwenImageEditPlusPipeline",
+        "the prompt template that Qwen-Image-Edit 2509 and 2511 were trained with",
+    ),
     "format_input": Part(
         "diffusers.pipelines.flux2.pipeline_flux2:format_input", "the conversation that FLUX.2 dev was trained with"
+    ),
+    "LongCatImagePipeline": Part(
+        "diffusers.pipelines.longcat_image.pipeline_longcat_image:LongCatImagePipeline",
+        "the prompt template that LongCat-Image was trained with",
     ),
     "apply_forward_hook": Part(
         "diffusers.utils.accelerate_utils:apply_forward_hook", "CPU offload at encode() and decode()"
@@ -137,6 +158,9 @@ OVERRIDDEN = {
     "_execution_device": Part(_PIPELINE, "where a pipeline computes, with offloading, too"),
     "_gradient_checkpointing_func": Part(f"{_MODEL}.enable_gradient_checkpointing", "how blocks are computed again"),
     "_keep_in_fp32_modules": Part(_MODEL, "layers that stay in fp32"),
+    "_keep_in_fp32_modules_strict": Part(
+        "transformers.modeling_utils:PreTrainedModel", "layers of a text encoder that stay in fp32"
+    ),
     "_lora_loadable_modules": Part("diffusers.loaders.lora_base:LoraBaseMixin", "the networks that take LoRAs"),
     "_name_or_path": Part(_MODEL, "the path that a model was read from, which is not published"),
     "_no_split_modules": Part(_MODEL, "blocks that stay on one device"),
@@ -147,6 +171,7 @@ OVERRIDDEN = {
     "_skip_layerwise_casting_patterns": Part(_MODEL, "layers that are not stored in fp8"),
     "_supports_gradient_checkpointing": Part(_MODEL, "whether activations can be computed again"),
     "_supports_qkv_fusion": Part(f"{_ATTENTION}:AttentionModuleMixin", "whether projections of a layer can be fused"),
+    "_tied_weights_keys": Part("transformers.modeling_utils:PreTrainedModel", "weights that are one and the same"),
 }
 
 
@@ -177,11 +202,29 @@ def __getattr__(name: str) -> Any:
         ) from error
 
 
-def qwen_image_template() -> str:
-    """The prompt template of a pipeline of Qwen-Image, which has it from its making on."""
-    parts = ("scheduler", "vae", "text_encoder", "tokenizer", "transformer")
-    template: str = find(IMPORTED["QwenImagePipeline"])(**dict.fromkeys(parts)).prompt_template_encode
+def _without_parts(pipeline: str) -> Any:
+    """A pipeline with ``None`` for each of its components."""
+    made = find(IMPORTED[pipeline])
+    return made(**dict.fromkeys(inspect.signature(made.__init__).parameters.keys() - {"self"}))
+
+
+def qwen_image_template(pipeline: str) -> str:
+    """The prompt template of one of Qwen-Image's pipelines, which has it from its making on."""
+    template: str = _without_parts(pipeline).prompt_template_encode
     return template
+
+
+def longcat_image_template() -> str:
+    """The prompt template of a pipeline of LongCat-Image, which has it from its making on, in two pieces."""
+    pipeline = _without_parts("LongCatImagePipeline")
+    return f"{pipeline.prompt_template_encode_prefix}{{}}{pipeline.prompt_template_encode_suffix}"
+
+
+def hunyuan_video15_system_message() -> str:
+    """What the language model of HunyuanVideo-1.5 is told to do with a prompt."""
+    encode = find(IMPORTED["HunyuanVideo15Pipeline"])._get_mllm_prompt_embeds
+    message: str = inspect.signature(encode).parameters["system_message"].default
+    return message
 
 
 def offloading_hook(module: object) -> ModelHook | None:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from videodit._diffusers import AttentionModuleMixin, dispatch_attention_fn
 from videodit.errors import InputError
 from videodit.initialization import initialize
-from videodit.positions import apply_rotary
+from videodit.rotary import apply_rotary
 from videodit.schema import choose
 from videodit.shapes import Size3D
 
@@ -205,7 +205,7 @@ class Attention(nn.Module, AttentionModuleMixin):
             hidden_states: ``[B, S, D]``.
             encoder_hidden_states: ``[B, L, D]`` to attend to; ``None`` for self-attention.
             attention_mask: boolean, broadcastable to ``[B, N, S, L]``; True where attention is allowed.
-            rotary: table of :class:`videodit.positions.RotaryTables`.
+            rotary: table of :class:`videodit.rotary.RotaryTables`.
             grid: token extents, needed by the layouts that fold.
             image_states: ``[B, I, D]`` to attend to as well, where the module was built for an image.
             keys_values: what :meth:`keys_values` makes of both; ``None`` makes it here.
@@ -331,7 +331,7 @@ class JointAttention(nn.Module, AttentionModuleMixin):
             hidden_states: video ``[B, S, D]``.
             encoder_hidden_states: text ``[B, L, E]``.
             attention_mask: boolean, broadcastable to ``[B, N, S + L, S + L]``, video first.
-            rotary: table of :class:`videodit.positions.RotaryTables` for both.
+            rotary: table of :class:`videodit.rotary.RotaryTables` for both.
 
         Returns:
             Video ``[B, S, D]`` and text ``[B, L, E]``, or ``None`` where it does not come out.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -26,6 +27,7 @@ from videodit.weights import (
     check_entries,
     check_info,
     check_model_finite,
+    is_finite,
     read_headers,
 )
 
@@ -89,6 +91,19 @@ def check_weights(folder: Path) -> None:
             raise ModelError(f"{folder} lacks the shard {missing[0]}, which {index.name} names")
     for shard in shards:
         check_file(shard)
+
+
+def check_files_finite(paths: Iterable[Path]) -> None:
+    """See that the weights of files are finite, for loading that leaves codes behind, which do not show it.
+
+    Raises:
+        ModelError: naming the file and the tensor.
+    """
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - a file is no mapping
+                if not is_finite(file.get_tensor(name)):
+                    raise ModelError(f"{path}: {name} holds values that are not finite (NaN or infinite)")
 
 
 def is_gguf(path: Path) -> bool:
@@ -228,6 +243,8 @@ class CheckedLoading(Base):
         if local:
             kwargs.pop("subfolder", None)
             cls._check_folder(folder, kwargs.get("variant"))
+            if kwargs.get("quantization_config") is not None:
+                check_files_finite(weight_files(folder, kwargs.get("variant")))
         with_info = kwargs.pop("output_loading_info", False)
         # diffusers' own default falls back to pickles.
         loaded = super().from_pretrained(

@@ -33,7 +33,9 @@ class Condition(Part):
     the sinusoids of a number that is the same for all clips and is embedded, too, ``constant``; 0 for none.
     ``fps_classes``: blocks of cross-attention are told whether the clip has 16 frames a second. ``replaced_tokens``:
     tokens at timestep 0 are in the place of noisy ones: they are not told the guidance scale, and what is predicted of
-    them has the clip's timestep.
+    them has the clip's timestep. ``target_time``: the model is told to which timestep a step leads, too (Geng et al.,
+    "Mean Flows for One-step Generative Modeling", 2025). ``time_hidden``: hidden width of the timestep's embedder; 0
+    for ``K``.
     """
 
     settings: ClassVar[Mapping[str, object]] = {
@@ -42,8 +44,17 @@ class Condition(Part):
         "constant": 2.0,
         "replaced_tokens": False,
         "fps_classes": False,
+        "target_time": False,
+        "time_hidden": 0,
     }
-    fp32 = ("time_embedder", "guidance_embedder", "resolution_embedder", "aspect_ratio_embedder", "constant_embedder")
+    fp32 = (
+        "time_embedder",
+        "guidance_embedder",
+        "resolution_embedder",
+        "aspect_ratio_embedder",
+        "constant_embedder",
+        "target_time_embedder",
+    )
 
 
 class Added(NamedTuple):
@@ -70,6 +81,7 @@ class ConditionModel:
     config: TransformerConfig
     pooled_embedder: PixArtAlphaTextProjection | None
     guidance_embedder: TimestepEmbedding | None
+    target_time_embedder: TimestepEmbedding | None
     time_proj: nn.Module | None
     block_class: type[Block]
 
@@ -78,12 +90,15 @@ class ConditionModel:
         config, width = self.config, cond_dim(self.config)
         self.timesteps = Timesteps(config.freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         biases = self.block_class.biases
-        self.time_embedder = TimestepEmbedding(config.freq_dim, width, sample_proj_bias=biases)
-        self.pooled_embedder, self.guidance_embedder = None, None
+        hidden = Condition.setting(config, "time_hidden") or width
+        self.time_embedder = TimestepEmbedding(config.freq_dim, hidden, out_dim=width, sample_proj_bias=biases)
+        self.pooled_embedder, self.guidance_embedder, self.target_time_embedder = None, None, None
         if config.pooled_dim is not None:
             self.pooled_embedder = PixArtAlphaTextProjection(config.pooled_dim, width, act_fn="silu")
         if config.guidance_embeds:
             self.guidance_embedder = TimestepEmbedding(config.freq_dim, width, sample_proj_bias=biases)
+        if Condition.setting(config, "target_time"):
+            self.target_time_embedder = TimestepEmbedding(config.freq_dim, width)
         if config.size_condition_stride is not None:
             self.resolution_embedder = TimestepEmbedding(config.freq_dim, width // 3)
             self.aspect_ratio_embedder = TimestepEmbedding(config.freq_dim, width // 3)
@@ -110,7 +125,7 @@ class ConditionModel:
         values = self.timesteps(numbers.flatten()).unflatten(0, numbers.shape)  # fp32
         return values.to(self.time_embedder.linear_1.weight.dtype)
 
-    def _check_extras(self, pooled: Tensor | None, guidance: Tensor | None) -> None:
+    def _check_extras(self, pooled: Tensor | None, guidance: Tensor | None, target: Tensor | None) -> None:
         """See that what is added to the condition is there.
 
         Raises:
@@ -119,18 +134,25 @@ class ConditionModel:
         for name, value, embedder in (
             ("pooled_projections", pooled, self.pooled_embedder),
             ("guidance", guidance, self.guidance_embedder),
+            ("timestep_r", target, self.target_time_embedder),
         ):
             if (value is None) != (embedder is None):
                 raise InputError(f"{name} is missing" if value is None else f"this model takes no {name}")
 
     def _embed_extras(
-        self, pooled: Tensor | None, guidance: Tensor | None, of_text: Tensor | None, latents: Tensor
+        self,
+        pooled: Tensor | None,
+        guidance: Tensor | None,
+        target: Tensor | None,
+        of_text: Tensor | None,
+        latents: Tensor,
     ) -> Added | None:
         """What is added to the timestep's embedding, or ``None``.
 
         Args:
             pooled: pooled text ``[B, pooled_dim]``, where the model has it.
             guidance: guidance scales ``[B]``, where the model has them.
+            target: the timesteps that a step leads to, ``[B]``, where the model is told them.
             of_text: what the text's embedder adds, ``[B, K]``, or ``None``.
             latents: ``[B, C, T, H, W]``, for their size.
         """
@@ -140,6 +162,8 @@ class ConditionModel:
             parts.append(self.guidance_embedder(self._sinusoids(1000 * guidance.float())))
         if pooled is not None and self.pooled_embedder is not None:
             parts.append(self.pooled_embedder(pooled))
+        if target is not None and self.target_time_embedder is not None:
+            parts.append(self.target_time_embedder(self._sinusoids(target)))
         if stride := self.config.size_condition_stride:
             height, width = (float(stride * side) for side in latents.shape[3:])
             size = torch.tensor([[height, width]], device=latents.device)

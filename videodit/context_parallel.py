@@ -21,7 +21,7 @@ from diffusers import ContextParallelConfig
 from torch import Tensor, nn
 
 from videodit._diffusers import ContextParallelInput, ContextParallelOutput, ParallelConfig
-from videodit.blocks import Block, Modulation
+from videodit.blocks import BLOCKS, Block, Modulation
 from videodit.errors import InputError
 from videodit.transformer_config import Configured, TransformerConfig
 
@@ -200,6 +200,8 @@ def check_splittable(model: Configured, *, ulysses: int) -> None:
             f"tokens of attention={model.config.attention!r} cannot be split among processes: it sees whole frames and "
             "whole lines of time; 'full' can"
         )
+    if (why := BLOCKS[model.config.block].undivided) is not None:
+        raise InputError(f"tokens of block={model.config.block!r} cannot be split among processes: {why}")
     heads = model.config.num_attention_heads
     if heads % ulysses:
         legal = [n for n in range(2, heads + 1) if heads % n == 0]

@@ -105,7 +105,13 @@ def quantile_of(
 
 
 def add_noise(
-    clean: Tensor, noise: Tensor, sigma: Tensor, keep: Tensor | None = None, *, alpha: Tensor | None = None
+    clean: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    keep: Tensor | None = None,
+    *,
+    alpha: Tensor | None = None,
+    kept_sigma: Tensor | None = None,
 ) -> Tensor:
     """Noisy latents ``α·x₀ + σ·ε``.
 
@@ -115,10 +121,14 @@ def add_noise(
         sigma: ``[B]``.
         keep: ``[B, 1, T, H, W]``, True where the latent stays clean.
         alpha: ``[B]``; ``None`` for ``1 − σ``, rectified flow (Liu et al., "Flow Straight and Fast", 2022).
+        kept_sigma: ``[B]``, the noise level of rectified flow that kept latents get in place of 0.
     """
     sigma = sigma.view(-1, 1, 1, 1, 1)
     noisy = (1 - sigma if alpha is None else alpha.view(-1, 1, 1, 1, 1)) * clean + sigma * noise
-    return noisy if keep is None else torch.where(keep, clean, noisy)
+    if keep is None:
+        return noisy
+    kept = clean if kept_sigma is None else add_noise(clean, noise, kept_sigma)
+    return torch.where(keep, kept, noisy)
 
 
 def training_target(
@@ -152,13 +162,14 @@ def training_target(
     raise InputError(f"objective must be one of {get_args(Objective)}, got {objective!r}")
 
 
-def token_timesteps(timestep: Tensor, keep: Tensor, patch: Size3D) -> Tensor:
-    """A timestep for each token: 0 where all latents of its patch are kept clean, else the sample's own.
+def token_timesteps(timestep: Tensor, keep: Tensor, patch: Size3D, kept: Tensor | None = None) -> Tensor:
+    """A timestep for each token: that of kept latents where all of its patch are kept, else the sample's own.
 
     Args:
         timestep: ``[B]``.
         keep: ``[B, 1, T, H, W]``, True where the latent is kept.
         patch: latents a token.
+        kept: the timestep ``[B]`` of kept latents; ``None``: 0, since they are clean.
 
     Returns:
         ``[B, S]``.
@@ -166,7 +177,8 @@ def token_timesteps(timestep: Tensor, keep: Tensor, patch: Size3D) -> Tensor:
     free = reduce(
         (~keep).to(timestep.dtype), "b 1 (t i) (h j) (w k) -> b t h w", "max", i=patch.t, j=patch.h, k=patch.w
     )
-    return timestep[:, None] * rearrange(free, "b t h w -> b (t h w)")
+    free = rearrange(free, "b t h w -> b (t h w)")
+    return timestep[:, None] * free if kept is None else torch.where(free > 0, timestep[:, None], kept[:, None])
 
 
 def denoising_loss(

@@ -34,6 +34,7 @@ class ModelInputs(NamedTuple):
         causal_frames: latent frames of tokens that see one another.
         references: what stands behind the clip's tokens.
         patch_control: ``[1 or B, C', T, H, W]``.
+        target: ``timestep_r``, ``[B]``.
     """
 
     latents: Tensor
@@ -47,6 +48,7 @@ class ModelInputs(NamedTuple):
     causal_frames: int = 1
     references: Sequence[ReferenceTokens] = ()
     patch_control: Tensor | None = None
+    target: Tensor | None = None
 
 
 class Entered(NamedTuple):
@@ -87,16 +89,19 @@ class Entered(NamedTuple):
 
 @dataclass
 class Prepared:
-    """What blocks that keep the text see beside the video: no step of a generation changes it.
+    """What blocks that keep the text see beside the video, and what is added to its tokens: no step of a generation
+    changes it.
 
-    Hand one object to all forwards with the same text, mask, image and weights. The first fills it: inside the
-    forward, hooks have put offloaded weights in place.
+    Hand one object to all forwards with the same text, mask, image, ``patch_control`` and weights. The first fills it:
+    inside the forward, hooks have put offloaded weights in place.
 
     Attributes:
         text: ``[B, L, D]``; ``None`` until it is filled, which text that knows the timestep never is.
         image: ``[B, I, D]``, or ``None``.
         keys_values: of each block's cross-attention; ``None`` where the blocks make their own.
         pooled: what the text adds to the condition, ``[B, K]``, or ``None``.
+        mask: see :class:`videodit.blocks.EmbeddedText`.
+        patch_control: what is added to the clip's tokens, ``[1 or B, S, D]``; ``None`` until it is filled.
         branches: the same of control branches, by their ``id``.
     """
 
@@ -104,4 +109,6 @@ class Prepared:
     image: Tensor | None = None
     keys_values: list[list[KeysValues]] | None = None
     pooled: Tensor | None = None
+    mask: Tensor | None = None
+    patch_control: Tensor | None = None
     branches: dict[int, Prepared] = field(default_factory=dict)

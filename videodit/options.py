@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from videodit.attention import QK_NORMS
-from videodit.blocks import BLOCKS, FINAL_LAYERS, LAYERS, NORMS, TEXT_EMBEDDERS, PatchControl
+from videodit.blocks import (
+    BLOCKS,
+    FINAL_LAYERS,
+    LAYERS,
+    NORMS,
+    TEXT_EMBEDDERS,
+    PatchControl,
+    PictureFill,
+    ReferencePatch,
+)
 from videodit.condition import Condition
 from videodit.errors import InputError
-from videodit.positions import POSITIONS, ROTARY
+from videodit.positions import POSITIONS
+from videodit.rotary import ROTARY
 from videodit.schema import Part, choose
 from videodit.transformer_config import TransformerConfig
 
@@ -46,12 +56,14 @@ def check_options(config: TransformerConfig) -> None:
         if size is not None and size < 1:
             raise InputError(f"{name} must be at least 1, got {size}")
     for name, unset in _taken_by_some().items():
-        if name not in BLOCKS[config.block].takes and getattr(config, name) != unset:
-            legal = " or ".join(repr(kind) for kind, block in BLOCKS.items() if name in block.takes)
-            raise InputError(f"{name}={getattr(config, name)!r} needs block={legal}, got block={config.block!r}")
+        _check_taken(config, name, unset)
+    if config.image_tokens is not None and config.image_dim is None:
+        raise InputError(f"image_tokens={config.image_tokens!r} needs image_dim, got None")
     parts: list[type[Part]] = [
         Condition,
         PatchControl,
+        PictureFill,
+        ReferencePatch,
         BLOCKS[config.block],
         TEXT_EMBEDDERS[config.text_embedding],
         FINAL_LAYERS[config.final_layer],
@@ -64,8 +76,32 @@ def check_options(config: TransformerConfig) -> None:
         part.check(config)
 
 
+def _takers() -> dict[str, dict[str | None, Mapping[str, object]]]:
+    """For each option that names a class, what the classes take that not every one does, by the option's values."""
+    found: dict[str, dict[str | None, Mapping[str, object]]] = {}
+    for option in ("block", "text_embedding", "rope", "position_embedding"):
+        table = cast(Mapping[str | None, type[Part] | None], CHOICES[option])
+        found[option] = {value: {} if part is None else part.takes for value, part in table.items()}
+    return found
+
+
 def _taken_by_some() -> dict[str, object]:
-    return {name: unset for block in BLOCKS.values() for name, unset in block.takes.items()}
+    return {name: unset for table in _takers().values() for takes in table.values() for name, unset in takes.items()}
+
+
+def _check_taken(config: TransformerConfig, name: str, unset: object) -> None:
+    """See that an option is as if it were not set, or that one of the chosen classes takes it.
+
+    Raises:
+        InputError: naming the classes that take it.
+    """
+    value, takers = getattr(config, name), _takers()
+    if value == unset or any(name in takes[getattr(config, option)] for option, takes in takers.items()):
+        return
+    legal = {option: [repr(one) for one, takes in table.items() if name in takes] for option, table in takers.items()}
+    needed = ", or ".join(f"{option}={' or '.join(values)}" for option, values in legal.items() if values)
+    got = ", ".join(f"{option}={getattr(config, option)!r}" for option, values in legal.items() if values)
+    raise InputError(f"{name}={value!r} needs {needed}, got {got}")
 
 
 def _check_settings(found: object, legal: Mapping[str, object]) -> None:

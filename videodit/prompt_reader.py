@@ -9,6 +9,7 @@ from videodit.errors import InputError, ModelError
 from videodit.nearest_words import WORD, check_table, nearest_sentence
 from videodit.prompt_syntax import Span
 from videodit.text_spec import Chat, TextSpec
+from videodit.tokens_of_parts import tokenize_in_parts
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -44,14 +45,14 @@ class PromptReader:
         self.known_words = frozenset(tokenizer.init_kwargs.get("known_words", ()))
         self.nearest_words = check_table(tokenizer.init_kwargs.get("nearest_words", {}))
 
-    def written(self, prompt: str) -> str:
-        """What the tokenizer reads for a prompt.
+    def written(self, prompt: str, references: int = 0) -> str:
+        """What the tokenizer reads for a prompt, with so many references.
 
         Raises:
             InputError: a prompt that is too long, or no valid Unicode.
             ModelError: a tokenizer without the chat template that the model needs.
         """
-        text, chat = self.spec.written(prompt), self.spec.chat
+        text, chat = self.spec.written(prompt, references), self.spec.chat
         return text if chat is None else self._as_chat(text, chat)
 
     def _as_chat(self, text: str, chat: Chat) -> str:
@@ -59,18 +60,29 @@ class PromptReader:
             raise ModelError("the tokenizer has no chat template, which this model reads prompts in")
         return str(self.tokenizer.apply_chat_template(chat.messages(text), tokenize=False, **chat.options))
 
-    def tokenize(self, texts: list[str], **options: Any) -> BatchEncoding:
+    def tokenize(self, texts: list[str], **options: Any) -> BatchEncoding | dict[str, Any]:
         """The tokens of what :meth:`written` gave; a template that begins as texts do is not begun twice."""
-        begin = getattr(self.tokenizer, "bos_token", None)
-        if self.spec.chat is not None and begin is not None and texts[0].startswith(begin):
+        if self.spec.parts is not None:
+            return tokenize_in_parts(self.tokenizer, [self.spec.parts(text) for text in texts], **options)
+        chat, begin = self.spec.chat, getattr(self.tokenizer, "bos_token", None)
+        if chat is not None and (chat.whole or (begin is not None and texts[0].startswith(begin))):
             options["add_special_tokens"] = False
         return self.tokenizer(texts, **options)
+
+    def around(self) -> tuple[list[int], list[int]]:
+        """The tokens before and behind those of a prompt and their padding."""
+        before, behind = (
+            self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else [] for text in self.spec.around()
+        )
+        return before, behind
 
     def _behind(self) -> str:
         """What is written behind a prompt."""
         if self.spec.chat is not None:
             return self._as_chat(_MARK, self.spec.chat).partition(_MARK)[2]
-        return "" if self.spec.template is None else self.spec.template().partition("{}")[2]
+        if self.spec.template is None or self.spec.template_around:
+            return ""
+        return self.spec.template().partition("{}")[2]
 
     def lost_text(self, prompt: str) -> str:
         """The end of a prompt that does not fit into ``max_length`` tokens; ``""`` when all fits."""

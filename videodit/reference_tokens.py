@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from videodit.blocks.reference_patch import ReferencePatch
 from videodit.control.references import obstacle_to_references
 from videodit.errors import InputError
-from videodit.positions import Place, RotaryTables
+from videodit.rotary import Beside, Place, RotaryTables
 from videodit.shapes import Size3D, VideoGeometry
 from videodit.transformer_config import TransformerConfig
 
@@ -35,6 +36,7 @@ class ReferenceTokens:
         spacing: how far its tokens are from one another, likewise.
         behind: ``start`` counts along time from the first token behind the clip.
         timestep: of its tokens, 0 for clean ones; ``None``: that of the clip, the largest where there are several.
+        own_patch: the model's own layer for such pictures embeds it, not that of the clip's patches.
     """
 
     latents: Tensor
@@ -42,12 +44,13 @@ class ReferenceTokens:
     spacing: Triple = (1.0, 1.0, 1.0)
     behind: bool = False
     timestep: float | None = None
+    own_patch: bool = False
 
-    def window(self, span: slice) -> ReferenceTokens:
+    def window(self, frames: slice | list[int]) -> ReferenceTokens:
         """The same for some latent frames of the clip: of what goes along with all of it, these alone."""
         if self.behind or self.latents.shape[2] == 1:
             return self
-        return replace(self, latents=self.latents[:, :, span])
+        return replace(self, latents=self.latents[:, :, frames])
 
     def place(self, clip: Size3D) -> Place:
         """Where its tokens stand beside a clip of these tokens."""
@@ -55,19 +58,30 @@ class ReferenceTokens:
         return Place((time + clip.t if self.behind else time, row, column), self.spacing)
 
 
-def tokens_in_layout(layout: str, latents: Tensor, *, number: int = 0, at: float = 0.0) -> ReferenceTokens:
-    """Latents of a reference where a layout has its tokens; see :data:`videodit.control.references.LAYOUTS`.
+APART = 10
+"""Steps along time from one picture to the next in the layout ``apart`` (diffusers: Flux2Pipeline)."""
+
+
+def tokens_in_layout(
+    layout: str, latents: Tensor, *, number: int = 0, at: float = 0.0, timestep: float | None = None
+) -> ReferenceTokens:
+    """Latents of a reference where a layout has its tokens; see :data:`videodit.control.reference_layouts.LAYOUTS`.
 
     Args:
-        layout: ``"edit"``, ``"guide"`` or ``"behind"``.
+        layout: ``"edit"``, ``"apart"``, ``"guide"``, ``"behind"`` or ``"lead"``.
         latents: ``[1 or B, C, T, H, W]``.
-        number: of references behind the clip that go before.
+        number: of references that go before.
         at: where a guide begins along time, in tokens.
+        timestep: of its tokens, where the model was trained with one of their own; a guide's is 0.
     """
     if layout == "edit":
-        return ReferenceTokens(latents, start=(1.0, 0.0, 0.0))
+        return ReferenceTokens(latents, start=(1.0 + number, 0.0, 0.0), timestep=timestep)
+    if layout == "apart":
+        return ReferenceTokens(latents, start=(float(APART * (1 + number)), 0.0, 0.0), timestep=timestep)
+    if layout == "lead":
+        return ReferenceTokens(latents, start=(-1.0, 0.0, 0.0), own_patch=True)
     if layout == "behind":
-        return ReferenceTokens(latents, start=(float(number), 0.0, 0.0), behind=True)
+        return ReferenceTokens(latents, start=(float(number), 0.0, 0.0), behind=True, timestep=timestep)
     return ReferenceTokens(latents, start=(at, 0.0, 0.0), timestep=0.0)
 
 
@@ -77,65 +91,81 @@ class ReferableModel(Protocol):
     config: TransformerConfig
     geometry: VideoGeometry
     patch_embed: nn.Linear
+    reference_embedder: nn.Module | None
     rotary: RotaryTables | None
 
 
-class Joined(NamedTuple):
-    """A clip with its references, in front of the first block.
+def references_beside(
+    model: ReferableModel, references: Sequence[ReferenceTokens], clip: Size3D, batch: int
+) -> tuple[Beside, ...]:
+    """Where the tokens of references stand beside a clip's.
 
-    Attributes:
-        tokens: ``[B, S + R, D]``.
-        timestep: ``[B, S + R]``, or ``[B]`` where there is one for all.
-        rotary: ``[1, S + R, …]``, the rows of a joined text behind.
+    Args:
+        model: whose tokens they are.
+        references: in the order in which they follow the clip.
+        clip: tokens of it.
+        batch: clips.
+
+    Raises:
+        InputError: a model that cannot have references, or latents of another shape.
     """
-
-    tokens: Tensor
-    timestep: Tensor
-    rotary: Tensor
+    if references:
+        check_referable(model)
+    found = []
+    for number, one in enumerate(references, start=1):
+        channels = _channels(model, own_patch=one.own_patch)
+        own = _own_grid(one.latents, f"reference {number}", batch, channels, model.geometry.patch)
+        found.append(Beside(own, one.place(clip)))
+    return tuple(found)
 
 
 def join_references(
     model: ReferableModel,
     references: Sequence[ReferenceTokens],
+    beside: Sequence[Beside],
     grid: Size3D,
     tokens: Tensor,
     timestep: Tensor,
-    rotary: Tensor | None,
-    fps: float,
-) -> Joined:
-    """Put references behind the tokens of a clip.
+) -> tuple[Tensor, Tensor]:
+    """Put references behind the tokens of a clip, in front of the first block.
 
     Args:
         model: embeds their patches as those of the clip.
         references: in the order in which they follow the clip.
+        beside: where they stand; see :func:`references_beside`.
         grid: tokens of the clip.
         tokens: of it, ``[B, S, D]``.
         timestep: of it, ``[B]``, ``[B, T]`` or ``[B, S]``.
-        rotary: of it, ``[1, S or S + L, …]``.
-        fps: of it.
+
+    Returns:
+        Tokens ``[B, S + R, D]``, and their timesteps ``[B, S + R]``, or ``[B]`` where there is one for all.
+    """
+    pt, ph, pw = model.geometry.patch
+    embedded: list[Tensor] = []
+    for one in references:
+        latents = one.latents.to(tokens.dtype)
+        if one.own_patch:
+            assert model.reference_embedder is not None  # see _channels
+            made = model.reference_embedder(latents)
+        else:
+            values = rearrange(latents, "b c (t pt) (h ph) (w pw) -> b (t h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw)
+            made = model.patch_embed(values)
+        embedded.append(made.expand(len(tokens), -1, -1))  # [B, r, D]
+    levels, counts = [one.timestep for one in references], [one.grid.numel for one in beside]
+    return torch.cat([tokens, *embedded], dim=1), _timesteps(timestep, grid, levels, counts)
+
+
+def _channels(model: ReferableModel, *, own_patch: bool) -> int:
+    """Of the latents of a reference.
 
     Raises:
-        InputError: a model that cannot have references, or latents of another shape.
+        InputError: a picture in front of a clip, for a model that has no layer for it.
     """
-    check_referable(model)
-    assert model.rotary is not None
-    assert rotary is not None
-    batch, patch = len(tokens), model.geometry.patch
-    patches, rows, counts = [], [], []
-    for number, one in enumerate(references, start=1):
-        own = _own_grid(one.latents, f"reference {number}", batch, model.config.in_channels, patch)
-        pt, ph, pw = patch
-        latents = one.latents.to(tokens.dtype)
-        values = rearrange(latents, "b c (t pt) (h ph) (w pw) -> b (t h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw)
-        patches.append(values.expand(batch, -1, -1))
-        rows.append(model.rotary.table(own, tokens.device, fps, one.place(grid)))  # [1, r, 1 or N, head_dim / 2, 2]
-        counts.append(own.numel)
-    embedded = model.patch_embed(torch.cat(patches, dim=1))  # [B, R, C·patch] → [B, R, D]
-    return Joined(
-        torch.cat([tokens, embedded], dim=1),
-        _timesteps(timestep, grid, [one.timestep for one in references], counts),
-        torch.cat([rotary[:, : grid.numel], *rows, rotary[:, grid.numel :]], dim=1),
-    )
+    if not own_patch:
+        return model.config.in_channels
+    if model.reference_embedder is None:
+        raise InputError("this model has no layer for a picture in front of a clip")
+    return ReferencePatch.setting(model.config, "reference_patch")
 
 
 def check_referable(model: ReferableModel) -> None:

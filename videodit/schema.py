@@ -121,10 +121,12 @@ class Part:
     Attributes:
         settings: entries of VideoDiT's ``block_options`` that it takes, and their defaults. An entry's value has to be
             of the type of its default.
+        takes: options of VideoDiT that not every class takes, and the values that leave them unset.
         fp32: parts of the names of its parameters that stay in fp32 whatever the model's dtype.
     """
 
     settings: ClassVar[Mapping[str, object]] = {}
+    takes: ClassVar[Mapping[str, object]] = {}
     fp32: ClassVar[tuple[str, ...]] = ()
 
     @classmethod

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from videodit.errors import InputError, ModelError
 from videodit.prompt_reader import PromptReader
-from videodit.text_spec import TextSpec
+from videodit.text_sources import join_sources
+from videodit.text_spec import SecondText, TextSpec
 from videodit.text_with_picture import picture_then_text, read_with_picture, token_number
+from videodit.text_with_references import read_with_references
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +55,7 @@ class TextEncoder(PromptReader):
         spec: how the model wants its prompts.
         pooled: a tokenizer and an encoder whose output has ``pooler_output`` (CLIP), for models that have both.
         image_processor: prepares the picture, for models that read one with a prompt.
+        second: a tokenizer and an encoder whose tokens stand behind the others, for models that have both.
 
     Raises:
         InputError: a ``max_length`` below 1.
@@ -66,9 +69,10 @@ class TextEncoder(PromptReader):
         *,
         pooled: tuple[PreTrainedTokenizerBase, torch.nn.Module] | None = None,
         image_processor: BaseImageProcessor | None = None,
+        second: tuple[PreTrainedTokenizerBase, torch.nn.Module] | None = None,
     ) -> None:
         super().__init__(tokenizer, spec)
-        self.model, self.pooled, self.image_processor = model, pooled, image_processor
+        self.model, self.pooled, self.image_processor, self.second = model, pooled, image_processor, second
 
     def __call__(
         self,
@@ -77,6 +81,7 @@ class TextEncoder(PromptReader):
         device: torch.device | str | None = None,
         max_length: int | None = None,
         picture: np.ndarray | None = None,
+        references: Sequence[np.ndarray] = (),
     ) -> TextTokens:
         """Encode prompts; the empty prompt is legal and is what guidance leads away from.
 
@@ -85,9 +90,10 @@ class TextEncoder(PromptReader):
             device: where the tokens go; ``None`` takes the encoder's own place, which an offloaded encoder lacks.
             max_length: tokens at which these prompts are cut; ``None`` for the model's own.
             picture: uint8 ``[H, W, 3]``, for models that read one with a prompt.
+            references: uint8 ``[H, W, 3]`` each, for models that read those with a prompt.
 
         Raises:
-            InputError: no prompt at all, a single string, which would be read letter by letter, or a picture that is
+            InputError: no prompt at all, a single string, which would be read letter by letter, or pictures that are
                 missing or that the model does not read.
             ModelError: a tokenizer or an encoder that is not the model's.
         """
@@ -103,17 +109,25 @@ class TextEncoder(PromptReader):
                 if missing
                 else "this model reads a prompt without a picture"
             )
+        if (len(references) > 0) != (spec.references is not None):
+            raise InputError(
+                "this model reads a prompt without references"
+                if references
+                else "this model reads a prompt together with the references of a clip; pass both to a call"
+            )
         device = device if device is not None else next(self.model.parameters()).device
         tokens = self.tokenize(
-            [self.written(prompt) for prompt in prompts],
+            [self.written(prompt, len(references)) for prompt in prompts],
             padding=spec.padding,
             truncation=True,
             **({"padding_side": "right"} if spec.template_tokens else {}),  # so that the template is in front
-            max_length=(self.max_length if max_length is None else max_length) + spec.template_tokens,
+            max_length=(self.max_length if max_length is None else max_length) + self._tokens_in_front(len(references)),
             return_tensors="pt",
         )
         _check_ids(tokens["input_ids"], self.model)
-        ids, mask = tokens["input_ids"].to(device), tokens["attention_mask"].to(device)
+        before, behind = self.around()
+        ids = _between(before, tokens["input_ids"], behind).to(device)
+        mask = _between([1] * len(before), tokens["attention_mask"], [1] * len(behind)).to(device)
         if spec.zero_empty:
             said = torch.tensor([[prompt != ""] for prompt in prompts], device=ids.device)
             ids, mask = ids * said, mask * said
@@ -125,22 +139,84 @@ class TextEncoder(PromptReader):
             own = tokens["input_ids"]  # on the CPU
             embeds, mask = picture_then_text(*parts, own, mask.bool(), spec.picture, spec.template_tokens, end)
             return TextTokens(embeds.to(device), mask, self._pool(prompts, device))
-        given = {"attention_mask": mask} if spec.encoder_mask else {}
-        if spec.hidden_layer is None:
-            embeds = self.model(input_ids=ids, **given).last_hidden_state
-        else:
-            states = self.model(input_ids=ids, output_hidden_states=True, **given).hidden_states
-            layers = spec.hidden_layer if isinstance(spec.hidden_layer, tuple) else (spec.hidden_layer,)
-            if max(layers) >= len(states):
-                raise ModelError(
-                    f"the text encoder has {len(states) - 1} layers; this model reads the layers "
-                    f"{', '.join(map(str, layers))} of one"
-                )
-            embeds = states[layers[0]] if len(layers) == 1 else torch.cat([states[one] for one in layers], dim=-1)
-        embeds, mask = embeds[:, spec.template_tokens :].to(device), mask[:, spec.template_tokens :].bool()
+        embeds, mask = self._states(ids, mask, references)
+        own = slice(len(before) + spec.template_tokens, embeds.shape[1] - len(behind))
+        embeds, mask = embeds[:, own].to(device), mask[:, own].bool()
         if spec.zero_padding:
             embeds = embeds * mask[..., None].to(embeds.dtype)
+        if spec.second is not None:
+            embeds, mask = join_sources(embeds, mask, *self._read_second(prompts, spec.second, device))
         return TextTokens(embeds, mask if spec.model_mask else None, self._pool(prompts, device))
+
+    def _states(self, ids: Tensor, mask: Tensor, references: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """What the encoder makes of tokens ``[B, L]``, ``[B, L', D]``, and which of these count, ``[B, L']``.
+
+        Raises:
+            ModelError: it has fewer layers than the model reads.
+        """
+        spec = self.spec
+        if spec.references is not None:
+            assert self.image_processor is not None
+            assert isinstance(spec.hidden_layer, int)
+            mark = token_number(self.tokenizer, spec.references.mark)
+            states, mask = read_with_references(self.model, ids, mask, references, self.image_processor, mark)
+            return states[spec.hidden_layer], mask
+        given = {"attention_mask": mask} if spec.encoder_mask else {}
+        if spec.hidden_layer is None:
+            return self.model(input_ids=ids, **given).last_hidden_state, mask
+        states = self.model(input_ids=ids, output_hidden_states=True, **given).hidden_states
+        layers = spec.hidden_layer if isinstance(spec.hidden_layer, tuple) else (spec.hidden_layer,)
+        if max(layers) >= len(states):
+            raise ModelError(
+                f"the text encoder has {len(states) - 1} layers; this model reads the layers "
+                f"{', '.join(map(str, layers))} of one"
+            )
+        found: Tensor = states[layers[0]] if len(layers) == 1 else torch.cat([states[one] for one in layers], dim=-1)
+        return found, mask
+
+    def _tokens_in_front(self, references: int) -> int:
+        """Of the template, and of what stands in front of a prompt for references."""
+        shown = "" if self.spec.references is None else self.spec.references.shown(references)
+        own = len(self.tokenizer(shown, add_special_tokens=False)["input_ids"]) if shown else 0
+        return self.spec.template_tokens + own
+
+    def notices(self, prompt: str) -> list[str]:
+        """See :class:`~videodit.prompt_reader.PromptReader`; of what the second encoder reads, too."""
+        found, spec = super().notices(prompt), self.spec.second
+        text = None if spec is None else spec.of(self.spec.cleaned(prompt))
+        if spec is None or text is None:
+            return found
+        assert self.second is not None
+        tokens = len(self.second[0](text)["input_ids"])
+        if tokens > spec.max_length:
+            found.append(
+                f"what stands in quotes takes {tokens} tokens; the model reads the first {spec.max_length} of them"
+            )
+        return found
+
+    def _read_second(
+        self, prompts: Sequence[str], spec: SecondText, device: torch.device | str
+    ) -> tuple[Tensor, Tensor]:
+        """The second encoder's tokens ``[B, M, dim]`` and their mask; none where it has nothing to read."""
+        assert self.second is not None
+        tokenizer, model = self.second
+        texts = [spec.of(self.spec.cleaned(prompt)) for prompt in prompts]
+        if all(text is None for text in texts):
+            width: int = model.config.hidden_size  # type: ignore[union-attr, assignment]
+            empty = torch.zeros(len(texts), 0, width, device=device)
+            return empty, empty[..., 0].bool()
+        tokens = tokenizer(
+            [text or "" for text in texts],
+            padding="longest",
+            truncation=True,
+            max_length=spec.max_length,
+            return_tensors="pt",
+        )
+        _check_ids(tokens["input_ids"], model)
+        ids, mask = tokens["input_ids"].to(device), tokens["attention_mask"].to(device)
+        read = torch.tensor([[text is not None] for text in texts], device=ids.device)
+        embeds = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return embeds.to(device), mask.bool() & read
 
     def _pool(self, prompts: Sequence[str], device: torch.device | str) -> Tensor | None:
         if self.pooled is None:
@@ -152,6 +228,13 @@ class TextEncoder(PromptReader):
         _check_ids(tokens["input_ids"], model)
         pooled: Tensor = model(tokens["input_ids"].to(device)).pooler_output
         return pooled.to(device)
+
+
+def _between(before: list[int], numbers: Tensor, behind: list[int]) -> Tensor:
+    """Numbers ``[B, L]`` with the same ones before and behind those of each prompt."""
+    ends = (torch.tensor(one, dtype=numbers.dtype).expand(len(numbers), -1) for one in (before, behind))
+    first, last = ends
+    return torch.cat([first, numbers, last], dim=1)
 
 
 def _check_ids(ids: Tensor, model: torch.nn.Module) -> None:

@@ -47,10 +47,7 @@ def read_with_picture(
         )
     seen = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     times = torch.where(marks, seen, 1)
-    wide, shown = (
-        torch.stack([row.repeat_interleave(count) for row, count in zip(rows, times, strict=True)])
-        for rows in (ids, marks)
-    )  # [B, I + L - 1]
+    wide, shown = repeated(ids, times), repeated(marks, times)  # [B, I + L - 1]
     attended = wide.ne(config.pad_token_id).to(ids.dtype)
     states = model(
         input_ids=wide,
@@ -91,6 +88,11 @@ def picture_then_text(
         tokens.append(torch.cat([picture[i], text[i, first - 1 : stop - 1], text[i, behind - 1 :]]))
         masks.append(torch.cat([mask.new_ones(picture.shape[1]), mask[i, first:stop], mask[i, behind:]]))
     return torch.stack(tokens), torch.stack(masks)
+
+
+def repeated(rows: Tensor, times: Tensor) -> Tensor:
+    """Each entry of rows ``[B, L]`` as often as ``times [B, L]`` says, which are as many for each row: ``[B, L']``."""
+    return torch.stack([row.repeat_interleave(count) for row, count in zip(rows, times, strict=True)])
 
 
 def token_number(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

@@ -1,8 +1,8 @@
 """VideoDiT: a diffusion transformer over the spacetime patches of a clip's latents.
 
 One class for the published families: its options name what differs between them, and `videodit/families/` says which
-options a family has. The classes that options name (`videodit/blocks/`, `videodit/positions.py`) say themselves what
-they need; `videodit/options.py` checks the options.
+options a family has. The classes that options name (`videodit/blocks/`, `videodit/rotary.py`,
+`videodit/positions.py`) say themselves what they need; `videodit/options.py` checks the options.
 
 Letters: ``B`` batch, ``C`` latent channels, ``T H W`` latent frames, height and width, ``t h w`` the same
 in tokens, ``S = t·h·w`` tokens, ``L`` text tokens, ``D`` width, ``K`` width of the condition, ``G`` groups of
@@ -39,6 +39,8 @@ from videodit.blocks import (
     FP32LayerNorm,
     ImageEmbedder,
     PatchControl,
+    PictureFill,
+    ReferencePatch,
     TextEmbeddingKind,
     modulate,
 )
@@ -52,8 +54,9 @@ from videodit.forwards import Entered, ModelInputs, Prepared
 from videodit.initialization import initialize
 from videodit.json_types import JsonObject
 from videodit.options import AttentionKind, check_options, names_in_fp32
-from videodit.positions import POSITIONS, ROTARY, PositionEmbedding, RotaryKind
-from videodit.reference_tokens import ReferenceTokens, join_references
+from videodit.positions import POSITIONS, PositionEmbedding
+from videodit.reference_tokens import ReferenceTokens, join_references, references_beside
+from videodit.rotary import ROTARY, RotaryKind
 from videodit.shapes import Size3D, VideoGeometry
 
 
@@ -79,13 +82,16 @@ class VideoDiT(
         text_dim: width of the text encoder's tokens.
         freq_dim: channels of the sinusoids that the timestep is first written in.
         ffn_dim: hidden width of the MLPs.
-        num_layers: number of cross or joint blocks.
-        num_single_layers: blocks with attention and MLP side by side, after joint ones.
+        num_layers: number of cross or joint blocks; of ``"tied_sandwich"`` ones, of those that see the video alone.
+        num_single_layers: blocks with attention and MLP side by side, after joint ones; ``"tied_sandwich"`` ones that
+            see all.
 
         block: **Blocks.** ``"cross"``: self-attention, then cross-attention to the text. ``"joint"``: video and text
             attend together, each with its own weights. ``"tied_joint"``: with one set of weights for both.
             ``"sandwich"``: each with its own, text of its own width, and norms around each sublayer.
             ``"shared_joint"``: each with its own, without biases, and with one modulation for all blocks.
+            ``"tied_sandwich"``: with one set of weights, and learned norms around each sublayer; the first blocks see
+            the video alone.
         attention: ``"full"`` lets every token see every other; ``"factorized"`` sees within frames, then along
             time, in two halves of each layer (cross blocks only).
         frame_embedding: sinusoids of the frame's number before the first temporal block (factorized attention).
@@ -101,9 +107,11 @@ class VideoDiT(
 
         text_embedding: **Text and image.** ``"mlp"`` of two layers, one ``"linear"`` layer, a ``"refiner"``, a small
             transformer that knows the timestep and the mask, ``"pooling"`` for the condition beside a linear layer, or
-            a ``"normed_linear"`` one.
+            a ``"normed_linear"`` one; such a one, learned tokens that fill the text up, and a small transformer
+            (``"filled"``); or ``"sources"``: a refiner for tokens of one encoder, an MLP for those of another, and a
+            picture's beside them.
         num_refiner_layers: its blocks.
-        image_dim: width of an image encoder's tokens that the cross-attention sees, too; ``None`` for none.
+        image_dim: width of an image encoder's tokens that the model sees beside the text's; ``None`` for none.
         image_tokens: how many of them, where their positions are learned.
 
         time_embed_dim: **Condition.** Its width ``K``; ``None`` for ``D``, which tables need.
@@ -114,7 +122,9 @@ class VideoDiT(
 
         rope: **Positions.** ``"grid"``: each axis turns its share of every head. ``"fractional"``: LTX-Video's, over
             the whole width and in seconds. ``"learned"``: by learned frequencies. ``"centred"``: from the middle of a
-            picture, its text behind it. ``"text_axis"``: the text has an axis of its own, the fourth. ``None``: none.
+            picture, its text behind it. ``"text_axis"``: the text has an axis of its own, the fourth. ``"plane"``: the
+            text lies in a plane of its own, before the picture's. ``"text_first"``: text and frames follow one another
+            along time. ``None``: none.
         rope_theta: base of the rotary frequencies.
         rope_axes: channels of a head for time, height and width, and the text's axis; ``None`` for an even split.
         rope_lag: how far tokens after the first frame are behind along time, as a share of a token, with
@@ -126,7 +136,8 @@ class VideoDiT(
         learned_text: text tokens that they cover, too.
 
         final_layer: **Output.** Shift and scale at the end from a learned ``"table"`` plus the condition, or from a
-            ``"linear"`` layer of it; ``None`` for nothing, which the trunk of a control branch has.
+            ``"linear"`` layer of it, or the ``"scale"`` alone from one; ``None`` for nothing, which the trunk of a
+            control branch has.
         final_layer_norm: one more affine layer norm before that.
 
         family: **Origin.** Whose weights these are, where they came from elsewhere; see :mod:`videodit.families`.
@@ -140,7 +151,14 @@ class VideoDiT(
     _supports_gradient_checkpointing = True
     _no_split_modules = [block.__name__ for block in LAYERS]
     _repeated_blocks = [block.__name__ for block in LAYERS if block.compiled]
-    _skip_layerwise_casting_patterns = ["patch_embed", "control_embedder", "time_embedder", "text_embedder", "norm"]
+    _skip_layerwise_casting_patterns = [
+        "patch_embed",
+        "control_embedder",
+        "reference_embedder",
+        "time_embedder",
+        "text_embedder",
+        "norm",
+    ]
     _keep_in_fp32_modules = names_in_fp32()
 
     # Long, since the options are the stored config and each is a parameter; what new classes take is in block_options.
@@ -206,6 +224,7 @@ class VideoDiT(
         self.rotary = None if rotary is None else rotary.of(self.config)
         self.patch_embed = nn.Linear(in_channels * patch.numel, dim, bias=self.block_class.biases)
         self.control_embedder = PatchControl.of(self.config, dim)
+        self.reference_embedder = ReferencePatch.of(self.config, dim)
         if (learned := self.positions_class.new_parameter(self.config)) is not None:
             self.learned_positions = learned
 
@@ -217,6 +236,7 @@ class VideoDiT(
         text_width, biases = self.block_class.text_width(self.config), self.block_class.biases
         self.text_embedder = TEXT_EMBEDDERS[text_embedding].of(self.config, text_width, bias=biases)
         self.image_embedder = None if image_dim is None else ImageEmbedder(image_dim, dim, image_tokens)
+        self.fill = PictureFill.of(self.config, dim)
 
         self.split_tokens = nn.Identity()  # where context parallel takes hold
 
@@ -275,6 +295,7 @@ class VideoDiT(
         control: Sequence[ControlHint] = (),
         references: Sequence[ReferenceTokens] = (),
         patch_control: Tensor | None = None,
+        timestep_r: Tensor | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict the velocity (or what the objective names) of noisy latents.
 
@@ -299,6 +320,7 @@ class VideoDiT(
                 :class:`~videodit.reference_tokens.ReferenceTokens`. Nothing is predicted of it.
             patch_control: what steers the clip ``[1 or B, C', T, H, W]``, for models that add it to their tokens;
                 ``None`` adds nothing.
+            timestep_r: the timestep ``[B]`` that a step leads to, for models that are told.
 
         Returns:
             ``sample``: ``[B, out_channels, T, H, W]``.
@@ -322,6 +344,7 @@ class VideoDiT(
             causal_frames,
             references,
             patch_control,
+            timestep_r,
         )
         entered = self.enter(inputs, prepared)
         hints = add_up(control, inputs, entered, prepared, self.division) if control else {}  # [B, S, D] by block
@@ -347,6 +370,7 @@ class VideoDiT(
         sample = rearrange(x, "b (t h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)", t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
+    # Long, since the way of a clip reads from top to bottom, with a shape on each line.
     def enter(
         self,
         inputs: ModelInputs,
@@ -368,14 +392,13 @@ class VideoDiT(
         Raises:
             InputError: see :meth:`forward`.
         """
-        # The way of a clip reads from top to bottom with a shape on each line.
         latents, timestep = inputs.latents, inputs.timestep
         grid = self._check_shapes(latents, timestep, inputs.text, inputs.text_mask)  # t, h, w
         if prepared is not None and prepared.text is not None:
             found, given = list(prepared.text.shape[:2]), list(inputs.text.shape[:2])
             if found != given:
                 raise InputError(f"prepared is for text {found}, got encoder_hidden_states {given}")
-        self._check_extras(inputs.pooled, inputs.guidance)
+        self._check_extras(inputs.pooled, inputs.guidance, inputs.target)
         pt, ph, pw = self.geometry.patch
         dtype = latents.dtype
 
@@ -383,25 +406,31 @@ class VideoDiT(
         x = rearrange(latents, "b c (t pt) (h ph) (w pw) -> b (t h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw)
         x = self.patch_embed(x)
         if inputs.patch_control is not None:
-            x = x + self._embed_control(inputs.patch_control, latents)
+            x = x + self._embed_control(inputs.patch_control, latents, prepared)
         if added is not None:
             x = x + added
         noisiest = timestep.flatten(1).amax(dim=1) if timestep.ndim > 1 else timestep  # [B]
         mask = None if inputs.text_mask is None else inputs.text_mask.bool()  # [B, L]
         seen = self._see(inputs.text, inputs.image, noisiest, mask, prepared)
         assert seen.text is not None
-        extra = self._embed_extras(inputs.pooled, inputs.guidance, seen.pooled, latents)  # [B, K] or None
+        # [B, K] or None
+        extra = self._embed_extras(inputs.pooled, inputs.guidance, inputs.target, seen.pooled, latents)
         x, text = self.positions_class.add(self, x, seen.text, grid)  # [B, S, D], [B, L, D]
+        mask = mask if seen.mask is None else seen.mask
         if lead is not None:
             text = torch.cat([lead.to(text.dtype).expand(len(text), -1, -1), text], dim=1)
             mask = None if mask is None else F.pad(mask, (lead.shape[1], 0), value=True)
 
+        if self.fill is not None:
+            text, mask = self.fill(text, mask, grid.numel)
+
         joined = text.shape[1] if self.block_class.joined else 0  # text tokens in one sequence with the video's
-        # [1, S or S + L, 1 or N, head_dim / 2, 2]
-        rotary = None if self.rotary is None else self.rotary(grid, x.device, inputs.fps, joined)
-        if inputs.references:  # from here on they count among the video's S tokens, the clip's first
-            behind = join_references(self, inputs.references, grid, x, timestep, rotary, inputs.fps)
-            x, timestep, rotary = behind  # [B, S, D], [B] or [B, S], [1, S or S + L, …]
+        beside = references_beside(self, inputs.references, grid, len(x))
+        # [1 or B, S or S + L, 1 or N, head_dim / 2, 2]
+        rotary = None if self.rotary is None else self.rotary(grid, x.device, inputs.fps, joined, mask, beside)
+        if beside:  # from here on they count among the video's S tokens, the clip's first
+            # [B, S, D], [B] or [B, S]
+            x, timestep = join_references(self, inputs.references, beside, grid, x, timestep)
         references = x.shape[1] - grid.numel
         condition = self._embed_timestep(timestep, extra, x.shape[1], dtype)  # [B, G, K], or [U, K] and [B, S]
         if own_share is None and self.division is not None:
@@ -450,23 +479,19 @@ class VideoDiT(
             )
         return grid
 
-    def _embed_control(self, control: Tensor, latents: Tensor) -> Tensor:
-        """What steers a clip as tokens ``[1 or B, S, D]``."""
+    def _embed_control(self, control: Tensor, latents: Tensor, prepared: Prepared | None) -> Tensor:
+        """What steers a clip as tokens ``[1 or B, S, D]``, kept in ``prepared``."""
         if self.control_embedder is None:
             raise InputError("this model takes no patch_control")
+        if prepared is not None and prepared.patch_control is not None:
+            return prepared.patch_control
         channels = PatchControl.setting(self.config, "patch_control")
-        if (
-            control.ndim != 5
-            or len(control) not in (1, len(latents))
-            or control.shape[1:]
-            != (
-                channels,
-                *latents.shape[2:],
-            )
-        ):
-            size = [f"1 or {len(latents)}", channels, *latents.shape[2:]]
-            raise InputError(f"patch_control must be {size}, got {list(control.shape)}")
+        size = [channels, *latents.shape[2:]]
+        if list(control.shape) not in ([1, *size], [len(latents), *size]):
+            raise InputError(f"patch_control must be {[f'1 or {len(latents)}', *size]}, got {list(control.shape)}")
         tokens: Tensor = self.control_embedder(control.to(latents.dtype))
+        if prepared is not None and not torch.compiler.is_compiling():  # see _see
+            prepared.patch_control = tokens
         return tokens
 
     def _see(
@@ -476,17 +501,19 @@ class VideoDiT(
         if prepared is not None and prepared.text is not None:
             return prepared
         embedder = TEXT_EMBEDDERS[self.config.text_embedding]
-        given = {name: value for name, value in (("timestep", noisiest), ("mask", mask)) if name in embedder.sees}
-        embedded = self.text_embedder(text, **given)  # [B, L, D]
-        tokens, pooled = embedded if isinstance(embedded, EmbeddedText) else (embedded, None)
-        made = Prepared(tokens, self._embed_image(image), pooled=pooled)  # [B, L, D], [B, I, D], [B, K]
+        # [B, I, D] or None
+        image = None if image is None and "image" in embedder.sees else self._embed_image(image)
+        beside = {"timestep": noisiest, "mask": mask, "image": image}
+        embedded = self.text_embedder(text, **{name: beside[name] for name in embedder.sees})  # [B, L, D]
+        embedded = embedded if isinstance(embedded, EmbeddedText) else EmbeddedText(embedded)
+        made = Prepared(embedded.tokens, image, pooled=embedded.pooled, mask=embedded.mask)
         stays = (
             self.block_class.keeps_text and "timestep" not in embedder.sees and not self.positions_class.changes_text
         )
         # What a compiled graph returns may be overwritten by its next run.
         if prepared is None or not stays or torch.compiler.is_compiling():
             return made
-        prepared.text, prepared.image, prepared.pooled = made.text, made.image, made.pooled
+        prepared.text, prepared.image, prepared.pooled, prepared.mask = made.text, made.image, made.pooled, made.mask
         if not any(map(is_hooked, self.blocks.modules())):
             prepared.keys_values = [block.keys_values(made.text, made.image) for block in self.blocks]  # type: ignore[operator]
         return prepared

@@ -29,14 +29,14 @@ class TransformerConfig(Mapping[str, object]):
     qk_norm: Literal["rms_norm_across_heads", "rms_norm", "layer_norm"] | None = "rms_norm_across_heads"
     eps: float = 1e-06
     rope_theta: float = 10000.0
-    block: Literal["cross", "joint", "tied_joint", "sandwich", "shared_joint"] = "cross"
+    block: Literal["cross", "joint", "tied_joint", "sandwich", "shared_joint", "tied_sandwich"] = "cross"
     num_single_layers: int = 0
     block_norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
     norm_affine: bool = False
     qk_norm_eps: float | None = None
-    text_embedding: Literal["mlp", "linear", "refiner", "pooling", "normed_linear"] = "mlp"
+    text_embedding: Literal["mlp", "linear", "refiner", "pooling", "normed_linear", "sources", "filled"] = "mlp"
     num_refiner_layers: int = 2
-    final_layer: Literal["table", "linear"] | None = "table"
+    final_layer: Literal["table", "linear", "scale"] | None = "table"
     final_layer_norm: bool = False
     time_embed_dim: int | None = None
     pooled_dim: int | None = None
@@ -44,7 +44,7 @@ class TransformerConfig(Mapping[str, object]):
     size_condition_stride: int | None = None
     image_dim: int | None = None
     image_tokens: int | None = None
-    rope: Literal["grid", "fractional", "learned", "centred", "text_axis"] | None = "grid"
+    rope: Literal["grid", "fractional", "learned", "centred", "text_axis", "plane", "text_first"] | None = "grid"
     rope_axes: tuple[int, ...] | None = None
     position_embedding: Literal["sincos_2d", "sincos_3d", "learned"] | None = None
     position_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)

@@ -8,11 +8,13 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from videodit.errors import ModelError, VideoDiTError
+from videodit.json_types import JsonObject
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 Model = TypeVar("Model", bound="nn.Module")
@@ -71,8 +73,16 @@ class Entry(NamedTuple):
 def read_header(path: Path) -> dict[str, Entry]:
     """What the header of a safetensors file says, of one that :func:`videodit.checkpoints.check_file` passed."""
     with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return {name: Entry(e["dtype"], e["shape"]) for name, e in header.items() if name != "__metadata__"}
+        described, _ = parse_header(file)
+    return {name: Entry(e["dtype"], e["shape"]) for name, e in described.items()}
+
+
+def parse_header(file: BinaryIO) -> tuple[dict[str, JsonObject], int]:
+    """What the header of an open safetensors file says of each tensor, and where the tensors' bytes begin."""
+    length = int.from_bytes(file.read(8), "little")
+    header: dict[str, JsonObject] = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return header, 8 + length
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, Entry]:
@@ -207,6 +217,20 @@ def check_against(model: nn.Module, entries: Mapping[str, Entry], where: object)
     for name, tensor in state.items():
         if entries[name].shape != list(tensor.shape):
             raise ModelError(f"{where}: {name} has shape {entries[name].shape}, the config needs {list(tensor.shape)}")
+
+
+def in_dtype(tensor: Tensor, kind: torch.dtype, name: str, where: object) -> Tensor:
+    """A tensor as it was read from a file, in another dtype.
+
+    Raises:
+        ModelError: values that are not finite, or beyond the range of the dtype.
+    """
+    if not is_finite(tensor):
+        raise ModelError(f"{where}: {name} holds values that are not finite (NaN or infinite)")
+    value = tensor.to(kind)
+    if tensor.dtype != kind and not is_finite(value):
+        raise ModelError(f"{where}: {name} holds values that are beyond the range of {kind}")
+    return value
 
 
 def is_finite(tensor: Tensor) -> bool:

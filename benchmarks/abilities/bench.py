@@ -103,6 +103,8 @@ class Bench:
         seed: clip ``i`` starts from the noise of ``seed + i``.
         window: frames that longer clips are made of at a time; ``None`` takes the model's own.
         overlap: frames that windows share, likewise.
+        anchor: whether windows also see the first frame of the clip, likewise.
+        history_noise: the noise level at which windows see what earlier ones made, likewise.
         minute: seconds of a long clip.
     """
 
@@ -115,6 +117,8 @@ class Bench:
     window: int | None = None
     overlap: int | None = None
     minute: float = 60.0
+    anchor: bool | None = None
+    history_noise: float | None = None
 
     @property
     def form(self) -> ClipForm:
@@ -182,7 +186,8 @@ class Bench:
         """Of the pipeline's call, with what holds for all of them."""
         length = options.get("num_frames") or self.form.num_frames
         longer = length > (self.window or self.pipe.spec.window or length)
-        windows = {"window": self.window, "overlap": self.overlap} if longer else {}
+        names = ("window", "overlap", "anchor", "history_noise") if longer else ()
+        windows = {name: getattr(self, name) for name in names}
         sampling = {
             "num_inference_steps": self.how.num_inference_steps,
             "guidance_scale": self.how.guidance_scale,

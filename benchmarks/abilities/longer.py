@@ -133,7 +133,7 @@ def windows(bench: Bench) -> Outcome:
     scenes = bench.lasting(max(len(LASTING), bench.clips // FEWER))
     frames = bench.frames(min(COMPARED, bench.minute))
     for window in (own, (own - 1) // (2 * bench.stride) * bench.stride + 1):
-        for overlap in range(bench.stride, window // 2 + 1, bench.stride):
+        for overlap in range(bench.stride * (1 + bool(bench.anchor)), window // 2 + 1, bench.stride):
             name = f"windows, {window} sharing {overlap}"
             clips, seconds = _made(bench, name, scenes, frames, window=window, overlap=overlap)
             cost = seconds * bench.form.fps / (frames * len(scenes))

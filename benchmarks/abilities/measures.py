@@ -35,6 +35,17 @@ def psnr(made: np.ndarray, given: np.ndarray, where: np.ndarray | None = None) -
     return 99.0 if mean == 0 else min(99.0, 10 * math.log10(255**2 / mean))
 
 
+def deviation(made: np.ndarray, given: np.ndarray, where: np.ndarray) -> float:
+    """Mean absolute difference of uint8 pixels [...,3], in grey levels.
+
+    Args:
+        made: pixels.
+        given: those they should be.
+        where: boolean, as the pixels without their channels; somewhere true.
+    """
+    return float(np.abs(made.astype(np.int16) - given)[where].mean())
+
+
 def differences(clip: np.ndarray) -> np.ndarray:
     """Mean absolute difference of each frame to the one before it, in grey levels, [T-1]."""
     return np.abs(np.diff(clip.astype(np.int16), axis=0)).mean(axis=(1, 2, 3))

@@ -6,7 +6,8 @@ import numpy as np
 from _common import progress
 
 from abilities.bench import MOVING, SHOWN, WORDS, Bench, Outcome
-from abilities.measures import Target, closing_ratio, fraction, mean, psnr, share
+from abilities.measures import Target, closing_ratio, deviation, fraction, mean, psnr, share
+from abilities.parts import with_mask
 from videodit.datasets.toybox import canonical_caption
 
 
@@ -14,23 +15,28 @@ def image(bench: Bench) -> Outcome:
     """A real clip's first frame, and its caption."""
     name, scenes, out = "image", bench.scenes(), Outcome()
     prompts = [canonical_caption(scene) for scene in scenes]
-    real = [bench.real(scene) for scene in scenes]
-    made, first, ceiling = [], [], []
-    for i, (prompt, clip) in enumerate(zip(prompts, real, strict=True)):
+    real, masks = zip(*(with_mask(bench, scene) for scene in scenes), strict=True)
+    made, first, ceiling, off, least_off = [], [], [], [], []
+    for i, (prompt, clip, mask) in enumerate(zip(prompts, real, masks, strict=True)):
         made.append(bench.make([prompt], i, image=clip[0])[0])
         first.append(psnr(made[i][0], clip[0]))
         ceiling.append(psnr(bench.decoded(clip[:1])[0], clip[0]))
+        off.append(deviation(made[i], clip, mask))
+        least_off.append(deviation(bench.decoded(clip), clip, mask))
         progress(name, i + 1, len(scenes))
     alone = list(bench.batches("image, text alone", prompts))
     seen, real_seen, text_seen = (bench.verdicts(scenes, clips) for clips in (made, real, alone))
     out.figures.append(
         mean(name, "first frame to the image", first, unit="dB", target=Target(30), beside={"VAE": np.mean(ceiling)})
     )
+    out.figures.append(
+        mean(name, "where the object should be, grey levels off", off, beside={"VAE": np.mean(least_off)})
+    )
     for what, least in (("motion", 0.85), ("bound", 0.97)):
         beside = {"real": fraction(real_seen, what), "text alone": fraction(text_seen, what)}
         out.figures.append(share(name, WORDS[what], seen, what, target=Target(least), beside=beside))
     for i, prompt in enumerate(prompts):
-        out.clips.append({"prompt": prompt, "psnr": first[i], "ceiling": ceiling[i], **vars(seen[i])})
+        out.clips.append({"prompt": prompt, "psnr": first[i], "ceiling": ceiling[i], "off": off[i], **vars(seen[i])})
     for prompt, clip, result in [*zip(prompts, real, made, strict=True)][:SHOWN]:
         out.drawn.append([(f"the world's clip of “{prompt}”", clip), ("made from its first frame", result)])
     return out

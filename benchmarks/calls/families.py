@@ -10,9 +10,10 @@ from calls.room import LEFT_OUT, Call, Made, Room, clip, right_half, said, seede
 NAMES = (
     "wan", "wan-euler", "wan-two-experts", "wan-i2v", "wan-flf2v", "wan-2.2-i2v", "wan-2.2-ti2v", "skyreels_v2",
     "skyreels_v2-df", "skyreels_v2-df-i2v", "ltx-0.9.0", "ltx-0.9.1", "ltx-0.9.7", "cogvideox-2b", "cogvideox-5b",
-    "cogvideox-5b-i2v", "cogvideox-1.5-5b", "cogvideox-1.5-5b-i2v", "hunyuan_video", "hunyuan_video-i2v", "latte",
+    "cogvideox-5b-i2v", "cogvideox-1.5-5b", "cogvideox-1.5-5b-i2v", "hunyuan_video", "hunyuan_video-i2v",
+    "hunyuan_video15", "hunyuan_video15-i2v", "hunyuan_video15-meanflow", "latte",
     "allegro", "pixart-sigma", "pixart-alpha", "flux-dev", "flux-schnell", "flux-kontext", "flux2-dev", "flux2-klein",
-    "flux2-klein-distilled", "qwen_image", "mochi",
+    "flux2-klein-distilled", "qwen_image", "mochi", "longcat_image", "z_image",
 )  # fmt: skip
 """In ``tiny_families``."""
 UNGUIDED = (
@@ -31,9 +32,9 @@ def family(name: str, *, prepare: Callable[[Room, Any], Any] | None = None, **op
     """
 
     def call(room: Room) -> Made:
-        from tiny_families import CASES, PROMPT
+        from tiny_families import CASES, EDITS, PROMPT
 
-        case = CASES[name]
+        case = (CASES | EDITS)[name]
         pipe = room.load(room.family(name))
         if prepare is not None:
             pipe = prepare(room, pipe)
@@ -42,6 +43,11 @@ def family(name: str, *, prepare: Callable[[Room, Any], Any] | None = None, **op
         return Made.of(pipe(**said({"prompt": PROMPT} | frames | own | options)))
 
     return call
+
+
+def changed(name: str, pictures: int) -> Call:
+    """A call of a model that changes pictures."""
+    return family(name, references=[clip(1, seed, 40, 60)[0] for seed in range(pictures)], negative_prompt="a cube")
 
 
 def guided(name: str) -> Call:
@@ -155,6 +161,9 @@ CALLS: dict[str, Call] = {
         "wan-two-experts", prepare=lambda room, pipe: with_lora(room, pipe, load_into_transformer_2=True)
     ),
     "lucy-edit": edited("lucy-edit", 5),
+    "qwen_image-edit": changed("qwen_image-edit", 1),
+    "qwen_image-edit-2511": changed("qwen_image-edit-2511", 2),
+    "flux2-dev-references": family("flux2-dev", references=[clip(1, seed, 80, 96)[0] for seed in (1, 2)]),
     "cogvideox-fun-control": steered("cogvideox-fun-control", 9),
     "wan-inpaint": region("wan", 9),
     "wan-ti2v-inpaint": region("wan-2.2-ti2v", 9),

@@ -22,12 +22,20 @@ GEOMETRY = {
     "masks": "objects: IoU",
     "masks_each": "... object by object",
     "boxes": "boxes: mean IoU",
+    "edges": "outlines of objects: F-score",
 }
 """What is measured of each clip."""
-MEASURES = {"depth": ("depth", "depth_objects"), "masks": ("masks", "masks_each"), "boxes": ("boxes",)}
+MEASURES = {
+    "depth": ("depth", "depth_objects"),
+    "masks": ("masks", "masks_each"),
+    "boxes": ("boxes",),
+    "edges": ("edges", "masks"),
+}
 """By which of these a clip under a kind of control is judged; the first is the main one."""
 SMALLEST = 6
 """Pixels of an object in a frame, of `SIZE` to a side; what is smaller is not looked for."""
+NEAR = 1
+"""Pixels of the `SIZE` to a side that an outline may be off: two of a clip of 128x128."""
 MOST = 8
 """Objects of a frame that are looked for."""
 _CANDIDATES = 32
@@ -101,6 +109,7 @@ def measure(read: Geometry, clip: int, truth: Truth) -> dict[str, float]:
     there, seen = shown >= 0.5, truth.mask > 0
     if seen.any():
         found["masks"] = float((there & seen).sum() / (there | seen).sum())
+        found["edges"] = outlines_agree(there, seen)
     masks, borders = [], []
     for frame in range(len(truth.mask)):
         numbers = [n for n in range(1, len(truth.boxes) + 1) if (truth.mask[frame] == n).sum() >= SMALLEST]
@@ -123,6 +132,32 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
     a, b = (x.astype(np.float64).reshape(-1) - x.mean(dtype=np.float64) for x in (one, other))
     length = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / length if length > 1e-9 else 0.0
+
+
+def outlines_agree(made: np.ndarray, known: np.ndarray) -> float:
+    """F-score of the outlines of two masks, boolean ``[T, S, S]``.
+
+    A pixel of an outline is right within `NEAR` of the other's. The score is the harmonic mean of the
+    shares of either's pixels that are right; 0 where one of them has none.
+    """
+    outlines = [_outline(mask) for mask in (made, known)]
+    shares = [float((one & _grown(other)).sum() / max(1, one.sum())) for one, other in (outlines, reversed(outlines))]
+    return 2 * shares[0] * shares[1] / sum(shares) if sum(shares) else 0.0
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """The pixels of a mask ``[T, S, S]`` with a neighbour outside it; the frame's own border is no outline."""
+    around = np.pad(mask, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    inside = around[:, 2:, 1:-1] & around[:, :-2, 1:-1] & around[:, 1:-1, 2:] & around[:, 1:-1, :-2]
+    return mask & ~inside
+
+
+def _grown(lines: np.ndarray) -> np.ndarray:
+    """All pixels within `NEAR` of lines ``[T, S, S]``, along rows, columns and diagonals."""
+    size = 2 * NEAR + 1
+    around = np.pad(lines, ((0, 0), (NEAR, NEAR), (NEAR, NEAR)))
+    grown: np.ndarray = np.lib.stride_tricks.sliding_window_view(around, (size, size), axis=(1, 2)).any(axis=(-2, -1))
+    return grown
 
 
 def objects_in(there: np.ndarray, boxes: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

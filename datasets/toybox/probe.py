@@ -41,6 +41,7 @@ from videodit.datasets.toybox.scene import (
     Scene,
 )
 from videodit.errors import InputError
+from videodit.weights import check_model_finite
 
 OBJECT_ATTRIBUTES: dict[str, tuple[str, ...]] = {"shape": SHAPES, "color": COLORS, "size": SIZES, "motion": MOTIONS}
 """The attributes of an object, each with its words in the order of the network's outputs."""
@@ -225,6 +226,7 @@ class ToyboxProbe(ModelMixin, ConfigMixin):
             raise InputError(
                 f"the weights in {where} are not this network's: {len(wrong)} missing or too many, as {wrong[0]}"
             )
+        check_model_finite(probe, where)
         return probe
 
     @torch.no_grad()

@@ -24,6 +24,10 @@ DROPPED = 0.1
 """The share of captions that are dropped, for guidance."""
 MIDDLE = 0.4
 """The share of the longer forms' batches that are windows from the middle of their clips."""
+MIDDLE_OF_TAIL = 0.2
+"""The share of batches that are windows from the middle of their clips where clips have a tail."""
+ANCHORED = 0.5
+"""The share of these whose first frame is that of the clip, as windows of longer clips see it with an anchor."""
 PATCH = Size3D(1, 2, 2)
 """Latents a token, of every preset's transformer."""
 TEXT_STEP = 48
@@ -39,7 +43,8 @@ class Batch(NamedTuple):
         ids: the captions' tokens, ``[B, L]``.
         mask: 1 where they count, ``[B, L]``.
         sigma: noise levels, ``[B]``.
-        keep: what is given clean, see :func:`keep_mask`.
+        keep: what is given, see :func:`keep_mask`.
+        kept_sigma: noise levels of what is given, ``[B]``, see :func:`history_levels`.
         weight: what an error counts, ``[B, 1, T, H, W]``, see :func:`object_weights`.
         partner: of each sample one that could be taken for it, ``[B]``, see :func:`partners`.
     """
@@ -50,6 +55,7 @@ class Batch(NamedTuple):
     mask: Tensor
     sigma: Tensor
     keep: Tensor
+    kept_sigma: Tensor
     weight: Tensor
     partner: Tensor
 
@@ -139,8 +145,8 @@ def make_batch(
 ) -> Batch:
     """A batch of latents of one form, drawn from ``seed``; caption ``i`` from seed ``first + i``.
 
-    Of forms longer than the first, some batches are windows from the middle, which begin with given frames: so longer
-    clips are made.
+    Of forms longer than the first, and of clips that were encoded with a tail, some batches are windows from the
+    middle, which begin with given frames: so longer clips are made.
     """
     generator = torch.Generator().manual_seed(seed)
     picked = torch.randint(len(stored.scenes), (batch,), generator=generator)
@@ -153,18 +159,36 @@ def make_batch(
         return_tensors="pt",
     )
     length, height, width = stored.latents.shape[2:]
-    frames = torch.arange(length)
-    middle = form.frames > recipe.form.frames and float(torch.rand((), generator=generator)) < MIDDLE
-    if middle:
-        shorter = length // 2 + 1
-        begin = int(torch.randint(1, length - shorter + 1, (), generator=generator))
-        longest = float(torch.rand((), generator=generator)) < 0.5
-        frames = frames[1:] if longest else frames[begin : begin + shorter]
+    frames, middle = window_frames(recipe, form, length, generator)
+    anchored = middle and int(frames[0]) == 0
     sigma = sample_sigma(batch, mean=recipe.sigma_mean, shift=recipe.shift, generator=generator)
-    keep = keep_mask(batch, Size3D(len(frames), height, width), PATCH, generator, middle=middle)
+    keep = keep_mask(batch, Size3D(len(frames), height, width), PATCH, generator, middle=middle, anchored=anchored)
     weight = object_weights(recipe, stored.coverage[picked][:, frames], sigma)
     partner = partners([stored.scenes[n] for n in picked.tolist()])
-    return Batch(picked, frames, tokens["input_ids"], tokens["attention_mask"], sigma, keep, weight, partner)
+    kept = history_levels(recipe, keep, generator, middle=middle)
+    return Batch(picked, frames, tokens["input_ids"], tokens["attention_mask"], sigma, keep, kept, weight, partner)
+
+
+def window_frames(recipe: Recipe, form: Form, length: int, generator: torch.Generator) -> tuple[Tensor, bool]:
+    """Which of the ``length`` stored latent frames a batch has, and whether they are a window from the middle.
+
+    Half of the windows from the middle of clips with a tail begin with an anchor: the first frame of the clip stands in
+    the place of the first of theirs.
+    """
+    frames, own = torch.arange(length), form.latent_frames
+    if tail := length - own:
+        middle = float(torch.rand((), generator=generator)) < MIDDLE_OF_TAIL
+        begin = int(torch.randint(1, tail + 1, (), generator=generator)) if middle else 0
+        window = frames[begin : begin + own].clone()
+        if middle and float(torch.rand((), generator=generator)) < ANCHORED:
+            window[0] = 0
+        return window, middle
+    if form.frames <= recipe.form.frames or float(torch.rand((), generator=generator)) >= MIDDLE:
+        return frames, False
+    shorter = length // 2 + 1
+    begin = int(torch.randint(1, length - shorter + 1, (), generator=generator))
+    longest = float(torch.rand((), generator=generator)) < 0.5
+    return frames[1:] if longest else frames[begin : begin + shorter], True
 
 
 def partners(scenes: list[dict]) -> Tensor:
@@ -194,8 +218,35 @@ def object_weights(recipe: Recipe, coverage: Tensor, sigma: Tensor) -> Tensor:
     return 1 + recipe.flow_object_weight * settled * near
 
 
-def keep_mask(batch: int, size: Size3D, patch: Size3D, generator: torch.Generator, *, middle: bool = False) -> Tensor:
-    """Which latents are given clean: none for three fifths of the samples, else one of seven patterns.
+def history_levels(recipe: Recipe, keep: Tensor, generator: torch.Generator, *, middle: bool) -> Tensor:
+    """Noise levels of what is given, ``[B]``: above 0 for half of the samples that go on from frames.
+
+    These are windows from the middle and samples whose first two latent frames are given. What earlier windows made is
+    not as clean as an encoded clip: a model that knows a history only clean takes its mistakes for the truth. So a
+    history may have some noise, of which the model is told by a timestep of its own, as in diffusion forcing (Chen et
+    al., 2024).
+
+    Args:
+        recipe: says up to which level.
+        keep: see :func:`keep_mask`.
+        generator: draws the levels.
+        middle: all are windows from the middle.
+    """
+    drawn = torch.rand(2, len(keep), generator=generator)
+    goes_on = keep[:, 0, :2].flatten(1).all(dim=1) | torch.tensor(middle)
+    return torch.where(goes_on & (drawn[0] < 0.5), recipe.history_noise * drawn[1], 0.0)
+
+
+def keep_mask(
+    batch: int,
+    size: Size3D,
+    patch: Size3D,
+    generator: torch.Generator,
+    *,
+    middle: bool = False,
+    anchored: bool = False,
+) -> Tensor:
+    """Which latents are given: none for three fifths of the samples, else one of seven patterns.
 
     Patterns: the first frame, the last, both, some leading frames, some trailing ones, some at both ends, or everything
     outside a box. Of an image nothing is given. Windows from the middle of a clip always have some leading frames.
@@ -206,6 +257,7 @@ def keep_mask(batch: int, size: Size3D, patch: Size3D, generator: torch.Generato
         patch: latents a token.
         generator: draws the patterns.
         middle: the clips are windows from the middle.
+        anchored: their first frame is that of the clip, so that the next one is given, too.
 
     Returns:
         Boolean ``[B, 1, T, H, W]``, constant within each patch.
@@ -226,7 +278,7 @@ def keep_mask(batch: int, size: Size3D, patch: Size3D, generator: torch.Generato
     given, pattern, leading = draw(5) < 2, draw(7), 1 + draw(size.t - 1)  # [B, 1] each
     trailing = 1 + draw(size.t - 1)
     if middle:
-        given, leading = torch.ones_like(given), 1 + draw(max(1, size.t // 2))
+        given, leading = torch.ones_like(given), 1 + anchored + draw(max(1, size.t // 2))
         pattern = torch.where(draw(4) == 0, 6, 3)
     trailing = torch.where(pattern == 6, 1 + draw((size.t - leading - 1).clamp(min=1)), trailing)
     frame = torch.arange(size.t)

@@ -125,8 +125,8 @@ def dit_loss(
     tells them apart is their objects.
     """
     noise = torch.randn_like(clean)  # drawn where it is used, from the step's seed
-    noisy = add_noise(clean, noise, batch.sigma, batch.keep)
-    timestep = token_timesteps(batch.sigma * 1000, batch.keep, PATCH)
+    noisy = add_noise(clean, noise, batch.sigma, batch.keep, kept_sigma=batch.kept_sigma)
+    timestep = token_timesteps(batch.sigma * 1000, batch.keep, PATCH, batch.kept_sigma * 1000)
     with autocast(clean.device):
         text = text_model(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
         prediction = dit(noisy, timestep, text, batch.mask).sample

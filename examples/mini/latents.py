@@ -45,7 +45,8 @@ def plan_shards(recipe: Recipe) -> Iterator[Shard]:
     shares, made, first, index = recipe.forms(), dict.fromkeys(recipe.forms(), 0), 0, 0
     while first < recipe.clips:
         form = list(shares)[index] if index < len(shares) else max(shares, key=lambda f: shares[f] * index - made[f])
-        shard = Shard(first, recipe.scaled(recipe.shard, form), form)
+        encoded = form._replace(frames=form.frames + recipe.tail)
+        shard = Shard(first, recipe.scaled(recipe.shard, form), encoded)
         yield shard
         made[form] += 1
         first, index = first + shard.clips, index + 1
@@ -58,8 +59,8 @@ def encode_latents(
     """Render and encode clip after clip; only latents are stored, in shards that are complete or absent.
 
     Clip ``n`` is the scene of seed ``seed + n``; a shard holds its scenes, since sampling them again would take
-    longer than a step has; ``workers`` processes draw them ahead. Stops when the plan is done or when the minutes are
-    used up.
+    longer than a step has; ``workers`` processes draw them ahead. Stops when the plan is done or, after
+    one shard at least, when the minutes are used up.
 
     Raises:
         SystemExit: there is no autoencoder, or a shard is there that was made with another one, seed or form.
@@ -73,7 +74,7 @@ def encode_latents(
     done = 0
     for shard, batch in zip(missing, made, strict=True):
         seconds = time.monotonic() - start
-        if seconds > minutes * 60:
+        if done and seconds > minutes * 60:
             break
         encoder.write(shard, batch)
         done, now = done + shard.clips, time.monotonic()

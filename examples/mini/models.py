@@ -129,6 +129,7 @@ def assemble(
         num_inference_steps=recipe.num_inference_steps,
         guidance_scale=recipe.guidance_scale,
         window=recipe.window,
+        anchor=recipe.anchor,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe

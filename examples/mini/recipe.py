@@ -37,9 +37,14 @@ class Form(NamedTuple):
         return self.half.pixels
 
     @property
+    def latent_frames(self) -> int:
+        """Frames of its latents: the first one alone, then groups of four."""
+        return 1 + (self.frames - 1) // 4
+
+    @property
     def tokens(self) -> int:
         """What the transformer sees, with its patches of 16×16 pixels and 4 frames, and about 20 tokens of text."""
-        return (1 + (self.frames - 1) // 4) * (self.height // 16) * (self.width // 16) + 20
+        return self.latent_frames * (self.height // 16) * (self.width // 16) + 20
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height}x{self.frames}"
@@ -54,6 +59,7 @@ class Recipe:
     size_shares: tuple[tuple[int, int, float], ...] = ((64, 64, 0.6), (48, 80, 0.2), (80, 48, 0.2))
     fps: int = 16
     window: int = 33  # frames of a window of longer clips
+    anchor: bool = True  # these windows see the first frame of the clip
 
     # VAE
     vae_batch: int = 4  # clips of the first form a step
@@ -70,6 +76,7 @@ class Recipe:
     encode_batch: int = 32
     repeats: float | None = None  # how often a latent is drawn, where the stage dit encodes them beside its training
     stock: int = 1024  # clips that it encodes before its first step then
+    tail: int = 0  # frames behind a clip's own that it encodes then, for windows from the middle of longer clips
 
     # Transformer and text encoder
     heads: int = 4
@@ -86,6 +93,7 @@ class Recipe:
     last_phase: float = 0.0  # the last share of the time, which trains on the first form alone
     flow_object_weight: float = 0.0  # what a latent that an object covers counts above one of the background
     flow_object_below: float = 0.7  # at noise levels below this: above, where the object will be is open
+    history_noise: float = 0.0  # up to which noise level leading frames are given, see `mini.batches.history_levels`
     contrast: float = 0.0  # how much a prediction is kept from another clip's target; see :func:`mini.dit.dit_loss`
     ema_decay: float = 0.998
 
@@ -100,6 +108,10 @@ class Recipe:
     tune_steps: tuple[int, ...] = (10, 20)
 
     probe: dict[str, Any] = field(default_factory=dict)  # what differs from the defaults of :mod:`mini.probe`
+
+    def __post_init__(self) -> None:
+        if self.tail and (self.repeats is None or len(self.forms()) > 1):
+            raise ValueError(f"tail is {self.tail}, but clips have a tail only where repeats is set, and in one form")
 
     # ---- forms
 
@@ -182,8 +194,8 @@ PRESETS = {
     "cpu-more": Recipe(
         frame_shares=((17, 1.0),),
         size_shares=((128, 128, 1.0),),
-        clips=60_000, shard=64, encode_batch=16, repeats=4.0, stock=512,
-        layers=9, dit_batch=32, muon_lr=5e-4, adam_lr=2.5e-4, shift=3.0, flow_object_weight=3.0,
+        clips=60_000, shard=64, encode_batch=16, repeats=6.0, stock=512, tail=8,
+        layers=9, dit_batch=32, muon_lr=5e-4, adam_lr=2.5e-4, shift=3.0, flow_object_weight=3.0, history_noise=0.3,
         ema_decay=0.995, validation_prompts=64,
     ),
     # Minute networks, to try the stages out.

@@ -137,7 +137,8 @@ class ModuleMap:
         """Whether a module is the one that latents go into, whose channels differ within a family."""
         if native or not self.groups:
             return module == "patch_embed"
-        return self.groups[module].ours == ("patch_embed.weight",)
+        group = self.groups[module]  # of columns in another order, further channels do not stand behind
+        return group.ours == ("patch_embed.weight",) and group.columns is None
 
     def kernel(self, module: str, *, native: bool) -> list[int]:
         """The axes behind the channels of a module's weight; a linear layer has the places of a patch."""
@@ -153,6 +154,9 @@ class ModuleMap:
         found: dict[str, Delta] = {}
         for group in _distinct(self.groups[name] for name in deltas):
             theirs = [_module(name) for name in group.theirs]
+            if group.columns is not None:
+                found[_module(group.ours[0])] = _with_columns(deltas[theirs[0]], group.columns.load, self.config)
+                continue
             flat = (
                 group.transform is None or len(self.weight_shapes[theirs[0]]) > 2
             )  # of convolutions, see to_published
@@ -174,6 +178,9 @@ class ModuleMap:
             if len(shape) > 2:  # a convolution's rows keep their order
                 found[theirs[0]] = _as_convolution(deltas[ours[0]], shape)
                 continue
+            if group.columns is not None:
+                found[theirs[0]] = _with_columns(deltas[ours[0]], group.columns.save, self.config)
+                continue
             save = None if group.transform is None else group.transform.save
             rows = [self.sizes[name][0] for name in ours]
             found |= zip(theirs, map_rows([deltas.get(name) for name in ours], rows, save, self.config), strict=True)
@@ -186,6 +193,12 @@ def _module(name: str) -> str:
 
 def _distinct(groups: Iterable[Group]) -> Iterator[Group]:
     return iter({group.ours: group for group in groups}.values())
+
+
+def _with_columns(delta: Delta, function: Rows, config: Config) -> Delta:
+    """A change of a weight whose columns a transform moves."""
+    (down,) = function([delta.down], config)
+    return Delta(down, delta.up, delta.alpha, delta.bias, delta.magnitude)
 
 
 def _as_convolution(delta: Delta, shape: list[int]) -> Delta:

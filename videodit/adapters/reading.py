@@ -14,14 +14,13 @@ from torch import Tensor
 from videodit.adapters.info import Layout, LoRAInfo
 from videodit.adapters.keys import Key, Network, parse_key
 from videodit.adapters.modules import Delta, ModuleMap, Names, Place
-from videodit.adapters.sources import LoRASource, json_metadata, listed, printable, shown
+from videodit.adapters.peft_settings import MAX_ALPHA, PeftSettings
+from videodit.adapters.sources import LoRASource, listed, printable
 from videodit.errors import ModelError
 
 LAYOUT = "videodit.layout"  # in the metadata: "native" for our own names
 BASE_MODEL = "videodit.base_model"
 BASE_HASH = "videodit.base_model_hash"
-DIFFUSERS_METADATA = "lora_adapter_metadata"
-_MAX_ALPHA = 1e9  # of a config; a whole number may have any size there
 _MAX_RANK = 16384
 _NAMED = 5
 _TRIGGERS = ("modelspec.trigger_phrase", "ss_trigger_words", "trigger_words")
@@ -234,7 +233,7 @@ class _Reader:
 
     def __init__(self, source: LoRASource, model: ModuleMap, network: str, header_only: bool) -> None:
         self.source, self.model, self.header_only = source, model, header_only
-        self.settings = _settings(source, network)
+        self.settings = PeftSettings.of(source, network)
         self.notices: list[str] = []
         self.unknown: list[str] = []
         self.zeros: list[str] = []  # differences of what the model lacks, which change nothing
@@ -465,47 +464,9 @@ class _Reader:
             alpha = self.settings.alpha(module, rank) if stored is None else float(stored)
         except ValueError as error:
             raise ModelError(f"LoRA {self.source.name!r}: {error}") from None
-        if not 0 < alpha <= _MAX_ALPHA:  # NaN, too
+        if not 0 < alpha <= MAX_ALPHA:  # NaN, too
             raise ModelError(
                 f"LoRA {self.source.name!r}: alpha of {module} is {alpha}; it must be a number above 0 and up to "
-                f"{_MAX_ALPHA:g}"
+                f"{MAX_ALPHA:g}"
             )
         return alpha
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """What peft's config says about alpha; empty for files without one, whose changes are not scaled."""
-
-    config: Mapping[str, object]
-
-    def alpha(self, module: str, rank: int) -> float:
-        alpha: object = self.config.get("lora_alpha", rank)
-        patterns = self.config.get("alpha_pattern")
-        if isinstance(patterns, dict):
-            for pattern, value in patterns.items():
-                # As peft: a pattern is a regular expression for the end of a name. Names are all that is needed here.
-                if re.sub(r"\\(.)", r"\1", str(pattern)).strip("^$") in _endings(module):
-                    alpha = value
-                    break
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or abs(alpha) > _MAX_ALPHA:
-            raise ModelError(f"lora_alpha of {module} is {shown(alpha)}; it must be a number")
-        return alpha * math.sqrt(rank) if self.config.get("use_rslora") else float(alpha)
-
-
-def _endings(module: str) -> set[str]:
-    parts = module.split(".")
-    return {".".join(parts[i:]) for i in range(len(parts))}
-
-
-def _settings(source: LoRASource, network: str) -> _Settings:
-    if source.peft_config:
-        return _Settings(source.peft_config)
-    stored = json_metadata(source, DIFFUSERS_METADATA)
-    prefix = f"{network}."
-    config = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
-    if not config and network != "transformer":  # of a file for one network
-        return _settings(source, "transformer")
-    if not config and "lora_alpha" in stored:  # of a model's own save_lora_adapter
-        config = stored
-    return _Settings(config)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from videodit.adapters.modules import Delta, ModuleMap
 from videodit.adapters.parameters import difference_key
-from videodit.adapters.reading import DIFFUSERS_METADATA, LAYOUT
+from videodit.adapters.peft_settings import DIFFUSERS_METADATA
+from videodit.adapters.reading import LAYOUT
 from videodit.errors import InputError
 from videodit.files import replacing
 from videodit.json_types import JsonObject

@@ -30,7 +30,7 @@ class BlockContext(NamedTuple):
         grid: token extents.
         modulation: what the tables of cross blocks are added to, ``6·D`` wide; ``None`` for other blocks.
         condition: SiLU of the condition, ``K`` wide, which joint and single blocks project by themselves; of those that
-            share their modulation, the modulation.
+            share their modulation, the modulation; of ``"plain"`` modulation, the condition itself.
         text_condition: the same for their text, ``[B, 1, K]``: text has one timestep a clip.
         rotary: position table, for joint and single blocks with the text's tokens after the video's, or ``None``.
         text_mask: ``[B, 1, 1, L]`` for cross blocks, ``[B, 1, 1, S + L]`` for the others, True where a token counts,
@@ -93,26 +93,26 @@ class Block(nn.Module, Part):
 
     Attributes:
         classes: every class of a layer.
-        takes: options of VideoDiT that not every class takes, and the values that leave them unset.
         modulation_kind: how the condition reaches it: a key of :data:`videodit.blocks.modulation.MODULATION`.
         joined: the text's tokens stand in one sequence with the video's, behind them. Else they are attended to.
         keeps_text: blocks pass the text on as it is, and :meth:`keys_values` makes of it what no timestep changes.
         compiled: it is compiled as one; else its parts are, which are blocks.
         one_row: its linear layers that see one row for each clip, which kernels of quantized layers cannot do.
         biases: its linear layers, and those of the model around, have biases.
+        undivided: why its tokens cannot be split among processes; ``None`` where they can.
         silent: its layers whose result nothing sees, which published files hold all the same: no use to train or adapt.
         attention_names: regular expressions for where it has attention of a kind that caches of diffusers' tell apart
             (``"spatial"``, ``"temporal"``, ``"cross"``); ``None`` for diffusers' own.
     """
 
     classes: ClassVar[list[type[Block]]] = []
-    takes: ClassVar[Mapping[str, object]] = {}
     modulation_kind: ClassVar[str]
     joined: ClassVar[bool] = False
     keeps_text: ClassVar[bool] = False
     compiled: ClassVar[bool] = True
     one_row: ClassVar[tuple[str, ...]] = ()
     biases: ClassVar[bool] = True
+    undivided: ClassVar[str | None] = None
     silent: ClassVar[tuple[str, ...]] = ()
     attention_names: ClassVar[Mapping[AttentionName, Identifiers]] = {"spatial": None}
 

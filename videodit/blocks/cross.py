@@ -16,6 +16,7 @@ from videodit.attention import Attention, KeysValues, Layout, QKNorm
 from videodit.blocks.base import AttentionName, Block, BlockContext, Identifiers, MoreContext, shared_options
 from videodit.blocks.layers import MLP, BlockNorm, FP32LayerNorm, block_norm
 from videodit.blocks.modulation import add_gated, modulate
+from videodit.errors import InputError
 from videodit.initialization import initialize
 from videodit.positions import sincos_frames
 from videodit.shapes import Size3D
@@ -53,7 +54,7 @@ class CrossBlock(Block):
         layout: which tokens see each other in the self-attention.
     """
 
-    takes: ClassVar[Mapping[str, object]] = {"attention": "full", "image_dim": None}
+    takes: ClassVar[Mapping[str, object]] = {"attention": "full", "image_dim": None, "frame_embedding": False}
     modulation_kind = "table"
     keeps_text = True
     fp32 = ("scale_shift_table", "norm1", "norm2", "norm3")
@@ -86,6 +87,11 @@ class CrossBlock(Block):
         self.norm3 = block_norm(norm, dim, eps, norm_affine)
         self.ffn = MLP(dim, ffn_dim)
         self.scale_shift_table = nn.Parameter(torch.empty(6, dim))
+
+    @classmethod
+    def check(cls, config: TransformerConfig) -> None:
+        if config.frame_embedding and config.attention != "factorized":
+            raise InputError(f"frame_embedding=True needs attention='factorized', got {config.attention!r}")
 
     @classmethod
     def build(cls, config: TransformerConfig, index: int) -> Block:

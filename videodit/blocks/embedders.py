@@ -30,10 +30,13 @@ class EmbeddedText(NamedTuple):
     Attributes:
         tokens: ``[B, L, D]``.
         pooled: what the text adds to the condition, ``[B, K]``, or ``None``.
+        mask: boolean ``[B, L]``, True where a token counts, of an embedder that changes how many tokens there are;
+            ``None``: the mask that it was given.
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
+    mask: Tensor | None = None
 
 
 class LinearText(nn.Linear, Part):
@@ -41,7 +44,8 @@ class LinearText(nn.Linear, Part):
 
     Attributes:
         sees: what its forward takes beside the text ``[B, L, text_dim]``: ``"timestep"``, the clip's largest ``[B]``,
-            and ``"mask"``, boolean ``[B, L]`` or ``None`` for all. What sees no timestep is computed once a clip.
+            ``"mask"``, boolean ``[B, L]`` or ``None`` for all, and ``"image"``, embedded tokens of a picture
+            ``[B, I, D]`` or ``None``, which are text from there on. What sees no timestep is computed once a clip.
     """
 
     sees: ClassVar[tuple[str, ...]] = ()
@@ -101,8 +105,9 @@ class TextRefiner(nn.Module, Part):
         freq_dim: channels of the sinusoids that the timestep is first written in.
     """
 
-    sees = ("timestep", "mask")
-    fp32 = ("time_embedder", "norm1", "norm2")
+    sees: ClassVar[tuple[str, ...]] = ("timestep", "mask")
+    takes: ClassVar[Mapping[str, object]] = {"num_refiner_layers": 2}
+    fp32: ClassVar[tuple[str, ...]] = ("time_embedder", "norm1", "norm2")
 
     def __init__(self, text_dim: int, dim: int, heads: int, layers: int, freq_dim: int) -> None:
         super().__init__()
@@ -116,6 +121,12 @@ class TextRefiner(nn.Module, Part):
     def of(cls, config: TransformerConfig, width: int, *, bias: bool = True) -> Self:
         """See :class:`LinearText`."""
         return cls(config.text_dim, width, config.num_attention_heads, config.num_refiner_layers, config.freq_dim)
+
+    def allowed(self, mask: Tensor) -> Tensor:
+        """Which tokens see which, ``[B, 1, L, L]``, by which count, boolean ``[B, L]``."""
+        allowed = mask[:, None, :, None] & mask[:, None, None]
+        allowed[..., 0] = True  # a row without any key would be NaN
+        return allowed
 
     def forward(self, text: Tensor, timestep: Tensor, mask: Tensor | None) -> Tensor:
         """Refine.
@@ -133,9 +144,8 @@ class TextRefiner(nn.Module, Part):
             mean, allowed = text.mean(dim=1), None
         else:
             weight = mask[..., None].float()
-            mean = ((text * weight).sum(dim=1) / weight.sum(dim=1)).to(dtype)  # [B, text_dim]
-            allowed = mask[:, None, :, None] & mask[:, None, None]  # [B, 1, L, L]
-            allowed[..., 0] = True  # a row without any key would be NaN
+            mean = ((text * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)).to(dtype)  # [B, text_dim]
+            allowed = self.allowed(mask)
         wide = self.time_embedder.linear_1.weight.dtype
         time = self.time_embedder(self.timesteps(timestep).to(wide)).to(dtype)
         condition = F.silu(time + self.pooled_embedder(mean))[:, None]  # [B, 1, D]
@@ -215,18 +225,6 @@ class PoolingText(nn.Module, Part):
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, N, 1 + L, text_dim/N]
         pooled = F.scaled_dot_product_attention(q, k, v, attn_mask=F.pad(mask, (1, 0), value=True)[:, None, None])
         return EmbeddedText(self.proj(text), self.to_pooled(pooled.transpose(1, 2).flatten(1)))  # [B, L, E], [B, K]
-
-
-TEXT_EMBEDDERS: dict[
-    str, type[MLPText] | type[LinearText] | type[TextRefiner] | type[PoolingText] | type[NormedLinearText]
-] = {
-    "mlp": MLPText,
-    "linear": LinearText,
-    "refiner": TextRefiner,
-    "pooling": PoolingText,
-    "normed_linear": NormedLinearText,
-}
-"""The class of the text's embedder, by the value of VideoDiT's ``text_embedding``."""
 
 
 class ImageEmbedder(nn.Module):

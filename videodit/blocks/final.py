@@ -14,12 +14,16 @@ from videodit.errors import InputError
 from videodit.schema import Part
 from videodit.transformer_config import TransformerConfig
 
+SCALE_EPS = 1e-6
+"""Of Z-Image's final norm, whatever that of the others is."""
+
 
 class FinalModel(Protocol):
     """A model, for the layers that are its own; it has those of one kind."""
 
     scale_shift_table: nn.Parameter
     final_modulation: nn.Linear
+    norm_out: nn.LayerNorm
     block_class: type[Block]
 
 
@@ -78,6 +82,34 @@ class LinearFinal(Part):
         return condition._replace(values=F.silu(condition.values)).projected(model.final_modulation, 2)
 
 
+class ScaleFinal(Part):
+    """A linear layer of the condition for the scale alone; see :class:`TableFinal`.
+
+    The norm before it has an epsilon of its own, :data:`SCALE_EPS`.
+    """
+
+    @staticmethod
+    def build(model: FinalModel, config: TransformerConfig, dim: int) -> None:
+        """Give a model its layer."""
+        model.final_modulation = nn.Linear(cond_dim(config), dim, bias=model.block_class.biases)
+        model.norm_out.eps = SCALE_EPS
+
+    @staticmethod
+    def layers(model: FinalModel) -> tuple[nn.Module, ...]:
+        """Its linear layers, which start at 0."""
+        return (model.final_modulation,)
+
+    @staticmethod
+    def init_weights(model: FinalModel) -> None:
+        """All is said by :meth:`layers`."""
+
+    @staticmethod
+    def rows(model: FinalModel, condition: Modulation) -> list[Tensor]:
+        """A shift of 0, and the scale, ``[B, G, D]`` or ``[U, D]``."""
+        (scale,) = condition._replace(values=F.silu(condition.values)).projected(model.final_modulation, 1)
+        return [torch.zeros_like(scale), scale]
+
+
 class NoFinal(Part):
     """None: nothing is predicted, blocks are all that there is; see :class:`TableFinal`."""
 
@@ -104,9 +136,10 @@ class NoFinal(Part):
         raise InputError("a model with final_layer=None predicts nothing; it is the trunk of a control branch")
 
 
-FINAL_LAYERS: dict[str | None, type[TableFinal] | type[LinearFinal] | type[NoFinal]] = {
+FINAL_LAYERS: dict[str | None, type[TableFinal] | type[LinearFinal] | type[ScaleFinal] | type[NoFinal]] = {
     "table": TableFinal,
     "linear": LinearFinal,
+    "scale": ScaleFinal,
     None: NoFinal,
 }
 """Shift and scale of the final norm, by the value of VideoDiT's ``final_layer``."""

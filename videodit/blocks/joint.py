@@ -71,11 +71,17 @@ class JointBlock(Block):
     @classmethod
     def build(cls, config: TransformerConfig, index: int) -> Block:
         shared, width = shared_options(config), cond_dim(config)
+        of_last, single = cls.others()
         if index >= config.num_layers:
-            return SingleBlock(**shared, cond_dim=width)
+            return single(**shared, cond_dim=width)
         tied = config.block == "tied_joint"
         last = index == config.num_layers - 1 and not config.num_single_layers and not tied
-        return (LastJointBlock if last else cls)(**shared, cond_dim=width, tied=tied)
+        return (of_last if last else cls)(**shared, cond_dim=width, tied=tied)
+
+    @classmethod
+    def others(cls) -> tuple[type[JointBlock], type[SingleBlock]]:
+        """The classes of the last layer of a model without single blocks, and of single blocks."""
+        return LastJointBlock, SingleBlock
 
     def modulation_layer(self, cond_dim: int, dim: int) -> nn.Module:
         """What makes shift, scale and gate of attention and MLP for one stream."""

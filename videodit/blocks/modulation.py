@@ -125,6 +125,17 @@ class OwnModulation:
         }
 
 
+class PlainModulation(OwnModulation):
+    """Each block projects the condition as it is, without a SiLU before, by layers of its own."""
+
+    @staticmethod
+    def told(
+        layer: Callable[[Tensor], Tensor] | None, condition: Modulation, text_condition: Callable[[], Modulation]
+    ) -> Told:
+        """See :class:`TableModulation`."""
+        return {"condition": condition, "text_condition": text_condition()}  # [..., K], [B, 1, K]
+
+
 class SharedProjection(nn.Module):
     """One projection of the condition for all joint blocks' video, one for their text, and one for all single blocks.
 
@@ -178,6 +189,7 @@ class SharedModulation:
 MODULATION: dict[str, type[TableModulation] | type[OwnModulation] | type[SharedModulation]] = {
     "table": TableModulation,
     "linear": OwnModulation,
+    "plain": PlainModulation,
     "shared": SharedModulation,
 }
 """How the condition reaches a block, by the block class's ``modulation_kind``."""

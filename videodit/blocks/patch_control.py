@@ -8,14 +8,11 @@ from typing import ClassVar
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from videodit.errors import InputError
-from videodit.schema import Part
-from videodit.transformer_config import TransformerConfig
+from videodit.blocks.frame_patch import FramePatch
 
 
-class PatchControl(nn.Module, Part):
+class PatchControl(FramePatch):
     """A patch layer of its own, and a residual block of two convolutions over each latent frame's tokens.
 
     Its setting: ``patch_control``: channels of what steers, on the grid of the latents; 0 for none.
@@ -29,32 +26,16 @@ class PatchControl(nn.Module, Part):
     settings: ClassVar[Mapping[str, object]] = {"patch_control": 0}
 
     def __init__(self, channels: int, dim: int, patch: tuple[int, int]) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(channels, dim, kernel_size=patch, stride=patch)
+        super().__init__(channels, dim, patch)
         self.conv1 = nn.Conv2d(dim, dim, kernel_size=3, padding=1)
         self.conv2 = nn.Conv2d(dim, dim, kernel_size=3, padding=1)
 
-    @classmethod
-    def check(cls, config: TransformerConfig) -> None:
-        """See :class:`~videodit.schema.Part`."""
-        channels = cls.setting(config, "patch_control")
-        if channels < 0:
-            raise InputError(f"block_options: patch_control must be at least 0, got {channels}")
-        if channels and config.patch_size[0] != 1:
-            raise InputError(f"patch_control needs tokens of one latent frame, got patch_size={config.patch_size}")
-
-    @classmethod
-    def of(cls, config: TransformerConfig, dim: int) -> Self | None:
-        """The layer of a model; ``None`` where it has none."""
-        channels = cls.setting(config, "patch_control")
-        return cls(channels, dim, (config.patch_size[1], config.patch_size[2])) if channels else None
-
     def init_weights(self) -> None:
         """Patches Xavier uniform, and a residual block that starts as the identity."""
-        for layer in (self.proj, self.conv1):
-            nn.init.xavier_uniform_(layer.weight.flatten(1))
+        super().init_weights()
+        nn.init.xavier_uniform_(self.conv1.weight.flatten(1))
         nn.init.zeros_(self.conv2.weight)
-        for layer in (self.proj, self.conv1, self.conv2):
+        for layer in (self.conv1, self.conv2):
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videodit.blocks.base import Block, cond_dim, shared_options
-from videodit.blocks.joint import JointBlock, SingleBlock
+from videodit.blocks.joint import JointBlock, LastJointBlock, SingleBlock
 from videodit.errors import InputError
 from videodit.initialization import initialize
 from videodit.transformer_config import TransformerConfig
@@ -56,12 +55,8 @@ class SharedJointBlock(JointBlock):
             raise InputError("block='shared_joint' needs norm_affine=False, got True")
 
     @classmethod
-    def build(cls, config: TransformerConfig, index: int) -> Block:
-        single = index >= config.num_layers
-        if single:
-            return SharedSingleBlock(**shared_options(config), cond_dim=cond_dim(config))
-        last = index == config.num_layers - 1 and not config.num_single_layers
-        return (LastSharedJointBlock if last else cls)(**shared_options(config), cond_dim=cond_dim(config), tied=False)
+    def others(cls) -> tuple[type[JointBlock], type[SingleBlock]]:
+        return LastSharedJointBlock, SharedSingleBlock
 
     def modulation_layer(self, cond_dim: int, dim: int) -> nn.Module:
         return SharedRows(0, _JOINT, dim)
@@ -71,11 +66,8 @@ class SharedJointBlock(JointBlock):
         initialize(self)
 
 
-class LastSharedJointBlock(SharedJointBlock):
-    """The last layer of a model without single blocks: nothing sees the text that comes out, and it stays as it is."""
-
-    silent = ("attn.add_q_proj", "attn.norm_added_q", "attn.to_add_out", "text_ffn.net.0.proj", "text_ffn.net.2")
-    text_goes_on = False
+class LastSharedJointBlock(LastJointBlock, SharedJointBlock):
+    """See :class:`~videodit.blocks.joint.LastJointBlock`."""
 
 
 class SharedSingleBlock(SingleBlock):

@@ -28,6 +28,7 @@ from types import FrameType
 
 from videodit.cli.common import as_message
 from videodit.errors import InputError, InternalError, ModelError, OutOfMemory, Stopped, VideoDiTError
+from videodit.signals import SIGNALS
 
 EXIT_CODES = (
     "Exit codes: 0 done; 2 bad input, or a file that cannot be read or written; 3 a damaged model; 4 not enough "
@@ -35,7 +36,6 @@ EXIT_CODES = (
     "Ctrl-C and SIGTERM."
 )
 _INTERRUPTED = 128 + signal.SIGINT
-_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _FULL = [getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)]
 
 
@@ -164,7 +164,7 @@ def _signals_raise() -> Iterator[list[int]]:
         raise Stopped(number)
 
     before = {
-        number: signal.signal(number, stop) for number in _SIGNALS if signal.getsignal(number) == signal.SIG_DFL
+        number: signal.signal(number, stop) for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL
     }  # one that is ignored, as under nohup, stays ignored
     try:
         yield received

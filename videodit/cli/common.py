@@ -88,6 +88,24 @@ def parse_cfg(text: str | None, name: str = "--cfg") -> dict[str, float]:
     return dict(zip(("guidance_scale", "guidance_scale_2"), scales, strict=False))
 
 
+def parse_stagger(text: str | None) -> dict[str, int]:
+    """What ``--stagger LAG,BLOCK`` says: steps that latent frames follow one another by, and how many go together.
+
+    Raises:
+        InputError: something else than one or two whole numbers.
+    """
+    if text is None:
+        return {}
+    try:
+        numbers = [int(part) for part in text.split(",", 1)]
+    except ValueError:
+        raise InputError(
+            f"--stagger is {text!r}; it must be a whole number such as 5, or two for blocks of several latent frames, "
+            "such as 5,5"
+        ) from None
+    return dict(zip(("stagger", "stagger_block"), numbers, strict=False))
+
+
 def note(message: str) -> None:
     """Say something that the user should know, on stderr, where it does not mix with results; not with --quiet."""
     if results.current().quiet:

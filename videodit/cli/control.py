@@ -174,19 +174,16 @@ def _check_places(target: Path, show: Path | None, clip: Path, kind: Kind, overw
 
 def _read(clip: Path, fps: float | None, size: tuple[int, int] | None, fit: str) -> tuple[Any, float, list[str]]:
     """Frames uint8 ``[T, H, W, 3]``, their rate, and what is announced."""
-    import numpy as np
-
     from videodit.path_kinds import check_no_address
-    from videodit.pipelines.pixels import Fitting as Box
-    from videodit.pipelines.pixels import read_frames
+    from videodit.pipelines.pixels import read_frames, resized
     from videodit.reading.clip import open_clip
     from videodit.reading.files import Media
 
     check_no_address(clip)
     frames, notices = read_frames(clip, fps=fps, name="the clip", size=size, fit=fit)  # type: ignore[arg-type]
-    if size is not None and frames.shape[1:3] != size:
-        box = Box(frames.shape[1], frames.shape[2], size[0], size[1], fit, name="the clip")  # type: ignore[arg-type]
-        frames, notices = np.stack([box.apply(frame) for frame in frames]), [*notices, *box.notices]
+    if size is not None:
+        frames, told = resized(frames, *size, fit, name="the clip")  # type: ignore[arg-type]
+        notices += told
     rate = fps
     if rate is None and len(frames) > 1:
         with open_clip(Media(clip), whole=True, animations=True) as reader:

@@ -7,13 +7,13 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from videodit.cli.common import note, one_line
 from videodit.cli.controls import parse_controls
+from videodit.cli.recorded_files import find_recorded, recorded_fit
 from videodit.control.control import MEDIA, Control
 from videodit.errors import InputError
-from videodit.pipelines.conditions import Fit
 from videodit.pipelines.request import ControlModel
 from videodit.schema import is_plain
 
@@ -48,9 +48,7 @@ def match_controls(
         raise InputError(
             f"--control names {unknown[0]!r}; {str(clip)!r} was made with {', '.join(map(one_line, entries))}"
         )
-    fit = recipe.get("fit", "crop")
-    if fit not in get_args(Fit):
-        raise InputError(f"the recipe in {str(clip)!r} has fit = {reprlib.repr(fit)}; valid values are {get_args(Fit)}")
+    fit = recorded_fit(recipe, clip)
     controls = {slot: _restored(slot, entry, given.get(slot), clip) for slot, entry in entries.items()}
     return {"control": controls, "fit": fit}
 
@@ -131,18 +129,10 @@ def _file(slot: str, name: str, entry: Any, given: Control | None, clip: Path) -
     if not isinstance(entry, dict) or not all(is_plain(entry.get(key), (str,)) for key in ("file", "sha256")):
         raise InputError(f"{where}; it must be a file and its sha256")
     file, digest = entry["file"], entry["sha256"]
-    told = f"--control-mask {slot}=FILE" if name == "mask" else f"--control {slot}={'from:' * (name != 'source')}FILE"
     typed = getattr(given, name, None)
     if isinstance(typed, (str, os.PathLike)):
         if sha256_of(Path(typed)) != digest:
             raise InputError(f"{str(typed)!r} is another file than {one_line(file)!r}, which made {str(clip)!r}")
         return Path(typed)
-    if file and file == Path(file).name and "\\" not in file:  # a stranger's recipe leads to no other folder
-        for folder in (clip.parent, Path()):
-            found = folder / file
-            if found.is_file() and sha256_of(found) == digest:
-                return found
-    raise InputError(
-        f"{str(clip)!r} was made with {one_line(file)!r}, which it does not carry and which is neither beside it nor "
-        f"here, as it was; say where it is with {told}"
-    )
+    flag = f"--control-mask {slot}=FILE" if name == "mask" else f"--control {slot}={'from:' * (name != 'source')}FILE"
+    return find_recorded(file, digest, clip, flag)

@@ -18,7 +18,6 @@ from videodit.control.control import MEDIA, Control, ShortClip
 from videodit.control.kinds import CAMERA, KINDS
 from videodit.errors import InputError
 from videodit.path_kinds import check_no_address
-from videodit.pipelines.request import ControlModel
 
 if TYPE_CHECKING:
     from videodit.cli.orders import Job
@@ -127,34 +126,6 @@ def _read_json(file: Path, text: str) -> tuple[Any, ...]:
     if not isinstance(values, list):
         raise InputError(f"--control is {text!r}: {str(file)!r} must hold a list, and holds {type(values).__name__}")
     return tuple(values)
-
-
-def parse_models(texts: Sequence[str] | None) -> tuple[ControlModel, ...]:
-    """The values of ``--control-model``: a folder, which gives the branch its name, or ``NAME=FOLDER``; then
-    ``NAME=FOLDER@2`` is its counterpart for a second expert.
-
-    Raises:
-        InputError: another form, or a name that comes twice.
-    """
-    found: dict[str, ControlModel] = {}
-    for text in texts or ():
-        name, is_there, folder = text.partition("=")
-        if not is_there or os.path.exists(text):
-            name, folder = re.sub(r"[^\w-]+", "-", Path(text).resolve().name).strip("-") or "control", text
-        if not name or not folder:
-            raise InputError(f"--control-model is {text!r}; it must be FOLDER or NAME=FOLDER")
-        check_no_address(folder)
-        if folder.endswith("@2") and not os.path.exists(folder):
-            if name not in found or found[name].source_2 is not None:
-                raise InputError(
-                    f"--control-model is {text!r}; NAME=FOLDER@2 is for a second expert and follows NAME=FOLDER"
-                )
-            found[name] = replace(found[name], source_2=folder.removesuffix("@2"))
-            continue
-        if name in found:
-            raise InputError(f"--control-model has two branches called {name!r}; call one of them NAME=FOLDER")
-        found[name] = ControlModel(name, folder)
-    return tuple(found.values())
 
 
 def control_files(control: Mapping[str, Any] | None) -> tuple[Path, ...]:

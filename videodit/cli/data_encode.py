@@ -41,7 +41,7 @@ from videodit.cli.progress import show_progress
 from videodit.cli.ray_batches import EncodeOnRay, read_on_ray
 from videodit.cli.results import emit
 from videodit.cli.stopping import when_stopped
-from videodit.control.references import CHOSEN
+from videodit.control.reference_layouts import CHOSEN
 from videodit.errors import InputError
 from videodit.on_ray import start_ray
 
@@ -94,7 +94,10 @@ def encode(
         ),
     ] = None,
     reference_layout: Annotated[
-        str, typer.Option("--reference-layout", metavar="NAME", help="How they will be taken: behind, edit or guide.")
+        str,
+        typer.Option(
+            "--reference-layout", metavar="NAME", help="How they will be taken: behind, edit, apart or guide."
+        ),
     ] = "behind",
     dry_run: DryRun = False,
 ) -> None:

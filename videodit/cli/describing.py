@@ -12,6 +12,7 @@ from videodit.cli.estimates import estimate
 from videodit.cli.loras import weight_of
 from videodit.cli.orders import Job
 from videodit.cli.references import describe_reference
+from videodit.pipelines.planning import Plan
 from videodit.pipelines.request import Request, as_list
 from videodit.pipelines.storyboard import Storyboard
 
@@ -28,6 +29,7 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
                 *((name, path) for name, path in (("image", request.image), ("last", request.last_image)) if path),
                 ("negative", request.negative_prompt or "(none)"),
                 ("model", job.model.name),
+                *job.model.component_files.items(),
                 *(
                     ("lora", f"{info.name} at {weight_of(asked)}, {info.matched}/{info.total} modules, {info.layout}")
                     for asked, info in zip(request.loras, job.loras, strict=True)
@@ -39,6 +41,7 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
                 *(("reference", describe_reference(record)) for record in plan.reference_record),
                 ("seconds", f"{plan.seconds:.2f}"),
                 ("steps", plan.num_inference_steps),
+                *([("stagger", _stagger(plan))] if plan.stagger is not None else []),
                 *([("accelerate", request.acceleration)] if request.acceleration is not None else []),
                 ("cfg", f"{plan.guidance_scale:g}"),
                 ("seed", request.seed),
@@ -57,6 +60,15 @@ def describe_jobs(jobs: Sequence[Job]) -> None:
             print()
 
 
+def _stagger(plan: Plan) -> str:
+    """How latent frames follow one another."""
+    assert plan.stagger is not None
+    block = "each" if plan.stagger.block == 1 else f"each {plan.stagger.block}"
+    return (
+        f"{block} of {plan.latent_shape[1]} latent frames {plan.stagger.lag} steps behind, {plan.steps_taken} forwards"
+    )
+
+
 def _plan_values(job: Job) -> dict[str, object]:
     """What would be made, under the keys of ``--json``."""
     request, plan = job.request, job.plan
@@ -66,6 +78,7 @@ def _plan_values(job: Job) -> dict[str, object]:
         "prompt": request.prompt.scenes if isinstance(request.prompt, Storyboard) else request.prompt,
         "negative_prompt": request.negative_prompt,
         "model": job.model.name,
+        "component_files": job.model.component_files,
         "loras": [
             {"name": info.name, "weight": weight_of(asked)}
             for asked, info in zip(request.loras, job.loras, strict=True)
@@ -80,6 +93,8 @@ def _plan_values(job: Job) -> dict[str, object]:
         "control": plan.control_record,
         "references": plan.reference_record,
         "num_inference_steps": plan.num_inference_steps,
+        "stagger": None if plan.stagger is None else plan.stagger.lag,
+        "stagger_block": None if plan.stagger is None else plan.stagger.block,
         "guidance_scale": plan.guidance_scale,
         "seed": request.seed,
         "num_tokens": plan.num_tokens,

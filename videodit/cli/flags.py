@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from videodit.cli.common import parse_cfg
+from videodit.cli.common import parse_cfg, parse_stagger
 from videodit.cli.controls import HELP as CONTROL_HELP
-from videodit.cli.controls import parse_controls, parse_models
+from videodit.cli.controls import parse_controls
 from videodit.cli.defaults import apply_defaults, leave_out_machine, tell_defaults
 from videodit.cli.loras import HELP as LORA_HELP
 from videodit.cli.loras import parse_loras
@@ -23,6 +23,7 @@ from videodit.cli.references import HELP as REFERENCE_HELP
 from videodit.cli.references import parse_references
 from videodit.cli.typed_names import naming
 from videodit.errors import InputError
+from videodit.pipelines.branches import parse_models
 from videodit.prompt_syntax import use_folders
 
 
@@ -117,6 +118,20 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Left
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Left out: what the device is good at.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and load no weights.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="A model's name, its folder or its id on the Hub.")]
+VaeFile = Annotated[
+    str | None,
+    typer.Option(
+        "--vae", metavar="FILE", help="A .safetensors file of the autoencoder's weights, in place of the model's own."
+    ),
+]
+EncoderFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text-encoder",
+        metavar="FILE",
+        help="A .safetensors file of a text encoder's weights (T5, UMT5, CLIP, Qwen2.5-VL). Repeatable.",
+    ),
+]
 Seconds = Annotated[float | None, typer.Option(parser=number, metavar="X", help="Length of the clip in seconds.")]
 Steps = Annotated[
     int | None, typer.Option(parser=integer, metavar="N", help="Sampling steps: more look better and take longer.")
@@ -126,6 +141,15 @@ Cfg = Annotated[
     typer.Option(
         metavar="X[,Y]",
         help="Guidance scale: higher keeps closer to the prompt; Y is for a second expert (Wan 2.2 A14B).",
+    ),
+]
+Staggered = Annotated[
+    str | None,
+    typer.Option(
+        "--stagger",
+        metavar="LAG[,BLOCK]",
+        help="Denoise latent frames one after the other, each LAG steps behind the one before, or blocks of BLOCK of "
+        "them; for SkyReels-V2's diffusion-forcing models.",
     ),
 ]
 Seed = Annotated[
@@ -267,6 +291,8 @@ class ClipFlags:
 
     preset: Preset = None
     model: Model = "mini"
+    vae: VaeFile = None
+    text_encoder: EncoderFiles = None
     output: Output = None
     overwrite: Overwrite = False
     size: Size = None
@@ -274,6 +300,7 @@ class ClipFlags:
     fit: Fitting = "crop"
     steps: Steps = None
     cfg: Cfg = None
+    stagger: Staggered = None
     seed: Seed = None
     negative: Negative = None
     lora: LoRAs = None
@@ -304,17 +331,20 @@ class ClipFlags:
         """The fields of a Request that they say; size and seed are left out, since a clip may decide them.
 
         Raises:
-            InputError: a guidance scale or a LoRA's weight that is no number, or a control of another form.
+            InputError: a guidance scale, a LoRA's weight or a lag that is no number, or a control of another form.
         """
         control = parse_controls(self.control, self.control_mask, self.control_fit)
         if control is None and self.show_control is not None:
             raise InputError("--show-control shows what --control says; give --control, too")
         return {
             "model": self.model,
+            "vae": self.vae,
+            "text_encoders": tuple(self.text_encoder or ()),
             "fps": self.fps,
             "fit": self.fit,
             "num_inference_steps": self.steps,
             **parse_cfg(self.cfg),
+            **parse_stagger(self.stagger),
             "negative_prompt": self.negative,
             "loras": parse_loras(self.lora),
             "acceleration": self.accelerate,

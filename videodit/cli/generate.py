@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from videodit.cli import results
 from videodit.cli.common import parse_size, slug
 from videodit.cli.controls import control_files
 from videodit.cli.describing import describe_jobs
@@ -162,7 +163,13 @@ def _check_ray(prompts: Path | None, flags: ClipFlags) -> None:
     """
     if prompts is None:
         raise InputError("--ray is for batches; name a file with --prompts")
-    here = {"--server": flags.server, "--preview": flags.preview, "--profile": flags.profile or None}
+    count = results.current().count
+    here = {
+        "--server": flags.server,
+        "--preview": flags.preview,
+        "--profile": flags.profile or None,
+        "--count": None if count == 1 else count,
+    }
     if said := [name for name, value in here.items() if value is not None]:
         raise InputError(f"{' and '.join(said)} cannot be used together with --ray")
 

@@ -96,7 +96,7 @@ def make_remotely(
 
     check_flags(flags)
     output = choose_output(flags.output, f"{name}-{request.seed}.mp4", overwrite=flags.overwrite)
-    inputs = (*files.values(), *inputs, *control_files(request.control))
+    inputs = (*files.values(), *inputs, *control_files(request.control), *reference_files(request.references))
     order = Order(request, output, inputs=inputs, overwrite=flags.overwrite)
     said = {field: value for field, value in extra.items() if value is not None}
     run_remote([order], flags, task=task, files=files, extra=said)

@@ -120,8 +120,8 @@ class _Planner:
     """Plans orders; what several of them share is looked up once."""
 
     def __init__(self) -> None:
-        self._models: dict[str, ModelFolder] = {}
-        self._readers: dict[str, PromptReader] = {}
+        self._models: dict[tuple[object, ...], ModelFolder] = {}
+        self._readers: dict[tuple[object, ...], PromptReader] = {}
         self._loras: dict[tuple[object, ...], tuple[LoRAInfo, ...]] = {}  # by model, LoRAs and branches
 
     def plan(self, order: Order) -> Job:
@@ -142,16 +142,21 @@ class _Planner:
         order = replace(order, request=request)
         _check_words(request)
         _check_place(order)  # before the model: finding one may fetch it
-        if request.model not in self._models:
-            self._models[request.model] = ModelFolder.find(request.model)
-        model = self._models[request.model]
-        if request.model not in self._readers:
-            self._readers[request.model] = load_prompt_reader(model)
+        named = (request.model, request.vae, request.text_encoders)
+        if named not in self._models:
+            self._models[named] = ModelFolder.find(
+                request.model,
+                parts={} if request.vae is None else {"vae": Path(request.vae).expanduser()},
+                encoders=[Path(one).expanduser() for one in request.text_encoders],
+            )
+        model = self._models[named]
+        if named not in self._readers:
+            self._readers[named] = load_prompt_reader(model)
         if request.has_weights:
-            self._readers[request.model].check_weights()
+            self._readers[named].check_weights()
         branches = branch_specs(request.control_models, model.path, model.spec.experts)
         spec = replace(model.spec, branches=branches) if branches else model.spec
-        planned = plan(request, Inputs(), spec, text_notices=self._readers[request.model].notices)
+        planned = plan(request, Inputs(), spec, text_notices=self._readers[named].notices)
         planned = replace(planned, notices=[*notices, *planned.notices])
         device = parse_device(request.device)
         _check_memory(request, device)

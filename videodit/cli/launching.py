@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from videodit.cli.stopping import signals_call
 from videodit.errors import InputError
 from videodit.threads import VARIABLES, cores
 
 GO_ON = "VIDEODIT_GO_ON"
 """The variable that tells the processes which command goes on with their work."""
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def launch(words: Sequence[str], *, processes: int | None, accelerate_config: Path | None, go_on: str) -> int:
@@ -43,7 +43,7 @@ def launch(words: Sequence[str], *, processes: int | None, accelerate_config: Pa
     codes: list[int | BaseException] = []
     thread = threading.Thread(target=lambda: codes.append(_code_of(work)), name="launcher", daemon=True)
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what failed says so itself
-    with _environment(**{GO_ON: go_on}), _passing_signals_on():
+    with _environment(**{GO_ON: go_on}), signals_call(_pass_on):
         thread.start()
         thread.join()
     (code,) = codes
@@ -138,24 +138,11 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-@contextmanager
-def _passing_signals_on() -> Iterator[None]:
-    """Signals to this process are passed on to the processes that it started."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _pass_on(number: int) -> None:
+    """Send a signal to the processes that this one started."""
+    import psutil
 
-    def pass_on(number: int, frame: object) -> None:
-        import psutil
-
-        for child in psutil.Process().children():
-            # A terminal sends Ctrl-C to those of its own group itself.
-            if number != signal.SIGINT or sys.platform == "win32" or os.getpgid(child.pid) != os.getpgrp():
-                child.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for child in psutil.Process().children():
+        # A terminal sends Ctrl-C to those of its own group itself.
+        if number != signal.SIGINT or sys.platform == "win32" or os.getpgid(child.pid) != os.getpgrp():
+            child.send_signal(number)

@@ -104,12 +104,16 @@ def generate_on_ray(orders: Sequence[Order], begun: Path) -> None:
     """
     from videodit.cli.jobs import plan_jobs, report
     from videodit.datasets.clips.scanning.ledger import Ledger
+    from videodit.errors import InputError
     from videodit.pipelines.spec import ModelFolder
 
+    first = orders[0].request
+    if first.vae is not None or first.text_encoders:
+        raise InputError("--vae and --text-encoder are for clips that this machine makes; leave them out with --ray")
     start_ray()
     started = time.monotonic()
     with Ledger(begun, lambda answer: answer["files"]) as ledger:
-        model = ModelFolder.find(orders[0].request.model).weights_hash
+        model = ModelFolder.find(first.model).weights_hash
         keys = {order.output: _key(order, model) for order in orders}
         left = [order for order in orders if not _is_made(order, ledger.get(keys[order.output]))]
         if len(left) < len(orders):

@@ -7,13 +7,13 @@ import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from videodit.cli.common import one_line
-from videodit.control.references import LAYOUTS, Reference
+from videodit.cli.recorded_files import find_recorded, recorded_fit
+from videodit.control.reference_layouts import LAYOUTS
+from videodit.control.references import Reference
 from videodit.errors import InputError
 from videodit.path_kinds import check_no_address
-from videodit.pipelines.conditions import Fit
 from videodit.schema import is_plain
 
 _ROLES = ", ".join(dict.fromkeys(role for layout in LAYOUTS.values() for role in layout.roles))
@@ -81,9 +81,7 @@ def match_references(recipe: Mapping[str, Any], typed: Sequence[str] | None, cli
         return {}
     if not isinstance(entries, list) or not 0 < len(entries) <= max(one.most for one in LAYOUTS.values()):
         raise InputError(f"the recipe in {str(clip)!r} has references = {reprlib.repr(entries)}; it must be a list")
-    fit = recipe.get("fit", "crop")
-    if fit not in get_args(Fit):
-        raise InputError(f"the recipe in {str(clip)!r} has fit = {reprlib.repr(fit)}; valid values are {get_args(Fit)}")
+    fit = recorded_fit(recipe, clip)
     there = {sha256_of(path): path for path in reference_files(given)}
     found = tuple(_restored(entry, there, clip) for entry in entries)
     used = {one.source for one in found}
@@ -94,8 +92,6 @@ def match_references(recipe: Mapping[str, Any], typed: Sequence[str] | None, cli
 
 def _restored(entry: Any, there: Mapping[str, Path], clip: Path) -> Reference:
     """A reference of a recipe; its role and frame are checked with those of any other, when the clip is planned."""
-    from videodit.pipelines.control_placing import sha256_of
-
     where = f"the recipe in {str(clip)!r} has the reference {reprlib.repr(entry)}"
     if not isinstance(entry, dict) or not all(is_plain(entry.get(key), (str,)) for key in ("role", "file", "sha256")):
         raise InputError(f"{where}; it must have a role, a file and its sha256")
@@ -103,13 +99,5 @@ def _restored(entry: Any, there: Mapping[str, Path], clip: Path) -> Reference:
     if not is_plain(at, (int,)):
         raise InputError(f"{where}; its frame must be a number")
     file, digest = entry["file"], entry["sha256"]
-    path = there.get(digest)
-    if path is None and file and file == Path(file).name and "\\" not in file:  # a stranger's recipe leads to no folder
-        beside = (folder / file for folder in (clip.parent, Path()))
-        path = next((one for one in beside if one.is_file() and sha256_of(one) == digest), None)
-    if path is None:
-        raise InputError(
-            f"{str(clip)!r} was made with {one_line(file)!r}, which it does not carry and which is neither beside it "
-            "nor here, as it was; say where it is with --reference FILE"
-        )
+    path = there.get(digest) or find_recorded(file, digest, clip, "--reference FILE")
     return Reference(path, entry["role"], at)

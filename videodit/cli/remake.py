@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videodit.cli.common import note, slug
+from videodit.cli.common import note, one_line, slug
 from videodit.cli.control_recipes import match_controls, match_models
-from videodit.cli.controls import control_files, parse_models
+from videodit.cli.controls import control_files
 from videodit.cli.describing import describe_jobs
 from videodit.cli.flags import (
     ControlMasks,
@@ -18,11 +18,13 @@ from videodit.cli.flags import (
     Device,
     DryRun,
     Dtype,
+    EncoderFiles,
     Limit,
     Offload,
     Overwrite,
     Preview,
     Profile,
+    VaeFile,
     integer,
 )
 from videodit.cli.jobs import plan_jobs, run_jobs
@@ -32,6 +34,7 @@ from videodit.cli.output_files import choose_output
 from videodit.cli.references import match_references, reference_files
 from videodit.cli.typed_names import key_names
 from videodit.errors import InputError
+from videodit.pipelines.branches import parse_models
 from videodit.pipelines.request import Request
 
 if TYPE_CHECKING:
@@ -57,6 +60,8 @@ def remake(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Another model, or where the clip's own model is now.")
     ] = None,
+    vae: VaeFile = None,
+    text_encoder: EncoderFiles = None,
     lora: Annotated[
         list[str] | None,
         typer.Option(
@@ -104,6 +109,9 @@ def remake(
     where = repr(str(clip))
     fields = read_request(recipe | said, where)
     _check_model(model, fields["model"], clip)
+    files = _component_files(recipe, clip)
+    if model is None or _is_own(model, recipe):
+        _check_files(files, clip, vae, text_encoder)
     if dtype is None:
         fields["dtypes"] = read_dtypes(recipe, where)
         _tell_ambiguous(recipe)
@@ -115,9 +123,10 @@ def remake(
     name = f"{slug(clip.stem)}-remake-{fields['seed']}.mp4"
     target = choose_output(output, name, overwrite=overwrite)
     keys = key_names({field: key for key, field, _ in FIELDS if key not in said}, f"{{}} of the recipe in {where}")
-    request = Request(device=device, offload=offload, **fields)
+    request = Request(device=device, offload=offload, vae=vae, text_encoders=tuple(text_encoder or ()), **fields)
     inputs = (clip, *control_files(request.control), *reference_files(request.references))
     jobs = plan_jobs([Order(request, target, "", keys, inputs, overwrite, preview)])
+    _tell_other_files(files, jobs[0].model)
     _tell_changed_model(recipe, jobs[0].model)
     if dry_run:
         describe_jobs(jobs)
@@ -146,6 +155,54 @@ def _whole_recipe(clip: Path) -> dict[str, Any]:
         parts = ", ".join(map(str, missing)) if isinstance(missing, list) else missing
         raise InputError(f"{str(clip)!r} was made with {parts}, which it does not carry; use the code that made it")
     return recipe
+
+
+def _component_files(recipe: dict[str, Any], clip: Path) -> dict[str, str]:
+    """The names of the files of an autoencoder and of text encoders that made a clip, by component.
+
+    Raises:
+        InputError: something else.
+    """
+    files = recipe.get("component_files") or {}
+    if not isinstance(files, dict) or not all(isinstance(one, str) for one in files.values()):
+        raise InputError(
+            f"the recipe in {str(clip)!r} has component_files = {reprlib.repr(files)}; it must hold names of files"
+        )
+    return files
+
+
+def _is_own(model: str, recipe: dict[str, Any]) -> bool:
+    """Whether a model is the one that made a clip, here or moved: then its last name is the same."""
+    return Path(model).name == Path(str(recipe.get("model"))).name
+
+
+def _check_files(files: dict[str, str], clip: Path, vae: str | None, encoders: list[str] | None) -> None:
+    """See that it was said where the files of an autoencoder or text encoders are that made a clip.
+
+    Raises:
+        InputError: of one of them it was not.
+    """
+    all_encoders = len(files.keys() - {"vae"}) <= len(encoders or ())
+    for name, file in files.items():
+        if not (vae is not None if name == "vae" else all_encoders):
+            raise InputError(
+                f"{str(clip)!r} was made with the weights of {one_line(file)!r} as its {one_line(name)}; say where "
+                f"they are with {_flag(name)}"
+            )
+
+
+def _tell_other_files(files: dict[str, str], model: ModelFolder) -> None:
+    """Say where another model is taken with its own weights for what had a file of its own."""
+    for name, file in files.items():
+        if name not in model.component_files:
+            note(
+                f"the clip may differ: it was made with the weights of {one_line(file)!r} as its {one_line(name)}, "
+                f"and model {model.name!r} is taken with its own; {_flag(name)} takes a file"
+            )
+
+
+def _flag(component: str) -> str:
+    return "--vae" if component == "vae" else "--text-encoder"
 
 
 def _tell_changed_model(recipe: dict[str, Any], model: ModelFolder) -> None:

@@ -22,8 +22,10 @@ from videodit.cli.output_files import check_output
 from videodit.cli.progress import show_progress
 from videodit.cli.server_client import FORMATS, Server
 from videodit.cli.stopping import when_stopped
+from videodit.cli.takes import takes_of
 from videodit.cli.typed_names import as_typed, naming
 from videodit.control.control import MEDIA, to_json
+from videodit.control.references import Reference
 from videodit.errors import InputError, RemoteError
 from videodit.json_types import JsonObject
 from videodit.pipelines.conditions import Edit, Frames, Region
@@ -31,7 +33,8 @@ from videodit.pipelines.prompt_expansion import expand_request
 from videodit.pipelines.request import Request
 from videodit.pipelines.storyboard import Storyboard
 
-_LOCAL = ("device", "dtype", "limit", "lora_folder", "offload", "vae_tiling", "preview", "profile", "show_control")
+_LOCAL = ("device", "dtype", "limit", "lora_folder", "offload", "vae_tiling", "preview", "profile", "show_control",
+          "text_encoder", "vae")  # fmt: skip
 """Flags that are about the machine that makes the clip."""
 _PATHS = {"create": "/v1/videos", "edit": "/v1/videos/edits", "extension": "/v1/videos/extensions"}
 
@@ -46,10 +49,6 @@ def check_flags(flags: ClipFlags) -> None:
         raise InputError(
             f"--control-model is {flags.control_model[0]!r}, a folder of this machine; with --server --control goes to "
             "the branches that the server has (`videodit jobs models --json`)"
-        )
-    if flags.reference or flags.reference_layout or flags.reference_cfg is not None:
-        raise InputError(
-            "--reference is not sent to a server yet; leave it out, or make the clip here without --server"
         )
     for name in _LOCAL:
         flag = f"--{name.replace('_', '-')}"
@@ -82,8 +81,6 @@ def body_of(request: Request, server: Server | None) -> JsonObject:
         raise InputError("the prompt calls a LoRA, and with --server LoRAs are called by --lora NAME:WEIGHT alone")
     if request.has_weights:
         raise InputError("weights of words, as in (word:1.2), are not sent to a server; leave them out")
-    if request.references or request.reference_layout:
-        raise InputError("references are not sent to a server yet; leave them out")
     prompt, scenes = request.prompt, None
     if isinstance(prompt, Storyboard):
         scenes = [list(scene) for scene in prompt.scenes]
@@ -101,6 +98,8 @@ def body_of(request: Request, server: Server | None) -> JsonObject:
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
         "guidance_scale_2": request.guidance_scale_2,
+        "stagger": request.stagger or None,
+        "stagger_block": request.stagger_block if request.stagger_block != 1 else None,
         "lora": [{"name": one.source, "weight": 1.0 if one.weight is None else one.weight} for one in loras] or None,
         "accelerate": request.acceleration,
         "fit": request.fit if request.fit != "crop" else None,
@@ -112,6 +111,11 @@ def body_of(request: Request, server: Server | None) -> JsonObject:
                 body[field] = {"id": server.upload(Path(medium))}
         if request.conditions:
             body["conditions"] = [_condition(one, server) for one in request.conditions]
+        if request.references:
+            body["references"] = [_reference(one, server) for one in request.references]
+    if server is not None or not request.references:
+        body["reference_layout"] = request.reference_layout
+        body["reference_guidance"] = request.reference_guidance
     if request.control:
         body["control"] = _control(request.control, server)
     return {name: value for name, value in body.items() if value is not None}
@@ -130,6 +134,14 @@ def _control(control: Mapping[str, object], server: Server | None) -> JsonObject
     return found
 
 
+def _reference(reference: Reference, server: Server) -> JsonObject:
+    return {
+        "source": {"id": server.upload(Path(reference.source))},  # type: ignore[arg-type]
+        "role": reference.role,
+        "at": reference.at or None,
+    }
+
+
 def _condition(condition: Frames | Region | Edit, server: Server) -> JsonObject:
     kind = {Frames: "frames", Region: "region", Edit: "edit"}[type(condition)]
     values: JsonObject = {"kind": kind}
@@ -146,7 +158,7 @@ def run_remote(
     files: Mapping[str, Path] | None = None,
     extra: JsonObject | None = None,
 ) -> None:
-    """Have a server make the clips of orders, one after the other, and fetch them.
+    """Have a server make the clips of orders, one after the other, and fetch them. ``--count`` makes takes of one.
 
     Args:
         orders: what to make.
@@ -160,6 +172,7 @@ def run_remote(
         RemoteError: the server failed or cannot be reached.
     """
     assert flags.server is not None
+    orders = takes_of(orders, results.current().count)
     for order in orders:
         _check_place(order)
     with contextlib.closing(Server(flags.server)) as server:

@@ -7,7 +7,6 @@ import gc
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,6 @@ import typer
 
 from videodit.cli import results
 from videodit.cli.common import note, print_rows
-from videodit.cli.controls import parse_models
 from videodit.cli.flags import integer
 from videodit.cli.result_flags import with_result_flags
 from videodit.cli.server_flags import ControlModels, Data, Database, Devices, DType, LoRAs, Models, Outputs, Port
@@ -24,10 +22,10 @@ from videodit.cli.typer_commands import Command, Group
 from videodit.errors import InputError
 from videodit.importing import quick_imports
 from videodit.limits import current_limits
+from videodit.pipelines.branches import named_branches
 from videodit.user_folders import data_folder
 
 if TYPE_CHECKING:
-    from videodit.pipelines.request import ControlModel
     from videodit.serving.config import ServerConfig
     from videodit.serving.keys import KeyRing
 
@@ -261,15 +259,3 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"cannot listen on --host {host} --port {port}: {reason}") from error
-
-
-def named_branches(texts: list[str] | None) -> tuple[ControlModel, ...]:
-    """Control branches by name; their folders are found from anywhere."""
-
-    def absolute(source: str) -> str:
-        return str(Path(source).absolute()) if Path(source).exists() else source
-
-    return tuple(
-        replace(one, source=absolute(one.source), source_2=None if one.source_2 is None else absolute(one.source_2))
-        for one in parse_models(texts)
-    )

@@ -92,6 +92,8 @@ class Server:
         try:
             with path.open("rb") as file:
                 sent = self.call("POST", "/v1/uploads", files={"file": (path.name, file)})
+        except RemoteError:  # an OSError, too
+            raise
         except OSError as error:
             raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
         return str(sent["id"])

@@ -63,7 +63,8 @@ def write_sheet(path: Path, clips: Sequence[tuple[Path, int | None]]) -> None:
         InputError: it cannot be written.
     """
     write_rows(path, [(f"seed {seed}", _some_frames(file)) for file, seed in clips])
-    print(f"{printable(str(path))}: a sheet of {len(clips)} clips, {file_size(path.stat().st_size)}", flush=True)
+    count = f"{len(clips)} clip{'' if len(clips) == 1 else 's'}"
+    print(f"{printable(str(path))}: a sheet of {count}, {file_size(path.stat().st_size)}", flush=True)
 
 
 def _some_frames(path: Path) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ from videodit.cli.common import note, printable, quiet_libraries, quiet_torchao
 from videodit.cli.flags import DryRun, integer
 from videodit.cli.launching import GO_ON
 from videodit.cli.results import emit
-from videodit.cli.stopping import when_stopped
+from videodit.cli.stopping import kept_of_training, when_stopped
 from videodit.cli.training_display import TrainingDisplay, is_first_process, show_training
 from videodit.errors import InputError, OutOfMemory, Stopped
 
@@ -51,6 +51,10 @@ def train(
         Path | None,
         typer.Option(metavar="FILE", help="What `accelerate config` wrote, such as for FSDP or several machines."),
     ] = None,
+    ray: Annotated[
+        int | None,
+        typer.Option(parser=integer, metavar="N", help="How many workers of a Ray cluster train together."),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Fine-tune a model on clips that `videodit data encode` has encoded: a LoRA, or all of it.
@@ -58,24 +62,37 @@ def train(
     The presets are mini-lora, wan-1.3b-lora and wan-5b-lora. Ctrl-C saves a checkpoint, and --resume latest goes on.
     """
     written = overrides or []
+    for name, count in (("--processes", processes), ("--ray", ray)):
+        if count is not None and count < 1:
+            raise InputError(f"{name} is {count}; it must be at least 1")
     several = processes is not None or accelerate_config is not None
-    if processes is not None and processes < 1:
-        raise InputError(f"--processes is {processes}; it must be at least 1")
+    if several and ray is not None:
+        other = "--processes" if processes is not None else "--accelerate-config"
+        raise InputError(f"{other} cannot be used together with --ray")
+    several = several or ray is not None
     if several and "LOCAL_RANK" in os.environ:
-        raise InputError("this process was started by a launcher, which says how many there are: leave --processes out")
-    if not several or (processes == 1 and accelerate_config is None) or print_config or dry_run:
+        name = "--processes" if ray is None else "--ray"
+        raise InputError(f"this process was started by a launcher, which says how many there are: leave {name} out")
+    alone = processes == 1 and accelerate_config is None
+    if not several or alone or print_config or dry_run:
         if code := train_here(config, written, resume=resume, print_config=print_config, dry_run=dry_run):
             raise typer.Exit(code)
         return
-    from videodit.cli.launching import launch
-
-    checked(config, written)  # said once, and not by each process
+    output = checked(config, written).output  # said once, and not by each process
     words = [*["--debug"] * ("--debug" in sys.argv), "train", config, *written]
-    words += [] if resume is None else ["--resume", resume]
     now = results.current()
-    words += ["--json"] * now.as_json + ["--quiet"] * now.quiet
-    note(f"starting {processes or 'the'} processes{'' if processes else ' of the config'}")
-    code = launch(words, processes=processes, accelerate_config=accelerate_config, go_on=_command_to_go_on())
+    flags = ["--json"] * now.as_json + ["--quiet"] * now.quiet
+    if ray is not None:
+        from videodit.cli.ray_training import train_on_ray
+
+        words += flags
+        code = train_on_ray(words, workers=ray, resume=resume, output=output, go_on=_command_to_go_on())
+    else:
+        from videodit.cli.launching import launch
+
+        words += [*([] if resume is None else ["--resume", resume]), *flags]
+        note(f"starting {processes or 'the'} processes{'' if processes else ' of the config'}")
+        code = launch(words, processes=processes, accelerate_config=accelerate_config, go_on=_command_to_go_on())
     if code:
         results.use(results.Results(quiet=True))  # what there is to say was said by the first process
         raise typer.Exit(code)
@@ -120,7 +137,7 @@ def train_here(
     with show_training() as display:
         settings = checked(config, overrides)
         try:
-            with when_stopped(lambda: _kept(settings)):
+            with when_stopped(lambda: kept_of_training(settings.output)):
                 _train(settings, resume, display, dry_run=dry_run)
         except Stopped as stop:
             if not is_first_process():
@@ -179,12 +196,6 @@ def _wait_to_be_stopped() -> int:
     except KeyboardInterrupt as stop:
         return exit_code_of(stop)
     return 0
-
-
-def _kept(config: TrainingConfig) -> str:
-    """What there is of a run that was stopped at once."""
-    checkpoints = sorted(path.parent for path in (config.output / "checkpoints").glob("step-*/checkpoint.json"))
-    return f"{checkpoints[-1]} is kept" if checkpoints else "nothing was trained yet"
 
 
 def _how_to_go_on() -> str:

@@ -22,6 +22,7 @@ _ALIASES = {
     "num_inference_steps": ("steps", "{}", "steps"),
     "guidance_scale": ("cfg", "{}", "guidance"),
     "guidance_scale_2": ("cfg", "the second {}", "the second guidance scale"),
+    "stagger_block": ("stagger", "the block of {}", "the block of staggered frames"),
     "reference_guidance": ("reference_cfg", "{}", "the guidance of references"),
     "num_frames": ("frames", "{}", "the number of frames"),
     "negative_prompt": ("negative", "{}", "the negative prompt"),

@@ -12,10 +12,11 @@ import typer
 
 from videodit.cli import results
 from videodit.cli.common import note
-from videodit.cli.serve import named_branches, needs_extra, run_server, server_folder
+from videodit.cli.serve import needs_extra, run_server, server_folder
 from videodit.cli.server_flags import ControlModels, Data, Devices, DType, LoRAs, Models, Port
 from videodit.errors import InputError
 from videodit.limits import current_limits
+from videodit.pipelines.branches import named_branches
 
 _TITLE = b"<title>videodit</title>"
 
@@ -67,7 +68,7 @@ def is_served(url: str) -> bool:
     import httpx2
 
     try:
-        with httpx2.Client(trust_env=False, timeout=3) as client:
+        with httpx2.Client(trust_env=False, timeout=30) as client:  # a busy machine may take some seconds
             return _TITLE in client.get(url).content
     except (httpx2.HTTPError, ValueError):
         return False

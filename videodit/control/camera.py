@@ -53,7 +53,7 @@ class CameraMove:
     def __post_init__(self) -> None:
         if self.move not in MOVES:
             raise InputError(f"the move of a camera is {short(self.move)}; valid values are {', '.join(MOVES)}")
-        if not _is_number(self.speed) or not 0 < self.speed <= MAX_SPEED:
+        if not is_number(self.speed) or not 0 < self.speed <= MAX_SPEED:
             raise InputError(
                 f"the speed of a camera must be a number above 0, at most {MAX_SPEED:g}, got {short(self.speed)}"
             )
@@ -78,7 +78,7 @@ class CameraPose:
     def __post_init__(self) -> None:
         for name, count in (("lens", 4), ("world_to_camera", 12)):
             value = getattr(self, name)
-            if not isinstance(value, tuple) or len(value) != count or not all(map(_is_number, value)):
+            if not isinstance(value, tuple) or len(value) != count or not all(map(is_number, value)):
                 raise InputError(f"{name} of a camera pose is {short(value)}; it must be {count} finite numbers")
         for name, value in zip(("fx", "fy"), self.lens, strict=False):
             if value <= 0:
@@ -132,14 +132,14 @@ def _read(value: object, what: str) -> CameraData:
         ):
             return CameraPose(tuple(value["lens"]), tuple(value["world_to_camera"]))
     elif isinstance(value, Sequence):
-        return pose_of(value, what)
+        return _pose(value, what)
     raise InputError(
         f"{what} is {short(value)}; it must be a move, {_COLUMNS} numbers, or an object with move and speed, or with "
         "lens and world_to_camera"
     )
 
 
-def pose_of(numbers: Sequence[object], what: str) -> CameraPose:
+def _pose(numbers: Sequence[object], what: str) -> CameraPose:
     """A pose of the numbers of a line; see :func:`read_pose_file`.
 
     Raises:
@@ -150,10 +150,8 @@ def pose_of(numbers: Sequence[object], what: str) -> CameraPose:
             f"{what} has {len(numbers)} columns; it must have {_COLUMNS}: time, fx, fy, cx, cy, 0, 0 and the 12 "
             "numbers of the world-to-camera matrix"
         )
-    if not all(map(_is_number, numbers)):
-        raise InputError(
-            f"{what} holds {short(next(one for one in numbers if not _is_number(one)))}; it must hold finite numbers"
-        )
+    if wrong := [one for one in numbers if not is_number(one)]:
+        raise InputError(f"{what} holds {short(wrong[0])}; it must hold finite numbers")
     values = [float(one) for one in numbers]  # type: ignore[arg-type]
     if any(values[5:7]):
         raise InputError(f"{what} has distortions {values[5]:g} and {values[6]:g}; they must be 0")
@@ -189,12 +187,8 @@ def read_pose_file(file: str | os.PathLike[str]) -> tuple[CameraPose, ...]:
         words = line.split()
         if not words or (number == 1 and len(words) == 1):
             continue
-        try:
-            values = [float(word) for word in words]
-        except ValueError:
-            wrong = next(word for word in words if not _is_text_of_number(word))
-            raise InputError(f"line {number} of {where} holds {short(wrong)}, which is not a number") from None
-        found.append(pose_of(values, f"line {number} of {where}"))
+        line_of = f"line {number} of {where}"
+        found.append(_pose([_number(word, line_of) for word in words], line_of))
         if len(found) > MOST_POSES:
             raise InputError(f"{where} has more than {MOST_POSES} poses")
     if len(found) < 2:
@@ -225,13 +219,13 @@ def plain_camera(one: CameraData) -> dict[str, object]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(one).items()}
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether something is a finite number."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_text_of_number(word: str) -> bool:
+def _number(word: str, what: str) -> float:
     try:
-        float(word)
+        return float(word)
     except ValueError:
-        return False
-    return True
+        raise InputError(f"{what} holds {short(word)}, which is not a number") from None

@@ -6,14 +6,12 @@ Places are shares of the picture: 0 is its left or upper border, 1 the right or 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
-from videodit.control.camera import CameraData, CameraMove, CameraPose, plain_camera, read_camera
+from videodit.control.camera import CameraData, CameraMove, CameraPose, is_number, plain_camera, read_camera
 from videodit.errors import InputError
 from videodit.ranges import short
 
@@ -122,7 +120,7 @@ class Color:
                 raise InputError(
                     f"a colour of a palette is {short(self.rgb)}; it must be three whole numbers from 0 to 255"
                 )
-        if self.share is not None and not (_is_number(self.share) and 0 < self.share <= 1):
+        if self.share is not None and not (is_number(self.share) and 0 < self.share <= 1):
             raise InputError(f"the share of a colour must be above 0 and at most 1, got {short(self.share)}")
 
 
@@ -238,10 +236,6 @@ def _is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)  # type: ignore[arg-type]
-
-
 def _items(values: object, name: str) -> Sequence[Any]:
     if not _is_list(values):
         raise InputError(f"{name} must be a list, got {short(values)}")
@@ -262,13 +256,13 @@ def _named(value: Mapping[Any, Any], names: tuple[str, ...], required: int, what
 
 def _numbers(value: object, count: int, what: str, legal: str) -> tuple[Any, ...]:
     numbers = tuple(value) if isinstance(value, Sequence) and _is_list(value) else ()
-    if len(numbers) != count or not all(map(_is_number, numbers)):
+    if len(numbers) != count or not all(map(is_number, numbers)):
         raise InputError(f"{what} is {short(value)}; it must be {count} numbers: {legal}")
     return numbers
 
 
 def _share(value: object, what: str) -> None:
-    if not _is_number(value) or not 0 <= value <= 1:  # type: ignore[operator]
+    if not is_number(value) or not 0 <= value <= 1:  # type: ignore[operator]
         raise InputError(f"{what} must be a number from 0 to 1, got {short(value)}")
 
 

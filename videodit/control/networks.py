@@ -15,6 +15,7 @@ import PIL.Image
 
 from videodit.control.extracted import Extracted, as_rgb, distinct_colors
 from videodit.errors import InputError, ModelError
+from videodit.weights import check_model_finite
 
 _OUTLIERS = 0.01
 """Share of the depths at each end that become all white or all black."""
@@ -117,6 +118,7 @@ def _pipeline(task: str, model: str, kind: str) -> Any:
         )
         if wrong := [*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])]:
             raise ModelError(f"its weights lack {wrong[0]}")
+        check_model_finite(network, "its weights")
         processor = transformers.AutoImageProcessor.from_pretrained(name, **here)
         network_of: Any = transformers.pipeline
         return network_of(task, model=network, image_processor=processor, device=_device())

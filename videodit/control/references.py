@@ -1,8 +1,4 @@
-"""What a user says of a reference: a picture or a clip of what a clip should show. Plain data, without torch.
-
-Models take references in one of a few ways, their *layouts*. Each says where the tokens of a reference stand, and which
-roles and media it takes.
-"""
+"""What a user says of a reference: a picture or a clip of what a clip should show. Plain data, without torch."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from videodit.control.reference_layouts import CHOSEN, LAYOUTS, OF_PICTURES, Layout
 from videodit.errors import InputError
 from videodit.ranges import short
 
@@ -40,62 +37,6 @@ AnyReferences = Any
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A way in which models take references.
-
-    Attributes:
-        name: of it.
-        summary: where the tokens of a reference stand, and at which timestep.
-        roles: of references, the usual one first.
-        most: references at once.
-        clips: clips are taken, not pictures alone.
-        published: models that were trained with it.
-    """
-
-    name: str
-    summary: str
-    roles: tuple[str, ...]
-    most: int
-    clips: bool
-    published: str
-
-
-OF_THINGS = ("subject", "scene", "style")
-LAYOUTS = {
-    layout.name: layout
-    for layout in (
-        Layout(
-            "edit",
-            "one step along time from the clip, at its timestep",
-            OF_THINGS,
-            1,
-            False,
-            "FLUX.1 Kontext",
-        ),
-        Layout(
-            "guide",
-            "where the frames of the clip stand that it goes with, clean",
-            ("guide",),
-            4,
-            True,
-            "LTX-Video 0.9.5 and later",
-        ),
-        Layout("behind", "as frames behind the clip, at its timestep", OF_THINGS, 4, False, "Phantom"),
-        Layout(
-            "front",
-            "as frames in front of the clip, which a control branch sees",
-            OF_THINGS,
-            4,
-            False,
-            "VACE",
-        ),
-    )
-}
-CHOSEN = tuple(name for name in LAYOUTS if name != "front")
-"""Layouts that a user may choose for a model whose files do not tell; branches bring the other one."""
-
-
-@dataclass(frozen=True)
 class CheckedReferences:
     """References all of whose entries are legal; their files are not read yet.
 
@@ -118,16 +59,15 @@ def as_references(values: object) -> tuple[Reference, ...]:
     """
     if values is None:
         return ()
-    several = isinstance(values, (list, tuple))
-    found = []
-    for value in values if isinstance(values, (list, tuple)) else (values,):
-        if not isinstance(value, Reference):
-            if isinstance(value, (bytes, Mapping)) or value is None or isinstance(value, (int, float)):
-                name = "each of references" if several else "references"
-                raise InputError(f"{name} must be a Reference, a file or pixels, got {short(value)}")
-            value = Reference(value)
-        found.append(value)
-    return tuple(found)
+    if not isinstance(values, (list, tuple)):
+        return (_as_reference(values, "references"),)
+    return tuple(_as_reference(value, "each of references") for value in values)
+
+
+def _as_reference(value: Any, what: str) -> Reference:
+    if value is None or isinstance(value, (bytes, Mapping, int, float)):
+        raise InputError(f"{what} must be a Reference, a file or pixels, got {short(value)}")
+    return value if isinstance(value, Reference) else Reference(value)
 
 
 def check_references(
@@ -137,6 +77,7 @@ def check_references(
     chosen: str | None,
     obstacle: str | None,
     images: bool,
+    most: int = 0,
     branches: Sequence[BranchSpec] = (),
 ) -> CheckedReferences | None:
     """See that references make sense for a model. No file is opened.
@@ -147,6 +88,7 @@ def check_references(
         chosen: the layout that the user says it takes, with a LoRA or with weights that were trained for it.
         obstacle: why the model can have no references among its tokens; see :func:`obstacle_to_references`.
         images: it makes pictures alone.
+        most: references that it takes at once, in a layout of its own; 0: as many as the layout has.
         branches: control branches beside it.
 
     Raises:
@@ -164,16 +106,16 @@ def check_references(
         layout = LAYOUTS["front"]
     else:
         layout, branch = _layout(own, chosen, obstacle), None
-        if layout.name == "edit" and not images:
-            legal = ", ".join(name for name in CHOSEN if name != "edit")
+        if layout.name in OF_PICTURES and not images:
+            legal = ", ".join(name for name in CHOSEN if name not in OF_PICTURES)
             raise InputError(
-                f"reference_layout 'edit' is for models of pictures: its references stand where a clip has its second "
-                f"frame; valid values are {legal}"
+                f"reference_layout {layout.name!r} is for models of pictures: its references stand where a clip has "
+                f"later frames; valid values are {legal}"
             )
-    if len(found) > layout.most:
-        raise InputError(
-            f"there are {len(found)} references; a model with the layout {layout.name!r} takes at most {layout.most}"
-        )
+    most = most if most and layout.name == own else layout.most
+    if len(found) > most:
+        who = "this model" if layout.name == own else f"a model with the layout {layout.name!r}"
+        raise InputError(f"there are {len(found)} references; {who} takes at most {most}")
     return CheckedReferences(
         layout, tuple(_checked(one, f"reference {i}", layout) for i, one in enumerate(found, start=1)), branch
     )
@@ -230,6 +172,10 @@ def check_reference_guidance(scale: object, layout: Layout, *, guided: bool) -> 
         raise InputError("reference_guidance needs guidance by the prompt: a guidance_scale above 1")
 
 
+_OTHER_PLACES = ("grid", "fractional", "centred", "text_axis")
+"""Values of VideoDiT's ``rope`` whose tables have places for references."""
+
+
 def obstacle_to_references(attention: str, position_embedding: str | None, rope: str | None) -> str | None:
     """Why tokens cannot follow those of a clip in a model; ``None`` where they can.
 
@@ -242,8 +188,9 @@ def obstacle_to_references(attention: str, position_embedding: str | None, rope:
         return f"attention={attention!r} sees frames and lines of time of one grid alone; 'full' can have them"
     if position_embedding is not None:
         return f"position_embedding={position_embedding!r} knows the places of a clip alone"
-    if rope not in ("grid", "fractional"):
-        return f"rope={rope!r} knows the places of a clip alone; 'grid' and 'fractional' have others"
+    if rope not in _OTHER_PLACES:
+        *others, last = map(repr, _OTHER_PLACES)
+        return f"rope={rope!r} knows the places of a clip alone; {', '.join(others)} and {last} have others"
     return None
 
 

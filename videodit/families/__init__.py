@@ -11,13 +11,16 @@ from videodit.families import (
     flux,
     flux2,
     hunyuan_video,
+    hunyuan_video15,
     latte,
+    longcat_image,
     ltx,
     mochi,
     pixart,
     qwen_image,
     skyreels,
     wan,
+    z_image,
 )
 from videodit.families.base import Family as Family
 from videodit.families.sampling import Sampling as Sampling
@@ -25,7 +28,23 @@ from videodit.ranges import short
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.name: module.FAMILY
-    for module in (wan, skyreels, ltx, cogvideox, hunyuan_video, latte, allegro, pixart, flux, mochi, qwen_image, flux2)
+    for module in (
+        wan,
+        skyreels,
+        ltx,
+        cogvideox,
+        hunyuan_video,
+        hunyuan_video15,
+        latte,
+        allegro,
+        pixart,
+        flux,
+        mochi,
+        qwen_image,
+        flux2,
+        longcat_image,
+        z_image,
+    )
 }
 
 

@@ -138,6 +138,7 @@ AUTOENCODERS: dict[str, Autoencoder] = {
         ),
         Autoencoder("AutoencoderKLCogVideoX", inverts_scale=True),
         Autoencoder("AutoencoderKLHunyuanVideo"),
+        Autoencoder("AutoencoderKLHunyuanVideo15", clips_alone=True),
         Autoencoder("AutoencoderKLMochi", strides=_expansions, statistics="config"),
         Autoencoder(
             "AutoencoderKLAllegro", frames_before_channels=True, clips_alone=True, tiles=Tiles("kernel", "stride")

@@ -40,11 +40,13 @@ class Transform(NamedTuple):
         load: takes tensors and our config.
         save: likewise.
         rows: both move whole rows, whatever these hold: the bytes of quantized ones, too.
+        columns: both move columns of one tensor, and leave its rows.
     """
 
     load: Callable[[Tensors, Config], Tensors]
     save: Callable[[Tensors, Config], Tensors]
     rows: bool = False
+    columns: bool = False
 
 
 class Rule(NamedTuple):
@@ -65,6 +67,11 @@ class Group(NamedTuple):
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     transform: Transform | None
+
+    @property
+    def columns(self) -> Transform | None:
+        """The transform, where it moves columns."""
+        return self.transform if self.transform is not None and self.transform.columns else None
 
 
 APACHE, ITS_CARD = "Apache 2.0", "see its card"
@@ -246,6 +253,7 @@ class Family:
         settled_by_weights: entries of their config that the names of the weights decide, where files leave them out.
         config_from_shapes: diffusers' config from the shapes of its tensors, for files of weights alone. It raises
             ``KeyError``, ``IndexError`` or ``ValueError`` for another network's. ``None``: published configs are tried.
+        tensors_of: another family, by its name, whose tensors some models have: files of these are read as its.
         sampling: how diffusers' pipelines of the family make clips, by their class.
     """
 
@@ -266,6 +274,7 @@ class Family:
     further_entries: tuple[str, ...] = ()
     settled_by_weights: Callable[[set[str]], JsonObject] = lambda names: {}
     config_from_shapes: Callable[[Mapping[str, list[int]]], JsonObject] | None = None
+    tensors_of: str | None = None
     sampling: Mapping[str, Sampling] = field(default_factory=dict)
 
     def native_config(self, config: Config, names: Iterable[str] | None = None) -> JsonObject:

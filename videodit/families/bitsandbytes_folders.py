@@ -28,11 +28,17 @@ _STATE = re.compile(r"(?P<weight>.+)\.quant_state\.bitsandbytes__(nf4|fp4)")
 _BESIDE = re.compile(
     r".+\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__\w+)|.+\.SCB"
 )
+_CODES = ("U8", "I8")  # of 4 and of 8 bits
 _MAX_STATE = 10_000
 _LARGEST = 127
 
 
-def is_beside(name: str) -> bool:
+def without_bits(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """What of a folder of bitsandbytes' is not quantized."""
+    return {name: entry for name, entry in entries.items() if not _is_beside(name) and entry.dtype not in _CODES}
+
+
+def _is_beside(name: str) -> bool:
     """Whether a tensor says how another one is quantized."""
     return _BESIDE.fullmatch(name) is not None
 
@@ -62,18 +68,14 @@ class DequantizedBits:
         for name in entries:
             if (match := _STATE.fullmatch(name)) is not None:
                 self._states[match["weight"]] = self._state(name)
-        self._names = {name for name in entries if not is_beside(name)}
+        self._names = {name for name in entries if not _is_beside(name)}
         for name in self._names:
-            if entries[name].dtype not in ("U8", "I8"):
-                continue
             if entries[name].dtype == "U8" and name not in self._states:
                 raise self._damaged(name, "has no quant_state")
             if entries[name].dtype == "I8" and self._scales(name) not in entries:
                 raise self._damaged(name, "has no SCB")
-        logger.warning(f"{where}: {self._count()} tensors of bitsandbytes are dequantized as they are read")
-
-    def _count(self) -> int:
-        return sum(self._entries[name].dtype in ("U8", "I8") for name in self._names)
+        count = sum(entries[name].dtype in _CODES for name in self._names)
+        logger.warning(f"{where}: {count} tensors of bitsandbytes are dequantized as they are read")
 
     @staticmethod
     def _scales(name: str) -> str:
@@ -115,7 +117,7 @@ class DequantizedBits:
         tensor, kind = self._stored.get(name), self._entries[name].dtype
         if kind == "I8":
             scales = self._beside(self._scales(name), len(tensor))
-            return tensor.float() * (scales / _LARGEST)[:, None]
+            return tensor.float().mul_((scales / _LARGEST)[:, None])
         if kind != "U8":
             return tensor
         state = self._states[name]
@@ -124,9 +126,12 @@ class DequantizedBits:
         if len(codes) != -(-count // 2):
             raise self._damaged(name, f"holds {len(codes)} bytes, which is not what shape {state.shape} needs")
         both = torch.stack([codes >> 4, codes & 15], 1).flatten()[:count]
-        value = self._beside(f"{name}.quant_map", 16)[both.long()]
+        value = self._beside(f"{name}.quant_map", 16)[both.int()]
         most = self._most(name, state, -(-count // state.block))
-        return (value * most.repeat_interleave(state.block)[:count]).view(state.shape)
+        whole = count // state.block  # the last block may be shorter
+        value[: whole * state.block].view(whole, state.block).mul_(most[:whole, None])
+        value[whole * state.block :].mul_(most[whole:])
+        return value.view(state.shape)
 
     def _most(self, name: str, state: _State, blocks: int) -> Tensor:
         """The largest value of each block."""

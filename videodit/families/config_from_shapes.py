@@ -43,7 +43,9 @@ def wan(shapes: Shapes) -> JsonObject:
     image = shapes.get("condition_embedder.image_embedder.norm1.weight", [None])[0]
     positions = shapes.get("condition_embedder.image_embedder.pos_embed")
     head_dim = min(_WAN_HEAD, dim)
-    steered = {"add_control_adapter": True} if "control_adapter.conv.weight" in shapes else {}
+    steered: JsonObject = {"add_control_adapter": True} if "control_adapter.conv.weight" in shapes else {}
+    if (lead := shapes.get("ref_conv.weight")) is not None:
+        steered |= {"add_ref_conv": True, "in_dim_ref_conv": lead[1]}
     return steered | {
         "patch_size": tuple(patch),
         "num_attention_heads": dim // head_dim,
@@ -81,8 +83,8 @@ def ltx(shapes: Shapes) -> JsonObject:
     }
 
 
-def flux(shapes: Shapes) -> JsonObject:
-    """Of FLUX.1."""
+def _of_flux(shapes: Shapes) -> JsonObject:
+    """What FLUX.1, FLUX.2 and LongCat-Image have alike."""
     dim, channels = shapes["x_embedder.weight"]
     (head_dim,) = shapes[f"{_JOINT}.0.attn.norm_q.weight"]
     out = _out(shapes)
@@ -94,28 +96,51 @@ def flux(shapes: Shapes) -> JsonObject:
         "num_layers": count_blocks(shapes, _JOINT),
         "num_single_layers": count_blocks(shapes, _SINGLE),
         "joint_attention_dim": shapes["context_embedder.weight"][1],
+    }
+
+
+def flux(shapes: Shapes) -> JsonObject:
+    """Of FLUX.1."""
+    alike = _of_flux(shapes)
+    return alike | {
         "pooled_projection_dim": shapes["time_text_embed.text_embedder.linear_1.weight"][1],
         "guidance_embeds": "time_text_embed.guidance_embedder.linear_1.weight" in shapes,
-        "axes_dims_rope": _axes(head_dim),
+        "axes_dims_rope": _axes(alike["attention_head_dim"]),
+    }
+
+
+def longcat_image(shapes: Shapes) -> JsonObject:
+    """Of LongCat-Image."""
+    alike = _of_flux(shapes)
+    if "time_embed.timestep_embedder.linear_1.weight" not in shapes or alike.pop("out_channels") is not None:
+        raise KeyError("time_embed.timestep_embedder.linear_1.weight")
+    return alike | {"axes_dims_rope": _axes(alike["attention_head_dim"])}
+
+
+def z_image(shapes: Shapes) -> JsonObject:
+    """Of Z-Image; a head is divided as that of the published one."""
+    dim, columns = shapes["all_x_embedder.2-1.weight"]
+    (head_dim,) = shapes["layers.0.attention.norm_q.weight"]
+    side = 2 * (head_dim * 3 // 16)
+    return {
+        "in_channels": columns // 4,
+        "dim": dim,
+        "n_heads": dim // head_dim,
+        "n_kv_heads": dim // head_dim,
+        "n_layers": count_blocks(shapes, "layers"),
+        "n_refiner_layers": count_blocks(shapes, "noise_refiner"),
+        "cap_feat_dim": shapes["cap_embedder.1.weight"][1],
+        "axes_dims": [head_dim - 2 * side, side, side],
     }
 
 
 def flux2(shapes: Shapes) -> JsonObject:
     """Of FLUX.2; a head is divided evenly between its four axes."""
-    dim, channels = shapes["x_embedder.weight"]
-    (head_dim,) = shapes[f"{_JOINT}.0.attn.norm_q.weight"]
-    out = _out(shapes)
-    return {
-        "in_channels": channels,
-        "out_channels": None if out == channels else out,
-        "num_attention_heads": dim // head_dim,
-        "attention_head_dim": head_dim,
-        "num_layers": count_blocks(shapes, _JOINT),
-        "num_single_layers": count_blocks(shapes, _SINGLE),
-        "joint_attention_dim": shapes["context_embedder.weight"][1],
+    alike = _of_flux(shapes)
+    return alike | {
         "timestep_guidance_channels": shapes["time_guidance_embed.timestep_embedder.linear_1.weight"][1],
-        "mlp_ratio": shapes[f"{_JOINT}.0.ff.linear_out.weight"][1] / dim,
-        "axes_dims_rope": (head_dim // 4,) * 4,
+        "mlp_ratio": shapes[f"{_JOINT}.0.ff.linear_out.weight"][1] / shapes["x_embedder.weight"][0],
+        "axes_dims_rope": (alike["attention_head_dim"] // 4,) * 4,
         "guidance_embeds": "time_guidance_embed.guidance_embedder.linear_1.weight" in shapes,
     }
 
@@ -137,27 +162,42 @@ def qwen_image(shapes: Shapes) -> JsonObject:
     }
 
 
-def hunyuan_video(shapes: Shapes) -> JsonObject:
-    """Of HunyuanVideo; where it keeps a picture clean among the latents, no shape tells it."""
+def _of_hunyuan(shapes: Shapes) -> JsonObject:
+    """What HunyuanVideo and 1.5 have alike."""
     dim, channels, *patch = shapes["x_embedder.proj.weight"]
     (head_dim,) = shapes[f"{_JOINT}.0.attn.norm_q.weight"]
-    out = _out(shapes, *patch)
     return {
         "in_channels": channels,
-        "out_channels": out,
+        "out_channels": _out(shapes, *patch),
         "patch_size_t": patch[0],
         "patch_size": patch[1],
         "num_attention_heads": dim // head_dim,
         "attention_head_dim": head_dim,
         "num_layers": count_blocks(shapes, _JOINT),
-        "num_single_layers": count_blocks(shapes, _SINGLE),
         "num_refiner_layers": count_blocks(shapes, "context_embedder.token_refiner.refiner_blocks"),
         "mlp_ratio": shapes[f"{_JOINT}.0.ff.net.0.proj.weight"][0] / dim,
         "text_embed_dim": shapes["context_embedder.proj_in.weight"][1],
+        "rope_axes_dim": _axes(head_dim),
+    }
+
+
+def hunyuan_video(shapes: Shapes) -> JsonObject:
+    """Of HunyuanVideo; where it keeps a picture clean among the latents, no shape tells it."""
+    alike = _of_hunyuan(shapes)
+    return alike | {
+        "num_single_layers": count_blocks(shapes, _SINGLE),
         "pooled_projection_dim": shapes["time_text_embed.text_embedder.linear_1.weight"][1],
         "guidance_embeds": "time_text_embed.guidance_embedder.linear_1.weight" in shapes,
-        "image_condition_type": "latent_concat" if channels == 2 * out + 1 else None,
-        "rope_axes_dim": _axes(head_dim),
+        "image_condition_type": "latent_concat" if alike["in_channels"] == 2 * alike["out_channels"] + 1 else None,
+    }
+
+
+def hunyuan_video15(shapes: Shapes) -> JsonObject:
+    """Of HunyuanVideo-1.5; whether it starts from a picture no shape tells."""
+    return _of_hunyuan(shapes) | {
+        "text_embed_2_dim": shapes["context_embedder_2.norm.weight"][0],
+        "image_embed_dim": shapes["image_embedder.norm_in.weight"][0],
+        "use_meanflow": "time_embed.timestep_embedder_r.linear_1.weight" in shapes,
     }
 
 

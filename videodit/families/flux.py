@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from videodit.control.reference_rules import ReferenceRules
 from videodit.errors import InputError
-from videodit.families import config_from_shapes
-from videodit.families.base import APACHE, MMDIT, ORIGINAL_MMDIT, Family, Original, Published, Rule
+from videodit.families import config_from_shapes, flux_original
+from videodit.families.base import APACHE, MMDIT, Family, Published, Rule
 from videodit.families.sampling import Sampling
 from videodit.families.sizes import CLIP_L, FLUX_VAE, T5_XXL
 from videodit.json_types import Config, JsonObject
@@ -52,44 +53,6 @@ def _defaults(config: Config) -> JsonObject:
     }
 
 
-_DOUBLE, _SINGLE, _TIME = "transformer_blocks.{n}", "single_transformer_blocks.{n}", "time_text_embed"
-
-ORIGINAL = Original(
-    rules=(
-        Rule("x_embedder.{rest}", "img_in.{rest}"),
-        Rule("context_embedder.{rest}", "txt_in.{rest}"),
-        *(
-            Rule(f"{_TIME}.{name}_embedder.linear_{i + 1}.{{rest}}", f"{theirs}_in.{side}_layer.{{rest}}")
-            for name, theirs in (("timestep", "time"), ("text", "vector"), ("guidance", "guidance"))
-            for i, side in enumerate(("in", "out"))
-        ),
-        Rule(f"{_DOUBLE}.norm1.linear.{{rest}}", "double_blocks.{n}.img_mod.lin.{rest}"),
-        Rule(f"{_DOUBLE}.norm1_context.linear.{{rest}}", "double_blocks.{n}.txt_mod.lin.{rest}"),
-        Rule(tuple(f"{_DOUBLE}.attn.to_{x}.{{rest}}" for x in "qkv"), "double_blocks.{n}.img_attn.qkv.{rest}"),
-        Rule(tuple(f"{_DOUBLE}.attn.add_{x}_proj.{{rest}}" for x in "qkv"), "double_blocks.{n}.txt_attn.qkv.{rest}"),
-        Rule(f"{_DOUBLE}.attn.to_out.0.{{rest}}", "double_blocks.{n}.img_attn.proj.{rest}"),
-        Rule(f"{_DOUBLE}.attn.to_add_out.{{rest}}", "double_blocks.{n}.txt_attn.proj.{rest}"),
-        *(
-            Rule(f"{_DOUBLE}.{ours}.{layer}.{{rest}}", f"double_blocks.{{n}}.{theirs}_mlp.{i}.{{rest}}")
-            for ours, theirs in (("ff", "img"), ("ff_context", "txt"))
-            for layer, i in (("net.0.proj", 0), ("net.2", 2))
-        ),
-        Rule(f"{_SINGLE}.norm.linear.{{rest}}", "single_blocks.{n}.modulation.lin.{rest}"),
-        *ORIGINAL_MMDIT,
-    ),
-    whole=(
-        *(
-            Rule(f"{_DOUBLE}.attn.norm_{added}{x}.weight", f"double_blocks.{{n}}.{theirs}_attn.norm.{name}_norm.scale")
-            for added, theirs in (("", "img"), ("added_", "txt"))
-            for x, name in (("q", "query"), ("k", "key"))
-        ),
-        *(
-            Rule(f"{_SINGLE}.attn.norm_{x}.weight", f"single_blocks.{{n}}.norm.{name}_norm.scale")
-            for x, name in (("q", "query"), ("k", "key"))
-        ),
-    ),
-)
-
 KONTEXT_SIZES = (
     *((672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184), (944, 1104)),
     *((1024, 1024), (1104, 944), (1184, 880), (1248, 832), (1328, 800), (1392, 752), (1456, 720), (1504, 688)),
@@ -118,11 +81,11 @@ FAMILY = Family(
         Rule("text_embedder.{rest}", "context_embedder.{rest}"),
         *MMDIT,
     ),
-    original=ORIGINAL,
+    original=flux_original.FLUX,
     config_from_shapes=config_from_shapes.flux,
     sampling={
         "FluxPipeline": _SAMPLING,
-        "FluxKontextPipeline": replace(_SAMPLING, references="edit", reference_sizes=KONTEXT_SIZES),
+        "FluxKontextPipeline": replace(_SAMPLING, references=ReferenceRules("edit", sizes=KONTEXT_SIZES)),
     },
     required={"patch_size": 1},
     published={

@@ -1,13 +1,13 @@
-"""FLUX.2, text to image: a clip of one frame (Black Forest Labs, "FLUX.2", 2025). Pictures to edit are left out."""
+"""FLUX.2: a picture from a text, and from other pictures: a clip of one frame (Black Forest Labs, "FLUX.2", 2025)."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from videodit.control.reference_rules import ReferenceRules
 from videodit.errors import InputError
-from videodit.families import config_from_shapes
+from videodit.families import config_from_shapes, flux_original
 from videodit.families.base import ITS_CARD, SWAP_HALVES, Family, Published, Rule, Tensors, Transform
-from videodit.families.flux2_original import ORIGINAL
 from videodit.families.sampling import Sampling
 from videodit.families.sizes import FLUX2_VAE, MISTRAL_3_SMALL, QWEN_3_4B, QWEN_3_8B
 from videodit.json_types import Config, JsonObject
@@ -83,6 +83,10 @@ def _defaults(config: Config) -> JsonObject:
     }
 
 
+REFERENCES = ReferenceRules("apart", largest=1024 * 1024, smallest=64, longest=8)
+"""Larger pictures are made smaller, and their sides cut to whole tokens (diffusers: pipeline_flux2)."""
+
+
 def _sampling(chat: Chat, layers: tuple[int, ...], **more: Any) -> Sampling:
     return Sampling(
         text=TextSpec(max_length=512, padding="max_length", model_mask=False, hidden_layer=layers, chat=chat),
@@ -91,6 +95,7 @@ def _sampling(chat: Chat, layers: tuple[int, ...], **more: Any) -> Sampling:
         images=True,
         sigmas="to_last_step",
         shift="by_steps",
+        references=REFERENCES,
         **more,
     )
 
@@ -132,7 +137,7 @@ FAMILY = Family(
         Rule("final_modulation.weight", "norm_out.linear.weight", SWAP_HALVES),
         Rule("proj_out.{rest}", "proj_out.{rest}"),
     ),
-    original=ORIGINAL,
+    original=flux_original.FLUX2,
     config_from_shapes=config_from_shapes.flux2,
     sampling={
         "Flux2Pipeline": _sampling(_DEV, (10, 20, 30), guided=False),
@@ -143,7 +148,13 @@ FAMILY = Family(
     required={"patch_size": 1},
     published={
         title: Published(
-            f"black-forest-labs/{title.replace(' ', '-')}", config, count, companions, ITS_CARD, makes="pictures"
+            f"black-forest-labs/{title.replace(' ', '-')}",
+            config,
+            count,
+            companions,
+            ITS_CARD,
+            "text, maybe pictures",
+            makes="pictures",
         )
         for title, config, count, companions in (
             ("FLUX.2 dev", {}, 32_223_281_152, MISTRAL_3_SMALL + FLUX2_VAE),

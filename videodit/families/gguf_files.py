@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from videodit.configs import check_regular
 from videodit.errors import InputError, ModelError
 from videodit.families.base import Group
-from videodit.families.stored import MAX_NAME, MAX_TENSORS, Parts, check_names
+from videodit.families.stored import MAX_NAME, MAX_TENSORS, Parts, check_foreign_names
 from videodit.json_types import Config
 from videodit.weights import Entry
 
@@ -111,7 +111,7 @@ class GGUFFile:
         self._file = path.open("rb")
         try:
             self.places = _Header(self._file, path).read()
-            check_names(self.places, path)
+            check_foreign_names(self.places, path)
         except BaseException:
             self._file.close()
             raise

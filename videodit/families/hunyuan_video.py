@@ -60,46 +60,17 @@ def options(config: Config) -> JsonObject:
     }
 
 
-_DOUBLE, _SINGLE, _TIME = "transformer_blocks.{n}", "single_transformer_blocks.{n}", "time_text_embed"
-_THEIR_REFINER = "txt_in.individual_token_refiner.blocks"
+_SINGLE, _TIME = "single_transformer_blocks.{n}", "time_text_embed"
 
 ORIGINAL = Original(
     rules=(
         Rule("x_embedder.{rest}", "img_in.{rest}"),
-        *(
-            Rule(f"{ours}_embedder.linear_{i + 1}.{{rest}}", f"{theirs}.mlp.{2 * i}.{{rest}}")
-            for ours, theirs in (
-                (f"{_TIME}.timestep", "time_in"),
-                (f"{_TIME}.guidance", "guidance_in"),
-                (f"context_embedder.{_TIME}.timestep", "txt_in.t_embedder"),
-            )
-            for i in (0, 1)
-        ),
+        *original_layouts.embedder(f"{_TIME}.timestep_embedder", "time_in"),
+        *original_layouts.embedder(f"{_TIME}.guidance_embedder", "guidance_in"),
         Rule(f"{_TIME}.text_embedder.linear_1.{{rest}}", "vector_in.in_layer.{rest}"),
         Rule(f"{_TIME}.text_embedder.linear_2.{{rest}}", "vector_in.out_layer.{rest}"),
-        Rule(f"context_embedder.{_TIME}.text_embedder.{{rest}}", "txt_in.c_embedder.{rest}"),
-        Rule("context_embedder.proj_in.{rest}", "txt_in.input_embedder.{rest}"),
-        Rule(
-            tuple(f"{_REFINER}.{{n}}.attn.to_{x}.{{rest}}" for x in "qkv"),
-            f"{_THEIR_REFINER}.{{n}}.self_attn_qkv.{{rest}}",
-        ),
-        Rule(f"{_REFINER}.{{n}}.attn.to_out.0.{{rest}}", f"{_THEIR_REFINER}.{{n}}.self_attn_proj.{{rest}}"),
-        Rule(f"{_REFINER}.{{n}}.norm_out.linear.{{rest}}", f"{_THEIR_REFINER}.{{n}}.adaLN_modulation.1.{{rest}}"),
-        *(
-            Rule(f"{ours}.{layer}.{{rest}}", f"{theirs}.{short}.{{rest}}")
-            for ours, theirs in (
-                (f"{_DOUBLE}.ff", "double_blocks.{n}.img_mlp"),
-                (f"{_DOUBLE}.ff_context", "double_blocks.{n}.txt_mlp"),
-                (f"{_REFINER}.{{n}}.ff", f"{_THEIR_REFINER}.{{n}}.mlp"),
-            )
-            for layer, short in (("net.0.proj", "fc1"), ("net.2", "fc2"))
-        ),
-        Rule(f"{_DOUBLE}.norm1.linear.{{rest}}", "double_blocks.{n}.img_mod.linear.{rest}"),
-        Rule(f"{_DOUBLE}.norm1_context.linear.{{rest}}", "double_blocks.{n}.txt_mod.linear.{rest}"),
-        Rule(tuple(f"{_DOUBLE}.attn.to_{x}.{{rest}}" for x in "qkv"), "double_blocks.{n}.img_attn_qkv.{rest}"),
-        Rule(tuple(f"{_DOUBLE}.attn.add_{x}_proj.{{rest}}" for x in "qkv"), "double_blocks.{n}.txt_attn_qkv.{rest}"),
-        Rule(f"{_DOUBLE}.attn.to_out.0.{{rest}}", "double_blocks.{n}.img_attn_proj.{rest}"),
-        Rule(f"{_DOUBLE}.attn.to_add_out.{{rest}}", "double_blocks.{n}.txt_attn_proj.{rest}"),
+        *original_layouts.HUNYUAN_REFINER,
+        *original_layouts.HUNYUAN_DOUBLE,
         Rule(f"{_SINGLE}.norm.linear.{{rest}}", "single_blocks.{n}.modulation.linear.{rest}"),
         *ORIGINAL_MMDIT,
     ),

@@ -30,7 +30,7 @@ from videodit.configs import check_class, check_config, read_json, split_quantiz
 from videodit.errors import InputError, ModelError
 from videodit.families import FAMILIES, family_of
 from videodit.families.base import Family, Group, to_foreign, to_native
-from videodit.families.bitsandbytes_folders import DequantizedBits, is_beside
+from videodit.families.bitsandbytes_folders import DequantizedBits, without_bits
 from videodit.families.gguf_files import GGUFFile, GGUFQuantizer, Packed
 from videodit.families.opening import open_single_file, read_config
 from videodit.families.quantizing import LoadingQuantizer, Place
@@ -40,12 +40,11 @@ from videodit.files import replacing
 from videodit.json_types import Config, JsonObject
 from videodit.schema import check_types
 from videodit.weights import (
-    Entry,
     build,
     check_counts,
     check_entries,
     check_names,
-    is_finite,
+    in_dtype,
     read_headers,
 )
 
@@ -104,7 +103,7 @@ class FamilyLoading(CheckedLoading):
         check_weights(folder)
         paths = weight_files(folder, variant)
         entries = read_headers(paths)
-        check_entries(entries if not of_bits else _without_bits(entries), folder)
+        check_entries(without_bits(entries) if of_bits else entries, folder)
         check_counts(config, len(entries), folder)
         family.check_config(config, folder)
         with TensorFiles(paths) as stored:
@@ -160,11 +159,6 @@ class FamilyLoading(CheckedLoading):
         return {"_class_name": cls.__name__, **family_of(config, where).native_config(config)}
 
 
-def _without_bits(entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """What of a folder of bitsandbytes' is not quantized."""
-    return {name: e for name, e in entries.items() if not is_beside(name) and e.dtype not in ("U8", "I8")}
-
-
 def _load(
     cls: type[Model],
     family: Family,
@@ -196,13 +190,9 @@ def _load(
             assert codes is not None
             codes.set(name, tensor, _device_of(name, places))
             continue
-        if not is_finite(tensor):
-            raise ModelError(f"{where}: {name} holds values that are not finite (NaN or infinite)")
         kept = any(part in wide for part in name.split("."))
         place, kind = _device_of(name, places), torch.float32 if kept else dtype
-        value = tensor.to(kind)
-        if tensor.dtype != kind and not is_finite(value):
-            raise ModelError(f"{where}: {name} holds values that are beyond the range of {kind}")
+        value = in_dtype(tensor, kind, name, where)
         if quantizer is None or not quantizer.takes(name, value, place):
             set_module_tensor_to_device(model, name, place, value=value, dtype=kind)
     for one in (quantizer, codes):
@@ -322,14 +312,13 @@ def convert_transformer(
     if to == "native":
         family = family_of(config, source)
         with TensorFiles(weight_files(source)) as files:
-            native, written = family.native_config(config, files.names), None
+            native = family.native_config(config, files.names)
     else:
         check_class(config, model_class.__name__, source)
         if config.get("family") not in FAMILIES:
             raise InputError(f"{source} holds weights that came from no family; known are {', '.join(FAMILIES)}")
         family = FAMILIES[config["family"]]
         native = {key: value for key, value in config.items() if not key.startswith("_")}
-        written = {"_class_name": family.class_name, **config["family_config"]}
     model = build(lambda: model_class(**native), source)
     groups = family.plan(model.state_dict(), model.config)
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -342,13 +331,8 @@ def convert_transformer(
             for _ in _checked(((name, files.shape(name)) for name in shapes), shapes, source):
                 pass
             tensors = to_foreign(groups, files.get, model.config)
-        with replacing(target) as partial:
-            partial.mkdir()
-            _write_shards(tensors, partial, max_shard_bytes, lambda done: on_tensor(done, len(files.names)))
-            if written is None:
-                model.save_config(partial)
-            else:
-                (partial / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        owner = None if to == "native" else family
+        _write_folder(target, model, owner, tensors, max_shard_bytes, lambda done: on_tensor(done, len(files.names)))
 
 
 def convert_file(
@@ -385,14 +369,8 @@ def convert_file(
         tensors: Iterator[tuple[str, Tensor]] = ((name, files.get(name)) for name in sorted(files.names))
         if to == "native":
             tensors = to_native(groups, files.get, model.config)
-        with replacing(target) as partial:
-            partial.mkdir()
-            _write_shards(tensors, partial, max_shard_bytes, lambda done: on_tensor(done, len(files.names)))
-            if to == "native":
-                model.save_config(partial)
-            else:
-                config = {"_class_name": found.family.class_name, **found.config["family_config"]}
-                (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        owner = None if to == "native" else found.family
+        _write_folder(target, model, owner, tensors, max_shard_bytes, lambda done: on_tensor(done, len(files.names)))
 
 
 def _check_target(target: Path) -> None:
@@ -416,6 +394,25 @@ def _checked(
         if found != shapes[name]:
             raise ModelError(f"{where}: {name} has shape {found}, the config needs {shapes[name]}")
         yield name, tensor
+
+
+def _write_folder(
+    target: Path,
+    model: FamilyLoading,
+    owner: Family | None,
+    tensors: Iterator[tuple[str, Tensor]],
+    max_bytes: int,
+    on_tensor: Callable[[int], None],
+) -> None:
+    """Write the folder of a transformer, whole or not at all: in the layout of a family, or ``None``, in ours."""
+    with replacing(target) as partial:
+        partial.mkdir()
+        _write_shards(tensors, partial, max_bytes, on_tensor)
+        if owner is None:
+            model.save_config(partial)
+        else:
+            config = {"_class_name": owner.class_name, **model.config["family_config"]}
+            (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_shards(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from videodit.control.reference_rules import ReferenceRules
 from videodit.errors import InputError
 from videodit.families import config_from_shapes
 from videodit.families.base import OUTPUT, Family, Original, Published, Rule, block_rules
@@ -86,7 +87,7 @@ FAMILY = Family(
             defaults=always(512, 704, 161, 25.0, 50, 3.0),
             sigmas="linear_quadratic",
             overrides={"rope_lag": 7 / 8},
-            references="guide",
+            references=ReferenceRules("guide"),
         ),
     },
     required={

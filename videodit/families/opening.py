@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from safetensors import safe_open
 from videodit.checkpoints import PICKLE_SUFFIXES, check_file, is_gguf
 from videodit.configs import check_config, read_json
 from videodit.errors import InputError, ModelError
+from videodit.families.fp8_files import DequantizedFp8, check_formats, of_fp8
 from videodit.families.gguf_files import GGUFFile, check_library
-from videodit.families.stored import FP8, DequantizedFp8, Stored, TensorFiles, check_formats, check_names
+from videodit.families.stored import Stored, TensorFiles, check_foreign_names
 from videodit.json_types import Config
 from videodit.weights import Entry, check_entries, read_header
 
@@ -46,8 +47,12 @@ def _as_lists(value: Any) -> Any:
     return [_as_lists(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-def read_entries(path: Path) -> dict[str, Entry]:
+def read_entries(path: Path, beside: Collection[str] = ()) -> dict[str, Entry]:
     """What the header of a file of weights says of its tensors, once the file is known to be whole.
+
+    Args:
+        path: the file.
+        beside: last parts of names of tensors that are no weights, and may hold whole numbers.
 
     Raises:
         ModelError: a pickle, a broken file, one quantized in a way that is not read, or tensors of whole numbers.
@@ -62,45 +67,41 @@ def read_entries(path: Path) -> dict[str, Entry]:
         )
     check_file(path)
     entries = read_header(path)
-    check_names(entries, path)
-    check_entries(
-        {name: entry for name, entry in entries.items() if entry.dtype not in FP8 and not _of_fp8(name, entries)}, path
-    )
+    check_foreign_names(entries, path)
+    check_entries({name: entry for name, entry in entries.items() if not of_fp8(name, entries)}, path, _named(beside))
     return entries
 
 
-def _of_fp8(name: str, entries: dict[str, Entry]) -> bool:
-    """Whether a tensor belongs to one in fp8: its scale, or what ComfyUI says of it."""
-    module, _, last = name.rpartition(".")
-    weight = entries.get(f"{module}.weight" if module else "weight")
-    if last == "scaled_fp8":
-        return any(entry.dtype in FP8 for entry in entries.values())
-    named = ("scale_weight", "weight_scale", "scale_weight_tensor", "scale_input", "input_scale", "comfy_quant")
-    return last in named and weight is not None and weight.dtype in FP8
+def _named(last: Collection[str]) -> Callable[[str], bool]:
+    return lambda name: name.rpartition(".")[2] in last
 
 
 @contextmanager
-def open_single_file(path: Path) -> Iterator[Stored]:
+def open_single_file(path: Path, beside: Collection[str] = ()) -> Iterator[Stored]:
     """The tensors of a file of weights, those in fp8 or GGUF's codes dequantized as they are read.
 
+    Args:
+        path: the file.
+        beside: see :func:`read_entries`.
+
     Raises:
-        ModelError: see :func:`read_entries`, and :class:`videodit.families.stored.DequantizedFp8`.
+        ModelError: see :func:`read_entries`, and :class:`videodit.families.fp8_files.DequantizedFp8`.
     """
     if is_gguf(path):
         check_library()
         with GGUFFile(path) as stored:
             yield stored
         return
-    entries = read_entries(path)
+    entries = read_entries(path, beside)
     with TensorFiles([path]) as files:
         with safe_open(path, framework="pt") as file:
             check_formats(entries, files.get, file.metadata() or {}, path)
         yield DequantizedFp8(files, entries, path)
 
 
-def numbers_in(path: Path) -> int:
-    """How many numbers a file of weights holds, its scales among them."""
-    return sum(math.prod(entry.shape) for entry in read_entries(path).values())
+def numbers_in(path: Path, beside: Collection[str] = ()) -> int:
+    """How many numbers a file of weights holds, its scales among them; see :func:`read_entries`."""
+    return sum(math.prod(entry.shape) for entry in read_entries(path, beside).values())
 
 
 def shapes_of(path: Path) -> dict[str, list[int]]:

@@ -29,7 +29,7 @@ HUNYUAN_NORMS = (
     ),
 )
 
-_MLP, _CLOCK = r"((?:img|txt)_mlp|refiner\.blocks\.\d+\.mlp)", r"^(time_in|guidance_in|txt_in\.t_embedder)"
+_MLP, _CLOCK = r"((?:img|txt)_mlp|refiner\.blocks\.\d+\.mlp)", r"^(time_in|time_r_in|guidance_in|txt_in\.t_embedder)"
 HUNYUAN_IN_COMFYUI = (
     (r"_attn\.(qkv|proj)\.", r"_attn_\1."),
     (r"_attn\.norm\.(q|k)(?:uery|ey)_norm\.scale$", r"_attn_\1_norm.weight"),
@@ -45,11 +45,70 @@ HUNYUAN_IN_COMFYUI = (
 """ComfyUI's spelling of HunyuanVideo's names: patterns, and what the authors write for them."""
 
 
-def _embedder(ours: str, theirs: str) -> tuple[Rule, ...]:
+def embedder(ours: str, theirs: str) -> tuple[Rule, ...]:
     """Two linear layers, which the authors number with what stands between them."""
     return tuple(Rule(f"{ours}.linear_{i + 1}.{{rest}}", f"{theirs}.mlp.{2 * i}.{{rest}}") for i in (0, 1))
 
 
+def _mlp(ours: str, theirs: str) -> tuple[Rule, ...]:
+    """The MLP of a block."""
+    parts = (("net.0.proj", "fc1"), ("net.2", "fc2"))
+    return tuple(Rule(f"{ours}.{layer}.{{rest}}", f"{theirs}.{short}.{{rest}}") for layer, short in parts)
+
+
+_TIME = "time_text_embed"
+HUNYUAN_REFINER = (
+    *embedder(f"context_embedder.{_TIME}.timestep_embedder", "txt_in.t_embedder"),
+    Rule(f"context_embedder.{_TIME}.text_embedder.{{rest}}", "txt_in.c_embedder.{rest}"),
+    Rule("context_embedder.proj_in.{rest}", "txt_in.input_embedder.{rest}"),
+    Rule(tuple(f"{_REFINER}.attn.to_{x}.{{rest}}" for x in "qkv"), f"{_THEIR_REFINER}.self_attn_qkv.{{rest}}"),
+    Rule(f"{_REFINER}.attn.to_out.0.{{rest}}", f"{_THEIR_REFINER}.self_attn_proj.{{rest}}"),
+    Rule(f"{_REFINER}.norm_out.linear.{{rest}}", f"{_THEIR_REFINER}.adaLN_modulation.1.{{rest}}"),
+    *_mlp(f"{_REFINER}.ff", f"{_THEIR_REFINER}.mlp"),
+)
+"""The text's refiner, in HunyuanVideo and in 1.5."""
+
+HUNYUAN_DOUBLE = (
+    *_mlp(f"{_DOUBLE}.ff", "double_blocks.{n}.img_mlp"),
+    *_mlp(f"{_DOUBLE}.ff_context", "double_blocks.{n}.txt_mlp"),
+    Rule(f"{_DOUBLE}.norm1.linear.{{rest}}", "double_blocks.{n}.img_mod.linear.{rest}"),
+    Rule(f"{_DOUBLE}.norm1_context.linear.{{rest}}", "double_blocks.{n}.txt_mod.linear.{rest}"),
+    Rule(tuple(f"{_DOUBLE}.attn.to_{x}.{{rest}}" for x in "qkv"), "double_blocks.{n}.img_attn_qkv.{rest}"),
+    Rule(tuple(f"{_DOUBLE}.attn.add_{x}_proj.{{rest}}" for x in "qkv"), "double_blocks.{n}.txt_attn_qkv.{rest}"),
+    Rule(f"{_DOUBLE}.attn.to_out.0.{{rest}}", "double_blocks.{n}.img_attn_proj.{rest}"),
+    Rule(f"{_DOUBLE}.attn.to_add_out.{{rest}}", "double_blocks.{n}.txt_attn_proj.{rest}"),
+)
+"""Blocks of two streams, likewise."""
+
+HUNYUAN_15 = Original(
+    rules=(
+        Rule("x_embedder.{rest}", "img_in.{rest}"),
+        *embedder("time_embed.timestep_embedder", "time_in"),
+        *embedder("time_embed.timestep_embedder_r", "time_r_in"),
+        *HUNYUAN_REFINER,
+        *(Rule(f"context_embedder_2.linear_{i}.{{rest}}", f"byt5_in.fc{i}.{{rest}}") for i in (1, 2, 3)),
+        *(Rule(f"image_embedder.linear_{i + 1}.{{rest}}", f"vision_in.proj.{2 * i + 1}.{{rest}}") for i in (0, 1)),
+        *(
+            rule
+            for x in "qkv"
+            for rule in (
+                Rule(f"{_DOUBLE}.attn.to_{x}.{{rest}}", f"double_blocks.{{n}}.img_attn_{x}.{{rest}}"),
+                Rule(f"{_DOUBLE}.attn.add_{x}_proj.{{rest}}", f"double_blocks.{{n}}.txt_attn_{x}.{{rest}}"),
+            )
+        ),
+        *HUNYUAN_DOUBLE,  # ComfyUI has queries, keys and values in one layer
+        Rule("norm_out.linear.{rest}", "final_layer.adaLN_modulation.1.{rest}", SWAP_HALVES),
+        Rule("proj_out.{rest}", "final_layer.linear.{rest}"),
+    ),
+    whole=(
+        *HUNYUAN_NORMS,
+        Rule("context_embedder_2.norm.{rest}", "byt5_in.layernorm.{rest}"),
+        Rule("image_embedder.norm_in.{rest}", "vision_in.proj.0.{rest}"),
+        Rule("image_embedder.norm_out.{rest}", "vision_in.proj.4.{rest}"),
+        Rule("cond_type_embed.weight", "cond_type_embedding.weight"),
+    ),
+    respelled=HUNYUAN_IN_COMFYUI,
+)
 _ADALN = "adaln_single.emb"
 PIXART = Original(
     rules=(),
@@ -57,9 +116,9 @@ PIXART = Original(
         Rule("pos_embed.proj.{rest}", "x_embedder.proj.{rest}"),
         Rule("caption_projection.linear_1.{rest}", "y_embedder.y_proj.fc1.{rest}"),
         Rule("caption_projection.linear_2.{rest}", "y_embedder.y_proj.fc2.{rest}"),
-        *_embedder(f"{_ADALN}.timestep_embedder", "t_embedder"),
-        *_embedder(f"{_ADALN}.resolution_embedder", "csize_embedder"),
-        *_embedder(f"{_ADALN}.aspect_ratio_embedder", "ar_embedder"),
+        *embedder(f"{_ADALN}.timestep_embedder", "t_embedder"),
+        *embedder(f"{_ADALN}.resolution_embedder", "csize_embedder"),
+        *embedder(f"{_ADALN}.aspect_ratio_embedder", "ar_embedder"),
         Rule("adaln_single.linear.{rest}", "t_block.1.{rest}"),
         Rule("scale_shift_table", "final_layer.scale_shift_table"),
         Rule("proj_out.{rest}", "final_layer.linear.{rest}"),
@@ -79,7 +138,7 @@ MOCHI = Original(
     rules=(),
     whole=(
         Rule("patch_embed.proj.{rest}", "x_embedder.proj.{rest}"),
-        *_embedder("time_embed.timestep_embedder", "t_embedder"),
+        *embedder("time_embed.timestep_embedder", "t_embedder"),
         Rule("time_embed.caption_proj.{rest}", "t5_yproj.{rest}"),
         Rule("time_embed.pooler.{rest}", "t5_y_embedder.{rest}"),
         Rule(f"{_DOUBLE}.norm1.linear.{{rest}}", "blocks.{n}.mod_x.{rest}"),

@@ -41,6 +41,7 @@ class Inputs(TypedDict, total=False):
     encoder_hidden_states_image: Tensor
     fps: float
     causal_frames: int
+    timestep_r: Tensor
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,11 @@ class Member:
             "timestep": torch.tensor([3.0, 987.0, 500.0])[:batch],
             "encoder_hidden_states": torch.randn(batch, tokens, config.text_dim, dtype=dtype),
         }
+        if "sources" in self.inputs:  # two of each three tokens of the first encoder; not all of both count
+            second = torch.arange(tokens) % 3 == 2
+            inputs["encoder_hidden_states"][..., -1] = second.to(dtype)
+            counts = torch.stack([~second, torch.arange(tokens) < tokens - 2, torch.arange(tokens) > 0])
+            inputs["encoder_attention_mask"] = counts[:batch]
         if "mask" in self.inputs:
             inputs["encoder_attention_mask"] = torch.arange(tokens) < torch.tensor([[tokens - 3], [tokens]])[:batch]
         if "pooled" in self.inputs:
@@ -110,6 +116,8 @@ class Member:
             inputs["encoder_hidden_states_image"] = torch.randn(
                 batch, config.image_tokens or 5, config.image_dim, dtype=dtype
             )
+        if "target" in self.inputs:
+            inputs["timestep_r"] = torch.tensor([0.0, 512.0, 250.0])[:batch]
         if "kept" in self.inputs:
             inputs["timestep"] = inputs["timestep"][:, None].repeat(1, dit.geometry.token_size(Size3D(*size)).t)
             inputs["timestep"][:, 0] = 0
@@ -219,6 +227,24 @@ def _hunyuan_replaced(theirs: ModelMixin, x: Inputs) -> Tensor:
     return _hunyuan(theirs, {**x, "timestep": x["timestep"].amax(dim=1)})
 
 
+def _hunyuan15(theirs: ModelMixin, x: Inputs) -> Tensor:
+    """It takes the tokens of each encoder by themselves, zeros for no picture, and timesteps of the latents' dtype."""
+    tokens, mask = x["encoder_hidden_states"], x["encoder_attention_mask"]
+    second, config = tokens[0, :, -1] > 0.5, theirs.config
+    image, target = x.get("encoder_hidden_states_image"), x.get("timestep_r")
+    return theirs(
+        x["hidden_states"],
+        x["timestep"].to(tokens.dtype),
+        tokens[:, ~second, : config.text_embed_dim],
+        mask[:, ~second].to(tokens.dtype),
+        None if target is None else target.to(tokens.dtype),
+        tokens[:, second, : config.text_embed_2_dim],
+        mask[:, second].to(tokens.dtype),
+        tokens.new_zeros(len(tokens), 5, config.image_embed_dim) if image is None else image,
+        return_dict=False,
+    )[0]
+
+
 def _latte(theirs: ModelMixin, x: Inputs) -> Tensor:
     return theirs(x["hidden_states"], x["timestep"], x["encoder_hidden_states"], return_dict=False)[0]
 
@@ -303,6 +329,30 @@ def _qwen_image(theirs: ModelMixin, x: Inputs) -> Tensor:
     return _unpacked(out, rows, columns)
 
 
+def _longcat_image(theirs: ModelMixin, x: Inputs) -> Tensor:
+    _, _, _, height, width = x["hidden_states"].shape
+    rows, columns, words = height // 2, width // 2, torch.arange(x["encoder_hidden_states"].shape[1])
+    picture = torch.cartesian_prod(torch.arange(1, 2), 512 + torch.arange(rows), 512 + torch.arange(columns))
+    out = theirs(
+        _packed(x["hidden_states"]),
+        x["encoder_hidden_states"],
+        x["timestep"] / 1000,
+        picture,
+        torch.stack([torch.zeros_like(words), words, words], dim=1),
+        return_dict=False,
+    )[0]
+    return _unpacked(out, rows, columns)
+
+
+def _z_image(theirs: ModelMixin, x: Inputs) -> Tensor:
+    """Its time runs from noise to clean, and so does what it predicts; prompts come one by one."""
+    mask = x.get("encoder_attention_mask")
+    text = x["encoder_hidden_states"]
+    words = list(text) if mask is None else [one[own] for one, own in zip(text, mask, strict=True)]
+    out = theirs(list(x["hidden_states"]), (1000 - x["timestep"]) / 1000, words, return_dict=False)[0]
+    return -torch.stack(out)
+
+
 def _flux2(theirs: ModelMixin, x: Inputs) -> Tensor:
     _, _, _, height, width = x["hidden_states"].shape
     one, words = torch.arange(1), torch.arange(x["encoder_hidden_states"].shape[1])
@@ -357,14 +407,24 @@ _FLUX = {
     "in_channels": 16, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
     "joint_attention_dim": 12, "pooled_projection_dim": 10, "axes_dims_rope": (4, 6, 6),
 }  # fmt: skip
+_LONGCAT = {key: value for key, value in _FLUX.items() if key != "pooled_projection_dim"}
 _HUNYUAN = {
     "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2,
     "num_single_layers": 2, "num_refiner_layers": 2, "text_embed_dim": 12, "pooled_projection_dim": 10,
     "rope_axes_dim": (4, 6, 6),
 }  # fmt: skip
+_HUNYUAN15 = {
+    "in_channels": 9, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2,
+    "num_refiner_layers": 2, "text_embed_dim": 12, "text_embed_2_dim": 8, "image_embed_dim": 10,
+    "rope_axes_dim": (4, 6, 6),
+}  # fmt: skip
 _FLUX2 = {
     "in_channels": 16, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
     "joint_attention_dim": 12, "timestep_guidance_channels": 16, "axes_dims_rope": (4, 4, 4, 4),
+}  # fmt: skip
+_Z_IMAGE = {
+    "in_channels": 4, "dim": 32, "n_layers": 2, "n_refiner_layers": 2, "n_heads": 2, "n_kv_heads": 2,
+    "cap_feat_dim": 12, "axes_dims": [4, 6, 6],
 }  # fmt: skip
 _IMAGES = ((1, 4, 4), (1, 6, 10), (1, 2, 14))
 
@@ -451,6 +511,14 @@ MEMBERS = {
         _hunyuan,
         inputs=("mask", "pooled"),
     ),
+    "hunyuan_video15": Member("hunyuan_video15", _HUNYUAN15, _hunyuan15, inputs=("sources",)),
+    "hunyuan_video15-i2v": Member(
+        "hunyuan_video15", _HUNYUAN15 | {"patch_size": 2, "patch_size_t": 2}, _hunyuan15,
+        sizes=((2, 4, 4), (4, 6, 10)), inputs=("sources", "image"),
+    ),
+    "hunyuan_video15-meanflow": Member(
+        "hunyuan_video15", _HUNYUAN15 | {"use_meanflow": True}, _hunyuan15, inputs=("sources", "image", "target")
+    ),
     "latte": Member("latte", _LATTE | {"video_length": 3}, _latte, sizes=((3, 16, 16), (3, 6, 10), (1, 2, 14))),
     "allegro": Member(
         "allegro",
@@ -492,6 +560,11 @@ MEMBERS = {
     ),
     "flux2-dev": Member("flux2", _FLUX2, _flux2, sizes=_IMAGES, inputs=("guidance",)),
     "flux2-klein": Member("flux2", _FLUX2 | {"guidance_embeds": False}, _flux2, sizes=_IMAGES),
+    "longcat_image": Member("longcat_image", _LONGCAT, _longcat_image, sizes=_IMAGES),
+    "z_image": Member("z_image", _Z_IMAGE, _z_image, sizes=((1, 4, 4), (3, 6, 10), (1, 16, 16))),
+    "z_image-filled": Member(
+        "z_image", _Z_IMAGE, _z_image, sizes=((1, 4, 4), (3, 6, 10)), text_tokens=35, inputs=("mask",)
+    ),
 }  # fmt: skip
 
 

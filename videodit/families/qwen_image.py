@@ -1,24 +1,31 @@
-"""Qwen-Image, text to image: a clip of one frame (Qwen Team, "Qwen-Image Technical Report", 2025)."""
+"""Qwen-Image, and Qwen-Image-Edit, which changes pictures: a clip of one frame (Qwen Team, "Qwen-Image Technical
+Report", 2025)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from videodit.control.reference_rules import ReferenceRules
 from videodit.errors import InputError
 from videodit.families import config_from_shapes
 from videodit.families.base import CHANNEL_FIRST, SWAP_HALVES, Family, Published, Rule, block_rules
 from videodit.families.sampling import Sampling, always
 from videodit.families.sizes import QWEN_2_5_VL_7B, WAN_VAE_2_1
 from videodit.json_types import Config, JsonObject
-from videodit.text_spec import TextSpec
+from videodit.text_spec import ReferencesInText, TextSpec
 
 
-def _template() -> str:
+def _template(pipeline: str) -> str:
     """What the language model is told to do with the prompt; diffusers has it, and its weights know no other."""
     from videodit._diffusers import qwen_image_template
 
-    return qwen_image_template()
+    return qwen_image_template(pipeline)
 
 
-_TEMPLATE_TOKENS = 34  # of the template, dropped again
+_TEMPLATE_TOKENS, _EDIT_TEMPLATE_TOKENS = 34, 64  # of the template, dropped again
 
 
 def options(config: Config) -> JsonObject:
@@ -45,6 +52,32 @@ def options(config: Config) -> JsonObject:
     }
 
 
+def _text(pipeline: str, **options: Any) -> TextSpec:
+    return TextSpec(zero_padding=True, hidden_layer=-1, template=partial(_template, pipeline), **options)
+
+
+def _edits(pipeline: str, rules: ReferenceRules, each: str = "") -> Sampling:
+    """How a pipeline changes pictures."""
+
+    def by_config(config: Config) -> Mapping[str, Any]:
+        clean = (config.get("family_config") or {}).get("zero_cond_t")
+        return {"references": replace(rules, timestep=0.0)} if clean else {}
+
+    seen = ReferencesInText(each=each)
+    text = _text(pipeline, max_length=1024, template_tokens=_EDIT_TEMPLATE_TOKENS, references=seen)
+    return replace(_SAMPLING, text=text, references=rules, image_processor="processor", by_config=by_config)
+
+
+_AREA, _READ_AREA = 1024 * 1024, 384 * 384
+_EDIT_RULES = ReferenceRules("edit", most=1, area=_AREA, multiple=32, read_area=_AREA, needed=True)
+_SAMPLING = Sampling(
+    text=_text("QwenImagePipeline", max_length=512, template_tokens=_TEMPLATE_TOKENS),
+    vae="AutoencoderKLQwenImage",
+    defaults=always(1024, 1024, 1, 1.0, 50, 4.0),
+    images=True,
+    sigmas="to_last_step",
+    keeps_norm=True,
+)
 _BLOCK = "transformer_blocks.{n}"
 
 FAMILY = Family(
@@ -69,29 +102,31 @@ FAMILY = Family(
     ),
     config_from_shapes=config_from_shapes.qwen_image,
     sampling={
-        "QwenImagePipeline": Sampling(
-            text=TextSpec(
-                max_length=512,
-                zero_padding=True,
-                hidden_layer=-1,
-                template=_template,
-                template_tokens=_TEMPLATE_TOKENS,
-            ),
-            vae="AutoencoderKLQwenImage",
-            defaults=always(1024, 1024, 1, 1.0, 50, 4.0),
-            images=True,
-            sigmas="to_last_step",
-            keeps_norm=True,
-        )
+        "QwenImagePipeline": _SAMPLING,
+        "QwenImageEditPipeline": _edits("QwenImageEditPipeline", _EDIT_RULES),
+        "QwenImageEditPlusPipeline": _edits(
+            "QwenImageEditPlusPipeline",
+            replace(_EDIT_RULES, most=4, read_area=_READ_AREA),
+            each="Picture {}: <|vision_start|><|image_pad|><|vision_end|>",
+        ),
     },
     required={
         "guidance_embeds": False,
-        "zero_cond_t": False,  # of models that edit pictures
         "use_additional_t_cond": False,  # of models of several layers
         "use_layer3d_rope": False,
     },
     published={
         name: Published(f"Qwen/{name}", {}, 20_430_401_088, QWEN_2_5_VL_7B + WAN_VAE_2_1, makes="pictures")
         for name in ("Qwen-Image", "Qwen-Image-2512")
+    }
+    | {
+        name: Published(
+            f"Qwen/{name}", config, 20_430_401_088, QWEN_2_5_VL_7B + WAN_VAE_2_1, takes=takes, makes="pictures"
+        )
+        for name, config, takes in (
+            ("Qwen-Image-Edit", {}, "text, a picture to change"),
+            ("Qwen-Image-Edit-2509", {}, "text, pictures"),
+            ("Qwen-Image-Edit-2511", {"zero_cond_t": True}, "text, pictures"),
+        )
     },
 )

@@ -126,7 +126,7 @@ def recognise(
                 )  # what it divides
                 continue
             seen.append((family, layout, parts))
-            for theirs in _configs(family, parts, bare, config):
+            for theirs in _configs(family, parts, config):
                 misfit, native = _compare(family, layout, parts, theirs, make, where)
                 if misfit is None:
                     parts = {key: part._replace(stored=stored[part.stored]) for key, part in parts.items()}
@@ -153,19 +153,27 @@ def _parts(family: Family, layout: str, bare: Shapes) -> dict[str, Part]:
     return parts
 
 
-def _configs(family: Family, parts: Mapping[str, Part], bare: Shapes, config: Config | None) -> Iterator[Config]:
+def _shapes(parts: Mapping[str, Part]) -> dict[str, list[int]]:
+    return {name: part.shape for name, part in parts.items()}
+
+
+def _total(parts: Mapping[str, Part]) -> int:
+    """How many weights there are."""
+    return sum(math.prod(part.shape) for part in parts.values())
+
+
+def _configs(family: Family, parts: Mapping[str, Part], config: Config | None) -> Iterator[Config]:
     """diffusers' configs that a file's may be."""
     if config is not None:
         yield config
         return
-    sizes = {name: part.shape for name, part in parts.items()}
-    total = sum(math.prod(shape) for shape in sizes.values())
+    total = _total(parts)
     known = [one.config for one in family.published.values() if one.parameters == total]
     if family.config_from_shapes is None:
         yield from known
         return
     try:
-        read = family.config_from_shapes(sizes)
+        read = family.config_from_shapes(_shapes(parts))
     except _UNREAD:
         return
     if known:  # they know what shapes do not tell
@@ -195,7 +203,7 @@ def _unread(family: Family, parts: Mapping[str, Part]) -> str | None:
     """What a family's config could not be read from; ``None`` where no config of it is read."""
     try:
         if family.config_from_shapes is not None:
-            family.config_from_shapes({name: part.shape for name, part in parts.items()})
+            family.config_from_shapes(_shapes(parts))
     except KeyError as error:
         return f"lacks {error.args[0]}"
     except _UNREAD as error:
@@ -264,7 +272,7 @@ def _nearest(misfits: list[_Misfit], where: object, first: str) -> str:
 
 def _published(parts: Mapping[str, Part]) -> list[str]:
     """Titles of the published checkpoints of all families that have as many weights, under the same names."""
-    total = sum(math.prod(part.shape) for part in parts.values())
+    total = _total(parts)
     return [
         title
         for family in FAMILIES.values()
@@ -278,10 +286,9 @@ def _same_names(family: Family, parts: Mapping[str, Part]) -> bool:
     if family.config_from_shapes is None:
         return True
     try:
-        family.config_from_shapes({name: part.shape for name, part in parts.items()})
+        family.config_from_shapes(_shapes(parts))
     except _UNREAD:
-        # A SkyReels-V2 that is not told the rate is a Wan by its tensors.
-        return family.name == "skyreels_v2" and _same_names(FAMILIES["wan"], parts)
+        return family.tensors_of is not None and _same_names(FAMILIES[family.tensors_of], parts)
     return True
 
 

@@ -65,6 +65,7 @@ FAMILY = replace(
     ),
     original=ORIGINAL,
     config_from_shapes=config_from_shapes.skyreels,
+    tensors_of="wan",
     sampling={
         "SkyReelsV2Pipeline": _SAMPLING,
         "SkyReelsV2DiffusionForcingPipeline": _FORCING,

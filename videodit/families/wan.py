@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from videodit.control.reference_rules import ReferenceRules
 from videodit.errors import InputError
 from videodit.families import config_from_shapes
 from videodit.families.base import (
@@ -22,6 +23,7 @@ RULES = (
     Rule("control_embedder.proj.{rest}", "control_adapter.conv.{rest}"),
     Rule("control_embedder.conv1.{rest}", "control_adapter.residual_blocks.0.conv1.{rest}"),
     Rule("control_embedder.conv2.{rest}", "control_adapter.residual_blocks.0.conv2.{rest}"),
+    Rule("reference_embedder.proj.{rest}", "ref_conv.{rest}"),
     Rule("time_embedder.{rest}", "condition_embedder.time_embedder.{rest}"),
     Rule("time_proj.{rest}", "condition_embedder.time_proj.{rest}"),
     Rule("text_embedder.{rest}", "condition_embedder.text_embedder.{rest}"),
@@ -39,6 +41,8 @@ _SAME = (
 
 _ADAPTER = ("add_control_adapter", "in_dim_control_adapter", "downscale_factor_control_adapter")
 """Entries of VideoX-Fun's: a camera's rays, their channels at the size of pixels, and pixels a latent."""
+_LEAD = ("add_ref_conv", "in_dim_ref_conv")
+"""Likewise: a reference picture as one more frame in front, and its latent channels."""
 
 
 def options(config: Config) -> JsonObject:
@@ -51,6 +55,9 @@ def options(config: Config) -> JsonObject:
     if config.get(_ADAPTER[0]):
         channels, factor = (config.get(name, value) for name, value in zip(_ADAPTER[1:], (24, 8), strict=True))
         own["block_options"] = {"patch_control": channels * factor**2}
+    if config.get(_LEAD[0]):
+        channels = config.get(_LEAD[1], config["out_channels"])
+        own["block_options"] = own.get("block_options", {}) | {"reference_patch": channels}
     return {name: config[name] for name in _SAME} | {"image_tokens": config["pos_embed_seq_len"]} | own
 
 
@@ -89,7 +96,7 @@ ORIGINAL = Original(
 
 # Padding is zero and attended to, as in training.
 TEXT = TextSpec(max_length=512, padding="max_length", clean="whitespace", zero_padding=True, model_mask=False)
-_LATENT_CHANNELS_OF_2_2 = 48
+_LATENT_CHANNELS_OF_2_2, _MASK = 48, 4
 
 
 def _defaults(config: Config) -> JsonObject:
@@ -100,10 +107,16 @@ def _defaults(config: Config) -> JsonObject:
     return always(480, 832, 81, 16.0, 50, 5.0)(config)
 
 
-def _of_camera(config: Config) -> JsonObject:
-    """Fun-Control-Camera sees its control by other layers than those of its latents."""
-    steered = (config.get("block_options") or {}).get("patch_control")
-    return {"image_condition": ("latents", "image")} if steered else {}
+def _of_fun(config: Config) -> JsonObject:
+    """Fun-Control-Camera sees its control by other layers than those of its latents; Wan 2.2 sees which frames are
+    given; and some have a layer for a reference picture."""
+    layers, latents = config.get("block_options") or {}, config.get("out_channels") or config["in_channels"]
+    found: JsonObject = {"references": ReferenceRules("lead")} if layers.get("reference_patch") else {}
+    if layers.get("patch_control"):
+        return found | {"image_condition": ("latents", "image")}
+    if config["in_channels"] == 3 * latents + _MASK:
+        return found | {"image_condition": ("latents", "control", "mask4", "frames")}
+    return found
 
 
 FAMILY = Family(
@@ -116,7 +129,7 @@ FAMILY = Family(
     ignored="norm_added_q|^vace_",  # the one is in some files, and used by nobody; the other is a control branch
     branch="vace_",
     ignored_entries=("vace_layers", "vace_in_channels"),
-    further_entries=_ADAPTER,
+    further_entries=_ADAPTER + _LEAD,
     aliases=("WanVACETransformer3DModel",),
     pipeline_aliases={"WanVACEPipeline": "WanPipeline"},
     original=ORIGINAL,
@@ -133,7 +146,7 @@ FAMILY = Family(
             vae="AutoencoderKLWan",
             defaults=_defaults,
             image_condition=("latents", "control", "image"),
-            by_config=_of_camera,
+            by_config=_of_fun,
         ),
         "LucyEditPipeline": Sampling(
             text=TEXT,

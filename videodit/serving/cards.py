@@ -10,6 +10,7 @@ from typing import Any
 
 from videodit.configs import read_json
 from videodit.control.branch_spec import BranchSpec
+from videodit.control.reference_rules import ReferenceRules
 from videodit.errors import VideoDiTError
 from videodit.json_types import JsonObject
 from videodit.pipelines.branches import branch_hash, branch_specs
@@ -94,7 +95,7 @@ class Card:
             **{**geometry, "vae_stride": Size3D(*geometry["vae_stride"]), "patch": Size3D(*geometry["patch"])}
         )
         spec["channels"] = tuple(spec["channels"])
-        spec["reference_sizes"] = tuple(map(tuple, spec.get("reference_sizes", ())))
+        spec["references"] = ReferenceRules.from_json(spec["references"])
         spec["branches"] = tuple(
             BranchSpec(**{**branch, "kinds": tuple(branch["kinds"])}) for branch in spec["branches"]
         )

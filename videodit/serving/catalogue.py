@@ -12,6 +12,7 @@ from videodit.json_types import JsonObject
 from videodit.serving.cards import Card
 from videodit.serving.control_fields import is_derivable
 from videodit.serving.documented import ERRORS, LoRAList, ModelAnswer, ModelList, Vocabulary
+from videodit.serving.reference_fields import as_fields
 from videodit.serving.state import ServerState, owner_of, state_of
 
 router = APIRouter(prefix="/v1", responses=ERRORS, dependencies=[Depends(owner_of)])
@@ -58,6 +59,7 @@ def as_model(card: Card, state: ServerState) -> JsonObject:
             "prompt_syntax": state.config.prompt_syntax,
         },
         "control": _controls(card),
+        "references": as_fields(spec),
         "sizes": {
             "width_step": stride.w * patch.w,
             "height_step": stride.h * patch.h,

@@ -12,6 +12,7 @@ from typing import Any
 from videodit.errors import InputError
 from videodit.limits import DEFAULT_LIMITS, Limits
 from videodit.pipelines.request import ControlModel
+from videodit.serving.child import ChildLimits
 
 LEASE = 30.0
 """Seconds after which a worker that gives no sign of life has lost its job; it gives four in that time."""
@@ -88,6 +89,16 @@ class ServerLimits:
             value = getattr(self, one.name)
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"the limit {one.name} is {value!r}; it must be a whole number of at least 1")
+
+    @property
+    def of_inspection(self) -> ChildLimits:
+        """Of the process that looks at an upload."""
+        return ChildLimits(self.inspect_seconds, self.inspect_bytes)
+
+    @property
+    def of_controls(self) -> ChildLimits:
+        """Of the process that derives controls."""
+        return ChildLimits(self.control_seconds, self.control_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)

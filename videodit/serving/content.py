@@ -53,7 +53,7 @@ async def content(
     name, media = _FILES[variant]
     folder = state.data.job(job.id)
     path = folder / name
-    if job.state == "completed":
+    if job.state == "completed" and state.data.outputs is not None:
         await asyncio.to_thread(state.data.fetch, job.id, CLIP)
     if job.state != "completed" or not (folder / CLIP).is_file():
         why = f"it is {job.state}" if job.state != "completed" else "its file was removed"

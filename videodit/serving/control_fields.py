@@ -14,10 +14,9 @@ from videodit.control.drawn import MOST
 from videodit.control.kinds import KINDS
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
-from videodit.serving.fields import Fields, Number, OptionalSource, blank_is_none, json_text, scalar
+from videodit.serving.fields import Fields, Number, OptionalSource, blank_is_none, json_text, scalar, with_source
 
 MOST_CONTROLS = 8
-_OWN = ("id", "file_id")  # of a clip or a picture that is a control as it is
 
 
 def _as_control(value: Any) -> Any:
@@ -25,13 +24,7 @@ def _as_control(value: Any) -> Any:
     value = json_text(value)
     if isinstance(value, list):
         return {"data": value}
-    if isinstance(value, dict) and any(isinstance(value.get(name), str) for name in _OWN):
-        own = {name: value[name] for name in _OWN if name in value}
-        rest = {name: one for name, one in value.items() if name not in own}
-        if "source" in rest:
-            raise ValueError("it has id and source, which are the same; send one of them")
-        return rest | {"source": own}
-    return value
+    return with_source(value) if isinstance(value, dict) else value
 
 
 def _weight(value: Any) -> Any:

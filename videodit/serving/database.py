@@ -13,6 +13,7 @@ from typing import Any
 
 from videodit.errors import InputError
 from videodit.serving.finding import folded, searched
+from videodit.serving.first_tables import FIRST_TABLES
 from videodit.serving.postgres import PostgresConnection, is_url
 from videodit.serving.records import Job
 from videodit.serving.unavailable import StoreUnavailable
@@ -21,70 +22,11 @@ _OLDEST = (3, 35)  # UPDATE … RETURNING
 _BUSY_SECONDS = 10.0
 
 MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-    INSERT INTO counters VALUES ('revision', 0), ('forgotten', 0);
-    CREATE TABLE jobs (
-        id TEXT PRIMARY KEY,
-        owner TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        parent TEXT,
-        model TEXT NOT NULL,
-        request TEXT NOT NULL,
-        extra TEXT NOT NULL,
-        settings TEXT NOT NULL,
-        notices TEXT NOT NULL,
-        state TEXT NOT NULL CHECK (state IN ('queued', 'in_progress', 'completed', 'failed')),
-        position REAL NOT NULL,
-        paused INTEGER NOT NULL,
-        cancel TEXT CHECK (cancel IN ('drop', 'keep')),
-        cancelled_at REAL,
-        worker TEXT,
-        attempts INTEGER NOT NULL,
-        beats INTEGER NOT NULL,
-        stage TEXT,
-        step INTEGER NOT NULL,
-        steps INTEGER NOT NULL,
-        seconds_left REAL,
-        preview INTEGER NOT NULL,
-        error TEXT,
-        output TEXT,
-        recipe TEXT,
-        favourite INTEGER NOT NULL,
-        binned REAL,
-        created REAL NOT NULL,
-        started REAL,
-        finished REAL,
-        expires REAL,
-        removed REAL,
-        deleted REAL,
-        revision INTEGER NOT NULL
-    );
+    FIRST_TABLES.format(real="REAL", whole="INTEGER", name="TEXT", by_key=" WITHOUT ROWID")
+    + """
     CREATE INDEX jobs_queue ON jobs (state, position);
     CREATE INDEX jobs_owner ON jobs (owner, created, id);
     CREATE UNIQUE INDEX jobs_revision ON jobs (revision);
-    CREATE TABLE uploads (
-        id TEXT PRIMARY KEY,
-        owner TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        bytes INTEGER NOT NULL,
-        info TEXT NOT NULL,
-        created REAL NOT NULL,
-        expires REAL NOT NULL
-    );
-    CREATE TABLE models (name TEXT PRIMARY KEY, card TEXT, problem TEXT);
-    CREATE TABLE workers (name TEXT PRIMARY KEY, state TEXT NOT NULL, facts TEXT);
-    CREATE TABLE keys (name TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, created REAL NOT NULL, options TEXT NOT NULL);
-    CREATE TABLE sessions (hash TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL) WITHOUT ROWID;
-    CREATE TABLE answers (
-        owner TEXT NOT NULL,
-        key TEXT NOT NULL,
-        fingerprint TEXT NOT NULL,
-        job TEXT NOT NULL,
-        created REAL NOT NULL,
-        PRIMARY KEY (owner, key)
-    );
-    CREATE TABLE watchers (name TEXT PRIMARY KEY, until REAL NOT NULL);
     """,
     # What is asked for with each request is answered from these alone, without the jobs' long rows.
     """
@@ -95,6 +37,8 @@ MIGRATIONS: tuple[str, ...] = (
     # Cards of another form: each worker publishes them anew as it starts.
     "DELETE FROM models;",
     # And again: cards say which control branches go with a model.
+    "DELETE FROM models;",
+    # And again: they say by which rules a model takes references.
     "DELETE FROM models;",
 )
 """Scripts that bring a file from one format to the next; ``PRAGMA user_version`` counts those that were run.

@@ -82,7 +82,7 @@ def _seconds(job: Job, spec: ModelSpec, parameters: int, made: list[Job]) -> flo
 
 
 def _slots(job: Job) -> set[str]:
-    """What a job is controlled by: each branch is work beside the model's."""
+    """What a job is controlled by: each branch is work beside the model's; tokens of references are counted."""
     return set(job.request.get("control") or {})
 
 

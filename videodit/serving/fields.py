@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
+_IDS = ("id", "file_id")
 SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 
 
@@ -38,6 +39,20 @@ def json_text(value: Any) -> Any:
         raise ValueError("it is neither fields with brackets nor JSON") from None
 
 
+def with_source(value: dict[str, Any]) -> dict[str, Any]:
+    """``{"id": …}`` with what else is said of a medium stands for that with ``{"source": {"id": …}}``.
+
+    Raises:
+        ValueError: it has both.
+    """
+    if not any(isinstance(value.get(name), str) for name in _IDS):
+        return value
+    rest = {name: one for name, one in value.items() if name not in _IDS}
+    if "source" in rest:
+        raise ValueError("it has id and source, which are the same; send one of them")
+    return rest | {"source": {name: value[name] for name in _IDS if name in value}}
+
+
 Number = Annotated[float | None, BeforeValidator(scalar)]
 Whole = Annotated[int | None, BeforeValidator(scalar)]
 Size = Annotated[Annotated[str, Field(pattern=f"^{SIZE.pattern}$")] | None, BeforeValidator(blank_is_none)]
@@ -53,7 +68,7 @@ class Fields(BaseModel):
 class SourceReference(Fields):
     """A file that was sent before, to ``/v1/uploads``, or a finished clip of the same key."""
 
-    id: str = Field(max_length=64, validation_alias=AliasChoices("id", "file_id"))
+    id: str = Field(max_length=64, validation_alias=AliasChoices(*_IDS))
 
 
 Source = Annotated[SourceReference, BeforeValidator(json_text)]

@@ -15,7 +15,8 @@ from videodit.errors import InputError
 from videodit.pipelines.request import ControlModel, Inputs, LoRARequest, Request
 from videodit.prompt_reader import UNKNOWN
 from videodit.serving.cards import Card, with_controls
-from videodit.serving.child import DEFAULT_CHILD_LIMITS, ChildLimits
+from videodit.serving.child import ChildLimits
+from videodit.serving.config import ServerLimits
 from videodit.serving.controlling import place_in_child
 from videodit.serving.pictures import Pictures
 from videodit.serving.planned import settings_of
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 WINDOWS = "windows"
 """Name in a job's folder: the latents of finished windows of a long clip in the making."""
+
+_CONTROL_LIMITS = ServerLimits().of_controls
 
 
 class Stopped(Exception):
@@ -92,7 +95,7 @@ class Models:
         *,
         device: str | None = None,
         dtype: str | None = None,
-        control_limits: ChildLimits = DEFAULT_CHILD_LIMITS,
+        control_limits: ChildLimits = _CONTROL_LIMITS,
     ) -> None:
         self.models, self.loras, self.controls = dict(models), dict(loras or {}), tuple(controls)
         self.control_limits = control_limits
@@ -119,6 +122,22 @@ class Models:
             self._folders[name] = replace(found, name=name)  # recipes have the name that clients know
         return self._folders[name]
 
+    def _add_controls(self, pipe: VideoDiTPipeline, names: Collection[str]) -> None:
+        """Load control branches that are not there. They stay in the order in which they are registered, by which one
+        is chosen among several that take the same.
+
+        Raises:
+            InputError: one that does not fit the model.
+        """
+        loaded = set(pipe.controls)
+        wanted = [one for one in self.controls if one.name in loaded or one.name in names]
+        new = next((i for i, one in enumerate(wanted) if one.name not in loaded), len(wanted))
+        for branch in wanted[new:]:
+            if branch.name in loaded:
+                pipe.remove_control(branch.name)
+        for branch in wanted[new:]:
+            pipe.add_control(branch.name, branch.source, branch.source_2)
+
     def spec(self, name: str) -> ModelSpec:
         """What planning needs to know of a model, with the control branches that go with it.
 
@@ -129,6 +148,31 @@ class Models:
             found = self.folder(name)
             self._specs[name] = with_controls(Card(name, found.spec), found.path, self.controls).spec
         return self._specs[name]
+
+    def branches_for(self, name: str, control: Mapping[str, Any]) -> set[str]:
+        """Names of the control branches that a job needs; a model's own channels are no branch.
+
+        Args:
+            name: of the model.
+            control: of the job's request.
+
+        Raises:
+            InputError: no branch of this worker takes one of the controls, or this worker cannot read it.
+        """
+        try:
+            said = Request.from_json({"control": control}).control
+            named = {one.branch.name for one in check_controls(said, self.spec(name).takers)}
+        except InputError as error:
+            found = self.folder(name)
+            facts = with_controls(Card(name, found.spec), found.path, self.controls).controls or {}
+            broken = [f"{branch} ({about['error']})" for branch, about in facts.items() if "error" in about]
+            usable = ", ".join(branch for branch, about in facts.items() if "error" not in about) or "none"
+            bad = f", and cannot use {', '.join(broken)}" if broken else ""
+            raise InputError(
+                f"{error}; this worker knows the control branches {usable}{bad}: its operator names others with "
+                "--control-model, or control= on Ray, and has their files on its machine"
+            ) from None
+        return named & {one.name for one in self.controls}
 
     def pipeline(
         self,
@@ -158,9 +202,7 @@ class Models:
         if self._pipe is None or self._loaded != name or slower:
             self._pipe, self._loaded, self._with = None, None, ()
             self._pipe, self._loaded, self._acceleration = self._load(name), name, None
-        for branch in self.controls:
-            if branch.name in controls and branch.name not in self._pipe.controls:
-                self._pipe.add_control(branch.name, branch.source, branch.source_2)
+        self._add_controls(self._pipe, controls)
         if acceleration is not None and acceleration != self._acceleration:
             self._pipe.accelerate(acceleration)
             self._acceleration = acceleration
@@ -217,9 +259,12 @@ def make(job: Job, folder: Path, models: Models, upload: Callable[[str], Path], 
     teller("loading")
     asked, controls = job.request, set[str]()
     if asked.get("control"):
-        said = Request.from_json({"control": asked["control"]}).control
-        named = {one.branch.name for one in check_controls(said, models.spec(job.model).takers)}
-        controls = named & {one.name for one in models.controls}  # the model's own channels are no branch
+        controls = models.branches_for(job.model, asked["control"])
+    if asked.get("references"):
+        names = ("references", "reference_layout")
+        said = Request.from_json({name: asked[name] for name in names if name in asked})
+        seen = models.spec(job.model).check_references(said.references, said.reference_layout)
+        controls |= {seen.branch.name} if seen is not None and seen.branch is not None else set()
     pipe = models.pipeline(job.model, acceleration=asked.get("acceleration"), loras=_loras(job), controls=controls)
     teller("planning")
     spec = replace(models.folder(job.model).spec, branches=pipe.spec.branches)

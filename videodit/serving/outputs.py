@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from videodit.errors import InputError
+from videodit.files import replacing
 
 _TRIES = 4
 _PAUSE = 0.5  # seconds before the second try; twice as long before each further one
@@ -75,11 +76,9 @@ class Outputs:
             OSError: it cannot be done.
         """
         for source in self._try(lambda: self._listed(id)):
-            target = folder / source.rpartition("/")[2]
-            passing = target.with_name(f".{target.name}.{os.getpid()}")
             folder.mkdir(parents=True, exist_ok=True)
-            self._try(lambda source=source, passing=passing: self._store.get_file(source, str(passing)))  # type: ignore[misc]
-            passing.replace(target)
+            with replacing(folder / source.rpartition("/")[2], lasting=False) as passing:
+                self._try(lambda source=source, passing=passing: self._store.get_file(source, str(passing)))  # type: ignore[misc]
 
     def remove(self, id: str) -> None:
         """Remove the files of a job; what fails is logged."""

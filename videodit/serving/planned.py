@@ -27,6 +27,6 @@ def settings_of(planned: Plan, seed: int | None, steps: int | None = None) -> Js
         "guidance_scale": planned.guidance_scale,
         "seed": seed,
         "forwards": planned.forwards(taken),
-        "tokens": planned.window_tokens,
+        "tokens": planned.forward_tokens,
         "windows": len(planned.spans),
     }

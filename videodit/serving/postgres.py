@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from videodit.errors import InputError
+from videodit.serving.first_tables import FIRST_TABLES
 from videodit.serving.unavailable import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -23,76 +24,12 @@ _LOCK = 0x76696465  # any number that is always the same: who writes holds it, o
 _WAIT_SECONDS = 10
 
 MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL);
-    INSERT INTO counters VALUES ('revision', 0), ('forgotten', 0);
-    CREATE TABLE jobs (
-        id TEXT COLLATE "C" PRIMARY KEY,
-        owner TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        parent TEXT,
-        model TEXT NOT NULL,
-        request TEXT NOT NULL,
-        extra TEXT NOT NULL,
-        settings TEXT NOT NULL,
-        notices TEXT NOT NULL,
-        state TEXT NOT NULL CHECK (state IN ('queued', 'in_progress', 'completed', 'failed')),
-        position DOUBLE PRECISION NOT NULL,
-        paused INTEGER NOT NULL,
-        cancel TEXT CHECK (cancel IN ('drop', 'keep')),
-        cancelled_at DOUBLE PRECISION,
-        worker TEXT,
-        attempts INTEGER NOT NULL,
-        beats INTEGER NOT NULL,
-        stage TEXT,
-        step INTEGER NOT NULL,
-        steps INTEGER NOT NULL,
-        seconds_left DOUBLE PRECISION,
-        preview INTEGER NOT NULL,
-        error TEXT,
-        output TEXT,
-        recipe TEXT,
-        favourite INTEGER NOT NULL,
-        binned DOUBLE PRECISION,
-        created DOUBLE PRECISION NOT NULL,
-        started DOUBLE PRECISION,
-        finished DOUBLE PRECISION,
-        expires DOUBLE PRECISION,
-        removed DOUBLE PRECISION,
-        deleted DOUBLE PRECISION,
-        revision BIGINT NOT NULL
-    );
+    FIRST_TABLES.format(real="DOUBLE PRECISION", whole="BIGINT", name='TEXT COLLATE "C"', by_key="")
+    + """
     CREATE INDEX jobs_queue ON jobs (state, position, paused, deleted, owner);
     CREATE INDEX jobs_owner ON jobs (owner, created, id);
     CREATE INDEX jobs_revision ON jobs (revision);
     CREATE INDEX jobs_room ON jobs (owner) WHERE output IS NOT NULL AND removed IS NULL AND deleted IS NULL;
-    CREATE TABLE uploads (
-        id TEXT PRIMARY KEY,
-        owner TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        bytes BIGINT NOT NULL,
-        info TEXT NOT NULL,
-        created DOUBLE PRECISION NOT NULL,
-        expires DOUBLE PRECISION NOT NULL
-    );
-    CREATE TABLE models (name TEXT PRIMARY KEY, card TEXT, problem TEXT);
-    CREATE TABLE workers (name TEXT PRIMARY KEY, state TEXT NOT NULL, facts TEXT);
-    CREATE TABLE keys (
-        name TEXT COLLATE "C" PRIMARY KEY,
-        hash TEXT NOT NULL UNIQUE,
-        created DOUBLE PRECISION NOT NULL,
-        options TEXT NOT NULL
-    );
-    CREATE TABLE sessions (hash TEXT PRIMARY KEY, owner TEXT NOT NULL, expires DOUBLE PRECISION NOT NULL);
-    CREATE TABLE answers (
-        owner TEXT NOT NULL,
-        key TEXT NOT NULL,
-        fingerprint TEXT NOT NULL,
-        job TEXT NOT NULL,
-        created DOUBLE PRECISION NOT NULL,
-        PRIMARY KEY (owner, key)
-    );
-    CREATE TABLE watchers (name TEXT PRIMARY KEY, until DOUBLE PRECISION NOT NULL);
     CREATE FUNCTION instr(TEXT, TEXT) RETURNS INTEGER LANGUAGE sql IMMUTABLE AS
         'SELECT strpos($1, $2)';
     CREATE FUNCTION as_json(TEXT) RETURNS JSONB LANGUAGE sql IMMUTABLE AS
@@ -111,6 +48,8 @@ MIGRATIONS: tuple[str, ...] = (
             concat('steps=', planned ->> 'steps'), texts_in(asked -> 'loras')))
         FROM (SELECT as_json($1) AS asked, as_json($2) AS planned) AS both_of_them$body$;
     """,
+    # Cards of another form: they say by which rules a model takes references.
+    "DELETE FROM models;",
 )
 """Scripts that bring a database from one format to the next; the table ``format`` has the number of those run."""
 

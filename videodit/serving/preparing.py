@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass
 
 from videodit.control.control import MEDIA, CheckedControl
+from videodit.control.references import CheckedReferences
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
 from videodit.pipelines import clip_requests
@@ -23,6 +24,7 @@ from videodit.serving.control_fields import check_control
 from videodit.serving.errors import APIError, not_found
 from videodit.serving.planned import settings_of
 from videodit.serving.records import Job, Kind, Upload, is_id, new_id
+from videodit.serving.reference_fields import reference_tokens
 from videodit.serving.requests import (
     Common,
     CreateVideo,
@@ -35,7 +37,7 @@ from videodit.serving.requests import (
     parsed,
     with_defaults,
 )
-from videodit.serving.sources import original_file, source_file
+from videodit.serving.sources import has_clip, original_file, source_file
 from videodit.serving.state import ServerState
 
 TASKS: dict[str, type[Common]] = {"create": CreateVideo, "edit": EditVideo, "extension": ExtendVideo}
@@ -112,9 +114,13 @@ def new_job(
         request = asked.as_request(card.name)
         _check_loras(request, card, state)
         checked = _check_control(request, card)
+        references = _check_references(request, card)
         request = _read_syntax(request, state)
         planned, told = _planned(asked, request, sources, card)
-        settings, notices = plan_request(planned, card, state)
+        settings, notices = _plan_request(planned, card)
+        if references is not None:
+            settings = _with_tokens(settings, references, sources, card)
+        state.check_limits(settings)
         _check_lengths(checked, sources, settings)
     except RequestError as error:
         raise APIError(400, str(error), code="invalid_value", param=error.param) from None
@@ -154,7 +160,7 @@ def remixed(job: Job, body: JsonObject) -> JsonObject:
     return merged(job.extra.get("body", {}), sent) | {"task": job.extra.get("task", "create")}
 
 
-def plan_request(request: ClipRequest, card: Card, state: ServerState) -> tuple[JsonObject, list[str]]:
+def _plan_request(request: ClipRequest, card: Card) -> tuple[JsonObject, list[str]]:
     """Check a request by the model's card, without reading media.
 
     Returns:
@@ -162,7 +168,6 @@ def plan_request(request: ClipRequest, card: Card, state: ServerState) -> tuple[
 
     Raises:
         InputError: what cannot be made.
-        APIError: what is above a limit.
     """
     if any(is_blank(text) for text in request.texts[:1]):
         raise RequestError("prompt", "the prompt is empty; say what the clip should show")
@@ -171,9 +176,7 @@ def plan_request(request: ClipRequest, card: Card, state: ServerState) -> tuple[
     taken = planned.num_inference_steps
     if edit is not None:
         taken = edit_steps(taken, edit_strength(edit, sees_clip=card.spec.sees_clip))
-    settings = settings_of(planned, request.seed, taken)
-    state.check_limits(settings)
-    return settings, planned.notices
+    return settings_of(planned, request.seed, taken), planned.notices
 
 
 def word_notices(text: str, card: Card) -> list[str]:
@@ -203,7 +206,7 @@ def find_source(id: str, owner: str, state: ServerState, before: Job | None = No
         prompt = (upload_recipe(upload) or {}).get("prompt")
         return Source(id, upload.kind, _numbers(upload.info), prompt if isinstance(prompt, str) else None)
     job = state.store.get(id, owner) if is_id(id, "video") else None
-    if job is not None and job.state == "completed" and original_file(state.data, id).is_file():
+    if job is not None and has_clip(state.data, job):
         prompt = job.request.get("prompt")
         return Source(id, "clip", _numbers(job.output or {}), prompt if isinstance(prompt, str) else None)
     kept = {} if before is None else before.extra.get("sources", {})
@@ -370,6 +373,37 @@ def _check_control(request: ClipRequest, card: Card) -> list[CheckedControl]:
         return check_control(request.control, card.spec.takers, card.name)
     except InputError as error:
         raise RequestError("control", str(error)) from None
+
+
+def _check_references(request: ClipRequest, card: Card) -> CheckedReferences | None:
+    """See that a model takes the references of a request.
+
+    Raises:
+        APIError: nobody knows yet whether a branch takes them.
+        RequestError: it does not.
+    """
+    if request.references and card.controls is None and card.spec.references is None and not request.reference_layout:
+        why = f"which references the model {card.name!r} takes is not known yet: its worker is starting"
+        raise APIError(503, why, code="model_not_ready", headers={"Retry-After": "1"})
+    try:
+        return card.spec.check_references(request.references, request.reference_layout)
+    except InputError as error:
+        raise RequestError("references", str(error)) from None
+
+
+def _with_tokens(
+    settings: JsonObject, references: CheckedReferences, sources: dict[str, Source], card: Card
+) -> JsonObject:
+    """Settings of a job with the tokens of its references among its own.
+
+    Raises:
+        RequestError: a reference that the model does not take.
+    """
+    try:
+        more = reference_tokens(references, sources, card.spec, settings)
+    except InputError as error:
+        raise RequestError("references", str(error)) from None
+    return settings | {"tokens": settings["tokens"] + more}
 
 
 def _check_lengths(checked: list[CheckedControl], sources: dict[str, Source], settings: JsonObject) -> None:

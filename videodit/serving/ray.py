@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from videodit.errors import InputError
-from videodit.serving.config import BUNDLED_CONTROLS, LEASE, ServerConfig, ServerLimits, named_sources, raised_limits
+from videodit.serving.config import LEASE, ServerConfig, ServerLimits, named_sources, raised_limits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
     from videodit.limits import Limits
+    from videodit.pipelines.request import ControlModel
+    from videodit.serving.child import ChildLimits
     from videodit.serving.remote_worker import RemoteWorker
 
 JOBS = "videodit_jobs"
@@ -49,6 +51,8 @@ class RayArguments(BaseModel):
         outputs: see :class:`ServerConfig`; the web process writes there.
         model: models with commas between them, each ``NAME=SOURCE`` or a source. Each node needs their files.
         lora: LoRAs in the same way.
+        control: control branches that requests may use beside the bundled ones, with commas between them, each as of
+            ``--control-model``: ``NAME=FOLDER``, and ``NAME=FOLDER@2`` for a second expert. Nodes need their files.
         dtype: to compute in.
         limit: limits with commas between them, such as ``queue=20,frames=81``.
         host: where the web process can be reached from, as of `videodit serve`: with another address than this
@@ -74,6 +78,7 @@ class RayArguments(BaseModel):
     outputs: str | None = None
     model: str = "mini"
     lora: str = ""
+    control: str = ""
     dtype: str | None = None
     limit: str = ""
     host: str = "0.0.0.0"
@@ -96,6 +101,7 @@ class RayArguments(BaseModel):
             InputError: a value that is none, or several heads without a database.
         """
         from videodit.limits import current_limits
+        from videodit.pipelines.branches import named_branches
 
         if self.heads > 1 and self.database is None:
             raise InputError(f"heads is {self.heads}; several share their jobs in a database: database=postgresql://…")
@@ -110,6 +116,7 @@ class RayArguments(BaseModel):
             names=tuple(_parts(self.allow_host)),
             models=named_sources(_parts(self.model)),
             loras=named_sources(_parts(self.lora)),
+            controls=named_branches(_parts(self.control), "control"),
             devices=(),
             dtype=self.dtype,
             limits=limits,
@@ -127,12 +134,23 @@ class RayWorker:
         key: of its workers.
         models: by name.
         loras: by name.
+        controls: control branches.
         dtype: to compute in.
         media: what one file may ask for.
+        control_limits: of the process that derives controls.
     """
 
     def __init__(
-        self, url: str, key: str, models: dict[str, str], loras: dict[str, str], dtype: str | None, media: Limits
+        self,
+        url: str,
+        key: str,
+        *,
+        models: dict[str, str],
+        loras: dict[str, str],
+        controls: tuple[ControlModel, ...],
+        dtype: str | None,
+        media: Limits,
+        control_limits: ChildLimits,
     ) -> None:
         from videodit.serving.making import Models
         from videodit.serving.remote_store import RemoteStore
@@ -140,7 +158,7 @@ class RayWorker:
 
         self._scratch = Path(tempfile.mkdtemp(prefix="videodit-worker-"))
         store = RemoteStore(url, key, f"ray-{os.getpid()}-{secrets.token_hex(4)}")
-        known = Models(models, loras, BUNDLED_CONTROLS, dtype=dtype)
+        known = Models(models, loras, controls, dtype=dtype, control_limits=control_limits)
         self._worker: RemoteWorker = RemoteWorker(store, self._scratch, known)
         self._asks = store.again()
         self._dtype, self._media = dtype, media
@@ -196,6 +214,18 @@ def workers_for_jobs(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
     return max(least, min(most, wanted)), {}
 
 
+def worker_options(config: ServerConfig) -> dict[str, Any]:
+    """What workers know of their server, for :class:`RayWorker`."""
+    return {
+        "models": config.models,
+        "loras": config.loras,
+        "controls": config.all_controls,
+        "dtype": config.dtype,
+        "media": config.media,
+        "control_limits": config.limits.of_controls,
+    }
+
+
 def app(arguments: RayArguments) -> Application:
     """The application of Serve: the web process, and its workers.
 
@@ -224,7 +254,7 @@ def app(arguments: RayArguments) -> Application:
         ),
         health_check_period_s=5,
         graceful_shutdown_timeout_s=_LEAVE_SECONDS,
-    ).bind(arguments.head_url, config.worker_key, config.models, config.loras, config.dtype, config.media)
+    ).bind(arguments.head_url, config.worker_key, **worker_options(config))
 
     def build() -> FastAPI:  # in the process of each head
         from videodit.serving.app import create_app

@@ -13,6 +13,7 @@ from videodit.control.control import MEDIA
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
 from videodit.pipelines.recipe import read_request
+from videodit.pipelines.settings import own_overlap
 from videodit.pipelines.storyboard import Storyboard
 from videodit.schema import is_plain
 from videodit.serving.bodies import read_body
@@ -32,11 +33,23 @@ _FIELDS = {
     "num_inference_steps": "num_inference_steps",
     "guidance_scale": "guidance_scale",
     "guidance_scale_2": "guidance_scale_2",
+    "stagger": "stagger",
+    "stagger_block": "stagger_block",
     "num_frames": "num_frames",
     "fps": "fps",
     "loop": "loop",
 }
 """Of a request's fields those that a recipe decides and clients can send."""
+_UNSENT: dict[str, object] = {
+    "dynamic_guidance": False,
+    "max_sequence_length": None,
+    "sigmas": None,
+    "timesteps": None,
+    "eta": 0,
+    "attention_kwargs": None,
+    "handover": Storyboard.handover,
+}
+"""Those that clients cannot send, and what clips are made with without them; of windows see :func:`_windows`."""
 
 
 @router.post("/recipes", openapi_extra=body_of(ReadRecipe), responses={200: {"model": RecipeAnswer}})
@@ -109,15 +122,45 @@ def as_request(recipe: JsonObject, state: ServerState, owner: str) -> tuple[Json
         fields["control"] = controls
         if recipe.get("fit") is not None:
             fields["fit"] = recipe["fit"]
+    references, told = _references(recipe, state, owner)
+    notices += told
+    if references:
+        fields |= references
+        if recipe.get("fit") is not None:
+            fields["fit"] = recipe["fit"]
+    notices += [
+        f"the clip may differ: it was made with {key} = {reprlib.repr(recipe[key])}, which requests cannot set"
+        for key, usual in _UNSENT.items()
+        if recipe.get(key) not in (None, usual)
+    ]
+    notices += _windows(recipe, state, model)
     told_of = {
         "conditions": "pictures or clips that it started from, which it does not carry",
-        "references": "references, which this server does not take yet",
         "not_recorded": "parts that its recipe does not carry",
         "changed": "a model that was changed after it was loaded",
         "prompt_weights": "weights of words in its prompt",
     } | dict.fromkeys(_ACCELERATION, "an acceleration")
     notices += dict.fromkeys(f"the clip was made with {what}" for key, what in told_of.items() if recipe.get(key))
     return fields, notices
+
+
+def _windows(recipe: JsonObject, state: ServerState, model: str | None) -> list[str]:
+    """That a clip was made in other windows than the model's own, or in windows that see something else."""
+    window, overlap = recipe.get("window"), recipe.get("overlap")
+    if model is None or window is None:
+        return []
+    spec = state.card(model).spec
+    anchor = spec.anchor and not isinstance(recipe.get("prompt"), list)  # a storyboard has none
+    differs = []
+    if window != spec.window or overlap not in (None, own_overlap(spec, window, anchor=anchor)):
+        shared = "" if overlap is None else f" that share {reprlib.repr(overlap)}"
+        differs.append(f"in windows of {reprlib.repr(window)} frames{shared}")
+    for name, without, own in (("anchor", False, anchor), ("history_noise", 0, spec.history_noise)):
+        is_said = name in recipe or overlap is not None  # else it was made at once
+        if is_said and (value := recipe.get(name, without)) != own:
+            differs.append(f"with {name} = {reprlib.repr(value)}")
+    made = ", ".join(differs)
+    return [f"the clip may differ: it was made {made}, and requests cannot set that"] if differs else []
 
 
 def _model(recipe: JsonObject, state: ServerState) -> tuple[str | None, list[str]]:
@@ -168,6 +211,27 @@ def _controls(recipe: JsonObject, state: ServerState, owner: str, model: str | N
             said["options"] = entry["options"]
         found[branch] = said
     return found, notices
+
+
+def _references(recipe: JsonObject, state: ServerState, owner: str) -> tuple[JsonObject, list[str]]:
+    """The fields of a request for the references of a recipe, and what of them is different here.
+
+    Raises:
+        InputError: a recipe that holds something else.
+    """
+    entries = recipe.get("references") or []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(f"the recipe in the clip has references = {reprlib.repr(entries)}; it must be a list of them")
+    if not entries:
+        return {}, []
+    if not all(_is_here(entry, state, owner) for entry in entries):
+        return {}, ["the clip was made with references, which it does not carry"]
+    found = [
+        {"source": {"id": entry["file"]}} | {name: entry[name] for name in ("role", "at") if entry.get(name)}
+        for entry in entries
+    ]
+    more = {name: recipe[name] for name in ("reference_layout", "reference_guidance") if recipe.get(name) is not None}
+    return {"references": found} | more, []
 
 
 def _is_here(entry: Any, state: ServerState, owner: str) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +15,7 @@ import httpx2
 
 from videodit.json_types import JsonObject
 from videodit.serving.claims import ClaimLost, Wishes
+from videodit.serving.delivered import SAID
 from videodit.serving.records import Claim, Job
 from videodit.serving.unavailable import StoreUnavailable
 
@@ -36,9 +40,13 @@ class RemoteStore:
     def __init__(self, url: str, key: str, worker: str, *, transport: httpx2.BaseTransport | None = None) -> None:
         self.url, self.key, self.worker, self.transport = url, key, worker, transport
         self.lease = 30.0
-        headers = {"authorization": f"Bearer {key}"}
-        self._client = httpx2.Client(
-            base_url=url, headers=headers, timeout=_SECONDS, trust_env=False, transport=transport
+
+    @functools.cached_property
+    def _client(self) -> httpx2.Client:
+        """Made once it is needed, since that takes a while, and kept, with its connection."""
+        headers = {"authorization": f"Bearer {self.key}"}
+        return httpx2.Client(
+            base_url=self.url, headers=headers, timeout=_SECONDS, trust_env=False, transport=self.transport
         )
 
     def again(self) -> RemoteStore:
@@ -49,7 +57,8 @@ class RemoteStore:
 
     def close(self) -> None:
         """Let go of the connection."""
-        self._client.close()
+        if "_client" in vars(self):
+            self._client.close()
 
     # ---- what a worker asks
 
@@ -71,13 +80,35 @@ class RemoteStore:
         """
         return Wishes(**self._ask_about(claim, "beat", {"reached": reached}))
 
-    def complete(self, claim: Claim, *, output: JsonObject, recipe: JsonObject, expires: float | None) -> bool:
-        """See :meth:`JobStore.complete`; the server decides when the clip expires."""
-        return bool(self._ask_about(claim, "complete", {"output": output, "recipe": recipe})["counts"])
+    def complete(
+        self, claim: Claim, files: Sequence[Path], *, output: JsonObject, recipe: JsonObject, reached: JsonObject
+    ) -> bool:
+        """See :meth:`JobStore.complete`. The server decides when the clip expires.
 
-    def fail(self, claim: Claim, code: str, message: str) -> bool:
-        """See :meth:`JobStore.fail`."""
-        return bool(self._ask_about(claim, "fail", {"code": code, "message": message})["counts"])
+        Args:
+            claim: of the job.
+            files: of the clip, which go with the same request.
+            output: see :attr:`Job.output`.
+            recipe: of the clip.
+            reached: what :meth:`beat` has not told yet.
+
+        Raises:
+            ClaimLost: the job is no longer this worker's.
+        """
+        said = json.dumps({"output": output, "recipe": recipe, "reached": reached}).encode()
+
+        def post() -> Any:
+            with contextlib.ExitStack() as opened:
+                parts: list[tuple[str, Any]] = [(SAID, (SAID, said, "application/json"))]
+                parts += [(one.name, (one.name, opened.enter_context(one.open("rb")))) for one in files]
+                return self._sent("POST", f"{_address(claim)}/complete", files=parts)
+
+        return bool(self._repeat(claim, post)["counts"])
+
+    def fail(self, claim: Claim, code: str, message: str, *, reached: JsonObject) -> bool:
+        """See :meth:`JobStore.fail`; ``reached`` is what :meth:`beat` has not told yet."""
+        said = {"code": code, "message": message, "reached": reached}
+        return bool(self._ask_about(claim, "fail", said)["counts"])
 
     def put_back(self, claim: Claim) -> None:
         """Have a job begun by another worker; the attempt does not count."""
@@ -123,13 +154,13 @@ class RemoteStore:
         address = f"{_address(claim)}/sources/{quote(source)}"
         self._repeat(claim, lambda: self._download(address, path))
 
-    def send(self, claim: Claim, file: Path) -> None:
-        """Send a file of a job.
+    def send_preview(self, claim: Claim, file: Path) -> None:
+        """Send a preview, before the beat that tells of it.
 
         Raises:
             ClaimLost: the job is no longer this worker's.
         """
-        address = f"{_address(claim)}/files/{quote(file.name)}"
+        address = f"{_address(claim)}/preview"
 
         def put() -> None:
             with file.open("rb") as content:

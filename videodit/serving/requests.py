@@ -13,7 +13,8 @@ from videodit.pipelines.clip_requests import ByPrompts
 from videodit.pipelines.conditions import MOST_AVERAGED, AnyCondition, Edit, Frames, Region
 from videodit.pipelines.request import LoRARequest, Request
 from videodit.pipelines.storyboard import Storyboard
-from videodit.serving.control_fields import MOST_CONTROLS, Controls, sources_of
+from videodit.serving.control_fields import MOST_CONTROLS, Controls
+from videodit.serving.control_fields import sources_of as sources_of_controls
 from videodit.serving.fields import (
     Fields,
     Flag,
@@ -26,6 +27,8 @@ from videodit.serving.fields import (
     json_text,
     scalar,
 )
+from videodit.serving.reference_fields import MOST_REFERENCES, Layout, References
+from videodit.serving.reference_fields import sources_of as sources_of_references
 
 MOST_LORAS = 16
 MOST_CONDITIONS = 64
@@ -109,10 +112,15 @@ class Common(Fields):
     num_inference_steps: Whole = Field(None, ge=1)
     guidance_scale: Number = None
     guidance_scale_2: Number = None
+    stagger: Whole = Field(None, ge=0, le=1000)
+    stagger_block: Whole = Field(None, ge=1, le=1000)
     lora: Annotated[list[LoRA] | None, BeforeValidator(json_text)] = Field(None, max_length=MOST_LORAS)
     accelerate: Annotated[Literal["lossless", "balanced", "fast"] | None, BeforeValidator(blank_is_none)] = None
     fit: Annotated[Literal["crop", "pad", "stretch", "error"] | None, BeforeValidator(blank_is_none)] = None
     control: Controls = Field(None, max_length=MOST_CONTROLS)
+    references: References = Field(None, max_length=MOST_REFERENCES)
+    reference_layout: Layout = Field(None, max_length=100)
+    reference_guidance: Number = Field(None, ge=0, le=100)
 
     def as_request(self, model: str) -> Request:
         """The request, its media named by their ids, and the model by its name.
@@ -129,10 +137,15 @@ class Common(Fields):
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": self.guidance_scale,
             "guidance_scale_2": self.guidance_scale_2,
+            "stagger": self.stagger or 0,
+            "stagger_block": self.stagger_block or 1,
             "loras": tuple(LoRARequest(one.name, one.weight, bool(one.second)) for one in self.lora or ()),
             "acceleration": self.accelerate,
             "fit": self.fit or "crop",
             "control": {slot: one.as_control() for slot, one in (self.control or {}).items()} or None,
+            "references": tuple(one.as_reference() for one in self.references or ()),
+            "reference_layout": self.reference_layout,
+            "reference_guidance": self.reference_guidance,
         }
         if self.size is not None:
             fields |= dict(zip(("width", "height"), parse_size(self.size), strict=True))
@@ -140,7 +153,7 @@ class Common(Fields):
 
     def sources(self) -> dict[str, str]:
         """Ids of the media that it names, by the names of their fields."""
-        return sources_of(self.control)
+        return sources_of_controls(self.control) | sources_of_references(self.references)
 
     def said(self) -> dict[str, Any]:
         """The fields that were sent and are not empty, as JSON."""
@@ -289,7 +302,10 @@ class RequestError(InputError):
 # ---- what the operator decides -------------------------------------------------------------------
 
 _SHORT = {"steps": "num_inference_steps", "cfg": "guidance_scale", "negative": "negative_prompt"}
-_NO_DEFAULT = ("model", "prompt", "input_reference", "last_reference", "conditions", "storyboard", "control")
+_NO_DEFAULT = (
+    *("model", "prompt", "input_reference", "last_reference", "conditions", "storyboard", "control"),
+    *("references", "reference_layout", "reference_guidance"),
+)
 _EITHER = ({"seconds", "num_frames"}, {"prompt", "storyboard"})
 
 

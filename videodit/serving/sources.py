@@ -17,7 +17,7 @@ from typing import Any
 from videodit.control.control import MEDIA
 from videodit.pipelines.request import Request
 from videodit.serving.folder import SOURCES, DataFolder
-from videodit.serving.records import is_id
+from videodit.serving.records import Job, is_id
 
 CLIP = "video.mp4"
 """Name in a job's folder: its clip."""
@@ -45,6 +45,22 @@ def original_file(data: DataFolder, id: str) -> Path:
         ValueError: no id.
     """
     return data.upload(id) if is_id(id, "upload") else data.fetch(id, CLIP)
+
+
+def has_clip(data: DataFolder, job: Job) -> bool:
+    """Whether the clip of a job can be started from, as far as it is known without asking the store of clips."""
+    in_store = data.outputs is not None and job.removed is None
+    return job.state == "completed" and (in_store or (data.job(job.id) / CLIP).is_file())
+
+
+def fetch_clips(data: DataFolder, sources: Mapping[str, str | None]) -> None:
+    """Bring clips here that are in the store alone, which takes its time; see :func:`keep_sources`.
+
+    Raises:
+        OSError: the store cannot be used.
+    """
+    for id, keeper in sources.items():
+        original_file(data, id) if keeper is None else source_file(data, keeper, id)
 
 
 def keep_sources(data: DataFolder, job: str, sources: Mapping[str, str | None]) -> None:
@@ -88,7 +104,8 @@ def with_files(request: Request, upload: Callable[[str], Path]) -> Request:
             slot: replace(one, **{name: upload(str(id)) for name in MEDIA if (id := getattr(one, name)) is not None})
             for slot, one in request.control.items()
         }
-    return replace(request, **ends, conditions=tuple(conditions), control=control)
+    references = tuple(replace(one, source=upload(str(one.source))) for one in request.references)
+    return replace(request, **ends, conditions=tuple(conditions), control=control, references=references)
 
 
 def _own(data: DataFolder, job: str, id: str) -> Path:

@@ -192,7 +192,7 @@ class Supervisor:
             "models": self._config.models,
             "loras": self._config.loras,
             "controls": [dataclasses.asdict(one) for one in self._config.all_controls],
-            "control_limits": [self._config.limits.control_seconds, self._config.limits.control_bytes],
+            "control_limits": self._config.limits.of_controls,
             "device": place.device,
             "dtype": self._config.dtype,
             "keep_seconds": self._config.limits.keep_seconds,

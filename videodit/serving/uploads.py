@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import errno
-import json
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
 
+from videodit.errors import InputError
 from videodit.json_types import JsonObject
-from videodit.serving.child import ask
+from videodit.serving.child import ask, too_much
 from videodit.serving.config import ServerConfig
 from videodit.serving.errors import APIError, not_found
 from videodit.serving.folder import DataFolder
@@ -124,26 +121,15 @@ class Uploads:
 
     def _look_at(self, file: Path) -> JsonObject:
         """What a file is, told by :mod:`videodit.serving.inspect` in a process that may take so much and no more."""
-        limits = self._config.limits
-        job = {
-            "path": str(file),
-            "limits": dataclasses.asdict(self._config.media),
-            "memory": limits.inspect_bytes,
-            "seconds": limits.inspect_seconds,
-        }
-        code, text = ask("videodit.serving.inspect", job, self._data.path, limits.inspect_seconds, most=_MOST_TOLD)
-        told: Any = None
-        with contextlib.suppress(ValueError):
-            told = json.loads(text)
-        if isinstance(told, dict) and isinstance(told.get("error"), str):
-            raise _unreadable(told["error"])
-        if code or not isinstance(told, dict) or told.get("kind") not in ("picture", "clip"):
-            raise _unreadable("to read it takes more time or memory than this server allows")
+        held, what = self._config.limits.of_inspection, "to read it"
+        job, module = {"path": str(file)}, "videodit.serving.inspect"
+        try:
+            told, _ = ask(module, job, self._data.path, held, self._config.media, what=what, most=_MOST_TOLD)
+            if told.get("kind") not in ("picture", "clip"):
+                raise too_much(what)
+        except InputError as error:
+            raise APIError(400, str(error), code="invalid_file") from None
         return {name: told[name] for name in _FIELDS if told.get(name) is not None}
-
-
-def _unreadable(message: str) -> APIError:
-    return APIError(400, message, code="invalid_file")
 
 
 def no_disk(why: str = "the disk is full") -> APIError:

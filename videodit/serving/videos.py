@@ -14,19 +14,19 @@ from pydantic import BaseModel, ConfigDict
 from videodit.json_types import JsonObject
 from videodit.serving.answers import POLL_HEADER, as_video
 from videodit.serving.bodies import forget_files, read_body
-from videodit.serving.controlling import show_controls
+from videodit.serving.control_pictures import show_controls
 from videodit.serving.documented import ERRORS, ControlsAnswer, VideoAnswer, VideoDeleted, VideoList, VideoPlan, body_of
 from videodit.serving.errors import APIError, not_found
 from videodit.serving.estimates import estimate
 from videodit.serving.finding import Found, Sort
-from videodit.serving.preparing import find_job, new_job, plan_request, remixed
+from videodit.serving.preparing import find_job, new_job, remixed
 from videodit.serving.records import Job, Kind, is_id
 from videodit.serving.requests import CreateVideo, EditVideo, ExtendVideo, PlanVideo, RemixVideo
-from videodit.serving.sources import keep_sources, original_file
+from videodit.serving.sources import fetch_clips, keep_sources, original_file
 from videodit.serving.state import ServerState, owner_of, queue_full, state_of
 from videodit.serving.store import Answered, JobStore, QueueFull
 
-__all__ = ["Owner", "State", "add_jobs", "as_video", "find_job", "new_job", "plan_request", "router"]
+__all__ = ["Owner", "State", "add_jobs", "as_video", "find_job", "new_job", "router"]
 
 router = APIRouter(prefix="/v1", responses=ERRORS)
 State = Annotated[ServerState, Depends(state_of)]
@@ -69,6 +69,9 @@ async def add_jobs(jobs: Sequence[Job], state: ServerState, answer: tuple[str, s
         return added
 
     try:
+        if state.data.outputs is not None:  # before the thread that writes, for which others wait
+            for job in jobs:
+                await asyncio.to_thread(fetch_clips, state.data, _keepers(job))
         try:
             return await state.write(write)
         except Answered:
@@ -85,7 +88,12 @@ def keep_sources_of(job: Job, id: str, state: ServerState) -> None:
     Raises:
         FileNotFoundError: one is gone.
     """
-    keep_sources(state.data, id, {one: said.get("kept_by") for one, said in job.extra.get("sources", {}).items()})
+    keep_sources(state.data, id, _keepers(job))
+
+
+def _keepers(job: Job) -> dict[str, str | None]:
+    """What a job starts from, and for each the job that has kept it."""
+    return {one: said.get("kept_by") for one, said in job.extra.get("sources", {}).items()}
 
 
 def source_gone() -> APIError:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from videodit.errors import VideoDiTError
 from videodit.json_types import JsonObject
@@ -22,17 +22,19 @@ from videodit.limits import Limits, use_limits
 from videodit.pipelines.request import ControlModel
 from videodit.serving.cards import Card, lora_facts, with_controls
 from videodit.serving.child import ChildLimits
-from videodit.serving.claims import CANCELLED, ClaimLost
+from videodit.serving.claims import CANCELLED, ClaimLost, Wishes
 from videodit.serving.config import LEASE
 from videodit.serving.estimates import model_costs
 from videodit.serving.folder import DataFolder
 from videodit.serving.making import Made, Models, Stopped, make
 from videodit.serving.records import Claim, Job
-from videodit.serving.remote_store import RemoteStore
 from videodit.serving.sources import source_file
 from videodit.serving.store import JobStore
 from videodit.serving.unavailable import StoreUnavailable
 from videodit.serving.wording import without_paths
+
+if TYPE_CHECKING:
+    from videodit.serving.remote_store import RemoteStore
 
 _POLL = 0.05  # seconds between two looks for a job
 PAUSE = 1.0  # seconds before the next one after none could be claimed
@@ -161,9 +163,17 @@ class Worker:
         """The file of what a job starts from."""
         return source_file(self.data, claim.job, id)
 
-    def _deliver(self, claim: Claim, made: Made) -> None:
-        """Bring the files of a finished clip to where they are served from."""
+    def _finish(self, claim: Claim, made: Made) -> None:
+        """Bring the files of a finished clip to where they are served from, and say that it is done."""
+        assert isinstance(self.store, JobStore)  # workers elsewhere have a way of their own
         self.data.keep(claim.job)
+        expires = None if self._keep is None else time.time() + self._keep
+        self.store.complete(claim, output=made.output, recipe=made.recipe, expires=expires)
+
+    def _fail(self, claim: Claim, code: str, message: str) -> None:
+        """Say that a job failed."""
+        assert isinstance(self.store, JobStore)
+        self.store.fail(claim, code, message)
 
     def _make(self, job: Job, claim: Claim) -> None:
         folder = self.data.job(job.id)
@@ -176,28 +186,30 @@ class Worker:
                 lambda id: self._source(claim, id),
                 lambda *args, **more: self._tell(claim, *args, **more),
             )
-            self._deliver(claim, made)
-            expires = None if self._keep is None else time.time() + self._keep
-            self.store.complete(claim, output=made.output, recipe=made.recipe, expires=expires)
+            self._finish(claim, made)
         except ClaimLost:  # it is another's now, or was deleted
             logger.info("%s is no longer ours", job.id)
         except Stopped:
-            self.store.fail(claim, **CANCELLED)
+            self._fail(claim, **CANCELLED)
         except VideoDiTError as error:
-            self.store.fail(claim, _CODES.get(type(error).__name__, "invalid_value"), self._by_names(error))
+            self._fail(claim, _CODES.get(type(error).__name__, "invalid_value"), self._by_names(error))
         except Exception as error:
             if _of_device(error):  # nothing that this process computes can be trusted any more: another one begins anew
                 raise
             logger.exception("%s failed", job.id)
-            self.store.fail(claim, *_reason(error))
+            self._fail(claim, *_reason(error))
         finally:
             self.data.clear(job.id, self.store.needs(job.id))
 
     def _tell(self, claim: Claim, stage: str, step: int = 0, steps: int = 0, **more: Any) -> bool:
-        wishes = self.store.beat(claim, stage=stage, step=step, steps=steps, **more)
+        wishes = self._wishes(claim, stage=stage, step=step, steps=steps, **more)
         if wishes.cancel is not None:
             raise Stopped(wishes.cancel)
         return wishes.watched
+
+    def _wishes(self, claim: Claim, **reached: Any) -> Wishes:
+        """What is wished of a job that has reached something."""
+        return self.store.beat(claim, **reached)
 
     @contextlib.contextmanager
     def _alive(self, claim: Claim) -> Iterator[None]:
@@ -207,9 +219,9 @@ class Worker:
         def beat() -> None:
             with contextlib.closing(self._store_of_thread()) as store:
                 try:
-                    while not ended.wait(self._seconds / 4):
+                    while not ended.wait(self._pause):
                         with contextlib.suppress(StoreUnavailable):  # perhaps next time
-                            store.beat(claim)
+                            self._beat(store, claim)
                 except ClaimLost:
                     self.lost_at = time.monotonic()
 
@@ -222,12 +234,17 @@ class Worker:
             thread.join()
             self.lost_at = None
 
+    def _beat(self, store: Any, claim: Claim) -> None:
+        """Give a sign of life by the store of that thread."""
+        store.beat(claim)
+
     def _store_of_thread(self) -> JobStore | RemoteStore:
-        return JobStore(self.data.jobs_file) if isinstance(self.store, JobStore) else self.store.again()
+        return JobStore(self.data.jobs_file)
 
     @property
-    def _seconds(self) -> float:
-        return self._lease if isinstance(self.store, JobStore) else self.store.lease
+    def _pause(self) -> float:
+        """Seconds between two of them."""
+        return self._lease / 4
 
 
 def _of_device(error: Exception) -> bool:
@@ -252,14 +269,13 @@ def work(name: str, settings: JsonObject) -> None:
         name: of the worker.
         settings: that :class:`~videodit.serving.supervisor.Supervisor` sends.
     """
-    seconds, memory = settings["control_limits"]
     models = Models(
         settings["models"],
         settings["loras"],
         [ControlModel(**one) for one in settings["controls"]],
         device=settings.get("device"),
         dtype=settings.get("dtype"),
-        control_limits=ChildLimits(seconds, memory),
+        control_limits=ChildLimits(*settings["control_limits"]),
     )
     worker = Worker(
         name,

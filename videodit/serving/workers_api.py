@@ -1,7 +1,8 @@
 """`/workers`: what a worker on another machine asks of a server, as one on the same machine asks the store.
 
-It is there only where :attr:`ServerConfig.worker_key` is set, and for those alone that send it. Files come before the
-word that a job is done, each into a folder of its claim, so that a worker that has lost a job overwrites nothing.
+It is there only where :attr:`ServerConfig.worker_key` is set, and for those alone that send it. Files come with the
+word that a job is done, and take their places only if it still is the worker's, so that one that has lost a job
+overwrites nothing.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,20 +22,21 @@ from fastapi.responses import FileResponse
 
 from videodit.json_types import JsonObject
 from videodit.serving.claims import ClaimLost
+from videodit.serving.config import ServerLimits
+from videodit.serving.delivered import CLIP_FILES, SAID
 from videodit.serving.errors import APIError, not_found
-from videodit.serving.pictures import SPRITESHEET, THUMBNAIL
 from videodit.serving.previews import PREVIEW
 from videodit.serving.records import Claim, is_id
 from videodit.serving.sources import CLIP, source_file
-from videodit.serving.spooling import Spool, spool_body
+from videodit.serving.spooling import Spool, spool_body, spool_form
 from videodit.serving.state import ServerState, state_of
 from videodit.serving.store import JobStore
 
-WORKER_FILES = (CLIP, THUMBNAIL, SPRITESHEET, PREVIEW)
-"""What a worker sends of a job."""
 _LONGEST_WAIT = 30.0  # seconds for which a question for a job stays open
 _LOOK = 0.02  # seconds between two looks at the store meanwhile
-_ARRIVED = "arrived-{}"  # in a job's folder: what the worker of an attempt has sent
+_ARRIVED = "arrived-{}"  # in a job's folder: the preview that the worker of an attempt has sent
+_FORM = ServerLimits(form_parts=1 + len(CLIP_FILES), form_files=1 + len(CLIP_FILES))  # of a finished clip; not clients'
+_REACHED = {"stage", "step", "steps", "seconds_left", "preview", "settings", "notices"}
 
 router = APIRouter(prefix="/workers", include_in_schema=False)
 State = Annotated[ServerState, Depends(state_of)]
@@ -70,9 +74,7 @@ async def claim(
 @router.post("/{worker}/jobs/{id}/{attempt}/beat")
 async def beat(claim: ItsClaim, state: State, reached: Annotated[dict[str, Any], Body(embed=True)]) -> Any:
     """A sign of life, and what the job has reached."""
-    fields = {"stage", "step", "steps", "seconds_left", "preview", "settings", "notices"}
-    if unknown := sorted(reached.keys() - fields):
-        raise APIError(400, f"unknown field {unknown[0]!r}; valid values are {', '.join(sorted(fields))}")
+    _check_reached(reached)
     if "preview" in reached:
         arrived = state.data.job(claim.job) / _ARRIVED.format(claim.attempt) / PREVIEW
         with contextlib.suppress(FileNotFoundError):
@@ -96,49 +98,87 @@ async def source(claim: ItsClaim, source: str, state: State) -> Any:
     return FileResponse(path, media_type="application/octet-stream")
 
 
-@router.put("/{worker}/jobs/{id}/{attempt}/files/{name}")
-async def put_file(claim: ItsClaim, name: str, request: Request, state: State) -> Any:
-    """A file of the finished clip, or a preview."""
-    if name not in WORKER_FILES:
-        raise APIError(400, f"the file is {name[:64]!r}; valid values are {', '.join(WORKER_FILES)}")
+@router.put("/{worker}/jobs/{id}/{attempt}/preview")
+async def put_preview(claim: ItsClaim, request: Request, state: State) -> Any:
+    """A preview. It takes its place with the beat that tells of it, if the job is still the worker's then."""
     _check_held(claim, state)
     with Spool(state.data.spool) as spool:
         file = await spool_body(request.stream(), spool)
         folder = state.data.job(claim.job) / _ARRIVED.format(claim.attempt)
         folder.mkdir(parents=True, exist_ok=True)
-        file.replace(folder / name)
+        file.replace(folder / PREVIEW)
     return {}
 
 
 @router.post("/{worker}/jobs/{id}/{attempt}/complete")
-async def complete(
-    claim: ItsClaim, state: State, output: Annotated[dict[str, Any], Body()], recipe: Annotated[dict[str, Any], Body()]
-) -> Any:
-    """A job is done; what was sent of it takes its place."""
+async def complete(claim: ItsClaim, request: Request, state: State) -> Any:
+    """A job is done: a form of what is said of it, and of its files, which take their places if it still is the
+    worker's."""
+    _check_held(claim, state)
     keep = state.config.limits.keep_seconds
     expires = None if keep is None else time.time() + keep
+    with Spool(state.data.spool) as spool:
+        content_type = request.headers.get("content-type", "")
+        files = dict(await spool_form(content_type, request.stream(), spool, _FORM))
+        said = _said(files)
 
-    def take(store: JobStore) -> bool:
+        def take(store: JobStore) -> None:
+            store.beat(claim, **said["reached"])
+            folder = state.data.job(claim.job)
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in CLIP_FILES:
+                if name in files:
+                    Path(files[name]).replace(folder / name)
+            (folder / PREVIEW).unlink(missing_ok=True)
+
         try:
-            store.beat(claim)
+            await state.write(take)
         except ClaimLost:
-            return False
-        _take_files(state.data.job(claim.job), claim)
-        return True
-
-    if await state.write(take):
-        await asyncio.to_thread(state.data.keep, claim.job)
+            raise lost(claim) from None
+    await asyncio.to_thread(state.data.keep, claim.job)
 
     def write(store: JobStore) -> bool:
-        return store.complete(claim, output=output, recipe=recipe, expires=expires)
+        return store.complete(claim, output=said["output"], recipe=said["recipe"], expires=expires)
 
     return {"counts": await _ended(claim, state, write)}
 
 
+def _said(files: dict[str, str | Path]) -> dict[str, JsonObject]:
+    """What the form of a finished clip says of it.
+
+    Raises:
+        APIError: it is another form.
+    """
+    if unknown := sorted(files.keys() - {SAID, *CLIP_FILES}):
+        raise APIError(400, f"the file is {unknown[0][:64]!r}; valid values are {', '.join((SAID, *CLIP_FILES))}")
+    if not all(isinstance(file, Path) for file in files.values()) or SAID not in files or CLIP not in files:
+        raise APIError(400, f"the form must hold the files {SAID} and {CLIP}")
+    try:
+        told = json.loads(Path(files[SAID]).read_bytes())
+        said = {name: dict(told[name]) for name in ("output", "recipe", "reached")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise APIError(400, f"{SAID} must hold output, recipe and reached: {error}") from None
+    _check_reached(said["reached"])
+    return said
+
+
 @router.post("/{worker}/jobs/{id}/{attempt}/fail")
-async def fail(claim: ItsClaim, state: State, code: Annotated[str, Body()], message: Annotated[str, Body()]) -> Any:
+async def fail(
+    claim: ItsClaim,
+    state: State,
+    code: Annotated[str, Body()],
+    message: Annotated[str, Body()],
+    reached: Annotated[dict[str, Any], Body(default_factory=dict)],
+) -> Any:
     """A job failed."""
-    return {"counts": await _ended(claim, state, lambda store: store.fail(claim, code, message))}
+    _check_reached(reached)
+
+    def write(store: JobStore) -> bool:
+        with contextlib.suppress(ClaimLost):
+            store.beat(claim, **reached)
+        return store.fail(claim, code, message)
+
+    return {"counts": await _ended(claim, state, write)}
 
 
 @router.post("/{worker}/jobs/{id}/{attempt}/put_back")
@@ -178,6 +218,16 @@ async def queue(state: State) -> JsonObject:
     return {name: state.store.count(name) for name in ("queued", "in_progress")}
 
 
+def _check_reached(reached: dict[str, Any]) -> None:
+    """See that a beat tells what there is to tell.
+
+    Raises:
+        APIError: it tells something else.
+    """
+    if unknown := sorted(reached.keys() - _REACHED):
+        raise APIError(400, f"unknown field {unknown[0]!r}; valid values are {', '.join(sorted(_REACHED))}")
+
+
 def lost(claim: Claim) -> APIError:
     """A job is no longer a worker's."""
     return APIError(409, f"the claim of {claim.worker!r} on {claim.job} is lost", code="claim_lost")
@@ -194,20 +244,11 @@ def _check_held(claim: Claim, state: ServerState) -> None:
         raise lost(claim)
 
 
-async def _ended(claim: Claim, state: ServerState, write: Any) -> Any:
-    result = await state.write(write)
-
-    def clear(store: JobStore) -> None:
+async def _ended(claim: Claim, state: ServerState, write: Callable[[JobStore], Any]) -> Any:
+    def end(store: JobStore) -> Any:
+        result = write(store)
         shutil.rmtree(state.data.job(claim.job) / _ARRIVED.format(claim.attempt), ignore_errors=True)
         state.data.clear(claim.job, store.needs(claim.job))
+        return result
 
-    await state.write(clear)
-    return result
-
-
-def _take_files(folder: Path, claim: Claim) -> None:
-    arrived = folder / _ARRIVED.format(claim.attempt)
-    for name in (THUMBNAIL, SPRITESHEET, CLIP):
-        with contextlib.suppress(FileNotFoundError):
-            (arrived / name).replace(folder / name)
-    (folder / PREVIEW).unlink(missing_ok=True)
+    return await state.write(end)

@@ -19,6 +19,7 @@ from videodit.errors import InputError
 from videodit.files import replacing, write_whole
 from videodit.json_types import JsonObject
 from videodit.training.config import TrainingConfig
+from videodit.training.controlled import split_control
 from videodit.training.folder import CARD, FRAMES, LORA_FILE, free_name, note_result
 from videodit.training.log import LOG
 
@@ -192,6 +193,10 @@ def _public(config: TrainingConfig) -> str:
     values["model"], values["output"] = base_name(config), config.output.resolve().name
     values["data"]["cache"] = config.data.cache.resolve().name
     values["validation"]["images"] = [path.name for path in config.validation.images]
+    values["validation"]["controls"] = [
+        f"{kind}={Path(file).name}" for kind, file in map(split_control, config.validation.controls)
+    ]
+    values["validation"]["references"] = [path.name for path in config.validation.references]
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return text
 

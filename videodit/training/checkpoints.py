@@ -32,6 +32,7 @@ from videodit.configs import read_json
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
 from videodit.training.collectives import agreed, rank, together, world_size
+from videodit.training.folder import checkpoints_in, step_of
 from videodit.training.optimizers import local_part
 from videodit.training.shards import (
     Piece,
@@ -47,7 +48,6 @@ from videodit.training.shards import (
 
 FORMAT = 1
 MAIN, INDEX = "checkpoint.json", "tensors.json"
-_STEP = re.compile(r"step-(\d{8,})")
 _HIDDEN = re.compile(r"\.(saving|removing|replaced)-(step-\d{8,})")
 _GROUP = re.compile(r"[a-z]+")
 _FILE = re.compile(r"[a-z]+(-\d{5}-of-\d{5})?\.safetensors")
@@ -86,11 +86,11 @@ class CheckpointStore:
 
     def all(self) -> list[Path]:
         """The checkpoints by step, the newest last."""
-        return _checkpoints(self.folder)
+        return checkpoints_in(self.folder)
 
     def latest(self) -> Path | None:
         """The checkpoint of the highest step, if there is one."""
-        return max(self.all(), key=_step_of, default=None)
+        return max(self.all(), key=step_of, default=None)
 
     def resolve_resume(self, where: str | Path) -> Path:
         """The checkpoint to go on from.
@@ -109,11 +109,11 @@ class CheckpointStore:
             return newest
         path = Path(where)
         if not (path / MAIN).is_file():
-            inside = _checkpoints(path)
+            inside = checkpoints_in(path)
             hint = f"; it holds checkpoints, the newest is {inside[-1]}" if inside else ""
             raise InputError(f"{path} is not a checkpoint: it has no {MAIN}{hint}")
         here = path.resolve().parent == self.folder.resolve()
-        others = [p.name for p in self.all() if not here or _step_of(p) > _step_of(path)]
+        others = [p.name for p in self.all() if not here or step_of(p) > step_of(path)]
         if others:
             where = f"newer checkpoints stand beside {path}" if here else f"{self.folder} holds checkpoints of its own"
             raise InputError(
@@ -389,21 +389,10 @@ def _check_file(path: Path, name: str, expected: Written, *, whole: bool) -> Non
 
 def _alternative(path: Path) -> str:
     """What to do about a damaged checkpoint."""
-    earlier = [p for p in _checkpoints(path.parent) if _STEP.fullmatch(path.name) and _step_of(p) < _step_of(path)]
+    earlier = [p for p in checkpoints_in(path.parent) if step_of(p) < step_of(path)]
     if not earlier:
         return "; there is no earlier checkpoint beside it"
     return f"; the one before it is {earlier[-1]}: remove {path} to go on from there"
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("step-*") if _STEP.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=_step_of)
-
-
-def _step_of(path: Path) -> int:
-    """The step in a checkpoint's name; -1 for a folder that is called otherwise."""
-    match = _STEP.fullmatch(path.name)
-    return int(match[1]) if match else -1
 
 
 def _group(name: str) -> str:

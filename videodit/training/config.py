@@ -230,6 +230,8 @@ class Validation(_Part):
         captions: where `prompts` is empty, how many of the samples' captions stand in for them, those of held-out
             samples first.
         images: files of the images that these clips start from, one for each prompt; none for text to video.
+        controls: where a control branch is trained, what steers these clips: ``KIND=FILE``, one for each prompt.
+        references: where references are trained, files of what these clips show, one for each prompt.
         steps: of the sampler; ``None`` for the model's own.
         guidance: classifier-free guidance.
         frames: of these clips.
@@ -243,6 +245,8 @@ class Validation(_Part):
     prompts: tuple[str, ...] = ()
     captions: int = Field(default=0, ge=0)
     images: tuple[Path, ...] = ()
+    controls: tuple[str, ...] = ()
+    references: tuple[Path, ...] = ()
     steps: int | None = Field(default=None, ge=1)
     guidance: float | None = Field(default=None, ge=0)
     frames: int | None = Field(default=None, ge=1)
@@ -252,11 +256,10 @@ class Validation(_Part):
     samples: int = Field(default=16, ge=0)
 
     @model_validator(mode="after")
-    def _check_images(self) -> Validation:
-        if len(self.images) not in (0, len(self.prompts)):
-            raise InputError(
-                f"images are {len(self.images)} for {len(self.prompts)} prompts; give one for each or none"
-            )
+    def _check_counts(self) -> Validation:
+        for name in ("images", "controls", "references"):
+            if (count := len(getattr(self, name))) not in (0, len(self.prompts)):
+                raise InputError(f"{name} are {count} for {len(self.prompts)} prompts; give one for each or none")
         return self
 
     @model_validator(mode="after")
@@ -320,7 +323,7 @@ class ReferenceTraining(_Part):
         dropout: share of samples whose reference is zeros, which stand for none.
     """
 
-    layout: Literal["edit", "guide", "behind"]
+    layout: Literal["edit", "apart", "guide", "behind"]
     dropout: float = Field(default=0.1, ge=0, le=1)
 
     def latents_of(self, clip: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -364,6 +367,12 @@ class TrainingConfig(_Part):
 
     @model_validator(mode="after")
     def _check_control(self) -> TrainingConfig:
+        for name, needed, what in (
+            ("controls", self.control, "control"),
+            ("references", self.references, "references"),
+        ):
+            if getattr(self.validation, name) and needed is None:
+                raise InputError(f"validation.{name} are for trainings with {what}, which this one has not")
         if (self.method.kind == "control") != (self.control is not None):
             kind = self.method.kind
             what = "needs control.kinds" if self.control is None else "takes no control; set method.kind=control"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from videodit.blocks import TEXT_EMBEDDERS
 from videodit.control.branch import ControlBranch
 from videodit.control.hints import ControlHint
 from videodit.datasets.clips.latents.cached_controls import CachedControls
@@ -16,8 +18,6 @@ from videodit.errors import InputError
 from videodit.training.config import ControlTraining, TrainingConfig
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from videodit import VideoDiT
 
 
@@ -93,6 +93,10 @@ def make_branch(
     for part in (getattr(last, "text_ffn", None), getattr(getattr(last, "attn", None), "to_add_out", None)):
         if part is not None:  # nothing comes after the text of the last block, so that no gradient reaches it
             part.requires_grad_(False)
+    if control.start == "trunk" and "image" in TEXT_EMBEDDERS[transformer.config.text_embedding].sees:
+        # A picture is optional there: where clips have none, no gradient reaches what embeds it.
+        assert branch.trunk.image_embedder is not None
+        branch.trunk.image_embedder.requires_grad_(False)
     return branch
 
 
@@ -105,11 +109,20 @@ def open_controls(config: TrainingConfig, cache: LatentCache, samples: Sequence[
     """
     if config.control is None:
         return None
-    if config.validation.prompts or config.validation.captions:
+    asked = config.validation
+    if (asked.prompts or asked.captions) and not asked.controls:
         raise InputError(
-            "validation.prompts and validation.captions make clips without a control, which would show nothing of the "
-            "branch: leave them out"
+            "validation.prompts need validation.controls, a KIND=FILE for each, and validation.captions have none: "
+            "clips without a control would show nothing of the branch"
         )
+    for kind, file in map(split_control, asked.controls):
+        if kind not in config.control.kinds:
+            raise InputError(
+                f"validation.controls name {kind!r}; valid values are the branch's kinds, "
+                f"{', '.join(config.control.kinds)}"
+            )
+        if not Path(file).is_file():
+            raise InputError(f"validation.controls: there is no file {file!r}")
     found = CachedControls(cache.folder)
     if found.pixels != (config.control.encoder is not None):
         held, fit = ("pixels", "unshuffle") if found.pixels else ("latents", "null")
@@ -119,6 +132,18 @@ def open_controls(config: TrainingConfig, cache: LatentCache, samples: Sequence[
         )
     found.check(config.control.kinds, samples)
     return found
+
+
+def split_control(text: str) -> tuple[str, str]:
+    """The kind and the file of ``KIND=FILE``.
+
+    Raises:
+        InputError: it is something else.
+    """
+    kind, equals, file = text.partition("=")
+    if not (kind and equals and file):
+        raise InputError(f"validation.controls hold {text!r}; each must be KIND=FILE, such as depth=depth.mp4")
+    return kind, file
 
 
 def export_branch(branch: ControlBranch, trained: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> None:

@@ -170,8 +170,7 @@ class Collator:
         kind = self.kinds[keyed(self.seed, "kind", step, samples[0].key) % len(self.kinds)]
         found = []
         for sample, turn in zip(samples, turns or [0] * len(samples), strict=True):
-            drawn = keyed(self.seed, "control", sample.key, step, turn) / 2**63
-            grey = drawn < self.control_dropout
+            grey = self._is_dropped("control", self.control_dropout, sample, step, turn)
             found.append(self.controls.grey(sample) if grey else self.controls.control(sample, kind))
         return {"control": torch.stack(found), "kind": kind}
 
@@ -184,9 +183,12 @@ class Collator:
         found = []
         for sample, turn in zip(samples, turns or [0] * len(samples), strict=True):
             latents = self.references.latents(sample)
-            dropped = keyed(self.seed, "reference", sample.key, step, turn) / 2**63 < self.reference_dropout
+            dropped = self._is_dropped("reference", self.reference_dropout, sample, step, turn)
             found.append(torch.zeros_like(latents) if dropped else latents)
         return torch.stack(found)
+
+    def _is_dropped(self, what: str, share: float, sample: CachedSample, step: int | str, turn: int) -> bool:
+        return keyed(self.seed, what, sample.key, step, turn) / 2**63 < share
 
 
 def _empty(*shape: int) -> Tensor:

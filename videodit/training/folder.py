@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from pathlib import Path
 
 import videodit
@@ -20,6 +21,7 @@ FRAMES = "validation.png"
 RESULTS = (LORA_FILE, MODEL_FOLDER, BRANCH_FOLDER, CARD, FRAMES)
 """What a run leaves for others in the end."""
 _MARK = ".videodit-run"
+_STEP = re.compile(r"step-(\d{8,})")
 _SHOWN = 3
 
 
@@ -81,6 +83,17 @@ def note_result(folder: Path, name: str) -> None:
     wrote = _written(folder)
     if wrote is not None:
         _write_mark(folder, wrote | {name: _digest(folder / name)})
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The folders of checkpoints in a folder, the newest last; those that are called otherwise are none."""
+    return sorted((path for path in folder.glob("step-*") if step_of(path) >= 0 and path.is_dir()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name; -1 for a folder that is called otherwise."""
+    match = _STEP.fullmatch(checkpoint.name)
+    return int(match[1]) if match else -1
 
 
 def _has_checkpoints(folder: Path) -> bool:

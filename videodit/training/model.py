@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from videodit.blocks import TEXT_EMBEDDERS
 from videodit.configs import read_json
 from videodit.errors import InputError
 from videodit.files import replacing
@@ -87,13 +88,14 @@ def expert_name(method: Method) -> str:
     return "transformer_2" if method.expert == "low" else "transformer"
 
 
-def make_trainable(transformer: VideoDiT, method: Method, *, seed: int) -> list[str]:
+def make_trainable(transformer: VideoDiT, method: Method, *, seed: int, pictures: bool = True) -> list[str]:
     """Freeze what is not trained, and add adapters where they are.
 
     Args:
         transformer: a :class:`~videodit.VideoDiT`.
         method: what is trained.
         seed: of the adapters' first values.
+        pictures: whether clips come with pictures for an image encoder, where the model takes such.
 
     Returns:
         Names of the layers that got an adapter; none for full fine-tuning.
@@ -103,7 +105,8 @@ def make_trainable(transformer: VideoDiT, method: Method, *, seed: int) -> list[
     """
     transformer.requires_grad_(method.kind == "full")
     if method.kind == "full":
-        for name in silent_layers(transformer):  # processes that share a training wait for each gradient
+        # Processes that share a training wait for the gradient of each parameter.
+        for name in untrained_layers(transformer, pictures=pictures):
             transformer.get_submodule(name).requires_grad_(False)
         return []
     from peft import LoraConfig
@@ -152,6 +155,20 @@ def silent_layers(transformer: nn.Module) -> set[str]:
     # Blocks of diffusers' classes, beside which training is measured, do not say so.
     blocks = enumerate(cast(Iterable[nn.Module], getattr(transformer, "blocks", ())))
     return {f"blocks.{i}.{name}" for i, block in blocks for name in getattr(block, "silent", ())}
+
+
+def untrained_layers(transformer: nn.Module, *, pictures: bool) -> set[str]:
+    """Layers that full fine-tuning leaves as they are, since no gradient reaches them.
+
+    Args:
+        transformer: a :class:`~videodit.VideoDiT`.
+        pictures: see :func:`make_trainable`. Some models can do without, and what embeds pictures is idle then.
+    """
+    idle = set[str]()
+    if not pictures and getattr(transformer, "image_embedder", None) is not None:
+        embedding = cast("VideoDiT", transformer).config.text_embedding
+        idle = {"image_embedder"} if "image" in TEXT_EMBEDDERS[embedding].sees else set()
+    return silent_layers(transformer) | idle
 
 
 def set_checkpointing(transformer: VideoDiT, kind: str) -> None:
@@ -205,7 +222,7 @@ def export_full(model: str, name: str, trained: Mapping[str, Tensor], folder: Pa
     Args:
         model: what was fine-tuned.
         name: the component that was trained.
-        trained: its weights by name, whole.
+        trained: its weights by name, whole; :func:`untrained_layers` stay as they were.
         folder: where to; what is there is replaced.
         dtype: of the trained weights; the others are no narrower than they were.
     """
@@ -218,7 +235,10 @@ def export_full(model: str, name: str, trained: Mapping[str, Tensor], folder: Pa
             key = "torch_dtype" if part == "vae" else "dtype"
             wide = type(network).from_pretrained(source / part, **{key: torch.float32}, **options)
             pipe.register_modules(**{part: wide})
-    getattr(pipe, name).load_state_dict(dict(trained))  # each is converted to the dtype that its place has
+    network = getattr(pipe, name)
+    untrained = tuple(f"{layer}." for layer in untrained_layers(network, pictures=pipe.spec.takes_pictures))
+    kept = {key: tensor for key, tensor in network.state_dict().items() if key.startswith(untrained)}
+    network.load_state_dict(kept | dict(trained))  # each is converted to the dtype that its place has
     for one in (pipe, *pipe.components.values()):
         if hasattr(one, "register_to_config"):
             one.register_to_config(_name_or_path="")  # else a path of this machine would travel along

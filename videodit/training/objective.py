@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videodit.errors import InputError
@@ -45,6 +46,7 @@ class _Shared(TypedDict):
     std: float
     guidance: float | None
     fps: float
+    zeros: int
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Diffusion:
         guidance: the guidance scale that a model with built-in guidance gets as input; ``None`` for others.
         fps: of the clips, which some models' positions follow.
         layout: of references, where the batches have some.
+        zeros: channels beside the latents that hold nothing.
     """
 
     objective: Objective
@@ -78,6 +81,7 @@ class Diffusion:
     guidance: float | None = None
     fps: float = 24.0
     layout: str | None = None
+    zeros: int = 0
 
     @classmethod
     def of(cls, pipe: VideoDiTPipeline, noise: Noise, *, expert: str | None, fps: float) -> Diffusion:
@@ -107,6 +111,7 @@ class Diffusion:
             "std": noise.std,
             "guidance": noise.guidance if guided else None,
             "fps": fps,
+            "zeros": pipe.transformer.config.in_channels - spec.latent_channels if spec.sees_zeros else 0,
         }
         if objective != "flow":
             if noise.shift != "auto":
@@ -164,6 +169,8 @@ class Diffusion:
         return denoising_loss(prediction, training_target(self.objective, clean, noise, alpha, sigma), keep)
 
     def _with_channels(self, noisy: Tensor, batch: MicroBatch) -> Tensor:
+        if self.zeros:
+            return F.pad(noisy, (0, 0, 0, 0, 0, 0, 0, self.zeros))
         return noisy if batch.channels is None else torch.cat([noisy, batch.channels.to(noisy.dtype)], dim=1)
 
     def _extras(self, batch: MicroBatch, dtype: torch.dtype) -> dict[str, Any]:

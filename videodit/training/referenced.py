@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from videodit.control.reference_layouts import OF_PICTURES
 from videodit.datasets.clips.latents.cached_references import CachedReferences
 from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
 from videodit.errors import InputError
@@ -17,21 +18,27 @@ def open_references(
     """The references of a cache, where a config has some.
 
     Raises:
-        InputError: a model that can have none, a cache without them or with those of another layout, or prompts of
-            clips, which would be made without a reference.
+        InputError: a model that can have none, a cache without them or with those of another layout, or clips of
+            validation without a reference.
     """
     if config.references is None:
         return None
     spec = ModelFolder.find(config.model).spec
     if spec.reference_obstacle is not None:
         raise InputError(f"this model takes no references: {spec.reference_obstacle}")
-    if config.references.layout == "edit" and not spec.images:
-        raise InputError("references.layout is 'edit', which is for models of pictures; valid values are guide, behind")
-    if config.validation.prompts or config.validation.captions:
+    if (layout := config.references.layout) in OF_PICTURES and not spec.images:
         raise InputError(
-            "validation.prompts and validation.captions make clips without a reference, which would show nothing of "
-            "what is learnt: leave them out"
+            f"references.layout is {layout!r}, which is for models of pictures; valid values are guide, behind"
         )
+    asked = config.validation
+    if (asked.prompts or asked.captions) and not asked.references:
+        raise InputError(
+            "validation.prompts need validation.references, a file for each, and validation.captions have none: clips "
+            "without a reference would show nothing of what is learnt"
+        )
+    for file in asked.references:
+        if not file.is_file():
+            raise InputError(f"validation.references: there is no file {str(file)!r}")
     found = CachedReferences(cache.folder)
     if found.layout != config.references.layout:
         raise InputError(

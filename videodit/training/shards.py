@@ -25,23 +25,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from videodit.errors import InputError
+from videodit.families.stored import DTYPES
 from videodit.json_types import JsonObject
 from videodit.training.optimizers import local_part
 from videodit.weights import TensorFile
 
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""The dtypes that are stored, and safetensors' names of them."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 _BUFFER = 1 << 24  # bytes that are checked and written at once
 
@@ -94,9 +83,9 @@ def spec_of(tensor: Tensor, name: str) -> Spec:
     Raises:
         InputError: a dtype that is not stored.
     """
-    if tensor.dtype not in DTYPES:
+    if tensor.dtype not in _NAMES:
         raise InputError(f"{name} is {tensor.dtype}, which checkpoints do not store")
-    return Spec(DTYPES[tensor.dtype], tuple(tensor.shape))
+    return Spec(_NAMES[tensor.dtype], tuple(tensor.shape))
 
 
 def window_of(tensor: Tensor) -> Window:
@@ -138,7 +127,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
         tensor, start = tensors[name], end
         end += tensor.numel() * tensor.element_size()
         header[name] = {
-            "dtype": DTYPES[tensor.dtype],
+            "dtype": _NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }

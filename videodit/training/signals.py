@@ -7,12 +7,11 @@ from collections.abc import Callable
 from types import FrameType
 
 from videodit.errors import Stopped
-
-_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+from videodit.signals import SIGNALS, heeded
 
 
 class StopSignals:
-    """Notes SIGTERM, SIGINT and SIGHUP inside a ``with`` block, so that the step at hand can be finished.
+    """Notes SIGTERM, SIGINT and, but under nohup, SIGHUP in a ``with`` block, so that the step at hand can be finished.
 
     A second one of the same kind raises :class:`~videodit.errors.Stopped`, since whoever sends it twice does not want
     to wait, and a third one does what it does by default.
@@ -31,7 +30,7 @@ class StopSignals:
         self._handlers: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> StopSignals:
-        self._handlers = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        self._handlers = {number: signal.signal(number, self._note) for number in heeded()}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -40,7 +39,7 @@ class StopSignals:
 
     def ignore(self) -> None:
         """Heed no further signal until the block ends: all is saved, and what is left takes a moment."""
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

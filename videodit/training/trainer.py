@@ -53,7 +53,7 @@ from videodit.training.optimizers import clip_grad_norm, lr_factor, make_optimiz
 from videodit.training.sampler import keyed
 from videodit.training.signals import StopSignals
 from videodit.training.state import Ema, TrainingState, trainable_parameters
-from videodit.training.validation import held_out_loss, make_clips
+from videodit.training.validation import beside_prompts, held_out_loss, make_clips
 from videodit.transformer import VideoDiT
 
 CONFIG = "config.yaml"
@@ -143,7 +143,8 @@ class Trainer:
             self.diffusion = replace(self.diffusion, layout=config.references.layout)
         networks, trainee = [transformer], transformer
         if config.control is None:
-            make_trainable(transformer, config.method, seed=keyed(train.seed, "adapters"))
+            pictures = self.pipe.spec.takes_pictures
+            make_trainable(transformer, config.method, seed=keyed(train.seed, "adapters"), pictures=pictures)
         else:
             networks, trainee = self._controlled(transformer, config.control, sharded)
         for network in networks:
@@ -171,6 +172,8 @@ class Trainer:
         self.trained = accelerator.unwrap_model(self.model)
         self.transformer = self.trained if config.control is None else self.trained.transformer
         self.pipe.register_modules(**{name: self.transformer})
+        if config.validation.controls:
+            self.pipe.hold_branch("trained", self.trained.branch)
         if config.validation.prompts:
             for part in (self.pipe.vae, self.pipe.image_encoder, self.pipe.transformer, self.pipe.transformer_2):
                 if part is not None:
@@ -290,7 +293,7 @@ class Trainer:
             with self._averaged():
                 self._held_out(self.held[:1])
                 settings = self.config.validation
-                few = {"prompts": settings.prompts[:1], "images": settings.images[:1], "steps": REHEARSAL_STEPS}
+                few = {"prompts": settings.prompts[:1], "steps": REHEARSAL_STEPS}
                 self._make_clips(settings.model_copy(update=few), scratch)
             self.state.load(checkpoint)
             self.accelerator.wait_for_everyone()
@@ -431,6 +434,7 @@ class Trainer:
             settings,
             folder,
             images=self.images,
+            beside=beside_prompts(self.config, self.pipe.spec.references),
             accelerator=self.accelerator,
             report=lambda number, count: self.display.stage(f"validation: clip {number} of {count}"),
         )

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import PIL.Image
@@ -15,13 +15,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from videodit.control.reference_rules import ReferenceRules
 from videodit.datasets.clips.latents.latent_cache import CachedSample
 from videodit.errors import InputError
 from videodit.media import write_video
 from videodit.pipelines import VideoDiTPipeline
 from videodit.pipelines.output import VideoDiTPipelineOutput
 from videodit.pipelines.pixels import open_picture
-from videodit.training.config import Validation
+from videodit.training.config import TrainingConfig, Validation
+from videodit.training.controlled import split_control
 from videodit.training.data import Collator
 from videodit.training.objective import Diffusion
 
@@ -70,6 +72,28 @@ def held_out_loss(
     }
 
 
+def beside_prompts(config: TrainingConfig, own: ReferenceRules | None) -> list[dict[str, Any]]:
+    """What steers the clip of each prompt, as arguments of the pipeline's call.
+
+    Args:
+        config: of the run.
+        own: references that the model was trained with before.
+    """
+    asked = config.validation
+    found: list[dict[str, Any]] = [{} for _ in asked.prompts]
+    for arguments, text in zip(found, asked.controls, strict=False):
+        kind, file = split_control(text)
+        arguments["control"] = {kind: file}
+    for arguments, path in zip(found, asked.references, strict=False):
+        assert config.references is not None
+        layout = config.references.layout
+        arguments |= {
+            "references": str(path),
+            "reference_layout": None if own is not None and layout == own.layout else layout,
+        }
+    return found
+
+
 def open_images(settings: Validation) -> list[PIL.Image.Image | None]:
     """The image that the clip of each prompt starts from.
 
@@ -92,6 +116,7 @@ def make_clips(
     folder: Path,
     *,
     images: Sequence[PIL.Image.Image | None],
+    beside: Sequence[dict[str, Any]],
     accelerator: Accelerator,
     report: Callable[[int, int], object] = lambda number, count: None,
 ) -> Tensor | None:
@@ -104,6 +129,7 @@ def make_clips(
         settings: prompts, seed and size.
         folder: of the clips; made if it is not there.
         images: that the clips start from, one for each prompt; see :func:`open_images`.
+        beside: what steers them, likewise; see :func:`beside_prompts`.
         accelerator: accelerate's.
         report: called before each clip of this process with its number and how many prompts there are.
 
@@ -124,6 +150,7 @@ def make_clips(
             made = pipe(
                 prompts[place],
                 image=images[place],
+                **beside[place],
                 num_frames=settings.frames,
                 num_inference_steps=settings.steps,
                 guidance_scale=settings.guidance,

@@ -15,21 +15,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from videodit.configs import read_json
 from videodit.control.extracting import extract
+from videodit.datasets.clips.latents.beside_latents import BesideLatents, file_of, written_beside
 from videodit.datasets.clips.latents.buckets import Bucket, Sample, SamplePlan
 from videodit.datasets.clips.latents.encode_clips import Encoder, cache_info, entry_key, read_for_bucket
 from videodit.datasets.clips.latents.latent_cache import CachedSample
-from videodit.datasets.clips.latents.latent_shards import ShardWriter, make_folders, make_key, open_shards
+from videodit.datasets.clips.latents.latent_shards import make_key
 from videodit.datasets.clips.reading.readers import ReaderName
 from videodit.datasets.clips.reading.records import Clip, Media
 from videodit.errors import InputError
-from videodit.files import sole_writer, write_whole
+from videodit.files import write_whole
 
-FOLDER, LIST = "controls", "controls.json"
+FOLDER, LIST, PART = "controls", "controls.json", "control"
 GREY = 127
 """Pixels of a control that is missing: halfway between -1 and 1, as near as whole numbers come."""
 Report = Callable[[str, int, int], object]
@@ -49,8 +49,7 @@ class CachedControls:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / FOLDER
-        path = self.folder / LIST
+        path = folder / FOLDER / LIST
         if not path.is_file():
             raise InputError(f"{folder} holds no controls: `videodit data encode … --control KIND` makes them")
         stored = read_json(path)
@@ -60,12 +59,7 @@ class CachedControls:
         self.pixels: bool = stored["pixels"]
         self._kinds: dict[str, dict[str, str]] = kinds
         self._grey: dict[str, str] = grey
-        self._where = {
-            name: shard.path
-            for shard in open_shards(self.folder, pixels=True)
-            if shard.fault is None
-            for name in shard.tensors
-        }
+        self._stored = BesideLatents(path.parent, PART, pixels=True)
 
     @property
     def kinds(self) -> list[str]:
@@ -81,28 +75,15 @@ class CachedControls:
         for kind in kinds:
             if kind not in self._kinds:
                 raise InputError(f"the cache holds no control {kind!r}; valid values are {', '.join(self._kinds)}")
-            lacking = [sample.clip for sample in samples if not self._is_there(self._kinds[kind].get(sample.entry))]
-            if lacking:
-                raise InputError(
-                    f"{len(lacking)} of {len(samples)} samples have no control {kind!r}, {lacking[0]} among them: "
-                    "run videodit data encode again"
-                )
+            self._stored.check(self._kinds[kind], samples, f"control {kind!r}")
 
     def control(self, sample: CachedSample, kind: str) -> Tensor:
         """The control of a sample."""
-        return self._tensor(self._kinds[kind][sample.entry])
+        return self._stored.tensor(self._kinds[kind][sample.entry])
 
     def grey(self, sample: CachedSample) -> Tensor:
         """What stands for a control that is missing."""
-        return self._tensor(self._grey[str(sample.bucket)])
-
-    def _is_there(self, key: str | None) -> bool:
-        return key is not None and f"{key}.control" in self._where
-
-    def _tensor(self, key: str) -> Tensor:
-        with safe_open(self._where[f"{key}.control"], framework="pt") as file:
-            found: Tensor = file.get_tensor(f"{key}.control")
-            return found
+        return self._stored.tensor(self._grey[str(sample.bucket)])
 
 
 def encode_controls(
@@ -146,38 +127,29 @@ def encode_controls(
             if entry not in listed[kind]:
                 listed[kind][entry] = key
                 jobs.append((key, kind, sample, own))
-    home.mkdir(parents=True, exist_ok=True)
-    with sole_writer(home):
-        make_folders(home)
-        there = {key for shard in open_shards(home, pixels=True) if shard.fault is None for key in shard.entries}
+    with written_beside(home, PART, pixels=True) as (writer, there):
         todo = [job for job in jobs if job[0] not in there]
-        writer = ShardWriter(home, "control")
         for done, (key, kind, sample, own) in enumerate(todo):
             report("controls", done, len(todo))
             clip = sample.scanned.clip if own is None else own
             frames = read_for_bucket(clip, start=sample.start, bucket=sample.bucket, fps=info.fps, reader=reader)
             if own is None:
                 frames = extract(frames, kind).frames
-            writer.add(key, {"control": _kept(encoder, frames, pixels)})
+            writer.add(key, {PART: _kept(encoder, frames, pixels)})
         grey = {}
         for bucket in plan.counts():
             key = grey[str(bucket)] = make_key(grey=list(bucket), pixels=pixels, vae=info.vae_hash)
             if key not in there:
-                writer.add(key, {"control": _kept(encoder, _grey_frames(bucket), pixels)})
-        writer.write()
+                writer.add(key, {PART: _kept(encoder, _grey_frames(bucket), pixels)})
+        writer.write()  # before the list that names its entries
         listing = json.dumps({"pixels": pixels, "kinds": listed, "grey": grey}, indent=1) + "\n"
         write_whole(home / LIST, listing.encode())
     return len(todo)
 
 
 def _own_clip(clip: Clip, folder: Path, kind: str) -> Clip:
-    """The control clip of a clip: of its name, whatever the suffix."""
-    stem = Path(clip.name).stem
-    found = sorted(path for path in folder.iterdir() if path.stem == stem and path.suffix != ".txt")
-    if len(found) != 1:
-        told = "several files" if found else "no file"
-        raise InputError(f"{told} in {str(folder)!r} can be the control {kind!r} of {clip.name}: name one {stem}.mp4")
-    return replace(clip, media=Media(found[0]))
+    """The control clip of a clip."""
+    return replace(clip, media=Media(file_of(clip, folder, f"the control {kind!r}", ".mp4")))
 
 
 def _grey_frames(bucket: Bucket) -> np.ndarray:

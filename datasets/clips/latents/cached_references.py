@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
 from torch import Tensor
 
 from videodit.configs import read_json
+from videodit.control.reference_layouts import CHOSEN
 from videodit.control.reference_pictures import on_white
-from videodit.control.references import CHOSEN
+from videodit.datasets.clips.latents.beside_latents import BesideLatents, file_of, written_beside
 from videodit.datasets.clips.latents.buckets import Bucket, Sample, SamplePlan
 from videodit.datasets.clips.latents.encode_clips import (
     Encoder,
@@ -28,15 +28,15 @@ from videodit.datasets.clips.latents.encode_clips import (
     resize_and_crop,
 )
 from videodit.datasets.clips.latents.latent_cache import CachedSample
-from videodit.datasets.clips.latents.latent_shards import ShardWriter, make_folders, make_key, open_shards
+from videodit.datasets.clips.latents.latent_shards import make_key
 from videodit.datasets.clips.reading.readers import ReaderName
-from videodit.datasets.clips.reading.records import Clip, Media
+from videodit.datasets.clips.reading.records import Media
 from videodit.errors import InputError
-from videodit.files import sole_writer, write_whole
+from videodit.files import write_whole
 from videodit.reading.files import Unreadable
 from videodit.reading.pictures import read_picture
 
-FOLDER, LIST = "references", "references.json"
+FOLDER, LIST, PART = "references", "references.json", "reference"
 Report = Callable[[str, int, int], object]
 
 
@@ -47,15 +47,14 @@ class CachedReferences:
         folder: the cache's.
 
     Attributes:
-        layout: that they were encoded for; see :data:`videodit.control.references.LAYOUTS`.
+        layout: that they were encoded for; see :data:`videodit.control.reference_layouts.LAYOUTS`.
 
     Raises:
         InputError: there are none, or the list is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / FOLDER
-        path = self.folder / LIST
+        path = folder / FOLDER / LIST
         if not path.is_file():
             raise InputError(f"{folder} holds no references: `videodit data encode … --reference FOLDER` makes them")
         stored = read_json(path)
@@ -64,12 +63,7 @@ class CachedReferences:
             raise InputError(f"{path} is damaged: run videodit data encode again")
         self.layout: str = layout
         self._entries: dict[str, str] = entries
-        self._where = {
-            name: shard.path
-            for shard in open_shards(self.folder, pixels=False)
-            if shard.fault is None
-            for name in shard.tensors
-        }
+        self._stored = BesideLatents(path.parent, PART)
 
     def check(self, samples: Sequence[CachedSample]) -> None:
         """See that all samples have a reference.
@@ -77,19 +71,11 @@ class CachedReferences:
         Raises:
             InputError: how many lack one.
         """
-        lacking = [one.clip for one in samples if f"{self._entries.get(one.entry)}.reference" not in self._where]
-        if lacking:
-            raise InputError(
-                f"{len(lacking)} of {len(samples)} samples have no reference, {lacking[0]} among them: run videodit "
-                "data encode again"
-            )
+        self._stored.check(self._entries, samples, "reference")
 
     def latents(self, sample: CachedSample) -> Tensor:
         """The reference of a sample, ``[C, T, H, W]``."""
-        name = f"{self._entries[sample.entry]}.reference"
-        with safe_open(self._where[name], framework="pt") as file:
-            found: Tensor = file.get_tensor(name)
-            return found
+        return self._stored.tensor(self._entries[sample.entry])
 
 
 def encode_references(
@@ -123,7 +109,7 @@ def encode_references(
     jobs: dict[str, tuple[Sample, Path]] = {}
     listed: dict[str, str] = {}
     for sample in plan.samples:
-        own = _own_file(sample.scanned.clip, source)
+        own = file_of(sample.scanned.clip, source, "the reference", ".png")
         entry = entry_key(
             info, sample.scanned.clip, content=sample.scanned.content, start=sample.start, bucket=sample.bucket
         )
@@ -136,12 +122,8 @@ def encode_references(
             vae=info.vae_hash,
         )
         jobs.setdefault(key, (sample, own))
-    home.mkdir(parents=True, exist_ok=True)
-    with sole_writer(home):
-        make_folders(home)
-        there = {key for shard in open_shards(home, pixels=False) if shard.fault is None for key in shard.entries}
+    with written_beside(home, PART) as (writer, there):
         todo = {key: job for key, job in jobs.items() if key not in there}
-        writer = ShardWriter(home, "reference")
         for done, (key, (sample, own)) in enumerate(todo.items()):
             report("references", done, len(todo))
             if layout == "guide":
@@ -149,8 +131,8 @@ def encode_references(
                 frames = read_for_bucket(clip, start=sample.start, bucket=sample.bucket, fps=info.fps, reader=reader)
             else:
                 frames = _picture(own, layout, sample.bucket)
-            writer.add(key, {"reference": encoder.latents(frames)[0]})
-        writer.write()
+            writer.add(key, {PART: encoder.latents(frames)[0]})
+        writer.write()  # before the list that names its entries
         write_whole(home / LIST, (json.dumps({"layout": layout, "entries": listed}, indent=1) + "\n").encode())
     return len(todo)
 
@@ -164,13 +146,3 @@ def _picture(path: Path, layout: str, bucket: Bucket) -> np.ndarray:
     if layout == "behind":
         return on_white(pixels, bucket.height, bucket.width)[None]
     return resize_and_crop(pixels[None], bucket)
-
-
-def _own_file(clip: Clip, folder: Path) -> Path:
-    """The reference of a clip: the file of its name, whatever the suffix."""
-    stem = Path(clip.name).stem
-    found = sorted(path for path in folder.iterdir() if path.stem == stem and path.suffix != ".txt")
-    if len(found) != 1:
-        told = "several files" if found else "no file"
-        raise InputError(f"{told} in {str(folder)!r} can be the reference of {clip.name}: name one {stem}.png")
-    return found[0]

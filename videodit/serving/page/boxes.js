@@ -1,5 +1,6 @@
 // Boxes of objects, drawn on the first and the last frame: by mouse, or by keys.
 import { button, fillWith, h, labelled } from "./dom.js";
+import { ARROWS, follow } from "./pulls.js";
 import { T, fill } from "./strings.js";
 
 const B = T.boxes;
@@ -80,27 +81,18 @@ export class Boxes {
   }
 
   onPointer(event) {
-    event.preventDefault();
     this.canvas.focus({ focusVisible: false });
-    this.canvas.setPointerCapture(event.pointerId);
-    const place = (one) => {
-      const area = this.canvas.getBoundingClientRect();
-      return [between(0, (one.clientX - area.left) / area.width, 1), between(0, (one.clientY - area.top) / area.height, 1)];
-    };
-    const [x, y] = place(event);
-    const onMove = (move) => {
-      const [u, v] = place(move);
+    const inside = ({ x, y }) => [between(0, x, 1), between(0, y, 1)];
+    const start = follow(event, this.canvas, this.canvas, (now) => {
+      const [[x, y], [u, v]] = [inside(start), inside(now)];
       const box = { left: Math.min(x, u), top: Math.min(y, v), right: Math.max(x, u), bottom: Math.max(y, v) };
       if (box.right - box.left >= SMALLEST && box.bottom - box.top >= SMALLEST) this.set(box);
-    };
-    this.canvas.addEventListener("pointermove", onMove);
-    this.canvas.addEventListener("pointerup", () => this.canvas.removeEventListener("pointermove", onMove), { once: true });
+    });
   }
 
   /** Arrows move the box; with Shift they move its right and lower border. */
   onKey(event) {
-    const ways = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
-    const way = ways[event.key];
+    const way = ARROWS[event.key]?.map((one) => one * STEP);
     if (!way || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     const { left, top, right, bottom } = this.boxOf(this.objects[this.active]);

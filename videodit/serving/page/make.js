@@ -9,6 +9,7 @@ import { LoRAs } from "./loras.js";
 import { KeyFrames, MediaPicker } from "./media.js";
 import { MaskPainter } from "./painter.js";
 import { PromptBox } from "./prompt.js";
+import { References } from "./references.js";
 import { Steering } from "./steering.js";
 import { Storyboard } from "./storyboard.js";
 import { T, fill } from "./strings.js";
@@ -115,6 +116,7 @@ export class Make {
     this.last = new MediaPicker(M.last, "picture", changed);
     this.keyFrames = new KeyFrames(changed);
     this.steering = new Steering(changed, () => (this.missing() ? this.tellMissing() : this.planned()));
+    this.references = new References(changed);
     this.board = new Storyboard(changed, () => this.duration);
     this.video = new MediaPicker(M.video, "clip", () => { this.painter.setClip(this.video.source); changed(); });
     this.second = new MediaPicker(M.secondVideo, "clip", changed);
@@ -156,6 +158,7 @@ export class Make {
       this.custom,
       part("create", h("div", { class: "row top" }, this.first.element, this.last.element)),
       part("create", h("details", { class: "more", id: "frames" }, h("summary", {}, M.keyFrames), this.keyFrames.element)),
+      h("details", { class: "more", id: "references" }, h("summary", {}, M.references), this.references.element),
       h("details", { class: "more", id: "steering" }, h("summary", {}, M.steering), this.steering.element),
       h(
         "details",
@@ -267,6 +270,7 @@ export class Make {
     this.painter.allow(lacks("mask", kinds.includes("region")));
     this.loras.allow(model.id);
     this.steering.allow(model.control, lacks("control", false));
+    this.references.allow(model.references, lacks("references", false));
     const reasons = { extension: lacks("extension", kinds.includes("region")), edit: lacks("edit", kinds.includes("edit")), connect: lacks("connect", kinds.includes("region")) };
     for (const [mode, reason] of Object.entries(reasons)) {
       this.modes[mode].disabled = Boolean(reason);
@@ -318,6 +322,7 @@ export class Make {
       accelerate: this.accelerate.value,
       lora: this.loras.fields(),
       control: this.steering.fields(),
+      ...this.references.fields(),
     };
     if (mode === "create") Object.assign(body, { seconds, ...this.fixed() });
     if (mode === "extension") Object.assign(body, { video: this.video.reference, seconds: seconds ?? 2, backward: this.backward.value ? true : undefined });
@@ -375,8 +380,8 @@ export class Make {
     if (this.mode === "connect" && !this.second.source) return { text: M.needsSecondClip, at: this.second.zone };
     const scene = this.mode === "create" ? this.board.empty : null;
     if (scene) return { text: M.needsScene, at: scene };
-    const control = this.steering.missing();
-    if (control) return control;
+    const more = this.steering.missing() ?? this.references.missing();
+    if (more) return more;
     return this.needsPrompt && !this.prompt.text ? { text: M.needsPrompt, at: this.prompt.area } : null;
   }
 
@@ -450,7 +455,7 @@ export class Make {
 
   async send() {
     if (this.go.disabled) return;
-    const pickers = [this.first, this.last, this.video, this.second, ...this.keyFrames.pickers, ...this.steering.pickers];
+    const pickers = [this.first, this.last, this.video, this.second, ...this.keyFrames.pickers, ...this.steering.pickers, ...this.references.pickers];
     this.go.disabled = true;
     this.go.textContent = M.sending;
     await Promise.all(pickers.map((picker) => picker.sending));
@@ -535,10 +540,12 @@ export class Make {
       this.second.restore(second ?? kept.second),
       this.keyFrames.put(frames.map((one) => ({ at: 0, ...one })), this.rate),
       this.steering.put(fields.control),
+      this.references.put(fields.references, fields.reference_layout, fields.reference_guidance),
     ]);
     this.painter.restore(fields.mask);
     this.element.querySelector("#frames").open = frames.length > 0;
     this.element.querySelector("#steering").open = this.steering.rows.length > 0;
+    this.element.querySelector("#references").open = this.references.rows.length > 0;
   }
 
   secondsOf(fields) {

@@ -81,6 +81,13 @@ export class MediaPicker {
     return this.source ? { id: this.source.id } : undefined;
   }
 
+  /** Another title, such as that of a place further up. */
+  rename(title) {
+    this.title = title;
+    this.label.textContent = title;
+    this.remove.setAttribute("aria-label", `${S.remove}: ${title}`);
+  }
+
   say(text, bad = false) {
     tell(this.state, text);
     this.state.classList.toggle("bad", bad);

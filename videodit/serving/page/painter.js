@@ -4,6 +4,7 @@ import { aviOf } from "./avi.js";
 import { button, fillWith, h, labelled, panel } from "./dom.js";
 import { release } from "./face.js";
 import { between, hasPaint, isFull } from "./masks.js";
+import { ARROWS, follow } from "./pulls.js";
 import { T, fill } from "./strings.js";
 
 const P = T.painter;
@@ -188,19 +189,10 @@ export class MaskPainter {
   }
 
   onPointer(event) {
-    event.preventDefault();
     this.canvas.focus({ focusVisible: false });
-    this.canvas.setPointerCapture(event.pointerId);
-    const place = (one) => {
-      const box = this.canvas.getBoundingClientRect();
-      return { x: ((one.clientX - box.left) / box.width) * this.width, y: ((one.clientY - box.top) / box.height) * this.height };
-    };
-    this.keep();
-    const start = place(event);
-    let last = start;
-    if (this.tool !== "box") this.stroke(start, start);
-    const onMove = (moved) => {
-      const now = place(moved);
+    const scaled = ({ x, y }) => ({ x: x * this.width, y: y * this.height });
+    const onMove = (place) => {
+      const now = scaled(place);
       if (this.tool === "box") this.draw([start, now]);
       else {
         this.stroke(last, now);
@@ -208,23 +200,24 @@ export class MaskPainter {
       }
       last = now;
     };
-    this.canvas.addEventListener("pointermove", onMove);
-    const end = () => {
-      this.canvas.removeEventListener("pointermove", onMove);
+    const onEnd = () => {
       if (this.tool === "box") this.fillBox(start, last);
       this.draw();
     };
-    this.canvas.addEventListener("lostpointercapture", end, { once: true });
+    this.keep();
+    const start = scaled(follow(event, this.canvas, this.canvas, onMove, onEnd));
+    let last = start;
+    if (this.tool !== "box") this.stroke(start, start);
     this.draw();
   }
 
   /** Arrows move a cross, Space paints there; with the box, twice: one corner, then the other. */
   onKey(event) {
     const step = event.shiftKey ? 20 : 5;
-    const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
-    if (event.key in moves) {
-      this.cursor.x = Math.min(Math.max(this.cursor.x + moves[event.key][0], 0), this.width);
-      this.cursor.y = Math.min(Math.max(this.cursor.y + moves[event.key][1], 0), this.height);
+    const way = ARROWS[event.key];
+    if (way) {
+      this.cursor.x = Math.min(Math.max(this.cursor.x + way[0] * step, 0), this.width);
+      this.cursor.y = Math.min(Math.max(this.cursor.y + way[1] * step, 0), this.height);
     } else if (event.key === " ") {
       if (this.tool === "box" && this.corner) {
         this.keep();

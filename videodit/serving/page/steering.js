@@ -21,6 +21,7 @@ export class Steering {
     this.request = request;
     this.kinds = [];
     this.rows = [];
+    this.turn = 0; // of what is shown: an answer to an older question is passed over
     this.list = h("div", { class: "list" });
     this.add = button(S.add, () => { this.append().kind.focus(); this.changed(); });
     this.look = button(S.look, () => this.show(), { hidden: true });
@@ -123,9 +124,8 @@ export class Steering {
 
   changed() {
     this.look.hidden = !this.rows.length;
-    this.add.disabled = !this.kinds.length;
     fillWith(this.seen);
-    this.turn = (this.turn ?? 0) + 1;
+    this.turn += 1;
     this.onChange();
   }
 
@@ -204,7 +204,7 @@ export class Steering {
     await Promise.all(this.pickers.map((picker) => picker.sending));
     const body = this.request();
     if (!body) return;
-    const turn = (this.turn = (this.turn ?? 0) + 1);
+    const turn = ++this.turn;
     this.look.disabled = true;
     fillWith(this.seen, h("p", {}, S.looking));
     try {

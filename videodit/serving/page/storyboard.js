@@ -1,6 +1,7 @@
 // Scenes of a clip: what it shows from which second on. The prompt is the first scene.
 import { button, fillWith, h, labelled, tell } from "./dom.js";
 import { icon } from "./icons.js";
+import { follow } from "./pulls.js";
 import { T, fill } from "./strings.js";
 
 const B = T.storyboard;
@@ -110,13 +111,8 @@ export class Storyboard {
   }
 
   onDrag(event, scene) {
-    event.preventDefault();
     scene.handle.focus();
-    scene.handle.setPointerCapture(event.pointerId);
-    const box = this.strip.getBoundingClientRect();
-    const onMove = (moved) => this.move(scene, ((moved.clientX - box.left) / box.width) * this.duration());
-    scene.handle.addEventListener("pointermove", onMove);
-    scene.handle.addEventListener("lostpointercapture", () => scene.handle.removeEventListener("pointermove", onMove), { once: true });
+    follow(event, scene.handle, this.strip, ({ x }) => this.move(scene, x * this.duration()));
   }
 
   /** Puts scenes where their times are; `typed` is a field that keeps what is typed in it. */
