@@ -35,6 +35,7 @@ from videodit.cli.boundary import run as run_command
 from videodit.cli.common import quiet_libraries, quiet_torchao
 from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
 from videodit.files import write_whole
+from videodit.hardware import compute_dtype
 from videodit.training.data import Collator, MicroBatch, TrainingBatches, make_loader
 
 if TYPE_CHECKING:
@@ -128,8 +129,9 @@ class Consumer:
 
     def step(self, batch: MicroBatch) -> None:
         """One step, to its end."""
-        with torch.autocast(self.device.type, torch.bfloat16):
-            loss = self.diffusion.losses(self.transformer, batch.to(self.device), dtype=torch.bfloat16).mean()
+        dtype = compute_dtype(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
+            loss = self.diffusion.losses(self.transformer, batch.to(self.device), dtype=dtype).mean()
         loss.backward()
         self.transformer.zero_grad(set_to_none=True)
         if self.device.type != "cpu":

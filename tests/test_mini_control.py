@@ -8,13 +8,14 @@ import torch
 
 from videodit import VideoDiTPipeline
 from videodit.control.drawn import Box
+from videodit.hardware import default_dtype
 
 PROMPT = "a red ball bounces on the grass"
 
 
 @pytest.fixture(scope="module")
 def pipe() -> VideoDiTPipeline:
-    found = VideoDiTPipeline.from_pretrained("mini", dtype=torch.bfloat16)
+    found = VideoDiTPipeline.from_pretrained("mini", dtype=default_dtype("cpu")[0])
     found.add_control("boxes", "mini-control")
     return found
 

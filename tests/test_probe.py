@@ -444,15 +444,17 @@ def test_a_few_clips_are_learned_by_heart() -> None:
     scenes = [sample_scene(seed, num_objects=1 + seed % 2) for seed in range(4)]
     rendering = render(scenes, num_frames=5, ground_truth=True)
     video, optimizer = preprocess(rendering.video), torch.optim.AdamW(probe.parameters(), lr=1e-2)
+    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=100)  # or the last step may be a leap
     first = 0.0
-    for _ in range(60):
+    for _ in range(100):
         metrics = losses(probe(video), scenes, rendering)
         metrics["loss"].backward()
         torch.nn.utils.clip_grad_norm_(probe.parameters(), 1.0)
         optimizer.step()
+        falling.step()
         optimizer.zero_grad()
         first = first or metrics["loss"].item()
-    assert metrics["loss"] < 0.25 * first
+    assert metrics["loss"] < 0.1 * first
     assert all(metrics[name] > 0.7 for name in OBJECT_ATTRIBUTES)
 
 

@@ -30,6 +30,7 @@ from videodit import VideoDiTPipeline
 from videodit.errors import InputError, ModelError
 from videodit.limits import Limits
 from videodit.media import read_recipe
+from videodit.training import inputs
 from videodit.training import meter as meters
 from videodit.training.card import push_to_hub, write_card
 from videodit.training.checkpoints import Checkpoint, CheckpointStore, tells_of_full_disk
@@ -37,6 +38,7 @@ from videodit.training.checks import check_devices
 from videodit.training.config import TrainingConfig, load_config
 from videodit.training.data import Collator, ignore_signals, make_loader
 from videodit.training.folder import LORA_FILE
+from videodit.training.inputs import Inputs
 from videodit.training.log import RunLog, read_log
 from videodit.training.meter import Meter, peak_memory
 from videodit.training.model import encode_prompts
@@ -359,6 +361,26 @@ def test_what_was_not_trained_is_exported_as_it_was(configured, tiny_model):
         assert all(torch.equal(exported[name], tensor) for name, tensor in weights.items())
     (file,) = (config.output / "model" / "transformer").glob("*.safetensors")
     assert load_file(file)["patch_embed.weight"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [(torch.bfloat16, "bf16"), (torch.float16, "fp32"), (torch.float32, "fp32")]
+)
+def test_precision_is_what_the_device_computes_in(configured, monkeypatch, dtype, precision):
+    """A CPU without bf16 instructions is many times slower in bf16."""
+    monkeypatch.setattr(inputs, "default_dtype", lambda device: (dtype, f"this {device} is made up"))
+    found = Inputs.checked(configured(train__precision="auto"))
+    assert found.config.train.precision == precision
+    assert ("train.precision is fp32: this cpu is made up" in found.notices) is (precision == "fp32")
+    assert Inputs.checked(configured(train__precision="bf16")).config.train.precision == "bf16"
+
+
+def test_a_run_that_goes_on_elsewhere_names_the_precision(configured, monkeypatch):
+    monkeypatch.setattr(inputs, "default_dtype", lambda device: (torch.bfloat16, "this CPU computes in bf16"))
+    trained(configured(train__precision="auto", train__steps=2, checkpoints__every=1))
+    monkeypatch.setattr(inputs, "default_dtype", lambda device: (torch.float32, "this CPU has no bf16 instructions"))
+    with pytest.raises(InputError, match=r"train\.precision: 'bf16' became 'fp32'"):
+        trained(configured(train__precision="auto", train__steps=2, checkpoints__every=1), resume="latest")
 
 
 def test_clips_of_validation_start_from_images(configured, tmp_path):

@@ -36,6 +36,7 @@ from videodit._diffusers import (
 )
 from videodit.checkpoints import CheckedLoading
 from videodit.errors import InputError
+from videodit.hardware import default_dtype
 from videodit.json_types import JsonObject
 from videodit.shapes import Size3D, VideoGeometry
 from videodit.vae_config import bytes_to_decode
@@ -237,10 +238,26 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
             channels_last: keep the decoder's weights, and with them what its layers compute, with the channels last in
                 memory, for kernels that want them so. Nothing else changes.
             options: of ``torch.compile``, such as ``mode="max-autotune"``.
+
+        Raises:
+            InputError: see :meth:`check_compiling`, which decoding asks again.
         """
+        self.check_compiling()
         if channels_last:
             channels_last_weights(self.decoder)
         self._whole = torch.compile(_run_whole, **{"fullgraph": True, **options})
+
+    def check_compiling(self) -> None:
+        """Refuse what torch's compiler gets wrong; nothing else happens.
+
+        Raises:
+            InputError: weights in bf16 on a CPU without bf16 instructions. Compiled, torch 2.13's convolutions are laid
+                out wrongly there, and the frames are noise.
+        """
+        if self.device.type == "cpu" and self.dtype is torch.bfloat16:
+            best, reason = default_dtype("cpu")
+            if best is not torch.bfloat16:
+                raise InputError(f"a decoder in bfloat16 cannot be compiled here: {reason}; use float32")
 
     # ---- what autoencoders of diffusers inherit and this one has no use for ------------------------
 
@@ -403,6 +420,8 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
     def _decode_chunk(self, z: Tensor, stream: Stream | None) -> Tensor:
         p = self.config.patch_size or 1
         z = self.post_quant_conv(z)
+        if stream is None and self._whole is not _run_whole:
+            self.check_compiling()
         x = self._whole(self.decoder, z) if stream is None else self.decoder(z, stream)
         return rearrange(x, "b (c i j) t h w -> b c t (h j) (w i)", i=p, j=p)
 

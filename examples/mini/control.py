@@ -21,6 +21,7 @@ from videodit.datasets.toybox import Scene, caption, render, sample_scene
 from videodit.datasets.toybox.controls import true_controls
 from videodit.errors import InputError
 from videodit.flow import add_noise, denoising_loss, sample_sigma, training_target
+from videodit.hardware import compute_dtype
 from videodit.pipelines.autoencoders import encode_posterior
 
 KINDS = ("depth", "masks", "boxes", "edges")
@@ -278,7 +279,7 @@ def train_control(
     Returns:
         The folder of the exported branch.
     """
-    pipe = VideoDiTPipeline.from_pretrained(model, dtype=torch.bfloat16).to(device)
+    pipe = VideoDiTPipeline.from_pretrained(model, dtype=compute_dtype(device)).to(device)
     pipe.transformer.requires_grad_(False).eval()
     branch, rate = start_branch(pipe, init), FIRST_RATE if init is None else LATER_RATE
     if device.type == "cpu":

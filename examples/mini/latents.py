@@ -23,6 +23,7 @@ from mini.trainer import autocast
 from videodit import CausalVideoVAE
 from videodit.datasets.toybox import Scene
 from videodit.files import replacing
+from videodit.hardware import compute_dtype
 from videodit.vae_layers import channels_last_weights
 
 SECONDS_BETWEEN_LINES = 10
@@ -109,7 +110,7 @@ class Encoder:
         self.folder.mkdir(parents=True, exist_ok=True)
         for shard in self.plan:
             check_shard(self.file(shard), vae=self.made_by, seed=str(seed), form=json.dumps(shard.form))
-        self.vae = CausalVideoVAE.from_pretrained(vae_folder(out), dtype=torch.bfloat16).to(device).eval()
+        self.vae = CausalVideoVAE.from_pretrained(vae_folder(out), dtype=compute_dtype(device)).to(device).eval()
         channels_last_weights(self.vae)
 
     def file(self, shard: Shard) -> Path:

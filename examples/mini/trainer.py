@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mini.processes import RANK, WORLD, agree, average
 from videodit.errors import Stopped
 from videodit.files import replacing, write_whole
+from videodit.hardware import compute_dtype
 from videodit.training.checkpoints import Checkpoint, CheckpointStore
 from videodit.training.log import read_log
 from videodit.training.signals import StopSignals
@@ -345,5 +346,5 @@ class Trainer:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bf16 arithmetic over fp32 weights."""
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    """bf16 arithmetic over fp32 weights, where the device has it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute_dtype(device) is torch.bfloat16)

@@ -13,6 +13,7 @@ from mini.processes import RANK, agree
 from mini.recipe import Recipe
 from mini.validate import load_probe, measure
 from videodit import VideoDiTPipeline
+from videodit.hardware import compute_dtype
 from videodit.pipelines.folders import model_hash
 
 
@@ -29,7 +30,7 @@ def tune(recipe: Recipe, out: Path, minutes: float, device: torch.device, seed: 
     probe = load_probe(out, device)
     if probe is None:
         raise SystemExit("there is no guidance to choose without a probe: run --stage probe first")
-    pipe = VideoDiTPipeline.from_pretrained(model, dtype=torch.bfloat16).to(device)
+    pipe = VideoDiTPipeline.from_pretrained(model, dtype=compute_dtype(device)).to(device)
     pipe.set_progress_bar_config(disable=True)
     rows: list[dict[str, Any]] = []
     report: dict[str, Any] = {"weights": model_hash(model), "prompts": recipe.tune_prompts, "rows": rows}

@@ -87,6 +87,8 @@ def _check(pipe: Any, config: AccelConfig) -> None:
         raise InputError(f"quantize={config.quantize!r} {why}")
     if config.vae is not None and not hasattr(pipe.vae, DECODING[config.vae]):
         raise InputError(f"vae={config.vae!r} needs a CausalVideoVAE, this pipeline has a {type(pipe.vae).__name__}")
+    if config.vae == "compiled":
+        pipe.vae.check_compiling()
     if config.quantize is not None and pipe.get_list_adapters():
         raise InputError("quantize cannot go under loaded LoRAs: fuse them, or accelerate first")
 

@@ -183,7 +183,8 @@ class Train(_Part):
         weight_decay: of matrices.
         max_grad_norm: at which gradients are clipped.
         ema_decay: of the averaged weights that are validated and exported; ``None`` for no averaging.
-        precision: of the forward. Weights that are trained are kept in fp32.
+        precision: of the forward; ``"auto"`` is bf16 where the device computes in it and fp32 elsewhere. Weights that
+            are trained are kept in fp32.
         checkpointing: which activations are computed again in the backward: none, all of a block, or all but what
             attention gives (``"selective"``).
         compile: compile the blocks.
@@ -203,7 +204,7 @@ class Train(_Part):
     weight_decay: float = Field(default=0.01, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     checkpointing: Literal["none", "full", "selective"] = "none"
     compile: bool = False
     rehearse: bool = True

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import PIL.Image
+import torch
 
 from videodit.datasets.clips.latents.cached_controls import CachedControls
 from videodit.datasets.clips.latents.cached_references import CachedReferences
 from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
+from videodit.hardware import default_device, default_dtype
 from videodit.json_types import JsonObject
 from videodit.pipelines.spec import ModelFolder
 from videodit.training.checks import check_model_fits, makes_clips_of_text
@@ -28,7 +31,8 @@ class Inputs:
     """What a run starts from.
 
     Attributes:
-        config: of the run; the prompts of its validation are those that clips are made of.
+        config: of the run; the prompts of its validation are those that clips are made of, and its precision is that
+            of this device.
         cache: the samples' latents and captions.
         kept: samples that are trained on.
         held: samples that are held out.
@@ -65,12 +69,13 @@ class Inputs:
         cache = LatentCache(config.data.cache)
         kept, held, split = hold_out(cache.samples, config.data.holdout, seed=config.train.seed)
         config, spoken = _with_captions(config, [*held, *kept])
+        config, chosen = _with_precision(config)
         model_hash, notices = check_model_fits(config, cache)
         controls = open_controls(config, cache, [*kept, *held])
         references = open_references(config, cache, [*kept, *held])
         with config.limits_held():
             images = open_images(config.validation)
-        notices = [*filter(None, [notice]), *notices, *_of_folder(config), *spoken, split]
+        notices = [*filter(None, [notice]), *notices, *_of_folder(config), *spoken, *chosen, split]
         data_hash = hashlib.sha256("".join(s.key for s in (*kept, *held)).encode()).hexdigest()[:16]
         return cls(config, cache, kept, held, controls, references, images, tracker, model_hash, data_hash, notices)
 
@@ -108,6 +113,16 @@ def _with_captions(config: TrainingConfig, samples: Sequence[CachedSample]) -> t
         return config, ["this model makes clips from images: no clips without validation.prompts and validation.images"]
     captions = tuple(dict.fromkeys(sample.caption for sample in samples if sample.caption.strip()))[: asked.captions]
     return config.model_copy(update={"validation": asked.model_copy(update={"prompts": captions})}), []
+
+
+def _with_precision(config: TrainingConfig) -> tuple[TrainingConfig, list[str]]:
+    """The config with the precision of this device in place of ``"auto"``."""
+    if config.train.precision != "auto":
+        return config, []
+    dtype, reason = default_dtype(default_device())
+    precision: Literal["bf16", "fp32"] = "bf16" if dtype is torch.bfloat16 else "fp32"
+    found = config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
+    return found, [] if precision == "bf16" else [f"train.precision is fp32: {reason}"]
 
 
 def _of_folder(config: TrainingConfig) -> list[str]:
