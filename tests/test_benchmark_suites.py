@@ -235,7 +235,8 @@ def test_compiled_blocks_are_the_same(run: ModuleType, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_autoencoders_are_the_same(run: ModuleType, tmp_path: Path) -> None:
-    for case in measured(run, tmp_path, "vae", "toy 32x32x5, float32"):
+    for way in ("decode", "encode"):
+        (case,) = measured(run, tmp_path, "vae", f"toy 32x32x5, float32, {way}")
         forms = ["parallel", "streamed", "streamed by 5", "parallel, channels last", "streamed by 5, channels last"]
         assert [row["side"] for row in case["rows"]] == ["diffusers", *(f"videodit, {form}" for form in forms)]
         assert max(row["error"] for row in case["rows"]) <= 1e-5
