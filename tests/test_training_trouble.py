@@ -375,6 +375,16 @@ def test_precision_is_what_the_device_computes_in(configured, monkeypatch, dtype
     assert Inputs.checked(configured(train__precision="bf16")).config.train.precision == "bf16"
 
 
+def test_precision_is_the_cpus_where_accelerate_is_kept_to_it(configured, monkeypatch):
+    monkeypatch.setattr(inputs, "default_device", lambda: "cuda")
+    monkeypatch.setattr(
+        inputs, "default_dtype", lambda device: ({"cuda": torch.bfloat16, "cpu": torch.float32}[device], "")
+    )
+    assert Inputs.checked(configured(train__precision="auto")).config.train.precision == "bf16"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert Inputs.checked(configured(train__precision="auto")).config.train.precision == "fp32"
+
+
 def test_a_run_that_goes_on_elsewhere_names_the_precision(configured, monkeypatch):
     monkeypatch.setattr(inputs, "default_dtype", lambda device: (torch.bfloat16, "this CPU computes in bf16"))
     trained(configured(train__precision="auto", train__steps=2, checkpoints__every=1))

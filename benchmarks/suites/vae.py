@@ -21,7 +21,7 @@ from torch import Tensor
 from suites.measure import Bench, Case, Row, Side, compare, dtype_name, exact_fp32, release, weights_of
 from videodit import CausalVideoVAE
 from videodit.families.parity import randomize
-from videodit.hardware import default_dtype
+from videodit.hardware import compute_dtype
 from videodit.vae_layers import channels_last_weights
 
 TOY = {"base_dim": 8, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1}
@@ -232,7 +232,7 @@ def cases(bench: Bench) -> Iterator[Case]:
             pair = Pair(clips, dtype, bench)
             for way in ("decode", "encode"):
                 yield Case(f"{clips.name}, {dtype_name(dtype)}, {way}", partial(measure, pair, way))
-            if clips.config is not None and dtype == default_dtype(bench.device.type)[0]:
+            if clips.config is not None and dtype == compute_dtype(bench.device):
                 yield Case(f"{clips.name}, {dtype_name(dtype)}, compiled", partial(compiled, pair))
             if pair.ours is not None:
                 del pair

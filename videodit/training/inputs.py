@@ -9,6 +9,7 @@ from typing import Literal
 
 import PIL.Image
 import torch
+from accelerate.utils import parse_flag_from_env
 
 from videodit.datasets.clips.latents.cached_controls import CachedControls
 from videodit.datasets.clips.latents.cached_references import CachedReferences
@@ -116,10 +117,10 @@ def _with_captions(config: TrainingConfig, samples: Sequence[CachedSample]) -> t
 
 
 def _with_precision(config: TrainingConfig) -> tuple[TrainingConfig, list[str]]:
-    """The config with the precision of this device in place of ``"auto"``."""
+    """The config with the precision of the device that accelerate will take in place of ``"auto"``."""
     if config.train.precision != "auto":
         return config, []
-    dtype, reason = default_dtype(default_device())
+    dtype, reason = default_dtype("cpu" if parse_flag_from_env("ACCELERATE_USE_CPU") else default_device())
     precision: Literal["bf16", "fp32"] = "bf16" if dtype is torch.bfloat16 else "fp32"
     found = config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
     return found, [] if precision == "bf16" else [f"train.precision is fp32: {reason}"]
