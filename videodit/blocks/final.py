@@ -82,7 +82,7 @@ class LinearFinal(Part):
         return condition._replace(values=F.silu(condition.values)).projected(model.final_modulation, 2)
 
 
-class ScaleFinal(Part):
+class ScaleFinal(LinearFinal):
     """A linear layer of the condition for the scale alone; see :class:`TableFinal`.
 
     The norm before it has an epsilon of its own, :data:`SCALE_EPS`.
@@ -93,15 +93,6 @@ class ScaleFinal(Part):
         """Give a model its layer."""
         model.final_modulation = nn.Linear(cond_dim(config), dim, bias=model.block_class.biases)
         model.norm_out.eps = SCALE_EPS
-
-    @staticmethod
-    def layers(model: FinalModel) -> tuple[nn.Module, ...]:
-        """Its linear layers, which start at 0."""
-        return (model.final_modulation,)
-
-    @staticmethod
-    def init_weights(model: FinalModel) -> None:
-        """All is said by :meth:`layers`."""
 
     @staticmethod
     def rows(model: FinalModel, condition: Modulation) -> list[Tensor]:
