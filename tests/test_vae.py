@@ -447,6 +447,8 @@ def test_bf16_is_not_compiled_for_a_cpu_without_it(vae: CausalVideoVAE, monkeypa
     z = latents(vae, 1, 2, 2)
     vae.compile_decoder()
     assert decoded(vae, z).isfinite().all()
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(InputError, match=refusal):
+        decoded(vae, z)
     with pytest.raises(InputError, match=refusal):
         decoded(vae.bfloat16(), z.bfloat16())
     with pytest.raises(InputError, match=refusal):

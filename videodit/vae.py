@@ -251,10 +251,11 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, AutoencoderMixin, ConfigMixin):
         """Refuse what torch's compiler gets wrong; nothing else happens.
 
         Raises:
-            InputError: weights in bf16 on a CPU without bf16 instructions. Compiled, torch 2.13's convolutions are laid
-                out wrongly there, and the frames are noise.
+            InputError: weights or autocast in bf16 on a CPU without bf16 instructions. Compiled, torch 2.13's
+                convolutions are laid out wrongly there, and the frames are noise.
         """
-        if self.device.type == "cpu" and self.dtype is torch.bfloat16:
+        computes_in = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.dtype
+        if self.device.type == "cpu" and computes_in is torch.bfloat16:
             best, reason = default_dtype("cpu")
             if best is not torch.bfloat16:
                 raise InputError(f"a decoder in bfloat16 cannot be compiled here: {reason}; use float32")

@@ -50,9 +50,9 @@ def signals_call(heed: Callable[[int], object]) -> Iterator[None]:
 
 def newest_checkpoint(output: Path) -> Path | None:
     """The folder of the newest checkpoint of a training; ``None`` where there is none yet."""
-    from videodit.training.folder import checkpoints_in
+    from videodit.training.folder import checkpoints_of
 
-    found = [path for path in checkpoints_in(output / "checkpoints") if (path / "checkpoint.json").is_file()]
+    found = checkpoints_of(output)
     return found[-1] if found else None
 
 

@@ -32,7 +32,7 @@ from videodit.configs import read_json
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
 from videodit.training.collectives import agreed, rank, together, world_size
-from videodit.training.folder import checkpoints_in, step_of
+from videodit.training.folder import MAIN, checkpoints_in, step_of
 from videodit.training.optimizers import local_part
 from videodit.training.shards import (
     Piece,
@@ -47,7 +47,7 @@ from videodit.training.shards import (
 )
 
 FORMAT = 1
-MAIN, INDEX = "checkpoint.json", "tensors.json"
+INDEX = "tensors.json"
 _HIDDEN = re.compile(r"\.(saving|removing|replaced)-(step-\d{8,})")
 _GROUP = re.compile(r"[a-z]+")
 _FILE = re.compile(r"[a-z]+(-\d{5}-of-\d{5})?\.safetensors")

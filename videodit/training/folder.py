@@ -20,6 +20,8 @@ CARD = "README.md"
 FRAMES = "validation.png"
 RESULTS = (LORA_FILE, MODEL_FOLDER, BRANCH_FOLDER, CARD, FRAMES)
 """What a run leaves for others in the end."""
+MAIN = "checkpoint.json"
+"""What a checkpoint's folder holds once all else is there."""
 _MARK = ".videodit-run"
 _STEP = re.compile(r"step-(\d{8,})")
 _SHOWN = 3
@@ -43,7 +45,7 @@ def check_output(folder: Path) -> None:
         raise InputError(f"output is {str(folder)!r}, but nothing can be written into {str(there)!r}")
     if not folder.is_dir():
         return
-    if (folder / _MARK).is_file() or _has_checkpoints(folder):
+    if (folder / _MARK).is_file() or checkpoints_of(folder):
         return
     others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     others = [name for name in others if name != "checkpoints" or any((folder / name).iterdir())]
@@ -62,7 +64,7 @@ def claim_output(folder: Path) -> None:
         OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    marked = (folder / _MARK).is_file() or _has_checkpoints(folder)
+    marked = (folder / _MARK).is_file() or bool(checkpoints_of(folder))
     _write_mark(folder, _written(folder) if marked else {})
 
 
@@ -90,14 +92,15 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("step-*") if step_of(path) >= 0 and path.is_dir()), key=step_of)
 
 
+def checkpoints_of(output: Path) -> list[Path]:
+    """The checkpoints of a run, of its folder, that were written whole, the newest last."""
+    return [path for path in checkpoints_in(output / "checkpoints") if (path / MAIN).is_file()]
+
+
 def step_of(checkpoint: Path) -> int:
     """The step in a checkpoint's name; -1 for a folder that is called otherwise."""
     match = _STEP.fullmatch(checkpoint.name)
     return int(match[1]) if match else -1
-
-
-def _has_checkpoints(folder: Path) -> bool:
-    return any((folder / "checkpoints").glob("step-*/checkpoint.json"))
 
 
 def _is_own(folder: Path, name: str) -> bool:
