@@ -38,6 +38,7 @@ LEVERS: dict[str, dict[str, float]] = {
     "shape": {"sigma_mean": 0.4},
     "contrast": {"contrast": 0.05},
     "slow": {"muon_lr": 1e-4, "adam_lr": 5e-5},
+    "grounding": {"grounding": 0.1},
 }
 """What each lever changes of the plain recipe."""
 COLUMNS = ("all", "objects", "adherence", "color", "shape", "motion", "count", "bound")

@@ -3,6 +3,7 @@
     python examples/train_mini.py --stage vae     --minutes 30 --out runs/mini
     python examples/train_mini.py --stage latents --minutes 10 --out runs/mini
     python examples/train_mini.py --stage probe   --minutes 20 --out runs/mini
+    python examples/train_mini.py --stage text    --minutes 10 --out runs/mini
     python examples/train_mini.py --stage dit     --minutes 60 --out runs/mini
     python examples/train_mini.py --stage tune    --minutes 10 --out runs/mini
     python examples/train_mini.py --stage curves               --out runs/mini
@@ -42,7 +43,7 @@ from mini.recipe import PRESETS
 
 from videodit.cli.boundary import run
 
-STAGES = ("vae", "latents", "probe", "dit", "tune", "curves")
+STAGES = ("vae", "latents", "probe", "text", "dit", "tune", "curves")
 
 
 def parse() -> argparse.Namespace:
@@ -54,7 +55,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--preset", choices=PRESETS, help="default: gpu on a GPU, else cpu")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--init", type=Path, metavar="MODEL", help="start vae and dit from this exported model")
+    parser.add_argument("--init", type=Path, metavar="MODEL", help="start vae, text and dit from this exported model")
     parser.add_argument("--compile", action="store_true", help="compile the networks' blocks: faster after a minute")
     parser.add_argument("--workers", type=int, help="processes that prepare steps; default: up to 12, 0 on a CPU")
     parser.add_argument("--validate-minutes", type=float, help="time between two validations of dit; default: a tenth")
@@ -124,6 +125,10 @@ def train(args: argparse.Namespace) -> None:
         from mini.probe import train_probe
 
         train_probe(*common)
+    elif args.stage == "text":
+        from mini.text import train_text
+
+        train_text(*common, init=args.init)
     elif args.stage == "dit":
         from mini.dit import train_dit
 

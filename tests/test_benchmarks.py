@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from PIL import Image
 from videodit.datasets.toybox import CAMERAS, COLORS, MOTIONS, SHAPES, Scene, split_of
 from videodit.datasets.toybox.probe import FoundObject, Reading, ToyboxProbe
 from videodit.errors import InputError
+from videodit.shapes import Size3D
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,11 @@ def sheets() -> ModuleType:
 @pytest.fixture(scope="module")
 def sentences() -> ModuleType:
     return importlib.import_module("sentences")
+
+
+@pytest.fixture(scope="module")
+def binding() -> ModuleType:
+    return importlib.import_module("binding")
 
 
 @pytest.fixture(scope="module")
@@ -443,6 +449,68 @@ def test_a_second_object_counts_against_a_clip(sentences: ModuleType) -> None:
     assert verdict(other, cube) == (False, False)
     assert verdict(cube, ground="sand") == (False, False)
     assert verdict() == (False, False)
+
+
+# ---- binding
+
+
+def test_false_sentences_speak_of_the_same_words_or_of_other_colours(binding: ModuleType) -> None:
+    for scene in binding.scenes_of_two("validation", 20):
+        one, other = scene.objects
+        assert one.color != other.color
+        assert one.shape != other.shape
+        swapped = binding.exchanged(scene, "color").objects
+        assert [(o.color, o.shape) for o in swapped] == [(other.color, one.shape), (one.color, other.shape)]
+        assert binding.exchanged(binding.exchanged(scene, "shape"), "shape") == scene
+        again = binding.recolored(scene).objects
+        assert not {o.color for o in again} & {one.color, other.color}
+        assert [o.shape for o in again] == [one.shape, other.shape]
+
+
+def test_what_a_model_knows_of_a_sentence_shows_in_its_loss(binding: ModuleType) -> None:
+    """A model that predicts rightly by "true" and is off by 0.2 by anything else, on objects alone."""
+    latents, cover = torch.randn(2, 4, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    cover[:, :, 1:3, 2] = 0.5
+
+    class Knowing:
+        dtype = torch.float32
+        spec = SimpleNamespace(geometry=SimpleNamespace(patch=Size3D(1, 2, 2)))
+
+        def text(self, told: list[str]) -> Any:
+            right = torch.tensor([float(sentence == "true") for sentence in told])
+            return SimpleNamespace(embeds=right[:, None, None], mask=torch.ones(len(told), 1))
+
+        def transformer(self, noisy: torch.Tensor, timestep: torch.Tensor, embeds: torch.Tensor, mask: Any) -> Any:
+            sigma = timestep.flatten()[0] / 1000
+            target = (noisy - latents) / sigma
+            off = 0.2 * (cover[:, None] > 0) + 5 * (cover[:, None] == 0)  # the latter does not count
+            return SimpleNamespace(sample=target + (1 - embeds[..., None, None]) * off)
+
+    found = binding.losses(Knowing(), latents, cover, ["true", "false"], 0)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.04]), rtol=1e-3, atol=1e-5)
+
+
+def test_latents_of_objects_are_where_they_are_drawn(binding: ModuleType, tiny_model: Path) -> None:
+    pipe, how = binding.load(str(tiny_model), device="cpu", steps=None, cfg=None)
+    scenes = binding.scenes_of_two("validation", 2)
+    for frames in (1, 5):
+        latents, cover = binding.encoded(pipe, scenes, frames, (how.height, how.width))
+        assert cover.shape == (2, *latents.shape[2:])
+        assert 0 < cover.mean() < 0.5
+        assert cover.max() <= 1
+
+
+def test_binding_is_measured_by_a_command(
+    binding: ModuleType, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["-m", str(tiny_model), "--num-scenes", "3", "--device", "cpu"]
+    binding.main(common)
+    said = capsys.readouterr().out
+    assert "3 clips" in said
+    for name in binding.FALSE:
+        assert name in said
+    with pytest.raises(SystemExit, match=r"--num-frames must be .*; got 3"):
+        binding.main([*common, "--num-frames", "3"])
 
 
 @pytest.mark.parametrize(

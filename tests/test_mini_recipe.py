@@ -19,7 +19,7 @@ import mini.models
 import pytest
 import torch
 from mini.ahead import ahead
-from mini.attention import attend_plainly
+from mini.attention import SeenAttention, attend_plainly, watch_text_attention
 from mini.batches import (
     ANCHORED,
     DROPPED,
@@ -37,11 +37,14 @@ from mini.clips import coverage, describe, rendered, scene_from, scene_values
 from mini.curves import SIZE, draw_curves
 from mini.fixed_loss import fixed_clips, fixed_loss
 from mini.flops import dit_flops, vae_flops
+from mini.grounding import grounding_loss
 from mini.latents import Encoder, Shard, Stock, Stored, load_latents, plan_shards, shard_scenes
-from mini.models import adopt_vae, assemble, check_init, deepen, start_tokenizer
+from mini.models import adopt_vae, assemble, check_init, deepen, start_text, start_tokenizer
+from mini.names import CLASSES, UNSAID, names, spoken_tokens
 from mini.optimizers import KernelMuon, muon_and_adamw
 from mini.processes import gather
 from mini.recipe import PRESETS, Form, Recipe
+from mini.text import Heads, as_table, captions_of
 from mini.trainer import Step, Trainer
 from mini.tune import choose, set_defaults
 from mini.vae import start_vae, step_scenes
@@ -114,6 +117,90 @@ def test_networks_are_as_large_as_promised(
     counts = [sum(p.numel() for p in model.parameters()) / 1e6 for model in models]
     assert counts == pytest.approx(millions, rel=0.02)
     assert 2 * sum(counts) < 30  # megabytes in bf16
+
+
+# ---- the text encoder
+
+
+def test_names_say_what_a_caption_says_of_each_object() -> None:
+    for seed in range(200):
+        scene = sample_scene(seed)
+        sentence = caption(scene, seed=seed)
+        found = names(sentence, scene)
+        assert [one.classes["place"] for one in found] == list(range(len(scene.objects)))
+        said = {(CLASSES["color"][one.classes["color"]], CLASSES["shape"][one.classes["shape"]]) for one in found}
+        assert said == {(thing.color, thing.shape) for thing in scene.objects}
+        for one in found:
+            (thing,) = [t for t in scene.objects if CLASSES["color"].index(t.color) == one.classes["color"]
+                        and CLASSES["shape"].index(t.shape) == one.classes["shape"]][:1]  # fmt: skip
+            words = sentence[one.start : one.end].split()
+            assert len(words) == len(one.classes) - 2  # the place and the motion are in no word of a name
+            for name in ("size", "material"):
+                if name in one.classes:
+                    assert CLASSES[name][one.classes[name]] == getattr(thing, name)
+
+
+def test_the_motion_of_one_of_two_twins_is_not_guessed() -> None:
+    scene = sample_scene(0, num_objects=2)
+    one, other = scene.objects
+    twins = replace(scene, objects=(one, replace(other, color=one.color, shape=one.shape)))
+    sentence = f"a {one.color} {one.shape} and a {one.color} {one.shape}"
+    assert [found.classes["motion"] for found in names(sentence, twins)] == [UNSAID, UNSAID]
+    (found,) = names(f"the {one.color} {one.shape}", scene)
+    assert CLASSES["motion"][found.classes["motion"]] == one.motion
+
+
+def test_tokens_of_names_are_to_tell_of_their_object_and_no_others(tokenizer: PreTrainedTokenizerFast) -> None:
+    scenes = [sample_scene(seed) for seed in range(24)]
+    batch = captions_of(scenes, tokenizer, torch.Generator().manual_seed(3))
+    again = captions_of(scenes, tokenizer, torch.Generator().manual_seed(3))
+    assert torch.equal(batch.ids, again.ids)
+    silent = []
+    for row, scene in enumerate(scenes):
+        places = batch.classes["place"][row]
+        silent.append(bool((batch.classes["motion"][row] == UNSAID).all()))
+        for number in range(len(scene.objects)):
+            tokens = places == number
+            name = tokenizer.decode(batch.ids[row][tokens]).strip(" ,")  # a comma may be of the last token
+            (found,) = names(name, scene)
+            assert name == name[found.start : found.end]
+            for kind in ("color", "shape"):
+                assert set(batch.classes[kind][row][tokens].tolist()) == {found.classes[kind]}
+        assert (batch.classes["color"][row][places == UNSAID] == UNSAID).all()
+        assert (places[batch.mask[row] == 0] == UNSAID).all()
+    assert 0 < sum(silent) < len(scenes)  # captions of images say nothing of motions
+
+
+def test_an_encoder_begins_as_the_table_of_another_and_all_of_it_can_learn(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    recipe = PRESETS["tiny"]
+    old, encoder = (T5EncoderModel(recipe.text_config(tokenizer)).eval() for _ in range(2))
+    torch.nn.init.uniform_(old.encoder.final_layer_norm.weight, 0.5, 2.0)
+    as_table(encoder, old)
+    ids = torch.randint(3, len(tokenizer), (2, 9))
+    alone = old(input_ids=ids.reshape(-1, 1)).last_hidden_state.reshape(2, 9, -1)
+    torch.testing.assert_close(encoder(input_ids=ids).last_hidden_state, alone, rtol=1e-4, atol=1e-4)
+
+    classes = {name: torch.randint(len(values), ids.shape) for name, values in CLASSES.items()}
+    classes["material"].fill_(UNSAID)
+    told = Heads(recipe.text_dim)(encoder(input_ids=ids).last_hidden_state, classes)
+    assert told["material"] == (0, 0)
+    loss = sum(error for error, _ in told.values())
+    assert loss.isfinite()
+    loss.backward()
+    last = [(b.layer[0].SelfAttention.o, b.layer[1].DenseReluDense.wo) for b in encoder.encoder.block]
+    assert all(layer.weight.grad.any() for pair in last for layer in pair)
+
+
+def test_an_encoder_of_other_tokens_is_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    recipe = PRESETS["tiny"]
+    encoder = start_text(recipe, tokenizer, None)
+    encoder.save_pretrained(tmp_path / "text" / "export")
+    tokenizer.save_pretrained(tmp_path / "text" / "export")
+    loaded = start_text(recipe, tokenizer, None, tmp_path / "text" / "export")
+    assert torch.equal(loaded.get_input_embeddings().weight, encoder.get_input_embeddings().weight)
+    with pytest.raises(SystemExit, match=r"was trained with other tokens: remove .*text and run --stage text again"):
+        start_text(recipe, build_tokenizer(1, 200), None, tmp_path / "text" / "export")
 
 
 # ---- depth
@@ -202,7 +289,7 @@ def test_shards_of_another_autoencoder_seed_or_form_are_refused(
 
     def encode(vae: Any, recipe: Recipe, batch: list[Any], form: Form) -> tuple[torch.Tensor, torch.Tensor]:
         encoded.append(form)
-        return torch.zeros(len(batch), 1, 1, 1, 1), torch.zeros(len(batch), 1, 1, 1, dtype=torch.uint8)
+        return torch.zeros(len(batch), 1, 1, 1, 1), torch.zeros(len(batch), 3, 1, 1, 1, dtype=torch.uint8)
 
     def make(seed: int, forms: list[Form]) -> None:
         plan = [shard._replace(form=form) for shard, form in zip(shards, forms, strict=True)]
@@ -233,7 +320,7 @@ def test_shards_that_do_not_say_where_objects_are_are_refused(tmp_path: Path) ->
     (tmp_path / "latents").mkdir()
     about = {"vae": mini.models.weights_hash(tmp_path / "vae" / "export"), "form": "[1, 8, 8]", "scenes": "[]"}
     save_file({"latents": torch.zeros(1)}, tmp_path / "latents" / "0000000.safetensors", metadata=about)
-    with pytest.raises(SystemExit, match=r"holds no coverage: remove .* and run --stage latents again"):
+    with pytest.raises(SystemExit, match=r"holds no coverage by each object: remove .* and run --stage latents again"):
         load_latents(tmp_path)
 
 
@@ -243,12 +330,12 @@ def test_coverage_is_the_share_of_a_latents_pixels_that_are_an_objects(form: For
     assert mask is not None
     found = coverage(mask)
     assert found.dtype == torch.uint8
-    assert found.shape == (2, 1 + (form.frames - 1) // 4, form.height // 8, form.width // 8)
-    assert found.any()
-    for n, t, h, w in ((0, 0, 1, 2), (1, found.shape[1] - 1, 2, 1)):
+    assert found.shape == (2, 3, 1 + (form.frames - 1) // 4, form.height // 8, form.width // 8)
+    assert [bool(one.any()) for one in found[0]] == [number < len(sample_scene(1).objects) for number in range(3)]
+    for n, k, t, h, w in ((0, 0, 0, 1, 2), (1, 0, found.shape[2] - 1, 2, 1)):
         frames = slice(0, 1) if t == 0 else slice(4 * t - 3, 4 * t + 1)  # the first frame's latents are its own
-        pixels = mask[n, 0, frames, 8 * h : 8 * h + 8, 8 * w : 8 * w + 8]
-        assert int(found[n, t, h, w]) == round(float(pixels.mean()) * 255)
+        pixels = mask[n, k, frames, 8 * h : 8 * h + 8, 8 * w : 8 * w + 8]
+        assert int(found[n, k, t, h, w]) == round(float(pixels.mean()) * 255)
 
 
 # ---- latents that are made beside the training
@@ -273,7 +360,7 @@ def test_stock_grows_by_what_was_asked_for(encoder: Encoder, tmp_path: Path) -> 
     held = stock.upto(16)
     assert [scene["seed"] for scene in held.scenes] == list(range(7, 23))
     assert len(held.latents) == len(held.coverage) == 16
-    assert held.latents.shape[2:] == held.coverage.shape[1:]
+    assert held.latents.shape[2:] == held.coverage.shape[2:]
     files = sorted((tmp_path / "latents").iterdir())
     times = [file.stat().st_mtime_ns for file in files]
     again = Stock(encoder).upto(10)  # what is there is not made again, and what comes later does not show
@@ -324,7 +411,7 @@ def test_last_phase_has_the_first_form_alone(tokenizer: PreTrainedTokenizerFast)
         form: Stored(
             torch.zeros(2, 4, 1 + (form.frames - 1) // 4, form.height // 8, form.width // 8),
             [scene_values(sample_scene(n)) for n in range(2)],
-            torch.zeros(2, 1 + (form.frames - 1) // 4, form.height // 8, form.width // 8, dtype=torch.uint8),
+            torch.zeros(2, 3, 1 + (form.frames - 1) // 4, form.height // 8, form.width // 8, dtype=torch.uint8),
         )
         for form in recipe.forms()
     }
@@ -351,7 +438,7 @@ def test_workers_are_spawned_and_make_the_same_in_the_same_order() -> None:
 def test_what_the_stages_prepare_ahead_can_be_sent_to_a_spawned_worker(tokenizer: PreTrainedTokenizerFast) -> None:
     form = CPU_PRESET.form
     values = [scene_values(sample_scene(n)) for n in range(20)]
-    covered = torch.zeros(20, 5, 8, 8, dtype=torch.uint8)
+    covered = torch.zeros(20, 3, 5, 8, 8, dtype=torch.uint8)
     whole = {form: Stored(torch.zeros(20, 16, 5, 8, 8), values, covered)}
     shape = {form: Stored(torch.zeros(20, 16, 5, 8, 8, device="meta"), values, covered)}
     for here, sent in (
@@ -370,7 +457,7 @@ def test_what_the_stages_prepare_ahead_can_be_sent_to_a_spawned_worker(tokenizer
 
 def test_batches_are_functions_of_their_seeds(tokenizer: PreTrainedTokenizerFast) -> None:
     form = CPU_PRESET.form
-    covered = torch.zeros(300, 5, 8, 8, dtype=torch.uint8)
+    covered = torch.zeros(300, 3, 5, 8, 8, dtype=torch.uint8)
     stored = Stored(torch.empty(300, 16, 5, 8, 8), [scene_values(sample_scene(n)) for n in range(300)], covered)
     batch = make_batch(CPU_PRESET, stored, form, 400, tokenizer, 1000, 3)
     for part, again in zip(batch, make_batch(CPU_PRESET, stored, form, 400, tokenizer, 1000, 3), strict=True):
@@ -379,7 +466,7 @@ def test_batches_are_functions_of_their_seeds(tokenizer: PreTrainedTokenizerFast
     assert all(
         not torch.equal(getattr(batch, name), getattr(other, name))
         for name in batch._fields
-        if name not in ("frames", "kept_sigma", "weight")
+        if name not in ("frames", "kept_sigma", "weight", "covered")
     )
     dropped = batch.mask.sum(1) == 1  # the end alone
     assert dropped.float().mean() == pytest.approx(DROPPED, abs=0.04)
@@ -396,7 +483,7 @@ def test_batches_are_functions_of_their_seeds(tokenizer: PreTrainedTokenizerFast
 
 def test_noise_levels_can_lean_to_where_shapes_are_decided(tokenizer: PreTrainedTokenizerFast) -> None:
     form = CPU_PRESET.form
-    covered = torch.zeros(4, 5, 8, 8, dtype=torch.uint8)
+    covered = torch.zeros(4, 3, 5, 8, 8, dtype=torch.uint8)
     stored = Stored(torch.empty(4, 16, 5, 8, 8), [scene_values(sample_scene(n)) for n in range(4)], covered)
     low, middle, high = (
         make_batch(replace(CPU_PRESET, sigma_mean=mean), stored, form, 50, tokenizer, 0, 3).sigma
@@ -409,9 +496,9 @@ def test_noise_levels_can_lean_to_where_shapes_are_decided(tokenizer: PreTrained
 
 def test_objects_count_more_below_a_noise_level() -> None:
     recipe = replace(CPU_PRESET, flow_object_weight=3.0, flow_object_below=0.7)
-    covered = torch.zeros(3, 2, 6, 6, dtype=torch.uint8)
-    covered[:, 1, 2, 3] = 255
-    covered[:, 0, 5, 5] = 51
+    covered = torch.zeros(3, 3, 2, 6, 6, dtype=torch.uint8)
+    covered[:, 0, 1, 2, 3], covered[:, 2, 1, 2, 3] = 200, 55  # by two objects together
+    covered[:, 1, 0, 5, 5] = 51
     weight = object_weights(recipe, covered, torch.tensor([0.1, 0.69, 0.7]))
     assert weight.shape == (3, 1, 2, 6, 6)
     assert (weight[2] == 1).all()
@@ -427,7 +514,7 @@ def test_error_on_an_object_weighs_in_the_loss(tokenizer: PreTrainedTokenizerFas
     torch.manual_seed(0)
     recipe = PRESETS["tiny"]
     dit, text = VideoDiT(**recipe.dit_config()), T5EncoderModel(recipe.text_config(tokenizer))
-    covered = torch.zeros(2, 2, 4, 4, dtype=torch.uint8)
+    covered = torch.zeros(2, 3, 2, 4, 4, dtype=torch.uint8)
     stored = Stored(torch.zeros(2, 4, 2, 4, 4), [scene_values(sample_scene(n)) for n in range(2)], covered)
     batch = make_batch(recipe, stored, Form(5, 32, 32), 8, tokenizer, 0, 3)
     clean = torch.zeros(8, 4, 2, 4, 4)
@@ -453,7 +540,7 @@ def test_contrast_drives_from_the_partners_velocity(tokenizer: PreTrainedTokeniz
     torch.manual_seed(0)
     recipe = PRESETS["tiny"]
     dit, text = VideoDiT(**recipe.dit_config()), T5EncoderModel(recipe.text_config(tokenizer))
-    covered = torch.zeros(1, 2, 4, 4, dtype=torch.uint8)
+    covered = torch.zeros(1, 3, 2, 4, 4, dtype=torch.uint8)
     stored = Stored(torch.zeros(1, 4, 2, 4, 4), [scene_values(sample_scene(0))], covered)
     batch = make_batch(recipe, stored, Form(5, 32, 32), 3, tokenizer, 0, 3)
     batch = batch._replace(partner=torch.tensor([1, 0, 2]), keep=torch.zeros_like(batch.keep))
@@ -478,11 +565,12 @@ def test_loss_on_objects_is_that_of_the_latents_that_they_cover(tokenizer: PreTr
     pipe = assemble(dit, text, tokenizer, start_vae(recipe, None).eval(), recipe)
     fixed = fixed_clips(pipe, recipe, 3)
     assert fixed.scenes == [sample_scene(n, split="validation") for n in range(3)]
-    assert fixed.latents.shape[2:] == fixed.coverage.shape[1:] == (5, 4, 4)
+    assert fixed.latents.shape[2:] == fixed.coverage.shape[2:] == (5, 4, 4)
     found = fixed_loss(pipe, fixed)
     assert found == fixed_loss(pipe, fixed)
     assert 0.9 < found["all"] < 4  # a velocity that nobody has learned
-    far = fixed._replace(latents=torch.where(fixed.coverage[:, None] > 0, 9.0, 0.0).expand_as(fixed.latents))
+    on_objects = fixed.coverage.sum(dim=1, keepdim=True) > 0
+    far = fixed._replace(latents=torch.where(on_objects, 9.0, 0.0).expand_as(fixed.latents))
     found = fixed_loss(pipe, far)
     assert found["objects"] > 60 > found["all"]
 
@@ -505,6 +593,80 @@ def test_plain_attention_is_that_of_the_model(tokenizer: PreTrainedTokenizerFast
     found.square().mean().backward()
     for parameter, gradient in zip(dit.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
+
+
+# ---- who is named
+
+
+def test_tokens_of_a_name_belong_to_the_object_that_is_meant(tokenizer: PreTrainedTokenizerFast) -> None:
+    scene = sample_scene(0, num_objects=2)
+    one, other = scene.objects
+    sentence = f"the {other.color} {other.shape}, and a {one.color} {one.shape} at night"
+    tokens = tokenizer(sentence, return_offsets_mapping=True, return_tensors="pt")
+    spoken = spoken_tokens(tokens["offset_mapping"][0], sentence, scene)
+    assert spoken.shape == (3, tokens["input_ids"].shape[1])
+    said = [tokenizer.decode(tokens["input_ids"][0][mine]).strip(" ,") for mine in spoken]
+    assert said == [f"{one.color} {one.shape}", f"{other.color} {other.shape}", ""]
+    assert not spoken_tokens(tokens["offset_mapping"][0], "", scene).any()
+
+
+def test_grounding_is_the_cross_entropy_of_the_name_that_is_attended_to(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Beside a loop in float64 over the tokens that an object covers by more than half."""
+    torch.manual_seed(0)
+    recipe = PRESETS["tiny"]
+    covered = torch.randint(0, 256, (6, 3, 2, 4, 4), dtype=torch.uint8)
+    covered[:, 1:] //= 3
+    stored = Stored(torch.zeros(6, 4, 2, 4, 4), [scene_values(sample_scene(n)) for n in range(6)], covered)
+    batch = make_batch(recipe, stored, Form(5, 32, 32), 12, tokenizer, 0, 3)
+    watched = [SeenAttention(), SeenAttention()]
+    for one in watched:
+        one.weights = torch.rand(12, 8, batch.ids.shape[1]).softmax(-1)
+    errors = []
+    for weights in (one.weights.double() for one in watched if one.weights is not None):
+        for b in range(12):
+            said = [k for k in range(3) if batch.spoken[b, k].any()]
+            attended = {k: weights[b][:, batch.spoken[b, k]].sum(1) for k in said}
+            for token, (t, h, w) in enumerate((t, h, w) for t in range(2) for h in range(2) for w in range(2)):
+                for k in said if len(said) > 1 else []:
+                    part = batch.covered[b, k, t, 2 * h : 2 * h + 2, 2 * w : 2 * w + 2].double() / 255
+                    if part.mean() > 0.5:
+                        errors.append(-torch.log(attended[k][token] / sum(a[token] for a in attended.values())))
+    assert len(errors) > 10
+    assert float(grounding_loss(watched, batch)) == pytest.approx(float(torch.stack(errors).mean()), rel=1e-3)
+    alone = batch._replace(spoken=batch.spoken & (torch.arange(3)[:, None] == 0))
+    assert float(grounding_loss(watched, alone)) == 0.0  # one name leaves nothing to take for another
+
+
+def test_attention_that_is_watched_is_that_of_the_model_and_can_learn(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    recipe = PRESETS["tiny"]
+    dit, text = VideoDiT(**recipe.dit_config()), T5EncoderModel(recipe.text_config(tokenizer))
+    for parameter in dit.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    covered = torch.full((4, 3, 2, 4, 4), 0, dtype=torch.uint8)
+    covered[:, 0, :, :2], covered[:, 1, :, 2:] = 255, 255
+    scenes = [scene_values(sample_scene(n, num_objects=2)) for n in range(4)]
+    batch = make_batch(recipe, Stored(torch.zeros(4, 4, 2, 4, 4), scenes, covered), Form(5, 32, 32), 8, tokenizer, 0, 3)
+    clean = torch.randn(8, 4, 2, 4, 4)
+
+    def loss() -> float:
+        torch.manual_seed(1)
+        return mini.dit.dit_loss(dit, text, clean, batch).item()
+
+    expected = loss()
+    watched = watch_text_attention(dit, 1)
+    assert len(watched) == recipe.layers - 1
+    assert loss() == pytest.approx(expected, rel=1e-5)
+    optimizer = torch.optim.Adam([*dit.parameters(), *text.parameters()], lr=1e-2)
+    found = []
+    for _ in range(60):
+        loss()
+        error = grounding_loss(watched, batch)
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        found.append(error.item())
+    assert found[-1] < 0.5 * found[0]
 
 
 # ---- the loop
@@ -711,7 +873,7 @@ def test_windows_from_the_middle_begin_with_given_frames() -> None:
 def test_longer_clips_are_cut_in_the_middle_too(tokenizer: PreTrainedTokenizerFast) -> None:
     form = Form(33, 64, 64)
     scenes = [scene_values(sample_scene(n)) for n in range(4)]
-    stored = Stored(torch.zeros(4, 1, 9, 8, 8), scenes, torch.zeros(4, 9, 8, 8, dtype=torch.uint8))
+    stored = Stored(torch.zeros(4, 1, 9, 8, 8), scenes, torch.zeros(4, 3, 9, 8, 8, dtype=torch.uint8))
     spans = set()
     for seed in range(60):
         batch = make_batch(CPU_PRESET, stored, form, 2, tokenizer, 0, seed)
@@ -723,7 +885,7 @@ def test_longer_clips_are_cut_in_the_middle_too(tokenizer: PreTrainedTokenizerFa
 def test_clips_with_a_tail_are_cut_to_their_form(tokenizer: PreTrainedTokenizerFast) -> None:
     form = Form(17, 64, 64)
     scenes = [scene_values(sample_scene(n)) for n in range(4)]
-    stored = Stored(torch.zeros(4, 1, 7, 8, 8), scenes, torch.zeros(4, 7, 8, 8, dtype=torch.uint8))
+    stored = Stored(torch.zeros(4, 1, 7, 8, 8), scenes, torch.zeros(4, 3, 7, 8, 8, dtype=torch.uint8))
     begins, anchored = [], 0
     for seed in range(300):
         batch = make_batch(CPU_PRESET, stored, form, 2, tokenizer, 0, seed)
@@ -771,7 +933,7 @@ def test_history_is_seen_with_its_noise_and_told_by_its_timestep(tokenizer: PreT
     recipe = PRESETS["tiny"]
     dit, text = VideoDiT(**recipe.dit_config()), T5EncoderModel(recipe.text_config(tokenizer))
     scenes = [scene_values(sample_scene(0))]
-    stored = Stored(torch.zeros(1, 4, 2, 4, 4), scenes, torch.zeros(1, 2, 4, 4, dtype=torch.uint8))
+    stored = Stored(torch.zeros(1, 4, 2, 4, 4), scenes, torch.zeros(1, 3, 2, 4, 4, dtype=torch.uint8))
     batch = make_batch(recipe, stored, Form(5, 32, 32), 2, tokenizer, 0, 3)
     keep = torch.zeros(2, 1, 2, 4, 4, dtype=torch.bool)
     keep[:, :, 0] = True

@@ -31,7 +31,7 @@ import pytest
 import torch
 import train_mini
 import train_mini_session
-from mini.models import assemble, start_dit, weights_hash
+from mini.models import assemble, start_dit, start_text, weights_hash
 from mini.recipe import PRESETS
 from mini.words import build_tokenizer
 from PIL import Image
@@ -122,6 +122,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
     stage("vae", out, 0.03)
     stage("latents", out, 1)
+    stage("text", out, 0.03)
     stage("dit", out, 0.03)
     return out
 
@@ -569,7 +570,7 @@ def validate_together(out: Path) -> None:
     """Validate with fewer prompts than processes, then with more; the first process is shown all clips."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer(0, 300)
-    dit, text_model = start_dit(TINY, tokenizer, None)
+    dit, text_model = start_dit(TINY, None), start_text(TINY, tokenizer, None)
     torch.nn.init.normal_(dit.proj_out.weight)
     pipe = assemble(dit, text_model, tokenizer, mini.vae.start_vae(TINY, None).eval(), TINY)
     shown: list[torch.Tensor] = []

@@ -22,7 +22,24 @@ class PlainAttention(AttentionProcessor):
         logits = (q * q.shape[-1] ** -0.5) @ k.mT
         if mask is not None:
             logits = logits.masked_fill(~mask, float("-inf"))
-        return (logits.softmax(-1) @ v).transpose(1, 2)
+        weights = logits.softmax(-1)
+        self.look(weights)
+        return (weights @ v).transpose(1, 2)
+
+    def look(self, weights: Tensor) -> None:
+        """Is shown the weights, ``[B, N, S, L]``."""
+
+
+class SeenAttention(PlainAttention):
+    """Plain attention that keeps the weights of its last call, their mean over heads ``[B, S, L]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: Tensor | None = None
+
+    def look(self, weights: Tensor) -> None:
+        """See :class:`PlainAttention`."""
+        self.weights = weights.mean(dim=1)
 
 
 def attend_plainly(dit: VideoDiT) -> None:
@@ -30,3 +47,12 @@ def attend_plainly(dit: VideoDiT) -> None:
     for module in dit.modules():
         if isinstance(module, Attention):
             module.set_processor(PlainAttention())
+
+
+def watch_text_attention(dit: VideoDiT, first: int) -> list[SeenAttention]:
+    """Give the attention to the text, of the blocks from ``first`` on, a :class:`SeenAttention` each."""
+    watched = []
+    for block in dit.blocks[first:]:
+        watched.append(SeenAttention())
+        block.attn2.set_processor(watched[-1])
+    return watched

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from mini.ahead import ahead
 from mini.clips import describe, scene_from
 from mini.latents import Stock, Stored
+from mini.names import spoken_tokens
 from mini.processes import RANK, WORLD
 from mini.recipe import Form, Recipe
 from videodit.flow import sample_sigma
@@ -47,6 +48,8 @@ class Batch(NamedTuple):
         kept_sigma: noise levels of what is given, ``[B]``, see :func:`history_levels`.
         weight: what an error counts, ``[B, 1, T, H, W]``, see :func:`object_weights`.
         partner: of each sample one that could be taken for it, ``[B]``, see :func:`partners`.
+        spoken: which tokens name which object, ``[B, objects, L]``, see :func:`mini.names.spoken_tokens`.
+        covered: by each object, ``[B, objects, T, H, W]``, see :func:`mini.clips.coverage`.
     """
 
     picked: Tensor
@@ -58,6 +61,8 @@ class Batch(NamedTuple):
     kept_sigma: Tensor
     weight: Tensor
     partner: Tensor
+    spoken: Tensor
+    covered: Tensor
 
 
 class Feed:
@@ -150,23 +155,25 @@ def make_batch(
     """
     generator = torch.Generator().manual_seed(seed)
     picked = torch.randint(len(stored.scenes), (batch,), generator=generator)
-    told = [describe(scene_from(stored.scenes[n]), form, first + i) for i, n in enumerate(picked.tolist())]
-    dropped = torch.rand(batch, generator=generator) < DROPPED
+    shown = [scene_from(stored.scenes[n]) for n in picked.tolist()]
+    dropped = (torch.rand(batch, generator=generator) < DROPPED).tolist()
+    told = [describe(scene, form, first + i) for i, scene in enumerate(shown)]
+    told = ["" if drop else sentence for sentence, drop in zip(told, dropped, strict=True)]
     tokens = tokenizer(
-        ["" if drop else sentence for sentence, drop in zip(told, dropped.tolist(), strict=True)],
-        padding=True,
-        pad_to_multiple_of=TEXT_STEP,
-        return_tensors="pt",
+        told, padding=True, pad_to_multiple_of=TEXT_STEP, return_offsets_mapping=True, return_tensors="pt"
     )
+    spoken = torch.stack([spoken_tokens(*one) for one in zip(tokens["offset_mapping"], told, shown, strict=True)])
     length, height, width = stored.latents.shape[2:]
     frames, middle = window_frames(recipe, form, length, generator)
     anchored = middle and int(frames[0]) == 0
     sigma = sample_sigma(batch, mean=recipe.sigma_mean, shift=recipe.shift, generator=generator)
     keep = keep_mask(batch, Size3D(len(frames), height, width), PATCH, generator, middle=middle, anchored=anchored)
-    weight = object_weights(recipe, stored.coverage[picked][:, frames], sigma)
+    covered = stored.coverage[picked][:, :, frames]
+    weight = object_weights(recipe, covered, sigma)
     partner = partners([stored.scenes[n] for n in picked.tolist()])
     kept = history_levels(recipe, keep, generator, middle=middle)
-    return Batch(picked, frames, tokens["input_ids"], tokens["attention_mask"], sigma, keep, kept, weight, partner)
+    ids, mask = tokens["input_ids"], tokens["attention_mask"]
+    return Batch(picked, frames, ids, mask, sigma, keep, kept, weight, partner, spoken, covered)
 
 
 def window_frames(recipe: Recipe, form: Form, length: int, generator: torch.Generator) -> tuple[Tensor, bool]:
@@ -210,10 +217,12 @@ def object_weights(recipe: Recipe, coverage: Tensor, sigma: Tensor) -> Tensor:
 
     Args:
         recipe: says how much more, and below which noise level.
-        coverage: see :func:`mini.clips.coverage`, ``[B, T, H, W]``.
+        coverage: see :func:`mini.clips.coverage`, ``[B, objects, T, H, W]``.
         sigma: noise levels ``[B]``.
     """
-    near = F.max_pool3d(coverage[:, None].float() / 255, (1, 3, 3), 1, (0, 1, 1))  # with a rim of one latent
+    near = F.max_pool3d(
+        coverage.sum(dim=1, keepdim=True).float() / 255, (1, 3, 3), 1, (0, 1, 1)
+    )  # with a rim of one latent
     settled = (sigma < recipe.flow_object_below).float().view(-1, 1, 1, 1, 1)
     return 1 + recipe.flow_object_weight * settled * near
 

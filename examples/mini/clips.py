@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mini.recipe import Form, Recipe
 from videodit.datasets.toybox import Scene, ToyObject, caption, render, sample_scene
+from videodit.datasets.toybox.scene import MAX_OBJECTS
 
 
 def scenes(first: int, count: int, split: Literal["train", "validation", "test"] = "train") -> list[Scene]:
@@ -24,7 +25,7 @@ def scenes(first: int, count: int, split: Literal["train", "validation", "test"]
 def rendered(
     recipe: Recipe, batch: Sequence[Scene], form: Form, device: torch.device, *, masks: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Clips ``[B, 3, frames, height, width]`` in [-1, 1] and, on demand, where objects are ``[B, 1, frames, …]``.
+    """Clips ``[B, 3, frames, height, width]`` in [-1, 1] and, on demand, where objects are ``[B, objects, frames, …]``.
 
     A clip of one frame is the first frame of the longer clips of its scene. A GPU draws on a stream of its own:
     drawing waits for many small copies, and there they do not wait for the network's step before.
@@ -46,7 +47,9 @@ def rendered(
         for drawn in (rendering.video, rendering.mask):
             if drawn is not None:
                 drawn.record_stream(current)
-    mask = None if rendering.mask is None else (rendering.mask[:, None] > 0).float()
+    mask = None
+    if rendering.mask is not None:
+        mask = torch.stack([rendering.mask == 1 + number for number in range(MAX_OBJECTS)], dim=1).float()
     return rendering.video.float() / 127.5 - 1, mask
 
 
@@ -61,7 +64,7 @@ def pixels(recipe: Recipe, batch: Sequence[Scene], form: Form, device: torch.dev
 
 
 def coverage(mask: Tensor) -> Tensor:
-    """The share of each latent's pixels that objects cover, ``[B, T, H, W]`` in 255ths, of masks ``[B, 1, frames, …]``.
+    """The share of each latent's pixels that each object covers, ``[B, objects, T, H, W]`` in 255ths, of masks.
 
     The first frame has latents of its own, all others share theirs with three more.
     """
@@ -69,7 +72,7 @@ def coverage(mask: Tensor) -> Tensor:
     parts = [F.avg_pool3d(first, (1, 8, 8))]
     if others.shape[2]:
         parts.append(F.avg_pool3d(others, (4, 8, 8)))
-    return (torch.cat(parts, dim=2)[:, 0] * 255).round().to(torch.uint8)
+    return (torch.cat(parts, dim=2) * 255).round().to(torch.uint8)
 
 
 def describe(scene: Scene, form: Form, seed: int) -> str:

@@ -8,12 +8,22 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
-from mini.attention import attend_plainly
+from mini.attention import attend_plainly, watch_text_attention
 from mini.batches import PATCH, Batch, Feed
 from mini.clips import describe, scene_from
 from mini.flops import TRAINING, dit_flops
+from mini.grounding import FIRST_BLOCK, grounding_loss
 from mini.latents import Encoder, Stock, Stored, load_latents
-from mini.models import assemble, export, start_dit, start_tokenizer, vae_folder, weights_hash
+from mini.models import (
+    assemble,
+    export,
+    start_dit,
+    start_text,
+    start_tokenizer,
+    text_folder,
+    vae_folder,
+    weights_hash,
+)
 from mini.optimizers import muon_and_adamw
 from mini.processes import RANK
 from mini.recipe import Form, Recipe
@@ -49,10 +59,16 @@ def train_dit(
     vae = CausalVideoVAE.from_pretrained(vae_folder(out)).to(device).eval()
     torch.manual_seed(seed)
     tokenizer = start_tokenizer(recipe, seed, init)
-    dit, text_model = (module.to(device) for module in start_dit(recipe, tokenizer, init))
-    optimizers = muon_and_adamw([dit, text_model], muon_lr=recipe.muon_lr, adam_lr=recipe.adam_lr)
+    dit, text_model = start_dit(recipe, init), start_text(recipe, tokenizer, init, text_folder(out))
+    dit, text_model = dit.to(device), text_model.to(device)
+    optimizers = [
+        *muon_and_adamw([dit], muon_lr=recipe.muon_lr, adam_lr=recipe.adam_lr),
+        # By Muon its MLPs had grown until nothing of what its attention adds was left, and it was a table of words.
+        torch.optim.AdamW(text_model.parameters(), lr=recipe.text_lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
     if device.type == "cpu":
         attend_plainly(dit)
+    watched = watch_text_attention(dit, min(FIRST_BLOCK, recipe.layers - 1)) if recipe.grounding else []
     if compile_blocks:  # with one form there is one shape
         dit.compile_repeated_blocks(dynamic=len(stored) > 1)
     pipe, probe = assemble(dit, text_model, tokenizer, vae, recipe), load_probe(out, device)
@@ -93,8 +109,12 @@ def train_dit(
     def step(generator: torch.Generator) -> Step:
         form, clean, batch = feed.at(trainer.step, last_phase=trainer.done >= 1 - recipe.last_phase)
         loss = dit_loss(dit, text_model, clean, batch, contrast=recipe.contrast)
+        metrics = {"loss": loss}
+        if watched:
+            metrics["grounding"] = grounding_loss(watched, batch)
+            loss = loss + recipe.grounding * metrics["grounding"]
         loss.backward()
-        return Step({"loss": loss}, len(batch.picked), len(batch.picked) * flops[form])
+        return Step(metrics, len(batch.picked), len(batch.picked) * flops[form])
 
     try:
         trainer.run(step)

@@ -26,7 +26,7 @@ class Fixed(NamedTuple):
     Attributes:
         scenes: what they show.
         latents: ``[N, C, T, H, W]``.
-        coverage: ``[N, T, H, W]``, see :func:`mini.clips.coverage`.
+        coverage: ``[N, objects, T, H, W]``, see :func:`mini.clips.coverage`.
     """
 
     scenes: list[Scene]
@@ -53,7 +53,7 @@ def fixed_loss(pipe: VideoDiTPipeline, fixed: Fixed) -> dict[str, float]:
         told = pipe.text([canonical_caption(scene) for scene in fixed.scenes[part]])
         clean = fixed.latents[part].float().to(pipe.device)
         keep = torch.zeros_like(clean[:, :1], dtype=torch.bool)
-        cover = fixed.coverage[part].float().to(pipe.device)
+        cover = fixed.coverage[part].float().sum(dim=1).to(pipe.device)
         for number, level in enumerate(LEVELS):
             generator = torch.Generator().manual_seed(first * len(LEVELS) + number)
             noise = torch.randn(clean.shape, generator=generator).to(pipe.device)

@@ -198,7 +198,7 @@ class Stored(NamedTuple):
     Attributes:
         latents: ``[N, C, T, H, W]``.
         scenes: the numbers of each one's scene.
-        coverage: ``[N, T, H, W]``, see :func:`mini.clips.coverage`.
+        coverage: ``[N, objects, T, H, W]``, see :func:`mini.clips.coverage`.
     """
 
     latents: Tensor
@@ -210,11 +210,13 @@ def read_shard(file: Path) -> tuple[Form, Stored]:
     """A shard's form and what it holds.
 
     Raises:
-        SystemExit: an earlier version wrote it, which did not say where objects are.
+        SystemExit: an earlier version wrote it, which did not say where each object is.
     """
     with safe_open(file, framework="pt") as shard:
-        if "coverage" not in set(shard.keys()):
-            raise SystemExit(f"{file} holds no coverage: remove {file.parent} and run --stage latents again")
+        if "coverage" not in set(shard.keys()) or len(shard.get_slice("coverage").get_shape()) != 5:
+            raise SystemExit(
+                f"{file} holds no coverage by each object: remove {file.parent} and run --stage latents again"
+            )
         about = shard.metadata()
         stored = Stored(shard.get_tensor("latents"), json.loads(about["scenes"]), shard.get_tensor("coverage"))
     return Form(*json.loads(about["form"])), stored

@@ -39,6 +39,11 @@ def vae_folder(out: Path) -> Path:
     return folder
 
 
+def text_folder(out: Path) -> Path:
+    """Where a run has the text encoder of its stage `text`, if it had one."""
+    return out / "text" / "export"
+
+
 def adopt_vae(out: Path, init: Path | None) -> None:
     """Give a run that has no autoencoder of its own that of the model it starts from."""
     folder = out / "vae" / "export"
@@ -78,20 +83,42 @@ def start_tokenizer(recipe: Recipe, seed: int, init: Path | None) -> PreTrainedT
     return build_tokenizer(seed, recipe.captions)
 
 
-def start_dit(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, init: Path | None) -> tuple[VideoDiT, T5EncoderModel]:
-    """A fresh transformer and text encoder, or an exported model's with its embeddings moved to a new vocabulary."""
-    text_model = T5EncoderModel(recipe.text_config(tokenizer))
-    if init is None:
-        return VideoDiT(**recipe.dit_config()), text_model
-    old_tokenizer = PreTrainedTokenizerFast.from_pretrained(init, subfolder="tokenizer")
-    old = T5EncoderModel.from_pretrained(init, subfolder="text_encoder", dtype=text_model.dtype)
-    text_model.encoder.block.load_state_dict(old.encoder.block.state_dict())
-    text_model.encoder.final_layer_norm.load_state_dict(old.encoder.final_layer_norm.state_dict())
-    copied = copy_embeddings(old.get_input_embeddings(), old_tokenizer, text_model.get_input_embeddings(), tokenizer)
-    print(f"starting from {init}: {copied} of {len(tokenizer)} tokens known", flush=True)
+def start_text(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, init: Path | None, own: Path | None = None
+) -> T5EncoderModel:
+    """A fresh text encoder, or an exported model's with its embeddings moved to a new vocabulary.
+
+    Args:
+        recipe: says its size.
+        tokenizer: of the captions.
+        init: the exported model.
+        own: what the run's stage `text` left; if it is there, it goes before both.
+
+    Raises:
+        SystemExit: the stage `text` ran with another vocabulary.
+    """
+    if own is not None and own.is_dir():
+        if PreTrainedTokenizerFast.from_pretrained(own).get_vocab() != tokenizer.get_vocab():
+            raise SystemExit(f"{own} was trained with other tokens: remove {own.parent} and run --stage text again")
+        print(f"text encoder from {own}", flush=True)
+        return T5EncoderModel.from_pretrained(own)
+    encoder = T5EncoderModel(recipe.text_config(tokenizer))
+    if init is not None:
+        old_tokenizer = PreTrainedTokenizerFast.from_pretrained(init, subfolder="tokenizer")
+        old = T5EncoderModel.from_pretrained(init, subfolder="text_encoder", dtype=encoder.dtype)
+        encoder.encoder.block.load_state_dict(old.encoder.block.state_dict())
+        encoder.encoder.final_layer_norm.load_state_dict(old.encoder.final_layer_norm.state_dict())
+        copied = copy_embeddings(old.get_input_embeddings(), old_tokenizer, encoder.get_input_embeddings(), tokenizer)
+        print(f"starting from {init}: {copied} of {len(tokenizer)} tokens known", flush=True)
+    return encoder
+
+
+def start_dit(recipe: Recipe, init: Path | None) -> VideoDiT:
+    """A fresh transformer, or an exported model's, with the layers that it lacks."""
     dit = VideoDiT(**recipe.dit_config())
-    deepen(dit, VideoDiT.from_pretrained(init, subfolder="transformer", dtype=text_model.dtype))
-    return dit, text_model
+    if init is not None:
+        deepen(dit, VideoDiT.from_pretrained(init, subfolder="transformer", dtype=dit.dtype))
+    return dit
 
 
 @torch.no_grad()

@@ -85,9 +85,12 @@ class Recipe:
     text_dim: int = 192
     text_layers: int = 3
     captions: int = 5_000  # that the tokenizer is built from
+    caption_batch: int = 64  # sentences a step of the stage `text`
+    caption_lr: float = 1e-3
     dit_batch: int = 32
     muon_lr: float = 2e-3
     adam_lr: float = 1e-3
+    text_lr: float = 5e-4  # of the text encoder, by AdamW
     shift: float = 2.0
     sigma_mean: float = 0.0  # of the logits of noise levels: above 0, more steps are about where and what things are
     last_phase: float = 0.0  # the last share of the time, which trains on the first form alone
@@ -95,6 +98,7 @@ class Recipe:
     flow_object_below: float = 0.7  # at noise levels below this: above, where the object will be is open
     history_noise: float = 0.0  # up to which noise level leading frames are given, see `mini.batches.history_levels`
     contrast: float = 0.0  # how much a prediction is kept from another clip's target; see :func:`mini.dit.dit_loss`
+    grounding: float = 0.0  # how much it counts that objects attend to their own names, see :mod:`mini.grounding`
     ema_decay: float = 0.998
 
     # What is measured on the validation split, and the grid that `tune` chooses from
@@ -195,14 +199,14 @@ PRESETS = {
         frame_shares=((17, 1.0),),
         size_shares=((128, 128, 1.0),),
         clips=60_000, shard=64, encode_batch=16, repeats=6.0, stock=512, tail=8,
-        layers=9, dit_batch=32, muon_lr=5e-4, adam_lr=2.5e-4, shift=3.0, flow_object_weight=3.0, history_noise=0.3,
-        ema_decay=0.995, validation_prompts=64,
+        layers=9, dit_batch=32, muon_lr=5e-4, adam_lr=2.5e-4, text_lr=1e-4, shift=3.0,
+        flow_object_weight=3.0, history_noise=0.3, ema_decay=0.995, validation_prompts=64,
     ),
     # Minute networks, to try the stages out.
     "tiny": Recipe(
         size_shares=((32, 32, 0.6), (32, 48, 0.2), (48, 32, 0.2)),
         vae_batch=2, vae_channels=16, latent_channels=4, vae_validation_clips=2, clips=150, shard=8, encode_batch=8,
-        heads=2, head_dim=16, layers=2, text_dim=32, text_layers=1, captions=300, dit_batch=4,
+        heads=2, head_dim=16, layers=2, text_dim=32, text_layers=1, captions=300, caption_batch=8, dit_batch=4,
         validation_prompts=4, validation_steps=1, generate_batch=2,
         tune_prompts=4, tune_guidance=(1.0, 3.0), tune_steps=(1, 2), probe={"batch": 2, "report_clips": 8},
     ),

@@ -66,7 +66,7 @@ def train_vae(
         whole = trainer.done >= WHOLE
         piece = form if whole else form.half
         first = int(torch.randint(form.frames - piece.frames + 1, (), generator=generator))
-        x, mask = (of[:, :, first : first + piece.frames] for of in (clips, masks))
+        x, mask = (of[:, :, first : first + piece.frames] for of in (clips, masks.sum(dim=1, keepdim=True)))
         metrics = vae_losses(vae, x, mask, recipe, device)
         metrics["loss"].backward()
         if piece not in flops:
