@@ -19,6 +19,8 @@ half the width and height, which `gpu` can start from with `--init`, `tiny` trie
 
     python examples/train_mini.py --preset cpu-more --stage dit --init videodit/presets/mini --compile --out runs/more
 
+`cpu-names` does, too, with the stages `text`, `latents` and `dit`, mostly on images.
+
 On a GPU, `--workers` processes prepare what steps need. Drawing clips keeps a core busier than the GPU, so `latents`
 takes several processes there, too (`torchrun --nproc-per-node 6`: 500 clips a second of one H200). On a CPU, one
 process of one thread a core is faster than threads, and memory that is kept is faster than memory that is given back

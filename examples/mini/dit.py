@@ -61,11 +61,7 @@ def train_dit(
     tokenizer = start_tokenizer(recipe, seed, init)
     dit, text_model = start_dit(recipe, init), start_text(recipe, tokenizer, init, text_folder(out))
     dit, text_model = dit.to(device), text_model.to(device)
-    optimizers = [
-        *muon_and_adamw([dit], muon_lr=recipe.muon_lr, adam_lr=recipe.adam_lr),
-        # By Muon its MLPs had grown until nothing of what its attention adds was left, and it was a table of words.
-        torch.optim.AdamW(text_model.parameters(), lr=recipe.text_lr, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+    optimizers = optimizers_of(recipe, dit, text_model)
     if device.type == "cpu":
         attend_plainly(dit)
     watched = watch_text_attention(dit, min(FIRST_BLOCK, recipe.layers - 1)) if recipe.grounding else []
@@ -124,6 +120,17 @@ def train_dit(
         return
     print(f"exporting {trainer.use_best()}", flush=True)
     export(pipe, out / "mini")
+
+
+def optimizers_of(recipe: Recipe, dit: VideoDiT, text_model: T5EncoderModel) -> list[torch.optim.Optimizer]:
+    """Muon and AdamW for the transformer, AdamW for its text encoder.
+
+    Trained by Muon, the encoder's MLPs had grown until nothing of what its attention adds was left.
+    """
+    return [
+        *muon_and_adamw([dit], muon_lr=recipe.muon_lr, adam_lr=recipe.adam_lr),
+        torch.optim.AdamW(text_model.parameters(), lr=recipe.text_lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
 
 
 def clip_flops(recipe: Recipe, stored: dict[Form, Stored], tokenizer: PreTrainedTokenizerFast) -> dict[Form, int]:
