@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
-from mini.attention import attend_plainly, watch_text_attention
+from mini.attention import SeenAttention, attend_plainly, watch_text_attention
 from mini.batches import PATCH, Batch, Feed
 from mini.clips import describe, scene_from
 from mini.flops import TRAINING, dit_flops
@@ -62,9 +62,7 @@ def train_dit(
     dit, text_model = start_dit(recipe, init), start_text(recipe, tokenizer, init, text_folder(out))
     dit, text_model = dit.to(device), text_model.to(device)
     optimizers = optimizers_of(recipe, dit, text_model)
-    if device.type == "cpu":
-        attend_plainly(dit)
-    watched = watch_text_attention(dit, min(FIRST_BLOCK, recipe.layers - 1)) if recipe.grounding else []
+    watched = attention_of(recipe, dit)
     if compile_blocks:  # with one form there is one shape
         dit.compile_repeated_blocks(dynamic=len(stored) > 1)
     pipe, probe = assemble(dit, text_model, tokenizer, vae, recipe), load_probe(out, device)
@@ -105,11 +103,9 @@ def train_dit(
     def step(generator: torch.Generator) -> Step:
         form, clean, batch = feed.at(trainer.step, last_phase=trainer.done >= 1 - recipe.last_phase)
         loss = dit_loss(dit, text_model, clean, batch, contrast=recipe.contrast)
-        metrics = {"loss": loss}
-        if watched:
-            metrics["grounding"] = grounding_loss(watched, batch)
-            loss = loss + recipe.grounding * metrics["grounding"]
-        loss.backward()
+        grounding = grounding_loss(watched, batch)
+        (loss + recipe.grounding * grounding).backward()
+        metrics = {"loss": loss} | ({"grounding": grounding} if watched else {})
         return Step(metrics, len(batch.picked), len(batch.picked) * flops[form])
 
     try:
@@ -131,6 +127,13 @@ def optimizers_of(recipe: Recipe, dit: VideoDiT, text_model: T5EncoderModel) -> 
         *muon_and_adamw([dit], muon_lr=recipe.muon_lr, adam_lr=recipe.adam_lr),
         torch.optim.AdamW(text_model.parameters(), lr=recipe.text_lr, betas=(0.9, 0.98), weight_decay=0.0),
     ]
+
+
+def attention_of(recipe: Recipe, dit: VideoDiT) -> list[SeenAttention]:
+    """Give a transformer the attention that its training wants; what sees whom its tokens attend to in the text."""
+    if dit.device.type == "cpu":
+        attend_plainly(dit)
+    return watch_text_attention(dit, min(FIRST_BLOCK, recipe.layers - 1)) if recipe.grounding else []
 
 
 def clip_flops(recipe: Recipe, stored: dict[Form, Stored], tokenizer: PreTrainedTokenizerFast) -> dict[Form, int]:

@@ -25,7 +25,7 @@ def grounding_loss(watched: Sequence[SeenAttention], batch: Batch) -> Tensor:
     alone: the rest of the sentence, on ground and light, is as free as it was.
 
     Args:
-        watched: what has seen the last forward of the transformer.
+        watched: what has seen the last forward of the transformer; nothing gives 0.
         batch: that it was given.
     """
     spoken = batch.spoken.float()  # [B, O, L]
@@ -39,4 +39,4 @@ def grounding_loss(watched: Sequence[SeenAttention], batch: Batch) -> Tensor:
         attended = torch.einsum("bsl,bol->bos", one.weights.float(), spoken) + _FLOOR
         share = attended / (attended * named[..., None]).sum(dim=1, keepdim=True).clamp(min=_FLOOR)
         total = total - (share.log() * counts).sum() / counts.sum().clamp(min=1)
-    return total / len(watched)
+    return total / max(1, len(watched))
