@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from mini.models import start_text, start_tokenizer, text_folder
 from mini.names import CLASSES, UNSAID, names
+from mini.processes import RANK
 from mini.recipe import Recipe
 from mini.trainer import Step, Trainer
 from videodit.datasets.toybox import Scene, caption, sample_scene
@@ -140,6 +141,8 @@ def train_text(
         return Step({"loss": loss} | metrics, len(scenes), flops)
 
     trainer.run(step)
+    if RANK:
+        return
     print(f"exporting {trainer.use_best()}", flush=True)
     encoder.to("cpu").save_pretrained(text_folder(out))
     tokenizer.save_pretrained(text_folder(out))
