@@ -392,7 +392,7 @@ def test_bundled_probe_measures_a_run_that_has_none_of_its_own(run: Path) -> Non
 def test_curves_are_drawn(run: Path) -> None:
     stage("curves", run, 1)
     with Image.open(run / "curves.png") as picture:
-        assert picture.height == 3 * importlib.import_module("mini.curves").SIZE[1]  # two losses and the adherence
+        assert picture.height == 4 * importlib.import_module("mini.curves").SIZE[1]  # three losses and the adherence
         assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 3
 
 
