@@ -209,7 +209,7 @@ PRESETS = {
         size_shares=((128, 128, 1.0),),
         clips=8_000, shard=32, encode_batch=16,
         layers=9, dit_batch=8, muon_lr=8e-4, adam_lr=4e-4, text_lr=3e-4, shift=3.0, grounding=0.1,
-        ema_decay=0.985, validation_prompts=64,
+        ema_decay=0.985, validation_prompts=16,
     ),
     # Minute networks, to try the stages out.
     "tiny": Recipe(
