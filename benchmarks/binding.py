@@ -3,7 +3,7 @@
     python benchmarks/binding.py
     python benchmarks/binding.py -m runs/more/mini --num-frames 17 --num-scenes 48
 
-benchmarks/adherence.py counts what clips show, and takes a quarter of an hour to tell 0.18 from 0.30. This asks the
+benchmarks/adherence.py counts what clips show, and needs hundreds of them to tell two models apart. This asks the
 model itself: the world's own clips of two objects, of different colours and shapes, are given noise, and the model
 predicts by the true sentence and by others that a clip of another scene would have. All predictions of a clip share the
 noise, so that small differences can be seen. A model that reads a sentence as a bag of words predicts the same when the
@@ -144,7 +144,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             false[name].append(losses(pipe, latents, cover, sentences(part, of, frames), first))
         progress("loss", first + len(part), len(scenes))
     own = torch.cat(true)
-    print(f"model {args.model}, {args.split} split, {len(scenes)} clips of {size[1]}x{size[0]}, {frames} frames")
+    form = f"{size[1]}x{size[0]}, {frames} frame{'s' * (frames > 1)}"
+    print(f"model {args.model}, {args.split} split, {len(scenes)} clips of {form}")
     print(f"loss on objects by the true sentence: {own.mean():.4f}")
     rows = [["false sentence", "loss above that", "true is better"]]
     for name, parts in false.items():
