@@ -28,6 +28,8 @@ def grounding_loss(watched: Sequence[SeenAttention], batch: Batch) -> Tensor:
         watched: what has seen the last forward of the transformer; nothing gives 0.
         batch: that it was given.
     """
+    if not watched:
+        return torch.zeros((), device=batch.spoken.device)
     spoken = batch.spoken.float()  # [B, O, L]
     named = batch.spoken.any(dim=-1)  # [B, O]
     several = named & (named.sum(dim=1, keepdim=True) > 1)
@@ -39,4 +41,4 @@ def grounding_loss(watched: Sequence[SeenAttention], batch: Batch) -> Tensor:
         attended = torch.einsum("bsl,bol->bos", one.weights.float(), spoken) + _FLOOR
         share = attended / (attended * named[..., None]).sum(dim=1, keepdim=True).clamp(min=_FLOOR)
         total = total - (share.log() * counts).sum() / counts.sum().clamp(min=1)
-    return total / max(1, len(watched))
+    return total / len(watched)

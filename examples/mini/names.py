@@ -50,6 +50,11 @@ class Name(NamedTuple):
     thing: int | None
     classes: dict[str, int]
 
+    def tokens(self, offsets: Tensor) -> Tensor:
+        """Which tokens it is of, ``[L]``, by their first characters and those behind their last, ``[L, 2]``."""
+        first, last = offsets.unbind(-1)
+        return (first < self.end) & (last > self.start)
+
 
 def names(sentence: str, scene: Scene) -> list[Name]:
     """The names in a caption of a scene, in their order. A name has the colour and the shape of one object alone."""
@@ -79,9 +84,8 @@ def spoken_tokens(offsets: Tensor, sentence: str, scene: Scene) -> Tensor:
         sentence: a caption of the scene, or nothing.
         scene: that it speaks of.
     """
-    first, last = offsets.unbind(-1)
     spoken = torch.zeros(MAX_OBJECTS, len(offsets), dtype=torch.bool)
     for name in names(sentence, scene):
         if name.thing is not None:
-            spoken[name.thing] = (first < name.end) & (last > name.start)
+            spoken[name.thing] = name.tokens(offsets)
     return spoken

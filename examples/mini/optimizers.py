@@ -58,7 +58,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     """Matrices ``[N, rows, columns]`` with their singular values brought near 1.
 
     Newton–Schulz of the fifth order, of the shorter side's Gram matrices, after Jordan et al., "Muon" (2024). In bf16
-    as torch's, or in fp32 where the device does not compute in bf16: there bf16 took 17 times as long.
+    as torch's, or in fp32 where the device does not compute in bf16: there bf16 is many times slower.
     """
     a, b, c = NEWTON_SCHULZ
     x = matrices.to(compute_dtype(matrices.device))

@@ -202,8 +202,8 @@ PRESETS = {
         layers=9, dit_batch=32, muon_lr=5e-4, adam_lr=2.5e-4, text_lr=1e-4, shift=3.0,
         flow_object_weight=3.0, history_noise=0.3, grounding=0.1, ema_decay=0.995, validation_prompts=64,
     ),
-    # Goes on from the model of `gpu`, on a CPU: who is what, which images show as well as clips and for a fifth of the
-    # work.
+    # Goes on from the model of `gpu`, on a CPU: who is what, which images show as well as clips and for a quarter of
+    # the tokens.
     "cpu-names": Recipe(
         frame_shares=((17, 0.3), (1, 0.7)),
         size_shares=((128, 128, 1.0),),

@@ -53,9 +53,8 @@ def captions_of(scenes: Sequence[Scene], tokenizer: PreTrainedTokenizerFast, gen
     tokens = tokenizer(told, padding=True, return_offsets_mapping=True, return_tensors="pt")
     classes = {name: torch.full(tokens["input_ids"].shape, UNSAID) for name in CLASSES}
     for row, (sentence, scene, moves) in enumerate(zip(told, scenes, moving, strict=True)):
-        first, last = tokens["offset_mapping"][row].unbind(-1)
         for one in names(sentence, scene):
-            inside = (first < one.end) & (last > one.start)
+            inside = one.tokens(tokens["offset_mapping"][row])
             for name, number in one.classes.items():
                 if moves or name != "motion":
                     classes[name][row, inside] = number
