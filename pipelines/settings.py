@@ -273,7 +273,9 @@ def _windows(
     at_once = spec.window if window is None else whole_number("window", window, 1, None)
     noise = _history_noise(request, spec)
     if at_once is None or frames <= at_once:
-        without = {"overlap": overlap, "anchor": request.anchor, "history_noise": request.history_noise and noise}
+        by_itself = spec.window is None or frames <= spec.window
+        without = {"window": window if by_itself else None, "overlap": overlap}
+        without |= {"anchor": request.anchor, "history_noise": request.history_noise and noise}
         notices += [
             f"{name} is {asked}, but the clip is made at once: it changes nothing"
             for name, asked in without.items()

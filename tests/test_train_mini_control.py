@@ -46,12 +46,26 @@ def test_a_branch_begins_with_one_that_knows_fewer_kinds() -> None:
         torch.testing.assert_close(row, expected)
 
 
-def test_a_branch_begins_with_one_of_the_same_base_and_form_alone() -> None:
+def test_a_branch_begins_with_one_of_the_same_form_alone() -> None:
     pipe = VideoDiTPipeline.from_pretrained("mini")
     branch, other = start_branch(pipe), ControlBranch.from_pretrained(BUNDLED)
-    other.register_to_config(base=other.config.base | {"hash": "0" * 16})
-    with pytest.raises(InputError, match=r"0000000000000000.*ce90a291a01a7aec"):
+    other.register_to_config(base=other.config.base | {"size_in_blocks": 6})
+    with pytest.raises(InputError, match="'size_in_blocks': 6.*'size_in_blocks': 9"):
         begin_with(branch, other)
     wider = ControlBranch.from_base(pipe.transformer, layers=(0,), encoder="unshuffle", pixel_stride=(4, 8, 8))
     with pytest.raises(InputError, match="kinds none"):
         begin_with(branch, wider)
+
+
+def test_a_branch_begins_with_one_for_earlier_weights_of_its_base(capsys: pytest.CaptureFixture[str]) -> None:
+    """The base was trained on: the branch goes on for it, bears its hash, and says so."""
+    pipe = VideoDiTPipeline.from_pretrained("mini")
+    branch, other = start_branch(pipe), ControlBranch.from_pretrained(BUNDLED).float()
+    other.register_to_config(base=other.config.base | {"hash": "0" * 16})
+    begin_with(branch, other)
+    told = f"trained for the weights {'0' * 16}; these are {pipe.model_hash}"
+    assert told in capsys.readouterr().out
+    assert branch.config.base["hash"] == pipe.model_hash
+    for name, value in other.state_dict().items():
+        if name != "kind_embedder.weight":
+            torch.testing.assert_close(branch.state_dict()[name], value, rtol=0, atol=0)

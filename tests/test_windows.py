@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -437,6 +438,18 @@ def test_noise_of_a_history_is_part_of_the_recipe(pipe: VideoDiTPipeline, tmp_pa
     assert torch.equal(pipe(PROMPT, **call, generator=seeded(3)).frames, out.frames)
     with pytest.raises(ValueError, match="another clip"):
         pipe(PROMPT, **call | {"history_noise": 0.0}, generator=seeded(3))
+
+
+def test_a_window_that_changes_nothing_is_announced(tiny_model: Path) -> None:
+    """A model without windows of its own makes such a clip at once anyway; one with shorter windows does not."""
+    notice = "window is 33, but the clip is made at once: it changes nothing"
+    request, spec = Request(num_frames=17, window=33), ModelSpec.from_folder(tiny_model)
+    assert spec.window is None
+    assert notice in plan_settings(request, spec).notices
+    assert notice in plan_settings(request, replace(spec, window=17)).notices
+    made_whole = plan_settings(request, replace(spec, window=9))
+    assert made_whole.windows is None
+    assert not [text for text in made_whole.notices if "window" in text]
 
 
 def test_noise_of_a_history_that_is_none_is_announced(tiny_model: Path) -> None:

@@ -137,20 +137,27 @@ def start_branch(pipe: VideoDiTPipeline, init: str | None = None) -> ControlBran
 def begin_with(branch: ControlBranch, other: ControlBranch) -> None:
     """Copy a branch's weights. A kind that it does not know begins as the mean of those that it knows.
 
+    The other one may have been trained for other weights of the same base, as when the base was trained on: it steers
+    these less well until it is trained on itself.
+
     Raises:
-        InputError: the other one is of another base or form, or knows a kind that the branch does not.
+        InputError: the other one is of a base of another form, has another form itself, or knows a kind that the branch
+            does not.
     """
     known, kinds = list(other.config.kinds), list(branch.config.kinds)
     weights, own = other.state_dict(), branch.state_dict()
     rows = weights.pop(KIND_ROWS, None)
     like = {name: value.shape for name, value in own.items() if name != KIND_ROWS}
     same = rows is not None and like == {name: value.shape for name, value in weights.items()}
-    if not same or other.config.base != branch.config.base or not set(known) <= set(kinds):
+    bases = [{name: value for name, value in one.config.base.items() if name != "hash"} for one in (branch, other)]
+    if not same or bases[0] != bases[1] or not set(known) <= set(kinds):
         raise InputError(
             f"the branch to begin with is for {other.config.base}, with the kinds {', '.join(known) or 'none'}; "
             f"it must have the form of the new one, for {branch.config.base}, with the kinds {', '.join(kinds)}"
         )
     assert rows is not None
+    if (trained_for := other.config.base["hash"]) != (now := branch.config.base["hash"]):
+        print(f"the branch to begin with was trained for the weights {trained_for}; these are {now}", flush=True)
     mean = rows.float().mean(0)
     weights[KIND_ROWS] = torch.stack([rows[known.index(kind)].float() if kind in known else mean for kind in kinds])
     branch.load_state_dict(weights)

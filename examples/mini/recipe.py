@@ -205,11 +205,11 @@ PRESETS = {
     # Goes on from the model of `gpu`, on a CPU: who is what, which images show as well as clips and for a quarter of
     # the tokens.
     "cpu-names": Recipe(
-        frame_shares=((17, 0.3), (1, 0.7)),
+        frame_shares=((17, 0.35), (33, 0.1), (1, 0.55)),
         size_shares=((128, 128, 1.0),),
-        clips=8_000, shard=32, encode_batch=16,
-        layers=9, dit_batch=8, muon_lr=8e-4, adam_lr=4e-4, text_lr=3e-4, shift=3.0, grounding=0.1,
-        ema_decay=0.985, validation_prompts=16,
+        clips=30_000, shard=32, encode_batch=16,
+        layers=9, dit_batch=8, muon_lr=6e-4, adam_lr=3e-4, text_lr=3e-4, shift=3.0, last_phase=0.35,
+        flow_object_weight=2.0, grounding=0.1, ema_decay=0.985, validation_prompts=16,
     ),
     # Minute networks, to try the stages out.
     "tiny": Recipe(
