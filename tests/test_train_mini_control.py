@@ -50,7 +50,7 @@ def test_a_branch_begins_with_one_of_the_same_form_alone() -> None:
     pipe = VideoDiTPipeline.from_pretrained("mini")
     branch, other = start_branch(pipe), ControlBranch.from_pretrained(BUNDLED)
     other.register_to_config(base=other.config.base | {"size_in_blocks": 6})
-    with pytest.raises(InputError, match="'size_in_blocks': 6.*'size_in_blocks': 9"):
+    with pytest.raises(InputError, match=r"'size_in_blocks': 6.*'size_in_blocks': 9"):
         begin_with(branch, other)
     wider = ControlBranch.from_base(pipe.transformer, layers=(0,), encoder="unshuffle", pixel_stride=(4, 8, 8))
     with pytest.raises(InputError, match="kinds none"):
