@@ -274,7 +274,7 @@ def _windows(
     noise = _history_noise(request, spec)
     if at_once is None or frames <= at_once:
         by_itself = spec.window is None or frames <= spec.window
-        without = {"window": window if by_itself else None, "overlap": overlap}
+        without: dict[str, float | None] = {"window": window if by_itself else None, "overlap": overlap}
         without |= {"anchor": request.anchor, "history_noise": request.history_noise and noise}
         notices += [
             f"{name} is {asked}, but the clip is made at once: it changes nothing"
