@@ -19,7 +19,7 @@ half the width and height, which `gpu` can start from with `--init`, `tiny` trie
 
     python examples/train_mini.py --preset cpu-more --stage dit --init videodit/presets/mini --compile --out runs/more
 
-`cpu-names` does, too, with the stages `text`, `latents` and `dit`, mostly on images.
+`cpu-names` does, too, with the stages `text`, `latents` and `dit`, on images and clips.
 
 On a GPU, `--workers` processes prepare what steps need. Drawing clips keeps a core busier than the GPU, so `latents`
 takes several processes there, too (`torchrun --nproc-per-node 6`: 500 clips a second of one H200). On a CPU, one

@@ -63,8 +63,8 @@ def train_dit(
     dit, text_model = dit.to(device), text_model.to(device)
     optimizers = optimizers_of(recipe, dit, text_model)
     watched = attention_of(recipe, dit)
-    if compile_blocks:  # each form has a shape; torch's C++ for shapes left open does not compile on every CPU
-        dit.compile_repeated_blocks(dynamic=len(stored) > 1 and device.type != "cpu")
+    if compile_blocks:  # with one form there is one shape
+        dit.compile_repeated_blocks(dynamic=len(stored) > 1)
     pipe, probe = assemble(dit, text_model, tokenizer, vae, recipe), load_probe(out, device)
 
     def validate() -> dict[str, float]:
