@@ -109,7 +109,8 @@ def kill(options: Options) -> Row:
                 cluster.grow()
             else:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid_of(str(draw.choice(running).worker)), signal.SIGKILL)
+                    busy = [job for job in running if job.state not in FINISHED] or running
+                    os.kill(pid_of(str(draw.choice(busy).worker)), signal.SIGKILL)
             server.wait(f"the jobs of kill {number}", pair, lambda job: job.state in FINISHED)
             ids += pair
         time.sleep(2)  # for whoever does not know yet that its job is another's

@@ -40,9 +40,12 @@ def test_replicas_and_nodes_that_are_killed_lose_and_double_no_job(cluster: RayC
 def test_workers_come_with_jobs_and_a_stop_reaches_the_right_one(cluster: RayCluster, tmp_path: Path) -> None:
     from scale_out import SLOW
 
+    # The first must still run when the second worker has started, however fast the machine is.
+    long = SLOW | {"num_inference_steps": 200, "size": "128x128", "seconds": 30}
     with ray_server(tmp_path / "data", min_workers=1, max_workers=2, scale_up_seconds=0) as server:
-        ids = [server.create(**SLOW | {"num_inference_steps": 200}) for _ in range(3)]
+        ids = [server.create(**long) for _ in range(3)]
         running = server.wait("two workers", ids[:2], lambda job: job.step > 0)
+        assert [job.state for job in running] == ["in_progress"] * 2
         assert len({job.worker for job in running}) == 2
         assert server.client.post(f"/v1/videos/{ids[1]}/cancel").status_code == 200
         (stopped,) = server.wait("the stop", ids[1:2], lambda job: job.state in FINISHED)
