@@ -342,6 +342,17 @@ def test_a_finished_clip_plays_where_it_was_made(page: Page, server: LiveServer)
     expect(card).to_have_count(0)
 
 
+def test_clips_that_were_asked_for_in_one_second_stand_in_their_order(page: Page, server: LiveServer) -> None:
+    made = [server.create(prompt=f"number {n}", num_inference_steps=1)["id"] for n in range(5)]
+    for id in made:
+        assert server.worker.work_once()
+        expect(page.locator(f".watch[data-id={id}] video")).to_have_count(1)
+    shown = page.locator(".watch").evaluate_all("cards => cards.map((card) => card.dataset.id)")
+    assert [id for id in shown if id in made] == made[::-1]
+    for id in made:
+        server.client.delete(f"/v1/videos/{id}")
+
+
 # ---- the queue -----------------------------------------------------------------------------------
 
 

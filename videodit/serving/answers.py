@@ -30,6 +30,7 @@ def as_video(job: Job, state: ServerState) -> JsonObject:
         "remixed_from_video_id": job.parent if job.kind == "remix" else None,
         "error": job.error,
         # ours
+        "created": job.created,  # as created_at, with fractions: several are made in a second
         "kind": job.kind,
         "parent": job.parent,
         "request": job.extra.get("body"),

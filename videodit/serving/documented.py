@@ -42,6 +42,7 @@ class VideoAnswer(_Answer):
     expires_at: int | None
     remixed_from_video_id: str | None
     error: dict[str, Any] | None
+    created: float
     kind: Literal["create", "remix", "edit", "extension"]
     parent: str | None
     request: dict[str, Any] | None

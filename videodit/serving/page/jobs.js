@@ -92,7 +92,7 @@ class Jobs extends EventTarget {
   /** The newest first, without those in the bin. */
   finished() {
     const done = this.all().filter((job) => !isUnfinished(job) && !job.binned_at);
-    return done.sort((a, b) => b.created_at - a.created_at || (a.id < b.id ? 1 : -1));
+    return done.sort((a, b) => b.created - a.created || (a.id < b.id ? 1 : -1));
   }
 
   /** One tab holds the lock and the stream, the others get what it gets. */
