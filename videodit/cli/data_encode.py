@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -46,6 +48,7 @@ from videodit.errors import InputError
 from videodit.on_ray import start_ray
 
 if TYPE_CHECKING:
+    from videodit.datasets.clips.latents.buckets import SamplePlan
     from videodit.datasets.clips.latents.encode_clips import EncodeResult
 
 
@@ -68,7 +71,7 @@ def encode(
     workers: Workers = 1,
     ray: OnRay = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Throw away latents in the folder that another model has made.")
+        bool, typer.Option("--restart", help="Throw away what is in the folder: latents, controls and references.")
     ] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove files of latents that no clip of the source needs any more.")
@@ -94,11 +97,13 @@ def encode(
         ),
     ] = None,
     reference_layout: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--reference-layout", metavar="NAME", help="How they will be taken: behind, edit, apart or guide."
+            "--reference-layout",
+            metavar="NAME",
+            help="How they will be taken: behind (if left out), edit, apart or guide.",
         ),
-    ] = "behind",
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Encode clips and captions for training, into a folder that training reads.
@@ -109,9 +114,7 @@ def encode(
     started = time.monotonic()
     one_of("reader", reader, READERS)
     flags, counts, controls = parse_drop(drop), parse_frames(frames), _parse_controls(control or [], control_pixels)
-    if reference is not None and not reference.is_dir():
-        raise InputError(f"--reference is {str(reference)!r}; it must be an existing folder")
-    one_of("reference-layout", reference_layout, CHOSEN)
+    layout = _parse_layout(reference, reference_layout)
     _check_writable(out)
     if ray:
         start_ray()
@@ -144,6 +147,7 @@ def encode(
             run=read_on_ray if ray else None,
         )
         plan = plan_samples(scanned, spec, drop_flags=flags)
+    _check_own_files(plan, out, controls, control_pixels, reference, layout, restart)
     for message in (*clips.notices, *notices, *plan.notices):
         note(message)
     print_plan(scanned, plan, "; videodit data scan --report FILE lists them all")
@@ -169,6 +173,8 @@ def encode(
             spread=EncodeOnRay(model, where, kind, decoder) if ray else None,
             report=reporter(progress),
         )
+        failed = {name for name, _ in result.failed}
+        plan = replace(plan, samples=tuple(one for one in plan.samples if one.scanned.clip.name not in failed))
         if controls:
             from videodit.datasets.clips.latents.cached_controls import encode_controls
 
@@ -178,13 +184,63 @@ def encode(
         if reference is not None:
             from videodit.datasets.clips.latents.cached_references import encode_references
 
-            seen = encode_references(
-                plan, encoder, out, reference, reference_layout, reader=decoder, report=reporter(progress)
-            )
-            note(f"references of the layout {reference_layout}: {seen} encoded now")
+            seen = encode_references(plan, encoder, out, reference, layout, reader=decoder, report=reporter(progress))
+        removed = _prune_beside(out) if prune else 0
+    if reference is not None:
+        note(f"references of the layout {layout}: {seen} encoded now")
     if controls:
         note(f"controls of kinds {', '.join(controls)}: {made} encoded now")
-    _print_result(result, out, time.monotonic() - started, prune, model)
+    _print_result(replace(result, removed=result.removed + removed), out, time.monotonic() - started, prune, model)
+
+
+def _parse_layout(reference: Path | None, layout: str | None) -> str:
+    """How references will be taken.
+
+    Raises:
+        InputError: a folder that is not there, a layout that is unknown, or one without references.
+    """
+    if reference is None and layout is not None:
+        raise InputError("--reference-layout needs --reference")
+    if reference is not None and not reference.is_dir():
+        raise InputError(f"--reference is {str(reference)!r}; it must be an existing folder")
+    one_of("reference-layout", layout or CHOSEN[0], CHOSEN)
+    return layout or "behind"
+
+
+def _check_own_files(
+    plan: SamplePlan,
+    out: Path,
+    controls: dict[str, Path | None],
+    pixels: bool,
+    reference: Path | None,
+    layout: str,
+    restart: bool,
+) -> None:
+    """See before long work that each clip has its controls and its reference.
+
+    Raises:
+        InputError: one has none.
+    """
+    from videodit.datasets.clips.latents.cached_controls import own_controls
+    from videodit.datasets.clips.latents.cached_references import own_references
+
+    if controls:
+        own_controls(plan, None if restart else out, controls, pixels=pixels)
+    if reference is not None:
+        own_references(plan, reference, layout)
+
+
+def _prune_beside(out: Path) -> int:
+    """Remove files of controls and references that no clip needs any more, and return how many they were."""
+    from videodit.datasets.clips.latents.cached_controls import CachedControls
+    from videodit.datasets.clips.latents.cached_references import CachedReferences
+    from videodit.datasets.clips.latents.latent_cache import LatentCache
+
+    removed, samples = 0, LatentCache(out).samples
+    for kept in (CachedControls, CachedReferences):
+        with suppress(InputError):  # the cache has none
+            removed += kept(out).prune(samples)
+    return removed
 
 
 def _parse_controls(texts: list[str], pixels: bool) -> dict[str, Path | None]:

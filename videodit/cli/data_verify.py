@@ -38,7 +38,7 @@ def verify(
     reader: Reader = "pyav",
     device: Device = None,
 ) -> None:
-    """Check a cache of latents: every tensor against its hash, its shape and the list of samples.
+    """Check a cache of latents, controls and references: every tensor against its hash, its shape and the lists.
 
     Exit code 2 and a list if something is wrong.
     """
@@ -50,11 +50,11 @@ def verify(
     with when_stopped("nothing was changed; the check begins anew next time"), show_progress() as progress:
         progress.stage("loading the libraries")
         from videodit.datasets.clips.latents.latent_cache import LatentCache
-        from videodit.datasets.clips.latents.verify_cache import check_entries, check_source
+        from videodit.datasets.clips.latents.verify_cache import check_beside, check_entries, check_source
 
         opened, summary = LatentCache(cache), ""
         notices: list[str] = []
-        problems = check_entries(opened, report=reporter(progress))
+        problems = check_entries(opened, report=reporter(progress)) + check_beside(opened, report=reporter(progress))
         if source is not None:
             from videodit.datasets.clips.reading.sources import read_source
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,13 @@ from torch import Tensor
 from videodit.configs import read_json
 from videodit.control.reference_layouts import CHOSEN
 from videodit.control.reference_pictures import on_white
-from videodit.datasets.clips.latents.beside_latents import BesideLatents, file_of, written_beside
+from videodit.datasets.clips.latents.beside_latents import (
+    BesideLatents,
+    own_clip,
+    own_files,
+    prune_beside,
+    written_beside,
+)
 from videodit.datasets.clips.latents.buckets import Bucket, Sample, SamplePlan
 from videodit.datasets.clips.latents.encode_clips import (
     Encoder,
@@ -30,7 +35,7 @@ from videodit.datasets.clips.latents.encode_clips import (
 from videodit.datasets.clips.latents.latent_cache import CachedSample
 from videodit.datasets.clips.latents.latent_shards import make_key
 from videodit.datasets.clips.reading.readers import ReaderName
-from videodit.datasets.clips.reading.records import Media
+from videodit.datasets.clips.reading.records import Clip, Media
 from videodit.errors import InputError
 from videodit.files import write_whole
 from videodit.reading.files import Unreadable
@@ -48,6 +53,7 @@ class CachedReferences:
 
     Attributes:
         layout: that they were encoded for; see :data:`videodit.control.reference_layouts.LAYOUTS`.
+        folder: of their shards.
 
     Raises:
         InputError: there are none, or the list is damaged.
@@ -63,7 +69,17 @@ class CachedReferences:
             raise InputError(f"{path} is damaged: run videodit data encode again")
         self.layout: str = layout
         self._entries: dict[str, str] = entries
-        self._stored = BesideLatents(path.parent, PART)
+        self.folder = path.parent
+        self._stored = BesideLatents(self.folder, PART)
+
+    @property
+    def keys(self) -> dict[str, dict[str, str]]:
+        """Keys of the tensors, by what they are and by the keys of the samples' latents."""
+        return {"reference": self._entries}
+
+    def prune(self, samples: Sequence[CachedSample]) -> int:
+        """Remove shards that hold nothing which samples need, and return how many they were."""
+        return prune_beside(self.folder, {self._entries[one.entry] for one in samples if one.entry in self._entries})
 
     def check(self, samples: Sequence[CachedSample]) -> None:
         """See that all samples have a reference.
@@ -94,7 +110,7 @@ def encode_references(
         plan: the samples, whose latents are encoded.
         encoder: the model's.
         folder: the cache's.
-        source: a folder of pictures, or for guides of clips, which are called as the samples' own clips are.
+        source: a folder of pictures, or for guides of clips, see :func:`own_files`.
         layout: that they are for, one of :data:`videodit.control.references.CHOSEN`.
         reader: what decodes clips.
         report: called with the stage's name, how many references are done, and how many there are.
@@ -106,35 +122,55 @@ def encode_references(
         InputError: a clip that has no reference, or one that cannot be read.
     """
     info, home = cache_info(encoder, plan.spec.fps), folder / FOLDER
-    jobs: dict[str, tuple[Sample, Path]] = {}
+    files = own_references(plan, source, layout)
+    jobs: dict[str, tuple[Sample, Clip]] = {}
     listed: dict[str, str] = {}
     for sample in plan.samples:
-        own = file_of(sample.scanned.clip, source, "the reference", ".png")
-        entry = entry_key(
-            info, sample.scanned.clip, content=sample.scanned.content, start=sample.start, bucket=sample.bucket
-        )
-        start = sample.start if layout == "guide" else None
-        key = listed[entry] = make_key(
-            reference=Media(own).content_hash(),
+        clip = sample.scanned.clip
+        entry = entry_key(info, clip, content=sample.scanned.content, start=sample.start, bucket=sample.bucket)
+        own = own_clip(clip, files[clip.name])
+        key = make_key(
+            reference=own.media.content_hash(),
             layout=layout,
-            start=start,
+            range=[own.start, own.end, own.fps, sample.start, info.fps] if layout == "guide" else None,
             bucket=list(sample.bucket),
             vae=info.vae_hash,
+            dtype=info.dtype,
+            code=info.code_version,
         )
+        if listed.setdefault(entry, key) != key:
+            raise InputError(
+                f"{clip.name} equals another clip to the byte and has another reference: a cache keeps such clips "
+                "once; leave one of them out"
+            )
         jobs.setdefault(key, (sample, own))
     with written_beside(home, PART) as (writer, there):
         todo = {key: job for key, job in jobs.items() if key not in there}
         for done, (key, (sample, own)) in enumerate(todo.items()):
             report("references", done, len(todo))
             if layout == "guide":
-                clip = replace(sample.scanned.clip, media=Media(own))
-                frames = read_for_bucket(clip, start=sample.start, bucket=sample.bucket, fps=info.fps, reader=reader)
+                frames = read_for_bucket(own, start=sample.start, bucket=sample.bucket, fps=info.fps, reader=reader)
             else:
-                frames = _picture(own, layout, sample.bucket)
+                frames = _picture(own.media.path, layout, sample.bucket)
             writer.add(key, {PART: encoder.latents(frames)[0]})
         writer.write()  # before the list that names its entries
         write_whole(home / LIST, (json.dumps({"layout": layout, "entries": listed}, indent=1) + "\n").encode())
     return len(todo)
+
+
+def own_references(plan: SamplePlan, source: Path, layout: str) -> dict[str, Path]:
+    """The references of a plan's clips by their names, before anything is encoded.
+
+    Args:
+        plan: the samples.
+        source: see :func:`encode_references`.
+        layout: that they are for.
+
+    Raises:
+        InputError: a clip that has no reference, or a file that would be that of two videos.
+    """
+    clips = [sample.scanned.clip for sample in plan.samples]
+    return own_files(clips, source, "the reference", ".mp4" if layout == "guide" else ".png")
 
 
 def _picture(path: Path, layout: str, bucket: Bucket) -> np.ndarray:

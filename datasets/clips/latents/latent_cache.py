@@ -43,6 +43,8 @@ FORMAT = "videodit-latents/1"
 CODE_VERSION = 1
 """Goes into every key: raised by whoever changes how frames become latents or captions become embeddings."""
 CONDITIONS = ("channels", "tokens")
+BESIDE = ("controls", "references")
+"""Folders of a cache with shards of their own, of tensors beside its latents, and with a list, ``NAME/NAME.json``."""
 _INFO, _SAMPLES = "cache.json", "samples.jsonl"
 _DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in DTYPES.values())
 _OPEN_SHARDS = 2**14  # mapped at a time by one reader; Linux allows a process four times as many
@@ -370,6 +372,10 @@ def prepare_cache(folder: Path, info: CacheInfo, *, restart: bool = False) -> li
     make_folders(folder)
     if restart:
         (folder / _SAMPLES).unlink(missing_ok=True)
+        for beside in BESIDE:
+            (folder / beside / f"{beside}.json").unlink(missing_ok=True)
+            for shard in open_shards(folder / beside):
+                shard.path.unlink()
     found = open_shards(folder)
     for shard in found:
         if restart or shard.fault is not None:

@@ -9,6 +9,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from videodit.datasets.clips.latents.cached_controls import FOLDER as CONTROLS
+from videodit.datasets.clips.latents.cached_controls import CachedControls
+from videodit.datasets.clips.latents.cached_references import FOLDER as REFERENCES
+from videodit.datasets.clips.latents.cached_references import CachedReferences
 from videodit.datasets.clips.latents.encode_clips import (
     Encoder,
     cache_info,
@@ -18,7 +22,7 @@ from videodit.datasets.clips.latents.encode_clips import (
     text_key,
 )
 from videodit.datasets.clips.latents.latent_cache import CachedSample, LatentCache
-from videodit.datasets.clips.latents.latent_shards import Shard, entry_hash, make_key
+from videodit.datasets.clips.latents.latent_shards import Shard, entry_hash, make_key, open_shards
 from videodit.datasets.clips.reading.readers import ReaderName
 from videodit.datasets.clips.reading.records import Clip, Source
 from videodit.errors import InputError
@@ -73,6 +77,57 @@ def _wrong_keys(cache: LatentCache, sample: CachedSample) -> list[str]:
     elif sample.text_tokens != (limit or stored[0]):
         wrong.append(f"its text has {limit or stored[0]} tokens, not {sample.text_tokens}")
     return wrong
+
+
+def check_beside(cache: LatentCache, *, report: Report = lambda stage, done, total: None) -> list[str]:
+    """Read every control and every reference of a cache.
+
+    Args:
+        cache: an open one.
+        report: called with a stage's name, how many shards are done, and how many there are.
+
+    Returns:
+        Entries whose bytes are not those that were written, values that are not finite, shards that cannot be read, and
+        samples whose tensor is not there.
+    """
+    problems: list[str] = []
+    for kept, of in ((CachedControls, CONTROLS), (CachedReferences, REFERENCES)):
+        if not (cache.folder / of).is_dir():
+            continue
+        shards = open_shards(cache.folder / of, pixels=True)
+        for done, shard in enumerate(shards):
+            report(of, done, len(shards))
+            where = f"{of}/{shard.path.name}"
+            try:
+                faults = [f"it has {shard.fault}"] if shard.fault else _faults_of_entries(shard)
+            except (OSError, SafetensorError) as error:
+                faults = [f"it cannot be read ({error})"]
+            problems += [f"{where}: {fault}; remove it and encode again" for fault in faults]
+        there = {key for shard in shards if shard.fault is None for key in shard.entries}
+        try:
+            listed = kept(cache.folder).keys
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        problems += [
+            f"{sample.clip}: its {what} is not there; encode again"
+            for what, keys in listed.items()
+            for sample in cache.samples
+            if keys.get(sample.entry) not in there
+        ]
+    return problems
+
+
+def _faults_of_entries(shard: Shard) -> list[str]:
+    faults = []
+    with safe_open(shard.path, framework="pt") as file:
+        for entry in sorted(shard.entries):
+            names = sorted(name for name in shard.tensors if name.partition(".")[0] == entry)
+            tensors = {name: file.get_tensor(name) for name in names}
+            faults += _faults_of_tensors(tensors)
+            if shard.hashes.get(entry) != entry_hash(tensors):
+                faults.append(f"{entry}: its bytes are not those that were written")
+    return faults
 
 
 def _check_shard(shard: Shard, samples: Mapping[str, CachedSample], cache: LatentCache) -> list[str]:

@@ -30,6 +30,26 @@ class Clip:
     end: float | None = None
     fps: float | None = None
 
+    @property
+    def video(self) -> str:
+        """Name of the file that it is of, which clips of other parts of that file share."""
+        return self.name.removesuffix(part_suffix(self.start, self.end))
+
+
+def part_suffix(start: float, end: float | None) -> str:
+    """What stands behind the name of a file in the name of a clip of a part of it, ``"@2.0-2.9"``.
+
+    Args:
+        start: where the part begins, in seconds.
+        end: where it ends; ``None`` for the file's end.
+
+    Returns:
+        ``""`` for a whole file.
+    """
+    if not start and end is None:
+        return ""
+    return f"@{start!r}-" + ("" if end is None else repr(end))
+
 
 @dataclass(frozen=True)
 class Source:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from videodit.datasets.clips.reading.hugging_face import HF_PREFIX, read_hugging_face
-from videodit.datasets.clips.reading.records import Clip, Media, Source
+from videodit.datasets.clips.reading.records import Clip, Media, Source, part_suffix
 from videodit.datasets.clips.reading.source_fields import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -147,9 +147,7 @@ def _read_manifest(path: Path) -> Source:
         unused.update(dict.fromkeys(name for name in row if name not in _COLUMNS))
         video = _inside(path.parent, row.get("video"), where)
         start, end, fps = parse_timing(row, where)
-        name = video.as_posix()
-        if start or end is not None:
-            name += f"@{start!r}-" + ("" if end is None else repr(end))
+        name = video.as_posix() + part_suffix(start, end)
         collected.add(
             Clip(name, Media(path.parent / video), parse_caption(row.get("caption"), where), start, end, fps), where
         )
