@@ -202,14 +202,14 @@ PRESETS = {
         layers=9, dit_batch=32, muon_lr=5e-4, adam_lr=2.5e-4, text_lr=1e-4, shift=3.0,
         flow_object_weight=3.0, history_noise=0.3, grounding=0.1, ema_decay=0.995, validation_prompts=64,
     ),
-    # Goes on from the model of `gpu`, on a CPU: who is what, which images show as well as clips and for a quarter of
-    # the tokens.
+    # Goes on from the bundled model, on a CPU, with latents that are made before: clips, and images, which show who is
+    # what as well as clips and for a quarter of the tokens.
     "cpu-names": Recipe(
-        frame_shares=((17, 0.35), (33, 0.1), (1, 0.55)),
+        frame_shares=((17, 0.75), (33, 0.1), (1, 0.15)),
         size_shares=((128, 128, 1.0),),
-        clips=30_000, shard=32, encode_batch=16,
-        layers=9, dit_batch=8, muon_lr=6e-4, adam_lr=3e-4, text_lr=3e-4, shift=3.0, last_phase=0.35,
-        flow_object_weight=2.0, grounding=0.1, ema_decay=0.985, validation_prompts=16,
+        clips=60_000, shard=32, encode_batch=16,
+        layers=9, dit_batch=8, muon_lr=4e-4, adam_lr=2e-4, text_lr=1e-4, shift=3.0, last_phase=0.35,
+        grounding=0.1, ema_decay=0.99, validation_prompts=16,
     ),
     # Minute networks, to try the stages out.
     "tiny": Recipe(
