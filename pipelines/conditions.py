@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from videodit.arguments import check_choice
 from videodit.errors import InputError
 from videodit.path_kinds import kind_of
 
@@ -158,5 +159,4 @@ def check_fit(fit: object) -> None:
     Raises:
         InputError: there is not.
     """
-    if fit not in get_args(Fit):
-        raise InputError(f"fit must be one of {get_args(Fit)}, got {fit!r}")
+    check_choice(fit, get_args(Fit), "fit")

@@ -134,8 +134,10 @@ class ControlledPipeline:
 
     @property
     def controls(self) -> Mapping[str, ControlBranch]:
-        """The branches by name, of the first transformer where there are two."""
-        return MappingProxyType({name: found for name, (found, *_) in self._branches.items() if found is not None})
+        """The branches by name; where two transformers have one each, that of the first."""
+        return MappingProxyType(
+            {name: next(one for one in pair if one is not None) for name, pair in self._branches.items()}
+        )
 
     def add_control(
         self,
@@ -179,14 +181,15 @@ class ControlledPipeline:
         self._branches[name] = found
         self._branch_notes[name] = [None if one is None else NetworkNote.of(one) for one in found]
 
-    def hold_branch(self, name: str, branch: ControlBranch) -> None:
+    def hold_branch(self, name: str, branch: ControlBranch, *, second: bool = False) -> None:
         """Use a branch that someone else trains: it stays where it is, in its own dtype.
 
         Args:
             name: to go by.
-            branch: of the first transformer.
+            branch: of one transformer.
+            second: of the second one, for the lower noise levels.
         """
-        self._branches[name] = [branch, None]
+        self._branches[name] = [None, branch] if second else [branch, None]
         self._branch_notes[name] = [None, None]
 
     def _opened(self, name: str, source: object, model: VideoDiT, any_base: bool) -> ControlBranch:

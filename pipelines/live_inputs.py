@@ -32,7 +32,7 @@ def check_live(inputs: Inputs, *, videos: int, latent_shape: tuple[int, int, int
     """
     check_generators(inputs.generator)
     if isinstance(inputs.generator, Sequence) and len(inputs.generator) != videos:
-        raise InputError(f"{len(inputs.generator)} generators for {videos} videos; give one or as many")
+        raise InputError(f"{len(inputs.generator)} generators for {videos} clips; give one, or one for each")
     latents = inputs.latents
     if latents is not None and not isinstance(latents, Tensor):
         raise InputError(f"latents must be a tensor, got {type(latents).__name__}")

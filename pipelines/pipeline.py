@@ -50,7 +50,7 @@ from videodit.pipelines.planning import Plan, plan
 from videodit.pipelines.preparing import prepare
 from videodit.pipelines.probing import Draws
 from videodit.pipelines.prompts import encode
-from videodit.pipelines.recipe import mark_changed, write_recipes
+from videodit.pipelines.recipe import write_recipes
 from videodit.pipelines.request import Inputs, Request, split_arguments
 from videodit.pipelines.running import RunState, callback_inputs
 from videodit.pipelines.sampling import Callback, Watcher, sample
@@ -611,7 +611,7 @@ class VideoDiTPipeline(
             logger.warning(notice)
         device = self._execution_device
         watch = Stopwatch(device)
-        self._begin_call(plan)
+        call = self._begin_call(plan)
 
         # 1. Text
         picture = self._picture_of(plan)
@@ -640,8 +640,8 @@ class VideoDiTPipeline(
             make_denoiser, self, text=text, plan=plan, controls=controls, batched=self.batch_guidance, actions=actions
         )
         inputs = callback_inputs(plan.inputs, self._callback_tensor_inputs)
-        watcher = Watcher(watch, plan.inputs.callback_on_step_end, inputs, partial(mark_changed, recipes))
-        parts: Iterator[Tensor] = sample(self, start, plan, denoiser, watcher, store)
+        watcher = Watcher(watch, recipes, plan.inputs.callback_on_step_end, inputs)
+        parts: Iterator[Tensor] = sample(self, start, plan, denoiser, watcher, call, store)
         parts = parts if front == 0 else (part[:, :, front:] for part in parts)  # all in one, with frames in front
         chunks = LatentChunks(parts if store is None else store.during(parts), text.clips)
         if output_type != "stream" or plan.windows is None or self.processes is not None:
@@ -650,8 +650,6 @@ class VideoDiTPipeline(
         # 4. Decode
         frames = self._decoded(chunks, plan, output_type, watch)
         self.maybe_free_model_hooks()
-        if self._interrupt:  # no recipe makes half a run again
-            recipes = [recipe | {"seed": None} for recipe in recipes]
         return VideoDiTPipelineOutput(frames, plan.fps, recipes, output_type, watch.timings())
 
     def _decoded(self, chunks: LatentChunks, plan: Plan, output_type: OutputType, watch: Stopwatch) -> object:
@@ -675,13 +673,14 @@ class VideoDiTPipeline(
             return None
         return as_bytes(placed.pictures[0])
 
-    def _begin_call(self, plan: Plan) -> None:
-        """Set what callbacks see, and see that several processes can share the work."""
-        self._interrupt = False
-        kwargs = plan.request.attention_kwargs
-        self._attention_kwargs = None if kwargs is None else dict(kwargs)
-        self._guidance_scale_2 = plan.request.guidance_scale_2
-        self._begin_run(plan.guidance_scale)
+    def _begin_call(self, plan: Plan) -> object:
+        """Set what callbacks see, and see that several processes can share the work.
+
+        Returns:
+            What tells this call from others, see :meth:`RunState._begin_run`.
+        """
+        call = object()
+        self._begin_run(call, plan.guidance_scale, plan.request)
         if self.processes is not None:
             scenes = isinstance(plan.request.prompt, Storyboard) and plan.spec.geometry.patch.t == 1
             tokens = plan.tokens_in_front + plan.divided_tokens(scenes=scenes)
@@ -689,6 +688,7 @@ class VideoDiTPipeline(
             self.processes.check(
                 tokens, guided=plan.guided, references=references, keep_windows=plan.request.keep_windows
             )
+        return call
 
     def _may_guide(self, plan: Plan) -> bool:
         """Whether there is guidance, or a callback may turn it on."""

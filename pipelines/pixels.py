@@ -64,6 +64,10 @@ def read_frames(
         )
     if source.ndim not in (3, 4):
         raise InputError(f"{name} must have 3 or 4 axes, got {list(source.shape)}")
+    if 0 in source.shape:
+        raise InputError(f"{name} has no pixels, got {list(source.shape)}")
+    if source.is_complex() if isinstance(source, Tensor) else source.dtype.kind not in "uifb":
+        raise InputError(f"{name} must be of real numbers, got {source.dtype}")
     frames = source if source.ndim == 4 else source[None]
     if isinstance(frames, Tensor):
         frames = frames.detach().cpu().movedim(1, -1)

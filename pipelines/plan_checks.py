@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
-from videodit.arguments import check_kind
+from videodit.arguments import check_choice, check_kind
 from videodit.errors import InputError
 from videodit.pipelines.flow_editing import check_flow_run
 from videodit.pipelines.output import OutputType
@@ -19,8 +20,7 @@ from videodit.pipelines.scheduling import check_generators
 def check_plan(pipe: CheckedPipeline, plan: Plan, output_type: str) -> Draws:
     """See :meth:`videodit.VideoDiTPipeline.check_plan`."""
     check_kind(plan, Plan, "a Plan, which pipe.plan makes of a Request", "plan")
-    if output_type not in get_args(OutputType):
-        raise InputError(f"output_type must be one of {get_args(OutputType)}, got {output_type!r}")
+    check_choice(output_type, get_args(OutputType), "output_type")
     pipe.check_components(["transformer", "scheduler"], "every call")
     if plan.spec != pipe.spec:
         raise InputError("the plan is for another model; plan it with this pipeline")
@@ -89,6 +89,9 @@ def _check_kept_windows(pipe: CheckedPipeline, plan: Plan) -> None:
     """
     if plan.request.keep_windows is None:
         return
+    folder = Path(plan.request.keep_windows)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"keep_windows is {str(folder)!r}, a file; it must be a folder, which is made if need be")
     if plan.inputs.negative_prompt_embeds is not None and plan.windows is not None:
         # No recipe tells them from others.
         raise InputError("windows can be kept of clips whose prompts are known: give negative_prompt as text")

@@ -222,7 +222,8 @@ def plan(
     scales = (settings.guidance_scale, request.guidance_scale_2, 0 if flow is None else flow.source_guidance_scale)
     guided = spec.text.guided and any(scale is not None and scale > spec.text.guided_above for scale in scales)
     count = check_prompts(request, inputs, spec.text)
-    videos = count * whole_number("num_videos_per_prompt", request.num_videos_per_prompt, 1, None)
+    each = whole_number("num_videos_per_prompt", request.num_videos_per_prompt, 1, None)
+    request, videos = replace(request, num_videos_per_prompt=each), count * each
     check_threads(request.threads)
     stagger = stagger_of(request, spec, settings)
     checked = checked_controls(request, inputs, spec)
@@ -331,6 +332,8 @@ def _text_notices(
         notices.append(
             f"negative_prompt has no effect without guidance: guidance_scale is at most {needs.guided_above:g}"
         )
+    if request.dynamic_guidance and not guided:
+        notices.append("dynamic_guidance has no effect without guidance")
     return notices
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from videodit.families.sampling import Sampling
     from videodit.json_types import JsonObject
     from videodit.objectives import Objective
+    from videodit.pipelines.request import Request
     from videodit.pipelines.spec import ModelSpec
     from videodit.shapes import VideoGeometry
     from videodit.text import EncodedPrompts, TextEncoder
@@ -155,8 +156,8 @@ class RunningPipeline(Protocol):
     def _scale_2(self) -> float:
         """The second expert's guidance scale."""
 
-    def _begin_run(self, guidance_scale: float) -> None:
-        """Go back to a call's own guidance scale."""
+    def _begin_run(self, call: object, guidance_scale: float, request: Request) -> None:
+        """Go back to what a call asked for."""
 
     def _lora_entries(self) -> list[JsonObject]:
         """Loaded LoRAs and their weights."""

@@ -207,6 +207,12 @@ def mark_changed(recipes: Sequence[JsonObject]) -> None:
         recipe |= {"seed": None, "not_recorded": [*parts, "callback_on_step_end"]}
 
 
+def mark_interrupted(recipes: Sequence[JsonObject]) -> None:
+    """Say that a run has ended early: no recipe makes a part of one again."""
+    for recipe in recipes:
+        recipe["seed"] = None
+
+
 @functools.cache
 def _version(package: str) -> str | None:
     try:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from videodit.arguments import check_iterable
 from videodit.errors import InputError
-from videodit.pipelines.request import Inputs
+from videodit.pipelines.request import Inputs, Request
 from videodit.ranges import short
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class RunState:
     """The part of a pipeline that callbacks see.
 
     ``_guidance_scale``, ``_interrupt`` and ``_attention_kwargs`` may be set, too, as diffusers' own callbacks do: what
-    they say holds from the next step on. ``guidance_scale`` is set with a check.
+    they say holds from the next step on, up to the end of a window. ``guidance_scale`` is set with a check.
     """
 
     _guidance_scale: float = 1.0
@@ -53,6 +53,7 @@ class RunState:
     _num_timesteps: int = 0
     _current_timestep: Tensor | None = None
     _interrupt: bool = False
+    _call: object = None
     _leads: bool = True
     _front: int = 0
     if TYPE_CHECKING:
@@ -61,7 +62,20 @@ class RunState:
         @property
         def sampling(self) -> Sampling: ...
 
-    def _begin_run(self, guidance_scale: float) -> None:
+    def _begin_run(self, call: object, guidance_scale: float, request: Request) -> None:
+        """Have what a call asked for, as a callback sees it: at the beginning of the call and of each of its windows.
+
+        Args:
+            call: one object a call. A stream makes its windows when they are read, perhaps after another call, which
+                leaves its own values behind.
+            guidance_scale: of the call's plan.
+            request: of the call.
+        """
+        if self._call is not call:
+            self._call, self._interrupt = call, False
+        kwargs = request.attention_kwargs
+        self._attention_kwargs = None if kwargs is None else dict(kwargs)
+        self._guidance_scale_2 = request.guidance_scale_2
         self._guidance_scale = self._began_with = guidance_scale
 
     @property

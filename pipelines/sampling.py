@@ -13,6 +13,7 @@ from torch import Tensor
 from videodit._diffusers import reset_cache
 from videodit.backends import backends_of
 from videodit.errors import InputError
+from videodit.json_types import JsonObject
 from videodit.pipelines.acceleration import Stopwatch
 from videodit.pipelines.clean_prediction import predicted_clean
 from videodit.pipelines.denoising import Denoiser
@@ -20,6 +21,7 @@ from videodit.pipelines.flow_editing import EulerSteps
 from videodit.pipelines.planning import Plan
 from videodit.pipelines.preparing import Start
 from videodit.pipelines.protocols import RunningPipeline
+from videodit.pipelines.recipe import mark_changed, mark_interrupted
 from videodit.pipelines.scheduling import SchedulerStep, draw_noise, set_timesteps
 from videodit.pipelines.stagger import Stagger
 from videodit.pipelines.staggered import StaggeredSteps
@@ -31,21 +33,23 @@ Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Tensor] | None
 """Called with the pipeline, a step's number, its timestep and tensors; who writes it says what these are to them."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Watcher:
     """Who is told of each step.
 
     Attributes:
         watch: takes the time.
+        recipes: of the clips; a run that was changed or interrupted is not made again by them, and they say so.
         callback: see :meth:`VideoDiTPipeline.__call__`.
         inputs: which tensors it gets.
-        changed: called when the callback has changed the run, so that recipes do not say how to make it again.
+        changed: whether the callback has changed the run.
     """
 
     watch: Stopwatch
+    recipes: Sequence[JsonObject]
     callback: Callback | None = None
     inputs: Sequence[str] = ()
-    changed: Callable[[], object] = lambda: None
+    changed: bool = False
 
     @property
     def wants_clean(self) -> bool:
@@ -77,7 +81,8 @@ class Watcher:
             raise InputError("callback_on_step_end returned prompt_embeds, but each scene of a storyboard has its own")
         denoise.change(changed)
         if before != _state(pipe, tensors | changed):
-            self.changed()
+            self.changed = True
+            mark_changed(self.recipes)
         return changed.get("latents", latents)
 
 
@@ -95,6 +100,9 @@ def _check_returned(changed: object, tensors: Mapping[str, Tensor | None]) -> No
         raise InputError(f"callback_on_step_end returned {unknown}; it may return {sorted(tensors)}")
     for name, new in changed.items():
         old = tensors[name]
+        if old is not None and not (isinstance(new, Tensor) and new.is_floating_point()):
+            kind = new.dtype if isinstance(new, Tensor) else type(new).__name__
+            raise InputError(f"callback_on_step_end returned {name} as {kind}; it must be a tensor of floats")
         shape, legal = (None if one is None else list(getattr(one, "shape", ())) for one in (new, old))
         if shape != legal:
             raise InputError(f"callback_on_step_end returned {name} of shape {shape}; it must be {legal}")
@@ -107,6 +115,7 @@ def sample(
     plan: Plan,
     denoiser: Callable[..., Denoiser],
     watcher: Watcher,
+    call: object,
     store: WindowStore | None = None,
 ) -> Generator[Tensor, None, None]:
     """Make clips, window by window where they are longer than one.
@@ -117,7 +126,8 @@ def sample(
         plan: of the run.
         denoiser: makes a :class:`~videodit.pipelines.denoising.Denoiser` for a window.
         watcher: is told of each step.
-        store: keeps what windows add.
+        call: see :meth:`videodit.pipelines.running.RunState._begin_run`.
+        store: keeps what windows add, up to where a callback changes them.
 
     Raises:
         ModelError: latents that are not finite, before they are kept.
@@ -133,7 +143,9 @@ def sample(
     shown = plan.front - plan.spec.decoded_front  # latent frames that were yielded, or are no part of the clips
     for number, window in enumerate(windows):
         watcher.watch.resume()  # somebody may have decoded the last window before wanting this one
-        made = None if store is None else store.load(number, generators, window.added_shape(noise))
+        pipe._begin_run(call, plan.guidance_scale, plan.request)  # a callback or another call may have changed it
+        changed = watcher.changed  # then what was kept of later windows does not go on from this
+        made = None if store is None or changed else store.load(number, generators, window.added_shape(noise))
         if made is None:
             _begin_window(pipe, plan, noise.device)
             pipe._leads = plan.causal and not plan.loop and window.leads
@@ -149,10 +161,11 @@ def sample(
             check_finite(latents, f"the transformer's latents after {part_of}{loras and f', with LoRA {loras},'}")
             first = window.fresh.start - window.span.start
             made = latents[:, :, first : first + window.fresh.stop - window.fresh.start]
-            if store is not None and not pipe.interrupted:
+            if store is not None and not (pipe.interrupted or watcher.changed):
                 store.save(number, made, generators)
         done[:, :, window.fresh] = made.to(done)
         if pipe.interrupted:
+            mark_interrupted(watcher.recipes)
             yield (done[:, :, shown : window.fresh.stop] if forward else done[:, :, max(shown, window.fresh.start) :])
             return
         if forward or number + 1 == len(windows):
@@ -187,7 +200,6 @@ def _begin_window(pipe: RunningPipeline, plan: Plan, device: torch.device) -> No
         device=device,
         levels=plan.levels,
     )
-    pipe._begin_run(plan.guidance_scale)  # a callback may have changed it in the window before
 
 
 def run(

@@ -254,10 +254,9 @@ def check_generators(generator: object, device: torch.device | None = None) -> N
     Raises:
         InputError: something that is no generator, or one that lives on another device than steps can use.
     """
-    several = list(generator) if isinstance(generator, (list, tuple)) else [generator]
-    for one in several:
-        if one is None and several == [None]:
-            return
+    if generator is None:
+        return
+    for one in list(generator) if isinstance(generator, (list, tuple)) else [generator]:
         if not isinstance(one, torch.Generator):
             raise InputError(f"generator must be a torch.Generator, or a list of them, got {one!r}")
         if device is not None and one.device.type not in ("cpu", device.type):

@@ -43,9 +43,11 @@ class WindowStore:
         path = folder / _ABOUT
         try:
             if path.is_file() and self._read(path) != content:
+                seed, here = self.seed(folder), clips[0]["seed"]
+                differs = "" if seed == here else f": its seed is {seed}, and this one's is {here}"
                 raise InputError(
-                    f"{str(folder)!r} holds the windows of another clip that was begun; remove it to begin anew, or "
-                    "give the same settings to go on with that one"
+                    f"{str(folder)!r} holds the windows of another clip that was begun{differs}; remove it to begin "
+                    "anew, or give the same settings to go on with that one"
                 )
             write_whole(path, json.dumps(content).encode())
         except BaseException:

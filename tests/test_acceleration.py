@@ -378,7 +378,7 @@ def test_a_folder_is_named_by_a_hash_alone(name: str | None) -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("quick", "must be one of .*'lossless', 'balanced', 'fast'"),
+        ("quick", "acceleration must be one of lossless, balanced, fast, got 'quick'"),
         ("fast", "there is no .*acceleration.json: `videodit calibrate` finds out"),
         (AccelConfig(cache="nowhere.json:fast"), "there is no nowhere.json"),
         (AccelConfig(attention="flash"), "attention='flash' does not work here"),
@@ -397,7 +397,7 @@ def test_what_cannot_be_bound_is_an_error_and_changes_nothing(pipe, wanted, mess
 @pytest.mark.parametrize("values", [{"quantize": "int4"}, {"guidance": "both"}, {"offload": "disk"}, {"vae": "fast"}])
 def test_a_config_names_what_is_legal(values) -> None:
     (name, value), *_ = values.items()
-    with pytest.raises(ValueError, match=rf"{name} must be one of .*, got '{value}'"):
+    with pytest.raises(ValueError, match=rf"{name} must be one of .+, got '{value}'"):
         AccelConfig(**values)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from videodit import CausalVideoVAE, Storyboard, VideoDiT, VideoDiTPipeline
+from videodit.acceleration import AccelConfig
 from videodit.animations import write_clip
 from videodit.errors import InputError
 from videodit.media import probe, read_recipe, write_video
@@ -79,6 +80,7 @@ def test_plans_requests_and_models_of_another_kind_are_named(pipe: VideoDiTPipel
         ("callback_on_step_end_tensor_inputs", None, "must be a list of names"),
         ("conditions", 5, "must be a list of Frames, Region and Edit, got 5"),
         ("keep_windows", 5, "must be a path"),
+        ("num_videos_per_prompt", "2", "must be a whole number, got '2'"),
         ("loop", "yes", "must be True or False, got 'yes'"),
         ("dynamic_guidance", 5, "must be True or False, got 5"),
     ],
@@ -86,6 +88,17 @@ def test_plans_requests_and_models_of_another_kind_are_named(pipe: VideoDiTPipel
 def test_arguments_of_a_call_are_named(pipe: VideoDiTPipeline, name: str, bad: Any, legal: str) -> None:
     with pytest.raises(InputError, match=f"^{name} {legal}"):
         pipe("a red ball", **QUICK | {name: bad})
+
+
+def test_whole_numbers_may_be_floats(pipe: VideoDiTPipeline) -> None:
+    out = pipe("a red ball", **QUICK | {"num_videos_per_prompt": 2.0})
+    assert len(out.frames) == 2
+
+
+def test_acceleration_of_another_type_is_named() -> None:
+    for values in ({"attention": ["native"]}, {"cache": 5}):
+        with pytest.raises(InputError, match=f"^{next(iter(values))} must be"):
+            AccelConfig(**values)  # type: ignore[arg-type]
 
 
 def test_outputs_and_prompts_ahead_are_named(pipe: VideoDiTPipeline, tmp_path: Path) -> None:

@@ -357,7 +357,7 @@ def test_dry_runs_say_what_is_given_and_make_nothing(
         (("edit", "in.mp4", PROMPT, "--outpaint", "64x16"), "--outpaint is 64x16; the clip is 32x32"),
         (("edit", "in.mp4", PROMPT, "--outpaint", "64x64", "--size", "64x64"), "leave --size out"),
         (("edit", "wide.mp4", PROMPT, "--size", "32x32", "--fit", "error"), "64x32, not 32x32"),
-        (("edit", "in.mp4", PROMPT, "--fit", "squash"), "--fit must be one of"),
+        (("edit", "in.mp4", PROMPT, "--fit", "squash"), "--fit must be one of crop, pad, stretch, error, got 'squash'"),
         (("extend", "in.mp4"), "'in.mp4' carries no prompt; say what the clip should show"),
         (("extend", "in.mp4", PROMPT, "--seconds", "0"), "--seconds is 0; it must be above 0"),
         (("extend", "in.mp4", PROMPT, "--seconds", "nan"), "--seconds is nan"),
@@ -383,7 +383,10 @@ def test_dry_runs_say_what_is_given_and_make_nothing(
         ),
         (("edit", "in.mp4", PROMPT, "--outpaint", "big"), "--outpaint is 'big'; it must be WIDTHxHEIGHT"),
         (("edit", "in.mp4", PROMPT, "--lora", "none.safetensors"), "none.safetensors"),
-        (("edit", "in.mp4", PROMPT, "--accelerate", "warp"), "--accelerate must be one of"),
+        (
+            ("edit", "in.mp4", PROMPT, "--accelerate", "warp"),
+            "--accelerate must be one of lossless, balanced, fast, got 'warp'",
+        ),
         (("extend", "in.mp4", PROMPT, "--fps", "0"), "--fps is 0.0; it must be 0.0001 to 1000"),
         (("connect", "in.mp4", "in.mp4", PROMPT, "--cfg", "3,4"), "the second --cfg is for models with two"),
         (("generate", PROMPT, "--loop", "--storyboard", "s.txt"), "exclude each other"),
@@ -472,6 +475,26 @@ def test_a_killed_clip_goes_on_and_is_the_same(windowed: Path, capsys: pytest.Ca
     assert not folder.exists()
     assert main(["generate", PROMPT, *LONG, *steps, "--seed", "0", "-o", "whole.mp4"]) == 0
     np.testing.assert_array_equal(frames_of("out.mp4"), frames_of("whole.mp4"))
+
+
+def test_the_flags_that_go_on_after_a_stop_can_be_typed_as_they_are_printed(
+    windowed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from videodit.pipelines.window_store import WindowStore
+
+    save = WindowStore.save
+
+    def stop(self: WindowStore, number: int, *rest: Any) -> None:
+        if number == 1:
+            raise KeyboardInterrupt
+        save(self, number, *rest)
+
+    monkeypatch.setattr(WindowStore, "save", stop)
+    flags = ("--model", str(windowed), "--steps", "2", "--seed", "3", "--device", "cpu", "-o", "my out.mp4")
+    assert main(["generate", PROMPT, *LONG, *flags]) == 130
+    announced, stopped = (line for line in capsys.readouterr().err.splitlines() if "the same command" in line)
+    assert announced.endswith("goes on with --seed 3 -o 'my out.mp4'")
+    assert stopped.endswith("the same command with --seed 3 -o 'my out.mp4' goes on with them")
 
 
 @pytest.mark.parametrize("command", ["extend", "extend --backward", "connect"])

@@ -498,7 +498,7 @@ def test_solvers_that_remember_find_no_wrong_past_in_frames_that_held_a_level(
         way.append((step, tensors["latents"]))
         return {}
 
-    watcher = Watcher(Stopwatch(torch.device("cpu")), note, ["latents"])
+    watcher = Watcher(Stopwatch(torch.device("cpu")), [], note, ["latents"])
     denoise = Denoiser(exact, Prompts(pipe.text([PROMPT]), None), condition)
     found = run(other, noise, denoise, [seeded(0)], watcher, 0)
     tolerance = 2e-2 if "FlowMatch" not in type(scheduler).__name__ else 1e-4  # the others' timesteps are whole numbers

@@ -204,10 +204,11 @@ def test_other_weights_of_a_branch_are_told(tiny_model: Path, branch: Path, caps
 
 def test_edit_and_extend_are_steered(tiny_model: Path, branch: Path) -> None:
     clip = written("in.mp4")
-    model = ("-m", str(tiny_model), "--control-model", f"b={branch}", *QUICK)
+    plain = ("-m", str(tiny_model), *QUICK)
+    model = ("--control-model", f"b={branch}", *plain)
     edit = ("edit", clip, PROMPT, "--strength", "1")
     assert main([*edit, "--control", f"grey={clip}", *model, "-o", "a.mp4"]) == 0
-    assert main([*edit, *model, "-o", "b.mp4"]) == 0
+    assert main([*edit, *plain, "-o", "b.mp4"]) == 0
     assert not np.array_equal(read_video("a.mp4").frames, read_video("b.mp4").frames)
     Path("boxes.json").write_text("[[0, 0, 0.5, 0.5]]")
     assert main(["extend", clip, PROMPT, "--seconds", "0.5", "--control", "boxes=boxes.json", *model]) == 0
@@ -261,6 +262,25 @@ def test_a_mistake_is_named_before_weights_load(
     written("short.mp4", 5)
     Path("boxes.json").write_text("[[0.5, 0, 0.2, 1]]")
     assert generate(tiny_model, branch, *flags) == 2
+    assert message in error_of(capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--control-fit", "loop"), "--control-fit is 'loop', and there is no --control that it is for; leave it out"),
+        (
+            ("--control-model", "mini-control"),
+            "--control-model is 'mini-control', and there is neither --control nor --reference that it is for",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", [["generate"], ["edit", "c.mp4"], ["extend", "c.mp4"]])
+def test_flags_of_controls_need_one(
+    capsys: pytest.CaptureFixture[str], command: list[str], flags: tuple[str, ...], message: str
+) -> None:
+    written("c.mp4")
+    assert main([*command, PROMPT, *flags, *QUICK]) == 2
     assert message in error_of(capsys)
 
 
@@ -422,12 +442,22 @@ def test_a_control_is_extracted_and_looked_at(capsys: pytest.CaptureFixture[str]
         (("--kind", "grey", "-o", "c.mp4"), "the same file as the input"),
         (("--kind", "grey", "-o", "g.txt"), "the name must end in .mp4"),
         (("--kind", "grey", "--show", "s.jpg"), "the name must end in .png"),
+        (("--kind", "grey", "-o", "g-%d.png", "--show", "g-1.png"), "--show is 'g-1.png', which is the output, too"),
     ],
 )
 def test_a_wrong_extraction_is_named(flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["control", "extract", written("c.mp4", 3), *flags]) == 2
     assert message in error_of(capsys)
     assert sorted(path.name for path in Path().iterdir()) == ["c.mp4"]
+
+
+def test_a_sheet_of_an_extraction_replaces_no_input(capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (32, 32)).save("p.png")
+    before = Path("p.png").read_bytes()
+    flags = ("--kind", "grey", "-o", "g.mp4", "--show", "p.png", "--overwrite")
+    assert main(["control", "extract", "p.png", *flags]) == 2
+    assert "--show is 'p.png', which is an input, too; choose another name" in error_of(capsys)
+    assert Path("p.png").read_bytes() == before
 
 
 def test_an_extraction_needs_a_clip(capsys: pytest.CaptureFixture[str]) -> None:

@@ -308,6 +308,12 @@ def test_each_of_two_experts_has_a_branch_of_its_own(folder) -> None:
     ran.clear()
     make(pipe, control(grid=(3, 4, 6)), **small)
     assert {name for name, _ in ran} == {"high"}
+    pipe.remove_control("depth")
+    pipe.hold_branch("depth", low, second=True)  # as its training has it
+    assert pipe.controls["depth"] is low
+    ran.clear()
+    make(pipe, control(grid=(3, 4, 6)), **small)
+    assert ran == [("low", t) for t in pipe.scheduler.timesteps.tolist() if t < boundary]
 
 
 # ---- reference frames ----------------------------------------------------------------------------

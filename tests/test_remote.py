@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 from clips_panned import moving
+from PIL import Image
 from servers import LocalServer
 
 from videodit.cli import remote, server_client
@@ -60,6 +63,21 @@ def test_all_lines_of_a_file_are_queued_before_the_first_is_waited_for(
     assert sorted(path.name for path in Path().glob("*.mp4")) == ["a-blue-cube-4.mp4", "a-red-ball-3.mp4"]
 
 
+def test_two_lines_of_a_file_do_not_write_one_output(server: LocalServer, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("dup.jsonl").write_text('{"prompt": "a ball", "output": "x.mp4"}\n{"prompt": "a cube", "output": "x.mp4"}\n')
+    assert main(["generate", "--prompts", "dup.jsonl", "--server", URL]) == 2
+    assert "dup.jsonl, line 2: output 'x.mp4' is taken by dup.jsonl, line 1" in capsys.readouterr().err
+    assert not server.client.get("/v1/videos").json()["data"]
+
+
+def test_a_sheet_replaces_no_input_of_a_server(server: LocalServer, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (32, 32)).save("a.png")
+    before = Path("a.png").read_bytes()
+    assert main([*ASK, "--image", "a.png", "--sheet", "./a.png", "--overwrite", "-o", "x.mp4", "--server", URL]) == 2
+    assert "--sheet is 'a.png', which is an input, too; choose another name" in capsys.readouterr().err
+    assert Path("a.png").read_bytes() == before
+
+
 def test_takes_of_one_prompt_are_made_by_a_server(server: LocalServer) -> None:
     assert main([*ASK, "--seed", "3", "--count", "2", "-o", "ball.mp4", "--detach", "--server", URL]) == 0
     assert [job["seed"] for job in server.client.get("/v1/videos?order=asc").json()["data"]] == [3, 4]
@@ -75,6 +93,123 @@ def test_a_detached_job_is_listed_and_fetched_later(server: LocalServer, capsys:
     assert main(["jobs", "delete", id, "--server", URL]) == 0
     assert main(["jobs", "show", id, "--server", URL]) == 2
     assert "there is no video" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "url", "flags"),
+    [
+        (None, URL, []),
+        (None, f"{URL}/v1/", []),
+        ("http://10.0.0.1:8000/", "http://10.0.0.1:8000", []),
+        (None, "http://10.0.0.1:8000", ["--server", "http://10.0.0.1:8000"]),
+        ("http://10.0.0.1:8000", URL, ["--server", URL]),
+    ],
+)
+def test_the_command_that_fetches_a_detached_job_works_as_it_is_printed(
+    server: LocalServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    address: str | None,
+    url: str,
+    flags: list[str],
+) -> None:
+    monkeypatch.delenv("VIDEODIT_SERVER", raising=False)
+    if address is not None:
+        monkeypatch.setenv("VIDEODIT_SERVER", address)
+    assert main([*ASK, "--detach", "-o", "my ball.mp4", "--server", url]) == 0
+    told = capsys.readouterr()
+    id = told.out.partition(":")[0]
+    command = shlex.split(told.err.partition("`")[2].partition("`")[0])
+    assert command == ["videodit", "jobs", "download", id, "-o", "my ball.mp4", *flags]
+    assert main(command[1:]) == 0
+    assert probe("my ball.mp4").num_frames == 5
+    assert main([*ASK, "--detach", "-o", "my ball.mp4", "--overwrite", "--server", url]) == 0
+    assert "-o 'my ball.mp4' --overwrite" in capsys.readouterr().err
+
+
+def test_a_download_that_breaks_off_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = {"id": f"video_{'0' * 24}", "status": "completed"}
+
+    class Broken(httpx2.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"begun"
+            raise httpx2.ReadError("gone")
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return (
+            httpx2.Response(200, stream=Broken()) if "content" in request.url.path else httpx2.Response(200, json=job)
+        )
+
+    answering(monkeypatch, answer)
+    output = str(tmp_path / "my ball.mp4")
+    assert main(["jobs", "download", job["id"], "-o", output, "--server", "http://10.0.0.1:1"]) == 5
+    command = f"`videodit jobs download {job['id']} -o '{output}' --server http://10.0.0.1:1` fetches it again"
+    assert command in capsys.readouterr().err
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[httpx2.Request], httpx2.Response]) -> None:
+    """Has a function answer what the commands ask a server for."""
+    client = httpx2.Client(base_url=URL, transport=httpx2.MockTransport(answer))
+    monkeypatch.setattr(server_client, "_connect", lambda *_, **__: client)
+
+
+@pytest.mark.parametrize("body", ["<html>welcome</html>", "[1, 2]", "3", "[" * 100_000])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [*ASK, "-o", "x.mp4"],
+        ["jobs", "list"],
+        ["jobs", "download", f"video_{'0' * 24}", "-o", "x.mp4"],
+    ],
+)
+def test_a_server_of_something_else_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    body: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answering(monkeypatch, lambda _: httpx2.Response(200, text=body))
+    assert main([*command, "--server", URL]) == 5
+    said = capsys.readouterr().err
+    assert f"--server {URL} answered with something that is not a JSON object; is it a videodit server?" in said
+    assert not Path("x.mp4").exists()
+
+
+def test_what_a_server_sends_steers_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bad, id = "\x1b[2J", f"video_{'0' * 24}"
+    job: dict[str, Any] = {
+        "status": f"completed{bad}", "size": f"32x32{bad}", "prompt": bad, "seed": bad, "cancelling": False,
+        "notices": [], "settings": {"num_frames": 5, "fps": 16}, "error": None, "stage": bad, "step": 0, "steps": 1,
+    }  # fmt: skip
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("/content"):
+            return httpx2.Response(200, content=b"clip")
+        if request.url.path == "/v1/videos" and request.method == "GET":
+            return httpx2.Response(200, json={"data": [job]})
+        return httpx2.Response(200, json=job | ({"status": "completed"} if request.method == "GET" else {}))
+
+    for command, sent in (
+        (["jobs", "list"], id + bad),
+        (["jobs", "cancel", id], id + bad),
+        (["jobs", "delete", id], id + bad),
+        ([*ASK, "-o", "z.mp4", "--detach"], id + bad),
+        (["jobs", "download", id, "-o", "x.mp4"], id),
+        ([*ASK, "-o", "y.mp4"], id),
+    ):
+        job["id"] = sent
+        answering(monkeypatch, answer)
+        assert main([*command, "--server", URL]) == 0, command
+        told = capsys.readouterr()
+        assert "\x1b" not in told.out + told.err, command
+        assert "\\x1b[2J" in told.out, command
 
 
 def test_ctrl_c_cancels_the_job(
@@ -115,6 +250,9 @@ def test_a_job_that_failed_leaves_no_file(
         (["-m", "./"], "--model is './', a folder of this machine"),
         (["-o", "-"], "-o - does not go together with --server"),
         (["-o", "x-%04d.png"], "with --server it must end in .mp4, .gif, .webp"),
+        (["-o", "x.mp4", "--format", "gif"], "--format is for -o -; name a file x.gif"),
+        (["--detach", "--sheet", "s.png"], "--sheet needs the finished clip, for which --detach does not wait"),
+        (["--detach", "--open"], "--open needs the finished clip, for which --detach does not wait"),
         (["--steps", "0"], "the server refuses it: "),
         (["-m", "other"], "there is no model 'other'; valid values are mini"),
     ],

@@ -190,6 +190,41 @@ def test_takes_and_sheets_are_checked_first(capsys: pytest.CaptureFixture[str], 
     assert word in fails(capsys, *GENERATE, *flags)
 
 
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--image", "a.png", "--sheet", "a.png"], "--sheet is 'a.png', which is an input, too"),
+        (["--image", "a.png", "--sheet", "link.png"], "--sheet is 'link.png', which is an input, too"),
+        (["--image", "a.png", "--preview", "link.png"], "--preview is 'link.png', which is an input, too"),
+        (["--image", "a.png", "-o", "-", "--preview", "a.png"], "--preview is 'a.png', which is an input, too"),
+        (["--image", "f-0001.png", "-o", "f-%04d.png"], "is the same file as the input 'f-0001.png'"),
+        (["--preview", "p.png", "--sheet", "./p.png"], "--sheet is 'p.png', which is the file of --preview, too"),
+        (["--sheet", "x-7-0001.png", "-o", "x-7-%04d.png"], "--sheet is 'x-7-0001.png', which is the output, too"),
+        (
+            ["--sheet", "x-0002-8.png", "-o", "x-%04d.png", "--count", "2"],
+            "--sheet is 'x-0002-8.png', which is the out",
+        ),
+        (
+            ["--control", "depth=a.png", "--show-control", "link.png"],
+            "--show-control is 'link.png', which is an input, too",
+        ),
+        (
+            ["--control", "depth=a.png", "--show-control", "s.png", "--sheet", "s.png"],
+            "--sheet is 's.png', which is the file of --show-control, too",
+        ),
+    ],
+)
+def test_what_is_written_beside_a_clip_destroys_nothing(
+    capsys: pytest.CaptureFixture[str], flags: list[str], word: str
+) -> None:
+    for name in ("a.png", "f-0001.png"):
+        Image.new("RGB", (32, 16)).save(name)
+    Path("link.png").hardlink_to("a.png")
+    before = Path("a.png").read_bytes()
+    assert word in fails(capsys, *GENERATE, "--overwrite", *flags)
+    assert Path("a.png").read_bytes() == before
+
+
 def test_takes_are_of_one_prompt(capsys: pytest.CaptureFixture[str]) -> None:
     Path("p.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
     assert "--count is for one prompt, not 2" in fails(capsys, "generate", "--prompts", "p.jsonl", "--count", "2")

@@ -346,7 +346,9 @@ def test_diffusers_callbacks_turn_guidance_off(pipe: VideoDiTPipeline) -> None:
     [
         ({"noise": torch.zeros(1)}, r"returned \['noise'\]"),
         ({"latents": torch.zeros(1)}, r"returned latents of shape \[1\]"),
-        ({"prompt_embeds": None}, "returned prompt_embeds of shape None"),
+        ({"latents": np.zeros(1)}, "returned latents as ndarray; it must be a tensor of floats"),
+        ({"latents": torch.zeros(1).int()}, r"returned latents as torch\.int32; it must be a tensor of floats"),
+        ({"prompt_embeds": None}, "returned prompt_embeds as NoneType; it must be a tensor of floats"),
         ([1], "must return a dict"),
     ],
 )

@@ -82,6 +82,11 @@ def test_workers_know_the_branches_that_the_operator_names(monkeypatch: pytest.M
     ("arguments", "message"),
     [
         ({"control": "lines=a, lines=b"}, "control has two branches called 'lines'"),
+        (
+            {"model": "mini, mini=other"},
+            "model has two sources called 'mini', 'mini' and 'other'; call one of them NAME=",
+        ),
+        ({"lora": "a=x, a=y"}, "lora has two sources called 'a', 'x' and 'y'; call one of them NAME=SOURCE"),
         ({"control": "a.b=x"}, "a control branch's name is 'a.b'"),
         ({"heads": 2}, "heads is 2; several share their jobs in a database"),
         ({"min_workers": 3}, "max_workers is 1; it must be at least min_workers, 3"),

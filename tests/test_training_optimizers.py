@@ -99,7 +99,7 @@ def test_missing_torchao_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "sgd"}, r"must be one of \('adamw', 'adamw8bit'\), got 'sgd'"),
+        ({"kind": "sgd"}, "must be one of adamw, adamw8bit, got 'sgd'"),
         ({"lr": 0.0}, "lr must be a number above 0, got 0.0"),
         ({"lr": math.nan}, "lr must be a number above 0, got nan"),
         ({"betas": (0.9, 1.0)}, r"betas must be two numbers in \[0, 1\), got \(0.9, 1.0\)"),
@@ -130,7 +130,7 @@ def test_learning_rate_warms_up_and_falls() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"schedule": "linear"}, "'constant', 'cosine'"),
+        ({"schedule": "linear"}, "constant, cosine"),
         ({"step": -1}, "got -1 and 8"),
         ({"total_steps": 0}, "got 0 and 0"),
         ({"warmup_steps": -1}, "at least 0, got -1"),

@@ -49,6 +49,19 @@ def test_else_one_is_started_for_this_machine_alone(
     assert (started[0].models, started[0].loras) == ({"m": "mini"}, {"toon": "nothing.safetensors"})
 
 
+@pytest.mark.parametrize("flag", ["--model", "--lora"])
+@pytest.mark.parametrize("name", ["ui", "serve"])
+def test_two_sources_of_one_name_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, flag: str
+) -> None:
+    for module in ("videodit.cli.ui", "videodit.cli.serve"):
+        monkeypatch.setattr(f"{module}.run_server", lambda *_: pytest.fail("a server was started"))
+    said = [flag, "a/wan", flag, "b/wan", "--data", str(tmp_path / "data")]
+    assert main([name, "--port", "0", *said]) == 2
+    told = f"{flag} has two sources called 'wan', 'a/wan' and 'b/wan'; call one of them NAME=SOURCE"
+    assert told in capsys.readouterr().err
+
+
 def test_without_a_screen_the_address_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

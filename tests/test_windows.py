@@ -607,7 +607,7 @@ def test_windows_of_another_clip_are_not_taken(pipe: VideoDiTPipeline, tmp_path:
         (PROMPT, {"overlap": 4}),
         (PROMPT, {"conditions": given}),
     ):
-        with pytest.raises(ValueError, match="holds the windows of another clip that was begun; remove it"):
+        with pytest.raises(ValueError, match="holds the windows of another clip that was begun.*; remove it"):
             pipe(prompt, **call | {"generator": seeded(0)} | changed)
     other = tmp_path / "fitted"
     pipe(PROMPT, **call | {"keep_windows": other}, generator=seeded(0), conditions=given)
@@ -703,6 +703,75 @@ def test_an_interrupted_clip_is_what_is_there_by_then(
 
 
 # ---- streams --------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_is_not_changed_by_a_later_call(pipe: VideoDiTPipeline) -> None:
+    """Its windows are made when they are read, by what its own call asked for."""
+    call = LONG | {"attention_kwargs": {"scale": 0.5}, "output_type": "stream"}
+    kwargs: list[object] = []
+    hook = pipe.transformer.register_forward_pre_hook(
+        lambda _, __, inputs: kwargs.append(dict(inputs.get("attention_kwargs") or {})), with_kwargs=True
+    )
+    whole = pipe(PROMPT, generator=seeded(0), **call).frames.latents.joined()
+    output = pipe(PROMPT, generator=seeded(0), **call)
+    other = pipe(PROMPT, num_frames=5, num_inference_steps=2, callback_on_step_end=lambda pipe, *_: pipe.interrupt())
+    assert other.recipes[0]["seed"] is None
+    kwargs.clear()
+    found = output.frames.latents.joined()
+    hook.remove()
+    assert torch.equal(found, whole)
+    assert kwargs
+    assert all(one == {"scale": 0.5} for one in kwargs)
+    assert output.recipes[0]["seed"] == 0
+
+
+def test_a_stream_that_is_interrupted_has_no_recipe(pipe: VideoDiTPipeline) -> None:
+    output = pipe(PROMPT, generator=seeded(0), **LONG | {"output_type": "stream"})
+    parts = iter(output.frames.latents)
+    next(parts)
+    pipe.interrupt()
+    assert sum(1 for _ in parts) == 1  # the window that begins then, after one step
+    assert output.recipes[0]["seed"] is None
+
+
+def test_windows_that_a_callback_changed_are_not_kept(pipe: VideoDiTPipeline, tmp_path: Path) -> None:
+    def change(pipe: Any, step: int, t: Tensor, tensors: dict[str, Any]) -> None:
+        if (ran := len(seen)) >= 3:  # from the second window on
+            pipe.guidance_scale = 9.0
+        seen.append(ran)
+
+    seen: list[int] = []
+    call = LONG | {"num_inference_steps": 3, "keep_windows": tmp_path / "kept"}
+    changed = pipe(PROMPT, generator=seeded(0), callback_on_step_end=change, **call)
+    assert changed.recipes[0]["seed"] is None
+    assert [path.name for path in sorted((tmp_path / "kept").glob("*.safetensors"))] == ["00000.safetensors"]
+    clean = pipe(PROMPT, generator=seeded(0), **LONG | {"num_inference_steps": 3}).frames
+    again = pipe(PROMPT, generator=seeded(0), **call)
+    assert torch.equal(again.frames, clean)
+    assert not torch.equal(changed.frames, clean)
+    assert again.recipes[0]["seed"] == 0
+
+
+def test_what_a_callback_sets_holds_to_the_end_of_its_window(pipe: VideoDiTPipeline) -> None:
+    seen: list[tuple[float, object]] = []
+
+    def change(pipe: Any, step: int, t: Tensor, tensors: dict[str, Any]) -> None:
+        if step == 0:
+            seen.append((pipe.guidance_scale, pipe.attention_kwargs))
+        pipe.guidance_scale, pipe._attention_kwargs = 5.0, {"scale": 0.0}
+
+    pipe(PROMPT, generator=seeded(0), callback_on_step_end=change, **LONG)
+    assert len(seen) > 1
+    assert set(map(str, seen)) == {str(seen[0])}
+
+
+def test_a_seed_that_was_drawn_anew_is_told(pipe: VideoDiTPipeline, tmp_path: Path) -> None:
+    pipe(PROMPT, generator=seeded(7), **LONG, keep_windows=tmp_path / "kept")
+    with pytest.raises(InputError, match=r"that was begun: its seed is 7, and this one's is \d+; remove it"):
+        pipe(PROMPT, **LONG, keep_windows=tmp_path / "kept")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file', a file; it must be a folder"):
+        pipe(PROMPT, **LONG, keep_windows=tmp_path / "file")
 
 
 def test_streamed_frames_are_those_of_the_whole_clip(pipe: VideoDiTPipeline) -> None:

@@ -1,4 +1,5 @@
-"""Checks on what public functions are called with: a path, an object of a class, something to iterate over.
+"""Checks on what public functions are called with: a path, an object of a class, one of a few values, something to
+iterate over.
 
 Each says in one line which argument it is, what it got and what is legal, where Python would fail somewhere inside.
 """
@@ -6,7 +7,7 @@ Each says in one line which argument it is, what it got and what is legal, where
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from videodit.errors import InputError
@@ -42,6 +43,21 @@ def check_kind(value: object, kinds: type | tuple[type, ...], legal: str, name: 
     """
     if not isinstance(value, kinds):
         raise InputError(f"{name} must be {legal}, got {short(value)}")
+
+
+def check_choice(value: object, legal: Collection[object], name: str) -> None:
+    """See that an argument is one of a few values.
+
+    Args:
+        value: what was passed.
+        legal: the values that it may be.
+        name: of the argument, for errors.
+
+    Raises:
+        InputError: it is another one.
+    """
+    if value not in legal:
+        raise InputError(f"{name} must be one of {', '.join(map(str, legal))}, got {value!r}")
 
 
 def check_iterable(value: object, legal: str, name: str) -> None:

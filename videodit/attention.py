@@ -26,7 +26,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from videodit._diffusers import AttentionModuleMixin, dispatch_attention_fn
-from videodit.errors import InputError
+from videodit.arguments import check_choice
 from videodit.initialization import initialize
 from videodit.rotary import apply_rotary
 from videodit.schema import choose
@@ -149,8 +149,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        if layout not in get_args(Layout):
-            raise InputError(f"layout must be one of {get_args(Layout)}, got {layout!r}")
+        check_choice(layout, get_args(Layout), "layout")
         norm = partial(choose("qk_norm", qk_norm, QK_NORMS), heads, head_dim, eps)
         inner = heads * head_dim
         self.heads, self.layout, self.is_cross_attention = heads, layout, cross

@@ -25,6 +25,7 @@ __all__ = [
     "check_writable",
     "files_of",
     "format_of",
+    "is_file_of",
     "rate_notices",
 ]
 
@@ -115,12 +116,34 @@ def check_place(target: Path) -> None:
 def files_of(path: str | os.PathLike[str]) -> list[Path]:
     """The files that are there under the name of an output: one, or a sequence's."""
     target = Path(path)
-    match = _NUMBERED.fullmatch(target.name)
-    if match is None or not target.parent.is_dir():
+    one = _names_of(target)
+    if one is None or not target.parent.is_dir():
         return [target] if target.exists() else []
-    before, _, behind = match.groups()
-    one = re.compile(f"{re.escape(before)}[0-9]+{re.escape(behind)}")
     return sorted(file for file in target.parent.iterdir() if one.fullmatch(file.name))
+
+
+def is_file_of(path: str | os.PathLike[str], file: str | os.PathLike[str]) -> bool:
+    """Whether a file is the one of an output, or one of its sequence, under whatever name; neither need be there."""
+    target, other = Path(path), Path(file)
+    one = _names_of(target)
+    named = one is not None and one.fullmatch(other.name) is not None and _is_same(target.parent, other.parent)
+    return named or any(_is_same(there, other) for there in files_of(target) or [target])
+
+
+def _names_of(target: Path) -> re.Pattern[str] | None:
+    """The names of a sequence's files; ``None`` where the output is one file."""
+    match = _NUMBERED.fullmatch(target.name)
+    if match is None:
+        return None
+    before, _, behind = match.groups()
+    return re.compile(f"{re.escape(before)}[0-9]+{re.escape(behind)}")
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:  # one of them is not there
+        return Path(os.path.abspath(path)) == Path(os.path.abspath(other))
 
 
 def rate_notices(path: str | os.PathLike[str], fps: float | Fraction) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
+from videodit.arguments import check_choice
 from videodit.errors import InputError
 from videodit.objectives import NUM_TRAIN_TIMESTEPS as NUM_TRAIN_TIMESTEPS
 from videodit.objectives import Objective as Objective
@@ -59,12 +60,11 @@ def sample_sigma(
     Raises:
         InputError: an unknown density, or a shift that is not above 0.
     """
+    check_choice(density, get_args(TimestepDensity), "density")
     if density == "uniform":
         sigma = torch.rand(batch, generator=generator)
-    elif density == "logit_normal":
-        sigma = torch.sigmoid(mean + std * torch.randn(batch, generator=generator))
     else:
-        raise InputError(f"density must be one of {get_args(TimestepDensity)}, got {density!r}")
+        sigma = torch.sigmoid(mean + std * torch.randn(batch, generator=generator))
     return shift_sigma(sigma, shift).to(device)
 
 
@@ -88,8 +88,7 @@ def sigma_at(
     Raises:
         InputError: an unknown density, or a shift that is not above 0.
     """
-    if density not in get_args(TimestepDensity):
-        raise InputError(f"density must be one of {get_args(TimestepDensity)}, got {density!r}")
+    check_choice(density, get_args(TimestepDensity), "density")
     level = quantile.cpu().double()  # which Apple's GPUs have not
     if density == "logit_normal":
         level = torch.sigmoid(mean + std * torch.special.ndtri(level))
@@ -159,7 +158,7 @@ def training_target(
         if alpha is None or sigma is None:
             raise InputError("objective 'v' needs alpha and sigma")
         return alpha.view(-1, 1, 1, 1, 1) * noise - sigma.view(-1, 1, 1, 1, 1) * clean
-    raise InputError(f"objective must be one of {get_args(Objective)}, got {objective!r}")
+    raise InputError(f"objective must be one of {', '.join(get_args(Objective))}, got {objective!r}")
 
 
 def token_timesteps(timestep: Tensor, keep: Tensor, patch: Size3D, kept: Tensor | None = None) -> Tensor:

@@ -110,7 +110,7 @@ def choose(name: str, value: object, table: Mapping[str, T] | Mapping[str | None
     """
     if isinstance(value, Hashable) and value in table:
         return table[cast(str, value)]
-    legal = tuple(key for key in table if key is not None)
+    legal = ", ".join(key for key in table if key is not None)
     either = "None or one of" if None in table else "one of"
     raise InputError(f"{name} must be {either} {legal}, got {value!r}")
 

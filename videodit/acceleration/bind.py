@@ -127,7 +127,7 @@ def _bind_attention(pipe: Any, wanted: str, kind: Parallel | None) -> str:
             if name in legal and (unmasked or takes_masks(name, pipe._execution_device, pipe.transformer.dtype))
         }
         if not timed:
-            raise InputError(f"parallel={kind!r} needs one of {legal}; none works here: {found}")
+            raise InputError(f"parallel={kind!r} needs one of {', '.join(legal)}; none works here: {found}")
         best = min(timed, key=lambda name: timed[name])
     name = best if wanted == "auto" else wanted
     if isinstance(found.get(name), str):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from videodit.arguments import check_choice, check_kind
 from videodit.errors import InputError
 
 Preset = Literal["lossless", "balanced", "fast"]
@@ -61,8 +62,9 @@ class AccelConfig:
             "compile": (True, False),
         }
         for name, values in legal.items():
-            if getattr(self, name) not in values:
-                raise InputError(f"{name} must be one of {values}, got {getattr(self, name)!r}")
+            check_choice(getattr(self, name), values, name)
+        check_kind(self.attention, (str, type(None)), "the name of a backend, 'auto' or None", "attention")
+        check_kind(self.cache, (str, type(None)), "a schedule, the name of one or None", "cache")
         excluded = {
             "offload": self.parallel is not None and self.offload is not None,
             "guidance": self.parallel == "guidance" and self.guidance == "batched",
@@ -78,8 +80,7 @@ class AccelConfig:
         Raises:
             InputError: an unknown name.
         """
-        if name not in get_args(Preset):
-            raise InputError(f"acceleration must be one of {get_args(Preset)} or an AccelConfig, got {name!r}")
+        check_choice(name, get_args(Preset), "acceleration")
         return cls(attention="auto", cache=None if name == "lossless" else name)
 
 

@@ -157,7 +157,9 @@ def check_parallel(pipe: ParallelPipeline, config: AccelConfig, models: Sequence
         return
     asked = {config.attention} if config.attention is not None else set(backends_of(models))
     for name in asked - {"auto", *legal}:
-        raise InputError(f"parallel={kind or bound!r} needs attention to be 'auto' or one of {legal}, got {name!r}")
+        raise InputError(
+            f"parallel={kind or bound!r} needs attention to be 'auto' or one of {', '.join(legal)}, got {name!r}"
+        )
 
 
 def _check_new(pipe: ParallelPipeline, kind: Parallel, models: Sequence[VideoDiT]) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from videodit.cli.common import count_of, file_size, note, parse_size, print_rows, printable, quiet_libraries, slug
 from videodit.cli.flags import Fitting, Limit, Overwrite, number
-from videodit.cli.output_files import check_output, choose_output
+from videodit.cli.output_files import check_differ, check_output, choose_output
 from videodit.cli.progress import show_progress
 from videodit.cli.result_flags import with_result_flags
 from videodit.cli.results import emit
@@ -167,6 +167,7 @@ def _check_places(target: Path, show: Path | None, clip: Path, kind: Kind, overw
         clip_files.check_place(target)
     else:
         clip_files.check_output(target)
+    check_differ(target, {"--show": show}, [clip])
     check_output(target, inputs=[clip], overwrite=overwrite)
     if show is not None:
         check_sheet(show, overwrite=overwrite)

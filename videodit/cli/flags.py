@@ -331,11 +331,21 @@ class ClipFlags:
         """The fields of a Request that they say; size and seed are left out, since a clip may decide them.
 
         Raises:
-            InputError: a guidance scale, a LoRA's weight or a lag that is no number, or a control of another form.
+            InputError: a guidance scale, a LoRA's weight or a lag that is no number, a control of another form, or a
+                flag for controls without one.
         """
         control = parse_controls(self.control, self.control_mask, self.control_fit)
         if control is None and self.show_control is not None:
             raise InputError("--show-control shows what --control says; give --control, too")
+        if control is None and self.control_fit != "error":
+            raise InputError(
+                f"--control-fit is {self.control_fit!r}, and there is no --control that it is for; leave it out"
+            )
+        if self.control_model and control is None and not self.reference:  # some branches take references
+            raise InputError(
+                f"--control-model is {self.control_model[0]!r}, and there is neither --control nor --reference that it "
+                "is for; leave it out"
+            )
         return {
             "model": self.model,
             "vae": self.vae,

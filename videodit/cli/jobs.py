@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -20,15 +21,15 @@ from videodit.cli.common import count_of, file_size, note, print_rows, printable
 from videodit.cli.controls import show_controls
 from videodit.cli.estimates import confirm, keep_measured
 from videodit.cli.loras import check_loras, load_loras
-from videodit.cli.orders import MAX_SEED, Job, Order
-from videodit.cli.output_files import check_output
+from videodit.cli.orders import MAX_SEED, Job, Order, named
+from videodit.cli.output_files import check_order, check_output, check_outputs_differ
 from videodit.cli.previewing import check_preview_place, preview_callback
 from videodit.cli.progress import Progress, show_progress
 from videodit.cli.sheets import check_sheet
 from videodit.cli.stopping import when_stopped
 from videodit.cli.takes import takes_of
-from videodit.cli.typed_names import as_typed, naming
-from videodit.errors import InputError, ModelError
+from videodit.cli.typed_names import as_typed
+from videodit.errors import InputError
 from videodit.files import sole_maker
 from videodit.importing import quick_imports
 from videodit.path_kinds import check_output_name
@@ -69,7 +70,6 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
             own, or there already. The message starts with the order's origin.
     """
     jobs: list[Job] = []
-    takers: dict[Path, str] = {}
     notices: list[str] = []
     orders = takes_of(orders, results.current().count)
     with when_stopped("nothing was made"), show_progress() as progress:
@@ -77,12 +77,10 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
         planner = _Planner()
         if any(order.output == results.STDOUT for order in orders):
             results.check_stdout(len(orders))
+        check_outputs_differ(orders)
         for index, order in enumerate(orders):
             progress.stage(f"checking request {index + 1}/{len(orders)}")
-            with _named(order):
-                if (taker := takers.get(order.output.resolve())) is not None:
-                    raise InputError(f"output {order.output.name!r} is taken by {taker}")
-                takers[order.output.resolve()] = order.origin
+            with named(order):
                 jobs.append(planner.plan(order))
                 notices += map(as_typed, [*jobs[-1].plan.notices, *_rates(jobs[-1])])
     for message in dict.fromkeys(notices):
@@ -90,17 +88,6 @@ def plan_jobs(orders: Sequence[Order]) -> list[Job]:
     if (sheet := jobs[0].order.show_control) is not None:
         show_controls(sheet, jobs)
     return jobs
-
-
-@contextlib.contextmanager
-def _named(order: Order) -> Iterator[None]:
-    """Errors of the block say where an order was written, and call its values as they are called there."""
-    try:
-        with naming(order.keys):
-            yield
-    except ValueError as error:
-        kind = ModelError if isinstance(error, ModelError) else InputError
-        raise kind(f"{order.origin}: {error}" if order.origin else str(error)) from error
 
 
 def _import_libraries(progress: Progress) -> None:
@@ -175,6 +162,7 @@ def _check_place(order: Order) -> None:
     """
     from videodit import clip_files
 
+    check_order(order, results.current().sheet)
     if order.preview is not None:
         check_preview_place(order)
     if order.show_control is not None:
@@ -184,9 +172,7 @@ def _check_place(order: Order) -> None:
     check_output_name(order.output)
     check_output(order.output, inputs=order.inputs, overwrite=order.overwrite)
     clip_files.check_output(order.output)
-    wanted = results.current().stdout_format
-    if wanted is not None and wanted != clip_files.format_of(order.output):
-        raise InputError(f"--format is for -o -; name a file {order.output.stem}.{wanted} for a file of that format")
+    results.check_format(order.output)
 
 
 def _rates(job: Job) -> list[str]:
@@ -332,7 +318,7 @@ def _left_behind(jobs: Sequence[Job], finished: int) -> str:
     if made:
         begun = (
             f"{made} of {total} windows of {str(job.output)!r} are kept in {str(window_folder(job.output))!r}; "
-            f"the same command with --seed {job.request.seed} -o {job.output} goes on with them"
+            f"the same command with --seed {job.request.seed} -o {shlex.quote(str(job.output))} goes on with them"
         )
     else:
         begun = f"nothing of {str(job.output)!r} is kept"
@@ -383,7 +369,7 @@ def _announce(job: Job, keep: bool) -> None:
     if job.plan.windows is not None and keep:
         note(
             f"finished windows are kept in {str(window_folder(output))!r} until the clip is whole; "
-            f"after a stop the same command goes on with --seed {request.seed} -o {output}"
+            f"after a stop the same command goes on with --seed {request.seed} -o {shlex.quote(str(output))}"
         )
     if job.there:
         note(f"{str(output)!r} exists and will be overwritten")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videodit.cli.typed_names import naming
+from videodit.errors import InputError, ModelError
 from videodit.pipelines.request import Request
 
 if TYPE_CHECKING:
@@ -41,6 +44,17 @@ class Order:
     overwrite: bool = False
     preview: Path | None = None
     show_control: Path | None = None
+
+
+@contextlib.contextmanager
+def named(order: Order) -> Iterator[None]:
+    """Errors of the block say where an order was written, and call its values as they are called there."""
+    try:
+        with naming(order.keys):
+            yield
+    except ValueError as error:
+        kind = ModelError if isinstance(error, ModelError) else InputError
+        raise kind(f"{order.origin}: {error}" if order.origin else str(error)) from error
 
 
 @dataclass(frozen=True)

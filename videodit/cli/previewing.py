@@ -16,19 +16,16 @@ if TYPE_CHECKING:
 
 
 def check_preview_place(order: Order) -> None:
-    """See that a preview can be written, and destroys nothing.
+    """See that a preview can be written, and replaces no file that should stay.
 
     Raises:
-        InputError: it cannot, or it is the output, an input, or a file that is there.
+        InputError: it cannot, or there is a file.
     """
     from videodit.pipelines.previews import check_preview
 
     preview = order.preview
     assert preview is not None
     check_preview(preview)
-    for what, path in (("output", order.output), *(("input", path) for path in order.inputs)):
-        if os.path.abspath(preview) == os.path.abspath(path):
-            raise InputError(f"--preview is {str(preview)!r}, which is the {what}, too; choose another name")
     if os.path.lexists(preview) and not order.overwrite:
         raise InputError(f"the preview {str(preview)!r} exists; choose another name, or replace it with --overwrite")
 

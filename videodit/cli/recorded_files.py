@@ -45,5 +45,7 @@ def recorded_fit(recipe: Mapping[str, Any], clip: Path) -> Fit:
     """
     fit = recipe.get("fit", "crop")
     if fit not in get_args(Fit):
-        raise InputError(f"the recipe in {str(clip)!r} has fit = {reprlib.repr(fit)}; valid values are {get_args(Fit)}")
+        raise InputError(
+            f"the recipe in {str(clip)!r} has fit = {reprlib.repr(fit)}; valid values are {', '.join(get_args(Fit))}"
+        )
     return fit  # type: ignore[no-any-return]

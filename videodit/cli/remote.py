@@ -17,13 +17,13 @@ from typing import Literal
 from videodit.cli import results
 from videodit.cli.common import count_of, file_size, note, print_rows, printable
 from videodit.cli.flags import ClipFlags
-from videodit.cli.orders import Order
-from videodit.cli.output_files import check_output
+from videodit.cli.orders import Order, named
+from videodit.cli.output_files import check_order, check_output, check_outputs_differ
 from videodit.cli.progress import show_progress
 from videodit.cli.server_client import FORMATS, Server
 from videodit.cli.stopping import when_stopped
 from videodit.cli.takes import takes_of
-from videodit.cli.typed_names import as_typed, naming
+from videodit.cli.typed_names import as_typed
 from videodit.control.control import MEDIA, to_json
 from videodit.control.references import Reference
 from videodit.errors import InputError, RemoteError
@@ -45,6 +45,10 @@ def check_flags(flags: ClipFlags) -> None:
     Raises:
         InputError: naming the flag that it cannot honour.
     """
+    wanted = results.current()
+    for flag, said in (("--sheet", wanted.sheet is not None), ("--open", wanted.open_result)):
+        if flags.detach and said:
+            raise InputError(f"{flag} needs the finished clip, for which --detach does not wait; leave one of them out")
     if flags.control_model:
         raise InputError(
             f"--control-model is {flags.control_model[0]!r}, a folder of this machine; with --server --control goes to "
@@ -174,11 +178,13 @@ def run_remote(
     assert flags.server is not None
     orders = takes_of(orders, results.current().count)
     for order in orders:
-        _check_place(order)
+        with named(order):
+            _check_place(order)
+    check_outputs_differ(orders)
     with contextlib.closing(Server(flags.server)) as server:
         jobs = []
         for order in orders:  # all are taken before the first is waited for
-            with naming(order.keys):
+            with named(order):
                 body = body_of(order.request, None if flags.dry_run else server) | (extra or {})
                 body |= {field: {"id": server.upload(path)} for field, path in (files or {}).items()}
                 if flags.dry_run:
@@ -191,8 +197,8 @@ def run_remote(
         for order, job in zip(orders, jobs, strict=False):
             if flags.detach:
                 results.emit("job", job=job)
-                print(f"{job['id']}: seed {job['seed']}")
-                note(f"`videodit jobs download {job['id']} -o {order.output}` fetches the clip")
+                print(printable(f"{job['id']}: seed {job['seed']}"))
+                note(f"`{server.download_command(job['id'], order.output)}` fetches the clip")
             else:
                 _fetch(server, order, job, [one["id"] for one in jobs])
 
@@ -202,6 +208,8 @@ def _check_place(order: Order) -> None:
         raise InputError("-o - does not go together with --server; name a file")
     if order.output.suffix.lower() not in FORMATS:
         raise InputError(f"--output is {str(order.output)!r}; with --server it must end in {', '.join(FORMATS)}")
+    results.check_format(order.output)
+    check_order(order, results.current().sheet)
     check_output(order.output, inputs=order.inputs, overwrite=order.overwrite)
 
 
@@ -222,11 +230,11 @@ def _fetch(server: Server, order: Order, job: JsonObject, all_ids: Sequence[str]
     settings = job["settings"]
     results.current().made.append((order.output, job["seed"]))
     results.emit("clip", output=order.output, files=[order.output], bytes=size, seconds_taken=seconds, job=job)
-    print(
-        f"{printable(str(order.output))}: {job['size']}, {count_of(settings['num_frames'], 'frame')} at "
-        f"{settings['fps']:g} fps, {file_size(size)}, seed {job['seed']}, made in {seconds:.1f} s",
-        flush=True,
+    told = (
+        f"{order.output}: {job['size']}, {count_of(settings['num_frames'], 'frame')} at {settings['fps']:g} fps, "
+        f"{file_size(size)}, seed {job['seed']}, made in {seconds:.1f} s"
     )
+    print(printable(told), flush=True)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from videodit.cli import results
 from videodit.cli.common import file_size, print_rows, printable
 from videodit.cli.flags import integer
 from videodit.cli.result_flags import with_result_flags
+from videodit.cli.server_flags import JOBS_SERVER, JOBS_VARIABLE
 from videodit.cli.typer_commands import Command, Group
 
 if TYPE_CHECKING:
@@ -26,11 +27,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
-_Server = Annotated[
-    str, typer.Option("--server", envvar="VIDEODIT_SERVER", metavar="URL", help="Address of the server.")
-]
+_Server = Annotated[str, typer.Option("--server", envvar=JOBS_VARIABLE, metavar="URL", help="Address of the server.")]
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as video_1f…", show_default=False)]
-_HERE = "http://127.0.0.1:8000"
 
 
 @contextlib.contextmanager
@@ -44,7 +42,7 @@ def _server(url: str) -> Iterator[Server]:
 @app.command("list", cls=Command)
 @with_result_flags
 def list_jobs(
-    server: _Server = _HERE,
+    server: _Server = JOBS_SERVER,
     limit: Annotated[int, typer.Option(parser=integer, metavar="N", help="At most so many, the newest first.")] = 20,
 ) -> None:
     """The jobs of your key, the newest first."""
@@ -53,12 +51,12 @@ def list_jobs(
     for job in found["data"]:
         results.emit("job", job=job)
         reached = job["status"] if job["status"] != "in_progress" else f"{job['progress']} %"
-        print(f"{job['id']}  {reached:<10} {job['size']:>9}  {printable(str(job['prompt'] or '')):.70}")
+        print(printable(f"{job['id']}  {reached:<10} {job['size']:>9}  {printable(str(job['prompt'] or '')):.70}"))
 
 
 @app.command(cls=Command)
 @with_result_flags
-def show(id: _Id, server: _Server = _HERE) -> None:
+def show(id: _Id, server: _Server = JOBS_SERVER) -> None:
     """What became of a job."""
     with _server(server) as client:
         job = client.call("GET", f"/v1/videos/{_name(id)}")
@@ -86,7 +84,7 @@ def download(
     id: _Id,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file, if it exists.")] = False,
-    server: _Server = _HERE,
+    server: _Server = JOBS_SERVER,
 ) -> None:
     """Wait for a job and fetch its clip; the suffix of the file (.mp4, .gif, .webp) says in which format."""
     from videodit.cli.output_files import check_output
@@ -106,7 +104,7 @@ def download(
         progress.stage("fetching the clip")
         client.download(job["id"], path)
     results.emit("clip", output=path, files=[path], bytes=path.stat().st_size, job=job)
-    print(f"{printable(str(path))}: {job['size']}, {file_size(path.stat().st_size)}, seed {job['seed']}")
+    print(printable(f"{path}: {job['size']}, {file_size(path.stat().st_size)}, seed {job['seed']}"))
 
 
 @app.command(cls=Command)
@@ -114,35 +112,35 @@ def download(
 def cancel(
     id: _Id,
     keep: Annotated[bool, typer.Option("--keep", help="Keep what is finished of a long clip.")] = False,
-    server: _Server = _HERE,
+    server: _Server = JOBS_SERVER,
 ) -> None:
     """Stop a job."""
     with _server(server) as client:
         job = client.call("POST", f"/v1/videos/{_name(id)}/cancel", params={"keep": keep})
     results.emit("job", job=job)
-    print(f"{job['id']}: {'stopping' if job['cancelling'] else job['status']}")
+    print(printable(f"{job['id']}: {'stopping' if job['cancelling'] else job['status']}"))
 
 
 @app.command(cls=Command)
 @with_result_flags
-def delete(id: _Id, server: _Server = _HERE) -> None:
+def delete(id: _Id, server: _Server = JOBS_SERVER) -> None:
     """Delete a job and its clip from the server."""
     with _server(server) as client:
         gone = client.call("DELETE", f"/v1/videos/{_name(id)}")
     results.emit("deleted", job=gone)
-    print(f"{gone['id']}: deleted")
+    print(printable(f"{gone['id']}: deleted"))
 
 
 @app.command(cls=Command)
 @with_result_flags
-def models(server: _Server = _HERE) -> None:
+def models(server: _Server = JOBS_SERVER) -> None:
     """The models that a server has."""
     _names("/v1/models", server)
 
 
 @app.command(cls=Command)
 @with_result_flags
-def loras(server: _Server = _HERE) -> None:
+def loras(server: _Server = JOBS_SERVER) -> None:
     """The LoRAs that a server has."""
     _names("/v1/loras", server)
 

@@ -123,6 +123,19 @@ def check_stdout(clips: int) -> None:
         raise InputError("-o - writes a clip to stdout, which is a terminal; send it to a file or a program")
 
 
+def check_format(output: Path) -> None:
+    """See that the format that is asked for is that of a file.
+
+    Raises:
+        InputError: it is another one: that is for stdout.
+    """
+    from videodit.clip_files import format_of
+
+    wanted = _current.stdout_format
+    if wanted is not None and wanted != format_of(output):
+        raise InputError(f"--format is for -o -; name a file {output.stem}.{wanted} for a file of that format")
+
+
 @contextlib.contextmanager
 def clip_to_stdout() -> Iterator[Path]:
     """A hidden file to write a clip to, which goes to stdout when the block ends well; prints go to stderr meanwhile.

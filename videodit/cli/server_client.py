@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from videodit.cli.common import printable
+from videodit.cli.server_flags import JOBS_SERVER, JOBS_VARIABLE
 from videodit.cli.typed_names import as_typed
 from videodit.errors import InputError, RemoteError
 from videodit.files import replacing
@@ -43,7 +45,7 @@ class Server:
             raise InputError(f"--server is {url!r}; it must be an address such as http://127.0.0.1:8000")
         if parts.username or parts.password:
             raise InputError(f"--server holds a name or a password; put the server's key into {KEY}")
-        self.url = url.rstrip("/").removesuffix("/v1")
+        self.url = _base(url)
         key = os.environ.get(KEY)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         here = parts.hostname in ("127.0.0.1", "localhost", "::1")  # no proxy stands between
@@ -58,13 +60,22 @@ class Server:
 
         Raises:
             InputError: the server refuses it.
-            RemoteError: the server failed or cannot be reached.
+            RemoteError: the server failed, cannot be reached, or is another one than videodit's.
         """
-        answer = self._send(method, path, **options)
-        if answer.is_success:
-            found: JsonObject = answer.json()
+        return self._read(self._send(method, path, **options))
+
+    def _read(self, answer: httpx2.Response) -> JsonObject:
+        if not answer.is_success:
+            raise _refusal(answer)
+        try:
+            found: Any = answer.json()
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict):
             return found
-        raise _refusal(answer)
+        raise RemoteError(
+            f"--server {self.url} answered with something that is not a JSON object; is it a videodit server?"
+        )
 
     def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:
         end, pause = time.monotonic() + _PATIENCE, 0.2
@@ -117,16 +128,24 @@ class Server:
                     for chunk in answer.iter_bytes():
                         file.write(chunk)
         except httpx2.TransportError as error:
-            raise RemoteError(f"the clip {id} broke off on its way: {error}; `videodit jobs download {id}`") from error
+            again = f"`{self.download_command(id, output)}` fetches it again"
+            raise RemoteError(f"the clip {id} broke off on its way: {error}; {again}") from error
+
+    def download_command(self, id: str, output: Path) -> str:
+        """The command that fetches a clip into a file, as a shell takes it; a file that is there is replaced."""
+        words = ["videodit", "jobs", "download", id, "-o", str(output)]
+        if os.path.lexists(output):
+            words.append("--overwrite")
+        if self.url != _base(os.environ.get(JOBS_VARIABLE) or JOBS_SERVER):
+            words += ["--server", self.url]
+        return shlex.join(words)
 
     def wait(self, id: str, progress: Progress) -> JsonObject:
         """A job, once it is finished."""
         stage = None
         while True:
             answer = self._send("GET", f"/v1/videos/{id}")
-            if not answer.is_success:
-                raise _refusal(answer)
-            job: JsonObject = answer.json()
+            job = self._read(answer)
             if job["status"] in _ENDED:
                 return job
             now = _stage(job)
@@ -135,6 +154,10 @@ class Server:
                 progress.stage(now, job["steps"] or None if job["stage"] == "sampling" else None, done=job["step"])
             progress.step(job["step"])
             time.sleep(_seconds(answer.headers.get("openai-poll-after-ms"), 500.0) / 1000)
+
+
+def _base(url: str) -> str:
+    return url.rstrip("/").removesuffix("/v1")
 
 
 def _connect(url: str, headers: dict[str, str], *, trust_env: bool) -> httpx2.Client:
@@ -166,5 +189,5 @@ def _stage(job: JsonObject) -> str:
     if job["status"] == "queued":
         if job["paused"]:
             return "paused on the server"
-        return f"waiting on the server, place {job['queue_position']} of its queue"
+        return printable(f"waiting on the server, place {job['queue_position']} of its queue")
     return printable(str(job["stage"] or "starting"))

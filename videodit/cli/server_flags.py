@@ -1,4 +1,5 @@
-"""The options that `videodit serve` and `videodit ui` share: what a server has, and where it is."""
+"""The options that `videodit serve` and `videodit ui` share: what a server has, and where it is; and where `videodit
+jobs` looks for one."""
 
 from __future__ import annotations
 
@@ -6,6 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+JOBS_SERVER = "http://127.0.0.1:8000"
+"""The address of the server that `videodit jobs` asks where nothing says another."""
+JOBS_VARIABLE = "VIDEODIT_SERVER"
+"""The environment variable that says another."""
 
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any that is free.")]
 Models = Annotated[

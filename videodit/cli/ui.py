@@ -53,8 +53,8 @@ def ui(
     config = ServerConfig(
         data=server_folder(data),
         port=port,
-        models=named_sources(model or ["mini"]),
-        loras=named_sources(lora or []),
+        models=named_sources(model or ["mini"], "--model"),
+        loras=named_sources(lora or [], "--lora"),
         controls=named_branches(control_model),
         devices=tuple(device or [None]),
         dtype=dtype,

@@ -31,7 +31,7 @@ from typing_extensions import Self
 
 from videodit._diffusers import AttentionMixin, apply_forward_hook
 from videodit.adapters.network import AdaptedNetwork
-from videodit.arguments import check_path
+from videodit.arguments import check_choice, check_path
 from videodit.blocks import BLOCKS
 from videodit.blocks.base import Block
 from videodit.checkpoints import HUB_OPTIONS, CheckedLoading, HubOptions, fetch_weights, find_folder, weight_files
@@ -479,8 +479,7 @@ def hash_of_files(files: Sequence[Path]) -> str:
 def _check(config: ControlConfig) -> None:
     """See that options are legal, each by itself and together."""
     for name, legal in _CHOICES.items():
-        if getattr(config, name) not in legal:
-            raise InputError(f"{name} must be one of {legal}, got {getattr(config, name)!r}")
+        check_choice(getattr(config, name), legal, name)
     if config.control_channels < 1:
         raise InputError(f"control_channels must be at least 1, got {config.control_channels}")
     if not any(config.layers):

@@ -202,14 +202,25 @@ def raised_limits(server: ServerLimits, media: Limits, written: Iterable[str]) -
     return dataclasses.replace(server, **changes), media  # type: ignore[arg-type]
 
 
-def named_sources(texts: list[str]) -> dict[str, str]:
-    """Sources by name; without a name, what stands last in the source is the name."""
-    found = {}
+def named_sources(texts: list[str], setting: str) -> dict[str, str]:
+    """Sources by name; without a name, what stands last in the source is the name.
+
+    Args:
+        texts: one a source.
+        setting: that they are values of.
+
+    Raises:
+        InputError: a name that comes twice.
+    """
+    found: dict[str, str] = {}
     for text in texts:
         name, equals, source = text.partition("=")
         if not equals:
             source, name = text, Path(text).name
         if Path(source).exists():
             source = str(Path(source).absolute())
+        if name in found:
+            both = f"{found[name]!r} and {source!r}"
+            raise InputError(f"{setting} has two sources called {name!r}, {both}; call one of them NAME=SOURCE")
         found[name] = source
     return found

@@ -98,7 +98,7 @@ class RayArguments(BaseModel):
         """The server that they describe, with a new key for its workers.
 
         Raises:
-            InputError: a value that is none, or several heads without a database.
+            InputError: a value that is none, a name that comes twice, or several heads without a database.
         """
         from videodit.limits import current_limits
         from videodit.pipelines.branches import named_branches
@@ -114,8 +114,8 @@ class RayArguments(BaseModel):
             outputs=self.outputs,
             host=self.host,
             names=tuple(_parts(self.allow_host)),
-            models=named_sources(_parts(self.model)),
-            loras=named_sources(_parts(self.lora)),
+            models=named_sources(_parts(self.model), "model"),
+            loras=named_sources(_parts(self.lora), "lora"),
             controls=named_branches(_parts(self.control), "control"),
             devices=(),
             dtype=self.dtype,

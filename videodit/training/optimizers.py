@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from videodit.arguments import check_choice
 from videodit.errors import InputError
 from videodit.json_types import JsonObject
 
@@ -54,8 +55,7 @@ def make_optimizer(
         InputError: an unknown kind, a number out of its range, no trainable parameter, 8 bits for parameters that
             are split over devices, or torchao is not installed.
     """
-    if kind not in get_args(OptimizerKind):
-        raise InputError(f"the optimizer must be one of {get_args(OptimizerKind)}, got {kind!r}")
+    check_choice(kind, get_args(OptimizerKind), "the optimizer")
     if not lr > 0 or not math.isfinite(lr):
         raise InputError(f"lr must be a number above 0, got {lr}")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
@@ -137,8 +137,7 @@ def lr_factor(step: int, *, schedule: Schedule, warmup_steps: int, total_steps: 
     Raises:
         InputError: an unknown schedule, or a number out of its range.
     """
-    if schedule not in get_args(Schedule):
-        raise InputError(f"the schedule must be one of {get_args(Schedule)}, got {schedule!r}")
+    check_choice(schedule, get_args(Schedule), "the schedule")
     if step < 0 or total_steps < 1:
         raise InputError(f"step must be at least 0 and total_steps at least 1, got {step} and {total_steps}")
     if warmup_steps < 0:

@@ -173,7 +173,7 @@ class Trainer:
         self.transformer = self.trained if config.control is None else self.trained.transformer
         self.pipe.register_modules(**{name: self.transformer})
         if config.validation.controls:
-            self.pipe.hold_branch("trained", self.trained.branch)
+            self.pipe.hold_branch("trained", self.trained.branch, second=config.method.expert == "low")
         if config.validation.prompts:
             for part in (self.pipe.vae, self.pipe.image_encoder, self.pipe.transformer, self.pipe.transformer_2):
                 if part is not None:

@@ -14,6 +14,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Literal, NamedTuple, get_args
 
+from videodit.arguments import check_choice
 from videodit.datasets.clips.reading.readers import usable_frames
 from videodit.datasets.clips.scanning.scan_clips import ScannedClip
 from videodit.errors import InputError
@@ -89,8 +90,7 @@ class SampleSpec:
             raise InputError(f"fps must be a positive number, got {self.fps}")
         if self.max_buckets < len(self.frames):
             raise InputError(f"max_buckets is {self.max_buckets}, fewer than the {len(self.frames)} frame counts")
-        if self.windows not in get_args(Windows):
-            raise InputError(f"windows must be one of {get_args(Windows)}, got {self.windows!r}")
+        check_choice(self.windows, get_args(Windows), "windows")
 
 
 def _illegal_frames(geometry: VideoGeometry, count: int) -> str:
