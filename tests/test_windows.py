@@ -607,7 +607,7 @@ def test_windows_of_another_clip_are_not_taken(pipe: VideoDiTPipeline, tmp_path:
         (PROMPT, {"overlap": 4}),
         (PROMPT, {"conditions": given}),
     ):
-        with pytest.raises(ValueError, match="holds the windows of another clip that was begun.*; remove it"):
+        with pytest.raises(ValueError, match=r"holds the windows of another clip that was begun.*; remove it"):
             pipe(prompt, **call | {"generator": seeded(0)} | changed)
     other = tmp_path / "fitted"
     pipe(PROMPT, **call | {"keep_windows": other}, generator=seeded(0), conditions=given)
