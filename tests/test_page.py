@@ -59,11 +59,12 @@ def send(page: Page, server: ServerProcess) -> str:
     """Send the form by keyboard, and give the id of the job that is new."""
     before = {job["id"] for job in newest(server)}
     page.keyboard.press("Control+Enter")
-    for _ in range(300):
+    for _ in range(900):  # a busy machine reads the files of an edit first
         if new := [job["id"] for job in newest(server) if job["id"] not in before]:
             return str(new[0])
         time.sleep(0.1)
-    raise AssertionError(f"nothing was sent: {page.locator('#messages').text_content()}")
+    said = [page.locator(where).text_content() for where in ("#messages", "#plan", ".go button >> nth=0")]
+    raise AssertionError(f"nothing was sent: {said}")
 
 
 def make(page: Page, server: ServerProcess) -> dict[str, Any]:
