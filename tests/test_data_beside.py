@@ -161,6 +161,9 @@ def test_files_beside_the_latents_are_pruned(source: Path, tiny_model: Path, tmp
     assert not before["references"] & set((out / "references" / "shards").iterdir())
     assert main(["data", "verify", str(out)]) == 0
     CachedControls(out).check(["grey"], LatentCache(out).samples)
+    assert encode(source, tiny_model, out, "--restart", "--prune") == 0  # without controls and references by now
+    assert not [file for part in before for file in (out / part / "shards").iterdir()]
+    assert main(["data", "verify", str(out)]) == 0
 
 
 def test_equal_clips_with_other_controls_are_refused(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -203,8 +202,9 @@ def _parse_layout(reference: Path | None, layout: str | None) -> str:
         raise InputError("--reference-layout needs --reference")
     if reference is not None and not reference.is_dir():
         raise InputError(f"--reference is {str(reference)!r}; it must be an existing folder")
-    one_of("reference-layout", layout or CHOSEN[0], CHOSEN)
-    return layout or "behind"
+    layout = "behind" if layout is None else layout
+    one_of("reference-layout", layout, CHOSEN)
+    return layout
 
 
 def _check_own_files(
@@ -232,15 +232,11 @@ def _check_own_files(
 
 def _prune_beside(out: Path) -> int:
     """Remove files of controls and references that no clip needs any more, and return how many they were."""
-    from videodit.datasets.clips.latents.cached_controls import CachedControls
-    from videodit.datasets.clips.latents.cached_references import CachedReferences
     from videodit.datasets.clips.latents.latent_cache import LatentCache
+    from videodit.datasets.clips.latents.verify_cache import beside_of
 
-    removed, samples = 0, LatentCache(out).samples
-    for kept in (CachedControls, CachedReferences):
-        with suppress(InputError):  # the cache has none
-            removed += kept(out).prune(samples)
-    return removed
+    samples = LatentCache(out).samples
+    return sum(kept(out).prune(samples) for _, kept in beside_of(out))
 
 
 def _parse_controls(texts: list[str], pixels: bool) -> dict[str, Path | None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -91,15 +92,13 @@ def check_beside(cache: LatentCache, *, report: Report = lambda stage, done, tot
         samples whose tensor is not there.
     """
     problems: list[str] = []
-    for kept, of in ((CachedControls, CONTROLS), (CachedReferences, REFERENCES)):
-        if not (cache.folder / of).is_dir():
-            continue
+    for of, kept in beside_of(cache.folder):
         shards = open_shards(cache.folder / of, pixels=True)
         for done, shard in enumerate(shards):
             report(of, done, len(shards))
             where = f"{of}/{shard.path.name}"
             try:
-                faults = [f"it has {shard.fault}"] if shard.fault else _faults_of_entries(shard)
+                faults = [f"it has {shard.fault}"] if shard.fault else _faults_of(shard)
             except (OSError, SafetensorError) as error:
                 faults = [f"it cannot be read ({error})"]
             problems += [f"{where}: {fault}; remove it and encode again" for fault in faults]
@@ -118,20 +117,17 @@ def check_beside(cache: LatentCache, *, report: Report = lambda stage, done, tot
     return problems
 
 
-def _faults_of_entries(shard: Shard) -> list[str]:
-    faults = []
-    with safe_open(shard.path, framework="pt") as file:
-        for entry in sorted(shard.entries):
-            names = sorted(name for name in shard.tensors if name.partition(".")[0] == entry)
-            tensors = {name: file.get_tensor(name) for name in names}
-            faults += _faults_of_tensors(tensors)
-            if shard.hashes.get(entry) != entry_hash(tensors):
-                faults.append(f"{entry}: its bytes are not those that were written")
-    return faults
+def beside_of(folder: Path) -> list[tuple[str, type[CachedControls] | type[CachedReferences]]]:
+    """What a cache has beside its latents: the name of each folder that has a list, and what reads it."""
+    kinds: dict[str, type[CachedControls] | type[CachedReferences]] = {
+        CONTROLS: CachedControls,
+        REFERENCES: CachedReferences,
+    }
+    return [(of, kept) for of, kept in kinds.items() if (folder / of / f"{of}.json").is_file()]
 
 
-def _check_shard(shard: Shard, samples: Mapping[str, CachedSample], cache: LatentCache) -> list[str]:
-    problems = []
+def _entries(shard: Shard) -> Iterator[tuple[str, dict[str, Tensor], list[str]]]:
+    """The entries of a shard, each with its tensors and what is wrong with them by themselves."""
     with safe_open(shard.path, framework="pt") as file:
         for entry in sorted(shard.entries):
             names = sorted(name for name in shard.tensors if name.partition(".")[0] == entry)
@@ -139,13 +135,22 @@ def _check_shard(shard: Shard, samples: Mapping[str, CachedSample], cache: Laten
             faults = _faults_of_tensors(tensors)
             if shard.hashes.get(entry) != entry_hash(tensors):
                 faults.append("its bytes are not those that were written")
-            called = entry
-            if entry in samples:
-                called = f"{samples[entry].clip} ({entry})"
-                faults += _faults_of_shapes(
-                    {name.partition(".")[2]: t for name, t in tensors.items()}, samples[entry], cache
-                )
-            problems += [f"{shard.path.name}: {called}: {fault}; remove it and encode again" for fault in faults]
+            yield entry, tensors, faults
+
+
+def _faults_of(shard: Shard) -> list[str]:
+    return [f"{entry}: {fault}" for entry, _, faults in _entries(shard) for fault in faults]
+
+
+def _check_shard(shard: Shard, samples: Mapping[str, CachedSample], cache: LatentCache) -> list[str]:
+    problems = []
+    for entry, tensors, faults in _entries(shard):
+        called = entry
+        if entry in samples:
+            called = f"{samples[entry].clip} ({entry})"
+            parts = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
+            faults += _faults_of_shapes(parts, samples[entry], cache)
+        problems += [f"{shard.path.name}: {called}: {fault}; remove it and encode again" for fault in faults]
     return problems
 
 
